@@ -1,0 +1,15 @@
+// One function a topic; module.cpp calls them all.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+namespace drystone {
+
+void bind_core(nanobind::module_& m);         // TensorDesc, Step, Program, Frame, isa
+void bind_onednn(nanobind::module_& m);       // convolution, matmul, reorder
+void bind_pointwise(nanobind::module_& m);    // pointwise
+void bind_reductions(nanobind::module_& m);   // reduce, softmax, norm
+void bind_windows(nanobind::module_& m);      // pool, resize, lrn
+void bind_movement(nanobind::module_& m);     // copy: cat, slice, permute, pad, expand
+
+}  // namespace drystone

@@ -1,0 +1,75 @@
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include "bind/bind.h"
+#include "core/isa.h"
+#include "core/program.h"
+#include "core/tensor.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace drystone {
+
+void bind_core(nb::module_& m) {
+  nb::enum_<DType>(m, "DType")
+      .value("f32", DType::f32)
+      .value("bf16", DType::bf16)
+      .value("s64", DType::s64)
+      .value("s32", DType::s32)
+      .value("s16", DType::s16)
+      .value("s8", DType::s8)
+      .value("u8", DType::u8)
+      .value("boolean", DType::boolean)
+      .value("f64", DType::f64)
+      .value("f16", DType::f16);
+  nb::enum_<Format>(m, "Format")
+      .value("plain", Format::plain)
+      .value("channels_last", Format::channels_last)
+      .value("blocked16", Format::blocked16)
+      .value("blocked8", Format::blocked8);
+  nb::class_<TensorDesc>(m, "TensorDesc")
+      .def_static("dense", &TensorDesc::dense, "dtype"_a, "format"_a, "shape"_a)
+      .def("__init__",
+           [](TensorDesc* self, DType dtype, Format format, Dims shape, Dims strides) {
+             if (shape.size() != strides.size()) throw std::invalid_argument("shape and strides differ in length");
+             new (self) TensorDesc{dtype, format, std::move(shape), std::move(strides)};
+           })
+      .def_ro("dtype", &TensorDesc::dtype)
+      .def_ro("format", &TensorDesc::format)
+      .def_ro("shape", &TensorDesc::shape)
+      .def_ro("strides", &TensorDesc::strides)
+      .def_prop_ro("bytes", &TensorDesc::bytes)
+      .def_prop_ro("is_dense", &TensorDesc::is_dense)
+      .def_prop_ro("has_padding", &TensorDesc::has_padding)
+      .def("same_memory", [](const TensorDesc& a, const TensorDesc& b) { return same_memory(a, b); })
+      .def("__repr__", &TensorDesc::str);
+
+  nb::class_<Step>(m, "Step").def_ro("implementation", &Step::implementation).def_ro("scratchpad_bytes", &Step::scratchpad_bytes);
+  nb::class_<Program>(m, "Program")
+      .def(nb::init<>())
+      .def(
+          "add", [](Program& self, std::shared_ptr<Step> step, std::vector<uint32_t> slots) { self.add(step, std::move(slots)); },
+          "step"_a, "slots"_a)
+      .def("__len__", &Program::size)
+      .def_prop_ro("scratchpad_bytes", &Program::scratchpad_bytes)
+      .def_prop_ro("slot_count", &Program::slot_count);
+  nb::class_<Frame>(m, "Frame")
+      .def(
+          "__init__",
+          [](Frame* self, std::shared_ptr<Program> program, const std::vector<uintptr_t>& addresses, uintptr_t scratchpad, int threads) {
+            std::vector<void*> pointers;
+            for (uintptr_t address : addresses) pointers.push_back(reinterpret_cast<void*>(address));
+            new (self) Frame(program, std::move(pointers), reinterpret_cast<void*>(scratchpad), threads);
+          },
+          "program"_a, "addresses"_a, "scratchpad"_a, "threads"_a)
+      .def("bind", [](Frame& self, uint32_t slot, uintptr_t address) { self.bind(slot, reinterpret_cast<void*>(address)); })
+      .def("run", &Frame::run, "begin"_a, "end"_a, nb::call_guard<nb::gil_scoped_release>())
+      .def("run_timed", &Frame::run_timed, "begin"_a, "end"_a, nb::call_guard<nb::gil_scoped_release>());
+
+  m.def("isa", [] { return std::string(name_of(isa())); });
+  m.def("has_avx512_bf16", &has_avx512_bf16);
+}
+
+}  // namespace drystone

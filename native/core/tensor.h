@@ -1,0 +1,51 @@
+// What lies where: dtype, format, shape and strides of a tensor. No data, no Python, no SIMD.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace drystone {
+
+enum class DType : uint8_t { f32, bf16, s64, s32, s16, s8, u8, boolean, f64, f16 };
+
+// plain: row-major NCHW… (any rank).  channels_last: N…C, rank 3 to 5.  blocked16 and blocked8: N, C/16, spatial…, 16.
+enum class Format : uint8_t { plain, channels_last, blocked16, blocked8 };
+
+using Dims = std::vector<int64_t>;
+
+int64_t size_of(DType dtype);
+const char* name_of(DType dtype);
+const char* name_of(Format format);
+
+// Channels in a block: 16, 8, or 1 for the formats that have none.
+int64_t block_of(Format format);
+
+struct TensorDesc {
+  DType dtype = DType::f32;
+  Format format = Format::plain;
+  Dims shape;    // logical order: N, C, spatial…
+  Dims strides;  // in elements, one a logical axis; in a blocked format strides[1] leads to the next block of channels
+
+  // Dense memory of this shape. Throws std::invalid_argument for a rank the format does not have, negative sizes or overflow.
+  static TensorDesc dense(DType dtype, Format format, Dims shape);
+
+  int64_t rank() const { return static_cast<int64_t>(shape.size()); }
+  int64_t numel() const;  // logical elements
+  int64_t bytes() const;  // from the first byte to one past the last, the padding of blocks included
+  int64_t padded_channels() const;
+  bool is_dense() const;     // no holes: the strides are those of dense()
+  bool has_padding() const;  // a blocked format whose channels do not fill the last block
+  std::string str() const;
+};
+
+// The same bytes mean the same tensor under both (a reorder between them is a no-op), as for (N, C, 1, 1) in plain and channels_last.
+bool same_memory(const TensorDesc& a, const TensorDesc& b);
+
+// The axes as they lie in memory, outermost first: a blocked format has one more axis than its shape (the block).
+struct Physical {
+  Dims sizes, strides;
+};
+Physical physical(const TensorDesc& desc);
+
+}  // namespace drystone

@@ -1,0 +1,23 @@
+#include "kernels/table.h"
+
+namespace drystone::DRYSTONE_ISA {
+
+void pointwise(const PointwiseArgs&);
+void reduce(const ReduceArgs&);
+void softmax(const SoftmaxArgs&);
+void norm(const NormArgs&);
+void pool(const PoolArgs&);
+void resize(const ResizeArgs&);
+void copy(const CopyArgs&);
+
+const KernelTable table = {
+    .pointwise = pointwise,
+    .reduce = reduce,
+    .softmax = softmax,
+    .norm = norm,
+    .pool = pool,
+    .resize = resize,
+    .copy = copy,
+};
+
+}  // namespace drystone::DRYSTONE_ISA

@@ -1,0 +1,38 @@
+// The kernels of one ISA, as function pointers. Each .cpp here is compiled once per ISA with that ISA's flags, inside
+// namespace drystone::DRYSTONE_ISA, and table.cpp fills the struct; kernels() picks the one for this machine.
+//
+// Two rules keep instructions of one ISA out of code that runs on another: a kernel source includes no header with inline
+// functions that other sources share (no <vector>, <algorithm>, <string>), and all it defines lies in its own namespace.
+#pragma once
+
+namespace drystone {
+
+struct PointwiseArgs;
+struct PoolArgs;
+struct ResizeArgs;
+struct CopyArgs;
+struct ReduceArgs;
+struct SoftmaxArgs;
+struct NormArgs;
+
+struct KernelTable {
+  void (*pointwise)(const PointwiseArgs&);
+  void (*reduce)(const ReduceArgs&);
+  void (*softmax)(const SoftmaxArgs&);
+  void (*norm)(const NormArgs&);
+  void (*pool)(const PoolArgs&);
+  void (*resize)(const ResizeArgs&);
+  void (*copy)(const CopyArgs&);
+};
+
+// Null where the machine has no ISA that drystone serves.
+const KernelTable* kernels();
+
+namespace avx2 {
+extern const KernelTable table;
+}
+namespace avx512 {
+extern const KernelTable table;
+}
+
+}  // namespace drystone

@@ -1,0 +1,165 @@
+"""The graph: what a model computes, before anything is said of how.
+
+A ``Graph`` is a list of ``Node`` in an order in which they can run. A ``Node`` has an operator name, inputs, outputs and
+attributes; a ``Value`` is a tensor with a fixed shape and dtype that one node (or the caller, or a constant) provides.
+Everything here is plain data; passes rewrite it, the planner reads it. ``print(graph)`` shows it whole.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+_ids = itertools.count()
+
+
+@dataclass(eq=False)
+class Value:
+    """A tensor in the graph: ``shape`` (ints), ``dtype``, and its data where it is a constant."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    name: str = ""
+    constant: torch.Tensor | None = None
+    producer: Node | None = None
+    id: int = field(default_factory=lambda: next(_ids))
+
+    @property
+    def numel(self) -> int:
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+    @property
+    def bytes(self) -> int:
+        return self.numel * self.dtype.itemsize
+
+    def __str__(self) -> str:
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"{self.name or f'%{self.id}'}:{dtype}{list(self.shape)}"
+
+
+@dataclass(frozen=True)
+class PointwiseOp:
+    """One elementwise instruction.
+
+    ``kind`` names the operation (docs/internals.md lists them), ``args`` its operands: ``("in", i)`` is the i-th tensor
+    operand of the chain, ``("reg", j)`` the result of its j-th instruction. ``alpha`` and ``beta`` are its scalars.
+    """
+
+    kind: str
+    args: tuple[tuple[str, int], ...]
+    alpha: float = 0.0
+    beta: float = 0.0
+
+    def __str__(self) -> str:
+        operands = ", ".join(f"{where}{index}" for where, index in self.args)
+        scalars = f"; {self.alpha:g}, {self.beta:g}" if self.alpha or self.beta else ""
+        return f"{self.kind}({operands}{scalars})"
+
+
+@dataclass(eq=False)
+class Node:
+    """One operator. ``inputs`` may hold constants.
+
+    ``epilogue`` is what a conv or a matmul does to each result before it is stored: a chain of ``PointwiseOp`` in which
+    ``("in", 0)`` is the result of the operator itself, and ``("in", i)`` the operand ``inputs[epilogue_start + i - 1]``.
+    """
+
+    op: str
+    inputs: list[Value]
+    outputs: list[Value]
+    attrs: dict[str, Any] = field(default_factory=dict)
+    epilogue: list[PointwiseOp] = field(default_factory=list)
+    epilogue_start: int = 0
+    name: str = ""
+
+    @property
+    def output(self) -> Value:
+        return self.outputs[0]
+
+    def __str__(self) -> str:
+        shown = {k: v for k, v in self.attrs.items() if not k.startswith("_")}
+        attrs = " ".join(f"{k}={v if not isinstance(v, list) else '[' + ', '.join(map(str, v)) + ']'}" for k, v in shown.items())
+        epilogue = " | " + ", ".join(map(str, self.epilogue)) if self.epilogue else ""
+        inputs = ", ".join(str(v) for v in self.inputs)
+        outputs = ", ".join(str(v) for v in self.outputs)
+        return f"{outputs} = {self.op}({inputs}) {attrs}{epilogue}".rstrip()
+
+
+@dataclass(eq=False)
+class Graph:
+    """``nodes`` in running order; ``inputs`` are bound at each call, ``outputs`` are what a call gives."""
+
+    inputs: list[Value] = field(default_factory=list)
+    outputs: list[Value] = field(default_factory=list)
+    nodes: list[Node] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        lines = ["graph(" + ", ".join(map(str, self.inputs)) + ")"]
+        lines += [f"  {node}" for node in self.nodes]
+        lines.append("  return " + ", ".join(map(str, self.outputs)))
+        return "\n".join(lines)
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes)
+
+    def consumers(self) -> dict[int, list[Node]]:
+        """Value id → the nodes that read it, each once a reading."""
+        table: dict[int, list[Node]] = {}
+        for node in self.nodes:
+            for value in node.inputs:
+                table.setdefault(value.id, []).append(node)
+        return table
+
+    def replace(self, old: Value, new: Value) -> None:
+        """Every reader of ``old``, and the graph's outputs, read ``new`` from now on."""
+        for node in self.nodes:
+            if old in node.inputs:
+                node.inputs = [new if value is old else value for value in node.inputs]
+        self.outputs = [new if value is old else value for value in self.outputs]
+
+    def remove(self, dead: Iterable[Node]) -> None:
+        gone = {id(node) for node in dead}
+        self.nodes = [node for node in self.nodes if id(node) not in gone]
+
+    def prune(self) -> Graph:
+        """Drop the nodes that nothing reads."""
+        live = {value.id for value in self.outputs}
+        kept = []
+        for node in reversed(self.nodes):
+            if any(value.id in live for value in node.outputs):
+                kept.append(node)
+                live.update(value.id for value in node.inputs)
+        self.nodes = kept[::-1]
+        return self
+
+    def check(self) -> None:
+        """Raise ``AssertionError`` where a value is read before it is there, or has two producers."""
+        known = {value.id for value in self.inputs}
+        for node in self.nodes:
+            for value in node.inputs:
+                assert value.constant is not None or value.id in known, f"{value} is read before it is there, in: {node}"
+            for value in node.outputs:
+                assert value.id not in known, f"{value} has two producers"
+                assert value.producer is node, f"{value}.producer is not its node: {node}"
+                known.add(value.id)
+        for value in self.outputs:
+            assert value.constant is not None or value.id in known, f"output {value} is never computed"
+
+
+def make_node(op: str, inputs: list[Value], shape: Iterable[int], dtype: torch.dtype, name: str = "", **attrs: Any) -> Node:
+    """A node with one new output of ``shape`` and ``dtype``, not yet in any graph."""
+    output = Value(tuple(shape), dtype, name)
+    node = Node(op, inputs, [output], attrs, name=name)
+    output.producer = node
+    return node
+
+
+def constant(data: torch.Tensor, name: str = "") -> Value:
+    return Value(tuple(data.shape), data.dtype, name, constant=data)
