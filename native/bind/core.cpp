@@ -1,6 +1,11 @@
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
+
+#include <omp.h>
+
+#include <tuple>
 
 #include "bind/bind.h"
 #include "core/isa.h"
@@ -58,16 +63,30 @@ void bind_core(nb::module_& m) {
   nb::class_<Frame>(m, "Frame")
       .def(
           "__init__",
-          [](Frame* self, std::shared_ptr<Program> program, const std::vector<uintptr_t>& addresses, uintptr_t scratchpad, int threads) {
+          [](Frame* self, std::shared_ptr<Program> program, const std::vector<uintptr_t>& addresses,
+             const std::vector<std::tuple<uint32_t, uint32_t, int64_t>>& externals, uintptr_t scratchpad, int threads) {
             std::vector<void*> pointers;
             for (uintptr_t address : addresses) pointers.push_back(reinterpret_cast<void*>(address));
-            new (self) Frame(program, std::move(pointers), reinterpret_cast<void*>(scratchpad), threads);
+            std::vector<Frame::External> bound;
+            for (const auto& [slot, argument, offset] : externals) bound.push_back({slot, argument, offset});
+            new (self) Frame(program, std::move(pointers), std::move(bound), reinterpret_cast<void*>(scratchpad), threads);
           },
-          "program"_a, "addresses"_a, "scratchpad"_a, "threads"_a)
-      .def("bind", [](Frame& self, uint32_t slot, uintptr_t address) { self.bind(slot, reinterpret_cast<void*>(address)); })
+          "program"_a, "addresses"_a, "externals"_a, "scratchpad"_a, "threads"_a)
+      .def("bind", &Frame::bind, "arguments"_a)
+      .def(
+          "call",
+          [](Frame& self, const std::vector<uintptr_t>& arguments, size_t steps) {
+            nb::gil_scoped_release release;
+            self.bind(arguments);
+            self.run(0, steps);
+          },
+          "arguments"_a, "steps"_a)
       .def("run", &Frame::run, "begin"_a, "end"_a, nb::call_guard<nb::gil_scoped_release>())
       .def("run_timed", &Frame::run_timed, "begin"_a, "end"_a, nb::call_guard<nb::gil_scoped_release>());
 
+  // oneDNN divides a primitive's work when it is made, by the thread count of the maker.
+  m.def("set_threads", &omp_set_num_threads);
+  m.attr("VERSION") = DRYSTONE_VERSION;
   m.def("isa", [] { return std::string(name_of(isa())); });
   m.def("has_avx512_bf16", &has_avx512_bf16);
 }

@@ -19,15 +19,27 @@ int64_t Program::scratchpad_bytes() const {
   return most;
 }
 
-Frame::Frame(std::shared_ptr<const Program> program, std::vector<void*> addresses, void* scratchpad, int threads)
-    : program_(std::move(program)), addresses_(std::move(addresses)), scratchpad_(static_cast<std::byte*>(scratchpad)), threads_(threads) {
+Frame::Frame(std::shared_ptr<const Program> program, std::vector<void*> addresses, std::vector<External> externals, void* scratchpad,
+             int threads)
+    : program_(std::move(program)),
+      addresses_(std::move(addresses)),
+      externals_(std::move(externals)),
+      scratchpad_(static_cast<std::byte*>(scratchpad)),
+      threads_(threads) {
   if (addresses_.size() < program_->slot_count()) throw std::invalid_argument("a frame needs an address for each slot of its program");
+  for (const External& external : externals_)
+    if (external.slot >= addresses_.size()) throw std::invalid_argument("an external slot that the program does not have");
   size_t most = 0;
   for (const auto& call : program_->calls_) {
     states_.push_back(call.step->make_state());
     most = std::max(most, call.slots.size());
   }
   operands_.resize(most);
+}
+
+void Frame::bind(const std::vector<uintptr_t>& arguments) {
+  for (const External& external : externals_)
+    addresses_[external.slot] = reinterpret_cast<std::byte*>(arguments.at(external.argument)) + external.offset;
 }
 
 void Frame::run_step(size_t index) {

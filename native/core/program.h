@@ -52,9 +52,16 @@ class Program {
 
 class Frame {
  public:
-  // addresses: one a slot; inputs and outputs may be null until bound. The program and all memory outlive the frame.
-  Frame(std::shared_ptr<const Program> program, std::vector<void*> addresses, void* scratchpad, int threads);
-  void bind(uint32_t slot, void* address) { addresses_.at(slot) = address; }
+  // A slot whose address is new at each call: that of argument `argument` (inputs, then outputs) plus an offset.
+  struct External {
+    uint32_t slot, argument;
+    int64_t offset;
+  };
+  // addresses: one a slot, null for external ones. The program and all memory outlive the frame.
+  Frame(std::shared_ptr<const Program> program, std::vector<void*> addresses, std::vector<External> externals, void* scratchpad,
+        int threads);
+  Frame(const Frame&) = delete;
+  void bind(const std::vector<uintptr_t>& arguments);
   void run(size_t begin, size_t end);
   // Seconds of each step in [begin, end).
   std::vector<double> run_timed(size_t begin, size_t end);
@@ -63,6 +70,7 @@ class Frame {
   void run_step(size_t index);
   std::shared_ptr<const Program> program_;
   std::vector<void*> addresses_;
+  std::vector<External> externals_;
   std::vector<std::unique_ptr<StepState>> states_;
   std::vector<void*> operands_;
   std::byte* scratchpad_;

@@ -9,6 +9,7 @@ void norm(const NormArgs&);
 void pool(const PoolArgs&);
 void resize(const ResizeArgs&);
 void copy(const CopyArgs&);
+void lrn(const LrnArgs&);
 
 const KernelTable table = {
     .pointwise = pointwise,
@@ -18,6 +19,7 @@ const KernelTable table = {
     .pool = pool,
     .resize = resize,
     .copy = copy,
+    .lrn = lrn,
 };
 
 }  // namespace drystone::DRYSTONE_ISA

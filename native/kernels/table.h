@@ -11,6 +11,7 @@ struct PointwiseArgs;
 struct PoolArgs;
 struct ResizeArgs;
 struct CopyArgs;
+struct LrnArgs;
 struct ReduceArgs;
 struct SoftmaxArgs;
 struct NormArgs;
@@ -23,6 +24,7 @@ struct KernelTable {
   void (*pool)(const PoolArgs&);
   void (*resize)(const ResizeArgs&);
   void (*copy)(const CopyArgs&);
+  void (*lrn)(const LrnArgs&);
 };
 
 // Null where the machine has no ISA that drystone serves.

@@ -1,0 +1,73 @@
+#include "onednn/onednn.h"
+
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <tuple>
+
+#include "bind/bind.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace drystone {
+
+namespace {
+
+using PostOpTuple = std::tuple<std::string, float, float, std::optional<TensorDesc>>;
+
+std::vector<PostOp> post_ops_of(const std::vector<PostOpTuple>& tuples) {
+  std::vector<PostOp> list;
+  for (const auto& [kind, alpha, beta, operand] : tuples) list.push_back({kind, alpha, beta, operand});
+  return list;
+}
+
+template <class Packing>
+void pack(const Packing& step, DType dtype, uintptr_t source, uintptr_t packed) {
+  step.pack(dtype, reinterpret_cast<const void*>(source), reinterpret_cast<void*>(packed));
+}
+
+}  // namespace
+
+void bind_onednn(nb::module_& m) {
+  cap_onednn_isa();
+  // What oneDNN refuses, the planner does without: the same exception as for our own steps.
+  nb::register_exception_translator([](const std::exception_ptr& thrown, void*) {
+    try {
+      std::rethrow_exception(thrown);
+    } catch (const dnnl::error& error) {
+      PyErr_SetString(PyExc_ValueError, (std::string("oneDNN: ") + error.what()).c_str());
+    }
+  });
+  m.def("onednn_version", &onednn_version);
+
+  nb::class_<Convolution, Step>(m, "Convolution")
+      .def(
+          "__init__",
+          [](Convolution* self, const TensorDesc& x, const Dims& weights, bool has_bias, const TensorDesc& output, const Dims& stride,
+             const Dims& padding_l, const Dims& padding_r, const Dims& dilation, int64_t groups, const std::vector<PostOpTuple>& post_ops) {
+            new (self) Convolution(x, weights, has_bias, output, stride, padding_l, padding_r, dilation, groups, post_ops_of(post_ops));
+          },
+          "x"_a, "weights"_a, "has_bias"_a, "output"_a, "stride"_a, "padding_l"_a, "padding_r"_a, "dilation"_a, "groups"_a, "post_ops"_a)
+      .def_prop_ro("packed_bytes", [](const Convolution& self) { return self.weights().bytes(); })
+      .def_prop_ro("packed_key", [](const Convolution& self) { return self.weights().key(); })
+      .def("pack", &pack<Convolution>, "dtype"_a, "source"_a, "packed"_a);
+
+  nb::class_<Linear, Step>(m, "Linear")
+      .def(
+          "__init__",
+          [](Linear* self, bool inner_product, DType dtype, int64_t rows, int64_t inner, int64_t columns, bool has_bias, DType output_dtype,
+             const std::vector<PostOpTuple>& post_ops) {
+            new (self) Linear(inner_product, dtype, rows, inner, columns, has_bias, output_dtype, post_ops_of(post_ops));
+          },
+          "inner_product"_a, "dtype"_a, "m"_a, "k"_a, "n"_a, "has_bias"_a, "output_dtype"_a, "post_ops"_a)
+      .def_prop_ro("packed_bytes", [](const Linear& self) { return self.weights().bytes(); })
+      .def_prop_ro("packed_key", [](const Linear& self) { return self.weights().key(); })
+      .def("pack", &pack<Linear>, "dtype"_a, "source"_a, "packed"_a);
+
+  nb::class_<Reorder, Step>(m, "Reorder").def(nb::init<const TensorDesc&, const TensorDesc&>(), "source"_a, "destination"_a);
+}
+
+}  // namespace drystone

@@ -1,0 +1,201 @@
+// (x - mean) / sqrt(variance + eps) * weight + bias, of f32 or bf16, in float32 under double totals.
+//
+// One kernel serves layer norm and group norm: the step says which axes the statistics are over and how weight and bias lie
+// along each. Where the inner axis is among them, rows of up to 4096 elements stay in L1 for the three passes: mean, centred
+// variance, result. Where it is kept (channels-first layer norm, channels_last and blocked group norm), up to 256 columns go side
+// by side, and the columns of one group are put together between the passes.
+#include "kernels/norm.h"
+
+#include "kernels/walk_inline.h"
+
+namespace drystone::DRYSTONE_ISA {
+
+namespace {
+
+constexpr int64_t longest = 4096;
+constexpr int64_t width = 256;
+constexpr int64_t depth = 128;  // rows summed in float32
+
+double sum_run(const float* x, int64_t count) {
+  float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < count; i++) sum += x[i];
+  return sum;
+}
+
+double square_run(const float* x, int64_t count, float mean) {
+  float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < count; i++) sum += (x[i] - mean) * (x[i] - mean);
+  return sum;
+}
+
+float reciprocal_deviation(double squares, double count, double eps) {
+  return static_cast<float>(1.0 / __builtin_sqrt(squares / count + eps));
+}
+
+// weight or bias along a run, from element `offset` on; `missing` everywhere where there is none.
+const float* parameter(float* buffer, const void* data, bool bf16, int64_t offset, int64_t stride, int64_t count, float missing) {
+  if (data) return view(buffer, advance(data, offset, bf16), bf16, stride, count);
+  load(buffer, &missing, false, 0, count);
+  return buffer;
+}
+
+// y = (x - mean) * deviation * weight + bias over a run; y may be x. `offset` is into weight and bias.
+void apply_run(const NormArgs& args, float* y, const float* x, int64_t count, float mean, float deviation, int64_t offset) {
+  const int64_t stride = args.inner.strides[2];
+  if (stride == 0 || (!args.weight && !args.bias)) {
+    float weight = 1.0f, bias = 0.0f;
+    if (args.weight) load(&weight, advance(args.weight, offset, args.weight_bf16), args.weight_bf16, 0, 1);
+    if (args.bias) load(&bias, advance(args.bias, offset, args.bias_bf16), args.bias_bf16, 0, 1);
+#pragma omp simd
+    for (int64_t i = 0; i < count; i++) y[i] = (x[i] - mean) * deviation * weight + bias;
+    return;
+  }
+  alignas(64) float weights[width], biases[width];
+  for (int64_t begin = 0; begin < count; begin += width) {
+    const int64_t part = least(width, count - begin);
+    const float* weight = parameter(weights, args.weight, args.weight_bf16, offset + begin * stride, stride, part, 1.0f);
+    const float* bias = parameter(biases, args.bias, args.bias_bf16, offset + begin * stride, stride, part, 0.0f);
+#pragma omp simd
+    for (int64_t i = 0; i < part; i++) y[begin + i] = (x[begin + i] - mean) * deviation * weight[i] + bias[i];
+  }
+}
+
+void short_row(const NormArgs& args, const void* input, void* output, int64_t parameters, int64_t rows) {
+  alignas(64) float buffer[longest];
+  const int64_t size = args.inner.size, total = rows * size;
+  const float* x = buffer;
+  if (rows == 1) {
+    x = view(buffer, input, args.input_bf16, args.inner.strides[0], size);
+  } else {
+    for (int64_t row = 0; row < rows; row++)
+      load(buffer + row * size, advance(input, offset_of(args.reduced, row, 0), args.input_bf16), args.input_bf16, args.inner.strides[0], size);
+  }
+  const float mean = static_cast<float>(sum_run(x, total) / static_cast<double>(total));
+  const float deviation = reciprocal_deviation(square_run(x, total, mean), static_cast<double>(total), args.eps);
+  const bool direct = !args.output_bf16 && args.inner.strides[1] == 1;
+  for (int64_t row = 0; row < rows; row++) {
+    void* to = advance(output, offset_of(args.reduced, row, 1), args.output_bf16);
+    float* y = direct ? static_cast<float*>(to) : buffer + row * size;
+    apply_run(args, y, x + row * size, size, mean, deviation, parameters + offset_of(args.reduced, row, 2));
+    if (!direct) store(to, y, args.output_bf16, args.inner.strides[1], size);
+  }
+}
+
+// Calls f(row, column, x, count) for each piece of the rows.
+template <typename F>
+void each_piece(const NormArgs& args, float* buffer, const void* input, int64_t rows, F f) {
+  for (int64_t row = 0; row < rows; row++) {
+    const int64_t start = offset_of(args.reduced, row, 0);
+    for (int64_t column = 0; column < args.inner.size; column += longest) {
+      const int64_t count = least(longest, args.inner.size - column);
+      const void* from = advance(input, start + column * args.inner.strides[0], args.input_bf16);
+      f(row, column, view(buffer, from, args.input_bf16, args.inner.strides[0], count), count);
+    }
+  }
+}
+
+void long_row(const NormArgs& args, const void* input, void* output, int64_t parameters, int64_t rows) {
+  alignas(64) float buffer[longest];
+  const double total = static_cast<double>(rows * args.inner.size);
+  double sum = 0.0, squares = 0.0;
+  each_piece(args, buffer, input, rows, [&](int64_t, int64_t, const float* x, int64_t count) { sum += sum_run(x, count); });
+  const float mean = static_cast<float>(sum / total);
+  each_piece(args, buffer, input, rows, [&](int64_t, int64_t, const float* x, int64_t count) { squares += square_run(x, count, mean); });
+  const float deviation = reciprocal_deviation(squares, total, args.eps);
+  const bool direct = !args.output_bf16 && args.inner.strides[1] == 1;
+  each_piece(args, buffer, input, rows, [&](int64_t row, int64_t column, const float* x, int64_t count) {
+    void* to = advance(output, offset_of(args.reduced, row, 1) + column * args.inner.strides[1], args.output_bf16);
+    float* y = direct ? static_cast<float*>(to) : buffer;
+    apply_run(args, y, x, count, mean, deviation, parameters + offset_of(args.reduced, row, 2) + column * args.inner.strides[2]);
+    if (!direct) store(to, y, args.output_bf16, args.inner.strides[1], count);
+  });
+}
+
+// totals[j] = the sum over the rows of f(x, j), where x is a row of `count` columns.
+template <typename F>
+void sum_columns(const NormArgs& args, double* totals, const void* input, int64_t rows, int64_t count, F f) {
+  alignas(64) float buffer[width], sums[width];
+  for (int64_t j = 0; j < count; j++) totals[j] = 0.0;
+  for (int64_t begin = 0; begin < rows; begin += depth) {
+    for (int64_t j = 0; j < count; j++) sums[j] = 0.0f;
+    for (int64_t row = begin; row < least(begin + depth, rows); row++) {
+      const void* from = advance(input, offset_of(args.reduced, row, 0), args.input_bf16);
+      const float* x = view(buffer, from, args.input_bf16, args.inner.strides[0], count);
+#pragma omp simd
+      for (int64_t j = 0; j < count; j++) sums[j] += f(x[j], j);
+    }
+#pragma omp simd
+    for (int64_t j = 0; j < count; j++) totals[j] += sums[j];
+  }
+}
+
+// Gives the columns of each group their common sum.
+void merge(double* totals, int64_t count, int64_t merged) {
+  if (merged == 1) return;
+  for (int64_t begin = 0; begin < count; begin += merged) {
+    double sum = 0.0;
+    for (int64_t j = begin; j < begin + merged; j++) sum += totals[j];
+    for (int64_t j = begin; j < begin + merged; j++) totals[j] = sum;
+  }
+}
+
+void columns(const NormArgs& args, const void* input, void* output, int64_t parameters, int64_t rows, int64_t count) {
+  alignas(64) float buffer[width], mean[width], deviation[width], weights[width], biases[width];
+  alignas(64) double totals[width];
+  const double total = static_cast<double>(rows * args.merged);
+  sum_columns(args, totals, input, rows, count, [](float x, int64_t) { return x; });
+  merge(totals, count, args.merged);
+  for (int64_t j = 0; j < count; j++) mean[j] = static_cast<float>(totals[j] / total);
+  const float* means = mean;
+  sum_columns(args, totals, input, rows, count, [means](float x, int64_t j) { return (x - means[j]) * (x - means[j]); });
+  merge(totals, count, args.merged);
+  for (int64_t j = 0; j < count; j++) deviation[j] = reciprocal_deviation(totals[j], total, args.eps);
+
+  const bool direct = !args.output_bf16 && args.inner.strides[1] == 1;
+  const float *weight = nullptr, *bias = nullptr;
+  int64_t held = -1;  // where in weight and bias the values at hand come from
+  for (int64_t row = 0; row < rows; row++) {
+    const void* from = advance(input, offset_of(args.reduced, row, 0), args.input_bf16);
+    const float* x = view(buffer, from, args.input_bf16, args.inner.strides[0], count);
+    void* to = advance(output, offset_of(args.reduced, row, 1), args.output_bf16);
+    float* y = direct ? static_cast<float*>(to) : buffer;
+    const int64_t offset = parameters + offset_of(args.reduced, row, 2);
+    if (offset != held) {
+      weight = parameter(weights, args.weight, args.weight_bf16, offset, args.inner.strides[2], count, 1.0f);
+      bias = parameter(biases, args.bias, args.bias_bf16, offset, args.inner.strides[2], count, 0.0f);
+      held = offset;
+    }
+#pragma omp simd
+    for (int64_t j = 0; j < count; j++) y[j] = (x[j] - mean[j]) * deviation[j] * weight[j] + bias[j];
+    if (!direct) store(to, y, args.output_bf16, args.inner.strides[1], count);
+  }
+}
+
+}  // namespace
+
+void norm(const NormArgs& args) {
+  const int64_t kept = count_of(args.kept), rows = count_of(args.reduced), size = args.inner.size;
+  int64_t chunk = size;
+  if (!args.inner_reduced) {
+    const int64_t wish = kept * ceil_div(size, width) >= 2 * args.threads ? width : width / 4;
+    chunk = args.merged >= wish ? args.merged : wish / args.merged * args.merged;
+  }
+  const int64_t chunks = ceil_div(size, chunk);
+#pragma omp parallel for num_threads(args.threads) schedule(static) if (args.threads > 1)
+  for (int64_t item = 0; item < kept * chunks; item++) {
+    const int64_t index = item / chunks, column = item % chunks * chunk;
+    const auto place = [&](int operand) { return offset_of(args.kept, index, operand) + column * args.inner.strides[operand]; };
+    const void* input = advance(args.input, place(0), args.input_bf16);
+    void* output = advance(args.output, place(1), args.output_bf16);
+    if (!args.inner_reduced)
+      columns(args, input, output, place(2), rows, least(chunk, size - column));
+    else if (rows * size <= longest)
+      short_row(args, input, output, place(2), rows);
+    else
+      long_row(args, input, output, place(2), rows);
+  }
+}
+
+}  // namespace drystone::DRYSTONE_ISA

@@ -1,0 +1,22 @@
+// Arguments of the normalisation kernel (layer norm and group norm).
+#pragma once
+
+#include "kernels/walk.h"
+
+namespace drystone {
+
+struct NormArgs {
+  const void* input;
+  const void* weight;  // null where there is none, and bias too
+  const void* bias;
+  void* output;
+  bool input_bf16, weight_bf16, bias_bf16, output_bf16;
+  Walk kept, reduced;  // all axes but the inner one; reduced are those of the statistics
+  InnerAxis inner;
+  bool inner_reduced;
+  int64_t merged;  // where the inner axis is kept: so many neighbours on it share their statistics
+  double eps;
+  int threads;
+};
+
+}  // namespace drystone

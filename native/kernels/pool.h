@@ -1,0 +1,31 @@
+// What the pooling kernel reads: up to three spatial axes (missing ones in front have size 1), and channels as the format has them.
+#pragma once
+
+#include <cstdint>
+
+namespace drystone {
+
+struct PoolWindow {
+  int64_t start, stop, step;  // input positions
+};
+
+struct PoolArgs {
+  const void* input = nullptr;
+  void* output = nullptr;
+  bool bf16, max;
+
+  int64_t batch, in_batch_stride, out_batch_stride;
+  // Channels lie in `blocks` blocks of `block` neighbours: channels_last has one, plain one channel in each.
+  int64_t blocks, block, in_block_stride, out_block_stride;
+  int64_t in_stride[3] = {}, out_stride[3] = {}, out_size[3] = {};
+
+  const PoolWindow* windows[3] = {};  // one an output index
+  const int64_t* divisors[3] = {};  // one an output index; null for max
+  int64_t divisor_override;      // in their place if > 0
+
+  // Plain: output columns [interior_begin, interior_end) have windows of one count and one step, interior_stride apart.
+  int64_t interior_begin = 0, interior_end = 0, interior_stride = 1;
+  int threads = 1;
+};
+
+}  // namespace drystone

@@ -1,0 +1,22 @@
+// Arguments of the kernel for sums and means.
+#pragma once
+
+#include "kernels/walk.h"
+
+namespace drystone {
+
+struct ReduceArgs {
+  const void* input;
+  void* output;
+  bool input_bf16, output_bf16;
+  Walk kept, reduced;  // all axes but the inner one
+  InnerAxis inner;
+  bool inner_reduced;
+  double scale;  // 1, or 1 / count for a mean
+  // Few outputs of many elements: each is summed in `segments` parts, one after the other in memory of their own.
+  int64_t segments;
+  double* partials;  // [segments][outputs], where segments > 1
+  int threads;
+};
+
+}  // namespace drystone

@@ -1,0 +1,50 @@
+#include <stdexcept>
+
+#include "onednn/onednn.h"
+
+namespace drystone {
+
+using dnnl::memory;
+
+// oneDNN keeps the groups as an axis of their own: the bytes of dense (O, C/groups, k…) are those of (groups, O/groups, C/groups, k…).
+static memory::dims with_groups(const Dims& weights, int64_t groups) {
+  if (groups == 1) return weights;
+  memory::dims dims = {groups, weights[0] / groups};
+  dims.insert(dims.end(), weights.begin() + 1, weights.end());
+  return dims;
+}
+
+static memory::desc dense_desc(const memory::dims& dims, DType dtype) {
+  return memory::desc(dims, onednn_dtype(dtype), TensorDesc::dense(dtype, Format::plain, dims).strides);
+}
+
+Convolution::Convolution(const TensorDesc& x, const Dims& weights, bool has_bias, const TensorDesc& output, const Dims& stride,
+                         const Dims& padding_l, const Dims& padding_r, const Dims& dilation, int64_t groups,
+                         const std::vector<PostOp>& post_ops) {
+  const size_t spatial = x.shape.size() - 2;
+  if (weights.size() != x.shape.size() || output.shape.size() != x.shape.size() || stride.size() != spatial ||
+      padding_l.size() != spatial || padding_r.size() != spatial || dilation.size() != spatial)
+    throw std::invalid_argument("a convolution's shapes and attributes differ in rank");
+  if (groups < 1 || weights[0] % groups || x.shape[1] != weights[1] * groups)
+    throw std::invalid_argument("channels, weights and groups of a convolution do not fit together");
+  weights_shape_ = with_groups(weights, groups);
+  Dims dilates = dilation;
+  for (auto& d : dilates) d -= 1;  // oneDNN counts the gaps
+  const memory::desc any_weights(weights_shape_, onednn_dtype(x.dtype), memory::format_tag::any);
+  const memory::desc bias = has_bias ? memory::desc({weights[0]}, memory::data_type::f32, memory::format_tag::a) : memory::desc();
+  const dnnl::convolution_forward::primitive_desc desc(engine(), dnnl::prop_kind::forward_inference, dnnl::algorithm::convolution_direct,
+                                                       onednn_desc(x), any_weights, bias, onednn_desc(output), stride, dilates, padding_l,
+                                                       padding_r, onednn_attributes(post_ops));
+  weights_.emplace(desc.weights_desc());
+  std::vector<Argument> arguments = {{DNNL_ARG_SRC, desc.src_desc()}, {DNNL_ARG_WEIGHTS, desc.weights_desc()}};
+  if (has_bias) arguments.push_back({DNNL_ARG_BIAS, desc.bias_desc()});
+  arguments.push_back({DNNL_ARG_DST, desc.dst_desc()});
+  for (size_t i = 0; i < post_ops.size(); i++)
+    if (post_ops[i].operand)
+      arguments.push_back({DNNL_ARG_ATTR_MULTIPLE_POST_OP(static_cast<int>(i)) | DNNL_ARG_SRC_1, onednn_desc(*post_ops[i].operand)});
+  finish(dnnl::convolution_forward(desc), desc, std::move(arguments));
+}
+
+void Convolution::pack(DType dtype, const void* source, void* packed) const { weights_->pack(dense_desc(weights_shape_, dtype), source, packed); }
+
+}  // namespace drystone

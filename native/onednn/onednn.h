@@ -1,0 +1,101 @@
+// What every oneDNN step shares: engine and stream, descriptors from ours, post-ops, and the memory handles of a frame.
+#pragma once
+
+#include <oneapi/dnnl/dnnl.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/program.h"
+#include "core/tensor.h"
+
+namespace drystone {
+
+const dnnl::engine& engine();
+dnnl::stream& stream();  // one a thread
+
+// Caps oneDNN at our own ISA; called once, before the first primitive.
+void cap_onednn_isa();
+std::string onednn_version();
+
+dnnl::memory::data_type onednn_dtype(DType dtype);
+dnnl::memory::desc onednn_desc(const TensorDesc& desc);
+
+// One operation on each result before it is stored. Kinds are the names of docs/internals.md; "sum" adds what the output
+// memory holds already; a binary kind has the operand that it reads.
+struct PostOp {
+  std::string kind;
+  float alpha = 0, beta = 0;
+  std::optional<TensorDesc> operand;
+};
+// Attributes with these post-ops and a scratchpad of ours. Throws std::invalid_argument for a kind that oneDNN lacks.
+dnnl::primitive_attr onednn_attributes(const std::vector<PostOp>& post_ops);
+
+// A memory layout that a primitive chose for its weights.
+class PackedDesc {
+ public:
+  explicit PackedDesc(dnnl::memory::desc desc) : desc_(std::move(desc)) {}
+  const dnnl::memory::desc& desc() const { return desc_; }
+  int64_t bytes() const { return static_cast<int64_t>(desc_.get_size()); }
+  std::string key() const;  // equal keys: the same bytes for the same weights
+  // Reorders plain weights into this layout.
+  void pack(const dnnl::memory::desc& plain, const void* source, void* packed) const;
+
+ private:
+  dnnl::memory::desc desc_;
+};
+
+// A step around one primitive. Its slots are, in order, the arguments it was made with; the scratchpad comes from the run.
+class OneDnnStep : public Step {
+ public:
+  std::unique_ptr<StepState> make_state() const override;
+  void run(const Run& run, StepState* state) const override;
+
+ protected:
+  struct Argument {
+    int id;
+    dnnl::memory::desc desc;
+  };
+  void finish(const dnnl::primitive& primitive, const dnnl::primitive_desc_base& desc, std::vector<Argument> arguments);
+
+ private:
+  dnnl::primitive primitive_;
+  dnnl::memory::desc scratchpad_;
+  std::vector<Argument> arguments_;
+};
+
+// x (N, C, spatial…) * weights (O, C/groups, k…) + bias (O). Slots: x, weights, bias where there is one, output, operands.
+class Convolution : public OneDnnStep {
+ public:
+  Convolution(const TensorDesc& x, const Dims& weights, bool has_bias, const TensorDesc& output, const Dims& stride, const Dims& padding_l,
+              const Dims& padding_r, const Dims& dilation, int64_t groups, const std::vector<PostOp>& post_ops);
+  const PackedDesc& weights() const { return *weights_; }
+  // weights: dense (O, C/groups, k…) of the given dtype.
+  void pack(DType dtype, const void* source, void* packed) const;
+
+ private:
+  Dims weights_shape_;
+  std::optional<PackedDesc> weights_;
+};
+
+// x (M, K) * weights (N, K) transposed + bias (N), as a matmul or an inner product. Slots: as Convolution's.
+class Linear : public OneDnnStep {
+ public:
+  Linear(bool inner_product, DType dtype, int64_t m, int64_t k, int64_t n, bool has_bias, DType output_dtype,
+         const std::vector<PostOp>& post_ops);
+  const PackedDesc& weights() const { return *weights_; }
+  void pack(DType dtype, const void* source, void* packed) const;
+
+ private:
+  bool inner_product_;
+  int64_t k_, n_;
+  std::optional<PackedDesc> weights_;
+};
+
+// The same tensor in another format or dtype. Slots: source, destination.
+class Reorder : public OneDnnStep {
+ public:
+  Reorder(const TensorDesc& source, const TensorDesc& destination);
+};
+
+}  // namespace drystone

@@ -1,0 +1,84 @@
+#include "steps/axes.h"
+
+#include <algorithm>
+#include <stdexcept>
+
+#include "core/isa.h"
+
+namespace drystone {
+
+Dims strides_with_block(const TensorDesc& desc, int64_t block) {
+  Dims strides;
+  const int64_t own = block_of(desc.format);
+  for (int64_t i = 0; i < desc.rank(); i++) {
+    if (i == 1 && (own > 1 || block > 1)) {
+      int64_t outer = desc.strides[1] * block, inner = desc.strides[1];
+      if (own > 1) {
+        // Channels in other blocks than the ones asked for have a stride only where they lie one behind the other.
+        const bool line = desc.strides[1] == own || desc.padded_channels() == own;
+        if (own != block && !line) throw std::invalid_argument(desc.str() + " can't be walked in channel blocks of " + std::to_string(block));
+        outer = own == block ? desc.strides[1] : block;
+        inner = 1;
+      }
+      if (desc.shape[1] <= 1) outer = inner = 0;
+      if (block > 1) strides.push_back(desc.shape[1] > block ? outer : 0);
+      strides.push_back(inner);
+    } else {
+      strides.push_back(desc.shape[i] == 1 ? 0 : desc.strides[i]);
+    }
+  }
+  return strides;
+}
+
+Dims sizes_with_block(const Dims& shape, int64_t block) {
+  Dims sizes;
+  for (size_t i = 0; i < shape.size(); i++) {
+    if (i == 1 && block > 1) {
+      sizes.push_back(shape[1] / block);
+      sizes.push_back(block);
+    } else {
+      sizes.push_back(shape[i]);
+    }
+  }
+  return sizes;
+}
+
+int64_t common_block(const TensorDesc& a, const TensorDesc& b) { return std::max(block_of(a.format), block_of(b.format)); }
+
+std::vector<Axis> collapse(const std::vector<Axis>& axes) {
+  std::vector<Axis> merged;
+  for (const Axis& axis : axes) {
+    if (axis.size == 1) continue;
+    if (!merged.empty() && merged.back().group == axis.group) {
+      Axis& last = merged.back();
+      bool together = true;
+      for (size_t i = 0; i < axis.strides.size(); i++) together &= last.strides[i] == axis.strides[i] * axis.size;
+      if (together) {
+        last.size *= axis.size;
+        last.strides = axis.strides;
+        continue;
+      }
+    }
+    merged.push_back(axis);
+  }
+  return merged;
+}
+
+void check_operand(const TensorDesc& desc, const std::string& name) {
+  if (desc.dtype != DType::f32 && desc.dtype != DType::bf16)
+    throw std::invalid_argument(name + " is " + name_of(desc.dtype) + "; f32 and bf16 are supported");
+  if (desc.shape.size() != desc.strides.size()) throw std::invalid_argument(name + " has a stride too many or too few");
+  for (int64_t stride : desc.strides)
+    if (stride < 0) throw std::invalid_argument(name + " has a negative stride");
+  desc.bytes();  // throws where the size overflows
+}
+
+std::string kernel_name(const char* kernel) {
+  if (isa() == Isa::none) throw std::invalid_argument(std::string(kernel) + " needs AVX2");
+  return std::string(kernel) + (isa() == Isa::avx2 ? ":avx2" : ":avx512");
+}
+
+// A fork and join costs about 2 microseconds, in which one thread moves some 16 thousand elements.
+int threads_for(int64_t elements, int threads) { return elements < 16384 ? 1 : std::max(threads, 1); }
+
+}  // namespace drystone

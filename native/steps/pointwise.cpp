@@ -1,0 +1,206 @@
+#include "steps/pointwise.h"
+
+#include <algorithm>
+#include <map>
+#include <stdexcept>
+
+#include "kernels/table.h"
+#include "steps/axes.h"
+
+namespace drystone {
+
+namespace {
+
+struct Kind {
+  PointwiseKind kind;
+  size_t operands;
+};
+
+const std::map<std::string, Kind>& kinds() {
+  using K = PointwiseKind;
+  static const std::map<std::string, Kind> table = {
+      {"copy", {K::copy, 1}},
+      {"relu", {K::relu, 1}},
+      {"leaky_relu", {K::leaky_relu, 1}},
+      {"elu", {K::elu, 1}},
+      {"gelu_erf", {K::gelu_erf, 1}},
+      {"gelu_tanh", {K::gelu_tanh, 1}},
+      {"silu", {K::silu, 1}},
+      {"mish", {K::mish, 1}},
+      {"hardswish", {K::hardswish, 1}},
+      {"hardsigmoid", {K::hardsigmoid, 1}},
+      {"sigmoid", {K::sigmoid, 1}},
+      {"tanh", {K::tanh, 1}},
+      {"clamp", {K::clamp, 1}},
+      {"exp", {K::exp, 1}},
+      {"log", {K::log, 1}},
+      {"sqrt", {K::sqrt, 1}},
+      {"rsqrt", {K::rsqrt, 1}},
+      {"abs", {K::abs, 1}},
+      {"neg", {K::neg, 1}},
+      {"square", {K::square, 1}},
+      {"reciprocal", {K::reciprocal, 1}},
+      {"erf", {K::erf, 1}},
+      {"sin", {K::sin, 1}},
+      {"cos", {K::cos, 1}},
+      {"linear", {K::linear, 1}},
+      {"pow", {K::pow, 1}},
+      {"floor", {K::floor, 1}},
+      {"round", {K::round, 1}},
+      {"sign", {K::sign, 1}},
+      {"add", {K::add, 2}},
+      {"sub", {K::sub, 2}},
+      {"mul", {K::mul, 2}},
+      {"div", {K::div, 2}},
+      {"maximum", {K::maximum, 2}},
+      {"minimum", {K::minimum, 2}},
+      {"pow2", {K::pow2, 2}},
+      {"prelu", {K::prelu, 2}},
+  };
+  return table;
+}
+
+// x ** alpha where a cheaper instruction gives it, as torch does.
+PointwiseKind specialise(PointwiseKind kind, float alpha) {
+  if (kind != PointwiseKind::pow) return kind;
+  if (alpha == 1.0f) return PointwiseKind::copy;
+  if (alpha == 2.0f) return PointwiseKind::square;
+  if (alpha == 0.5f) return PointwiseKind::sqrt;
+  if (alpha == -0.5f) return PointwiseKind::rsqrt;
+  if (alpha == -1.0f) return PointwiseKind::reciprocal;
+  return kind;
+}
+
+// Axes of the output as they lie in memory, the channels split into blocks.
+std::vector<size_t> memory_order(const TensorDesc& output, int64_t block) {
+  std::vector<size_t> order;
+  const size_t rank = output.shape.size() + (block > 1);
+  for (size_t i = 0; i < rank; i++)
+    if (!(output.format == Format::channels_last && i == 1) && !(block > 1 && i == 2)) order.push_back(i);
+  if (output.format == Format::channels_last) order.push_back(1);
+  if (block > 1) order.push_back(2);
+  return order;
+}
+
+// Strides of an input along the output's axes: aligned at the right, 0 where it is broadcast.
+Dims broadcast_strides(const TensorDesc& input, const TensorDesc& output, int64_t block, const std::string& name) {
+  const int64_t missing = output.rank() - input.rank();
+  const std::string refusal = name + " (" + input.str() + ") does not broadcast to " + output.str();
+  if (missing < 0) throw std::invalid_argument(refusal);
+  for (int64_t i = 0; i < input.rank(); i++)
+    if (input.shape[i] != 1 && input.shape[i] != output.shape[i + missing]) throw std::invalid_argument(refusal);
+  if (missing > 0 && input.format != Format::plain) throw std::invalid_argument(name + " has a lower rank than the output and is not plain");
+
+  TensorDesc aligned = input;
+  aligned.shape.insert(aligned.shape.begin(), missing, 1);
+  aligned.strides.insert(aligned.strides.begin(), missing, 0);
+  return strides_with_block(aligned, block);
+}
+
+// An input of another format must still lie in the output's order, or each block would gather from all over it.
+void check_order(const TensorDesc& input, const TensorDesc& output, const std::vector<Axis>& axes, size_t operand,
+                 const std::string& name) {
+  if (input.format == output.format) return;
+  int64_t last = INT64_MAX;
+  for (const Axis& axis : axes) {
+    const int64_t stride = axis.strides[operand];
+    if (axis.size == 1 || stride == 0) continue;
+    if (stride > last)
+      throw std::invalid_argument(name + " (" + input.str() + ") does not lie in the order of the output (" + output.str() + ")");
+    last = stride;
+  }
+}
+
+}  // namespace
+
+PointwiseStep::PointwiseStep(const std::vector<TensorDesc>& inputs, const TensorDesc& output, const std::vector<PointwiseOp>& ops)
+    : inputs_(static_cast<int>(inputs.size())) {
+  implementation = kernel_name("pointwise");
+  check_operand(output, "output");
+  const int64_t block = block_of(output.format);
+  if (output.has_padding()) throw std::invalid_argument("output (" + output.str() + ") has padded channels");
+  elements_ = output.numel();
+
+  std::vector<Dims> strides;
+  for (size_t i = 0; i < inputs.size(); i++) {
+    const std::string name = "input " + std::to_string(i);
+    check_operand(inputs[i], name);
+    strides.push_back(broadcast_strides(inputs[i], output, block, name));
+  }
+  strides.push_back(strides_with_block(output, block));
+
+  const Dims sizes = sizes_with_block(output.shape, block);
+  std::vector<Axis> axes;
+  for (size_t i : memory_order(output, block)) {
+    Axis axis{sizes[i], {}};
+    for (const Dims& operand : strides) axis.strides.push_back(operand[i]);
+    axes.push_back(axis);
+  }
+  for (size_t i = 0; i < inputs.size(); i++) check_order(inputs[i], output, axes, i, "input " + std::to_string(i));
+
+  axes = collapse(axes);
+  while (axes.size() < 2) axes.insert(axes.begin(), {1, Dims(strides.size(), 0)});
+  if (axes.size() > pointwise_max_axes) throw std::invalid_argument("operands that need more than 8 axes are not supported");
+  operands_.resize(strides.size());
+  for (size_t i = 0; i < strides.size(); i++) {
+    const TensorDesc& desc = i < inputs.size() ? inputs[i] : output;
+    operands_[i].bf16 = desc.dtype == DType::bf16;
+    for (size_t axis = 0; axis < axes.size(); axis++) operands_[i].strides[axis] = axes[axis].strides[i];
+  }
+  for (const Axis& axis : axes) sizes_.push_back(axis.size);
+  translate(ops);
+}
+
+// Checks the instructions and gives each result a register; a register is free again after the last reading of its value.
+void PointwiseStep::translate(const std::vector<PointwiseOp>& ops) {
+  if (ops.empty()) throw std::invalid_argument("pointwise needs at least one instruction");
+  std::vector<size_t> last_reading(ops.size(), 0);
+  for (size_t i = 0; i < ops.size(); i++) {
+    const auto found = kinds().find(ops[i].kind);
+    if (found == kinds().end()) throw std::invalid_argument("unknown pointwise instruction '" + ops[i].kind + "'");
+    if (ops[i].operands.size() != found->second.operands)
+      throw std::invalid_argument("pointwise instruction " + ops[i].kind + " takes " + std::to_string(found->second.operands) + " operands, not " +
+                                  std::to_string(ops[i].operands.size()));
+    for (const auto& [where, index] : ops[i].operands) {
+      const bool known = (where == "in" && index >= 0 && index < inputs_) || (where == "reg" && index >= 0 && index < static_cast<int>(i));
+      if (!known) throw std::invalid_argument("pointwise instruction " + ops[i].kind + " reads " + where + " " + std::to_string(index));
+      if (where == "reg") last_reading[index] = i;
+    }
+  }
+
+  std::vector<int> register_of(ops.size()), free;
+  int next = inputs_;
+  for (size_t i = 0; i < ops.size(); i++) {
+    const auto source = [&](size_t operand) {
+      const auto& [where, index] = ops[i].operands[operand];
+      return where == "in" ? index : register_of[index];
+    };
+    const int a = source(0), b = ops[i].operands.size() > 1 ? source(1) : a;
+    // The result may take the place of an operand that is read here for the last time: every instruction goes element by element.
+    for (size_t j = 0; j < i; j++)
+      if (last_reading[j] == i) free.push_back(register_of[j]);
+    if (free.empty()) free.push_back(next++);
+    register_of[i] = free.back();
+    free.pop_back();
+    if (last_reading[i] <= i) free.push_back(register_of[i]);  // nothing reads it, or only the output does
+    program_.push_back({specialise(kinds().at(ops[i].kind).kind, ops[i].alpha), a, b, register_of[i], ops[i].alpha, ops[i].beta});
+  }
+  if (next > pointwise_max_buffers)
+    throw std::invalid_argument("a pointwise chain that needs " + std::to_string(next) + " buffers is too long");
+}
+
+void PointwiseStep::run(const Run& run, StepState*) const {
+  if (elements_ == 0) return;
+  PointwiseArgs args{};
+  args.axes = static_cast<int>(sizes_.size());
+  std::copy(sizes_.begin(), sizes_.end(), args.sizes);
+  args.inputs = inputs_;
+  args.operands = operands_.data();
+  args.instructions = static_cast<int>(program_.size());
+  args.program = program_.data();
+  args.slots = run.slots;
+  args.threads = threads_for(elements_, run.threads);
+  kernels()->pointwise(args);
+}
+
+}  // namespace drystone

@@ -1,0 +1,38 @@
+// The step of the pointwise kernel.
+#pragma once
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/program.h"
+#include "core/tensor.h"
+#include "kernels/pointwise.h"
+
+namespace drystone {
+
+// One instruction as docs/internals.md writes it: operands are ("in", i) or ("reg", j), j an earlier instruction.
+struct PointwiseOp {
+  std::string kind;
+  std::vector<std::pair<std::string, int>> operands;
+  float alpha, beta;
+};
+
+// Slots: the inputs in order, then the output, which may be the very memory of an input that is not broadcast.
+class PointwiseStep : public Step {
+ public:
+  // Throws std::invalid_argument where a dtype, format, shape or instruction is not supported.
+  PointwiseStep(const std::vector<TensorDesc>& inputs, const TensorDesc& output, const std::vector<PointwiseOp>& ops);
+  void run(const Run& run, StepState* state) const override;
+
+ private:
+  void translate(const std::vector<PointwiseOp>& ops);
+
+  std::vector<int64_t> sizes_;
+  std::vector<PointwiseOperand> operands_;
+  std::vector<PointwiseInstruction> program_;
+  int inputs_;
+  int64_t elements_;
+};
+
+}  // namespace drystone

@@ -1,0 +1,117 @@
+#include "steps/pool.h"
+
+#include <algorithm>
+#include <stdexcept>
+
+#include "kernels/pool.h"
+#include "steps/kernel_step.h"
+#include "steps/spatial.h"
+
+namespace drystone {
+
+namespace {
+
+class PoolStep final : public Step {
+ public:
+  PoolStep(const TensorDesc& input, const TensorDesc& output, bool max, const std::vector<std::vector<Window>>& windows,
+           const std::vector<std::vector<int64_t>>& divisors, int64_t divisor_override)
+      : kernel_(require_kernels().pool) {
+    implementation = kernel_name("pool");
+    require_alike(input, output, "pool");
+    const SpatialView in = spatial_view(input, "pool"), out = spatial_view(output, "pool");
+    const size_t axes = input.shape.size() - 2;
+    if (windows.size() != axes) throw std::invalid_argument("pool needs windows for each spatial axis");
+    const bool divides = !max && divisor_override <= 0;
+    if (divides && divisors.size() != axes) throw std::invalid_argument("avg pool needs divisors for each spatial axis");
+    for (size_t i = 0; i < 3; i++) {
+      const size_t missing = 3 - axes;
+      windows_[i] = i < missing ? std::vector<PoolWindow>{{0, 1, 1}}
+                                : check_windows(windows[i - missing], in.size[i], out.size[i], max && input.has_padding());
+      divisors_[i] = divides && i >= missing ? divisors[i - missing] : std::vector<int64_t>(windows_[i].size(), 1);
+      if (divisors_[i].size() != windows_[i].size()) throw std::invalid_argument("avg pool needs a divisor for each output index");
+    }
+    args_ = {
+        .bf16 = input.dtype == DType::bf16,
+        .max = max,
+        .batch = in.batch,
+        .in_batch_stride = in.batch_stride,
+        .out_batch_stride = out.batch_stride,
+        .blocks = in.blocks,
+        .block = in.block,
+        .in_block_stride = in.block_stride,
+        .out_block_stride = out.block_stride,
+        .divisor_override = divisor_override,
+    };
+    for (int i = 0; i < 3; i++) {
+      args_.in_stride[i] = in.stride[i];
+      args_.out_stride[i] = out.stride[i];
+      args_.out_size[i] = out.size[i];
+      args_.windows[i] = windows_[i].data();
+      args_.divisors[i] = divisors_[i].data();
+    }
+    find_interior();
+    empty_ = output.numel() == 0;
+    elements_ = std::max(input.numel(), output.numel());
+  }
+
+  void run(const Run& run, StepState*) const override {
+    if (empty_) return;
+    PoolArgs args = args_;
+    args.input = run.slots[0];
+    args.output = run.slots[1];
+    args.threads = threads_for(elements_, run.threads);
+    kernel_(args);
+  }
+
+ private:
+  static std::vector<PoolWindow> check_windows(const std::vector<Window>& windows, int64_t in_size, int64_t out_size, bool never_empty) {
+    if (static_cast<int64_t>(windows.size()) != out_size) throw std::invalid_argument("pool needs a window for each output index");
+    std::vector<PoolWindow> checked;
+    for (const auto& [start, stop, step] : windows) {
+      if (step < 1) throw std::invalid_argument("pool needs windows with positive steps");
+      const bool empty = start >= stop;
+      if (!empty && (start < 0 || stop > in_size)) throw std::invalid_argument("a window of pool reaches outside of its input");
+      // The maximum of nothing is -inf, which must not get into the channels that pad a block.
+      if (empty && never_empty) throw std::invalid_argument("max pool of padded blocks takes no empty windows");
+      checked.push_back(empty ? PoolWindow{0, 0, 1} : PoolWindow{start, stop, step});
+    }
+    return checked;
+  }
+
+  // The longest run of columns whose windows differ only by a constant shift.
+  void find_interior() {
+    const auto& columns = windows_[2];
+    const auto taps = [](const PoolWindow& w) { return (w.stop - w.start + w.step - 1) / w.step; };
+    for (size_t begin = 0; begin < columns.size();) {
+      size_t end = begin + 1;
+      const int64_t stride = end < columns.size() ? columns[end].start - columns[begin].start : 1;
+      while (end < columns.size() && taps(columns[end]) == taps(columns[begin]) && columns[end].step == columns[begin].step &&
+             columns[end].start - columns[end - 1].start == stride && stride > 0)
+        end++;
+      if (static_cast<int64_t>(end - begin) > args_.interior_end - args_.interior_begin) {
+        args_.interior_begin = static_cast<int64_t>(begin);
+        args_.interior_end = static_cast<int64_t>(end);
+        args_.interior_stride = stride;
+      }
+      begin = end;
+    }
+  }
+
+  void (*kernel_)(const PoolArgs&);
+  PoolArgs args_{};
+  std::vector<PoolWindow> windows_[3];
+  std::vector<int64_t> divisors_[3];
+  bool empty_ = false;
+  int64_t elements_ = 0;
+};
+
+}  // namespace
+
+std::shared_ptr<Step> make_pool(const TensorDesc& input, const TensorDesc& output, const std::string& kind,
+                                const std::vector<std::vector<Window>>& windows, const std::vector<std::vector<int64_t>>& divisors,
+                                int64_t divisor_override) {
+  if (kind != "max" && kind != "avg") throw std::invalid_argument("pool is 'max' or 'avg', not '" + kind + "'");
+  return std::make_shared<PoolStep>(input, output, kind == "max", windows, divisors, divisor_override);
+}
+
+}  // namespace drystone

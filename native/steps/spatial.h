@@ -1,0 +1,54 @@
+// How kernels over spatial axes see a tensor: batch, blocks of neighbouring channels, and three spatial axes, missing ones of size 1
+// in front.
+#pragma once
+
+#include <stdexcept>
+#include <string>
+
+#include "core/tensor.h"
+
+namespace drystone {
+
+struct SpatialView {
+  int64_t batch, batch_stride;
+  int64_t blocks, block, block_stride;  // plain: every channel is a block; channels_last: all channels are one
+  int64_t size[3] = {1, 1, 1}, stride[3] = {0, 0, 0};
+};
+
+// Throws std::invalid_argument for ranks other than 3 to 5, and for channels that are not neighbours where the format says so.
+inline SpatialView spatial_view(const TensorDesc& desc, const char* op) {
+  const auto refuse = [&](const char* why) { throw std::invalid_argument(std::string(op) + " " + why + ", not " + desc.str()); };
+  const int64_t rank = desc.rank();
+  if (rank < 3 || rank > 5) refuse("takes (N, C, *spatial) with 1 to 3 spatial axes");
+  if (desc.dtype != DType::f32 && desc.dtype != DType::bf16) refuse("takes float32 and bfloat16");
+  SpatialView view{.batch = desc.shape[0], .batch_stride = desc.strides[0], .blocks = 1, .block = 1, .block_stride = 0};
+  switch (desc.format) {
+    case Format::plain:
+      view.blocks = desc.shape[1];
+      view.block_stride = desc.strides[1];
+      break;
+    case Format::channels_last:
+      if (desc.shape[1] > 1 && desc.strides[1] != 1) refuse("needs neighbouring channels");
+      view.block = desc.shape[1];
+      break;
+    default:
+      view.block = block_of(desc.format);
+      view.blocks = desc.padded_channels() / view.block;
+      view.block_stride = desc.strides[1];
+  }
+  for (int64_t i = 2; i < rank; i++) {
+    view.size[3 - rank + i] = desc.shape[i];
+    view.stride[3 - rank + i] = desc.strides[i];
+  }
+  return view;
+}
+
+// Input and output of an operator that keeps batch, channels, format and dtype.
+inline void require_alike(const TensorDesc& input, const TensorDesc& output, const char* op) {
+  if (input.format != output.format || input.dtype != output.dtype || input.rank() != output.rank() || input.rank() < 2 ||
+      input.shape[0] != output.shape[0] || input.shape[1] != output.shape[1])
+    throw std::invalid_argument(std::string(op) + " needs an output with the batch, channels, format and dtype of its input: " + input.str() +
+                                " and " + output.str());
+}
+
+}  // namespace drystone

@@ -1,0 +1,163 @@
+"""A module → a whole graph of ATen operators, by torch.export, with what it takes to call it as the module is called."""
+
+from __future__ import annotations
+
+import inspect
+import linecache
+import os
+import traceback
+import warnings
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
+from torch.utils import _pytree as pytree
+
+from drystone.capture.mutation import functionalize, read_by
+from drystone.capture.signature import InputLeaf, OutputLeaf, Signature
+from drystone.errors import CaptureError, DrystoneWarning, InputError, UnsupportedError
+from drystone.graph.traced import hint
+
+
+@dataclass
+class Captured:
+    """A model as a graph of ATen calls, before it is translated. ``program`` can be dropped once the graph is built."""
+
+    program: ExportedProgram
+    signature: Signature
+    constants: dict[str, tuple[str, torch.Tensor]]  # placeholder → (qualified name, the model's tensor)
+    output_names: list[str]  # the nodes that give the graph's outputs
+
+    @property
+    def inputs(self) -> list[InputLeaf]:
+        return self.signature.inputs
+
+    @property
+    def outputs(self) -> list[OutputLeaf]:
+        return self.signature.outputs
+
+
+def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None, dynamic_shapes: Any = None) -> Captured:
+    """Trace ``model(*args, **kwargs)`` for inference. The model is left as it is.
+
+    Raises ``CaptureError`` for a model in training mode, or one that can't be traced, naming the model's line; ``InputError`` for
+    example inputs that are not on the CPU; ``UnsupportedError`` where the result depends on a buffer that each call changes.
+    """
+    kwargs = dict(kwargs or {})
+    _check_model(model, args, kwargs)
+    try:
+        with torch.no_grad():
+            program = torch.export.export(model, tuple(args), kwargs, dynamic_shapes=dynamic_shapes, strict=False)
+            program = functionalize(program)
+    except Exception as error:
+        raise CaptureError(_explanation(model, error)) from error
+    return _describe(model, program)
+
+
+def _check_model(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    if model.training:
+        raise CaptureError("the model is in training mode; call model.eval() first")
+    sensitive = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase, nn.RReLU)
+    for name, module in model.named_modules():
+        if module.training and isinstance(module, sensitive):
+            raise CaptureError(f"the model's {name!r} ({type(module).__name__}) is in training mode; call model.eval() first")
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.device.type != "cpu":
+            raise CaptureError(f"the model's {name!r} is on {tensor.device}; move the model to the CPU with model.cpu()")
+    for path, leaf in pytree.tree_flatten_with_path((args, kwargs))[0]:
+        if isinstance(leaf, torch.Tensor) and leaf.device.type != "cpu":
+            name = pytree.keystr(path[1:])
+            raise InputError(f"example input {name}: expected a tensor on the CPU, got one on {leaf.device}")
+
+
+def _describe(model: nn.Module, program: ExportedProgram) -> Captured:
+    inputs: list[InputLeaf] = []
+    constants: dict[str, tuple[str, torch.Tensor]] = {}
+    placeholders: dict[str, str] = {}  # qualified name → placeholder
+    for spec in program.graph_signature.input_specs:
+        name = getattr(spec.arg, "name", "")
+        if spec.kind is InputKind.USER_INPUT:
+            tensor = isinstance(spec.arg, TensorArgument)
+            inputs.append(InputLeaf(name, tensor, None if tensor else _constant(program, spec.arg)))
+        elif spec.kind in (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR):
+            assert spec.target is not None
+            state = program.state_dict if spec.target in program.state_dict else program.constants
+            constants[name] = (spec.target, state[spec.target])
+            placeholders[spec.target] = name
+        else:
+            raise UnsupportedError(f"the model uses {spec.target!r}, which is neither a tensor nor a number")
+    outputs: list[OutputLeaf] = []
+    output_names: list[str] = []
+    changed = []
+    for output in program.graph_signature.output_specs:
+        if output.kind is OutputKind.USER_OUTPUT:
+            if isinstance(output.arg, TensorArgument):
+                outputs.append(OutputLeaf(len(output_names)))
+                output_names.append(output.arg.name)
+            else:
+                outputs.append(OutputLeaf(None, _constant(program, output.arg)))
+        else:
+            changed.append(output)
+    _check_changes(program, changed, placeholders, output_names)
+    in_spec, out_spec = program.call_spec.in_spec, program.call_spec.out_spec
+    assert in_spec is not None and out_spec is not None
+    signature = Signature(inputs, outputs, in_spec, out_spec, inspect.signature(model.forward))
+    return Captured(program, signature, constants, output_names)
+
+
+def _constant(program: ExportedProgram, argument: Any) -> Any:
+    """The constant, or the symbolic number's value in the example."""
+    if isinstance(argument, ConstantArgument):
+        return argument.value
+    node = next(node for node in program.graph.nodes if node.name == argument.name)
+    return hint(node.meta["val"])
+
+
+def _check_changes(program: ExportedProgram, changed: list[Any], placeholders: dict[str, str], output_names: list[str]) -> None:
+    """Changes that a call makes to anything but its results are not made; that must not matter to the results."""
+    if not changed:
+        return
+    needed = read_by(program, output_names)
+    for output in changed:
+        if output.kind is OutputKind.BUFFER_MUTATION and placeholders[output.target] in needed:
+            raise UnsupportedError(
+                f"each call of the model changes its buffer {output.target!r}, and the result depends on it; "
+                "pass it in and give it back as an output instead"
+            )
+        if output.kind is OutputKind.USER_INPUT_MUTATION:
+            message = f"the model changes its input {output.target!r} in place; the optimised model leaves the input as it is"
+            warnings.warn(message, DrystoneWarning, stacklevel=4)
+
+
+_ADVICE = (
+    "The model can't be captured as one graph. If this line decides on the numbers in a tensor, write it with torch.where or "
+    "torch.cond, or move the decision out of the model and prepare the parts one by one."
+)
+
+
+def _explanation(model: nn.Module, error: BaseException) -> str:
+    first = str(error).strip().split("\n", 1)[0]
+    place = _model_line(error)
+    where = f"at {place}" if place else f"in {type(model).__name__}"
+    return f"{where}: {type(error).__name__}: {first}\n{_ADVICE}"
+
+
+def _model_line(error: BaseException) -> str | None:
+    """file:line and the code of the innermost frame of the model's own code; None where there is none."""
+    outside = (os.path.dirname(torch.__file__), os.path.dirname(os.path.dirname(__file__)), os.path.dirname(traceback.__file__))
+    found = None
+    frame: TracebackType | None = error.__traceback__
+    while frame is not None:
+        code = frame.tb_frame.f_code
+        path = os.path.abspath(code.co_filename)
+        # Site-packages lie below the standard library's folder, and hold models.
+        library = path.startswith(outside[2]) and "site-packages" not in path
+        if not (path.startswith(outside[:2]) or library or code.co_filename.startswith("<")):
+            line = linecache.getline(code.co_filename, frame.tb_lineno).strip()
+            found = f"{code.co_filename}:{frame.tb_lineno}: {line}"
+        frame = frame.tb_next
+    return found

@@ -1,0 +1,103 @@
+"""How a captured model is called: from its arguments to tensors, and from tensors to its result."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from drystone.errors import InputError
+
+
+@dataclass(frozen=True)
+class InputLeaf:
+    """One leaf of the flattened inputs: a tensor, or (where ``tensor`` is False) the constant that the model was captured with."""
+
+    name: str
+    tensor: bool
+    constant: Any = None
+
+
+@dataclass(frozen=True)
+class OutputLeaf:
+    """One leaf of the flattened outputs: ``graph.outputs[index]``, or a constant where ``index`` is None."""
+
+    index: int | None
+    constant: Any = None
+
+
+@dataclass
+class Signature:
+    """How the model is called and what it gives back: from arguments to the graph's tensors, and from those to the result."""
+
+    inputs: list[InputLeaf]
+    outputs: list[OutputLeaf]
+    in_spec: pytree.TreeSpec  # of (args, kwargs)
+    out_spec: pytree.TreeSpec
+    parameters: inspect.Signature  # of the module's forward
+
+    def __post_init__(self) -> None:
+        args_spec, kwargs_spec = self.in_spec.children()
+        # The common cases, made cheap: f(tensor, …) → tensor.
+        self._plain_inputs = not kwargs_spec.num_leaves and all(spec.is_leaf() for spec in args_spec.children())
+        self._plain_inputs &= all(leaf.tensor for leaf in self.inputs)
+        self._plain_output = self.out_spec.is_leaf() and self.outputs[0].index == 0
+
+    def flatten(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
+        """The tensors for the graph's inputs. Raises ``InputError`` where the structure or a constant is not the captured one."""
+        plain = self._plain_inputs and not kwargs and len(args) == len(self.inputs)
+        if plain and all(isinstance(tensor, torch.Tensor) for tensor in args):
+            return list(args)
+        leaves, spec = pytree.tree_flatten((args, kwargs))
+        if spec != self.in_spec:
+            leaves, spec = pytree.tree_flatten(self._arranged(args, kwargs))
+        if spec != self.in_spec:
+            raise InputError(f"the inputs must be structured as the example inputs were: expected {self._shown()}, got {spec}")
+        tensors = []
+        for leaf, given in zip(self.inputs, leaves, strict=True):
+            if leaf.tensor:
+                if not isinstance(given, torch.Tensor):
+                    raise InputError(f"input {leaf.name!r}: expected a tensor, got {type(given).__name__}")
+                tensors.append(given)
+            elif type(given) is not type(leaf.constant) or given != leaf.constant:
+                raise InputError(
+                    f"input {leaf.name!r}: the model was captured with {leaf.constant!r}, got {given!r}; "
+                    "prepare it again with the other value"
+                )
+        return tensors
+
+    def unflatten(self, tensors: Sequence[torch.Tensor]) -> Any:
+        """The model's result, in its own structure, from the graph's outputs."""
+        if self._plain_output:
+            return tensors[0]
+        leaves = [leaf.constant if leaf.index is None else tensors[leaf.index] for leaf in self.outputs]
+        return pytree.tree_unflatten(leaves, self.out_spec)
+
+    def _arranged(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The same call with arguments by position or by name as in the example, and named ones in its order."""
+        args_spec, kwargs_spec = self.in_spec.children()
+        try:
+            given = self.parameters.bind(*args, **kwargs)
+        except TypeError as error:
+            raise InputError(f"the inputs do not fit the model's forward{self.parameters}: {error}") from None
+        named = dict(given.arguments)
+        for parameter in self.parameters.parameters.values():
+            if parameter.kind is parameter.VAR_POSITIONAL and parameter.name in named:
+                return args, kwargs
+            if parameter.kind is parameter.VAR_KEYWORD:
+                named.update(named.pop(parameter.name, {}))
+        order = [name for name in self.parameters.parameters if name in named]
+        by_position = order[: args_spec.num_children]
+        by_name = [name for name in kwargs_spec.context or [] if name in named]
+        rest = {name: value for name, value in named.items() if name not in by_position and name not in by_name}
+        # What the example left to its default may be given if it is the default.
+        defaults = {name: parameter.default for name, parameter in self.parameters.parameters.items()}
+        rest = {name: value for name, value in rest.items() if not (name in defaults and value is defaults[name])}
+        return tuple(named[name] for name in by_position), {name: named[name] for name in by_name} | rest
+
+    def _shown(self) -> str:
+        return ", ".join(leaf.name for leaf in self.inputs) + f" as {self.in_spec}"

@@ -1,0 +1,31 @@
+"""Drystone's errors and its warning: every refusal of ours is one of these, and its message says what to do."""
+
+from __future__ import annotations
+
+
+class DrystoneError(Exception):
+    """The root of Drystone's errors: catch it to catch them all. Never raised itself."""
+
+
+class CaptureError(DrystoneError):
+    """Raised when a model cannot be captured as one graph, for example where its control flow depends on data."""
+
+
+class UnsupportedError(DrystoneError):
+    """Raised when something has no native implementation and falling back is not allowed (``strict=True``) or not possible."""
+
+
+class ArtefactError(DrystoneError):
+    """Raised when a saved model cannot be loaded: damaged, of an unknown version, or not fit for this machine."""
+
+
+class InputError(DrystoneError):
+    """Raised when a call's inputs are not what the model was prepared for: their number, structure, dtype or device."""
+
+
+class ShapeError(InputError):
+    """Raised when an input has another shape than the model was prepared for, beyond the dimensions declared dynamic."""
+
+
+class DrystoneWarning(UserWarning):
+    """Given when Drystone goes on, but not as asked: a fallback to ATen, a tuning cache that must be rebuilt."""

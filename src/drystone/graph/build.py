@@ -1,0 +1,224 @@
+"""ATen → Graph: each call of an exported program becomes nodes of the graph by the function its operator has in ``builders``.
+
+A call that has no function, or whose function declines, becomes an ``aten`` node that keeps the reason. Calls on constants
+alone are computed here, once. In-place operators become their functional kin: capture lets through only those whose effect
+nothing sees but through names of the very same tensor (drystone/capture/mutation.py).
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import fx
+
+from drystone.errors import UnsupportedError
+from drystone.graph import builders  # noqa: F401  (fills the table)
+from drystone.graph.aten import aten_node, map_structure
+from drystone.graph.builders.registry import Built, Declined, table
+from drystone.graph.graph import Graph, Node, PointwiseOp, Value, constant, make_node
+from drystone.graph.local_response_norm import recognize_local_response_norm
+from drystone.graph.traced import functional, hint, sizes, storage
+
+if TYPE_CHECKING:
+    from drystone.capture.export import Captured
+
+FLOATS = (torch.float32, torch.bfloat16)
+# Whatever the dtypes of their operands: conversions, and batch norm, whose constants are folded in float64.
+MIXED_DTYPES = {"to", "_to_copy", "type_as", "batch_norm", "_native_batch_norm_legit_no_training"}
+# Their result does not depend on the numbers in their operand.
+LIKE = {"zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "new_empty"}
+
+
+def build(captured: Captured) -> Graph:
+    """The graph of a captured model.
+
+    ``graph.inputs`` are the model's tensor inputs in flattened order, ``graph.outputs`` its tensor outputs likewise (an
+    output may be an input or a constant, and one value may be several outputs). Constants are the model's own tensors,
+    with whatever strides they have. The graph has no dead nodes.
+    """
+    with torch.no_grad():
+        return _Builder(captured).run()
+
+
+class _Builder:
+    """Translates call after call. To the builder functions it is their ``Emitter``."""
+
+    def __init__(self, captured: Captured) -> None:
+        self.captured = captured
+        self.graph = Graph()
+        self.values: dict[fx.Node, Any] = {}  # a Value; a list of them (None among them) where a call gives several
+        self.names_of_storage: dict[int, list[fx.Node]] = {}
+        self.pending: list[Node] = []  # emitted for the current call
+        self.current: fx.Node
+        self.shape: tuple[int, ...] = ()
+        self.dtype = torch.float32
+
+    def run(self) -> Graph:
+        program = self.captured.program
+        for node in program.graph.nodes:
+            if node.op == "placeholder":
+                self.placeholder(node)
+            elif node.op == "call_function":
+                self.call(node)
+        by_name = {node.name: node for node in program.graph.nodes}
+        self.graph.outputs = [self.values[by_name[name]] for name in self.captured.output_names]
+        return recognize_local_response_norm(self.graph.prune())
+
+    def placeholder(self, node: fx.Node) -> None:
+        name = node.name
+        if name in self.captured.constants:
+            qualified, tensor = self.captured.constants[name]
+            self.assign(node, constant(tensor.detach(), qualified))
+        elif isinstance(node.meta["val"], torch.Tensor):
+            value = Value(sizes(node.meta["val"]), node.meta["val"].dtype, name)
+            self.graph.inputs.append(value)
+            self.assign(node, value)
+
+    def assign(self, node: fx.Node, value: Any) -> None:
+        self.values[node] = value
+        if isinstance(node.meta.get("val"), torch.Tensor):
+            self.names_of_storage.setdefault(storage(node), []).append(node)
+
+    # One call
+
+    def call(self, node: fx.Node) -> None:
+        if node.target is operator.getitem and node.args[0] in self.values:
+            source, index = node.args
+            self.assign(node, self.values[source][index])  # type: ignore[index]
+            return
+        results = node.meta.get("val")
+        tensors = [
+            leaf for leaf in (results if isinstance(results, (list, tuple)) else [results]) if isinstance(leaf, torch.Tensor)
+        ]
+        if not tensors:
+            return  # assertions, and arithmetic on sizes: their numbers are read where they are used
+        if not isinstance(node.target, torch._ops.OpOverload):
+            raise UnsupportedError(f"{node.target} is not an operator that a graph can hold\n{node.meta.get('stack_trace', '')}")
+        target, mutates = node.target, node.target._schema.is_mutable
+        if mutates:
+            target = functional(target) or target
+        args, kwargs = (map_structure(self.resolve, item) for item in (node.args, node.kwargs))
+        self.current, self.shape, self.dtype = node, sizes(tensors[0]), tensors[0].dtype
+        value = self.translate(target, args, kwargs, results)
+        if mutates:
+            for name in list(self.names_of_storage[storage(node.args[0])]):  # type: ignore[arg-type]
+                self.values[name] = value
+        self.assign(node, value)
+
+    def resolve(self, leaf: Any) -> Any:
+        if isinstance(leaf, fx.Node):
+            return self.values[leaf] if leaf in self.values else hint(leaf.meta["val"])
+        return hint(leaf)
+
+    def translate(self, target: torch._ops.OpOverload, args: Any, kwargs: Any, results: Any) -> Any:
+        operands: list[Value] = []
+        map_structure(lambda leaf: operands.append(leaf) if isinstance(leaf, Value) else None, (args, kwargs))
+        name = target._schema.name.removeprefix("aten::")
+        folded = self.fold(target, name, args, kwargs, operands)
+        if folded is not None:
+            return folded
+        self.pending = []
+        try:
+            built = self.native(target, name, args, kwargs, operands)
+            self.verify(built, results)
+        except Declined as declined:
+            return self.aten(target, args, kwargs, results, str(declined))
+        if self.pending:
+            last = self.pending[-1]
+            last.name = last.output.name = self.current.name
+        self.graph.nodes += self.pending
+        return built
+
+    def native(self, target: torch._ops.OpOverload, name: str, args: Any, kwargs: Any, operands: list[Value]) -> Built:
+        function = table.get(f"{name}.{target._overloadname}") or table.get(name)
+        if function is None or target.namespace != "aten":
+            raise Declined(f"{target} has no native implementation")
+        if name not in MIXED_DTYPES:
+            # A constant number does not promote what it meets.
+            dtypes = {value.dtype for value in operands if value.constant is None or value.shape or len(operands) == 1}
+            if len(dtypes) > 1:
+                raise Declined("operands of different dtypes")
+            dtypes.add(self.dtype)
+        else:
+            dtypes = {self.dtype, operands[0].dtype}
+        if not dtypes.issubset(FLOATS):
+            raise Declined(f"a dtype other than float32 and bfloat16: {', '.join(sorted(map(str, dtypes.difference(FLOATS))))}")
+        if 0 in self.shape or (name != "cat" and any(value.numel == 0 for value in operands)):
+            raise Declined("an empty tensor")
+        try:
+            return function(self, *args, **kwargs)
+        except TypeError as error:
+            if error.__traceback__ is not None and error.__traceback__.tb_next is None:  # the call itself
+                raise Declined(f"{target} with arguments that no builder knows: {error}") from error
+            raise
+
+    def verify(self, built: Built, results: Any) -> None:
+        """What a builder made must have the shape and dtype that torch says."""
+        pairs = zip(built, results, strict=True) if isinstance(built, list) else [(built, results)]
+        for value, fake in pairs:
+            if value is not None and (value.shape, value.dtype) != (sizes(fake), fake.dtype):
+                raise Declined(f"the builder made {value} where torch makes {fake.dtype} {list(sizes(fake))}")
+
+    def aten(self, target: torch._ops.OpOverload, args: Any, kwargs: Any, results: Any, reason: str) -> Any:
+        outputs: list[Value] = []
+
+        def output(fake: Any) -> Value | None:
+            if not isinstance(fake, torch.Tensor):
+                return None
+            outputs.append(Value(sizes(fake), fake.dtype, f"{self.current.name}.{len(outputs)}" if outputs else self.current.name))
+            return outputs[-1]
+
+        built = [output(fake) for fake in results] if isinstance(results, (list, tuple)) else output(results)
+        self.graph.nodes.append(self.located(aten_node(target, args, kwargs, outputs, reason, self.current.name)))
+        return built
+
+    def fold(self, target: torch._ops.OpOverload, name: str, args: Any, kwargs: Any, operands: list[Value]) -> Any:
+        """The result as constants, where the operands are; None where it is computed at each call."""
+        if any(value.constant is None for value in operands) and name not in LIKE:
+            return None
+        if torch.Tag.nondeterministic_seeded in target.tags or target.namespace != "aten":
+            return None
+
+        def data(leaf: Any) -> Any:
+            if not isinstance(leaf, Value):
+                return leaf
+            return leaf.constant if leaf.constant is not None else torch.empty(leaf.shape, dtype=leaf.dtype)
+
+        result = target(*map_structure(data, args), **map_structure(data, kwargs))
+        if isinstance(result, torch.Tensor):
+            return constant(result, operands[0].name if operands else self.current.name)
+        return [constant(item, self.current.name) if isinstance(item, torch.Tensor) else None for item in result]
+
+    def located(self, node: Node) -> Node:
+        """Note the module of the model that the node comes from."""
+        stack = self.current.meta.get("nn_module_stack")
+        if stack:
+            node.attrs["_module"] = next(reversed(stack.values()))[0]
+        return node
+
+    # What builder functions use
+
+    def emit(self, op: str, inputs: list[Value], shape: Iterable[int], dtype: torch.dtype | None = None, **attrs: Any) -> Value:
+        node = make_node(op, inputs, shape, dtype or inputs[0].dtype, f"{self.current.name}.{len(self.pending)}", **attrs)
+        self.pending.append(self.located(node))
+        return node.output
+
+    def pointwise(self, inputs: list[Value], ops: list[PointwiseOp]) -> Value:
+        return self.emit("pointwise", inputs, torch.broadcast_shapes(*(value.shape for value in inputs)), ops=ops)
+
+    def reshape(self, x: Value, shape: Iterable[int]) -> Value:
+        shape = tuple(shape)
+        if x.shape == shape:
+            return x
+        if x.constant is not None:
+            return constant(x.constant.reshape(shape), x.name)
+        return self.emit("reshape", [x], shape)
+
+    def constant(self, data: torch.Tensor, name: str = "") -> Value:
+        return constant(data, name or self.current.name)
+
+    def reads(self, index: int) -> bool:
+        return any(user.target is operator.getitem and user.args[1] == index and user.users for user in self.current.users)

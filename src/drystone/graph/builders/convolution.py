@@ -1,0 +1,105 @@
+"""Convolutions and products with a constant matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from drystone.graph.builders.registry import Built, Declined, Emitter, as_list, builds, scalar
+from drystone.graph.graph import PointwiseOp, Value
+
+
+@builds("conv1d", "conv2d", "conv3d")
+def conv(
+    b: Emitter,
+    x: Value,
+    weight: Value,
+    bias: Value | None = None,
+    stride: int | Iterable[int] = 1,
+    padding: str | int | Iterable[int] = 0,
+    dilation: int | Iterable[int] = 1,
+    groups: int = 1,
+) -> Built:
+    spatial = len(weight.shape) - 2
+    if len(x.shape) != spatial + 2:
+        raise Declined("a convolution of an input without a batch dimension")
+    if weight.constant is None or (bias is not None and bias.constant is None):
+        raise Declined("a convolution whose weight is computed")
+    dilation = as_list(dilation, spatial)
+    if padding == "same":
+        # torch puts the odd one at the end.
+        total = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+        padding_l = tuple(t // 2 for t in total)
+        padding_r = tuple(t - t // 2 for t in total)
+    else:
+        assert not isinstance(padding, str) or padding == "valid", padding
+        padding_l = padding_r = as_list(0 if isinstance(padding, str) else padding, spatial)
+    return b.emit(
+        "conv",
+        [x, weight] if bias is None else [x, weight, bias],
+        b.shape,
+        stride=as_list(stride, spatial),
+        padding_l=padding_l,
+        padding_r=padding_r,
+        dilation=dilation,
+        groups=groups,
+        has_bias=bias is not None,
+    )
+
+
+@builds("convolution", "_convolution")
+def convolution(
+    b: Emitter,
+    x: Value,
+    weight: Value,
+    bias: Value | None,
+    stride: Iterable[int],
+    padding: Iterable[int],
+    dilation: Iterable[int],
+    transposed: bool,
+    output_padding: Iterable[int],
+    groups: int,
+    *flags: bool,
+) -> Built:
+    if transposed:
+        raise Declined("a transposed convolution")
+    return conv(b, x, weight, bias, stride, padding, dilation, groups)
+
+
+@builds("linear")
+def linear(b: Emitter, x: Value, weight: Value, bias: Value | None = None) -> Built:
+    if weight.constant is None or (bias is not None and bias.constant is None):
+        raise Declined("a linear layer whose weight is computed")
+    if len(weight.shape) != 2 or len(x.shape) < 2:
+        raise Declined("a linear layer on a vector")
+    inputs = [x, weight] if bias is None else [x, weight, bias]
+    return b.emit("matmul", inputs, (*x.shape[:-1], weight.shape[0]), has_bias=bias is not None)
+
+
+def _transposed(b: Emitter, matrix: Value) -> Value:
+    """The constant (K, N) as (N, K): the same memory."""
+    if matrix.constant is None or len(matrix.shape) != 2:
+        raise Declined("a product of two computed matrices")
+    return b.constant(matrix.constant.t(), matrix.name)
+
+
+@builds("mm", "matmul")
+def matmul(b: Emitter, x: Value, other: Value) -> Built:
+    return linear(b, x, _transposed(b, other))
+
+
+@builds("addmm")
+def addmm(b: Emitter, bias: Value, x: Value, other: Value, beta: float = 1, alpha: float = 1) -> Built:
+    weight = _transposed(b, other)
+    if alpha == 1 and beta == 1 and bias.constant is not None and bias.shape == weight.shape[:1]:
+        return linear(b, x, weight, bias)
+    product = linear(b, x, weight)
+    assert isinstance(product, Value)
+    number = scalar(bias)
+    if number is not None:
+        return b.pointwise([product], [PointwiseOp("linear", (("in", 0),), alpha, beta * number)])
+    ops = [
+        PointwiseOp("linear", (("in", 0),), alpha),
+        PointwiseOp("linear", (("in", 1),), beta),
+        PointwiseOp("add", (("reg", 0), ("reg", 1))),
+    ]
+    return b.pointwise([product, bias], ops)

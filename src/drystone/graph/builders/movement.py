@@ -1,0 +1,127 @@
+"""Parts of tensors, several tensors in one, and padding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from drystone.graph.builders.registry import Built, Declined, Emitter, axis, builds
+from drystone.graph.graph import Value
+
+
+def part(b: Emitter, x: Value, dim: int, start: int, length: int, step: int = 1) -> Value:
+    """``length`` entries of ``x`` along ``dim`` from ``start``, each ``step``-th; ``x`` where that is all of it."""
+    if length == x.shape[dim] and step == 1:
+        return x
+    shape = (*x.shape[:dim], length, *x.shape[dim + 1 :])
+    return b.emit("slice", [x], shape, dim=dim, start=start, step=step)
+
+
+@builds("slice.Tensor")
+def slice_(b: Emitter, x: Value, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> Built:
+    dim = axis(dim, len(x.shape))
+    first, last, step = slice(start, end, step).indices(x.shape[dim])
+    return part(b, x, dim, first, max(0, -(-(last - first) // step)), step)
+
+
+@builds("narrow")
+def narrow(b: Emitter, x: Value, dim: int, start: int, length: int) -> Built:
+    dim = axis(dim, len(x.shape))
+    return part(b, x, dim, axis(start, x.shape[dim]), length)
+
+
+@builds("select")
+def select(b: Emitter, x: Value, dim: int, index: int) -> Built:
+    dim = axis(dim, len(x.shape))
+    return b.reshape(part(b, x, dim, axis(index, x.shape[dim]), 1), b.shape)
+
+
+@builds("unbind")
+def unbind(b: Emitter, x: Value, dim: int = 0) -> Built:
+    dim = axis(dim, len(x.shape))
+    shape = x.shape[:dim] + x.shape[dim + 1 :]
+    return [b.reshape(part(b, x, dim, i, 1), shape) if b.reads(i) else None for i in range(x.shape[dim])]
+
+
+def _split(b: Emitter, x: Value, sizes: Sequence[int], dim: int) -> Built:
+    starts = [sum(sizes[:i]) for i in range(len(sizes))]
+    parts = enumerate(zip(starts, sizes, strict=True))
+    return [part(b, x, dim, start, size) if b.reads(i) else None for i, (start, size) in parts]
+
+
+@builds("split_with_sizes", "split.sizes")
+def split_with_sizes(b: Emitter, x: Value, split_sizes: list[int], dim: int = 0) -> Built:
+    return _split(b, x, split_sizes, axis(dim, len(x.shape)))
+
+
+@builds("split.Tensor")
+def split(b: Emitter, x: Value, split_size: int, dim: int = 0) -> Built:
+    dim = axis(dim, len(x.shape))
+    size = x.shape[dim]
+    return _split(b, x, [min(split_size, size - start) for start in range(0, size, split_size)], dim)
+
+
+@builds("chunk")
+def chunk(b: Emitter, x: Value, chunks: int, dim: int = 0) -> Built:
+    return split(b, x, -(-x.shape[axis(dim, len(x.shape))] // chunks), dim)
+
+
+@builds("cat", "concat", "concatenate")
+def cat(b: Emitter, tensors: list[Value], dim: int = 0) -> Built:
+    # torch lets empty vectors through, whatever the shape of the others.
+    full = [value for value in tensors if value.numel]
+    return full[0] if len(full) == 1 else b.emit("cat", full, b.shape, dim=axis(dim, len(full[0].shape)))
+
+
+@builds("stack")
+def stack(b: Emitter, tensors: list[Value], dim: int = 0) -> Built:
+    dim = axis(dim, len(b.shape))
+    single = (*b.shape[:dim], 1, *b.shape[dim + 1 :])
+    return cat(b, [b.reshape(value, single) for value in tensors], dim)
+
+
+@builds("roll")
+def roll(b: Emitter, x: Value, shifts: Sequence[int], dims: Sequence[int] = ()) -> Built:
+    if not dims:
+        raise Declined("a roll of the flattened tensor")
+    for shift, dim in zip(shifts, dims, strict=True):
+        dim = axis(dim, len(x.shape))
+        size = x.shape[dim]
+        if shift % size:
+            cut = size - shift % size
+            x = b.emit("cat", [part(b, x, dim, cut, size - cut), part(b, x, dim, 0, cut)], x.shape, dim=dim)
+    return x
+
+
+def _pad(b: Emitter, x: Value, padding: Sequence[int], mode: str, value: float) -> Value:
+    rank = len(x.shape)
+    before, after = [0] * rank, [0] * rank
+    # torch lists (before, after) from the last axis on.
+    for i in range(len(padding) // 2):
+        before[rank - 1 - i], after[rank - 1 - i] = padding[2 * i], padding[2 * i + 1]
+    if not any(before) and not any(after):
+        return x
+    return b.emit("pad", [x], b.shape, before=tuple(before), after=tuple(after), mode=mode, value=float(value))
+
+
+@builds("pad")
+def pad(b: Emitter, x: Value, pad: list[int], mode: str = "constant", value: float | None = None) -> Built:
+    if mode not in ("constant", "reflect", "replicate"):
+        raise Declined(f"a {mode} padding")
+    if mode != "constant" and min(pad) < 0:
+        raise Declined(f"a {mode} padding that crops")
+    return _pad(b, x, pad, mode, value or 0.0)
+
+
+@builds("constant_pad_nd")
+def constant_pad(b: Emitter, x: Value, pad: list[int], value: float = 0.0) -> Built:
+    return _pad(b, x, pad, "constant", value)
+
+
+def _pad_builder(name: str, mode: str) -> None:
+    @builds(*(f"{name}_pad{axes}d" for axes in (1, 2, 3)))
+    def pad_like(b: Emitter, x: Value, padding: list[int]) -> Built:
+        return pad(b, x, padding, mode)
+
+
+_pad_builder("reflection", "reflect")
+_pad_builder("replication", "replicate")

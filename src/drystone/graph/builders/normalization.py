@@ -1,0 +1,122 @@
+"""Normalisations. Batch norm in inference is a scale and a shift; the others keep their name."""
+
+from __future__ import annotations
+
+import torch
+
+from drystone.graph.builders.registry import Built, Declined, Emitter, builds
+from drystone.graph.graph import PointwiseOp, Value
+
+
+def scale_and_shift(b: Emitter, x: Value, scale: torch.Tensor, shift: torch.Tensor) -> Value:
+    """x * scale + shift along dimension 1, with ``scale`` and ``shift`` of shape (C)."""
+    shape = (-1,) + (1,) * (len(x.shape) - 2)
+    ops = [PointwiseOp("mul", (("in", 0), ("in", 1))), PointwiseOp("add", (("reg", 0), ("in", 2)))]
+    return b.pointwise([x, b.constant(scale.float().view(shape), "scale"), b.constant(shift.float().view(shape), "shift")], ops)
+
+
+def _batch_norm(
+    b: Emitter,
+    x: Value,
+    weight: Value | None,
+    bias: Value | None,
+    running_mean: Value | None,
+    running_var: Value | None,
+    eps: float,
+) -> Value:
+    statistics = [running_mean, running_var]
+    if any(value is None or value.constant is None for value in statistics):
+        raise Declined("a batch norm without running statistics")
+    if any(value is not None and value.constant is None for value in (weight, bias)):
+        raise Declined("a batch norm whose weight is computed")
+    # In float64: the folded constants are then as exact as float32 holds them.
+    mean, var = (value.constant.double() for value in statistics if value is not None and value.constant is not None)
+    scale = (var + eps).rsqrt()
+    if weight is not None and weight.constant is not None:
+        scale = scale * weight.constant.double()
+    shift = -mean * scale
+    if bias is not None and bias.constant is not None:
+        shift = shift + bias.constant.double()
+    return scale_and_shift(b, x, scale, shift)
+
+
+@builds("batch_norm")
+def batch_norm(
+    b: Emitter,
+    x: Value,
+    weight: Value | None,
+    bias: Value | None,
+    running_mean: Value | None,
+    running_var: Value | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool,
+) -> Built:
+    if training:
+        raise Declined("a batch norm with the statistics of the batch")
+    return _batch_norm(b, x, weight, bias, running_mean, running_var, eps)
+
+
+@builds("_native_batch_norm_legit_no_training")
+def batch_norm_no_training(
+    b: Emitter,
+    x: Value,
+    weight: Value | None,
+    bias: Value | None,
+    running_mean: Value,
+    running_var: Value,
+    momentum: float,
+    eps: float,
+) -> Built:
+    return [_batch_norm(b, x, weight, bias, running_mean, running_var, eps), None, None]
+
+
+@builds("group_norm")
+def group_norm(
+    b: Emitter,
+    x: Value,
+    num_groups: int,
+    weight: Value | None = None,
+    bias: Value | None = None,
+    eps: float = 1e-5,
+    cudnn_enabled: bool = True,
+) -> Built:
+    inputs = [x] + [value for value in (weight, bias) if value is not None]
+    return b.emit(
+        "group_norm", inputs, x.shape, groups=num_groups, eps=eps, has_weight=weight is not None, has_bias=bias is not None
+    )
+
+
+@builds("instance_norm")
+def instance_norm(
+    b: Emitter,
+    x: Value,
+    weight: Value | None,
+    bias: Value | None,
+    running_mean: Value | None,
+    running_var: Value | None,
+    use_input_stats: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool,
+) -> Built:
+    if use_input_stats:
+        return group_norm(b, x, x.shape[1], weight, bias, eps)
+    return _batch_norm(b, x, weight, bias, running_mean, running_var, eps)
+
+
+@builds("layer_norm")
+def layer_norm(
+    b: Emitter,
+    x: Value,
+    normalized_shape: list[int],
+    weight: Value | None = None,
+    bias: Value | None = None,
+    eps: float = 1e-5,
+    cudnn_enable: bool = True,
+) -> Built:
+    inputs = [x] + [value for value in (weight, bias) if value is not None]
+    rank = len(x.shape)
+    dims = tuple(range(rank - len(normalized_shape), rank))
+    return b.emit("layer_norm", inputs, x.shape, dims=dims, eps=eps, has_weight=weight is not None, has_bias=bias is not None)

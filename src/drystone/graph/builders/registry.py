@@ -1,0 +1,77 @@
+"""The table of builder functions, and what they say when they can't serve a call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol, TypeAlias
+
+import torch
+
+from drystone.graph.graph import PointwiseOp, Value
+
+# What a builder function gives: a value, or the values of an operator with several results (None where nothing reads one).
+Built: TypeAlias = Value | list[Value | None]
+
+
+class Declined(Exception):
+    """A builder function does not serve these arguments; the message says why, for ``explain()``."""
+
+
+class Emitter(Protocol):
+    """What builder functions see of the graph under construction, and of the ATen call that is being translated."""
+
+    shape: tuple[int, ...]  # of the call's (first) result
+    dtype: torch.dtype
+
+    def emit(self, op: str, inputs: list[Value], shape: Iterable[int], dtype: torch.dtype | None = None, **attrs: Any) -> Value:
+        """Append a node and give its output; its dtype is the first input's unless said."""
+
+    def pointwise(self, inputs: list[Value], ops: list[PointwiseOp]) -> Value:
+        """Append a ``pointwise`` node; its shape is what the inputs broadcast to."""
+
+    def reshape(self, x: Value, shape: Iterable[int]) -> Value:
+        """``x`` in another shape; itself where it has it already."""
+
+    def constant(self, data: torch.Tensor, name: str = "") -> Value:
+        """A constant."""
+
+    def reads(self, index: int) -> bool:
+        """Whether anything reads result ``index`` of the call."""
+
+
+Function = Callable[..., Built]
+table: dict[str, Function] = {}
+
+
+def builds(*names: str) -> Callable[[Function], Function]:
+    """Enter a function for ATen operators by name, all overloads and the in-place variant (``relu_``) included.
+
+    A name may hold an overload (``"view.dtype"``), which then wins over the bare name.
+    """
+
+    def enter(function: Function) -> Function:
+        for name in names:
+            assert name not in table, f"two builders for {name}"
+            table[name] = function
+        return function
+
+    return enter
+
+
+def axis(dim: int, rank: int) -> int:
+    return dim + rank if dim < 0 else dim
+
+
+def as_list(item: int | Iterable[int], count: int) -> tuple[int, ...]:
+    """ATen's int[n] arguments: one int, or a list of one, stands for all axes."""
+    listed = (item,) if isinstance(item, int) else tuple(item)
+    return listed * count if len(listed) == 1 else listed
+
+
+def scalar(item: Any) -> float | None:
+    """The number, where ``item`` is a Python number or a constant tensor of no dimensions; None otherwise."""
+    if isinstance(item, (bool, int, float)):
+        return float(item)
+    if isinstance(item, Value) and item.shape == () and item.constant is not None and not item.dtype.is_complex:
+        return float(item.constant)
+    return None

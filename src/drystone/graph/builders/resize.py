@@ -1,0 +1,60 @@
+"""Upsampling. ``scales`` are the factors by which torch's kernels multiply output coordinates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from drystone.graph.builders.registry import Built, Declined, Emitter, builds
+from drystone.graph.graph import Value
+
+
+def _resize(b: Emitter, x: Value, mode: str, align_corners: bool, factors: Sequence[float | None]) -> Value:
+    sizes, counts = x.shape[2:], b.shape[2:]
+    if len(sizes) != len(factors):
+        raise Declined("a resize of an input without a batch dimension")
+    scales = []
+    for size, count, factor in zip(sizes, counts, factors, strict=True):
+        if align_corners:
+            scales.append((size - 1) / (count - 1) if count > 1 else 0.0)
+        elif factor is not None and factor > 0:
+            # Not size / count: the output's size was rounded, the factor was not.
+            scales.append(1.0 / factor)
+        else:
+            scales.append(size / count)
+    return b.emit("resize", [x], b.shape, mode=mode, align_corners=align_corners, scales=tuple(scales))
+
+
+def _nearest_builder(axes: int) -> None:
+    @builds(f"upsample_nearest{axes}d.vec")
+    def nearest_vec(b: Emitter, x: Value, output_size: list[int] | None, scale_factors: list[float] | None) -> Built:
+        return _resize(b, x, "nearest", False, scale_factors or [None] * axes)
+
+    @builds(f"upsample_nearest{axes}d.default")
+    def nearest(b: Emitter, x: Value, output_size: list[int], *factors: float | None, **named: float | None) -> Built:
+        return _resize(b, x, "nearest", False, _factors(axes, factors, named))
+
+
+def _linear_builder(name: str, axes: int) -> None:
+    @builds(f"{name}.vec")
+    def linear_vec(
+        b: Emitter, x: Value, output_size: list[int] | None, align_corners: bool, scale_factors: list[float] | None
+    ) -> Built:
+        return _resize(b, x, "linear", align_corners, scale_factors or [None] * axes)
+
+    @builds(f"{name}.default")
+    def linear(
+        b: Emitter, x: Value, output_size: list[int], align_corners: bool, *factors: float | None, **named: float | None
+    ) -> Built:
+        return _resize(b, x, "linear", align_corners, _factors(axes, factors, named))
+
+
+def _factors(axes: int, factors: tuple[float | None, ...], named: dict[str, float | None]) -> list[float | None]:
+    names = ["scales"] if axes == 1 else ["scales_d", "scales_h", "scales_w"][-axes:]
+    return list(factors) + [named.get(name) for name in names[len(factors) :]]
+
+
+for _axes in (1, 2, 3):
+    _nearest_builder(_axes)
+_linear_builder("upsample_linear1d", 1)
+_linear_builder("upsample_bilinear2d", 2)
+_linear_builder("upsample_trilinear3d", 3)

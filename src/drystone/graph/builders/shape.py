@@ -1,0 +1,128 @@
+"""Other shapes and dtypes of the same numbers: what moves nothing, or is the value itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from drystone.graph.builders.registry import Built, Declined, Emitter, axis, builds
+from drystone.graph.graph import Value
+
+
+@builds("view.default", "reshape", "_unsafe_view", "view_as", "reshape_as", "unflatten", "squeeze", "unsqueeze", "ravel")
+def reshape(b: Emitter, x: Value, *arguments: Any, **named: Any) -> Built:
+    return b.reshape(x, b.shape)
+
+
+@builds("flatten")
+def flatten(b: Emitter, x: Value, *arguments: Any, **named: Any) -> Built:
+    return b.reshape(x, b.shape)
+
+
+@builds("contiguous", "clone", "detach", "alias", "lift_fresh", "lift_fresh_copy", "positive", "resolve_conj", "resolve_neg")
+def identity(b: Emitter, x: Value, *arguments: Any, **named: Any) -> Built:
+    return x
+
+
+@builds("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
+def dropout(b: Emitter, x: Value, p: float, train: bool) -> Built:
+    if train and p > 0:
+        raise Declined("a dropout that drops")
+    return x
+
+
+@builds("to", "_to_copy", "type_as")
+def convert(b: Emitter, x: Value, *arguments: Any, **named: Any) -> Built:
+    if b.dtype == x.dtype:
+        return x
+    if b.dtype not in (torch.float32, torch.bfloat16):
+        raise Declined(f"a conversion to {b.dtype}")
+    return b.emit("convert", [x], x.shape, b.dtype)
+
+
+def expand_to(b: Emitter, x: Value, shape: tuple[int, ...]) -> Value:
+    if x.shape == shape:
+        return x
+    x = b.reshape(x, (1,) * (len(shape) - len(x.shape)) + x.shape)
+    return x if x.shape == shape else b.emit("expand", [x], shape)
+
+
+@builds("expand", "expand_as", "broadcast_to")
+def expand(b: Emitter, x: Value, *arguments: Any, **named: Any) -> Built:
+    return expand_to(b, x, b.shape)
+
+
+@builds("copy")
+def copy(b: Emitter, x: Value, source: Value, non_blocking: bool = False) -> Built:
+    return expand_to(b, source, b.shape)
+
+
+@builds("repeat")
+def repeat(b: Emitter, x: Value, repeats: list[int]) -> Built:
+    sizes = (1,) * (len(repeats) - len(x.shape)) + x.shape
+    single = [entry for size in sizes for entry in (1, size)]
+    double = [entry for count, size in zip(repeats, sizes, strict=True) for entry in (count, size)]
+    return b.reshape(expand_to(b, b.reshape(x, single), tuple(double)), b.shape)
+
+
+def permute_to(b: Emitter, x: Value, dims: list[int]) -> Value:
+    rank = len(x.shape)
+    order = tuple(axis(dim, rank) for dim in dims)
+    if order == tuple(range(rank)):
+        return x
+    return b.emit("permute", [x], [x.shape[dim] for dim in order], dims=order)
+
+
+@builds("permute")
+def permute(b: Emitter, x: Value, dims: list[int]) -> Built:
+    return permute_to(b, x, dims)
+
+
+@builds("transpose", "swapaxes", "swapdims")
+def transpose(b: Emitter, x: Value, dim0: int, dim1: int) -> Built:
+    order = list(range(len(x.shape)))
+    if order:
+        order[dim0], order[dim1] = order[dim1], order[dim0]
+    return permute_to(b, x, order)
+
+
+@builds("t", "numpy_T", "mT", "adjoint")
+def t(b: Emitter, x: Value) -> Built:
+    order = list(range(len(x.shape)))
+    return permute_to(b, x, order[::-1] if len(order) == 2 else [*order[:-2], *order[:-3:-1]])
+
+
+@builds("movedim", "moveaxis")
+def movedim(b: Emitter, x: Value, source: int | list[int], destination: int | list[int]) -> Built:
+    rank = len(x.shape)
+    sources = [axis(d, rank) for d in ([source] if isinstance(source, int) else source)]
+    targets = [axis(d, rank) for d in ([destination] if isinstance(destination, int) else destination)]
+    placed = dict(zip(targets, sources, strict=True))
+    rest = iter([d for d in range(rank) if d not in sources])
+    return permute_to(b, x, [placed[d] if d in placed else next(rest) for d in range(rank)])
+
+
+@builds("channel_shuffle", "native_channel_shuffle")
+def channel_shuffle(b: Emitter, x: Value, groups: int) -> Built:
+    n, c, *rest = x.shape
+    split = b.reshape(x, (n, groups, c // groups, *rest))
+    return b.reshape(permute_to(b, split, [0, 2, 1, *range(3, 3 + len(rest))]), x.shape)
+
+
+@builds("pixel_shuffle")
+def pixel_shuffle(b: Emitter, x: Value, upscale_factor: int) -> Built:
+    r = upscale_factor
+    *lead, c, h, w = x.shape
+    n = len(lead)
+    split = b.reshape(x, (*lead, c // (r * r), r, r, h, w))
+    return b.reshape(permute_to(b, split, [*range(n), n, n + 3, n + 1, n + 4, n + 2]), b.shape)
+
+
+@builds("pixel_unshuffle")
+def pixel_unshuffle(b: Emitter, x: Value, downscale_factor: int) -> Built:
+    r = downscale_factor
+    *lead, c, h, w = x.shape
+    n = len(lead)
+    split = b.reshape(x, (*lead, c, h // r, r, w // r, r))
+    return b.reshape(permute_to(b, split, [*range(n), n, n + 2, n + 4, n + 1, n + 3]), b.shape)

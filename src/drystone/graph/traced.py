@@ -1,0 +1,35 @@
+"""What can be read off a node of an exported program: sizes, memory, and the functional kin of its operator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from drystone.errors import UnsupportedError
+
+
+def hint(size: Any) -> Any:
+    """A symbolic number as the number it had in the example; anything else as it is."""
+    if not isinstance(size, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+        return size
+    if not size.node.has_hint():
+        raise UnsupportedError(f"a size depends on the numbers in a tensor ({size}); give the model a result of fixed size")
+    return size.node.hint
+
+
+def sizes(tensor: torch.Tensor) -> tuple[int, ...]:
+    return tuple(hint(size) for size in tensor.shape)
+
+
+def storage(node: fx.Node) -> int:
+    """What tells tensors that share memory from others: equal for a tensor and its views."""
+    return node.meta["val"].untyped_storage()._cdata
+
+
+def functional(target: torch._ops.OpOverload) -> torch._ops.OpOverload | None:
+    """``relu_.default`` → ``relu.default``; None where there is none."""
+    packet = getattr(getattr(torch.ops, target.namespace), target._schema.name.split("::")[1].removesuffix("_"), None)
+    kin = getattr(packet, target._overloadname, None)
+    return kin if kin is not target else None

@@ -1,0 +1,98 @@
+"""The native core, and the oneDNN that it runs on.
+
+``drystone._native`` is linked against ``libdnnl.so.3`` without a path. This module loads that library first: the one that
+``DRYSTONE_ONEDNN`` names, or the one that the package ``onednn-cpu-gomp`` installed, or the system's. torch comes before
+both, so that all three share torch's ``libgomp.so.1`` and its threads.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import os
+from pathlib import Path
+
+import torch  # noqa: F401  (its OpenMP runtime must be the first in the process)
+
+from drystone.errors import DrystoneError
+
+SONAME = "libdnnl.so.3"
+
+
+def onednn_path() -> str:
+    """Where ``libdnnl.so.3`` is taken from."""
+    chosen = os.environ.get("DRYSTONE_ONEDNN")
+    if chosen:
+        path = Path(chosen)
+        return str(path / SONAME if path.is_dir() else path)
+    try:
+        distribution = importlib.metadata.distribution("onednn-cpu-gomp")
+    except importlib.metadata.PackageNotFoundError:
+        return SONAME
+    for file in distribution.files or []:
+        if file.name == SONAME:
+            return str(Path(str(distribution.locate_file(file))).resolve())
+    return SONAME
+
+
+def _load() -> None:
+    path = onednn_path()
+    try:
+        ctypes.CDLL(path)
+    except OSError as error:
+        source = "DRYSTONE_ONEDNN names" if os.environ.get("DRYSTONE_ONEDNN") else "drystone looked for"
+        raise DrystoneError(
+            f"oneDNN could not be loaded: {source} {path!r}, and the system says: {error}. "
+            f"Expected a {SONAME} of oneDNN 3.x for CPUs with GNU OpenMP. "
+            "Unset DRYSTONE_ONEDNN, or install it with: pip install onednn-cpu-gomp"
+        ) from error
+
+
+_load()
+try:
+    from drystone import _native  # noqa: E402
+except ImportError as error:
+    raise DrystoneError(
+        f"drystone's native core does not start on the oneDNN at {onednn_path()!r}: {error}. It needs {SONAME} of oneDNN 3.x (CPU, GNU OpenMP)."
+    ) from error
+
+Step = _native.Step
+Program = _native.Program
+Frame = _native.Frame
+Convolution = _native.Convolution
+Linear = _native.Linear
+Reorder = _native.Reorder
+TensorDesc = _native.TensorDesc
+Format = _native.Format
+DType = _native.DType
+pointwise = _native.pointwise
+reduce = _native.reduce
+softmax = _native.softmax
+norm = _native.norm
+pool = _native.pool
+resize = _native.resize
+lrn = _native.lrn
+copy = _native.copy
+onednn_version = _native.onednn_version
+set_threads = _native.set_threads
+VERSION = _native.VERSION
+
+FORMATS = {name: getattr(Format, name) for name in ("plain", "channels_last", "blocked16", "blocked8")}
+
+DTYPES = {
+    torch.float32: DType.f32,
+    torch.bfloat16: DType.bf16,
+    torch.int64: DType.s64,
+    torch.int32: DType.s32,
+    torch.int16: DType.s16,
+    torch.int8: DType.s8,
+    torch.uint8: DType.u8,
+    torch.bool: DType.boolean,
+    torch.float64: DType.f64,
+    torch.float16: DType.f16,
+}
+
+
+def isa() -> str:
+    """The best instruction set in use: none, avx2, avx512 or amx (``DRYSTONE_MAX_ISA`` caps it)."""
+    return str(_native.isa())

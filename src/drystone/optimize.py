@@ -1,0 +1,290 @@
+"""The conductor: capture, passes, plan and runtime meet here, and nowhere else."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import psutil
+import torch
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from torch import nn
+from torch.export.graph_signature import InputKind
+from torch.utils import _pytree as pytree
+
+from drystone import native
+from drystone.capture.export import Captured, Signature
+from drystone.capture.export import capture as capture_module
+from drystone.errors import DrystoneWarning, InputError, UnsupportedError
+from drystone.graph.build import build
+from drystone.graph.graph import Graph
+from drystone.passes import simplify
+from drystone.passes.lower_precision import lower_precision
+from drystone.plan.assemble import Assembled
+from drystone.plan.implementations.base import WeightStore
+from drystone.plan.rehearse import Planner
+from drystone.plan.tuning_cache import TuningCache
+from drystone.runtime.explain import ExplainedStep, Explanation
+from drystone.runtime.module import OptimizedModule, Prepared
+from drystone.runtime.program import Program
+
+# Timed runs of a candidate, at most, and the seconds after which fewer must do.
+REHEARSAL_RUNS = 5
+REHEARSAL_SECONDS = 0.25
+
+
+def optimize(
+    model: nn.Module,
+    example_inputs: tuple[Any, ...] | torch.Tensor | None = None,
+    *,
+    example_kwargs: dict[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+    dynamic_shapes: Any = None,
+    accuracy: Literal["default", "strict"] = "default",
+    tuning: Literal["measure", "estimate"] = "measure",
+    capture: Literal["auto"] = "auto",
+    strict: bool = False,
+    formats: str | None = None,
+) -> OptimizedModule:
+    """Prepare ``model`` for inference on this CPU: a module of the same signature.
+
+    The model is captured, simplified, planned as a whole (implementation and memory format of every operator, by measuring)
+    and becomes one native program. The model itself is left as it is; it must be in eval mode.
+
+    Args:
+        model: any ``nn.Module`` in eval mode, on the CPU.
+        example_inputs: a tuple of its positional inputs (or one tensor); shapes and dtypes decide what is prepared.
+        example_kwargs: its inputs by name.
+        dtype: ``torch.bfloat16`` computes in bfloat16 with float32 accumulation; inputs and outputs keep the model's dtypes.
+            None or ``torch.float32``: the model's own precision.
+        dynamic_shapes: which input dimensions may vary, as ``torch.export.export`` takes it; each new shape is prepared at
+            its first call.
+        accuracy: ``"strict"`` bars algorithms that reorder the arithmetic.
+        tuning: ``"measure"`` rehearses candidates; ``"estimate"`` plans from known times and a cost model.
+        capture: how the model is captured; ``"auto"`` is torch.export.
+        strict: raise instead of running an operator on ATen.
+        formats: hold all tensors to one format where operators have it ("plain", "channels_last", "blocked16", "blocked8"),
+            to compare; None chooses freely.
+
+    Raises:
+        CaptureError: the model is in training mode or its control flow depends on data.
+        UnsupportedError: ``strict`` and something would run on ATen; or a dtype that is not served.
+        InputError: example inputs missing, not on the CPU, or an argument out of range.
+
+    >>> fast = optimize(nn.Linear(4, 2).eval(), torch.zeros(1, 4))
+    >>> fast(torch.ones(1, 4)).shape
+    torch.Size([1, 2])
+    """
+    args = (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs or ())
+    kwargs = dict(example_kwargs or {})
+    _check_arguments(args, kwargs, dtype, accuracy, tuning, capture, formats)
+    conductor = _Conductor(model, args, kwargs, dtype, tuning, strict, formats)
+    return conductor.module(dynamic_shapes)
+
+
+def _check_arguments(
+    args: tuple[Any, ...], kwargs: dict[str, Any], dtype: Any, accuracy: Any, tuning: Any, capture: Any, formats: Any
+) -> None:
+    if not args and not kwargs:
+        raise InputError("example_inputs is missing: optimize needs one set of inputs, as a tuple, to know shapes and dtypes")
+    if dtype not in (None, torch.float32, torch.bfloat16):
+        raise UnsupportedError(f"dtype: expected None, torch.float32 or torch.bfloat16, got {dtype}")
+    for name, given, allowed in (
+        ("accuracy", accuracy, ("default", "strict")),
+        ("tuning", tuning, ("measure", "estimate")),
+        ("capture", capture, ("auto",)),
+        ("formats", formats, (None, *native.FORMATS)),
+    ):
+        if given not in allowed:
+            raise InputError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {given!r}")
+
+
+class _Conductor:
+    """Takes one model from capture to a module, and again for each new shape or thread count."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        dtype: torch.dtype | None,
+        tuning: str,
+        strict: bool,
+        formats: str | None,
+    ) -> None:
+        self.model, self.args, self.kwargs = model, args, kwargs
+        self.dtype, self.tuning, self.strict, self.formats = dtype, tuning, strict, formats
+        self.weights = WeightStore()
+        self.warned = False
+
+    def module(self, dynamic_shapes: Any) -> OptimizedModule:
+        with _progress("preparing") as say:
+            say("capturing")
+            captured = capture_module(self.model, self.args, self.kwargs, dynamic_shapes)
+            graph = self._graph(captured)
+            self.signature = captured.signature
+            tensors = captured.signature.flatten(self.args, self.kwargs)
+            names = [leaf.name for leaf in captured.inputs if leaf.tensor]
+            self.shapes = [tuple(tensor.shape) for tensor in tensors]
+            self.graph = graph
+            fast = OptimizedModule(
+                self.model,
+                captured.signature.flatten,
+                captured.signature.unflatten,
+                names,
+                graph.inputs,
+                self.prepare,
+                _dynamic_dims(captured),
+            )
+            del captured
+            fast._find([tensor.contiguous() for tensor in tensors], torch.get_num_threads())
+        return fast
+
+    def _graph(self, captured: Captured) -> Graph:
+        graph = simplify(build(captured))
+        return lower_precision(graph) if self.dtype is torch.bfloat16 else graph
+
+    def prepare(self, tensors: list[torch.Tensor]) -> Prepared:
+        """The program for inputs of these shapes, under the thread count in force."""
+        threads = torch.get_num_threads()
+        native.set_threads(threads)
+        with _progress("preparing") as say:
+            graph = self.graph
+            if [tuple(tensor.shape) for tensor in tensors] != self.shapes:
+                say("capturing another shape")
+                args, kwargs = _refilled(self.signature, self.args, self.kwargs, tensors)
+                graph = self._graph(capture_module(self.model, args, kwargs))
+            tensors = [tensor.detach() for tensor in tensors]
+            cache = TuningCache(_environment(threads))
+            planner = Planner(graph, self.weights, cache, self.formats)
+            if self.tuning == "estimate":
+                assembled = planner.assemble(planner.best())
+            else:
+                assembled = planner.rehearse(lambda candidate: _runs(Program(candidate, threads), tensors), say)
+                cache.save()
+            self._report_segments(assembled)
+            program = Program(assembled, threads)
+            say("rehearsing against eager")
+            return Prepared(program, self._explain(program, tensors))
+
+    def _report_segments(self, assembled: Assembled) -> None:
+        segments = [record for record in assembled.records if record.kind == "aten"]
+        if not segments or native.isa() == "none":
+            return
+        named = {(str(r.node.attrs.get("target", r.node.op)) if r.node else "?"): r.reason for r in segments}
+        text = "; ".join(f"{name}: {reason}" for name, reason in named.items())
+        if self.strict:
+            raise UnsupportedError(f"strict=True, and {len(segments)} operators have no native implementation: {text}")
+        if not self.warned:
+            self.warned = True
+            warnings.warn(f"{len(segments)} operators run on ATen: {text}", DrystoneWarning, stacklevel=4)
+
+    def _explain(self, program: Program, tensors: list[torch.Tensor]) -> Explanation:
+        assembled = program.assembled
+        steps = [sorted(times)[len(times) // 2] for times in zip(*_runs(program, tensors), strict=True)]
+        args, kwargs = _refilled(self.signature, self.args, self.kwargs, tensors)
+        ours, eager = _against_eager(program, tensors, self.model, args, kwargs) if self.tuning == "measure" else (sum(steps), None)
+        return Explanation(
+            steps=[
+                ExplainedStep(
+                    name=(record.node.name if record.node else record.value.name),
+                    op=(str(record.node.attrs["target"]) if record.node.op == "aten" else record.node.op) if record.node else record.kind,
+                    shape=list(record.value.shape),
+                    dtype=str(record.value.dtype).removeprefix("torch."),
+                    implementation=record.implementation,
+                    format=record.layout,
+                    microseconds=1e6 * seconds,
+                    kind=record.kind,
+                    reason=record.reason,
+                )
+                for record, seconds in zip(assembled.records, steps, strict=True)
+            ],
+            runs="eager" if eager is not None and eager < ours else "drystone",
+            arena_bytes=assembled.arena_bytes,
+            weights_bytes=self.weights.bytes,
+            plan_milliseconds=1e3 * ours,
+            eager_milliseconds=None if eager is None else 1e3 * eager,
+            threads=program.threads,
+            isa=native.isa(),
+            onednn=native.onednn_version(),
+        )
+
+
+def _refilled(signature: Signature, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[torch.Tensor]) -> tuple[Any, Any]:
+    """The example call with these tensors in the place of its own."""
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    given = iter(tensors)
+    return pytree.tree_unflatten([next(given) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves], spec)
+
+
+def _dynamic_dims(captured: Captured) -> list[set[int]]:
+    """For each tensor input the dimensions that were declared to vary."""
+    shapes = {node.name: node.meta["val"].shape for node in captured.program.graph.nodes if node.op == "placeholder" and "val" in node.meta and isinstance(node.meta["val"], torch.Tensor)}
+    names = [spec.arg.name for spec in captured.program.graph_signature.input_specs if spec.kind is InputKind.USER_INPUT]
+    return [{axis for axis, size in enumerate(shapes[name]) if not isinstance(size, int)} for name in names if name in shapes]
+
+
+def _runs(program: Program, tensors: list[torch.Tensor]) -> list[list[float]]:
+    """Seconds of each step, in a few runs after one that warms up."""
+    began = time.perf_counter()
+    program.time_steps(tensors)
+    runs = []
+    while len(runs) < REHEARSAL_RUNS and (len(runs) < 2 or time.perf_counter() - began < REHEARSAL_SECONDS):
+        runs.append(program.time_steps(tensors))
+    return runs
+
+
+def _against_eager(
+    program: Program, tensors: list[torch.Tensor], model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[float, float]:
+    """Seconds of a call of the program and of the model, in turn, the best of a few each."""
+    ours, eager = [], []
+    began = time.perf_counter()
+    with torch.no_grad():
+        while len(ours) < 2 or (len(ours) < 200 and time.perf_counter() - began < REHEARSAL_SECONDS):
+            start = time.perf_counter()
+            program(tensors)
+            middle = time.perf_counter()
+            model(*args, **kwargs)
+            ours.append(middle - start)
+            eager.append(time.perf_counter() - middle)
+    return min(ours), min(eager)
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """What a measured time depends on beside the operator itself."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": str(psutil.cpu_count(logical=False)),
+        "threads": str(threads),
+        "isa": native.isa(),
+        "onednn": native.onednn_version(),
+        "drystone": native.VERSION,
+        "torch": torch.__version__,
+    }
+
+
+def _cpu_model() -> str:
+    try:
+        with open("/proc/cpuinfo") as lines:
+            return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    except OSError:
+        return platform.processor()
+
+
+@contextmanager
+def _progress(title: str) -> Iterator[Any]:
+    """A spinner on the terminal that says what is being done; silent where there is none."""
+    if not sys.stderr.isatty():
+        yield lambda text: None
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(title)
+        yield lambda text: progress.update(task, description=f"drystone: {text}")

@@ -1,0 +1,35 @@
+"""Graph → Graph rewrites, one a file. They change the graph that they are given and return it."""
+
+from __future__ import annotations
+
+from drystone.graph.graph import Graph
+from drystone.passes.combine_affine import combine_affine
+from drystone.passes.fold_batch_norm import fold_batch_norm, fold_into_producers
+from drystone.passes.fold_constants import fold_constants
+from drystone.passes.fold_padding import fold_padding
+from drystone.passes.fuse_epilogues import fuse_epilogues
+from drystone.passes.fuse_pointwise import fuse_pointwise
+from drystone.passes.lower_precision import lower_precision
+from drystone.passes.recognise_activations import recognise_activations
+from drystone.passes.recognise_norms import recognise_norms
+from drystone.passes.remove_noops import remove_noops
+
+__all__ = ["lower_precision", "simplify"]
+
+
+def simplify(graph: Graph) -> Graph:
+    """Run every pass that keeps the numbers (to rounding), in the order that each needs."""
+    remove_noops(graph)
+    fold_constants(graph)
+    fold_padding(graph)
+    recognise_norms(graph)
+    combine_affine(graph)
+    fold_into_producers(graph)  # before pointwise nodes grow: their number of operands is limited
+    fuse_pointwise(graph)
+    recognise_activations(graph)  # before the consumers take the scale that ends an activation's spelling
+    combine_affine(graph)
+    fold_batch_norm(graph)
+    fuse_epilogues(graph)
+    remove_noops(graph)
+    graph.check()
+    return graph

@@ -1,0 +1,141 @@
+"""Put affine instructions in a row into as few as they need, and scalars into instructions instead of tensors.
+
+before:  mul(x, s) → add(·, t) → mul(·, u) → add(·, v)        add(x, constant of one element)
+after:   mul(x, s * u) → add(·, t * u + v)                     linear(x; 1, c)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from drystone.graph.graph import Graph, Node, PointwiseOp, Value, constant
+from drystone.passes.instructions import (
+    Affine,
+    Arg,
+    Ops,
+    as_affine,
+    bypass,
+    may_bypass,
+    readers,
+    remove_instruction,
+    renamed,
+    set_instructions,
+    shapes,
+)
+
+MAX_COMBINED_ELEMENTS = 1 << 16  # combined coefficients are new constants: vectors over channels, not whole tensors
+
+
+def combine_affine(graph: Graph) -> Graph:
+    """Within each floating-point pointwise node; nodes that do nothing go."""
+    for node in [node for node in graph.nodes if node.op == "pointwise" and node.output.dtype.is_floating_point]:
+        set_instructions(node, node.attrs["ops"], node.inputs)
+        while (run := _find_run(node)) is not None:
+            if not _rewrite(graph, node, run):
+                break
+    return graph
+
+
+@dataclass
+class _Run:
+    first: int  # instructions first … last (not all those between) are one affine function of ``arg``
+    last: int
+    arg: Arg
+    instructions: Ops  # what computes the same: over ("in", 0) = arg and ("in", 1 …) = ``constants``
+    constants: list[Value]
+
+
+def _find_run(node: Node) -> _Run | None:
+    """The first run of affine instructions that fewer instructions, or as many with fewer tensors, can do."""
+    ops, inputs = node.attrs["ops"], node.inputs
+    results = shapes(ops, inputs)
+    for first, op in enumerate(ops):
+        for arg in dict.fromkeys(op.args):
+            shape = inputs[arg[1]].shape if arg[0] == "in" else results[arg[1]]
+            if (run := _run_from(ops, inputs, first, arg, shape, results, node.output.dtype)) is not None:
+                return run
+    return None
+
+
+def _run_from(
+    ops: Ops, inputs: list[Value], first: int, arg: Arg, shape: tuple[int, ...], results: list[tuple[int, ...]], dtype: torch.dtype
+) -> _Run | None:
+    """The longest run that starts with ``ops[first]`` on ``arg`` and is worth rewriting."""
+    if arg[0] == "in" and inputs[arg[1]].constant is not None:
+        return None
+    total: Affine | None = None
+    best: _Run | None = None
+    index, operand, length, tensors = first, arg, 0, 0
+    while results[index] == shape and (step := as_affine(ops[index], inputs, operand)) is not None:
+        total = step if total is None else total.then(step)
+        if not total.finite or max(total.scale.numel(), total.shift.numel()) > MAX_COMBINED_ELEMENTS:
+            break
+        length += 1
+        tensors += len(ops[index].args) - 1
+        instructions, constants = _instructions(total, dtype)
+        if (len(instructions), len(constants)) < (length, tensors):
+            best = _Run(first, index, arg, instructions, constants)
+        operand = ("reg", index)
+        reading = readers(ops, operand)
+        if len(reading) != 1:
+            break
+        index = reading[0]
+    return best
+
+
+def _instructions(affine: Affine, dtype: torch.dtype) -> tuple[Ops, list[Value]]:
+    """``affine`` over ("in", 0) with the fewest instructions; its constants are ("in", 1) on."""
+    scale, shift = _uniform(affine.scale), _uniform(affine.shift)
+    running: Arg = ("in", 0)
+    if scale is not None and shift is not None:
+        return ([PointwiseOp("linear", (running,), scale, shift)] if (scale, shift) != (1.0, 0.0) else []), []
+    ops: Ops = []
+    constants: list[Value] = []
+    for kind, data, value, neutral in (("mul", affine.scale, scale, 1.0), ("add", affine.shift, shift, 0.0)):
+        if value == neutral:
+            continue
+        if value is not None:
+            ops.append(PointwiseOp("linear", (running,), value if kind == "mul" else 1.0, value if kind == "add" else 0.0))
+        else:
+            constants.append(constant(data.to(dtype)))
+            ops.append(PointwiseOp(kind, (running, ("in", len(constants)))))
+        running = ("reg", len(ops) - 1)
+    return ops, constants
+
+
+def _uniform(data: torch.Tensor) -> float | None:
+    """The one value that all elements have."""
+    first = data.reshape(-1)[0]
+    return float(first) if bool((data == first).all()) else None
+
+
+def _rewrite(graph: Graph, node: Node, run: _Run) -> bool:
+    """Whether the node can be looked at again."""
+    ops, inputs = list(node.attrs["ops"]), list(node.inputs)
+    if not run.instructions:
+        left, result = remove_instruction(ops, run.last, run.arg)
+        if left:
+            set_instructions(node, left, inputs)
+            return True
+        source = inputs[result[1]]
+        if source.shape == node.output.shape and source.dtype == node.output.dtype and may_bypass(graph, node, source):
+            bypass(graph, node, source)
+        return False
+    # The new instructions stand before the last of the run; what it gave, the last of them gives now.
+    base = len(inputs)
+
+    def inner(arg: Arg) -> Arg:
+        if arg[0] == "reg":
+            return ("reg", run.last + arg[1])
+        return run.arg if arg[1] == 0 else ("in", base + arg[1] - 1)
+
+    extra = len(run.instructions) - 1
+
+    def outer(arg: Arg) -> Arg:
+        return ("reg", arg[1] + extra) if arg[0] == "reg" and arg[1] >= run.last else arg
+
+    rewritten = ops[: run.last] + renamed(run.instructions, inner) + renamed(ops[run.last + 1 :], outer)
+    set_instructions(node, rewritten, inputs + run.constants)
+    return True

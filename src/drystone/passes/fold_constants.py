@@ -1,0 +1,47 @@
+"""Compute once, here, what depends on constants alone.
+
+before:  permute(weight) → mul(·, scale) → conv
+after:   conv with one constant
+Floating-point arithmetic is done in float64 and stored in the value's own dtype.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from drystone.graph.graph import Graph, Node
+from drystone.graph.reference import run
+
+ALWAYS_BYTES = 1 << 20  # a constant up to this size is stored whatever it is computed from
+GROWTH = 4  # beyond it, a result may be this many times the size of what it is computed from
+_MOVES_DATA = {"reshape", "permute", "slice", "expand", "cat", "pad", "convert"}  # exact in any dtype
+
+
+def fold_constants(graph: Graph) -> Graph:
+    """Nodes without an input that is computed become constants, unless random or large; outputs of the graph stay computed."""
+    outputs = {value.id for value in graph.outputs}
+    folded: list[Node] = []
+    for node in graph.nodes:
+        if not any(value.id in outputs for value in node.outputs) and _is_foldable(node):
+            _fold(node)
+            folded.append(node)
+    graph.remove(folded)
+    return graph
+
+
+def _is_foldable(node: Node) -> bool:
+    if any(value.constant is None for value in node.inputs):
+        return False
+    if node.op == "aten" and torch.Tag.nondeterministic_seeded in node.attrs["target"].tags:
+        return False
+    made, read = sum(value.bytes for value in node.outputs), sum(value.bytes for value in node.inputs)
+    return made <= max(ALWAYS_BYTES, GROWTH * read)
+
+
+def _fold(node: Node) -> None:
+    exact = node.op in _MOVES_DATA or node.op == "aten" or not node.output.dtype.is_floating_point
+    with torch.no_grad():
+        results = run(Graph(outputs=list(node.outputs), nodes=[node]), [], None if exact else torch.float64)
+    for value, result in zip(node.outputs, results, strict=True):
+        value.constant = result.to(value.dtype).contiguous()
+        value.producer = None

@@ -1,0 +1,157 @@
+"""conv and matmul do what follows to each result before it is stored.
+
+before:  conv(x, w) → add(·, residual) → relu
+after:   conv(x, w, residual) | add(in0, in1), relu(reg0)
+An epilogue is a chain: each instruction takes the running result and at most one operand more, which is of the output's shape
+or one value a channel.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+
+from drystone.graph.graph import Graph, Node, PointwiseOp, Value
+from drystone.passes.instructions import Arg, readers, reading_counts, renamed, set_instructions, without
+
+MAX_INSTRUCTIONS = 4
+FUSED_OPS = ("conv", "matmul")
+
+_UNARY = {
+    *("relu", "leaky_relu", "elu", "gelu_erf", "gelu_tanh", "silu", "mish", "hardswish", "hardsigmoid", "sigmoid", "tanh"),
+    *("clamp", "exp", "log", "sqrt", "abs", "square", "linear", "pow", "round"),
+}
+_COMMUTATIVE = {"add", "mul", "maximum", "minimum"}
+
+
+def fuse_epilogues(graph: Graph) -> Graph:
+    """Move as much of each pointwise node as an epilogue can hold into the ops that make its operands.
+
+    Only where the pointwise node is the sole reader. Of several operands the one that is computed last takes the operation
+    that joins them, as the others are there by then.
+    """
+    counts = reading_counts(graph)
+    position = {id(node): index for index, node in enumerate(graph.nodes)}
+    emptied: list[Node] = []
+    for node in [node for node in graph.nodes if node.op == "pointwise"]:
+        while (fused := _fuse_once(node, counts, position)) is not None:
+            if fused.sunk:
+                graph.remove([fused.into])
+                graph.nodes.insert(graph.nodes.index(node), fused.into)
+                position = {id(other): index for index, other in enumerate(graph.nodes)}
+            if fused.whole:
+                emptied.append(node)
+                break
+    graph.remove(emptied)
+    return graph
+
+
+@dataclass
+class _Fused:
+    into: Node
+    whole: bool  # nothing of the pointwise node is left
+    sunk: bool  # an operand is computed after the op, which has to move behind it
+
+
+def _fuse_once(node: Node, counts: Counter[int], position: dict[int, int]) -> _Fused | None:
+    """Move one instruction of ``node``."""
+    candidates = [value for value in node.inputs if _takes_epilogue(value, node, counts)]
+    candidates.sort(key=lambda value: position[id(value.producer)], reverse=True)
+    for value in candidates:
+        into = value.producer
+        assert into is not None
+        arg: Arg = ("in", node.inputs.index(value))
+        reading = readers(node.attrs["ops"], arg)
+        if len(reading) != 1:
+            continue
+        op = node.attrs["ops"][reading[0]]
+        operand = _operand(op, arg, node)
+        steps = _as_epilogue(op, arg, operand, into)
+        if steps is None or len(into.epilogue) + len(steps) > MAX_INSTRUCTIONS:
+            continue
+        late = operand is not None and operand.producer is not None and position[id(operand.producer)] > position[id(into)]
+        if late and any(operand is other for other in candidates):
+            continue
+        _append(into, steps, operand)
+        whole = len(node.attrs["ops"]) == 1
+        if whole:
+            into.outputs = [node.output]
+            node.output.producer = into
+        else:
+            last = len(node.attrs["ops"]) - 1
+            assert reading[0] != last, "an instruction before the last that nothing reads"
+            set_instructions(node, without(node.attrs["ops"], reading[0], arg), node.inputs)
+        return _Fused(into, whole, late)
+    return None
+
+
+def _takes_epilogue(value: Value, node: Node, counts: Counter[int]) -> bool:
+    producer = value.producer
+    return (
+        producer is not None
+        and producer.op in FUSED_OPS
+        and counts[value.id] == 1
+        and value.dtype == node.output.dtype
+        and value.dtype.is_floating_point
+    )
+
+
+def _operand(op: PointwiseOp, arg: Arg, node: Node) -> Value | None:
+    others = [other for other in op.args if other != arg]
+    return node.inputs[others[0][1]] if len(others) == 1 and others[0][0] == "in" else None
+
+
+def _as_epilogue(op: PointwiseOp, arg: Arg, operand: Value | None, into: Node) -> list[PointwiseOp] | None:
+    """``op`` as instructions over ("in", 0), the running result, and ("in", 1), ``operand``; None where it can't be."""
+    running: Arg = ("in", 0)
+    if op.args == (arg,):
+        if op.kind == "neg":
+            return [PointwiseOp("linear", (running,), -1.0, 0.0)]
+        return [PointwiseOp(op.kind, (running,), op.alpha, op.beta)] if op.kind in _UNARY else None
+    if operand is None or len(op.args) != 2 or not _broadcasts(operand, into):
+        return None
+    if op.args[0] == arg:
+        if op.kind in _COMMUTATIVE or op.kind in ("sub", "div"):
+            return [PointwiseOp(op.kind, (running, ("in", 1)))]
+    elif op.kind in _COMMUTATIVE:
+        return [PointwiseOp(op.kind, (running, ("in", 1)))]
+    elif op.kind == "sub":
+        return [PointwiseOp("linear", (running,), -1.0, 0.0), PointwiseOp("add", (("reg", 0), ("in", 1)))]
+    return None
+
+
+def _broadcasts(operand: Value, into: Node) -> bool:
+    """Whether an epilogue of ``into`` can read ``operand``: one value a channel, or the one operand of the output's shape."""
+    shape = into.output.shape
+    if not operand.dtype.is_floating_point:
+        return False
+    if operand.shape == shape and math.prod(shape) > 1:
+        residuals = [value for value in into.inputs[into.epilogue_start :] if value.shape == shape] if into.epilogue else []
+        return not residuals
+    if len(operand.shape) > len(shape):
+        return False
+    aligned = (1,) * (len(shape) - len(operand.shape)) + operand.shape
+    channel = 1 if into.op == "conv" else len(shape) - 1
+    may_vary = (0, channel) if into.op == "conv" else (channel,)
+    return all(length == 1 or (axis in may_vary and length == shape[axis]) for axis, length in enumerate(aligned)) and (
+        aligned[0] == 1 or aligned[channel] == shape[channel]
+    )
+
+
+def _append(into: Node, steps: list[PointwiseOp], operand: Value | None) -> None:
+    if not into.epilogue:
+        into.epilogue_start = len(into.inputs)
+    slot = 0
+    if operand is not None:
+        into.inputs.append(operand)
+        slot = len(into.inputs) - into.epilogue_start
+    base = len(into.epilogue)
+    running: Arg = ("reg", base - 1) if base else ("in", 0)
+
+    def rename(arg: Arg) -> Arg:
+        if arg[0] == "reg":
+            return ("reg", base + arg[1])
+        return running if arg[1] == 0 else ("in", slot)
+
+    into.epilogue += renamed(steps, rename)

@@ -1,0 +1,151 @@
+"""What the passes share: who reads a value, and surgery on the instructions of a ``pointwise``.
+
+An operand of an instruction (an ``Arg``) is ``("in", i)``, input i of the node, or ``("reg", j)``, the result of instruction j.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from drystone.graph.graph import Graph, Node, PointwiseOp, Value
+
+Arg = tuple[str, int]
+Ops = list[PointwiseOp]
+
+
+def reading_counts(graph: Graph) -> Counter[int]:
+    """Value id → how often it is read; being an output of the graph is a reading."""
+    counts = Counter(value.id for node in graph.nodes for value in node.inputs)
+    counts.update(value.id for value in graph.outputs)
+    return counts
+
+
+def readers(ops: Sequence[PointwiseOp], arg: Arg) -> list[int]:
+    """The instructions that read ``arg``, each once a reading."""
+    return [index for index, op in enumerate(ops) for other in op.args if other == arg]
+
+
+def renamed(ops: Sequence[PointwiseOp], rename: Callable[[Arg], Arg]) -> Ops:
+    return [replace(op, args=tuple(rename(arg) for arg in op.args)) for op in ops]
+
+
+def trimmed(ops: Sequence[PointwiseOp], result: Arg) -> Ops:
+    """The instructions that ``result``, a register, depends on; it becomes the last."""
+    live = {result[1]}
+    for index in range(result[1], -1, -1):
+        if index in live:
+            live.update(number for where, number in ops[index].args if where == "reg")
+    number = {old: new for new, old in enumerate(sorted(live))}
+    kept = [ops[index] for index in sorted(live)]
+    return renamed(kept, lambda arg: ("reg", number[arg[1]]) if arg[0] == "reg" else arg)
+
+
+def without(ops: Sequence[PointwiseOp], index: int, arg: Arg) -> Ops:
+    """The instructions without the one at ``index``, whose readers read ``arg`` (an input or an earlier register) instead."""
+
+    def rename(other: Arg) -> Arg:
+        if other == ("reg", index):
+            return arg
+        return ("reg", other[1] - 1) if other[0] == "reg" and other[1] > index else other
+
+    return renamed([op for position, op in enumerate(ops) if position != index], rename)
+
+
+def remove_instruction(ops: Sequence[PointwiseOp], index: int, arg: Arg) -> tuple[Ops, Arg]:
+    """``without`` and ``trimmed``: the instructions left, and what holds their result now (an input where none is left)."""
+    last = len(ops) - 1
+    left = without(ops, index, arg)
+    result = arg if index == last else ("reg", last - 1)
+    return (trimmed(left, result), result) if result[0] == "reg" else ([], result)
+
+
+def set_instructions(node: Node, ops: Sequence[PointwiseOp], inputs: Sequence[Value]) -> None:
+    """Give ``node`` these instructions over ``inputs``: dead ones and unread inputs go, an input given twice becomes one."""
+    ops = trimmed(ops, ("reg", len(ops) - 1))
+    read = sorted({number for op in ops for where, number in op.args if where == "in"})
+    kept: list[Value] = []
+    number: dict[int, int] = {}
+    for old in read:
+        if inputs[old] not in kept:
+            kept.append(inputs[old])
+        number[old] = kept.index(inputs[old])
+    node.attrs["ops"] = renamed(ops, lambda arg: ("in", number[arg[1]]) if arg[0] == "in" else arg)
+    node.inputs = kept
+
+
+def bypass(graph: Graph, node: Node, source: Value) -> None:
+    """Take ``node`` out of the graph: what read its output reads ``source``."""
+    graph.replace(node.output, source)
+    graph.remove([node])
+
+
+def may_bypass(graph: Graph, node: Node, source: Value) -> bool:
+    """Not where an output of the graph would become an input, a constant or another output: each keeps a tensor of its own."""
+    is_output = any(value is node.output for value in graph.outputs)
+    return not is_output or not (source.producer is None or any(value is source for value in graph.outputs))
+
+
+def shapes(ops: Sequence[PointwiseOp], inputs: Sequence[Value]) -> list[tuple[int, ...]]:
+    """The shape of each instruction's result."""
+    results: list[tuple[int, ...]] = []
+    for op in ops:
+        operands = [inputs[number].shape if where == "in" else results[number] for where, number in op.args]
+        results.append(operands[0] if len(set(operands)) == 1 else tuple(torch.broadcast_shapes(*operands)))
+    return results
+
+
+@dataclass(frozen=True)
+class Affine:
+    """``scale * x + shift``, both float64, of any shape that broadcasts against x."""
+
+    scale: torch.Tensor
+    shift: torch.Tensor
+
+    def then(self, other: Affine) -> Affine:
+        return Affine(other.scale * self.scale, other.scale * self.shift + other.shift)
+
+    @property
+    def finite(self) -> bool:
+        return bool(self.scale.isfinite().all() and self.shift.isfinite().all())
+
+
+def as_affine(op: PointwiseOp, inputs: Sequence[Value], arg: Arg) -> Affine | None:
+    """What ``op`` does to ``arg``, where that is affine with constant coefficients (computed in float64)."""
+    one, zero = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    if op.args == (arg,):
+        if op.kind == "linear":
+            return Affine(one * op.alpha, one * op.beta)
+        return Affine(-one, zero) if op.kind == "neg" else None
+    if op.kind not in ("add", "sub", "mul", "div") or op.args.count(arg) != 1:
+        return None
+    first = op.args[0] == arg
+    where, number = op.args[1 if first else 0]
+    if where != "in" or (data := inputs[number].constant) is None or not data.is_floating_point():
+        return None
+    other = data.detach().to(torch.float64)
+    if op.kind == "add":
+        affine = Affine(one, other)
+    elif op.kind == "sub":
+        affine = Affine(one, -other) if first else Affine(-one, other)
+    elif op.kind == "mul":
+        affine = Affine(other, zero)
+    elif first:
+        affine = Affine(one / other, zero)
+    else:
+        return None
+    return affine if affine.finite else None
+
+
+def along_axis(data: torch.Tensor, rank: int, axis: int, size: int) -> torch.Tensor | None:
+    """``data``, which broadcasts against a tensor of ``rank`` axes, as a vector over ``axis`` of ``size``; None where it varies
+    over another axis as well (or would make the tensor larger)."""
+    if data.dim() > rank:
+        return None
+    full = data.reshape((1,) * (rank - data.dim()) + tuple(data.shape))
+    if any(length != 1 for index, length in enumerate(full.shape) if index != axis) or full.shape[axis] not in (1, size):
+        return None
+    return full.reshape(-1).expand(size)

@@ -1,0 +1,101 @@
+"""float32 becomes bfloat16 inside the graph; what goes in and comes out keeps its dtype.
+
+before:  x: float32 → conv(x, w: float32, b: float32): float32
+after:   x → convert: bfloat16 → conv(·, w: bfloat16, b: float32): bfloat16 → convert: float32
+Biases, the weights of norms and pointwise operands of one value a channel stay float32: kernels widen before they use them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from drystone.graph.aten import map_structure
+from drystone.graph.graph import Graph, Node, Value, constant, make_node
+from drystone.passes.instructions import bypass, may_bypass
+
+
+def lower_precision(graph: Graph, dtype: torch.dtype = torch.bfloat16) -> Graph:
+    """Run after ``simplify``, so that weights are folded in full precision and rounded once."""
+    lowered: dict[int, Value] = {}  # id of a float32 value that stays → the same in ``dtype``
+    nodes: list[Node] = []
+
+    def convert(value: Value, to: torch.dtype) -> Value:
+        node = make_node("convert", [value], value.shape, to, value.name)
+        nodes.append(node)
+        return node.output
+
+    def lower(value: Value) -> Value:
+        """``value`` in ``dtype``, where it is float32 (still)."""
+        if value.dtype != torch.float32:
+            return value
+        if value.id not in lowered:
+            if value.constant is not None:
+                lowered[value.id] = constant(value.constant.detach().to(dtype).contiguous(), value.name)
+            else:
+                lowered[value.id] = convert(value, dtype)
+        return lowered[value.id]
+
+    kept = {value.id for value in graph.outputs if value.dtype == torch.float32}
+    restored: dict[int, Value] = {}  # id of an output of the graph → its float32 value, computed at the end
+    for node in graph.nodes:
+        if node.op == "convert" and node.inputs[0].dtype != torch.float32 and node.output.dtype == torch.float32:
+            node.inputs = list(node.inputs)  # the conversion goes to ``dtype`` directly
+        else:
+            node.inputs = [lower(value) if _follows(node, index) else value for index, value in enumerate(node.inputs)]
+        nodes.append(node)
+        if node.op == "aten" and not _computes_from_floats(node, dtype):
+            continue  # its float32 results, if any, are lowered where they are read
+        if node.op == "aten":
+            _lower_arguments(node, dtype)
+        for value in node.outputs:
+            if value.dtype == torch.float32:
+                value.dtype = dtype
+                if value.id in kept:
+                    restored[value.id] = value
+    graph.nodes = nodes
+    graph.outputs = [convert(value, torch.float32) if value.id in restored else value for value in graph.outputs]
+    _drop_idle_converts(graph)
+    return graph
+
+
+def _follows(node: Node, index: int) -> bool:
+    """Whether input ``index`` goes to the dtype of the activations; the other inputs stay float32 where they are constants."""
+    value = node.inputs[index]
+    if value.constant is None or node.op == "aten":
+        return True
+    if node.op in ("conv", "matmul"):
+        if node.epilogue and index >= node.epilogue_start:
+            return not _is_per_channel(value, node.output)
+        return index < 2
+    if node.op == "pointwise":
+        return not _is_per_channel(value, node.output)
+    return node.op not in ("layer_norm", "group_norm") or index == 0
+
+
+def _is_per_channel(value: Value, output: Value) -> bool:
+    """At most one axis longer than 1, and less than the whole output."""
+    return sum(size > 1 for size in value.shape) <= 1 and (value.numel < output.numel or value.numel == 1)
+
+
+def _computes_from_floats(node: Node, dtype: torch.dtype) -> bool:
+    return any(value.dtype == dtype for value in node.inputs)
+
+
+def _lower_arguments(node: Node, dtype: torch.dtype) -> None:
+    """An ATen call that names float32 as its dtype names ``dtype``."""
+
+    def lower(leaf: Any) -> Any:
+        return dtype if leaf is torch.float32 else leaf
+
+    node.attrs["args"] = map_structure(lower, node.attrs["args"])
+    node.attrs["kwargs"] = map_structure(lower, node.attrs["kwargs"])
+
+
+def _drop_idle_converts(graph: Graph) -> None:
+    """The model's own conversions between float32 and ``dtype`` have nothing left to do."""
+    idle = [node for node in graph.nodes if node.op == "convert" and node.output.dtype == node.inputs[0].dtype]
+    for node in idle:
+        if may_bypass(graph, node, node.inputs[0]):
+            bypass(graph, node, node.inputs[0])

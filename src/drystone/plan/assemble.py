@@ -1,0 +1,382 @@
+"""From a graph and a choice for each node to a native program: places in memory, reorders, steps.
+
+Three things cost nothing here and are decided on the way:
+* a reorder between formats that mean the same bytes, and a view, are other names of the same memory;
+* the parts of a ``cat`` are written where the whole will lie, if their producers can;
+* a residual that nobody reads afterwards is added where it lies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from drystone import native
+from drystone.graph.graph import Graph, Node, Value
+from drystone.plan.arena import Lifetime, plan_arena
+from drystone.plan.formats import BLOCK, PLAIN, dense
+from drystone.plan.implementations import ATEN, Option
+from drystone.plan.implementations.base import Context, Created, Implementation, Layout, WeightStore
+from drystone.plan.implementations.movement import copy_step
+
+ALIGNMENT = 64
+
+
+@dataclass(eq=False)
+class Buffer:
+    """Memory of its own. ``kind``: "arena", "input", "output" (``index`` says which) or "constant" (``data``)."""
+
+    kind: str
+    size: int
+    index: int = -1
+    data: torch.Tensor | None = None
+    first: int = -1
+    last: int = -1
+    values: set[int] = field(default_factory=set)
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a value lies: in ``buffer`` from byte ``offset`` on, as ``desc`` says."""
+
+    buffer: Buffer
+    offset: int
+    desc: native.TensorDesc
+
+
+@dataclass
+class StepRecord:
+    """One entry of the program, as explain() shows it. ``node`` is None for a reorder of ``value``."""
+
+    kind: str  # "node", "reorder", "copy" or "aten"
+    value: Value
+    implementation: str
+    layout: str
+    node: Node | None = None
+    reason: str = ""
+    call: Callable[[list[torch.Tensor]], list[torch.Tensor]] | None = None
+    call_inputs: list[Place] = field(default_factory=list)
+    call_outputs: list[Place] = field(default_factory=list)
+
+
+@dataclass
+class Assembled:
+    """A program with its memory plan. ``slots``: for each slot of the program its buffer and byte offset."""
+
+    program: native.Program
+    records: list[StepRecord]
+    slots: list[tuple[Buffer, int]]
+    inputs: list[Place]
+    outputs: list[Place]
+    arena_bytes: int
+    choice: dict[Node, Option]
+
+    @property
+    def segments(self) -> int:
+        return sum(record.kind == "aten" for record in self.records)
+
+
+# Asked when a node's option turns out impossible: gives the next one to try.
+Fallback = Callable[[Node, Option, str], Option]
+
+
+def assemble(graph: Graph, choice: dict[Node, Option], weights: WeightStore, fallback: Fallback) -> Assembled:
+    """The program of ``graph`` under ``choice``. ``fallback`` is asked for another option where a step can't be made."""
+    return _Assembler(graph, dict(choice), weights, fallback).run()
+
+
+class _Assembler:
+    def __init__(self, graph: Graph, choice: dict[Node, Option], weights: WeightStore, fallback: Fallback) -> None:
+        self.graph, self.choice, self.weights, self.fallback = graph, choice, weights, fallback
+        self.places: dict[tuple[int, str], Place] = {}
+        self.home: dict[int, str] = {}  # value → the format in which its producer left it
+        self.buffers: list[Buffer] = []
+        self.records: list[StepRecord] = []
+        self.program = native.Program()
+        self.slot_of: dict[tuple[int, int], int] = {}
+        self.slots: list[tuple[Buffer, int]] = []
+        self.last_reader: dict[int, int] = {}
+        for position, node in enumerate(graph):
+            for value in node.inputs:
+                self.last_reader[value.id] = position
+        for value in graph.outputs:
+            self.last_reader[value.id] = len(graph.nodes)
+        self.output_index = {value.id: i for i, value in reversed(list(enumerate(graph.outputs)))}
+        self.parents: dict[int, tuple[Value, int]] = {}  # part of a cat → the whole, and where in it (index along dim)
+        self.roots: dict[int, Buffer] = {}
+        self.constants: dict[int, Place] = {}
+
+    # -- memory ----------------------------------------------------------------------------------------------------------
+
+    def _buffer(self, kind: str, size: int, **more: object) -> Buffer:
+        buffer = Buffer(kind, size, **more)  # type: ignore[arg-type]
+        self.buffers.append(buffer)
+        return buffer
+
+    def _slot(self, place: Place) -> int:
+        key = (id(place.buffer), place.offset)
+        if key not in self.slot_of:
+            self.slot_of[key] = len(self.slots)
+            self.slots.append((place.buffer, place.offset))
+        return self.slot_of[key]
+
+    def _touch(self, places: list[Place]) -> None:
+        step = len(self.records)
+        for place in places:
+            if place.buffer.first < 0:
+                place.buffer.first = step
+            place.buffer.last = step
+
+    def _constant(self, data: torch.Tensor) -> Place:
+        value = Value(tuple(data.shape), data.dtype)
+        return Place(self._buffer("constant", data.nbytes, data=data), 0, dense(value, PLAIN))
+
+    def _remember(self, value: Value, format: str, place: Place) -> None:
+        self.places[value.id, format] = place
+        place.buffer.values.add(value.id)
+
+    # -- reading ---------------------------------------------------------------------------------------------------------
+
+    def _read(self, value: Value, format: str) -> Place:
+        """The place of ``value`` in ``format``; a reorder is added where there is none yet."""
+        if (value.id, format) in self.places:
+            return self.places[value.id, format]
+        if value.constant is not None:
+            # Constants are read as they are; a step that needs one in memory gets it row-major.
+            place = self._constant(self.weights.plain(value, value.dtype))
+            self.places[value.id, PLAIN] = place
+            if format == PLAIN:
+                return place
+            self.home[value.id] = PLAIN
+        home = self.places[value.id, self.home[value.id]]
+        wanted = dense(value, format)
+        if home.desc.same_memory(wanted):
+            place = Place(home.buffer, home.offset, wanted)
+        else:
+            place = Place(self._buffer("arena", wanted.bytes), 0, wanted)
+            self._move(value, home, place, "reorder", f"{self.home[value.id]}→{format}")
+        self._remember(value, format, place)
+        return place
+
+    def _move(self, value: Value, source: Place, target: Place, kind: str, layout: str, node: Node | None = None) -> None:
+        """One step that copies ``value`` from place to place, whatever their formats."""
+        try:
+            step = native.Reorder(source.desc, target.desc)
+            name = f"onednn {step.implementation}"
+            if "ref" in step.implementation or "simple" in step.implementation:
+                raise ValueError("slow")
+        except ValueError:
+            step = copy_step(source.desc, target.desc)
+            name = f"drystone {step.implementation}"
+        self._emit(step, [source, target], StepRecord(kind, value, name, layout, node))
+
+    def _emit(self, step: native.Step, places: list[Place], record: StepRecord) -> None:
+        self.program.add(step, [self._slot(place) for place in places])
+        self._touch(places)
+        self.records.append(record)
+
+    # -- cat in place ----------------------------------------------------------------------------------------------------
+
+    def _place_parts(self) -> None:
+        """Decide which parts of a cat are produced inside the whole. Where that can't be, ``_cat`` copies them."""
+        for node in self.graph:
+            if node.op != "cat" or self.choice[node][0] is ATEN:
+                continue
+            start = 0
+            for value in node.inputs:
+                producer = value.producer
+                takes = (
+                    value.constant is None
+                    and producer is not None
+                    and value.id not in self.parents
+                    and value.id not in self.output_index
+                    and self.choice[producer][0] is not ATEN
+                    and self.choice[producer][1].output == self.choice[node][1].output
+                )
+                if takes:
+                    self.parents[value.id] = (node.output, start)
+                start += value.shape[node.attrs["dim"]]
+
+    def _inside(self, value: Value, format: str) -> Place | None:
+        """The place of ``value`` inside the cat that it is a part of, or None."""
+        if value.id not in self.parents:
+            return None
+        whole, start = self.parents[value.id]
+        assert whole.producer is not None
+        parent = self._output_place(whole, format)
+        dim = whole.producer.attrs["dim"]
+        block = BLOCK.get(format, 1) if dim == 1 else 1
+        if start % block or value.shape[dim] % block:
+            return None
+        desc = native.TensorDesc(parent.desc.dtype, parent.desc.format, list(value.shape), parent.desc.strides)
+        if desc.same_memory(dense(value, format)):
+            desc = dense(value, format)
+        offset = parent.offset + start // block * parent.desc.strides[dim] * value.dtype.itemsize
+        return Place(parent.buffer, offset, desc)
+
+    def _output_place(self, value: Value, format: str) -> Place:
+        """Where the producer of ``value`` is to write it."""
+        inside = self._inside(value, format)
+        if inside is not None:
+            return inside
+        if value.id not in self.roots:
+            desc = dense(value, format)
+            if value.id in self.output_index and format == PLAIN:
+                self.roots[value.id] = self._buffer("output", desc.bytes, index=self.output_index[value.id])
+            else:
+                self.roots[value.id] = self._buffer("arena", desc.bytes)
+        return Place(self.roots[value.id], 0, dense(value, format))
+
+    def _cat(self, node: Node, format: str) -> None:
+        whole = self._output_place(node.output, format)
+        start = 0
+        dim = node.attrs["dim"]
+        block = BLOCK.get(format, 1) if dim == 1 else 1
+        for value in node.inputs:
+            if value.numel:
+                offset = whole.offset + start // block * whole.desc.strides[dim] * value.dtype.itemsize
+                there = self.places.get((value.id, format))
+                if there is None or there.buffer is not whole.buffer or there.offset != offset:
+                    source = self._read(value, format)
+                    desc = native.TensorDesc(whole.desc.dtype, whole.desc.format, list(value.shape), whole.desc.strides)
+                    target = Place(whole.buffer, offset, desc)
+                    self._emit(
+                        copy_step(source.desc, desc), [source, target], StepRecord("node", node.output, "drystone copy", format, node)
+                    )
+            start += value.shape[dim]
+        self._remember(node.output, format, whole)
+        self.home[node.output.id] = format
+
+    # -- nodes -----------------------------------------------------------------------------------------------------------
+
+    def _free_inputs(self, position: int, node: Node, places: list[Place]) -> frozenset[int]:
+        """The inputs whose memory may be overwritten: nothing that lies in it is read after this node."""
+        free = set()
+        for i, (value, place) in enumerate(zip(node.inputs, places, strict=True)):
+            whole = place.buffer.kind == "arena" and place.offset == 0 and place.buffer.size == place.desc.bytes
+            over = all(self.last_reader.get(v, -1) <= position for v in place.buffer.values)
+            alone = sum(p.buffer is place.buffer for p in places) == 1
+            if whole and over and alone and value.constant is None and value.id not in self.parents:
+                free.add(i)
+        return frozenset(free)
+
+    def _create(self, implementation: Implementation, node: Node, places: list[Place], target: Place, position: int) -> tuple[Created, Place]:
+        """The step of ``node``, written inside its cat where the same kernel can, densely elsewhere."""
+        inputs = [place.desc for place in places]
+        dense_place = target
+        if not target.desc.is_dense or target.buffer is not self.roots.get(node.output.id):
+            buffer = self._buffer("arena", dense(node.output, self.choice[node][1].output).bytes)
+            dense_place = Place(buffer, 0, dense(node.output, self.choice[node][1].output))
+        own = dense_place.buffer.kind == "arena" and dense_place is target
+        free = self._free_inputs(position, node, places) if own else frozenset()
+        created = implementation.create(node, inputs, dense_place.desc, Context(self.weights, free))
+        if dense_place is target or created.view_of is not None or created.call is not None:
+            return created, dense_place
+        try:
+            inside = created if target.desc.is_dense else implementation.create(node, inputs, target.desc, Context(self.weights))
+        except ValueError:
+            return created, dense_place
+        assert inside.step is not None and created.step is not None
+        return (inside, target) if inside.step.implementation == created.step.implementation else (created, dense_place)
+
+    def _node(self, position: int, node: Node) -> None:
+        while True:
+            implementation, layout = self.choice[node]
+            if node.op == "cat" and implementation is not ATEN:
+                return self._cat(node, layout.output)
+            try:
+                places = [
+                    self._constant_place(value) if format is None else self._read(value, format)
+                    for value, format in zip(node.inputs, layout.inputs, strict=True)
+                ]
+                if implementation is ATEN:
+                    return self._aten(node, places)
+                target = self._output_place(node.output, layout.output)
+                created, target = self._create(implementation, node, places, target, position)
+                break
+            except ValueError as error:
+                self.roots.pop(node.output.id, None)
+                self.choice[node] = self.fallback(node, (implementation, layout), str(error))
+        if created.view_of is not None:
+            source = places[created.view_of]
+            place = Place(source.buffer, source.offset + created.view_offset, dense(node.output, layout.output))
+            place.buffer.values.add(node.output.id)
+        else:
+            assert created.step is not None
+            if created.overwrites is not None:
+                target = Place(places[created.overwrites].buffer, 0, target.desc)
+            place = target
+            operands = [self._operand(operand, places, target) for operand in created.operands]
+            name = f"{implementation.name} {created.step.implementation}".strip()
+            self._emit(created.step, operands, StepRecord("node", node.output, name, str(layout), node))
+        self._remember(node.output, layout.output, place)
+        self.home[node.output.id] = layout.output
+
+    def _constant_place(self, value: Value) -> Place:
+        """Constants have a description for the implementation; it passes their memory itself (packed, or as it is)."""
+        return Place(Buffer("constant", value.bytes), 0, dense(value, PLAIN))
+
+    def _operand(self, operand: object, places: list[Place], target: Place) -> Place:
+        if isinstance(operand, torch.Tensor):
+            return self.constants.setdefault(operand.data_ptr(), self._constant(operand))
+        kind, index = operand  # type: ignore[misc]
+        return target if kind == "out" else places[index]
+
+    def _aten(self, node: Node, places: list[Place]) -> None:
+        created = ATEN.create(node, [place.desc for place in places], dense(node.output, PLAIN), Context(self.weights))
+        targets = []
+        for value in node.outputs:
+            target = self._output_place(value, PLAIN)
+            targets.append(target)
+            self._remember(value, PLAIN, target)
+            self.home[value.id] = PLAIN
+        reads = [
+            self._constant(self.weights.plain(value, value.dtype)) if value.constant is not None else place
+            for value, place in zip(node.inputs, places, strict=True)
+        ]
+        self._touch(reads + targets)
+        self.records.append(
+            StepRecord("aten", node.output, "aten", PLAIN, node, call=created.call, call_inputs=reads, call_outputs=targets)
+        )
+
+    # -- the whole -------------------------------------------------------------------------------------------------------
+
+    def run(self) -> Assembled:
+        inputs = []
+        for i, value in enumerate(self.graph.inputs):
+            desc = dense(value, PLAIN)
+            place = Place(self._buffer("input", desc.bytes, index=i), 0, desc)
+            self._remember(value, PLAIN, place)
+            self.home[value.id] = PLAIN
+            inputs.append(place)
+        self._place_parts()
+        for position, node in enumerate(self.graph):
+            self._node(position, node)
+        outputs = []
+        for i, value in enumerate(self.graph.outputs):
+            place = self._read(value, PLAIN)
+            if place.buffer.kind != "output" or place.buffer.index != i:
+                target = Place(self._buffer("output", dense(value, PLAIN).bytes, index=i), 0, dense(value, PLAIN))
+                self._move(value, place, target, "copy", "plain")
+                place = target
+            outputs.append(place)
+        arena = [buffer for buffer in self.buffers if buffer.kind == "arena" and buffer.first >= 0]
+        offsets, total = plan_arena([Lifetime(b.size, b.first, b.last) for b in arena], ALIGNMENT)
+        for buffer, offset in zip(arena, offsets, strict=True):
+            buffer.offset = offset
+        for buffer in self.buffers:
+            buffer.values.clear()
+        return Assembled(self.program, self.records, self.slots, inputs, outputs, total, self.choice)
+
+
+def uniform_layout(layouts: list[Layout], format: str) -> Layout:
+    """The layout with the most of ``format`` in it; plain where none has any."""
+
+    def score(layout: Layout) -> tuple[int, int]:
+        kinds = [*layout.inputs, layout.output, layout.output]
+        return sum(kind == format for kind in kinds), sum(kind == PLAIN for kind in kinds)
+
+    return max(layouts, key=score)

@@ -1,0 +1,42 @@
+"""Which formats a value can lie in, and the descriptors of the native side.
+
+A format is named by a string: ``"plain"`` (row-major), ``"channels_last"``, ``"blocked16"``, ``"blocked8"``.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from drystone import native
+from drystone.graph.graph import Value
+
+PLAIN = "plain"
+CHANNELS_LAST = "channels_last"
+BLOCK = {"blocked16": 16, "blocked8": 8}
+
+
+def formats_of(value: Value) -> tuple[str, ...]:
+    """The formats in which ``value`` may lie, the ones that are never worth it left out.
+
+    Blocks of 16 floats fill an AVX-512 register, blocks of 8 an AVX2 register.
+    """
+    if len(value.shape) not in (3, 4, 5) or not value.dtype.is_floating_point:
+        return (PLAIN,)
+    if native.isa() == "avx2":
+        return (PLAIN, CHANNELS_LAST, "blocked8")
+    return (PLAIN, CHANNELS_LAST, "blocked16", "blocked8")
+
+
+@lru_cache(maxsize=65536)
+def _dense(dtype: native.DType, format: str, shape: tuple[int, ...]) -> native.TensorDesc:
+    return native.TensorDesc.dense(dtype, native.FORMATS[format], list(shape))
+
+
+def dense(value: Value, format: str) -> native.TensorDesc:
+    """``value`` in ``format``, densely."""
+    return _dense(native.DTYPES[value.dtype], format, value.shape)
+
+
+def same_memory(value: Value, a: str, b: str) -> bool:
+    """Whether a reorder of ``value`` between the two formats would change no byte."""
+    return a == b or dense(value, a).same_memory(dense(value, b))

@@ -1,0 +1,43 @@
+"""The implementations of each operator, the ones to try first at the front. ATen is always the last resort."""
+
+from __future__ import annotations
+
+from drystone.graph.graph import Node
+from drystone.plan.implementations.aten import Aten
+from drystone.plan.implementations.base import Implementation, Layout
+from drystone.plan.implementations.convolution import OneDnnConvolution
+from drystone.plan.implementations.linear import OneDnnLinear
+from drystone.plan.implementations.movement import Movement
+from drystone.plan.implementations.pointwise import Convert, Pointwise
+from drystone.plan.implementations.reductions import Reduction
+from drystone.plan.implementations.windows import Window
+
+IMPLEMENTATIONS: list[Implementation] = [
+    OneDnnConvolution(),
+    OneDnnLinear(inner_product=False),
+    OneDnnLinear(inner_product=True),
+    Pointwise(),
+    Convert(),
+    *(Reduction(op) for op in ("reduce", "softmax", "layer_norm", "group_norm")),
+    *(Window(op) for op in ("pool", "resize", "lrn")),
+    *(Movement(op) for op in ("cat", "slice", "gather", "permute", "reshape", "expand", "pad")),
+]
+
+ATEN = Aten()
+
+Option = tuple[Implementation, Layout]
+
+
+def options(node: Node) -> tuple[list[Option], str]:
+    """Every way to compute ``node``, and, where there is none but ATen, the reason."""
+    found: list[Option] = []
+    reason = node.attrs.get("_reason") or f"{node.op} has no native implementation"
+    for implementation in IMPLEMENTATIONS:
+        if implementation.op != node.op:
+            continue
+        refusal = implementation.refuses(node)
+        if refusal:
+            reason = refusal
+        else:
+            found += [(implementation, layout) for layout in implementation.layouts(node)]
+    return found, reason

@@ -1,0 +1,24 @@
+"""ATen: torch itself computes the node, on tensors that alias the arena. Always there, never first."""
+
+from __future__ import annotations
+
+from drystone import native
+from drystone.graph import aten, reference
+from drystone.graph.graph import Node
+from drystone.plan.formats import PLAIN
+from drystone.plan.implementations.base import Context, Created, Implementation, Layout
+
+
+class Aten(Implementation):
+    name = "aten"
+
+    def refuses(self, node: Node) -> str | None:
+        return None
+
+    def layouts(self, node: Node) -> list[Layout]:
+        return [Layout(tuple(PLAIN if value.constant is None else None for value in node.inputs), PLAIN)]
+
+    def create(self, node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, context: Context) -> Created:
+        if node.op == "aten":
+            return Created(call=lambda tensors: aten.call(node, tensors))
+        return Created(call=lambda tensors: [reference.evaluate(node, tensors)])

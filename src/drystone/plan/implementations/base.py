@@ -1,0 +1,141 @@
+"""What an implementation is: one way to compute one operator, on given formats.
+
+Adding one is adding a file here with a subclass of ``Implementation`` and naming it in ``__init__.py``.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+from drystone import native
+from drystone.graph.graph import Node, Value
+from drystone.plan.formats import PLAIN, formats_of
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The formats of a node's inputs (None for a constant, which has no choice) and of its outputs."""
+
+    inputs: tuple[str | None, ...]
+    output: str
+
+    def __str__(self) -> str:
+        kinds = dict.fromkeys(format for format in self.inputs if format)
+        return self.output if list(kinds) == [self.output] else f"{'+'.join(kinds)}→{self.output}"
+
+
+# A step's operand: input i of the node, its output, or constant memory made by the implementation (packed weights).
+Operand = tuple[Literal["in", "out"], int] | torch.Tensor
+
+
+@dataclass
+class Created:
+    """What ``Implementation.create`` gives.
+
+    Either a native ``step`` with its ``operands`` (in the order of the step's slots); or a ``call`` that gives torch tensors
+    for torch tensors; or a view: the output is the memory of
+    input ``view_of`` from byte ``view_offset`` on, and nothing runs. ``overwrites`` is the input whose memory the output
+    takes over, as for a residual that is added where it lies.
+    """
+
+    step: native.Step | None = None
+    operands: list[Operand] = field(default_factory=list)
+    call: Callable[[list[torch.Tensor]], list[torch.Tensor]] | None = None
+    view_of: int | None = None
+    view_offset: int = 0
+    overwrites: int | None = None
+
+
+class Implementation:
+    """``name`` is what explain() shows; ``op`` is the operator it computes."""
+
+    name: str = ""
+    op: str = ""
+
+    def refuses(self, node: Node) -> str | None:
+        """Why this node can't be computed here, or None. The only place where an ISA is tested."""
+        return None if native.isa() != "none" else "the CPU has no AVX2, or DRYSTONE_MAX_ISA bars it"
+
+    def layouts(self, node: Node) -> list[Layout]:
+        """The formats on which it works, each a candidate of its own."""
+        raise NotImplementedError
+
+    def create(self, node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, context: Context) -> Created:
+        """The step for these descriptors. Raises ``ValueError`` where the native side declines them."""
+        raise NotImplementedError
+
+
+@dataclass
+class Context:
+    """What a step's maker may use: the store of packed weights, and which inputs it may overwrite."""
+
+    weights: WeightStore
+    free_inputs: frozenset[int] = frozenset()
+
+    def operand(self, node: Node, index: int) -> Operand:
+        """Input ``index`` of ``node`` as a step's operand: a constant's own memory, or where the value lies."""
+        value = node.inputs[index]
+        return ("in", index) if value.constant is None else self.weights.plain(value, value.dtype)
+
+
+class WeightStore:
+    """Packed weights, each once: equal layouts of the same tensor share memory between steps, programs and threads.
+
+    Nothing is kept alive here: memory goes when the last program that reads it goes.
+    """
+
+    def __init__(self) -> None:
+        self._packed: weakref.WeakValueDictionary[tuple[int, str], torch.Tensor] = weakref.WeakValueDictionary()
+
+    def packed(self, step: native.Convolution | native.Linear, weight: Value) -> torch.Tensor:
+        """``weight`` (a constant) in the layout that ``step`` reads."""
+        assert weight.constant is not None
+        key = (weight.id, step.packed_key)
+        memory = self._packed.get(key)
+        if memory is None:
+            plain = weight.constant.detach().contiguous()
+            memory = torch.empty(max(step.packed_bytes, 1), dtype=torch.uint8)
+            step.pack(native.DTYPES[plain.dtype], plain.data_ptr(), memory.data_ptr())
+            self._packed[key] = memory
+        return memory
+
+    def plain(self, weight: Value, dtype: torch.dtype) -> torch.Tensor:
+        """``weight`` (a constant) densely row-major in ``dtype``: the user's own memory where it is that already."""
+        assert weight.constant is not None
+        data = weight.constant.detach()
+        if data.dtype == dtype and data.is_contiguous():
+            return data
+        key = (weight.id, f"plain {dtype}")
+        memory = self._packed.get(key)
+        if memory is None:
+            memory = self._packed[key] = data.to(dtype).contiguous()
+        return memory
+
+    @property
+    def bytes(self) -> int:
+        return sum(memory.nbytes for memory in self._packed.values())
+
+
+def float_reason(node: Node) -> str | None:
+    """Why the operands are no floats that the native side computes with, or None."""
+    for value in [*node.inputs, *node.outputs]:
+        if value.dtype not in (torch.float32, torch.bfloat16):
+            return f"{str(value.dtype).removeprefix('torch.')} has no native kernel for {node.op}"
+    return None
+
+
+def joint_layouts(node: Node, like: Value) -> list[Layout]:
+    """Every format of ``like``, in which all operands of its rank lie as well; other operands are plain."""
+    layouts = []
+    for format in formats_of(like):
+        inputs = tuple(
+            None if value.constant is not None else format if len(value.shape) == len(like.shape) else PLAIN for value in node.inputs
+        )
+        same_rank = len(node.output.shape) == len(like.shape)
+        layouts.append(Layout(inputs, format if same_rank else PLAIN))
+    return layouts

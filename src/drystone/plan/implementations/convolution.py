@@ -1,0 +1,70 @@
+"""conv by oneDNN, in each format."""
+
+from __future__ import annotations
+
+import torch
+
+from drystone import native
+from drystone.graph.graph import Node
+from drystone.plan.formats import BLOCK, PLAIN, formats_of
+from drystone.plan.implementations.base import Context, Created, Implementation, Layout, float_reason
+from drystone.plan.implementations.epilogue import post_ops
+
+
+class OneDnnConvolution(Implementation):
+    """Direct convolution; what oneDNN calls it (jit, brgconv, gemm …) becomes known when it is made."""
+
+    name = "onednn"
+    op = "conv"
+
+    def refuses(self, node: Node) -> str | None:
+        if node.inputs[1].constant is None:
+            return "the weight is not a constant"
+        if node.attrs["has_bias"] and node.inputs[2].constant is None:
+            return "the bias is not a constant"
+        return super().refuses(node) or float_reason(node)
+
+    def layouts(self, node: Node) -> list[Layout]:
+        x, output = node.inputs[0], node.output
+        depthwise = node.attrs["groups"] > 1 and node.attrs["groups"] == x.shape[1]
+        layouts = []
+        for format in formats_of(output):
+            block = BLOCK.get(format)
+            source = format
+            if block:
+                # oneDNN's blocked kernels want whole blocks in each group, or read a few channels (an image) from plain memory.
+                groups = node.attrs["groups"]
+                if groups > 1 and not depthwise and (x.shape[1] // groups % block or output.shape[1] // groups % block):
+                    continue
+                if block == 8 and native.isa() != "avx2" and output.dtype == torch.bfloat16:
+                    continue
+                if x.shape[1] < 4:
+                    source = PLAIN
+            inputs = tuple(
+                None if v.constant is not None else source if i == 0 else format if len(v.shape) == len(output.shape) else PLAIN
+                for i, v in enumerate(node.inputs)
+            )
+            layouts.append(Layout(inputs, format))
+        return layouts
+
+    def create(self, node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, context: Context) -> Created:
+        chain, operands, overwrites = post_ops(node, inputs, output, context.free_inputs)
+        a, weight = node.attrs, node.inputs[1]
+        step = native.Convolution(
+            inputs[0],
+            list(weight.shape),
+            a["has_bias"],
+            output,
+            list(a["stride"]),
+            list(a["padding_l"]),
+            list(a["padding_r"]),
+            list(a["dilation"]),
+            a["groups"],
+            chain,
+        )
+        if step.implementation.startswith("ref"):
+            raise ValueError("oneDNN has only its reference implementation")
+        constants: list[torch.Tensor] = [context.weights.packed(step, weight)]
+        if a["has_bias"]:
+            constants.append(context.weights.plain(node.inputs[2], torch.float32))
+        return Created(step, [("in", 0), *constants, ("out", 0), *operands], overwrites=overwrites)

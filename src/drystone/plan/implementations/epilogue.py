@@ -1,0 +1,60 @@
+"""The epilogue of a conv or a matmul as oneDNN's post-ops."""
+
+from __future__ import annotations
+
+from drystone import native
+from drystone.graph.graph import Node
+from drystone.plan.implementations.base import Operand
+
+PostOp = tuple[str, float, float, "native.TensorDesc | None"]
+
+
+def post_ops(
+    node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, free_inputs: frozenset[int]
+) -> tuple[list[PostOp], list[Operand], int | None]:
+    """(post-ops, the extra operands of the step, the input that the output overwrites).
+
+    A residual of the output's shape that nobody reads later is added where it lies ("sum"); it is then no operand.
+    Raises ``ValueError`` for an instruction that has no post-op.
+    """
+    chain: list[PostOp] = []
+    operands: list[Operand] = []
+    overwrites: int | None = None
+    for position, op in enumerate(node.epilogue):
+        running = ("in", 0) if position == 0 else ("reg", position - 1)
+        others = [(place, index) for place, index in op.args if (place, index) != running]
+        if not others:
+            if op.kind == "pow" or len(op.args) != 1:
+                raise ValueError(f"no post-op computes {op}")
+            chain.append((op.kind, op.alpha, op.beta, None))
+            continue
+        place, index = others[0]
+        if place != "in":
+            raise ValueError(f"the epilogue is not a chain: {op}")
+        source = node.epilogue_start + index - 1
+        kind = op.kind
+        if op.args[0] != running:  # the running result is the second operand
+            if kind == "sub":
+                chain.append(("linear", -1.0, 0.0, None))
+                kind = "add"
+            elif kind not in ("add", "mul", "maximum", "minimum"):
+                raise ValueError(f"no post-op computes {op}")
+        desc = inputs[source]
+        same = desc.shape == output.shape and desc.dtype == output.dtype and desc.strides == output.strides
+        if kind == "add" and same and source in free_inputs and overwrites is None:
+            chain.append(("sum", 0.0, 0.0, None))
+            overwrites = source
+        else:
+            chain.append((kind, 0.0, 0.0, _aligned(desc, output)))
+            operands.append(("in", source))
+    return chain, operands, overwrites
+
+
+def _aligned(desc: native.TensorDesc, output: native.TensorDesc) -> native.TensorDesc:
+    """The operand with the output's rank: a (C, 1, 1) constant becomes (1, C, 1, 1), in an order that oneDNN takes."""
+    missing = len(output.shape) - len(desc.shape)
+    shape = [1] * missing + list(desc.shape)
+    per_channel = all(size == 1 for axis, size in enumerate(shape) if axis != 1)
+    if missing or per_channel:
+        return native.TensorDesc.dense(desc.dtype, native.FORMATS["plain"], shape)
+    return desc

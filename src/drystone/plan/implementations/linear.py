@@ -1,0 +1,68 @@
+"""matmul (a linear layer) by oneDNN, as a matmul or as an inner product."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from drystone import native
+from drystone.graph.graph import Node
+from drystone.plan.formats import PLAIN
+from drystone.plan.implementations.base import Context, Created, Implementation, Layout, float_reason
+from drystone.plan.implementations.epilogue import post_ops
+
+
+class OneDnnLinear(Implementation):
+    """All axes but the last are rows: x (…, K) is read as (M, K)."""
+
+    op = "matmul"
+
+    def __init__(self, inner_product: bool) -> None:
+        self.inner_product = inner_product
+        self.name = "onednn_inner_product" if inner_product else "onednn_matmul"
+
+    def refuses(self, node: Node) -> str | None:
+        if node.inputs[1].constant is None:
+            return "the weight is not a constant"
+        if node.attrs["has_bias"] and node.inputs[2].constant is None:
+            return "the bias is not a constant"
+        if node.output.numel == 0 or node.inputs[1].numel == 0:
+            return "a matmul without elements"
+        return super().refuses(node) or float_reason(node)
+
+    def layouts(self, node: Node) -> list[Layout]:
+        return [Layout(tuple(PLAIN if value.constant is None else None for value in node.inputs), PLAIN)]
+
+    def create(self, node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, context: Context) -> Created:
+        weight = node.inputs[1]
+        n, k = weight.shape
+        m = math.prod(node.output.shape[:-1])
+        rows = [_as_rows(desc, m, n) if node.epilogue and i >= node.epilogue_start else desc for i, desc in enumerate(inputs)]
+        if not inputs[0].is_dense or not output.is_dense:
+            raise ValueError("a matmul reads and writes dense memory")
+        chain, operands, overwrites = post_ops(node, rows, _as_rows(output, m, n), context.free_inputs)
+        step = native.Linear(
+            self.inner_product, inputs[0].dtype, m, k, n, node.attrs["has_bias"], output.dtype, chain
+        )
+        if step.implementation.startswith(("ref", "gemm:ref")):
+            raise ValueError("oneDNN has only its reference implementation")
+        constants: list[torch.Tensor] = [context.weights.packed(step, weight)]
+        if node.attrs["has_bias"]:
+            constants.append(context.weights.plain(node.inputs[2], torch.float32))
+        return Created(step, [("in", 0), *constants, ("out", 0), *operands], overwrites=overwrites)
+
+
+def _as_rows(desc: native.TensorDesc, m: int, n: int) -> native.TensorDesc:
+    """An epilogue operand (or the output) as (M, N), (1, N) or (1, 1). Raises ``ValueError`` for other broadcasts."""
+    count = math.prod(desc.shape)
+    last = desc.shape[-1] if desc.shape else 1
+    if count == m * n and last == n and desc.is_dense:
+        shape = [m, n]
+    elif count == n == last:
+        shape = [1, n]
+    elif count == 1:
+        shape = [1, 1]
+    else:
+        raise ValueError(f"an operand of shape {list(desc.shape)} in the epilogue of an {m} x {n} matmul")
+    return native.TensorDesc.dense(desc.dtype, native.FORMATS["plain"], shape)

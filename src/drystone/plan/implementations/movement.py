@@ -1,0 +1,101 @@
+"""Operators that only move elements: views where the memory allows it, one copy otherwise."""
+
+from __future__ import annotations
+
+from drystone import native
+from drystone.graph.graph import Node
+from drystone.plan.formats import BLOCK, CHANNELS_LAST, PLAIN, formats_of
+from drystone.plan.implementations.base import Context, Created, Implementation, Layout, joint_layouts
+
+
+def copy_step(source: native.TensorDesc, target: native.TensorDesc) -> native.Step:
+    """The same elements in another place or format."""
+    return native.copy(source, target, list(range(len(source.shape))), [list(range(size)) for size in source.shape], 0.0)
+
+
+class Movement(Implementation):
+    name = "drystone"
+
+    def __init__(self, op: str) -> None:
+        self.op = op
+
+    def layouts(self, node: Node) -> list[Layout]:
+        x, output = node.inputs[0], node.output
+        if self.op == "reshape":
+            return [Layout((PLAIN,), PLAIN)]
+        if self.op == "permute":
+            sources = [f for f in (PLAIN, CHANNELS_LAST) if f in formats_of(x)]
+            targets = [f for f in (PLAIN, CHANNELS_LAST) if f in formats_of(output)]
+            return [Layout((source,), target) for source in sources for target in targets]
+        return [layout for layout in joint_layouts(node, output) if self._whole_blocks(node, layout)]
+
+    def _whole_blocks(self, node: Node, layout: Layout) -> bool:
+        block = BLOCK.get(layout.output, 1)
+        return all(len(v.shape) < 2 or v.shape[1] % block == 0 for v in [*node.inputs, node.output])
+
+    def create(self, node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, context: Context) -> Created:
+        x = inputs[0]
+        if self.op == "cat":  # the assembler writes the parts; this is the case of constants and of rank 1 and 2 alike
+            raise ValueError("cat is assembled from its parts")
+        if self.op == "reshape":
+            if not x.is_dense:
+                raise ValueError("a reshape reads dense memory")
+            return Created(view_of=0)
+        if self.op == "permute":
+            seen = native.TensorDesc(x.dtype, native.FORMATS[PLAIN], output.shape, [x.strides[d] for d in node.attrs["dims"]])
+            if seen.same_memory(output):
+                return Created(view_of=0)
+        if self.op == "slice":
+            view = self._slice_view(node, x, output)
+            if view is not None:
+                return Created(view_of=0, view_offset=view * node.inputs[0].dtype.itemsize)
+        axes, tables = self._tables(node)
+        value = float(node.attrs.get("value") or 0.0) if self.op == "pad" else 0.0
+        return Created(native.copy(x, output, axes, tables, value), [context.operand(node, 0), ("out", 0)])
+
+    @staticmethod
+    def _slice_view(node: Node, x: native.TensorDesc, output: native.TensorDesc) -> int | None:
+        """The offset (elements) at which the slice lies in x as it must lie in the output, or None."""
+        dim, start, step = node.attrs["dim"], node.attrs["start"], node.attrs["step"]
+        format = next(name for name, kind in native.FORMATS.items() if kind == x.format)
+        block = BLOCK.get(format, 1) if dim == 1 else 1
+        if step != 1 or start % block or output.shape[dim] % block or x.format != output.format:
+            return None
+        seen = native.TensorDesc(x.dtype, x.format, output.shape, x.strides)
+        return start // block * x.strides[dim] if seen.same_memory(output) else None
+
+    def _tables(self, node: Node) -> tuple[list[int], list[list[int]]]:
+        """For each axis of the output: the axis of x that it reads, and at which indices."""
+        x, output, a = node.inputs[0], node.output, node.attrs
+        rank = len(output.shape)
+        axes = list(range(rank))
+        tables = [list(range(size)) for size in output.shape]
+        if self.op == "permute":
+            axes = list(a["dims"])
+        elif self.op == "slice":
+            tables[a["dim"]] = [a["start"] + a["step"] * i for i in range(output.shape[a["dim"]])]
+        elif self.op == "gather":
+            tables[a["dim"]] = list(a["indices"])
+        elif self.op == "expand":
+            missing = rank - len(x.shape)
+            axes = [-1] * missing + list(range(len(x.shape)))
+            for axis in range(missing, rank):
+                if x.shape[axis - missing] == 1:
+                    tables[axis] = [0] * output.shape[axis]
+        elif self.op == "pad":
+            tables = [
+                [_padded(i - before, size, a["mode"]) for i in range(size + before + after)]
+                for size, before, after in zip(x.shape, a["before"], a["after"], strict=True)
+            ]
+        return axes, tables
+
+
+def _padded(index: int, size: int, mode: str) -> int:
+    """The input index that a padded axis reads at ``index``; -1 for the padding value."""
+    if 0 <= index < size:
+        return index
+    if mode == "constant":
+        return -1
+    if mode == "replicate":
+        return min(max(index, 0), size - 1)
+    return -index if index < 0 else 2 * (size - 1) - index  # reflect

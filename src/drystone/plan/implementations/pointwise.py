@@ -1,0 +1,47 @@
+"""Pointwise chains by the own kernel, in each format; conversions between dtypes by oneDNN's reorder."""
+
+from __future__ import annotations
+
+from drystone import native
+from drystone.graph.graph import Node
+from drystone.plan.formats import formats_of
+from drystone.plan.implementations.base import Context, Created, Implementation, Layout, Operand, float_reason, joint_layouts
+
+
+class Pointwise(Implementation):
+    name = "drystone"
+    op = "pointwise"
+
+    def refuses(self, node: Node) -> str | None:
+        return super().refuses(node) or float_reason(node)
+
+    def layouts(self, node: Node) -> list[Layout]:
+        return joint_layouts(node, node.output)
+
+    def create(self, node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, context: Context) -> Created:
+        ops = [(op.kind, list(op.args), op.alpha, op.beta) for op in node.attrs["ops"]]
+        step = native.pointwise(inputs, output, ops)
+        operands: list[Operand] = [context.operand(node, i) for i in range(len(inputs))]
+        overwrites = None
+        for i in sorted(context.free_inputs):
+            d = inputs[i]
+            if d.shape == output.shape and d.dtype == output.dtype and d.strides == output.strides and d.format == output.format:
+                overwrites = i
+                break
+        return Created(step, [*operands, ("out", 0)], overwrites=overwrites)
+
+
+class Convert(Implementation):
+    """To another dtype, and to any format on the way."""
+
+    name = "onednn_reorder"
+    op = "convert"
+
+    def refuses(self, node: Node) -> str | None:
+        return super().refuses(node) or float_reason(node)
+
+    def layouts(self, node: Node) -> list[Layout]:
+        return [Layout((source,), target) for source in formats_of(node.inputs[0]) for target in formats_of(node.output)]
+
+    def create(self, node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, context: Context) -> Created:
+        return Created(native.Reorder(inputs[0], output), [context.operand(node, 0), ("out", 0)])

@@ -1,0 +1,221 @@
+"""Times are measured in place: the whole program runs with candidate assignments, so that each kernel meets the caches as
+the model leaves them and its weights cold.
+
+A *wave* is an assignment in which every node uses the same format where it can. A few waves, one a format and
+implementation, time every option; equal nodes share what is measured of any of them. From the times the assignment of
+least total cost follows (``choose.py``); it is rehearsed too, which measures the reorders it really has, and chosen again
+until nothing changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from drystone.graph.graph import Graph, Node, Value
+from drystone.plan.assemble import Assembled, assemble, uniform_layout
+from drystone.plan.choose import choose
+from drystone.plan.formats import PLAIN, formats_of, same_memory
+from drystone.plan.implementations import ATEN, Option, options
+from drystone.plan.implementations.base import WeightStore
+from drystone.plan.tuning_cache import TuningCache
+
+# For what was never measured: bytes moved at this rate, plus the start of a step.
+BYTES_A_SECOND = 10e9
+START_SECONDS = 2e-6
+FLOPS_A_SECOND = 100e9
+
+# Gives the seconds of each record of a program: one list a run.
+Measure = Callable[[Assembled], list[list[float]]]
+
+
+def signature(node: Node) -> str:
+    """What decides a node's time: operator, attributes, shapes, dtypes, epilogue. Equal nodes have equal signatures."""
+    attrs = {key: value for key, value in sorted(node.attrs.items()) if not key.startswith("_")}
+    values = [(v.shape, str(v.dtype), v.constant is not None) for v in [*node.inputs, *node.outputs]]
+    epilogue = [(op.kind, op.args, op.alpha, op.beta) for op in node.epilogue]
+    text = repr((node.op, attrs, values, epilogue, node.epilogue_start))
+    return f"{node.op} {hashlib.sha256(text.encode()).hexdigest()[:24]}"
+
+
+class Planner:
+    """Chooses an option for each node of ``graph``."""
+
+    def __init__(self, graph: Graph, weights: WeightStore, cache: TuningCache, held_format: str | None = None) -> None:
+        self.graph, self.weights, self.cache = graph, weights, cache
+        self.signatures = {node: signature(node) for node in graph}
+        self.options: dict[Node, list[Option]] = {}
+        self.reasons: dict[Node, str] = {}
+        by_signature: dict[str, list[Option]] = {}
+        for node in graph:
+            found, reason = options(node)
+            if held_format:
+                found = _held(found, held_format)
+            # Equal nodes share one list: what turns out impossible for one is so for all.
+            self.options[node] = by_signature.setdefault(self.signatures[node], found)
+            self.reasons[node] = reason
+        self.measured_bandwidth: list[float] = []
+
+    # -- options ---------------------------------------------------------------------------------------------------------
+
+    def _decline(self, node: Node, option: Option, reason: str) -> Option:
+        """``option`` can't be made for ``node``: strike it out, give the next."""
+        left = self.options[node]
+        if option in left:
+            left.remove(option)
+        self.reasons[node] = reason
+        same_layout = [o for o in left if o[1] == option[1]]
+        return (same_layout or left or [(ATEN, ATEN.layouts(node)[0])])[0]
+
+    def assemble(self, choice: dict[Node, Option]) -> Assembled:
+        assembled = assemble(self.graph, choice, self.weights, self._decline)
+        for record in assembled.records:
+            if record.kind == "aten" and record.node is not None:
+                record.reason = self.reasons[record.node]
+        return assembled
+
+    def _key(self, node: Node, option: Option) -> str:
+        return f"{self.signatures[node]}|{option[0].name}|{option[1]}"
+
+    @staticmethod
+    def _reorder_key(value: Value, source: str, target: str) -> str:
+        return f"reorder {value.dtype} {value.shape}|{source}|{target}"
+
+    # -- waves -----------------------------------------------------------------------------------------------------------
+
+    def waves(self) -> Iterator[dict[Node, Option]]:
+        """Assignments that between them use every option that has no time yet."""
+        formats = list(dict.fromkeys(f for node in self.graph for v in node.outputs for f in formats_of(v)))
+        formats.sort(key=lambda f: f == PLAIN)  # plain last: it is the likeliest to be already known or hopeless
+        for format in formats:
+            turn = 0
+            while True:
+                choice: dict[Node, Option] = {}
+                new = more = False
+                for node in self.graph:
+                    found = self.options[node]
+                    if not found:
+                        choice[node] = (ATEN, ATEN.layouts(node)[0])
+                        continue
+                    layout = uniform_layout([o[1] for o in found], format)
+                    same = [o for o in found if o[1] == layout]
+                    choice[node] = same[min(turn, len(same) - 1)]
+                    more |= len(same) > turn + 1
+                    new |= self.cache.get(self._key(node, choice[node])) is None
+                if new:
+                    yield choice
+                if not more:
+                    break
+                turn += 1
+
+    def record(self, assembled: Assembled, runs: list[list[float]]) -> float:
+        """Keep the times of a rehearsed program; gives the seconds of the whole."""
+        steps = [statistics.median(times) for times in zip(*runs, strict=True)]
+        spent: dict[Node, float] = dict.fromkeys(self.graph, 0.0)
+        for record, seconds in zip(assembled.records, steps, strict=True):
+            if record.node is not None:
+                spent[record.node] += seconds
+            elif record.kind == "reorder":
+                source, target = record.layout.split("→")
+                self.cache.put(self._reorder_key(record.value, source, target), seconds)
+                if record.value.bytes > 1 << 16 and seconds > 0:
+                    self.measured_bandwidth.append(2 * record.value.bytes / seconds)
+        shared: dict[str, list[float]] = {}
+        for node, seconds in spent.items():
+            shared.setdefault(self._key(node, assembled.choice[node]), []).append(seconds)
+        for key, times in shared.items():
+            self.cache.put(key, statistics.median(times))
+        return statistics.median([sum(run) for run in runs])
+
+    # -- choosing --------------------------------------------------------------------------------------------------------
+
+    def _estimate(self, node: Node, option: Option) -> float:
+        """The cost model, for an option that no rehearsal has timed."""
+        moved = sum(v.bytes for v in [*node.inputs, *node.outputs])
+        seconds = START_SECONDS + moved / BYTES_A_SECOND
+        if node.op in ("conv", "matmul"):
+            weight = node.inputs[1]
+            work = 2.0 * node.output.numel * weight.numel / max(weight.shape[0], 1)
+            seconds += work / FLOPS_A_SECOND * (2.0 if option[1].output == PLAIN and node.op == "conv" else 1.0)
+        if node.op in ("reshape", "permute"):
+            seconds = 0.0
+        return seconds
+
+    def _node_cost(self, node: Node, option: Option) -> float:
+        known = self.cache.get(self._key(node, option))
+        return self._estimate(node, option) if known is None else known
+
+    def _reorder_cost(self, value: Value, source: str, target: str) -> float:
+        if same_memory(value, source, target):
+            return 0.0
+        known = self.cache.get(self._reorder_key(value, source, target))
+        if known is not None:
+            return known
+        rate = statistics.median(self.measured_bandwidth) if self.measured_bandwidth else BYTES_A_SECOND
+        return START_SECONDS + 2 * value.bytes / rate
+
+    def best(self) -> dict[Node, Option]:
+        """The assignment of least total cost by the times known so far."""
+        nodes = self.graph.nodes
+        position = {node: i for i, node in enumerate(nodes)}
+        lists = [self.options[node] or [(ATEN, ATEN.layouts(node)[0])] for node in nodes]
+        costs = [np.array([self._node_cost(node, o) for o in found]) for node, found in zip(nodes, lists, strict=True)]
+        edges: dict[tuple[int, int], np.ndarray] = {}
+        for node, found in zip(nodes, lists, strict=True):
+            j = position[node]
+            for k, value in enumerate(node.inputs):
+                if value.constant is not None:
+                    continue
+                if value.producer is None:
+                    costs[j] = costs[j] + [self._reorder_cost(value, PLAIN, o[1].inputs[k]) for o in found]  # type: ignore[arg-type]
+                    continue
+                i = position[value.producer]
+                matrix = np.array([[self._reorder_cost(value, p[1].output, o[1].inputs[k]) for o in found] for p in lists[i]])
+                edges[i, j] = edges[i, j] + matrix if (i, j) in edges else matrix
+        for value in self.graph.outputs:
+            if value.producer is not None:
+                i = position[value.producer]
+                costs[i] = costs[i] + [self._reorder_cost(value, o[1].output, PLAIN) for o in lists[i]]
+        picked = choose(costs, edges)
+        return {node: found[option] for node, found, option in zip(nodes, lists, picked.options, strict=True)}
+
+    def rehearse(self, measure: Measure, progress: Callable[[str], None] = lambda text: None) -> Assembled:
+        """Measure what is unknown, choose, measure the choice, and give the fastest program that was seen."""
+        waves: list[tuple[float, dict[Node, Option]]] = []
+        for choice in self.waves():
+            progress(f"rehearsing format {len(waves) + 1}")
+            assembled = self.assemble(choice)
+            waves.append((self.record(assembled, measure(assembled)), assembled.choice))
+            del assembled  # and its packed weights with it
+        progress("choosing")
+        chosen = self.best()
+        for _ in range(3):  # each round measures the reorders that the last choice brought in
+            assembled = self.assemble(chosen)
+            if not waves and not self._unmeasured(assembled):
+                return assembled
+            seconds = self.record(assembled, measure(assembled))
+            again = self.best()
+            if again == assembled.choice:
+                break
+            chosen = again
+        if waves:
+            best_wave, choice = min(waves, key=lambda wave: wave[0])
+            if best_wave < seconds:
+                rival = self.assemble(choice)
+                if self.record(rival, measure(rival)) < self.record(assembled, measure(assembled)):
+                    return rival
+        return assembled
+
+    def _unmeasured(self, assembled: Assembled) -> bool:
+        return any(self.cache.get(self._key(node, option)) is None for node, option in assembled.choice.items())
+
+
+def _held(found: list[Option], format: str) -> list[Option]:
+    """Only the options that keep to ``format`` as far as the operator can."""
+    if not found:
+        return found
+    layout = uniform_layout([option[1] for option in found], format)
+    return [option for option in found if option[1] == layout]

@@ -1,0 +1,98 @@
+"""What runs where, in which format, for how long: the answer of ``fast.explain()``."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass
+class ExplainedStep:
+    """One step of the program. ``kind``: "node", "reorder", "copy" or "aten"; ``microseconds`` as rehearsed."""
+
+    name: str
+    op: str
+    shape: list[int]
+    dtype: str
+    implementation: str
+    format: str
+    microseconds: float
+    kind: str
+    reason: str = ""
+
+
+@dataclass
+class Explanation:
+    """``print()`` gives a table, ``to_dict()`` what JSON can hold."""
+
+    steps: list[ExplainedStep]
+    runs: str  # "drystone" or "eager": what a call does
+    arena_bytes: int
+    weights_bytes: int
+    plan_milliseconds: float
+    eager_milliseconds: float | None
+    threads: int
+    isa: str
+    onednn: str
+
+    @property
+    def microseconds(self) -> float:
+        return sum(step.microseconds for step in self.steps)
+
+    @property
+    def reorders(self) -> list[ExplainedStep]:
+        return [step for step in self.steps if step.kind in ("reorder", "copy")]
+
+    @property
+    def reorder_share(self) -> float:
+        """The share of the time spent between formats, 0 to 1."""
+        return sum(step.microseconds for step in self.reorders) / self.microseconds if self.microseconds else 0.0
+
+    @property
+    def segments(self) -> list[ExplainedStep]:
+        """The steps that torch runs."""
+        return [step for step in self.steps if step.kind == "aten"]
+
+    def to_dict(self) -> dict[str, Any]:
+        summary = {
+            "microseconds": self.microseconds,
+            "reorders": len(self.reorders),
+            "reorder_share": self.reorder_share,
+            "aten_segments": [{"name": s.name, "op": s.op, "reason": s.reason} for s in self.segments],
+        }
+        return {**asdict(self), **summary}
+
+    def __str__(self) -> str:
+        total = self.microseconds or 1.0
+        table = Table(title=None, show_edge=False, pad_edge=False)
+        for heading, justify in (("step", "left"), ("op", "left"), ("shape", "left"), ("dtype", "left")):
+            table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+        for heading in ("implementation", "format"):
+            table.add_column(heading)
+        table.add_column("µs", justify="right")
+        table.add_column("share", justify="right")
+        for step in self.steps:
+            shape = "×".join(map(str, step.shape))
+            share = f"{100 * step.microseconds / total:.1f} %"
+            table.add_row(
+                step.name, step.op, shape, step.dtype, step.implementation, step.format, f"{step.microseconds:.1f}", share
+            )
+        stream = io.StringIO()
+        Console(file=stream, width=180).print(table)
+        lines = [stream.getvalue().rstrip(), ""]
+        lines.append(
+            f"{len(self.steps)} steps, {total / 1e3:.3f} ms in the steps; {len(self.reorders)} reorders and copies take "
+            f"{100 * self.reorder_share:.1f} %. Arena {self.arena_bytes / 2**20:.1f} MB, packed weights {self.weights_bytes / 2**20:.1f} MB. "
+            f"{self.threads} threads, {self.isa}, oneDNN {self.onednn}."
+        )
+        for step in self.segments:
+            lines.append(f"ATen runs {step.op} ({step.name}): {step.reason}")
+        if self.eager_milliseconds is not None:
+            lines.append(f"Whole call: drystone {self.plan_milliseconds:.3f} ms, eager {self.eager_milliseconds:.3f} ms.")
+        if self.runs == "eager":
+            lines.append("Eager was faster in the rehearsal, so calls run eagerly.")
+        return "\n".join(lines)

@@ -1,0 +1,151 @@
+"""What ``optimize`` gives back: a module that is called as the model was, and runs the program."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from drystone.errors import InputError, ShapeError
+from drystone.graph.graph import Value
+from drystone.runtime.explain import Explanation
+from drystone.runtime.program import Program
+
+# Programs kept for other shapes and thread counts; the least recently used goes first.
+MAX_PROGRAMS = 16
+
+
+@dataclass
+class Prepared:
+    """A program for fixed input shapes, or the verdict that eager is faster."""
+
+    program: Program
+    explanation: Explanation
+
+    @property
+    def eager(self) -> bool:
+        return self.explanation.runs == "eager"
+
+
+# Makes the program for inputs of these shapes and the thread count in force.
+Prepare = Callable[[list[torch.Tensor]], Prepared]
+Key = tuple[int, tuple[tuple[int, ...], ...]]
+
+
+class OptimizedModule(nn.Module):
+    """The model, prepared for inference. Inputs and outputs are structured as the model's; attributes are the model's.
+
+    Calls may come from several threads. Results carry no gradient.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        flatten: Callable[[tuple[Any, ...], dict[str, Any]], list[torch.Tensor]],
+        unflatten: Callable[[list[torch.Tensor]], Any],
+        names: list[str],
+        expected: list[Value],
+        prepare: Prepare,
+        dynamic: list[set[int]],
+    ) -> None:
+        super().__init__()
+        # Past nn.Module's registration: the model's parameters stay the model's own, and are not listed twice.
+        self.__dict__["_model"] = model
+        self.training = False
+        self._flatten, self._unflatten = flatten, unflatten
+        self._names = names
+        self._expected = expected
+        self._shapes = [torch.Size(value.shape) for value in expected]
+        self._dtypes = [value.dtype for value in expected]
+        self._prepare = prepare
+        self._dynamic = dynamic
+        self._programs: OrderedDict[Key, Prepared] = OrderedDict()
+        self._lock = threading.Lock()
+        self._current: tuple[int, Prepared] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.__dict__["_model"], name)
+
+    def train(self, mode: bool = True) -> OptimizedModule:
+        """Refuses training mode: the program is inference only."""
+        if mode:
+            raise InputError("this module is prepared for inference and has no training mode; train the original model")
+        return self
+
+    def explain(self) -> Explanation:
+        """What runs where, in which format, for how long; what torch runs instead, and why."""
+        if self._current is None:
+            raise InputError("the module has no program yet")
+        return self._current[1].explanation
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._forward_hooks or self._forward_pre_hooks:
+            return super().__call__(*args, **kwargs)
+        return self.forward(*args, **kwargs)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        tensors = self._flatten(args, kwargs)
+        grad = torch.is_grad_enabled()
+        usual = True
+        for i, tensor in enumerate(tensors):
+            if tensor.shape != self._shapes[i] or tensor.dtype is not self._dtypes[i] or not tensor.is_cpu or (grad and tensor.requires_grad):
+                self._check(i, tensor, grad)
+                usual = False
+            if not tensor.is_contiguous() or tensor.is_neg() or tensor.is_conj():
+                tensors[i] = tensor.resolve_neg().contiguous()
+        current = self._current
+        threads = torch.get_num_threads()
+        if not usual or current is None or current[0] != threads:
+            prepared = self._find(tensors, threads)
+        else:
+            prepared = current[1]
+        if prepared.eager:
+            with torch.no_grad():
+                return self._model(*args, **kwargs)
+        return self._unflatten(prepared.program(tensors))
+
+    def _find(self, tensors: list[torch.Tensor], threads: int) -> Prepared:
+        """The program for these shapes and threads; made if it is not there yet."""
+        shapes = tuple(tuple(tensor.shape) for tensor in tensors)
+        key = (threads, shapes)
+        with self._lock:
+            if key in self._programs:
+                self._programs.move_to_end(key)
+            else:
+                self._programs[key] = self._prepare(tensors)
+                while len(self._programs) > MAX_PROGRAMS:
+                    self._programs.popitem(last=False)
+            prepared = self._programs[key]
+            if list(shapes) == [tuple(shape) for shape in self._shapes]:
+                self._current = (threads, prepared)
+            return prepared
+
+    def _check(self, index: int, tensor: torch.Tensor, grad: bool) -> None:
+        """Raise the error that says what is wrong with an input, if anything is."""
+        name, expected = self._names[index], self._expected[index]
+        if not tensor.is_cpu:
+            raise InputError(f"input {name!r}: expected a tensor on the CPU, got one on {tensor.device}; move it with .cpu()")
+        if tensor.dtype != expected.dtype:
+            raise InputError(f"input {name!r}: expected {expected.dtype}, got {tensor.dtype}; convert it with .to({expected.dtype})")
+        if grad and tensor.requires_grad:
+            raise InputError(
+                f"input {name!r} requires grad, but this module is inference only and gives no gradients: "
+                "call it under torch.no_grad() or torch.inference_mode(), or detach the input"
+            )
+        fits = len(tensor.shape) == len(expected.shape) and all(
+            size == want or axis in self._dynamic[index] for axis, (size, want) in enumerate(zip(tensor.shape, expected.shape, strict=False))
+        )
+        if not fits:
+            allowed = [("*" if axis in self._dynamic[index] else str(size)) for axis, size in enumerate(expected.shape)]
+            raise ShapeError(
+                f"input {name!r}: expected shape [{', '.join(allowed)}], got {list(tensor.shape)}. The module was prepared for the shapes "
+                "of its example inputs; prepare it for this shape too, or declare what varies with dynamic_shapes"
+            )

@@ -1,0 +1,121 @@
+"""A program ready to be called: its arena, its frames, the ATen segments between its native stretches."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from itertools import pairwise
+
+import torch
+
+from drystone import native
+from drystone.plan.assemble import Assembled, Buffer, Place
+
+_DTYPES = {kind: dtype for dtype, kind in native.DTYPES.items()}
+# A cache line before the arena's end is read by vector loads that run past a tensor's last element.
+_SLACK = 64
+
+
+class Program:
+    """``program(inputs)`` for inputs of the shapes it was made for: outputs are fresh tensors.
+
+    Calls may come from several threads at once: each takes a frame (arena and scratchpad) from a pool.
+    """
+
+    def __init__(self, assembled: Assembled, threads: int) -> None:
+        self.assembled = assembled
+        self.threads = threads
+        self._outputs = [(list(place.desc.shape), _DTYPES[place.desc.dtype]) for place in assembled.outputs]
+        self._frames: deque[_Frame] = deque()
+        self._steps = len(assembled.program)
+        self._plain = assembled.segments == 0
+
+    def __call__(self, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+        """``inputs``: contiguous tensors in the graph's order. Their shapes and dtypes are not checked here."""
+        outputs = [torch.empty(shape, dtype=dtype) for shape, dtype in self._outputs]
+        try:
+            frame = self._frames.pop()
+        except IndexError:
+            frame = _Frame(self)
+        try:
+            pointers = [tensor.data_ptr() for tensor in inputs]
+            pointers += [tensor.data_ptr() for tensor in outputs]
+            if self._plain:
+                frame.native.call(pointers, self._steps)
+            else:
+                frame.native.bind(pointers)
+                frame.run_segments([*inputs, *outputs])
+        finally:
+            self._frames.append(frame)
+        return outputs
+
+    def time_steps(self, inputs: list[torch.Tensor]) -> list[float]:
+        """Seconds of each record of the program, in one call."""
+        outputs = [torch.empty(shape, dtype=dtype) for shape, dtype in self._outputs]
+        frame = self._frames.pop() if self._frames else _Frame(self)
+        frame.native.bind([tensor.data_ptr() for tensor in [*inputs, *outputs]])
+        seconds = frame.run_segments([*inputs, *outputs], timed=True)
+        self._frames.append(frame)
+        return seconds
+
+
+class _Frame:
+    """The memory of one call in flight."""
+
+    def __init__(self, program: Program) -> None:
+        assembled = program.assembled
+        self.assembled = assembled
+        self.arena = torch.empty(assembled.arena_bytes + _SLACK, dtype=torch.uint8)
+        self.scratchpad = torch.empty(assembled.program.scratchpad_bytes + _SLACK, dtype=torch.uint8)
+        inputs = len(assembled.inputs)
+        addresses, externals = [], []
+        for slot, (buffer, offset) in enumerate(assembled.slots):
+            address = 0
+            if buffer.kind == "arena":
+                address = self.arena.data_ptr() + buffer.offset + offset
+            elif buffer.kind == "constant":
+                assert buffer.data is not None
+                address = buffer.data.data_ptr() + offset
+            else:
+                externals.append((slot, self._argument(buffer, inputs), offset))
+            addresses.append(address)
+        self.native = native.Frame(assembled.program, addresses, externals, self.scratchpad.data_ptr(), program.threads)
+
+    @staticmethod
+    def _argument(buffer: Buffer, inputs: int) -> int:
+        return buffer.index if buffer.kind == "input" else inputs + buffer.index
+
+    def _tensor(self, place: Place, arguments: list[torch.Tensor]) -> torch.Tensor:
+        """The torch tensor that aliases ``place``."""
+        dtype = _DTYPES[place.desc.dtype]
+        buffer = place.buffer
+        if buffer.kind == "arena":
+            memory = self.arena[buffer.offset + place.offset :][: place.desc.bytes]
+        else:
+            whole = buffer.data if buffer.kind == "constant" else arguments[self._argument(buffer, len(self.assembled.inputs))]
+            assert whole is not None
+            memory = whole.reshape(-1).view(torch.uint8)[place.offset :][: place.desc.bytes]
+        return memory.view(dtype).as_strided(place.desc.shape, place.desc.strides)
+
+    def run_segments(self, arguments: list[torch.Tensor], timed: bool = False) -> list[float]:
+        """The native stretches and the ATen calls in turn; the seconds of each record when ``timed``."""
+        seconds: list[float] = []
+        records = self.assembled.records
+        cuts = [i for i, record in enumerate(records) if record.kind == "aten"]
+        done = 0
+        for start, stop in pairwise([-1, *cuts, len(records)]):
+            count = stop - start - 1
+            if timed:
+                seconds += self.native.run_timed(done, done + count)
+            elif count:
+                self.native.run(done, done + count)
+            done += count
+            if stop < len(records):
+                began = time.perf_counter()
+                record = records[stop]
+                assert record.call is not None
+                results = record.call([self._tensor(place, arguments) for place in record.call_inputs])
+                for place, result in zip(record.call_outputs, results, strict=True):
+                    self._tensor(place, arguments).copy_(result)
+                seconds.append(time.perf_counter() - began)
+        return seconds

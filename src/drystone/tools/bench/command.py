@@ -1,0 +1,122 @@
+"""The command ``drystone bench``: reads its arguments, measures model by model, shows and keeps the results."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import psutil
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from .contenders import CONTENDERS, DEFAULTS
+from .environment import environment, key_of
+from .plot import plot as draw
+from .report import show_result, show_summary
+from .results import Result, ResultFile
+from .rounds import measure, steps
+from .workload import DTYPES, Workload
+from .zoo import ZOO
+
+
+def bench(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL…", help="Names of the zoo, `all`, or path.py:function.")],
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    batch: Annotated[int, typer.Option(min=1)] = 1,
+    threads: Annotated[int | None, typer.Option(min=1, help="Default: the physical cores.")] = None,
+    against: Annotated[str | None, typer.Option(help=f"Contenders beside drystone, by comma: {', '.join(CONTENDERS)}.")] = None,
+    size: Annotated[str | None, typer.Option(metavar="H,W", help="Image size. Default: the model's own.")] = None,
+    rounds: Annotated[int, typer.Option(min=3, help="Bursts of each contender.")] = 12,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Add the results to this file.")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the results (all those in --json, if given).")] = None,
+) -> None:
+    """Time models in drystone against eager PyTorch and other engines, each in its own process, in alternating bursts.
+
+    Ends with code 1 where drystone could not run a model.
+    """
+    # Where the output goes into a file, tables need not be squeezed into eighty columns.
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    threads = threads or psutil.cpu_count(logical=False) or 1
+    contenders = _contenders(against, dtype)
+    workloads = [Workload(model, dtype, batch, _size(size), threads) for model in _models(models)]
+    facts = environment()
+    results: list[Result] = []
+    try:
+        kept = ResultFile.read(json) if json and json.exists() else ResultFile()
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--json") from error
+
+    # No refresh thread: the bar is drawn between steps only, as it would take time from the contender that runs.
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, auto_refresh=False, transient=True) as progress:
+        task = progress.add_task("", total=len(workloads) * steps(contenders, rounds))
+        for workload in workloads:
+
+            def announce(what: str, workload: Workload = workload) -> None:
+                progress.update(task, description=f"{workload.name}: {what}")
+                progress.refresh()
+                progress.advance(task)
+
+            result = measure(workload, contenders, rounds, key_of(facts), announce)
+            results.append(result)
+            kept.add(result, facts)
+            if json:
+                kept.write(json)
+            show_result(result, progress.console)
+
+    if len(results) > 1:
+        show_summary(results, console)
+    if plot:
+        _plot(kept, json, plot)
+        console.print(f"drawn: {plot}")
+    if any(not result["drystone"].ok for result in results):
+        raise typer.Exit(1)
+
+
+def _plot(kept: ResultFile, json: Path | None, target: Path) -> None:
+    """The picture comes from a file in any case, so that it can show nothing that the file does not hold."""
+    with tempfile.TemporaryDirectory() as folder:
+        if json is None:
+            json = Path(folder) / "results.json"
+            kept.write(json)
+        try:
+            draw(json, target)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--plot") from error
+
+
+def _models(names: list[str]) -> list[str]:
+    models = [model for name in names for model in (ZOO if name == "all" else [name])]
+    for model in models:
+        if ":" not in model and model not in ZOO:
+            raise typer.BadParameter(
+                f"no model {model!r} in the zoo: {', '.join(ZOO)}, all, or path.py:function", param_hint="MODEL"
+            )
+    return models
+
+
+def _contenders(against: str | None, dtype: str) -> list[str]:
+    if dtype not in DTYPES:
+        raise typer.BadParameter(f"{dtype!r} is none of {', '.join(DTYPES)}", param_hint="--dtype")
+    names = DEFAULTS[dtype] if against is None else tuple(name.strip() for name in against.split(",") if name.strip())
+    for name in names:
+        if name not in CONTENDERS:
+            raise typer.BadParameter(f"no contender {name!r}: {', '.join(CONTENDERS)}", param_hint="--against")
+        if dtype not in CONTENDERS[name].dtypes:
+            raise typer.BadParameter(f"{name} has no {dtype} on a CPU", param_hint="--against")
+    return list(dict.fromkeys(("drystone", *names)))
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    try:
+        height, width = (int(part) for part in text.split(","))
+        if min(height, width) < 1:
+            raise ValueError
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not H,W", param_hint="--size") from None
+    return height, width

@@ -1,0 +1,160 @@
+"""The ways to run a model that are compared: each prepares one and returns a function of no arguments that runs it once.
+
+Every contender is set up as its own documentation says for latency, with the given number of threads. A contender that
+can't run a model raises; the benchmark reports the reason and goes on.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from .workload import first_tensor
+
+Inputs = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """``call()`` is what is timed; ``output`` turns what it returns into the model's first output tensor."""
+
+    call: Callable[[], Any]
+    output: Callable[[Any], torch.Tensor] = first_tensor
+
+
+Prepare = Callable[[nn.Module, Inputs, torch.dtype, int], Prepared]
+
+
+def drystone(module: nn.Module, inputs: Inputs, dtype: torch.dtype, threads: int) -> Prepared:
+    from drystone.optimize import optimize
+
+    fast = optimize(module, inputs, dtype=None if dtype == torch.float32 else dtype)
+    return Prepared(lambda: fast(*inputs))
+
+
+def eager(module: nn.Module, inputs: Inputs, dtype: torch.dtype, threads: int) -> Prepared:
+    """The model as it is, in its own dtype whatever is asked for."""
+    return Prepared(lambda: module(*inputs))
+
+
+def eager_autocast(module: nn.Module, inputs: Inputs, dtype: torch.dtype, threads: int) -> Prepared:
+    def call() -> Any:
+        with torch.autocast("cpu", dtype):
+            return module(*inputs)
+
+    return Prepared(call)
+
+
+def _in_channels_last(module: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inputs]:
+    def convert(leaf: Any) -> Any:
+        is_image = isinstance(leaf, torch.Tensor) and leaf.dim() == 4
+        return leaf.contiguous(memory_format=torch.channels_last) if is_image else leaf
+
+    return module.to(memory_format=torch.channels_last), pytree.tree_map(convert, inputs)
+
+
+def channels_last(module: nn.Module, inputs: Inputs, dtype: torch.dtype, threads: int) -> Prepared:
+    """Eager with weights and inputs in channels_last; the inputs come in that format and are not converted in the call."""
+    return eager(*_in_channels_last(module, inputs), dtype, threads)
+
+
+def to_mkldnn(module: nn.Module, inputs: Inputs, dtype: torch.dtype, threads: int) -> Prepared:
+    """torch.utils.mkldnn: tensors stay in oneDNN's formats from layer to layer. The input's conversion is in the call."""
+    from torch.utils import mkldnn
+
+    converted = mkldnn.to_mkldnn(module, dtype)
+    return Prepared(
+        lambda: converted(*(x.to_mkldnn(dtype) for x in inputs)),
+        lambda result: first_tensor(result).to_dense(torch.float32),
+    )
+
+
+def to_mkldnn_channels_last(module: nn.Module, inputs: Inputs, dtype: torch.dtype, threads: int) -> Prepared:
+    return to_mkldnn(*_in_channels_last(module, inputs), dtype, threads)
+
+
+def inductor(module: nn.Module, inputs: Inputs, dtype: torch.dtype, threads: int) -> Prepared:
+    """torch.compile with freezing; bfloat16 by autocast, under which freezing casts the weights once."""
+    import torch._inductor.config as config
+
+    config.freezing = True
+    compiled = torch.compile(module)
+    if dtype == torch.float32:
+        return Prepared(lambda: compiled(*inputs))
+
+    def call() -> Any:
+        with torch.autocast("cpu", dtype):
+            return compiled(*inputs)
+
+    return Prepared(call)
+
+
+def openvino(module: nn.Module, inputs: Inputs, dtype: torch.dtype, threads: int) -> Prepared:
+    """OpenVINO's latency hint on static shapes; one infer request, inputs and outputs shared and not copied."""
+    import openvino as ov
+
+    model = ov.convert_model(module, example_input=inputs if len(inputs) > 1 else inputs[0])
+    model.reshape({port: list(x.shape) for port, x in zip(model.inputs, inputs, strict=True)})
+    options = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": "f32" if dtype == torch.float32 else "bf16",
+    }
+    request = ov.Core().compile_model(model, "CPU", options).create_infer_request()
+    arrays = [x.numpy() for x in inputs]
+    return Prepared(
+        lambda: request.infer(arrays, share_inputs=True, share_outputs=True),
+        lambda result: torch.from_numpy(result[0].copy()),
+    )
+
+
+def onnxruntime(module: nn.Module, inputs: Inputs, dtype: torch.dtype, threads: int) -> Prepared:
+    """ONNX Runtime on torch's own export, all graph optimisations."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = 3
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        torch.onnx.export(module, inputs, path, dynamo=True, verbose=False)
+        session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    feeds = {port.name: x.numpy() for port, x in zip(session.get_inputs(), inputs, strict=True)}
+    names = [session.get_outputs()[0].name]
+    return Prepared(lambda: session.run(names, feeds), lambda result: torch.from_numpy(result[0]))
+
+
+@dataclass(frozen=True)
+class Contender:
+    prepare: Prepare
+    dtypes: tuple[str, ...] = ("float32", "bfloat16")
+
+
+CONTENDERS: dict[str, Contender] = {
+    "drystone": Contender(drystone),
+    "eager": Contender(eager),
+    "eager_autocast": Contender(eager_autocast, ("bfloat16",)),
+    "channels_last": Contender(channels_last, ("float32",)),
+    "to_mkldnn": Contender(to_mkldnn),
+    "to_mkldnn_channels_last": Contender(to_mkldnn_channels_last),
+    "inductor": Contender(inductor),
+    "openvino": Contender(openvino),
+    "onnxruntime": Contender(onnxruntime, ("float32",)),
+}
+
+#: Against what a model is run where nothing is said.
+DEFAULTS = {
+    "float32": ("eager", "channels_last", "to_mkldnn", "inductor", "openvino", "onnxruntime"),
+    "bfloat16": ("eager", "eager_autocast", "inductor", "openvino"),
+}
+
+#: The whole-model engines; the summary compares with the best of them.
+PEERS = ("inductor", "openvino", "onnxruntime")

@@ -1,0 +1,75 @@
+"""Under what a result was measured: processor, threads, versions, caps. Neither host names nor paths."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import re
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+_FLAGS = (
+    "avx2",
+    "fma",
+    "f16c",
+    "avx_vnni",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+    "amx_tile",
+    "amx_bf16",
+    "amx_int8",
+)
+_PACKAGES = ("drystone", "torch", "transformers", "torchvision", "openvino", "onnxruntime", "onnxscript", "onednn-cpu-gomp")
+_CAPS = ("DRYSTONE_MAX_ISA", "ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
+
+
+def environment() -> dict[str, Any]:
+    """Facts that bear on speed, as plain JSON data."""
+    model, flags = _processor()
+    return {
+        "cpu": model,
+        "flags": [flag for flag in _FLAGS if flag in flags],
+        "cores": psutil.cpu_count(logical=False),
+        "logical_cpus": psutil.cpu_count(),
+        "cpus_allowed": len(os.sched_getaffinity(0)),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+        "torch_onednn": _onednn_of_torch(),
+        "own_onednn": "DRYSTONE_ONEDNN" in os.environ,
+        "caps": {name: os.environ[name] for name in _CAPS if name in os.environ},
+    }
+
+
+def key_of(facts: dict[str, Any]) -> str:
+    """A short name for an environment: equal facts, equal key."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _processor() -> tuple[str, set[str]]:
+    """The model's name and its flags; psutil has neither."""
+    text = Path("/proc/cpuinfo").read_text()
+    model = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
+    flags = re.search(r"^flags\s*: (.*)$", text, re.MULTILINE)
+    return (model[1] if model else platform.processor()), set(flags[1].split() if flags else ())
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _onednn_of_torch() -> str | None:
+    found = re.search(r"(?:MKL-DNN|oneDNN|DNNL)\S* v([\d.]+)", torch.__config__.show())
+    return found[1] if found else None

@@ -1,0 +1,70 @@
+"""Tables of results for the terminal: every contender on one model, and all models side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from .results import Outcome, Result, summary
+
+
+def show_result(result: Result, console: Console) -> None:
+    """One model: ratio first, then times, preparation, memory and error."""
+    base = result.base
+    shapes = ", ".join("x".join(map(str, shape)) for shape in result.shapes)
+    table = Table(title=f"{result.model} · {result.dtype} · {shapes} · threads {result.threads}", title_justify="left")
+    table.add_column("contender")
+    for column in (f"time / {base}", "ms", "prepared in s", "peak MB", "relative error"):
+        table.add_column(column, justify="right")
+    for outcome in result.outcomes:
+        name = f"[bold]{outcome.contender}[/]" if outcome.contender == base else outcome.contender
+        table.add_row(name, *_cells(result, outcome, base))
+    console.print(table)
+    for outcome in result.outcomes:
+        if not outcome.ok:
+            console.print(f"{outcome.contender} failed: {outcome.reason}", markup=False, highlight=False)
+
+
+def _cells(result: Result, outcome: Outcome, base: str) -> list[str]:
+    if not outcome.ok:
+        return ["failed", "", "", "", ""]
+    return [
+        _number(result.ratio(outcome.contender, base), ".2f"),
+        _number(outcome.milliseconds, ".2f"),
+        _number(outcome.prepare_seconds, ".1f"),
+        _number(outcome.peak_rss / 1e6 if outcome.peak_rss else None, ".0f"),
+        _number(outcome.relative_error, ".1e"),
+    ]
+
+
+def show_summary(results: Sequence[Result], console: Console) -> None:
+    """All models: a row each with every contender's milliseconds, and the geometric means of the ratios."""
+    contenders = list(dict.fromkeys(outcome.contender for result in results for outcome in result.outcomes))
+    table = Table(title="milliseconds a call", title_justify="left")
+    table.add_column("model")
+    for name in (*contenders, "best engine / drystone", "eager / drystone"):
+        table.add_column(name, justify="right")
+    for result in results:
+        times = {outcome.contender: _number(outcome.milliseconds, ".2f") if outcome.ok else "failed" for outcome in result.outcomes}
+        best = result.best_peer()
+        table.add_row(
+            result.model,
+            *(times.get(name, "") for name in contenders),
+            f"{best[1]:.2f} ({best[0]})" if best else "-",
+            _number(result.ratio("eager", "drystone"), ".2f"),
+        )
+    means = summary(results)
+    table.add_section()
+    table.add_row(
+        "geometric mean",
+        *("" for _ in contenders),
+        _number(means["best_peer_over_drystone"], ".2f"),
+        _number(means["eager_over_drystone"], ".2f"),
+    )
+    console.print(table)
+
+
+def _number(value: float | None, spec: str) -> str:
+    return "-" if value is None or value != value else format(value, spec)

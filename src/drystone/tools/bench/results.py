@@ -1,0 +1,141 @@
+"""What a benchmark finds out, the figures that follow from it, and its JSON file.
+
+Only what was measured is kept as it came: the rounds. Ratios and means are computed from them each time.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .contenders import PEERS
+
+FORMAT = 1
+
+
+@dataclass
+class Outcome:
+    """One contender on one workload. ``rounds`` holds the median milliseconds of each burst; ``reason`` why there are none."""
+
+    contender: str
+    reason: str | None = None
+    prepare_seconds: float | None = None
+    peak_rss: int | None = None
+    relative_error: float | None = None
+    rounds: list[float] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        return self.reason is None
+
+    @property
+    def milliseconds(self) -> float:
+        """The median over the rounds."""
+        return statistics.median(self.rounds) if self.rounds else math.nan
+
+
+@dataclass
+class Result:
+    """All contenders on one workload, on one machine (``environment`` is a key of the file's environments)."""
+
+    model: str
+    dtype: str
+    batch: int
+    threads: int
+    shapes: list[list[int]]
+    date: str
+    environment: str
+    outcomes: list[Outcome]
+
+    def __getitem__(self, contender: str) -> Outcome:
+        for outcome in self.outcomes:
+            if outcome.contender == contender:
+                return outcome
+        raise KeyError(contender)
+
+    def ratio(self, contender: str, base: str) -> float | None:
+        """How many times as long as ``base`` a call of ``contender`` takes: the median over the rounds of the ratio in a round."""
+        try:
+            a, b = self[contender], self[base]
+        except KeyError:
+            return None
+        if not (a.ok and b.ok):
+            return None
+        return statistics.median(x / y for x, y in zip(a.rounds, b.rounds, strict=True))
+
+    @property
+    def base(self) -> str:
+        """What the others are compared with: drystone, else eager, else the first that ran."""
+        running = [outcome.contender for outcome in self.outcomes if outcome.ok]
+        return next((name for name in ("drystone", "eager", *running) if name in running), "drystone")
+
+    def best_peer(self) -> tuple[str, float] | None:
+        """The whole-model engine that comes closest to drystone or beats it, and its time over drystone's."""
+        ratios = {peer: ratio for peer in PEERS if (ratio := self.ratio(peer, "drystone")) is not None}
+        return min(ratios.items(), key=lambda item: item[1]) if ratios else None
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """Two results of the same identity are two measurements of the same thing."""
+        return self.model, self.dtype, self.batch, self.threads, str(self.shapes), self.environment
+
+
+def geometric_mean(values: Iterable[float]) -> float | None:
+    logs = [math.log(value) for value in values]
+    return math.exp(statistics.fmean(logs)) if logs else None
+
+
+def summary(results: Sequence[Result]) -> dict[str, float | None]:
+    """Geometric means over the results: the best engine's time and eager's time over drystone's."""
+    peers = [best[1] for result in results if (best := result.best_peer())]
+    eager = [ratio for result in results if (ratio := result.ratio("eager", "drystone")) is not None]
+    return {"best_peer_over_drystone": geometric_mean(peers), "eager_over_drystone": geometric_mean(eager)}
+
+
+@dataclass
+class ResultFile:
+    """The JSON file: environments by key, and results that name theirs."""
+
+    environments: dict[str, dict[str, Any]] = field(default_factory=dict)
+    results: list[Result] = field(default_factory=list)
+
+    def add(self, result: Result, environment: dict[str, Any]) -> None:
+        """Put ``result`` in, in place of an earlier one of the same identity."""
+        self.environments[result.environment] = environment
+        for i, earlier in enumerate(self.results):
+            if earlier.identity == result.identity:
+                self.results[i] = result
+                return
+        self.results.append(result)
+
+    @classmethod
+    def read(cls, path: Path) -> ResultFile:
+        """Raises ``ValueError`` where the file is not one that ``write`` wrote."""
+        try:
+            data = json.loads(path.read_text())
+            if data["format"] != FORMAT:
+                raise ValueError(f"format {data['format']}, expected {FORMAT}")
+            results = [
+                Result(**(row | {"outcomes": [Outcome(**outcome) for outcome in row["outcomes"]]})) for row in data["results"]
+            ]
+            return cls(data["environments"], results)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is not a file of benchmark results: {error}") from error
+
+    def write(self, path: Path) -> None:
+        used = {result.environment for result in self.results}
+        data = {
+            "format": FORMAT,
+            "summary": summary(self.results),
+            "environments": {key: facts for key, facts in self.environments.items() if key in used},
+            "results": [asdict(result) for result in self.results],
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(json.dumps(data, indent=1) + "\n")
+        partial.replace(path)

@@ -1,0 +1,207 @@
+"""Capture: the model's way of being called is kept, the model is left alone, and what can't be captured says where and why."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from drystone.capture.export import capture
+from drystone.errors import CaptureError, DrystoneWarning, InputError, UnsupportedError
+from drystone.graph.build import build
+from drystone.graph.reference import run
+
+
+def call(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *later: Any, **named: Any) -> Any:
+    """Capture with one set of arguments, run with another."""
+    captured = capture(model, args, kwargs)
+    graph = build(captured)
+    return captured.signature.unflatten(run(graph, captured.signature.flatten(later, named)))
+
+
+class Structured(nn.Module):
+    def forward(
+        self, x: torch.Tensor, pair: tuple[torch.Tensor, int] = (torch.zeros(1), 0), *, scale: int = 1, bias: Any = None
+    ) -> dict[str, Any]:
+        y = x * scale + pair[0] * pair[1]
+        return {"y": y if bias is None else y + bias["bias"], "parts": [x.neg(), None, pair[1]], "name": "out"}
+
+
+def test_nested_inputs_and_outputs() -> None:
+    x, y, b = torch.randn(3, 2), torch.randn(2), torch.randn(1)
+    args, kwargs = (torch.zeros(3, 2), (torch.zeros(2), 3)), {"scale": 2, "bias": {"bias": torch.zeros(1)}}
+    model = Structured().eval()
+    got = call(model, args, kwargs, x, (y, 3), bias={"bias": b}, scale=2)  # in another order
+    expected = model(x, (y, 3), scale=2, bias={"bias": b})
+    torch.testing.assert_close((got["y"], got["parts"][0]), (expected["y"], expected["parts"][0]))
+    assert list(got) == ["y", "parts", "name"] and got["parts"][1:] == [None, 3] and got["name"] == "out"
+
+
+def test_arguments_by_position_or_by_name() -> None:
+    model = Structured().eval()
+    x = torch.randn(3, 2)
+    expected = model(x)["y"]
+    torch.testing.assert_close(call(model, (torch.zeros(3, 2),), {}, x=x)["y"], expected)
+    torch.testing.assert_close(call(model, (), {"x": torch.zeros(3, 2)}, x)["y"], expected)
+    torch.testing.assert_close(call(model, (torch.zeros(3, 2),), {}, x, bias=None, scale=1)["y"], expected)
+
+
+def test_dataclass_output() -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], num_labels=3)
+    model = transformers.ResNetForImageClassification(config).eval()
+    x = torch.randn(1, 3, 32, 32)
+    got = call(model, (torch.zeros(1, 3, 32, 32),), {}, pixel_values=x)
+    expected = model(x)
+    assert type(got) is type(expected)
+    torch.testing.assert_close(got.logits, expected.logits)
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "message"),
+    [
+        ((), {}, "do not fit the model's forward"),
+        ((torch.zeros(3, 2), (torch.zeros(2), 3), 7, 8), {}, "do not fit the model's forward"),
+        ((torch.zeros(3, 2), (torch.zeros(2), 4)), {}, "captured with 3, got 4"),
+        ((torch.zeros(3, 2), (1.0, 3)), {}, "expected a tensor, got float"),
+        ((torch.zeros(3, 2), torch.zeros(2)), {}, "structured as the example inputs"),
+        ((torch.zeros(3, 2), (torch.zeros(2), 3)), {"bias": {"bias": torch.zeros(1)}}, "structured as the example inputs"),
+    ],
+)
+def test_other_inputs_than_captured(args: tuple[Any, ...], kwargs: dict[str, Any], message: str) -> None:
+    signature = capture(Structured().eval(), (torch.zeros(3, 2), (torch.zeros(2), 3)), {}).signature
+    with pytest.raises(InputError, match=message):
+        signature.flatten(args, kwargs)
+
+
+def test_the_model_is_left_as_it_is() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Dropout()).eval()
+    model[0].to(memory_format=torch.channels_last)
+    model[0].weight.requires_grad_(False)
+    calls = []
+    handle = model[1].register_forward_hook(lambda *_: calls.append(1))
+    before = copy.deepcopy(model.state_dict())
+    pointers = {name: tensor.data_ptr() for name, tensor in model.state_dict().items()}
+    strides = {name: tensor.stride() for name, tensor in model.state_dict().items()}
+    build(capture(model, (torch.randn(1, 3, 8, 8),), {}))
+    assert not any(module.training for module in model.modules())
+    assert [p.requires_grad for p in model.parameters()] == [False, True, True, True]
+    assert handle.id in model[1]._forward_hooks
+    after = model.state_dict()
+    assert list(after) == list(before) and all(torch.equal(after[name], before[name]) for name in before)
+    assert {name: tensor.data_ptr() for name, tensor in after.items()} == pointers
+    assert {name: tensor.stride() for name, tensor in after.items()} == strides
+    calls.clear()
+    model(torch.randn(1, 3, 8, 8))
+    assert calls == [1]
+
+
+def test_training_mode_is_refused() -> None:
+    with pytest.raises(CaptureError, match=r"training mode; call model\.eval\(\)"):
+        capture(nn.Conv2d(3, 4, 3), (torch.randn(1, 3, 8, 8),), {})
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Dropout()).eval()
+    model[1].train()
+    with pytest.raises(CaptureError, match=r"'1' \(Dropout\) is in training mode"):
+        capture(model, (torch.randn(1, 3, 8, 8),), {})
+
+
+class Decides(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.sum() > 0:  # decided by the data
+            return x
+        return -x
+
+
+def test_data_dependent_control_flow_names_the_line() -> None:
+    with pytest.raises(CaptureError, match=r"test_export\.py:\d+: if x\.sum\(\) > 0:  # decided by the data") as raised:
+        capture(Decides().eval(), (torch.randn(3),), {})
+    assert "torch.where" in str(raised.value)
+
+
+class Broken(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ x  # does not fit
+
+
+def test_a_model_that_fails_names_the_line() -> None:
+    with pytest.raises(CaptureError, match=r"test_export\.py:\d+: return x @ x  # does not fit"):
+        capture(Broken().eval(), (torch.randn(3, 2),), {})
+
+
+class Selects(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[x > 0].exp()
+
+
+def test_sizes_that_depend_on_data_are_refused() -> None:
+    with pytest.raises((UnsupportedError, CaptureError), match="depends"):
+        build(capture(Selects().eval(), (torch.randn(3),), {}))
+
+
+class Counts(nn.Module):
+    def __init__(self, used: bool) -> None:
+        super().__init__()
+        self.used = used
+        self.register_buffer("count", torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.count += 1
+        return x * self.count if self.used else x * 2
+
+
+def test_changed_buffers() -> None:
+    with pytest.raises(UnsupportedError, match="'count'"):
+        capture(Counts(used=True).eval(), (torch.randn(3),), {})
+    model = Counts(used=False).eval()
+    x = torch.randn(3)
+    torch.testing.assert_close(call(model, (x,), {}, x), x * 2)
+    assert model.count == 0
+
+
+class ChangesInput(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.relu_() + x
+
+
+def test_changed_inputs_are_told() -> None:
+    x = torch.tensor([-1.0, 2.0])
+    with pytest.warns(DrystoneWarning, match="'x' in place"):
+        got = call(ChangesInput().eval(), (torch.zeros(2),), {}, x)
+    assert got.tolist() == [0, 4] and x.tolist() == [-1, 2]
+
+
+def test_tensors_elsewhere_than_on_the_cpu() -> None:
+    with pytest.raises(CaptureError, match=r"'weight' is on meta.*model\.cpu\(\)"):
+        capture(nn.Linear(2, 2, device="meta").eval(), (torch.randn(1, 2),), {})
+    with pytest.raises(InputError, match=r"\[0\].*got one on meta"):
+        capture(nn.Linear(2, 2).eval(), (torch.randn(1, 2, device="meta"),), {})
+
+
+def test_capture_is_quiet() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        capture(nn.Linear(2, 2).eval(), (torch.randn(1, 2),), {})
+
+
+@dataclass
+class Pair:
+    left: torch.Tensor
+    right: torch.Tensor
+
+
+class GivesPair(nn.Module):
+    def forward(self, x: torch.Tensor) -> Pair:
+        return Pair(x + 1, x * 2)
+
+
+def test_registered_dataclass() -> None:
+    torch.export.register_dataclass(Pair)
+    x = torch.randn(3)
+    got = call(GivesPair().eval(), (torch.zeros(3),), {}, x)
+    assert isinstance(got, Pair)
+    torch.testing.assert_close((got.left, got.right), (x + 1, x * 2))

@@ -1,0 +1,124 @@
+"""Graphs of a few nodes, built by hand, and the comparison that every pass has to stand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from drystone.graph.graph import Graph, Node, PointwiseOp, Value, constant, make_node
+from drystone.graph.reference import run
+
+
+class Small:
+    """A graph under construction; every method appends a node and gives its output."""
+
+    def __init__(self, *shapes: tuple[int, ...], dtype: torch.dtype = torch.float32) -> None:
+        self.graph = Graph([Value(shape, dtype, f"x{index}") for index, shape in enumerate(shapes)])
+        self.x = self.graph.inputs
+        self.random = torch.Generator().manual_seed(7)
+
+    def constant(self, *shape: int, positive: bool = False) -> Value:
+        data = torch.randn(shape, generator=self.random)
+        return constant(data.abs() + 0.5 if positive else data)
+
+    def add(self, op: str, inputs: list[Value], shape: tuple[int, ...], dtype: torch.dtype | None = None, **attrs: object) -> Value:
+        node = make_node(op, inputs, shape, dtype or inputs[0].dtype, **attrs)
+        self.graph.nodes.append(node)
+        return node.output
+
+    def pointwise(self, ops: list[PointwiseOp], *inputs: Value) -> Value:
+        return self.add("pointwise", list(inputs), tuple(torch.broadcast_shapes(*(value.shape for value in inputs))), ops=ops)
+
+    def unary(self, kind: str, x: Value, alpha: float = 0.0, beta: float = 0.0) -> Value:
+        return self.pointwise([PointwiseOp(kind, (("in", 0),), alpha, beta)], x)
+
+    def binary(self, kind: str, x: Value, y: Value) -> Value:
+        return self.pointwise([PointwiseOp(kind, (("in", 0), ("in", 1)))], x, y)
+
+    def batch_norm(self, x: Value, axis: int = 1) -> Value:
+        shape = (x.shape[axis],) + (1,) * (len(x.shape) - 1 - axis)
+        ops = [PointwiseOp("mul", (("in", 0), ("in", 1))), PointwiseOp("add", (("reg", 0), ("in", 2)))]
+        return self.pointwise(ops, x, self.constant(*shape, positive=True), self.constant(*shape))
+
+    def conv(self, x: Value, channels: int, kernel: int = 1, padding: int = 0, groups: int = 1, bias: bool = False) -> Value:
+        spatial = len(x.shape) - 2
+        inputs = [x, self.constant(channels, x.shape[1] // groups, *(kernel,) * spatial)]
+        if bias:
+            inputs.append(self.constant(channels))
+        shape = (x.shape[0], channels, *(size + 2 * padding - kernel + 1 for size in x.shape[2:]))
+        same = {name: (value,) * spatial for name, value in (("stride", 1), ("dilation", 1))}
+        pads = {"padding_l": (padding,) * spatial, "padding_r": (padding,) * spatial}
+        return self.add("conv", inputs, shape, **same, **pads, groups=groups, has_bias=bias)
+
+    def matmul(self, x: Value, features: int, bias: bool = False) -> Value:
+        inputs = [x, self.constant(features, x.shape[-1])] + ([self.constant(features)] if bias else [])
+        return self.add("matmul", inputs, (*x.shape[:-1], features), has_bias=bias)
+
+    def permute(self, x: Value, *dims: int) -> Value:
+        return self.add("permute", [x], tuple(x.shape[dim] for dim in dims), dims=dims)
+
+    def reshape(self, x: Value, *shape: int) -> Value:
+        return self.add("reshape", [x], shape)
+
+    def mean(self, x: Value, *dims: int, keepdim: bool = True) -> Value:
+        kept = [1 if axis in dims else size for axis, size in enumerate(x.shape) if keepdim or axis not in dims]
+        return self.add("reduce", [x], tuple(kept), kind="mean", dims=dims, keepdim=keepdim)
+
+    def layer_norm(self, x: Value, *dims: int, affine: bool = True) -> Value:
+        shape = [x.shape[dim] for dim in dims]
+        inputs = [x, self.constant(*shape), self.constant(*shape)] if affine else [x]
+        return self.add("layer_norm", inputs, x.shape, dims=dims, eps=1e-5, has_weight=affine, has_bias=affine)
+
+    def pad(self, x: Value, before: tuple[int, ...], after: tuple[int, ...], mode: str = "constant", value: float = 0.0) -> Value:
+        shape = tuple(b + size + a for b, size, a in zip(before, x.shape, after, strict=True))
+        return self.add("pad", [x], shape, before=before, after=after, mode=mode, value=value)
+
+    def returns(self, *outputs: Value) -> Graph:
+        self.graph.outputs = list(outputs)
+        self.graph.check()
+        return self.graph
+
+
+def keeps_numbers(graph: Graph, *passes: Callable[[Graph], Graph], tolerance: float = 1e-6) -> Graph:
+    """Run ``passes``; in float64 the outputs are the same as before (constants are rounded to float32 again, though), they have
+    the same shapes and dtypes, the graph is well formed, and the constants that it came with are as they were."""
+    random = torch.Generator().manual_seed(3)
+    inputs = [torch.randn(value.shape, generator=random) for value in graph.inputs]
+    constants = [value.constant for node in graph.nodes for value in node.inputs if value.constant is not None]
+    copies = [tensor.clone() for tensor in constants]
+    kinds = [(value.shape, value.dtype) for value in graph.outputs]
+    expected = run(graph, inputs, torch.float64)
+    for rewrite in passes:
+        assert rewrite(graph) is graph
+        graph.check()
+        check_shapes(graph)
+    assert [(value.shape, value.dtype) for value in graph.outputs] == kinds
+    for now, before in zip(run(graph, inputs, torch.float64), expected, strict=True):
+        assert (now - before).norm() <= tolerance * before.norm()
+    assert all(torch.equal(tensor, copy) for tensor, copy in zip(constants, copies, strict=True))
+    return graph
+
+
+def check_shapes(graph: Graph) -> None:
+    """Constants have the shape and dtype that their values say, and pointwise instructions read what is there."""
+    for node in graph.nodes:
+        for value in node.inputs:
+            if value.constant is not None:
+                assert (tuple(value.constant.shape), value.constant.dtype) == (value.shape, value.dtype)
+        for chain, operands in ((node.attrs.get("ops", []), len(node.inputs)), (node.epilogue, epilogue_operands(node))):
+            for index, op in enumerate(chain):
+                assert all(number < (operands if where == "in" else index) for where, number in op.args), node
+
+
+def epilogue_operands(node: Node) -> int:
+    return len(node.inputs) - node.epilogue_start + 1
+
+
+def ops(graph: Graph) -> list[str]:
+    return [node.op for node in graph.nodes]
+
+
+def kinds(node: Node) -> list[str]:
+    """The instructions of a pointwise node, or of an epilogue."""
+    return [op.kind for op in (node.attrs["ops"] if node.op == "pointwise" else node.epilogue)]

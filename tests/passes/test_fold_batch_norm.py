@@ -1,0 +1,154 @@
+import pytest
+import torch
+from small_graphs import Small, keeps_numbers, kinds, ops
+
+from drystone.graph.graph import PointwiseOp
+from drystone.passes.fold_batch_norm import fold_batch_norm, fold_into_producers
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_after_conv(bias, groups):
+    s = Small((2, 4, 5, 5))
+    graph = keeps_numbers(s.returns(s.unary("relu", s.batch_norm(s.conv(s.x[0], 8, 3, 1, groups, bias)))), fold_batch_norm)
+    assert ops(graph) == ["conv", "pointwise"]
+    assert graph.nodes[0].attrs["has_bias"] and len(graph.nodes[0].inputs) == 3
+
+
+def test_many_rows_are_scaled_in_parts(monkeypatch):
+    monkeypatch.setattr("drystone.passes.fold_batch_norm.CHUNK_ELEMENTS", 100)
+    s = Small((1, 4, 5, 5))
+    graph = keeps_numbers(s.returns(s.batch_norm(s.conv(s.batch_norm(s.x[0]), 30, 3))), fold_batch_norm)
+    assert ops(graph) == ["conv"]
+
+
+def test_inside_a_longer_chain_and_on_both_operands():
+    s = Small((2, 4, 5, 5))
+    left, right = s.conv(s.x[0], 8, 1), s.conv(s.x[0], 8, 3, 1)
+    chain = [
+        PointwiseOp("mul", (("in", 0), ("in", 1))),
+        PointwiseOp("sub", (("in", 2), ("reg", 0))),
+        PointwiseOp("div", (("in", 3), ("in", 4))),
+        PointwiseOp("add", (("reg", 1), ("reg", 2))),
+        PointwiseOp("relu", (("reg", 3),)),
+    ]
+    y = s.pointwise(chain, left, s.constant(8, 1, 1), s.constant(8, 1, 1), right, s.constant(1, 8, 1, 1, positive=True))
+    graph = keeps_numbers(s.returns(y), fold_batch_norm)
+    assert kinds(graph.nodes[-1]) == ["add", "relu"]
+    assert graph.nodes[-1].inputs == [left, right]
+
+
+def test_two_in_a_row_after_linear():
+    s = Small((3, 4))
+    graph = keeps_numbers(s.returns(s.batch_norm(s.batch_norm(s.matmul(s.x[0], 6)))), fold_batch_norm)
+    assert ops(graph) == ["matmul"]
+
+
+def test_across_a_permute():
+    s = Small((2, 5, 5, 4))
+    y = s.batch_norm(s.permute(s.matmul(s.x[0], 6, bias=True), 0, 3, 1, 2))
+    graph = keeps_numbers(s.returns(y), fold_batch_norm)
+    assert ops(graph) == ["matmul", "permute"]
+
+
+def test_norms_take_scale_and_shift():
+    s = Small((2, 4, 5))
+    bare = s.batch_norm(s.layer_norm(s.x[0], 1, affine=False))
+    full = s.batch_norm(s.layer_norm(s.x[0], 2), axis=2)
+    group = s.batch_norm(s.add("group_norm", [s.x[0]], (2, 4, 5), groups=2, eps=1e-5, has_weight=False, has_bias=False))
+    graph = keeps_numbers(s.returns(bare, full, group), fold_batch_norm)
+    assert ops(graph) == ["layer_norm", "layer_norm", "group_norm"]
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("bias", [False, True])
+def test_before_conv_without_padding(groups, bias):
+    s = Small((2, 4, 5, 5))
+    y = s.conv(s.batch_norm(s.unary("relu", s.x[0])), 6, 3, 0, groups, bias)
+    graph = keeps_numbers(s.returns(y), fold_batch_norm)
+    assert [kinds(node) for node in graph.nodes] == [["relu"], []]
+
+
+def test_before_padded_conv_only_a_scale_without_shift():
+    s = Small((2, 4, 5, 5))
+    shifted = keeps_numbers(s.returns(s.conv(s.batch_norm(s.x[0]), 6, 3, 1)), fold_batch_norm)
+    assert ops(shifted) == ["pointwise", "conv"]
+    s = Small((2, 4, 5, 5))
+    scaled = s.conv(s.binary("mul", s.unary("relu", s.x[0]), s.constant(4, 1, 1)), 6, 3, 1)
+    graph = keeps_numbers(s.returns(scaled), fold_batch_norm)
+    assert [kinds(node) for node in graph.nodes] == [["relu"], []]
+
+
+def test_before_linear():
+    s = Small((3, 4))
+    graph = keeps_numbers(s.returns(s.matmul(s.batch_norm(s.x[0]), 6, bias=True)), fold_batch_norm)
+    assert ops(graph) == ["matmul"]
+
+
+def test_densenet_order_folds_what_follows_the_conv():
+    s = Small((2, 4, 5, 5))
+    y = s.conv(s.unary("relu", s.batch_norm(s.x[0])), 8)
+    y = s.conv(s.unary("relu", s.batch_norm(y)), 4, 3, 1)
+    graph = keeps_numbers(s.returns(y), fold_batch_norm)
+    assert ops(graph) == ["pointwise", "pointwise", "conv", "pointwise", "conv"]  # batch norm, relu of x; relu between
+
+
+def test_not_where_something_else_reads_the_conv():
+    s = Small((2, 4, 5, 5))
+    y = s.conv(s.x[0], 4)
+    graph = keeps_numbers(s.returns(s.batch_norm(y), s.unary("relu", y)), fold_batch_norm)
+    assert ops(graph) == ["conv", "pointwise", "pointwise"]
+
+
+def test_not_where_the_conv_is_an_output():
+    s = Small((2, 4, 5, 5))
+    y = s.conv(s.x[0], 4)
+    graph = keeps_numbers(s.returns(s.batch_norm(y), y), fold_batch_norm)
+    assert ops(graph) == ["conv", "pointwise"]
+
+
+def test_readers_of_a_folded_result_are_counted_again():
+    s = Small((2, 4, 5, 5))
+    y = s.batch_norm(s.conv(s.x[0], 4))
+    graph = keeps_numbers(s.returns(s.batch_norm(y), s.unary("relu", y)), fold_batch_norm)
+    assert ops(graph) == ["conv", "pointwise", "pointwise"]
+
+
+@pytest.mark.parametrize("shape", [(5, 5), (2, 1, 1, 1), (1, 4, 5, 5)])
+def test_not_what_varies_over_another_axis(shape):
+    s = Small((2, 4, 5, 5))
+    graph = keeps_numbers(s.returns(s.binary("mul", s.conv(s.x[0], 4), s.constant(*shape))), fold_batch_norm)
+    assert ops(graph) == ["conv", "pointwise"]
+
+
+def test_not_what_is_not_finite():
+    s = Small((2, 4, 5, 5))
+    zero = s.constant(4, 1, 1)
+    zero.constant[1] = 0.0
+    graph = s.returns(s.binary("div", s.conv(s.x[0], 4), zero))
+    fold_batch_norm(graph)
+    assert ops(graph) == ["conv", "pointwise"]
+
+
+def test_not_a_value_read_twice_in_the_node():
+    s = Small((2, 4, 5, 5))
+    twice = [PointwiseOp("linear", (("in", 0),), 2.0, 1.0), PointwiseOp("mul", (("in", 0), ("reg", 0)))]
+    graph = keeps_numbers(s.returns(s.pointwise(twice, s.conv(s.x[0], 4))), fold_batch_norm)
+    assert kinds(graph.nodes[1]) == ["linear", "mul"]
+
+
+def test_shift_alone_leaves_the_weight_as_it_is():
+    s = Small((2, 4, 5, 5))
+    y = s.conv(s.x[0], 4)
+    weight = y.producer.inputs[1]
+    keeps_numbers(s.returns(s.binary("add", y, s.constant(4, 1, 1))), fold_into_producers)
+    assert y.producer.inputs[1] is weight
+
+
+def test_strided_weights():
+    s = Small((2, 4, 5, 5))
+    y = s.conv(s.x[0], 4, 3)
+    weight = y.producer.inputs[1]
+    weight.constant = weight.constant.contiguous(memory_format=torch.channels_last)
+    graph = keeps_numbers(s.returns(s.batch_norm(y)), fold_batch_norm)
+    assert graph.nodes[0].inputs[1].constant.is_contiguous()
