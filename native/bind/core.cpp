@@ -9,6 +9,7 @@
 
 #include "bind/bind.h"
 #include "core/isa.h"
+#include "core/memory.h"
 #include "core/program.h"
 #include "core/tensor.h"
 
@@ -86,6 +87,7 @@ void bind_core(nb::module_& m) {
 
   // oneDNN divides a primitive's work when it is made, by the thread count of the maker.
   m.def("set_threads", &omp_set_num_threads);
+  m.def("advise_huge_pages", &advise_huge_pages, "address"_a, "bytes"_a);
   m.attr("VERSION") = DRYSTONE_VERSION;
   m.def("isa", [] { return std::string(name_of(isa())); });
   m.def("has_avx512_bf16", &has_avx512_bf16);

@@ -156,8 +156,7 @@ void copy_strided(const Plane& p, const In* in, Out* out) {
     }
   }
   for (int64_t r = 0; r < p.rows; r++)
-    for (int64_t c = 0; c < p.columns; c++)
-      out[r * p.out_row + c * p.out_column] = element<In, Out>(in[r * p.in_row + c * p.in_column]);
+    for (int64_t c = 0; c < p.columns; c++) out[r * p.out_row + c * p.out_column] = element<In, Out>(in[r * p.in_row + c * p.in_column]);
 }
 
 // Few columns, interleaved: the columns are streams of the input.
@@ -186,9 +185,12 @@ void transpose_plane(const Plane& p, const In* in, Out* out) {
       for (int64_t c = 0; c < p.columns; c++) out[r * p.out_row + c] = element<In, Out>(in[c * p.in_column + r]);
   } else {
     const int64_t rows = p.rows / W * W, columns = p.columns / W * W;
-    for (int64_t c = 0; c < columns; c += W)
+    // A cache line of the output is finished before the next row's: strides that are powers of two leave little of L1.
+    constexpr int64_t line = 64 / sizeof(Out) > W ? 64 / sizeof(Out) : W;
+    for (int64_t c0 = 0; c0 < columns; c0 += line)
       for (int64_t r = 0; r < rows; r += W)
-        transpose_tile<W>(in + c * p.in_column + r, out + r * p.out_row + c, p.in_column, p.out_row);
+        for (int64_t c = c0; c < columns && c < c0 + line; c += W)
+          transpose_tile<W>(in + c * p.in_column + r, out + r * p.out_row + c, p.in_column, p.out_row);
     Plane rest = p;
     if (rows < p.rows) {
       rest.rows = p.rows - rows;

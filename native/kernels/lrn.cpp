@@ -70,8 +70,8 @@ void along_channels(const LrnArgs& a, const T* in, T* out) {
       const int64_t begin = clamped(-first - shift, 0, count), end = clamped(a.channels - first - shift, 0, count);
       add_squares(in + (first + shift) * a.in_channel_stride, a.in_channel_stride, begin, end, sums);
     }
-    normalise<P>(a, sums, in + first * a.in_channel_stride, a.in_channel_stride, out + first * a.out_channel_stride,
-                 a.out_channel_stride, count);
+    normalise<P>(a, sums, in + first * a.in_channel_stride, a.in_channel_stride, out + first * a.out_channel_stride, a.out_channel_stride,
+                 count);
   }
 }
 

@@ -83,8 +83,8 @@ inline float log(float x) {
   const int32_t exponent = static_cast<int32_t>(bits - 0x3f3504f3) >> 23;
   const float f = float_of(bits - (static_cast<uint32_t>(exponent) << 23)) - 1.0f;
   const float e = static_cast<float>(exponent) - (denormal ? 23.0f : 0.0f);
-  const float p = polynomial(f, 6.972518634e-2f, -1.148121206e-1f, 1.168578472e-1f, -1.242552336e-1f, 1.424900724e-1f,
-                             -1.666780713e-1f, 2.000071721e-1f, -2.499999693e-1f, 3.333333117e-1f);
+  const float p = polynomial(f, 6.972518634e-2f, -1.148121206e-1f, 1.168578472e-1f, -1.242552336e-1f, 1.424900724e-1f, -1.666780713e-1f,
+                             2.000071721e-1f, -2.499999693e-1f, 3.333333117e-1f);
   const float square = f * f;
   const float low = fma(square * f, p, fma(e, 1.42860677e-6f, -0.5f * square));
   const float finite = fma(e, 0.693145752f, f + low);
@@ -166,11 +166,9 @@ inline float pow(float x, float y) {
   const double series = polynomial(s * s, 2.83004431171245907e-01, 3.19898878831169797e-01, 4.12209405846689914e-01,
                                    5.77077940985341042e-01, 9.61796694117554196e-01, 2.88539008177784817e+00);
   const double finite_log = fma(series, s, static_cast<double>(exponent - (denormal ? 23 : 0)));
-  const double huge = __builtin_inf();
-  const double log2 = magnitude == 0.0f ? -huge : magnitude == infinity ? huge : magnitude != magnitude ? static_cast<double>(x) : finite_log;
-
-  const double product = log2 * static_cast<double>(y);
-  const double power = product < -200.0 ? -200.0 : product > 200.0 ? 200.0 : product;
+  const double product = finite_log * static_cast<double>(y);
+  const double above = product < -200.0 ? -200.0 : product;
+  const double power = above > 200.0 ? 200.0 : above;
   constexpr double round = 6755399441055744.0;  // 1.5 * 2^52
   const double shifted = power + round;
   const double f = power - (shifted - round);
@@ -179,14 +177,19 @@ inline float pow(float x, float y) {
   const uint64_t scale = (__builtin_bit_cast(uint64_t, shifted) << 52) + 0x3ff0000000000000;
   const float positive = static_cast<float>(fraction * __builtin_bit_cast(double, scale));
 
-  const bool integer = (__builtin_truncf(y) == y);
+  // Each case is one selection over the ones before it: nested conditions would become branches.
+  const bool integer = __builtin_truncf(y) == y;
   const float half = 0.5f * y;
   const bool odd = integer & (__builtin_truncf(half) != half);
-  const float sign = odd ? copysign(1.0f, x) : 1.0f;
+  const float at_edge = (magnitude == 0.0f) == (y < 0.0f) ? infinity : 0.0f;
+  const float size = (magnitude == 0.0f) | (magnitude == infinity) ? at_edge : positive;
+  const uint32_t sign = bits_of(x) & (odd ? 0x80000000u : 0u);
+  const float signed_size = float_of(bits_of(size) | sign);
   const bool invalid = (x < 0.0f) & (x > -infinity) & !integer;
-  const float general = invalid ? __builtin_nanf("") : positive * sign;
+  const float valid = invalid ? __builtin_nanf("") : signed_size;
+  const float number = (x != x) | (y != y) ? x + y : valid;
   const bool one = (y == 0.0f) | (x == 1.0f) | ((x == -1.0f) & (absolute(y) == infinity));
-  return one ? 1.0f : y != y ? y : general;
+  return one ? 1.0f : number;
 }
 
 }  // namespace drystone::DRYSTONE_ISA

@@ -3,7 +3,11 @@
 // One kernel serves layer norm and group norm: the step says which axes the statistics are over and how weight and bias lie
 // along each. Where the inner axis is among them, rows of up to 4096 elements stay in L1 for the three passes: mean, centred
 // variance, result. Where it is kept (channels-first layer norm, channels_last and blocked group norm), up to 256 columns go side
-// by side, and the columns of one group are put together between the passes.
+// by side, and the columns of one group are put together between the passes. In a blocked format the pixels of a block of channels
+// are one row, along which weight and bias repeat.
+//
+// A mean far from 0 loses in its rounding to float32 what the result would need. The second pass therefore sums x - mean as well as
+// its square: what is left of the mean corrects variance and result.
 #include "kernels/norm.h"
 
 #include "kernels/walk_inline.h"
@@ -16,49 +20,87 @@ constexpr int64_t longest = 4096;
 constexpr int64_t width = 256;
 constexpr int64_t depth = 128;  // rows summed in float32
 
+constexpr int64_t partial = 1024;  // elements of a run summed in float32
+
 double sum_run(const float* x, int64_t count) {
-  float sum = 0.0f;
+  double total = 0.0;
+  for (int64_t begin = 0; begin < count; begin += partial) {
+    float sum = 0.0f;
 #pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < count; i++) sum += x[i];
-  return sum;
+    for (int64_t i = begin; i < least(begin + partial, count); i++) sum += x[i];
+    total += sum;
+  }
+  return total;
 }
 
-double square_run(const float* x, int64_t count, float mean) {
-  float sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < count; i++) sum += (x[i] - mean) * (x[i] - mean);
-  return sum;
+struct Moments {
+  double sum, squares;
+};
+
+Moments centred_run(const float* x, int64_t count, float mean) {
+  Moments total{0.0, 0.0};
+  for (int64_t begin = 0; begin < count; begin += partial) {
+    float sum = 0.0f, squares = 0.0f;
+#pragma omp simd reduction(+ : sum, squares)
+    for (int64_t i = begin; i < least(begin + partial, count); i++) {
+      const float centred = x[i] - mean;
+      sum += centred;
+      squares += centred * centred;
+    }
+    total.sum += sum;
+    total.squares += squares;
+  }
+  return total;
 }
 
-float reciprocal_deviation(double squares, double count, double eps) {
-  return static_cast<float>(1.0 / __builtin_sqrt(squares / count + eps));
+// The normalised x is (x - mean) * deviation + correction; `deviation` is the reciprocal of the standard deviation.
+struct Statistics {
+  float mean, deviation, correction;
+};
+
+Statistics statistics(float mean, Moments centred, double count, double eps) {
+  const double rest = centred.sum / count;
+  const double variance = centred.squares / count - rest * rest;
+  const double deviation = 1.0 / __builtin_sqrt((variance < 0.0 ? 0.0 : variance) + eps);
+  return {mean, static_cast<float>(deviation), static_cast<float>(-rest * deviation)};
 }
 
-// weight or bias along a run, from element `offset` on; `missing` everywhere where there is none.
-const float* parameter(float* buffer, const void* data, bool bf16, int64_t offset, int64_t stride, int64_t count, float missing) {
-  if (data) return view(buffer, advance(data, offset, bf16), bf16, stride, count);
-  load(buffer, &missing, false, 0, count);
+// weight or bias along `count` elements of a run, from element `offset` on; `missing` everywhere where there is none. They repeat
+// after `period` elements.
+const float* parameter(float* buffer, const void* data, bool bf16, int64_t offset, int64_t stride, int64_t period, int64_t count,
+                       float missing) {
+  if (!data) {
+    load(buffer, &missing, false, 0, count);
+    return buffer;
+  }
+  const void* from = advance(data, offset, bf16);
+  if (count <= period) return view(buffer, from, bf16, stride, count);
+  for (int64_t i = 0; i < count; i += period) load(buffer + i, from, bf16, stride, least(period, count - i));
   return buffer;
 }
 
-// y = (x - mean) * deviation * weight + bias over a run; y may be x. `offset` is into weight and bias.
-void apply_run(const NormArgs& args, float* y, const float* x, int64_t count, float mean, float deviation, int64_t offset) {
+// y = normalised x * weight + bias over a run; y may be x. `offset` is into weight and bias; the run begins with their period.
+void apply_run(const NormArgs& args, float* y, const float* x, int64_t count, Statistics s, int64_t offset) {
   const int64_t stride = args.inner.strides[2];
   if (stride == 0 || (!args.weight && !args.bias)) {
     float weight = 1.0f, bias = 0.0f;
     if (args.weight) load(&weight, advance(args.weight, offset, args.weight_bf16), args.weight_bf16, 0, 1);
     if (args.bias) load(&bias, advance(args.bias, offset, args.bias_bf16), args.bias_bf16, 0, 1);
 #pragma omp simd
-    for (int64_t i = 0; i < count; i++) y[i] = (x[i] - mean) * deviation * weight + bias;
+    for (int64_t i = 0; i < count; i++) y[i] = fma(fma(x[i] - s.mean, s.deviation, s.correction), weight, bias);
     return;
   }
   alignas(64) float weights[width], biases[width];
+  const float *weight = nullptr, *bias = nullptr;
+  const bool repeats = args.period < count;
   for (int64_t begin = 0; begin < count; begin += width) {
     const int64_t part = least(width, count - begin);
-    const float* weight = parameter(weights, args.weight, args.weight_bf16, offset + begin * stride, stride, part, 1.0f);
-    const float* bias = parameter(biases, args.bias, args.bias_bf16, offset + begin * stride, stride, part, 0.0f);
+    if (begin == 0 || !repeats) {
+      weight = parameter(weights, args.weight, args.weight_bf16, offset + begin * stride, stride, args.period, part, 1.0f);
+      bias = parameter(biases, args.bias, args.bias_bf16, offset + begin * stride, stride, args.period, part, 0.0f);
+    }
 #pragma omp simd
-    for (int64_t i = 0; i < part; i++) y[begin + i] = (x[begin + i] - mean) * deviation * weight[i] + bias[i];
+    for (int64_t i = 0; i < part; i++) y[begin + i] = fma(fma(x[begin + i] - s.mean, s.deviation, s.correction), weight[i], bias[i]);
   }
 }
 
@@ -70,15 +112,16 @@ void short_row(const NormArgs& args, const void* input, void* output, int64_t pa
     x = view(buffer, input, args.input_bf16, args.inner.strides[0], size);
   } else {
     for (int64_t row = 0; row < rows; row++)
-      load(buffer + row * size, advance(input, offset_of(args.reduced, row, 0), args.input_bf16), args.input_bf16, args.inner.strides[0], size);
+      load(buffer + row * size, advance(input, offset_of(args.reduced, row, 0), args.input_bf16), args.input_bf16, args.inner.strides[0],
+           size);
   }
   const float mean = static_cast<float>(sum_run(x, total) / static_cast<double>(total));
-  const float deviation = reciprocal_deviation(square_run(x, total, mean), static_cast<double>(total), args.eps);
+  const Statistics s = statistics(mean, centred_run(x, total, mean), static_cast<double>(total), args.eps);
   const bool direct = !args.output_bf16 && args.inner.strides[1] == 1;
   for (int64_t row = 0; row < rows; row++) {
     void* to = advance(output, offset_of(args.reduced, row, 1), args.output_bf16);
     float* y = direct ? static_cast<float*>(to) : buffer + row * size;
-    apply_run(args, y, x + row * size, size, mean, deviation, parameters + offset_of(args.reduced, row, 2));
+    apply_run(args, y, x + row * size, size, s, parameters + offset_of(args.reduced, row, 2));
     if (!direct) store(to, y, args.output_bf16, args.inner.strides[1], size);
   }
 }
@@ -99,35 +142,54 @@ void each_piece(const NormArgs& args, float* buffer, const void* input, int64_t 
 void long_row(const NormArgs& args, const void* input, void* output, int64_t parameters, int64_t rows) {
   alignas(64) float buffer[longest];
   const double total = static_cast<double>(rows * args.inner.size);
-  double sum = 0.0, squares = 0.0;
+  double sum = 0.0;
   each_piece(args, buffer, input, rows, [&](int64_t, int64_t, const float* x, int64_t count) { sum += sum_run(x, count); });
   const float mean = static_cast<float>(sum / total);
-  each_piece(args, buffer, input, rows, [&](int64_t, int64_t, const float* x, int64_t count) { squares += square_run(x, count, mean); });
-  const float deviation = reciprocal_deviation(squares, total, args.eps);
+  Moments centred{0.0, 0.0};
+  each_piece(args, buffer, input, rows, [&](int64_t, int64_t, const float* x, int64_t count) {
+    const Moments part = centred_run(x, count, mean);
+    centred.sum += part.sum;
+    centred.squares += part.squares;
+  });
+  const Statistics s = statistics(mean, centred, total, args.eps);
   const bool direct = !args.output_bf16 && args.inner.strides[1] == 1;
   each_piece(args, buffer, input, rows, [&](int64_t row, int64_t column, const float* x, int64_t count) {
     void* to = advance(output, offset_of(args.reduced, row, 1) + column * args.inner.strides[1], args.output_bf16);
     float* y = direct ? static_cast<float*>(to) : buffer;
-    apply_run(args, y, x, count, mean, deviation, parameters + offset_of(args.reduced, row, 2) + column * args.inner.strides[2]);
+    const int64_t along = args.period < args.inner.size ? 0 : column * args.inner.strides[2];
+    apply_run(args, y, x, count, s, parameters + offset_of(args.reduced, row, 2) + along);
     if (!direct) store(to, y, args.output_bf16, args.inner.strides[1], count);
   });
 }
 
-// totals[j] = the sum over the rows of f(x, j), where x is a row of `count` columns.
-template <typename F>
-void sum_columns(const NormArgs& args, double* totals, const void* input, int64_t rows, int64_t count, F f) {
-  alignas(64) float buffer[width], sums[width];
-  for (int64_t j = 0; j < count; j++) totals[j] = 0.0;
+// Sums of x - centre over the rows, and of its square where `squares` is not null: one a column.
+void sum_columns(const NormArgs& args, const float* centre, double* sums, double* squares, const void* input, int64_t rows, int64_t count) {
+  alignas(64) float buffer[width], part[width], square_part[width];
+  for (int64_t j = 0; j < count; j++) sums[j] = 0.0;
+  if (squares)
+    for (int64_t j = 0; j < count; j++) squares[j] = 0.0;
   for (int64_t begin = 0; begin < rows; begin += depth) {
-    for (int64_t j = 0; j < count; j++) sums[j] = 0.0f;
+    for (int64_t j = 0; j < count; j++) part[j] = square_part[j] = 0.0f;
     for (int64_t row = begin; row < least(begin + depth, rows); row++) {
       const void* from = advance(input, offset_of(args.reduced, row, 0), args.input_bf16);
       const float* x = view(buffer, from, args.input_bf16, args.inner.strides[0], count);
+      if (squares) {
 #pragma omp simd
-      for (int64_t j = 0; j < count; j++) sums[j] += f(x[j], j);
+        for (int64_t j = 0; j < count; j++) {
+          const float centred = x[j] - centre[j];
+          part[j] += centred;
+          square_part[j] += centred * centred;
+        }
+      } else {
+#pragma omp simd
+        for (int64_t j = 0; j < count; j++) part[j] += x[j] - centre[j];
+      }
     }
 #pragma omp simd
-    for (int64_t j = 0; j < count; j++) totals[j] += sums[j];
+    for (int64_t j = 0; j < count; j++) sums[j] += part[j];
+    if (squares)
+#pragma omp simd
+      for (int64_t j = 0; j < count; j++) squares[j] += square_part[j];
   }
 }
 
@@ -142,16 +204,21 @@ void merge(double* totals, int64_t count, int64_t merged) {
 }
 
 void columns(const NormArgs& args, const void* input, void* output, int64_t parameters, int64_t rows, int64_t count) {
-  alignas(64) float buffer[width], mean[width], deviation[width], weights[width], biases[width];
-  alignas(64) double totals[width];
+  alignas(64) float buffer[width], mean[width], deviation[width], correction[width], weights[width], biases[width];
+  alignas(64) double sums[width], squares[width];
   const double total = static_cast<double>(rows * args.merged);
-  sum_columns(args, totals, input, rows, count, [](float x, int64_t) { return x; });
-  merge(totals, count, args.merged);
-  for (int64_t j = 0; j < count; j++) mean[j] = static_cast<float>(totals[j] / total);
-  const float* means = mean;
-  sum_columns(args, totals, input, rows, count, [means](float x, int64_t j) { return (x - means[j]) * (x - means[j]); });
-  merge(totals, count, args.merged);
-  for (int64_t j = 0; j < count; j++) deviation[j] = reciprocal_deviation(totals[j], total, args.eps);
+  for (int64_t j = 0; j < count; j++) mean[j] = 0.0f;
+  sum_columns(args, mean, sums, nullptr, input, rows, count);
+  merge(sums, count, args.merged);
+  for (int64_t j = 0; j < count; j++) mean[j] = static_cast<float>(sums[j] / total);
+  sum_columns(args, mean, sums, squares, input, rows, count);
+  merge(sums, count, args.merged);
+  merge(squares, count, args.merged);
+  for (int64_t j = 0; j < count; j++) {
+    const Statistics s = statistics(mean[j], {sums[j], squares[j]}, total, args.eps);
+    deviation[j] = s.deviation;
+    correction[j] = s.correction;
+  }
 
   const bool direct = !args.output_bf16 && args.inner.strides[1] == 1;
   const float *weight = nullptr, *bias = nullptr;
@@ -163,12 +230,12 @@ void columns(const NormArgs& args, const void* input, void* output, int64_t para
     float* y = direct ? static_cast<float*>(to) : buffer;
     const int64_t offset = parameters + offset_of(args.reduced, row, 2);
     if (offset != held) {
-      weight = parameter(weights, args.weight, args.weight_bf16, offset, args.inner.strides[2], count, 1.0f);
-      bias = parameter(biases, args.bias, args.bias_bf16, offset, args.inner.strides[2], count, 0.0f);
+      weight = parameter(weights, args.weight, args.weight_bf16, offset, args.inner.strides[2], count, count, 1.0f);
+      bias = parameter(biases, args.bias, args.bias_bf16, offset, args.inner.strides[2], count, count, 0.0f);
       held = offset;
     }
 #pragma omp simd
-    for (int64_t j = 0; j < count; j++) y[j] = (x[j] - mean[j]) * deviation[j] * weight[j] + bias[j];
+    for (int64_t j = 0; j < count; j++) y[j] = fma(fma(x[j] - mean[j], deviation[j], correction[j]), weight[j], bias[j]);
     if (!direct) store(to, y, args.output_bf16, args.inner.strides[1], count);
   }
 }

@@ -14,6 +14,7 @@ struct NormArgs {
   Walk kept, reduced;  // all axes but the inner one; reduced are those of the statistics
   InnerAxis inner;
   bool inner_reduced;
+  int64_t period;  // where the inner axis is reduced: weight and bias repeat after so many elements of it
   int64_t merged;  // where the inner axis is kept: so many neighbours on it share their statistics
   double eps;
   int threads;

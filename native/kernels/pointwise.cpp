@@ -82,11 +82,11 @@ void execute(const PointwiseInstruction& op, float* y, const float* a, const flo
 
 // How the index space is cut: outer axes one by one, the last two into blocks of `rows` x `columns`.
 struct Tiling {
-  int outer;                         // axes before the last two
-  int64_t rows, columns;             // sizes of the last two axes
+  int outer;              // axes before the last two
+  int64_t rows, columns;  // sizes of the last two axes
   int64_t block_rows, block_columns;
   int64_t row_blocks, column_blocks;
-  int64_t total;                     // blocks in all
+  int64_t total;  // blocks in all
 };
 
 Tiling tile(const PointwiseArgs& args) {

@@ -122,7 +122,11 @@ float reduce_window(const PoolArgs& a, const T* in, const PoolWindow& planes, co
       if (columns.step == 1 && a.in_stride[2] == 1 && columns.stop - x >= width) {
         V lanes = V{} + start_value<Max>();
         for (; x + width <= columns.stop; x += width) lanes = combine<Max>(lanes, load<width>(line + x));
-        for (int i = 0; i < width; i++) row = combine<Max>(row, lanes[i]);
+        float parts[width];
+        store<width>(parts, lanes);
+        for (int half = width / 2; half > 0; half /= 2)
+          for (int i = 0; i < half; i++) parts[i] = combine<Max>(parts[i], parts[i + half]);
+        row = parts[0];
       }
       for (; x < columns.stop; x += columns.step) row = combine<Max>(row, load_one(line + x * a.in_stride[2]));
       total = combine<Max>(total, row);

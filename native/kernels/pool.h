@@ -20,8 +20,8 @@ struct PoolArgs {
   int64_t in_stride[3] = {}, out_stride[3] = {}, out_size[3] = {};
 
   const PoolWindow* windows[3] = {};  // one an output index
-  const int64_t* divisors[3] = {};  // one an output index; null for max
-  int64_t divisor_override;      // in their place if > 0
+  const int64_t* divisors[3] = {};    // one an output index; null for max
+  int64_t divisor_override;           // in their place if > 0
 
   // Plain: output columns [interior_begin, interior_end) have windows of one count and one step, interior_stride apart.
   int64_t interior_begin = 0, interior_end = 0, interior_stride = 1;

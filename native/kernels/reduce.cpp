@@ -2,7 +2,7 @@
 //
 // Two shapes of work. Where the inner axis is reduced (a plain tensor's spatial mean, a last axis), a run of it is summed in
 // vector lanes. Where it is kept (channels_last, blocked), up to 256 columns are summed side by side, row by row. Either way a
-// float32 partial sum takes in a bounded number of elements (256 a lane, 128 rows) before it goes into a double, so that the
+// float32 partial sum takes in a bounded number of elements (1024 of a run, 128 rows) before it goes into a double, so that the
 // error does not grow with the size. The split into segments depends on the shape alone: the result does not change with threads.
 #include "kernels/reduce.h"
 
@@ -12,7 +12,7 @@ namespace drystone::DRYSTONE_ISA {
 
 namespace {
 
-constexpr int64_t piece = 4096;  // elements of a run summed in float32
+constexpr int64_t piece = 1024;  // elements of a run summed in float32
 constexpr int64_t width = 256;   // columns summed side by side
 constexpr int64_t depth = 128;   // rows summed in float32
 
@@ -42,20 +42,26 @@ double sum_rows(const ReduceArgs& args, int64_t start, Range units, int64_t piec
   return total;
 }
 
-// `count` outputs side by side, over some rows.
+// `count` outputs side by side, over some rows. Narrow rows that follow each other in memory, as blocks of channels do, are read
+// several at once: `fold` of them fill the width.
 void sum_columns(const ReduceArgs& args, double* totals, int64_t start, Range rows, int64_t count) {
   alignas(64) float buffer[width], sums[width];
+  const bool adjacent = args.reduced.axes == 1 && args.reduced.strides[0][0] == count && args.inner.strides[0] == 1;
+  const int64_t fold = adjacent ? width / count : 1;
   for (int64_t j = 0; j < count; j++) totals[j] = 0.0;
-  for (int64_t begin = rows.begin; begin < rows.end; begin += depth) {
-    for (int64_t j = 0; j < count; j++) sums[j] = 0.0f;
-    for (int64_t row = begin; row < least(begin + depth, rows.end); row++) {
+  for (int64_t begin = rows.begin; begin < rows.end; begin += depth * fold) {
+    const int64_t end = least(begin + depth * fold, rows.end);
+    for (int64_t j = 0; j < fold * count; j++) sums[j] = 0.0f;
+    for (int64_t row = begin; row < end; row += fold) {
+      const int64_t elements = least(fold, end - row) * count;
       const void* from = advance(args.input, start + offset_of(args.reduced, row, 0), args.input_bf16);
-      const float* x = view(buffer, from, args.input_bf16, args.inner.strides[0], count);
+      const float* x = view(buffer, from, args.input_bf16, args.inner.strides[0], elements);
 #pragma omp simd
-      for (int64_t j = 0; j < count; j++) sums[j] += x[j];
+      for (int64_t j = 0; j < elements; j++) sums[j] += x[j];
     }
+    for (int64_t part = 0; part < fold; part++)
 #pragma omp simd
-    for (int64_t j = 0; j < count; j++) totals[j] += sums[j];
+      for (int64_t j = 0; j < count; j++) totals[j] += sums[part * count + j];
   }
 }
 

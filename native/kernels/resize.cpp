@@ -57,6 +57,17 @@ void channels_row(const ResizeArgs& a, const T* in, T* out, int64_t d, int64_t h
   }
 }
 
+template <class T>
+void add_row(const T* from, float weight, bool first, int64_t count, float* line) {
+  if (first) {
+#pragma omp simd
+    for (int64_t x = 0; x < count; x++) line[x] = weight * load_one(from + x);
+  } else {
+#pragma omp simd
+    for (int64_t x = 0; x < count; x++) line[x] += weight * load_one(from + x);
+  }
+}
+
 template <int Rows, class T>
 void plain_row(const ResizeArgs& a, const T* in, T* out, int64_t d, int64_t h) {
   const Mix<Rows, T> mix(a, in, d, h);
@@ -64,34 +75,29 @@ void plain_row(const ResizeArgs& a, const T* in, T* out, int64_t d, int64_t h) {
   float line[kLine];
   for (int64_t begin = 0; begin < columns.out_size;) {
     // Indices never fall, so that a run of outputs reads a run of inputs.
-    const int64_t first = columns.low[begin];
+    const int32_t first = columns.low[begin];
     int64_t end = begin + 1;
     while (end < columns.out_size && columns.high[end] - first < kLine) end++;
     const int64_t count = columns.high[end - 1] - first + 1;
-    const int64_t stride = columns.in_stride;
-    if (stride == 1) {
-#pragma omp simd
-      for (int64_t x = 0; x < count; x++) {
-        float sum = 0;
-        for (int i = 0; i < Rows; i++) sum += mix.weights[i] * load_one(mix.rows[i] + first + x);
-        line[x] = sum;
-      }
-    } else {
-      for (int64_t x = 0; x < count; x++) {
-        float sum = 0;
-        for (int i = 0; i < Rows; i++) sum += mix.weights[i] * load_one(mix.rows[i] + (first + x) * stride);
-        line[x] = sum;
+    for (int i = 0; i < Rows; i++) {
+      const T* from = mix.rows[i] + first * columns.in_stride;
+      if (columns.in_stride == 1) {
+        add_row(from, mix.weights[i], i == 0, count, line);
+      } else {
+        for (int64_t x = 0; x < count; x++) line[x] = (i ? line[x] : 0.0f) + mix.weights[i] * load_one(from + x * columns.in_stride);
       }
     }
-    const auto mixed = [&](int64_t w) {
-      const float weight = columns.weight[w];
-      return (1.0f - weight) * line[columns.low[w] - first] + weight * line[columns.high[w] - first];
-    };
-    if (columns.out_stride == 1) {
+    // Locals: the compiler can't know that the stores leave the tables alone.
+    const int32_t *low = columns.low, *high = columns.high;
+    const float* weights = columns.weight;
+    const int64_t stride = columns.out_stride;
+    if (stride == 1) {
 #pragma omp simd
-      for (int64_t w = begin; w < end; w++) store_one(out + w, mixed(w));
+      for (int64_t w = begin; w < end; w++)
+        store_one(out + w, (1.0f - weights[w]) * line[low[w] - first] + weights[w] * line[high[w] - first]);
     } else {
-      for (int64_t w = begin; w < end; w++) store_one(out + w * columns.out_stride, mixed(w));
+      for (int64_t w = begin; w < end; w++)
+        store_one(out + w * stride, (1.0f - weights[w]) * line[low[w] - first] + weights[w] * line[high[w] - first]);
     }
     begin = end;
   }

@@ -42,7 +42,8 @@ void short_row(const SoftmaxArgs& args, const void* input, void* output, int64_t
   alignas(64) float buffer[longest];
   const int64_t size = args.inner.size;
   for (int64_t row = 0; row < rows; row++)
-    load(buffer + row * size, advance(input, offset_of(args.reduced, row, 0), args.input_bf16), args.input_bf16, args.inner.strides[0], size);
+    load(buffer + row * size, advance(input, offset_of(args.reduced, row, 0), args.input_bf16), args.input_bf16, args.inner.strides[0],
+         size);
   const float sum = exponentials(buffer, buffer, rows * size, maximum_of(buffer, rows * size, -infinity));
   scale(buffer, rows * size, 1.0f / sum);
   for (int64_t row = 0; row < rows; row++)
@@ -56,8 +57,8 @@ void each_piece(const SoftmaxArgs& args, const void* input, void* output, int64_
   for (int64_t row = 0; row < rows; row++) {
     const int64_t from = offset_of(args.reduced, row, 0), to = offset_of(args.reduced, row, 1);
     for (int64_t i = 0; i < args.inner.size; i += longest)
-      f(advance(input, from + i * args.inner.strides[0], args.input_bf16), advance(output, to + i * args.inner.strides[1], args.output_bf16),
-        least(longest, args.inner.size - i));
+      f(advance(input, from + i * args.inner.strides[0], args.input_bf16),
+        advance(output, to + i * args.inner.strides[1], args.output_bf16), least(longest, args.inner.size - i));
   }
 }
 

@@ -1,11 +1,14 @@
 #include "steps/axes.h"
 
-#include <algorithm>
 #include <stdexcept>
 
-#include "core/isa.h"
-
 namespace drystone {
+
+// Whether the channels lie one behind the other although the format has blocks, as in (N, C, 1, 1).
+static bool is_line(const TensorDesc& desc) {
+  const int64_t block = block_of(desc.format);
+  return block == 1 || desc.strides[1] == block || desc.padded_channels() == block;
+}
 
 Dims strides_with_block(const TensorDesc& desc, int64_t block) {
   Dims strides;
@@ -14,9 +17,8 @@ Dims strides_with_block(const TensorDesc& desc, int64_t block) {
     if (i == 1 && (own > 1 || block > 1)) {
       int64_t outer = desc.strides[1] * block, inner = desc.strides[1];
       if (own > 1) {
-        // Channels in other blocks than the ones asked for have a stride only where they lie one behind the other.
-        const bool line = desc.strides[1] == own || desc.padded_channels() == own;
-        if (own != block && !line) throw std::invalid_argument(desc.str() + " can't be walked in channel blocks of " + std::to_string(block));
+        if (own != block && !is_line(desc))
+          throw std::invalid_argument(desc.str() + " can't be walked in channel blocks of " + std::to_string(block));
         outer = own == block ? desc.strides[1] : block;
         inner = 1;
       }
@@ -43,7 +45,11 @@ Dims sizes_with_block(const Dims& shape, int64_t block) {
   return sizes;
 }
 
-int64_t common_block(const TensorDesc& a, const TensorDesc& b) { return std::max(block_of(a.format), block_of(b.format)); }
+int64_t common_block(const TensorDesc& a, const TensorDesc& b) {
+  const int64_t of_a = block_of(a.format), of_b = block_of(b.format);
+  if (of_a == of_b || is_line(b)) return of_a;
+  return of_b;
+}
 
 std::vector<Axis> collapse(const std::vector<Axis>& axes) {
   std::vector<Axis> merged;
@@ -72,13 +78,5 @@ void check_operand(const TensorDesc& desc, const std::string& name) {
     if (stride < 0) throw std::invalid_argument(name + " has a negative stride");
   desc.bytes();  // throws where the size overflows
 }
-
-std::string kernel_name(const char* kernel) {
-  if (isa() == Isa::none) throw std::invalid_argument(std::string(kernel) + " needs AVX2");
-  return std::string(kernel) + (isa() == Isa::avx2 ? ":avx2" : ":avx512");
-}
-
-// A fork and join costs about 2 microseconds, in which one thread moves some 16 thousand elements.
-int threads_for(int64_t elements, int threads) { return elements < 16384 ? 1 : std::max(threads, 1); }
 
 }  // namespace drystone

@@ -16,7 +16,7 @@ Dims strides_with_block(const TensorDesc& desc, int64_t block);
 // The sizes that go with them: `shape` with axis 1 split where block > 1, which must divide it.
 Dims sizes_with_block(const Dims& shape, int64_t block);
 
-// The block that two formats share: the larger of theirs (1 where neither has blocks).
+// A block in which both can be walked, where there is one: a's or b's, 1 where neither has blocks.
 int64_t common_block(const TensorDesc& a, const TensorDesc& b);
 
 struct Axis {
@@ -30,11 +30,5 @@ std::vector<Axis> collapse(const std::vector<Axis>& axes);
 
 // f32 or bf16 of non-negative strides, or std::invalid_argument that begins with `name`.
 void check_operand(const TensorDesc& desc, const std::string& name);
-
-// The step's name as explain() shows it: "pointwise:avx512".
-std::string kernel_name(const char* kernel);
-
-// 1 where a fork would cost more than it saves.
-int threads_for(int64_t elements, int threads);
 
 }  // namespace drystone

@@ -24,9 +24,7 @@ struct Axis {
   int64_t offset(int64_t index) const { return block == 1 ? index * stride : index / block * stride + index % block; }
 };
 
-Axis axis_of(const TensorDesc& desc, int64_t axis) {
-  return {desc.shape[axis], desc.strides[axis], axis == 1 ? block_of(desc.format) : 1};
-}
+Axis axis_of(const TensorDesc& desc, int64_t axis) { return {desc.shape[axis], desc.strides[axis], axis == 1 ? block_of(desc.format) : 1}; }
 
 bool same_dims(const Piece& a, const Piece& b) {
   return std::equal(a.dims.begin(), a.dims.end(), b.dims.begin(), b.dims.end(), [](const CopyDim& x, const CopyDim& y) {
@@ -175,7 +173,8 @@ CopyBox make_box(std::vector<CopyDim> dims, bool fills) {
   std::vector<CopyDim> joined;
   for (const CopyDim& dim : dims) {
     CopyDim* last = joined.empty() ? nullptr : &joined.back();
-    if (last && !last->table && !dim.table && last->out_stride == dim.out_stride * dim.size && last->in_stride == dim.in_stride * dim.size) {
+    if (last && !last->table && !dim.table && last->out_stride == dim.out_stride * dim.size &&
+        last->in_stride == dim.in_stride * dim.size) {
       *last = {last->size * dim.size, dim.in_stride, dim.out_stride, nullptr};
     } else {
       joined.push_back(dim);
@@ -186,8 +185,8 @@ CopyBox make_box(std::vector<CopyDim> dims, bool fills) {
 
   CopyBox box{};
   const CopyDim last = joined.back();
-  const auto stream = std::find_if(joined.begin(), joined.end() - 1,
-                                   [](const CopyDim& dim) { return !dim.table && dim.in_stride == 1 && dim.size >= 4; });
+  const auto stream =
+      std::find_if(joined.begin(), joined.end() - 1, [](const CopyDim& dim) { return !dim.table && dim.in_stride == 1 && dim.size >= 4; });
   if (fills) {
     box.mode = CopyMode::fill;
   } else if (last.table) {
@@ -199,6 +198,13 @@ CopyBox make_box(std::vector<CopyDim> dims, bool fills) {
     std::rotate(stream, stream + 1, joined.end() - 1);
   } else {
     box.mode = CopyMode::strided;
+  }
+  // Short loops around short rows cost more than the rows: the longest dim comes next to the columns.
+  if (joined.size() > 2 && box.mode != CopyMode::transpose && last.size <= 64 && joined[joined.size() - 2].size < 4) {
+    const auto longest = std::max_element(joined.begin(), joined.end() - 1, [](const CopyDim& a, const CopyDim& b) {
+      return (a.table ? 0 : a.size) < (b.table ? 0 : b.size);
+    });
+    std::rotate(longest, longest + 1, joined.end() - 1);
   }
   if (joined.size() == 1 || joined[joined.size() - 2].table) joined.insert(joined.end() - 1, single);
   if (joined.size() > kCopyMaxRank) throw std::invalid_argument("copy takes at most 16 dims, the blocks counted");
@@ -236,7 +242,8 @@ class CopyStep final : public Step {
  private:
   static void check(const TensorDesc& input, const TensorDesc& output, const std::vector<int64_t>& axes, const std::vector<Dims>& tables) {
     const size_t rank = output.shape.size();
-    if (axes.size() != rank || tables.size() != rank) throw std::invalid_argument("copy needs an axis and a table for each axis of its output");
+    if (axes.size() != rank || tables.size() != rank)
+      throw std::invalid_argument("copy needs an axis and a table for each axis of its output");
     std::vector<bool> read(input.shape.size());
     for (size_t i = 0; i < rank; i++) {
       if (axes[i] < -1 || axes[i] >= input.rank()) throw std::invalid_argument("copy reads an axis that its input does not have");

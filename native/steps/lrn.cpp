@@ -39,7 +39,8 @@ class LrnStep final : public Step {
       args_.out_stride[i] = out.stride[i];
     }
     for (int i = 1; i >= 0; i--) {
-      const bool runs_on = args_.in_stride[i] == args_.in_stride[2] * args_.extent[2] && args_.out_stride[i] == args_.out_stride[2] * args_.extent[2];
+      const bool runs_on =
+          args_.in_stride[i] == args_.in_stride[2] * args_.extent[2] && args_.out_stride[i] == args_.out_stride[2] * args_.extent[2];
       if (args_.extent[i] != 1 && !runs_on) break;
       args_.extent[2] *= args_.extent[i];
       args_.extent[i] = 1;

@@ -4,8 +4,8 @@
 #include <map>
 #include <stdexcept>
 
-#include "kernels/table.h"
 #include "steps/axes.h"
+#include "steps/kernel_step.h"
 
 namespace drystone {
 
@@ -89,7 +89,8 @@ Dims broadcast_strides(const TensorDesc& input, const TensorDesc& output, int64_
   if (missing < 0) throw std::invalid_argument(refusal);
   for (int64_t i = 0; i < input.rank(); i++)
     if (input.shape[i] != 1 && input.shape[i] != output.shape[i + missing]) throw std::invalid_argument(refusal);
-  if (missing > 0 && input.format != Format::plain) throw std::invalid_argument(name + " has a lower rank than the output and is not plain");
+  if (missing > 0 && input.format != Format::plain)
+    throw std::invalid_argument(name + " has a lower rank than the output and is not plain");
 
   TensorDesc aligned = input;
   aligned.shape.insert(aligned.shape.begin(), missing, 1);
@@ -115,6 +116,7 @@ void check_order(const TensorDesc& input, const TensorDesc& output, const std::v
 
 PointwiseStep::PointwiseStep(const std::vector<TensorDesc>& inputs, const TensorDesc& output, const std::vector<PointwiseOp>& ops)
     : inputs_(static_cast<int>(inputs.size())) {
+  require_kernels();
   implementation = kernel_name("pointwise");
   check_operand(output, "output");
   const int64_t block = block_of(output.format);
@@ -159,8 +161,8 @@ void PointwiseStep::translate(const std::vector<PointwiseOp>& ops) {
     const auto found = kinds().find(ops[i].kind);
     if (found == kinds().end()) throw std::invalid_argument("unknown pointwise instruction '" + ops[i].kind + "'");
     if (ops[i].operands.size() != found->second.operands)
-      throw std::invalid_argument("pointwise instruction " + ops[i].kind + " takes " + std::to_string(found->second.operands) + " operands, not " +
-                                  std::to_string(ops[i].operands.size()));
+      throw std::invalid_argument("pointwise instruction " + ops[i].kind + " takes " + std::to_string(found->second.operands) +
+                                  " operands, not " + std::to_string(ops[i].operands.size()));
     for (const auto& [where, index] : ops[i].operands) {
       const bool known = (where == "in" && index >= 0 && index < inputs_) || (where == "reg" && index >= 0 && index < static_cast<int>(i));
       if (!known) throw std::invalid_argument("pointwise instruction " + ops[i].kind + " reads " + where + " " + std::to_string(index));

@@ -18,7 +18,8 @@ class PoolStep final : public Step {
       : kernel_(require_kernels().pool) {
     implementation = kernel_name("pool");
     require_alike(input, output, "pool");
-    const SpatialView in = spatial_view(input, "pool"), out = spatial_view(output, "pool");
+    SpatialView in = spatial_view(input, "pool");
+    const SpatialView out = spatial_view(output, "pool");
     const size_t axes = input.shape.size() - 2;
     if (windows.size() != axes) throw std::invalid_argument("pool needs windows for each spatial axis");
     const bool divides = !max && divisor_override <= 0;
@@ -46,10 +47,14 @@ class PoolStep final : public Step {
       args_.in_stride[i] = in.stride[i];
       args_.out_stride[i] = out.stride[i];
       args_.out_size[i] = out.size[i];
+    }
+    while (input.format == Format::plain && join_rows(in.size)) {
+    }
+    find_interior();
+    for (int i = 0; i < 3; i++) {
       args_.windows[i] = windows_[i].data();
       args_.divisors[i] = divisors_[i].data();
     }
-    find_interior();
     empty_ = output.numel() == 0;
     elements_ = std::max(input.numel(), output.numel());
   }
@@ -76,6 +81,36 @@ class PoolStep final : public Step {
       checked.push_back(empty ? PoolWindow{0, 0, 1} : PoolWindow{start, stop, step});
     }
     return checked;
+  }
+
+  // Whole rows that follow each other in memory are one row (as in global pooling), if that is not so long that sums lose digits.
+  // Drops the last axis, moves the others up, and says whether it did.
+  bool join_rows(int64_t* in_size) {
+    const int64_t width = in_size[2];
+    if (in_size[1] == 1 || args_.out_size[2] != 1 || width * in_size[1] > 4096) return false;
+    if (args_.in_stride[1] != width * args_.in_stride[2]) return false;
+    const PoolWindow& row = windows_[2][0];
+    if (row.start != 0 || row.stop != width || row.step != 1) return false;
+    for (const PoolWindow& window : windows_[1])
+      if (window.step != 1) return false;
+    for (PoolWindow& window : windows_[1]) window = {window.start * width, window.stop * width, 1};
+    for (int64_t& divisor : divisors_[1]) divisor *= divisors_[2][0];
+    in_size[1] *= width;
+    args_.in_stride[1] = args_.in_stride[2];
+    for (int i = 2; i > 0; i--) {
+      in_size[i] = in_size[i - 1];
+      args_.in_stride[i] = args_.in_stride[i - 1];
+      args_.out_stride[i] = args_.out_stride[i - 1];
+      args_.out_size[i] = args_.out_size[i - 1];
+      windows_[i] = windows_[i - 1];
+      divisors_[i] = divisors_[i - 1];
+    }
+    in_size[0] = 1;
+    args_.in_stride[0] = args_.out_stride[0] = 0;
+    args_.out_size[0] = 1;
+    windows_[0] = {{0, 1, 1}};
+    divisors_[0] = {1};
+    return true;
   }
 
   // The longest run of columns whose windows differ only by a constant shift.

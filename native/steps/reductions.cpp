@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <stdexcept>
 
-#include "kernels/table.h"
 #include "steps/axes.h"
+#include "steps/kernel_step.h"
 
 namespace drystone {
 
@@ -43,7 +43,8 @@ void check_no_padding(const TensorDesc& desc, const std::string& name) {
 }
 
 void check_same_shape(const TensorDesc& input, const TensorDesc& output) {
-  if (input.shape != output.shape) throw std::invalid_argument("input (" + input.str() + ") and output (" + output.str() + ") differ in shape");
+  if (input.shape != output.shape)
+    throw std::invalid_argument("input (" + input.str() + ") and output (" + output.str() + ") differ in shape");
 }
 
 void check_dims(const Dims& dims, int64_t rank) {
@@ -57,7 +58,8 @@ bool contains(const Dims& dims, int64_t axis) { return std::find(dims.begin(), d
 // The axes of input and output (of equal rank), in logical order with the channels split into blocks; `dims` are the reduced ones.
 std::vector<Axis> paired_axes(const TensorDesc& input, const TensorDesc& output, const Dims& dims) {
   const int64_t block = common_block(input, output);
-  if (block > 1 && input.shape[1] % block != 0) throw std::invalid_argument(output.str() + " has blocks that " + input.str() + " does not fill");
+  if (block > 1 && input.shape[1] % block != 0)
+    throw std::invalid_argument(output.str() + " has blocks that " + input.str() + " does not fill");
   const Dims sizes = sizes_with_block(input.shape, block);
   const Dims from = strides_with_block(input, block), to = strides_with_block(output, block);
   std::vector<Axis> axes;
@@ -82,13 +84,15 @@ TensorDesc with_kept_dims(const TensorDesc& output, const TensorDesc& input, con
   }
   Dims expected = input.shape;
   for (int64_t dim : dims) expected[dim] = 1;
-  if (full.shape != expected) throw std::invalid_argument("the output (" + output.str() + ") is not " + input.str() + " reduced over these axes");
+  if (full.shape != expected)
+    throw std::invalid_argument("the output (" + output.str() + ") is not " + input.str() + " reduced over these axes");
   return full;
 }
 
 }  // namespace
 
 ReduceStep::ReduceStep(const TensorDesc& input, const TensorDesc& output, const std::string& kind, const Dims& dims) {
+  require_kernels();
   implementation = kernel_name("reduce");
   if (kind != "mean" && kind != "sum") throw std::invalid_argument("reduce takes the kinds mean and sum, not '" + kind + "'");
   check_operand(input, "input");
@@ -121,6 +125,7 @@ void ReduceStep::run(const Run& run, StepState*) const {
 }
 
 SoftmaxStep::SoftmaxStep(const TensorDesc& input, const TensorDesc& output, int64_t dim) {
+  require_kernels();
   implementation = kernel_name("softmax");
   check_operand(input, "input");
   check_operand(output, "output");
@@ -217,11 +222,26 @@ int64_t merge_groups(std::vector<Axis>& axes) {
   return members.size;
 }
 
+// Short rows that follow each other in memory and have the same weights (the pixels of a block of channels) become one axis.
+// Returns after how many elements of the inner axis the weights repeat. The kernel's tiles are multiples of these periods.
+int64_t join_rows(std::vector<Axis>& axes) {
+  if (axes.empty()) return 1;
+  const Axis inner = axes.back();
+  if (axes.size() < 2 || inner.group != reduced || (inner.size != 8 && inner.size != 16)) return inner.size;
+  const Axis rows = axes[axes.size() - 2];
+  const bool adjacent = rows.strides[0] == inner.size * inner.strides[0] && rows.strides[1] == inner.size * inner.strides[1];
+  if (rows.group != reduced || !adjacent || rows.strides[2] != 0) return inner.size;
+  axes.pop_back();
+  axes.back() = {rows.size * inner.size, inner.strides, reduced};
+  return inner.size;
+}
+
 }  // namespace
 
 NormStep::NormStep(const TensorDesc& input, const std::optional<TensorDesc>& weight, const std::optional<TensorDesc>& bias,
                    const TensorDesc& output, const NormAttributes& attributes)
     : has_weight_(weight), has_bias_(bias) {
+  require_kernels();
   implementation = kernel_name("norm");
   check_operand(input, "input");
   check_operand(output, "output");
@@ -249,6 +269,7 @@ NormStep::NormStep(const TensorDesc& input, const std::optional<TensorDesc>& wei
   } else {
     throw std::invalid_argument("norm takes the kinds layer and group, not '" + attributes.kind + "'");
   }
+  args_.period = join_rows(axes);
   if (elements_ > 0) fill_walks(args_, axes);
   args_.input_bf16 = input.dtype == DType::bf16;
   args_.output_bf16 = output.dtype == DType::bf16;

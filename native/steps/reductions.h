@@ -46,8 +46,8 @@ struct NormAttributes {
 // Slots: input, weight if there, bias if there, output, which may be the input's memory.
 class NormStep : public Step {
  public:
-  NormStep(const TensorDesc& input, const std::optional<TensorDesc>& weight, const std::optional<TensorDesc>& bias, const TensorDesc& output,
-           const NormAttributes& attributes);
+  NormStep(const TensorDesc& input, const std::optional<TensorDesc>& weight, const std::optional<TensorDesc>& bias,
+           const TensorDesc& output, const NormAttributes& attributes);
   void run(const Run& run, StepState* state) const override;
 
  private:

@@ -22,11 +22,12 @@ struct AxisTable {
   AxisTable(int64_t in_size, int64_t out_size, bool align_corners, float scale) {
     if (in_size > INT32_MAX) throw std::invalid_argument("resize takes axes below 2^31");
     for (int64_t o = 0; o < out_size; o++) {
-      float source = static_cast<float>(o);
-      if (in_size != out_size) source = align_corners ? scale * source : std::max(0.0f, scale * (source + 0.5f) - 0.5f);
+      const float source = in_size == out_size ? static_cast<float>(o)
+                           : align_corners     ? scale * static_cast<float>(o)
+                                               : std::max(0.0f, std::fma(scale, static_cast<float>(o) + 0.5f, -0.5f));
       const int64_t index = in_size == out_size ? o : std::min(static_cast<int64_t>(source), in_size - 1);
       low.push_back(static_cast<int32_t>(index));
-      high.push_back(static_cast<int32_t>(std::min(index + 1, in_size - 1)));
+      high.push_back(static_cast<int32_t>(in_size == out_size ? index : std::min(index + 1, in_size - 1)));
       weight.push_back(in_size == out_size ? 0.0f : std::clamp(source - static_cast<float>(index), 0.0f, 1.0f));
     }
   }

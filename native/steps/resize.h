@@ -17,8 +17,8 @@ namespace drystone {
 //   a scale factor was given (and recompute_scale_factor was not): 1 / factor, which need not be in / out as out is rounded down;
 //   only the size was given: in / out.
 // It is rounded to float32 here, as torch does. Input coordinates are o * scale for nearest and with align_corners, and
-// max(0, (o + 0.5) * scale - 0.5) otherwise, in float32. An axis that keeps its size is copied by linear, whatever its scale.
-// Throws std::invalid_argument for what does not fit together.
+// max(0, (o + 0.5) * scale - 0.5) otherwise, in float32 with one rounding (torch's kernels contract it to a fused multiply-add). An axis
+// that keeps its size is copied by linear, whatever its scale. Throws std::invalid_argument for what does not fit together.
 std::shared_ptr<Step> make_resize(const TensorDesc& input, const TensorDesc& output, const std::string& mode, bool align_corners,
                                   const std::vector<double>& scales);
 

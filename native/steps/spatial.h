@@ -47,8 +47,8 @@ inline SpatialView spatial_view(const TensorDesc& desc, const char* op) {
 inline void require_alike(const TensorDesc& input, const TensorDesc& output, const char* op) {
   if (input.format != output.format || input.dtype != output.dtype || input.rank() != output.rank() || input.rank() < 2 ||
       input.shape[0] != output.shape[0] || input.shape[1] != output.shape[1])
-    throw std::invalid_argument(std::string(op) + " needs an output with the batch, channels, format and dtype of its input: " + input.str() +
-                                " and " + output.str());
+    throw std::invalid_argument(std::string(op) + " needs an output with the batch, channels, format and dtype of its input: " +
+                                input.str() + " and " + output.str());
 }
 
 }  // namespace drystone

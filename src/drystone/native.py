@@ -50,32 +50,70 @@ def _load() -> None:
 
 _load()
 try:
-    from drystone import _native  # noqa: E402
+    from drystone._native import (  # noqa: E402
+        VERSION,
+        Convolution,
+        DType,
+        Format,
+        Frame,
+        Linear,
+        Program,
+        Reorder,
+        Step,
+        TensorDesc,
+        advise_huge_pages,
+        copy,
+        has_avx512_bf16,
+        isa,
+        lrn,
+        norm,
+        onednn_version,
+        pointwise,
+        pool,
+        reduce,
+        resize,
+        set_threads,
+        softmax,
+    )
 except ImportError as error:
     raise DrystoneError(
-        f"drystone's native core does not start on the oneDNN at {onednn_path()!r}: {error}. It needs {SONAME} of oneDNN 3.x (CPU, GNU OpenMP)."
+        f"drystone's native core does not start on the oneDNN at {onednn_path()!r}: {error}. "
+        f"It needs {SONAME} of oneDNN 3.x (CPU, GNU OpenMP)."
     ) from error
 
-Step = _native.Step
-Program = _native.Program
-Frame = _native.Frame
-Convolution = _native.Convolution
-Linear = _native.Linear
-Reorder = _native.Reorder
-TensorDesc = _native.TensorDesc
-Format = _native.Format
-DType = _native.DType
-pointwise = _native.pointwise
-reduce = _native.reduce
-softmax = _native.softmax
-norm = _native.norm
-pool = _native.pool
-resize = _native.resize
-lrn = _native.lrn
-copy = _native.copy
-onednn_version = _native.onednn_version
-set_threads = _native.set_threads
-VERSION = _native.VERSION
+__all__ = [
+    "DTYPES",
+    "FORMATS",
+    "VERSION",
+    "Convolution",
+    "DType",
+    "Format",
+    "Frame",
+    "Linear",
+    "PostOp",
+    "Program",
+    "Reorder",
+    "Step",
+    "TensorDesc",
+    "advise_huge_pages",
+    "allocate",
+    "copy",
+    "has_avx512_bf16",
+    "isa",
+    "lrn",
+    "norm",
+    "onednn_path",
+    "onednn_version",
+    "pointwise",
+    "pool",
+    "reduce",
+    "resize",
+    "set_threads",
+    "softmax",
+]
+
+# (kind, alpha, beta, operand): an operation on each result before it is stored.
+PostOp = tuple[str, float, float, TensorDesc | None]
 
 FORMATS = {name: getattr(Format, name) for name in ("plain", "channels_last", "blocked16", "blocked8")}
 
@@ -93,6 +131,8 @@ DTYPES = {
 }
 
 
-def isa() -> str:
-    """The best instruction set in use: none, avx2, avx512 or amx (``DRYSTONE_MAX_ISA`` caps it)."""
-    return str(_native.isa())
+def allocate(size: int) -> torch.Tensor:
+    """``size`` bytes of memory (a uint8 tensor) aligned to 64 bytes, on huge pages where the system has them."""
+    memory = torch.empty(size, dtype=torch.uint8)
+    advise_huge_pages(memory.data_ptr(), size)
+    return memory

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 import time
+import types
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -84,7 +85,7 @@ def optimize(
     args = (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs or ())
     kwargs = dict(example_kwargs or {})
     _check_arguments(args, kwargs, dtype, accuracy, tuning, capture, formats)
-    conductor = _Conductor(model, args, kwargs, dtype, tuning, strict, formats)
+    conductor = _Conductor(model, args, kwargs, dtype, tuning, strict, formats, accuracy)
     return conductor.module(dynamic_shapes)
 
 
@@ -117,9 +118,13 @@ class _Conductor:
         tuning: str,
         strict: bool,
         formats: str | None,
+        accuracy: str,
     ) -> None:
-        self.model, self.args, self.kwargs = model, args, kwargs
+        # torch.export takes one tensor given twice for one input: later calls may give two.
+        self.args, self.kwargs = _distinct(args, kwargs)
+        self.model = model
         self.dtype, self.tuning, self.strict, self.formats = dtype, tuning, strict, formats
+        self.accuracy = accuracy
         self.weights = WeightStore()
         self.warned = False
 
@@ -148,6 +153,9 @@ class _Conductor:
 
     def _graph(self, captured: Captured) -> Graph:
         graph = simplify(build(captured))
+        if self.accuracy == "strict":
+            for node in graph:
+                node.attrs["_strict"] = True
         return lower_precision(graph) if self.dtype is torch.bfloat16 else graph
 
     def prepare(self, tensors: list[torch.Tensor]) -> Prepared:
@@ -223,9 +231,24 @@ def _refilled(signature: Signature, args: tuple[Any, ...], kwargs: dict[str, Any
     return pytree.tree_unflatten([next(given) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves], spec)
 
 
+def _distinct(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    """The same call with another tensor object wherever one comes again."""
+    seen: set[int] = set()
+
+    def once(leaf: Any) -> Any:
+        if isinstance(leaf, torch.Tensor) and id(leaf) in seen:
+            return leaf.clone()
+        seen.add(id(leaf))
+        return leaf
+
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    return pytree.tree_unflatten([once(leaf) for leaf in leaves], spec)
+
+
 def _dynamic_dims(captured: Captured) -> list[set[int]]:
     """For each tensor input the dimensions that were declared to vary."""
-    shapes = {node.name: node.meta["val"].shape for node in captured.program.graph.nodes if node.op == "placeholder" and "val" in node.meta and isinstance(node.meta["val"], torch.Tensor)}
+    placeholders = {node.name: node.meta.get("val") for node in captured.program.graph.nodes if node.op == "placeholder"}
+    shapes = {name: example.shape for name, example in placeholders.items() if isinstance(example, torch.Tensor)}
     names = [spec.arg.name for spec in captured.program.graph_signature.input_specs if spec.kind is InputKind.USER_INPUT]
     return [{axis for axis, size in enumerate(shapes[name]) if not isinstance(size, int)} for name in names if name in shapes]
 
@@ -234,7 +257,7 @@ def _runs(program: Program, tensors: list[torch.Tensor]) -> list[list[float]]:
     """Seconds of each step, in a few runs after one that warms up."""
     began = time.perf_counter()
     program.time_steps(tensors)
-    runs = []
+    runs: list[list[float]] = []
     while len(runs) < REHEARSAL_RUNS and (len(runs) < 2 or time.perf_counter() - began < REHEARSAL_SECONDS):
         runs.append(program.time_steps(tensors))
     return runs
@@ -244,7 +267,8 @@ def _against_eager(
     program: Program, tensors: list[torch.Tensor], model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[float, float]:
     """Seconds of a call of the program and of the model, in turn, the best of a few each."""
-    ours, eager = [], []
+    ours: list[float] = []
+    eager: list[float] = []
     began = time.perf_counter()
     with torch.no_grad():
         while len(ours) < 2 or (len(ours) < 200 and time.perf_counter() - began < REHEARSAL_SECONDS):
@@ -288,3 +312,12 @@ def _progress(title: str) -> Iterator[Any]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(title)
         yield lambda text: progress.update(task, description=f"drystone: {text}")
+
+
+class _Callable(types.ModuleType):
+    """Importing this module makes it the attribute ``drystone.optimize``, which users call: so it can be called."""
+
+    __call__ = staticmethod(optimize)
+
+
+sys.modules[__name__].__class__ = _Callable

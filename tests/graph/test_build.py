@@ -13,7 +13,7 @@ from torch import nn
 
 from drystone.capture.export import capture
 from drystone.graph.build import build
-from drystone.graph.graph import Graph
+from drystone.graph.graph import Graph, PointwiseOp
 from drystone.graph.reference import run
 
 
@@ -315,6 +315,16 @@ def test_constants_are_the_models_own_tensors() -> None:
     assert weight.constant is not None and bias.constant is not None
     assert (weight.constant.data_ptr(), bias.constant.data_ptr()) == (module.weight.data_ptr(), module.bias.data_ptr())
     assert (weight.name, bias.name) == ("weight", "bias")
+
+
+def test_reference_applies_epilogues() -> None:
+    x, weight, residual = image(), torch.randn(8, 8, 1, 1), image() + 1
+    graph = graph_of(Calls(lambda x, y: F.conv2d(x, weight) + y).eval(), x, residual)
+    conv, add = graph.nodes
+    chain = [PointwiseOp("sub", (("in", 0), ("in", 1))), PointwiseOp("relu", (("reg", 0),))]
+    conv.inputs, conv.epilogue, conv.epilogue_start = [*conv.inputs, add.inputs[1]], chain, len(conv.inputs)
+    graph.outputs = [conv.output]
+    torch.testing.assert_close(run(graph.prune(), [x, residual])[0], (F.conv2d(x, weight) - residual).relu())
 
 
 class Projection(nn.Module):

@@ -7,8 +7,9 @@ import math
 
 import pytest
 import torch
+from layout import FORMATS, blank, dense, lay, place, read, run, strided
+
 from drystone import _native
-from layout import FORMATS, blank, block_of, dense, lay, place, read, run, strided
 
 F, INF, NAN = torch.nn.functional, math.inf, math.nan
 PLAIN, CHANNELS_LAST, BLOCKED16, BLOCKED8 = FORMATS
@@ -63,13 +64,17 @@ BINARY = [
     ("pow2", torch.pow),
     ("prelu", lambda x, slope: torch.where(x > 0, x, slope * x)),
 ]
-SPECIAL = torch.tensor([NAN, INF, -INF, 0.0, -0.0, 1e-40, -1e-40, 3.4e38, -3.4e38, 1.0, -1.0, 0.5, -0.5, 2.5, -3.0, 1e5, 89.0, -104.0])
+SPECIAL = torch.tensor(
+    [NAN, INF, -INF, 0.0, -0.0, 1e-40, -1e-40, 3.4e38, -3.4e38, 1.0, -1.0, 0.5, -0.5, 2.5, -3.0, 1e5, 89.0, -104.0]
+)
 
 
 def apply(inputs, ops, format=PLAIN, output_dtype=torch.float32, threads=2, dtypes=None, shape=None):
     """Run a chain on tensors laid in ``format``; an input of a lower rank than the output's is laid plain."""
     shape = torch.broadcast_shapes(*(x.shape for x in inputs)) if shape is None else shape
-    laid = [lay(x, format if x.dim() == len(shape) else PLAIN, d) for x, d in zip(inputs, dtypes or [None] * len(inputs), strict=True)]
+    laid = [
+        lay(x, format if x.dim() == len(shape) else PLAIN, d) for x, d in zip(inputs, dtypes or [None] * len(inputs), strict=True)
+    ]
     output = dense(shape, format, output_dtype)
     buffer = blank(output)
     run(_native.pointwise([desc for desc, _ in laid], output, ops), *(b for _, b in laid), buffer, threads=threads)
@@ -93,7 +98,9 @@ def assert_ulps(actual, expected, relative=4e-7):
 def test_unary_is_accurate(case):
     kind, alpha, beta, reference, low, high = case
     alpha = torch.tensor(alpha, dtype=torch.float32).item()
-    x = torch.cat([torch.linspace(low, high, 3001), torch.linspace(max(low, -2), 2, 2001), torch.linspace(max(low, -1e-3), 1e-3, 501)])
+    x = torch.cat(
+        [torch.linspace(low, high, 3001), torch.linspace(max(low, -2), 2, 2001), torch.linspace(max(low, -1e-3), 1e-3, 501)]
+    )
     if kind == "leaky_relu":
         reference = lambda x: F.leaky_relu(x, alpha)  # noqa: E731  (0.1 as float32)
     # gelu and mish multiply a quotient by x: an ulp more each; pow of large arguments is as good as any.
@@ -107,7 +114,7 @@ def test_unary_on_special_values(case):
     expected = reference(SPECIAL)
     if kind == "sign":
         expected[0] = NAN
-    if kind in ("sin", "cos"):
+    if kind in ("sin", "cos", "gelu_erf"):  # torch's float32 gelu(inf) is NaN on some CPUs, its float64 one inf
         expected = reference(SPECIAL.double()).float()
     torch.testing.assert_close(actual, expected, rtol=2e-6, atol=1e-38, equal_nan=True)
 
@@ -166,7 +173,9 @@ def test_broadcast(format, name, dtype):
         assert torch.equal(actual, order[0] - order[1])
 
 
-@pytest.mark.parametrize("channels,spatial", [(16, (1, 1)), (16, (40, 40)), (48, (3, 3)), (64, (33,)), (32, (3, 5, 4)), (1040, (2, 2))])
+@pytest.mark.parametrize(
+    "channels,spatial", [(16, (1, 1)), (16, (40, 40)), (48, (3, 3)), (64, (33,)), (32, (3, 5, 4)), (1040, (2, 2))]
+)
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("format", FORMATS)
 def test_shapes(format, threads, channels, spatial):
@@ -212,7 +221,12 @@ def test_zero_size(shape):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("which", ["input", "output", "both"])
 def test_strided(which, dtype):
-    layouts = [(PLAIN, (900, 50, 7, 1)), (PLAIN, (1, 2, 64, 700)), (CHANNELS_LAST, (2000, 1, 200, 24)), (BLOCKED16, (1500, 600, 100, 16))]
+    layouts = [
+        (PLAIN, (900, 50, 7, 1)),
+        (PLAIN, (1, 2, 64, 700)),
+        (CHANNELS_LAST, (2000, 1, 200, 24)),
+        (BLOCKED16, (1500, 600, 100, 16)),
+    ]
     for format, strides in layouts:
         shape = (2, 16, 5, 7) if format == PLAIN and strides[1] == 50 else (2, 16, 6, 4)
         if which != "both" and strides[0] == 1:
@@ -251,30 +265,35 @@ def test_repeatable():
     assert torch.equal(apply([x], one("gelu_erf"), threads=1), apply([x], one("gelu_erf"), threads=2))
 
 
-@pytest.mark.parametrize(
-    "inputs,output,ops,message",
-    [
-        ([dense((2, 24, 3), BLOCKED16)], dense((2, 24, 3), BLOCKED16), one("relu"), "padded"),
-        ([dense((2, 16, 3, 3), PLAIN)], dense((2, 16, 3, 3), CHANNELS_LAST), one("relu"), "order"),
-        ([dense((2, 16, 3, 3), PLAIN)], dense((2, 16, 3, 3), BLOCKED16), one("relu"), "order"),
-        ([dense((2, 16, 3, 3), BLOCKED8)], dense((2, 16, 3, 3), BLOCKED16), one("relu"), "blocks"),
-        ([dense((3,), PLAIN)], dense((4,), PLAIN), one("relu"), "broadcast"),
-        ([dense((4,), PLAIN)], dense((1,), PLAIN), one("relu"), "broadcast"),
-        ([dense((1, 4), PLAIN)], dense((4,), PLAIN), one("relu"), "broadcast"),
-        ([dense((4,), PLAIN, torch.int64)], dense((4,), PLAIN), one("relu"), "s64"),
-        ([dense((4,), PLAIN)], dense((4,), PLAIN, torch.float16), one("relu"), "f16"),
-        ([dense((4,), PLAIN)], dense((4,), PLAIN), [], "at least one"),
-        ([dense((4,), PLAIN)], dense((4,), PLAIN), one("cosh"), "cosh"),
-        ([dense((4,), PLAIN)], dense((4,), PLAIN), one("add"), "2 operands"),
-        ([dense((4,), PLAIN)], dense((4,), PLAIN), [("relu", [("in", 1)], 0, 0)], "reads in 1"),
-        ([dense((4,), PLAIN)], dense((4,), PLAIN), [("relu", [("reg", 0)], 0, 0)], "reads reg 0"),
-        ([dense((4,), PLAIN)] * 45, dense((4,), PLAIN), one("relu"), "too long"),
-    ],
-)
-def test_refusals(inputs, output, ops, message):
+# input (shape, format), output (shape, format), instructions, what the error says
+REFUSALS = [
+    (((2, 24, 3), BLOCKED16), ((2, 24, 3), BLOCKED16), one("relu"), "padded"),
+    (((2, 16, 3, 3), PLAIN), ((2, 16, 3, 3), CHANNELS_LAST), one("relu"), "order"),
+    (((2, 16, 3, 3), PLAIN), ((2, 16, 3, 3), BLOCKED16), one("relu"), "order"),
+    (((2, 16, 3, 3), BLOCKED8), ((2, 16, 3, 3), BLOCKED16), one("relu"), "blocks"),
+    (((16, 1, 1), CHANNELS_LAST), ((2, 16, 3, 3), CHANNELS_LAST), one("relu"), "lower rank"),
+    (((3,), PLAIN), ((4,), PLAIN), one("relu"), "broadcast"),
+    (((4,), PLAIN), ((1,), PLAIN), one("relu"), "broadcast"),
+    (((1, 4), PLAIN), ((4,), PLAIN), one("relu"), "broadcast"),
+    (((4,), PLAIN), ((4,), PLAIN), [], "at least one"),
+    (((4,), PLAIN), ((4,), PLAIN), one("cosh"), "cosh"),
+    (((4,), PLAIN), ((4,), PLAIN), one("add"), "2 operands"),
+    (((4,), PLAIN), ((4,), PLAIN), [("relu", [("in", 1)], 0, 0)], "reads in 1"),
+    (((4,), PLAIN), ((4,), PLAIN), [("relu", [("reg", 0)], 0, 0)], "reads reg 0"),
+]
+
+
+@pytest.mark.parametrize("source,target,ops,message", REFUSALS, ids=lambda value: value if isinstance(value, str) else "")
+def test_refusals(source, target, ops, message):
     with pytest.raises(ValueError, match=message):
-        _native.pointwise(inputs, output, ops)
+        _native.pointwise([dense(*source)], dense(*target), ops)
 
 
-def test_block_of_formats():
-    assert [block_of(format) for format in FORMATS] == [1, 1, 16, 8]
+def test_refused_dtypes_and_lengths():
+    desc = dense((4,), PLAIN)
+    with pytest.raises(ValueError, match="s64"):
+        _native.pointwise([dense((4,), PLAIN, torch.int64)], desc, one("relu"))
+    with pytest.raises(ValueError, match="f16"):
+        _native.pointwise([desc], dense((4,), PLAIN, torch.float16), one("relu"))
+    with pytest.raises(ValueError, match="too long"):
+        _native.pointwise([desc] * 45, desc, one("relu"))

@@ -1,3 +1,5 @@
+import importlib
+
 import pytest
 import torch
 from small_graphs import Small, keeps_numbers, kinds, ops
@@ -16,7 +18,8 @@ def test_after_conv(bias, groups):
 
 
 def test_many_rows_are_scaled_in_parts(monkeypatch):
-    monkeypatch.setattr("drystone.passes.fold_batch_norm.CHUNK_ELEMENTS", 100)
+    # The package has the function under its module's name.
+    monkeypatch.setattr(importlib.import_module("drystone.passes.fold_batch_norm"), "CHUNK_ELEMENTS", 100)
     s = Small((1, 4, 5, 5))
     graph = keeps_numbers(s.returns(s.batch_norm(s.conv(s.batch_norm(s.x[0]), 30, 3))), fold_batch_norm)
     assert ops(graph) == ["conv"]

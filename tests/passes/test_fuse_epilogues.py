@@ -36,6 +36,15 @@ def test_of_two_convs_the_later_adds():
     assert (graph.nodes[0].epilogue, kinds(graph.nodes[1])) == ([], ["add"])
 
 
+def test_where_the_later_is_full_the_earlier_adds():
+    s = Small((2, 4, 5, 5))
+    one, two = s.conv(s.x[0], 4), s.conv(s.x[0], 4, 3, 1)
+    for _ in range(MAX_INSTRUCTIONS):
+        two = s.unary("tanh", two)
+    graph = keeps_numbers(s.returns(s.binary("add", one, two)), fuse_pointwise, fuse_epilogues)
+    assert [kinds(node) for node in graph.nodes] == [["tanh"] * MAX_INSTRUCTIONS, ["add"]]
+
+
 def test_each_conv_takes_its_own_activation():
     s = Small((2, 4, 5, 5))
     one, two = s.unary("relu", s.conv(s.x[0], 4)), s.unary("silu", s.conv(s.x[0], 4))

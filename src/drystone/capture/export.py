@@ -134,8 +134,8 @@ def _check_changes(program: ExportedProgram, changed: list[Any], placeholders: d
 
 
 _ADVICE = (
-    "The model can't be captured as one graph. If this line decides on the numbers in a tensor, write it with torch.where or "
-    "torch.cond, or move the decision out of the model and prepare the parts one by one."
+    "The model can't be captured as one graph. If this line decides on the numbers in a tensor, write it with "
+    "torch.where, or move the decision out of the model and prepare the parts one by one."
 )
 
 

@@ -62,7 +62,10 @@ class _Builder:
             if node.op == "placeholder":
                 self.placeholder(node)
             elif node.op == "call_function":
-                self.call(node)
+                try:
+                    self.call(node)
+                except UnsupportedError as error:
+                    raise UnsupportedError(f"{error}\n{node.meta.get('stack_trace', '')}".rstrip()) from None
         by_name = {node.name: node for node in program.graph.nodes}
         self.graph.outputs = [self.values[by_name[name]] for name in self.captured.output_names]
         return recognize_local_response_norm(self.graph.prune())
@@ -96,7 +99,7 @@ class _Builder:
         if not tensors:
             return  # assertions, and arithmetic on sizes: their numbers are read where they are used
         if not isinstance(node.target, torch._ops.OpOverload):
-            raise UnsupportedError(f"{node.target} is not an operator that a graph can hold\n{node.meta.get('stack_trace', '')}")
+            raise UnsupportedError(f"{node.target} is control flow, which a graph can't hold; move the decision out of the model")
         target, mutates = node.target, node.target._schema.is_mutable
         if mutates:
             target = functional(target) or target

@@ -216,6 +216,7 @@ _OPERATORS: dict[str, Callable[[Node, list[Tensor]], Tensor]] = {
     "resize": _resize,
     "cat": lambda node, inputs: torch.cat(inputs, node.attrs["dim"]),
     "slice": _slice,
+    "gather": lambda node, x: x[0].index_select(node.attrs["dim"], torch.tensor(node.attrs["indices"], dtype=torch.int64)),
     "permute": lambda node, inputs: inputs[0].permute(node.attrs["dims"]),
     "reshape": lambda node, inputs: inputs[0].reshape(node.output.shape),
     "expand": lambda node, inputs: inputs[0].expand(node.output.shape),

@@ -10,8 +10,10 @@ from drystone.passes.fold_padding import fold_padding
 from drystone.passes.fuse_epilogues import fuse_epilogues
 from drystone.passes.fuse_pointwise import fuse_pointwise
 from drystone.passes.lower_precision import lower_precision
+from drystone.passes.nest_cat import nest_cat
 from drystone.passes.recognise_activations import recognise_activations
 from drystone.passes.recognise_norms import recognise_norms
+from drystone.passes.recognise_shuffle import recognise_shuffle
 from drystone.passes.remove_noops import remove_noops
 
 __all__ = ["lower_precision", "simplify"]
@@ -21,6 +23,8 @@ def simplify(graph: Graph) -> Graph:
     """Run every pass that keeps the numbers (to rounding), in the order that each needs."""
     remove_noops(graph)
     fold_constants(graph)
+    recognise_shuffle(graph)
+    nest_cat(graph)
     fold_padding(graph)
     recognise_norms(graph)
     combine_affine(graph)

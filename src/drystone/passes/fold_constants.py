@@ -32,8 +32,11 @@ def fold_constants(graph: Graph) -> Graph:
 def _is_foldable(node: Node) -> bool:
     if any(value.constant is None for value in node.inputs):
         return False
-    if node.op == "aten" and torch.Tag.nondeterministic_seeded in node.attrs["target"].tags:
-        return False
+    if node.op == "aten":
+        # Operators say that they draw random numbers; a callable that is no operator says nothing.
+        random = torch.Tag.nondeterministic_seeded
+        if random in getattr(node.attrs["target"], "tags", [random]):
+            return False
     made, read = sum(value.bytes for value in node.outputs), sum(value.bytes for value in node.inputs)
     return made <= max(ALWAYS_BYTES, GROWTH * read)
 

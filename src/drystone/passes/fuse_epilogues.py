@@ -71,8 +71,6 @@ def _fuse_once(node: Node, counts: Counter[int], position: dict[int, int]) -> _F
         if steps is None or len(into.epilogue) + len(steps) > MAX_INSTRUCTIONS:
             continue
         late = operand is not None and operand.producer is not None and position[id(operand.producer)] > position[id(into)]
-        if late and any(operand is other for other in candidates):
-            continue
         _append(into, steps, operand)
         whole = len(node.attrs["ops"]) == 1
         if whole:

@@ -40,10 +40,7 @@ def lower_precision(graph: Graph, dtype: torch.dtype = torch.bfloat16) -> Graph:
     kept = {value.id for value in graph.outputs if value.dtype == torch.float32}
     restored: dict[int, Value] = {}  # id of an output of the graph → its float32 value, computed at the end
     for node in graph.nodes:
-        if node.op == "convert" and node.inputs[0].dtype != torch.float32 and node.output.dtype == torch.float32:
-            node.inputs = list(node.inputs)  # the conversion goes to ``dtype`` directly
-        else:
-            node.inputs = [lower(value) if _follows(node, index) else value for index, value in enumerate(node.inputs)]
+        node.inputs = [lower(value) if _follows(node, index) else value for index, value in enumerate(node.inputs)]
         nodes.append(node)
         if node.op == "aten" and not _computes_from_floats(node, dtype):
             continue  # its float32 results, if any, are lowered where they are read
@@ -67,16 +64,16 @@ def _follows(node: Node, index: int) -> bool:
         return True
     if node.op in ("conv", "matmul"):
         if node.epilogue and index >= node.epilogue_start:
-            return not _is_per_channel(value, node.output)
+            return not _is_per_channel(value)
         return index < 2
     if node.op == "pointwise":
-        return not _is_per_channel(value, node.output)
+        return not _is_per_channel(value)
     return node.op not in ("layer_norm", "group_norm") or index == 0
 
 
-def _is_per_channel(value: Value, output: Value) -> bool:
-    """At most one axis longer than 1, and less than the whole output."""
-    return sum(size > 1 for size in value.shape) <= 1 and (value.numel < output.numel or value.numel == 1)
+def _is_per_channel(value: Value) -> bool:
+    """At most one axis longer than 1: little to read, whatever its dtype."""
+    return sum(size > 1 for size in value.shape) <= 1
 
 
 def _computes_from_floats(node: Node, dtype: torch.dtype) -> bool:

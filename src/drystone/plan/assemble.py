@@ -18,7 +18,7 @@ from drystone.graph.graph import Graph, Node, Value
 from drystone.plan.arena import Lifetime, plan_arena
 from drystone.plan.formats import BLOCK, PLAIN, dense
 from drystone.plan.implementations import ATEN, Option
-from drystone.plan.implementations.base import Context, Created, Implementation, Layout, WeightStore
+from drystone.plan.implementations.base import Context, Created, Implementation, Layout, Operand, WeightStore
 from drystone.plan.implementations.movement import copy_step
 
 ALIGNMENT = 64
@@ -144,14 +144,11 @@ class _Assembler:
         """The place of ``value`` in ``format``; a reorder is added where there is none yet."""
         if (value.id, format) in self.places:
             return self.places[value.id, format]
-        if value.constant is not None:
-            # Constants are read as they are; a step that needs one in memory gets it row-major.
+        if value.constant is not None and format == PLAIN:
             place = self._constant(self.weights.plain(value, value.dtype))
             self.places[value.id, PLAIN] = place
-            if format == PLAIN:
-                return place
-            self.home[value.id] = PLAIN
-        home = self.places[value.id, self.home[value.id]]
+            return place
+        home = self._home(value)
         wanted = dense(value, format)
         if home.desc.same_memory(wanted):
             place = Place(home.buffer, home.offset, wanted)
@@ -161,10 +158,17 @@ class _Assembler:
         self._remember(value, format, place)
         return place
 
+    def _home(self, value: Value) -> Place:
+        """Where ``value`` lies since its producer left it."""
+        if value.id not in self.home:
+            self._read(value, PLAIN)  # a constant
+            self.home[value.id] = PLAIN
+        return self.places[value.id, self.home[value.id]]
+
     def _move(self, value: Value, source: Place, target: Place, kind: str, layout: str, node: Node | None = None) -> None:
         """One step that copies ``value`` from place to place, whatever their formats."""
         try:
-            step = native.Reorder(source.desc, target.desc)
+            step: native.Step = native.Reorder(source.desc, target.desc)
             name = f"onednn {step.implementation}"
             if "ref" in step.implementation or "simple" in step.implementation:
                 raise ValueError("slow")
@@ -240,12 +244,10 @@ class _Assembler:
                 offset = whole.offset + start // block * whole.desc.strides[dim] * value.dtype.itemsize
                 there = self.places.get((value.id, format))
                 if there is None or there.buffer is not whole.buffer or there.offset != offset:
-                    source = self._read(value, format)
                     desc = native.TensorDesc(whole.desc.dtype, whole.desc.format, list(value.shape), whole.desc.strides)
                     target = Place(whole.buffer, offset, desc)
-                    self._emit(
-                        copy_step(source.desc, desc), [source, target], StepRecord("node", node.output, "drystone copy", format, node)
-                    )
+                    source = there or self._home(value)
+                    self._move(value, source, target, "node", format, node)
             start += value.shape[dim]
         self._remember(node.output, format, whole)
         self.home[node.output.id] = format
@@ -263,24 +265,57 @@ class _Assembler:
                 free.add(i)
         return frozenset(free)
 
-    def _create(self, implementation: Implementation, node: Node, places: list[Place], target: Place, position: int) -> tuple[Created, Place]:
+    def _create(
+        self, implementation: Implementation, node: Node, places: list[Place], target: Place, position: int
+    ) -> tuple[Created, Place]:
         """The step of ``node``, written inside its cat where the same kernel can, densely elsewhere."""
+        format = self.choice[node][1].output
+        inside = target.buffer is not self.roots.get(node.output.id)
+        own = Place(self._buffer("arena", dense(node.output, format).bytes), 0, dense(node.output, format)) if inside else target
+        free = self._free_inputs(position, node, places) if own.buffer.kind == "arena" and not inside else frozenset()
         inputs = [place.desc for place in places]
-        dense_place = target
-        if not target.desc.is_dense or target.buffer is not self.roots.get(node.output.id):
-            buffer = self._buffer("arena", dense(node.output, self.choice[node][1].output).bytes)
-            dense_place = Place(buffer, 0, dense(node.output, self.choice[node][1].output))
-        own = dense_place.buffer.kind == "arena" and dense_place is target
-        free = self._free_inputs(position, node, places) if own else frozenset()
-        created = implementation.create(node, inputs, dense_place.desc, Context(self.weights, free))
-        if dense_place is target or created.view_of is not None or created.call is not None:
-            return created, dense_place
+        created = implementation.create(node, inputs, own.desc, Context(self.weights, free))
+        if not inside or created.step is None:
+            return created, own
+        if target.desc.is_dense:
+            return created, target
         try:
-            inside = created if target.desc.is_dense else implementation.create(node, inputs, target.desc, Context(self.weights))
+            strided = implementation.create(node, inputs, target.desc, Context(self.weights))
         except ValueError:
-            return created, dense_place
-        assert inside.step is not None and created.step is not None
-        return (inside, target) if inside.step.implementation == created.step.implementation else (created, dense_place)
+            return created, own
+        # A slice may be a view with the very strides that it would have in the cat: one copy from there is all that it takes.
+        if strided.step is None or strided.step.implementation == created.step.implementation:
+            return strided, target
+        return created, own
+
+    def _served(self, implementation: Implementation, node: Node, places: list[Place]) -> list[Place]:
+        """``places``, with those that lie with holes (parts of a cat) copied densely where the kernel wants that."""
+        if all(place.desc.is_dense for place in places):
+            return places
+        output = dense(node.output, self.choice[node][1].output)
+        wanted = [place if place.desc.is_dense else self._dense_copy(value, place) for value, place in zip(node.inputs, places, strict=True)]
+        usual = implementation.create(node, [place.desc for place in wanted], output, Context(self.weights))
+        try:
+            strided = implementation.create(node, [place.desc for place in places], output, Context(self.weights))
+        except ValueError:
+            strided = None
+        if strided and (strided.step is None or (usual.step and usual.step.implementation == strided.step.implementation)):
+            return places
+        for i, (place, copy) in enumerate(zip(places, wanted, strict=True)):
+            if copy is not place and copy.buffer.first < 0:
+                value = node.inputs[i]
+                step = copy_step(place.desc, copy.desc)
+                self._emit(step, [place, copy], StepRecord("copy", value, f"drystone {step.implementation}", "dense"))
+        return wanted
+
+    def _dense_copy(self, value: Value, place: Place) -> Place:
+        """Where a dense copy of a strided value lies, or will."""
+        key = (value.id, f"dense {place.desc.format}")
+        if key not in self.places:
+            desc = native.TensorDesc.dense(place.desc.dtype, place.desc.format, place.desc.shape)
+            self.places[key] = Place(self._buffer("arena", desc.bytes), 0, desc)
+            self.places[key].buffer.values.add(value.id)
+        return self.places[key]
 
     def _node(self, position: int, node: Node) -> None:
         while True:
@@ -294,6 +329,7 @@ class _Assembler:
                 ]
                 if implementation is ATEN:
                     return self._aten(node, places)
+                places = self._served(implementation, node, places)
                 target = self._output_place(node.output, layout.output)
                 created, target = self._create(implementation, node, places, target, position)
                 break
@@ -302,7 +338,7 @@ class _Assembler:
                 self.choice[node] = self.fallback(node, (implementation, layout), str(error))
         if created.view_of is not None:
             source = places[created.view_of]
-            place = Place(source.buffer, source.offset + created.view_offset, dense(node.output, layout.output))
+            place = Place(source.buffer, source.offset + created.view_offset, target.desc)
             place.buffer.values.add(node.output.id)
         else:
             assert created.step is not None
@@ -319,11 +355,10 @@ class _Assembler:
         """Constants have a description for the implementation; it passes their memory itself (packed, or as it is)."""
         return Place(Buffer("constant", value.bytes), 0, dense(value, PLAIN))
 
-    def _operand(self, operand: object, places: list[Place], target: Place) -> Place:
+    def _operand(self, operand: Operand, places: list[Place], target: Place) -> Place:
         if isinstance(operand, torch.Tensor):
             return self.constants.setdefault(operand.data_ptr(), self._constant(operand))
-        kind, index = operand  # type: ignore[misc]
-        return target if kind == "out" else places[index]
+        return target if operand[0] == "out" else places[operand[1]]
 
     def _aten(self, node: Node, places: list[Place]) -> None:
         created = ATEN.create(node, [place.desc for place in places], dense(node.output, PLAIN), Context(self.weights))
@@ -357,10 +392,11 @@ class _Assembler:
             self._node(position, node)
         outputs = []
         for i, value in enumerate(self.graph.outputs):
-            place = self._read(value, PLAIN)
+            place = self.places.get((value.id, PLAIN)) or self._home(value)
             if place.buffer.kind != "output" or place.buffer.index != i:
                 target = Place(self._buffer("output", dense(value, PLAIN).bytes, index=i), 0, dense(value, PLAIN))
-                self._move(value, place, target, "copy", "plain")
+                kind, layout = ("copy", PLAIN) if (value.id, PLAIN) in self.places else ("reorder", f"{self.home[value.id]}→plain")
+                self._move(value, place, target, kind, layout)
                 place = target
             outputs.append(place)
         arena = [buffer for buffer in self.buffers if buffer.kind == "arena" and buffer.first >= 0]

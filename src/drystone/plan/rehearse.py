@@ -50,10 +50,11 @@ class Planner:
         self.options: dict[Node, list[Option]] = {}
         self.reasons: dict[Node, str] = {}
         by_signature: dict[str, list[Option]] = {}
+        self.spare: dict[str, list[Option]] = {}  # by signature: what a held format bars, the nearest to it first
         for node in graph:
             found, reason = options(node)
             if held_format:
-                found = _held(found, held_format)
+                found, self.spare[self.signatures[node]] = _held(found, held_format)
             # Equal nodes share one list: what turns out impossible for one is so for all.
             self.options[node] = by_signature.setdefault(self.signatures[node], found)
             self.reasons[node] = reason
@@ -66,6 +67,9 @@ class Planner:
         left = self.options[node]
         if option in left:
             left.remove(option)
+        spare = self.spare.get(self.signatures[node])
+        if not left and spare:
+            left.append(spare.pop(0))
         self.reasons[node] = reason
         same_layout = [o for o in left if o[1] == option[1]]
         return (same_layout or left or [(ATEN, ATEN.layouts(node)[0])])[0]
@@ -169,16 +173,17 @@ class Planner:
             for k, value in enumerate(node.inputs):
                 if value.constant is not None:
                     continue
+                wanted = [o[1].inputs[k] or PLAIN for o in found]
                 if value.producer is None:
-                    costs[j] = costs[j] + [self._reorder_cost(value, PLAIN, o[1].inputs[k]) for o in found]  # type: ignore[arg-type]
+                    costs[j] = costs[j] + np.array([self._reorder_cost(value, PLAIN, format) for format in wanted])
                     continue
                 i = position[value.producer]
-                matrix = np.array([[self._reorder_cost(value, p[1].output, o[1].inputs[k]) for o in found] for p in lists[i]])
+                matrix = np.array([[self._reorder_cost(value, p[1].output, format) for format in wanted] for p in lists[i]])
                 edges[i, j] = edges[i, j] + matrix if (i, j) in edges else matrix
         for value in self.graph.outputs:
             if value.producer is not None:
                 i = position[value.producer]
-                costs[i] = costs[i] + [self._reorder_cost(value, o[1].output, PLAIN) for o in lists[i]]
+                costs[i] = costs[i] + np.array([self._reorder_cost(value, o[1].output, PLAIN) for o in lists[i]])
         picked = choose(costs, edges)
         return {node: found[option] for node, found, option in zip(nodes, lists, picked.options, strict=True)}
 
@@ -213,9 +218,13 @@ class Planner:
         return any(self.cache.get(self._key(node, option)) is None for node, option in assembled.choice.items())
 
 
-def _held(found: list[Option], format: str) -> list[Option]:
-    """Only the options that keep to ``format`` as far as the operator can."""
-    if not found:
-        return found
-    layout = uniform_layout([option[1] for option in found], format)
-    return [option for option in found if option[1] == layout]
+def _held(found: list[Option], format: str) -> tuple[list[Option], list[Option]]:
+    """The options that keep to ``format`` as far as the operator can, and the others, the nearest to it first."""
+    layouts = list(dict.fromkeys(option[1] for option in found))
+    order = []
+    while layouts:
+        order.append(uniform_layout(layouts, format))
+        layouts.remove(order[-1])
+    ranked = sorted(found, key=lambda option: order.index(option[1]))
+    held = sum(option[1] == order[0] for option in found) if order else 0
+    return ranked[:held], ranked[held:]

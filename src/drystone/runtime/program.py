@@ -65,8 +65,8 @@ class _Frame:
     def __init__(self, program: Program) -> None:
         assembled = program.assembled
         self.assembled = assembled
-        self.arena = torch.empty(assembled.arena_bytes + _SLACK, dtype=torch.uint8)
-        self.scratchpad = torch.empty(assembled.program.scratchpad_bytes + _SLACK, dtype=torch.uint8)
+        self.arena = native.allocate(assembled.arena_bytes + _SLACK)
+        self.scratchpad = native.allocate(assembled.program.scratchpad_bytes + _SLACK)
         inputs = len(assembled.inputs)
         addresses, externals = [], []
         for slot, (buffer, offset) in enumerate(assembled.slots):

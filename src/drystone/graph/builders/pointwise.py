@@ -66,8 +66,7 @@ def rrelu(b: Emitter, x: Value, lower: float = 1 / 8, upper: float = 1 / 3, trai
 def prelu(b: Emitter, x: Value, weight: Value) -> Built:
     if weight.constant is not None and weight.numel == 1:
         return leaky_relu(b, x, float(weight.constant))
-    # (C), or already of x's rank (_prelu_kernel).
-    slope = b.reshape(weight, (-1 if weight.numel == 0 else weight.numel,) + (1,) * (len(x.shape) - 2))
+    slope = b.reshape(weight, (weight.numel,) + (1,) * (len(x.shape) - 2))  # one a channel
     return b.pointwise([x, slope], [op("prelu", IN0, IN1)])
 
 

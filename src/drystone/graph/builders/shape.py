@@ -10,13 +10,8 @@ from drystone.graph.builders.registry import Built, Declined, Emitter, axis, bui
 from drystone.graph.graph import Value
 
 
-@builds("view.default", "reshape", "_unsafe_view", "view_as", "reshape_as", "unflatten", "squeeze", "unsqueeze", "ravel")
+@builds("view.default", "reshape", "_unsafe_view", "view_as", "reshape_as", "unflatten", "squeeze", "unsqueeze", "flatten", "ravel")
 def reshape(b: Emitter, x: Value, *arguments: Any, **named: Any) -> Built:
-    return b.reshape(x, b.shape)
-
-
-@builds("flatten")
-def flatten(b: Emitter, x: Value, *arguments: Any, **named: Any) -> Built:
     return b.reshape(x, b.shape)
 
 

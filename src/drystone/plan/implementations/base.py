@@ -86,11 +86,28 @@ class Context:
 class WeightStore:
     """Packed weights, each once: equal layouts of the same tensor share memory between steps, programs and threads.
 
-    Nothing is kept alive here: memory goes when the last program that reads it goes.
+    Nothing is kept alive here: memory goes when the last program that reads it goes. It is cut from chunks that are large
+    enough for huge pages.
     """
+
+    CHUNK = 32 << 20
+    ALIGNMENT = 64
 
     def __init__(self) -> None:
         self._packed: weakref.WeakValueDictionary[tuple[int, str], torch.Tensor] = weakref.WeakValueDictionary()
+        self._chunk: weakref.ref[torch.Tensor] | None = None
+        self._used = 0
+
+    def _allocate(self, size: int) -> torch.Tensor:
+        """``size`` bytes; the view that is given keeps its chunk alive."""
+        chunk = self._chunk() if self._chunk else None
+        if chunk is None or self._used + size > chunk.numel():
+            chunk = native.allocate(max(size, self.CHUNK))
+            self._chunk, self._used = weakref.ref(chunk), 0
+        memory = chunk[self._used : self._used + size]
+        memory.chunk = chunk  # type: ignore[attr-defined]
+        self._used += -(-size // self.ALIGNMENT) * self.ALIGNMENT
+        return memory
 
     def packed(self, step: native.Convolution | native.Linear, weight: Value) -> torch.Tensor:
         """``weight`` (a constant) in the layout that ``step`` reads."""
@@ -99,7 +116,7 @@ class WeightStore:
         memory = self._packed.get(key)
         if memory is None:
             plain = weight.constant.detach().contiguous()
-            memory = torch.empty(max(step.packed_bytes, 1), dtype=torch.uint8)
+            memory = self._allocate(max(step.packed_bytes, 1))
             step.pack(native.DTYPES[plain.dtype], plain.data_ptr(), memory.data_ptr())
             self._packed[key] = memory
         return memory

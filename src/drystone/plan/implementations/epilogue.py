@@ -6,18 +6,16 @@ from drystone import native
 from drystone.graph.graph import Node
 from drystone.plan.implementations.base import Operand
 
-PostOp = tuple[str, float, float, "native.TensorDesc | None"]
-
 
 def post_ops(
     node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, free_inputs: frozenset[int]
-) -> tuple[list[PostOp], list[Operand], int | None]:
+) -> tuple[list[native.PostOp], list[Operand], int | None]:
     """(post-ops, the extra operands of the step, the input that the output overwrites).
 
     A residual of the output's shape that nobody reads later is added where it lies ("sum"); it is then no operand.
     Raises ``ValueError`` for an instruction that has no post-op.
     """
-    chain: list[PostOp] = []
+    chain: list[native.PostOp] = []
     operands: list[Operand] = []
     overwrites: int | None = None
     for position, op in enumerate(node.epilogue):

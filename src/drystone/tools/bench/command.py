@@ -10,11 +10,11 @@ from typing import Annotated
 import psutil
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from .contenders import CONTENDERS, DEFAULTS
 from .environment import environment, key_of
 from .plot import plot as draw
+from .progress import progress_bar
 from .report import show_result, show_summary
 from .results import Result, ResultFile
 from .rounds import measure, steps
@@ -30,6 +30,7 @@ def bench(
     against: Annotated[str | None, typer.Option(help=f"Contenders beside drystone, by comma: {', '.join(CONTENDERS)}.")] = None,
     size: Annotated[str | None, typer.Option(metavar="H,W", help="Image size. Default: the model's own.")] = None,
     rounds: Annotated[int, typer.Option(min=3, help="Bursts of each contender.")] = 12,
+    again: Annotated[bool, typer.Option("--again", help="Prepare twice: with empty caches, then with filled ones.")] = False,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Add the results to this file.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the results (all those in --json, if given).")] = None,
 ) -> None:
@@ -49,23 +50,14 @@ def bench(
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--json") from error
 
-    # No refresh thread: the bar is drawn between steps only, as it would take time from the contender that runs.
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, auto_refresh=False, transient=True) as progress:
-        task = progress.add_task("", total=len(workloads) * steps(contenders, rounds))
+    with progress_bar(len(workloads) * steps(contenders, rounds), console) as announce:
         for workload in workloads:
-
-            def announce(what: str, workload: Workload = workload) -> None:
-                progress.update(task, description=f"{workload.name}: {what}")
-                progress.refresh()
-                progress.advance(task)
-
-            result = measure(workload, contenders, rounds, key_of(facts), announce)
+            result = measure(workload, contenders, rounds, key_of(facts), announce, again=again)
             results.append(result)
             kept.add(result, facts)
             if json:
                 kept.write(json)
-            show_result(result, progress.console)
+            show_result(result, console)
 
     if len(results) > 1:
         show_summary(results, console)

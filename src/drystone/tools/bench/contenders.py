@@ -23,20 +23,39 @@ Inputs = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Prepared:
-    """``call()`` is what is timed; ``output`` turns what it returns into the model's first output tensor."""
+    """``call()`` is what is timed; ``output`` turns what it returns into the model's first output tensor.
+
+    ``details()`` tells, after the measurement, what the contender did, as JSON data.
+    """
 
     call: Callable[[], Any]
     output: Callable[[Any], torch.Tensor] = first_tensor
+    details: Callable[[], dict[str, Any]] = dict
 
 
 Prepare = Callable[[nn.Module, Inputs, torch.dtype, int], Prepared]
 
 
 def drystone(module: nn.Module, inputs: Inputs, dtype: torch.dtype, threads: int) -> Prepared:
+    return _drystone(module, inputs, dtype, None)
+
+
+def drystone_channels_last(module: nn.Module, inputs: Inputs, dtype: torch.dtype, threads: int) -> Prepared:
+    """Drystone with every format held to channels_last: what the choice of formats is worth."""
+    return _drystone(module, inputs, dtype, "channels_last")
+
+
+def _drystone(module: nn.Module, inputs: Inputs, dtype: torch.dtype, formats: str | None) -> Prepared:
     from drystone.optimize import optimize
 
-    fast = optimize(module, inputs, dtype=None if dtype == torch.float32 else dtype)
-    return Prepared(lambda: fast(*inputs))
+    fast = optimize(module, inputs, dtype=None if dtype == torch.float32 else dtype, formats=formats)
+
+    def details() -> dict[str, Any]:
+        explanation = fast.explain().to_dict()
+        steps = explanation.pop("steps")
+        return {"steps": len(steps), **explanation}
+
+    return Prepared(lambda: fast(*inputs), details=details)
 
 
 def eager(module: nn.Module, inputs: Inputs, dtype: torch.dtype, threads: int) -> Prepared:
@@ -57,7 +76,8 @@ def _in_channels_last(module: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inp
         is_image = isinstance(leaf, torch.Tensor) and leaf.dim() == 4
         return leaf.contiguous(memory_format=torch.channels_last) if is_image else leaf
 
-    return module.to(memory_format=torch.channels_last), pytree.tree_map(convert, inputs)
+    module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return module, pytree.tree_map(convert, inputs)
 
 
 def channels_last(module: nn.Module, inputs: Inputs, dtype: torch.dtype, threads: int) -> Prepared:
@@ -140,6 +160,7 @@ class Contender:
 
 CONTENDERS: dict[str, Contender] = {
     "drystone": Contender(drystone),
+    "drystone_channels_last": Contender(drystone_channels_last),
     "eager": Contender(eager),
     "eager_autocast": Contender(eager_autocast, ("bfloat16",)),
     "channels_last": Contender(channels_last, ("float32",)),

@@ -14,6 +14,8 @@ from typing import Any
 import psutil
 import torch
 
+from drystone import __version__
+
 _FLAGS = (
     "avx2",
     "fma",
@@ -27,7 +29,7 @@ _FLAGS = (
     "amx_bf16",
     "amx_int8",
 )
-_PACKAGES = ("drystone", "torch", "transformers", "torchvision", "openvino", "onnxruntime", "onnxscript", "onednn-cpu-gomp")
+_PACKAGES = ("torch", "transformers", "torchvision", "openvino", "onnxruntime", "onnxscript", "onednn-cpu-gomp")
 _CAPS = ("DRYSTONE_MAX_ISA", "ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
 
 
@@ -43,7 +45,7 @@ def environment() -> dict[str, Any]:
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+        "packages": {"drystone": __version__} | {name: version for name in _PACKAGES if (version := _version(name))},
         "torch_onednn": _onednn_of_torch(),
         "own_onednn": "DRYSTONE_ONEDNN" in os.environ,
         "caps": {name: os.environ[name] for name in _CAPS if name in os.environ},

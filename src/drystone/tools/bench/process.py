@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .worker import without_paths
+from .worker import shorten
 
 
 class WorkerFailed(Exception):
@@ -24,18 +24,16 @@ class WorkerFailed(Exception):
 class WorkerProcess:
     """A ``drystone.tools.bench.worker``. Use as a context manager; ``ask`` sends a request and waits for its answer."""
 
-    def __init__(self, threads: int, folder: Path, python: str = sys.executable) -> None:
-        # A fresh compilation cache, so that preparation is timed from nothing.
-        cache = tempfile.mkdtemp(dir=folder)
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TORCHINDUCTOR_CACHE_DIR": cache}
-        environment.setdefault("TOKENIZERS_PARALLELISM", "false")
-        self._log = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by close()
+    def __init__(self, threads: int, cache: Path) -> None:
+        """``cache``: the folder where contenders keep what a later preparation can use."""
+        caches = {name: str(cache) for name in ("DRYSTONE_CACHE", "TORCHINDUCTOR_CACHE_DIR")}
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         self._process = subprocess.Popen(
-            [python, "-m", "drystone.tools.bench.worker"],
+            [sys.executable, "-m", "drystone.tools.bench.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            env=environment,
+            env=os.environ | caches | {"OMP_NUM_THREADS": str(threads)},
         )
         self._pending = b""
 
@@ -97,4 +95,4 @@ class WorkerProcess:
         if code < 0:
             return f"the process was ended by {signal.Signals(-code).name}"
         lines = self.log().strip().splitlines()
-        return without_paths(f"the process ended with code {code}: {lines[-1] if lines else ''}")[:300]
+        return shorten(f"the process ended with code {code}: {lines[-1] if lines else ''}")

@@ -16,24 +16,26 @@ def show_result(result: Result, console: Console) -> None:
     shapes = ", ".join("x".join(map(str, shape)) for shape in result.shapes)
     table = Table(title=f"{result.model} · {result.dtype} · {shapes} · threads {result.threads}", title_justify="left")
     table.add_column("contender")
-    for column in (f"time / {base}", "ms", "prepared in s", "peak MB", "relative error"):
+    again = any(outcome.prepare_again_seconds is not None for outcome in result.outcomes)
+    for column in (f"time / {base}", "ms", "prepared in s", *(["again in s"] if again else []), "peak MB", "relative error"):
         table.add_column(column, justify="right")
     for outcome in result.outcomes:
         name = f"[bold]{outcome.contender}[/]" if outcome.contender == base else outcome.contender
-        table.add_row(name, *_cells(result, outcome, base))
+        table.add_row(name, *_cells(result, outcome, base, again))
     console.print(table)
     for outcome in result.outcomes:
         if not outcome.ok:
             console.print(f"{outcome.contender} failed: {outcome.reason}", markup=False, highlight=False)
 
 
-def _cells(result: Result, outcome: Outcome, base: str) -> list[str]:
+def _cells(result: Result, outcome: Outcome, base: str, again: bool) -> list[str]:
     if not outcome.ok:
-        return ["failed", "", "", "", ""]
+        return ["failed"]
     return [
         _number(result.ratio(outcome.contender, base), ".2f"),
         _number(outcome.milliseconds, ".2f"),
         _number(outcome.prepare_seconds, ".1f"),
+        *([_number(outcome.prepare_again_seconds, ".1f")] if again else []),
         _number(outcome.peak_rss / 1e6 if outcome.peak_rss else None, ".0f"),
         _number(outcome.relative_error, ".1e"),
     ]

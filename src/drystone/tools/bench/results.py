@@ -20,14 +20,19 @@ FORMAT = 1
 
 @dataclass
 class Outcome:
-    """One contender on one workload. ``rounds`` holds the median milliseconds of each burst; ``reason`` why there are none."""
+    """One contender on one workload. ``rounds`` holds the median milliseconds of each burst; ``reason`` why there are none.
+
+    ``prepare_seconds`` is with empty caches, ``prepare_again_seconds`` in a second process with the caches that the first left.
+    """
 
     contender: str
     reason: str | None = None
     prepare_seconds: float | None = None
+    prepare_again_seconds: float | None = None
     peak_rss: int | None = None
     relative_error: float | None = None
     rounds: list[float] = field(default_factory=list)
+    details: dict[str, Any] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -90,11 +95,25 @@ def geometric_mean(values: Iterable[float]) -> float | None:
     return math.exp(statistics.fmean(logs)) if logs else None
 
 
-def summary(results: Sequence[Result]) -> dict[str, float | None]:
-    """Geometric means over the results: the best engine's time and eager's time over drystone's."""
-    peers = [best[1] for result in results if (best := result.best_peer())]
+def summary(results: Sequence[Result]) -> dict[str, Any]:
+    """Geometric means over the results: the best engine's time and eager's time over drystone's; and the least of the first."""
+    peers = {result.model: best[1] for result in results if (best := result.best_peer())}
     eager = [ratio for result in results if (ratio := result.ratio("eager", "drystone")) is not None]
-    return {"best_peer_over_drystone": geometric_mean(peers), "eager_over_drystone": geometric_mean(eager)}
+    return {
+        "models": len(results),
+        "best_peer_over_drystone": geometric_mean(peers.values()),
+        "least_best_peer_over_drystone": min(peers.items(), key=lambda item: item[1]) if peers else None,
+        "eager_over_drystone": geometric_mean(eager),
+    }
+
+
+def summaries(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """A ``summary`` for each set of results that were measured under the same conditions."""
+    groups: dict[tuple[Any, ...], list[Result]] = {}
+    for result in results:
+        groups.setdefault((result.dtype, result.batch, result.threads, result.environment), []).append(result)
+    names = ("dtype", "batch", "threads", "environment")
+    return [dict(zip(names, key, strict=True)) | summary(group) for key, group in groups.items()]
 
 
 @dataclass
@@ -131,7 +150,7 @@ class ResultFile:
         used = {result.environment for result in self.results}
         data = {
             "format": FORMAT,
-            "summary": summary(self.results),
+            "summaries": summaries(self.results),
             "environments": {key: facts for key, facts in self.environments.items() if key in used},
             "results": [asdict(result) for result in self.results],
         }

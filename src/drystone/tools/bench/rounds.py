@@ -11,8 +11,9 @@ import datetime
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from .process import WorkerFailed, WorkerProcess
 from .results import Outcome, Result
@@ -38,83 +39,107 @@ def measure(
     rounds: int,
     environment: str,
     announce: Announce = lambda _: None,
+    *,
+    again: bool = False,
     outputs: Path | None = None,
 ) -> Result:
     """Run ``workload`` in every contender for ``rounds`` rounds.
 
-    ``announce`` is told what comes next, ``steps`` times. With ``outputs``, a folder, each contender's first output tensor is
-    saved there as ``<contender>.npy`` in float32, and eager's in float64 as ``reference.npy``. A contender that fails has its
-    reason in its outcome, and the others go on.
+    ``announce`` is told what comes next, ``steps`` times. With ``again`` each is prepared a second time in a new process, on the
+    caches of the first. With ``outputs``, a folder, each contender's first output tensor is saved there as ``<contender>.npy``
+    in float32, and eager's in float64 as ``reference.npy``. A contender that fails has its reason in its outcome, and the
+    others go on.
     """
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="drystone-bench-")))
-        announce("the reference, eager in float64")
-        reference, checksum, shapes = _reference(workload, folder, outputs)
+        announce(f"{workload.name}: the reference, eager in float64")
+        reference = _Reference.compute(workload, folder, outputs)
 
         outcomes = {name: Outcome(name) for name in contenders}
         running: dict[str, WorkerProcess] = {}
         for name in contenders:
-            announce(f"preparing {name}")
-            worker = stack.enter_context(WorkerProcess(workload.threads, folder))
-            request = {
-                "do": "prepare",
-                "contender": name,
-                "workload": asdict(workload),
-                "reference": str(reference) if reference else None,
-                "save": str(outputs / f"{name}.npy") if outputs else None,
-            }
+            announce(f"{workload.name}: preparing {name}")
+            cache = folder / name
+            cache.mkdir()
             try:
-                answer = worker.ask(PREPARE_TIMEOUT, **request)
-                if checksum is not None and answer["fingerprint"] != checksum:
-                    raise WorkerFailed(
-                        "its process built other weights or inputs than the reference's: the model is not deterministic"
-                    )
+                for attempt in range(1 + again):
+                    worker = stack.enter_context(WorkerProcess(workload.threads, cache))
+                    answer = _prepare(worker, name, workload, reference, outputs)
+                    if attempt == 0:
+                        outcomes[name].prepare_seconds = answer["prepare_seconds"]
+                        outcomes[name].relative_error = answer["relative_error"]
+                    else:
+                        outcomes[name].prepare_again_seconds = answer["prepare_seconds"]
+                    if attempt < again:
+                        worker.close()
             except WorkerFailed as failure:
                 outcomes[name].reason = str(failure)
                 worker.close()
-                continue
-            outcomes[name].prepare_seconds = answer["prepare_seconds"]
-            outcomes[name].relative_error = answer["relative_error"]
-            running[name] = worker
+            else:
+                running[name] = worker
 
         for i in range(rounds):
-            announce(f"round {i + 1} of {rounds}")
-            _round(running, outcomes)
+            announce(f"{workload.name}: round {i + 1} of {rounds}")
+            for name in list(running):
+                time.sleep(PAUSE_SECONDS)
+                _burst(name, running, outcomes[name])
+        for name, worker in running.items():
+            with contextlib.suppress(WorkerFailed):
+                outcomes[name].details = worker.ask(BURST_TIMEOUT, do="details")["details"]
 
-    date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     return Result(
-        workload.name,
-        workload.dtype,
-        workload.batch,
-        workload.threads,
-        shapes,
-        date,
-        environment,
-        [outcomes[name] for name in contenders],
+        model=workload.name,
+        dtype=workload.dtype,
+        batch=workload.batch,
+        threads=workload.threads,
+        shapes=reference.shapes,
+        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        environment=environment,
+        outcomes=[outcomes[name] for name in contenders],
     )
 
 
-def _round(running: dict[str, WorkerProcess], outcomes: dict[str, Outcome]) -> None:
-    """One burst of each; a contender that fails leaves the race with what it had."""
-    for name, worker in list(running.items()):
-        time.sleep(PAUSE_SECONDS)
-        try:
-            answer = worker.ask(BURST_TIMEOUT, do="burst", seconds=BURST_SECONDS)
-        except WorkerFailed as failure:
-            outcomes[name].reason = str(failure)
-            outcomes[name].rounds.clear()
-            running.pop(name).close()
-            continue
-        outcomes[name].rounds.append(answer["milliseconds"])
-        outcomes[name].peak_rss = answer["peak_rss"]
+@dataclass
+class _Reference:
+    """Eager's float64 output (a file), the checksum of weights and inputs, the inputs' shapes; empty where that can't run."""
+
+    path: Path | None = None
+    fingerprint: int | None = None
+    shapes: list[list[int]] = field(default_factory=list)
+
+    @classmethod
+    def compute(cls, workload: Workload, folder: Path, outputs: Path | None) -> _Reference:
+        path = (outputs or folder) / "reference.npy"
+        with WorkerProcess(workload.threads, folder) as worker:
+            try:
+                answer = worker.ask(PREPARE_TIMEOUT, do="reference", workload=asdict(workload), save=str(path))
+            except WorkerFailed:
+                return cls()
+        return cls(path, answer["fingerprint"], answer["shapes"])
 
 
-def _reference(workload: Workload, folder: Path, outputs: Path | None) -> tuple[Path | None, int | None, list[list[int]]]:
-    """Eager's output in float64, the weights' checksum and the input shapes; no output where the model can't run in float64."""
-    path = (outputs or folder) / "reference.npy"
-    with WorkerProcess(workload.threads, folder) as worker:
-        try:
-            answer = worker.ask(PREPARE_TIMEOUT, do="reference", workload=asdict(workload), save=str(path))
-        except WorkerFailed:
-            return None, None, []
-    return path, answer["fingerprint"], answer["shapes"]
+def _prepare(worker: WorkerProcess, name: str, workload: Workload, reference: _Reference, outputs: Path | None) -> dict[str, Any]:
+    answer = worker.ask(
+        PREPARE_TIMEOUT,
+        do="prepare",
+        contender=name,
+        workload=asdict(workload),
+        reference=str(reference.path) if reference.path else None,
+        save=str(outputs / f"{name}.npy") if outputs else None,
+    )
+    if reference.fingerprint not in (None, answer["fingerprint"]):
+        raise WorkerFailed("its process built other weights or inputs than the reference's: the model is not deterministic")
+    return answer
+
+
+def _burst(name: str, running: dict[str, WorkerProcess], outcome: Outcome) -> None:
+    """One burst; a contender that fails leaves the race, as its rounds could not be paired with the others'."""
+    try:
+        answer = running[name].ask(BURST_TIMEOUT, do="burst", seconds=BURST_SECONDS)
+    except WorkerFailed as failure:
+        outcome.reason = str(failure)
+        outcome.rounds.clear()
+        running.pop(name).close()
+    else:
+        outcome.rounds.append(answer["milliseconds"])
+        outcome.peak_rss = answer["peak_rss"]

@@ -3,6 +3,7 @@
 ``{"do": "reference", "workload": {…}, "save": path}`` runs the model eagerly in float64 and saves the output.
 ``{"do": "prepare", "contender": name, "workload": {…}, "reference": path or null, "save": path or null}``
 ``{"do": "burst", "seconds": s}`` times calls for ``s`` seconds and answers their median.
+``{"do": "details"}`` answers what the contender tells of itself.
 
 Between requests the process sleeps in a read, so it takes nothing from the contender whose turn it is.
 """
@@ -49,9 +50,10 @@ def relative_error(output: torch.Tensor, reference: np.ndarray) -> float:
     return float(np.linalg.norm(difference) / np.linalg.norm(reference))
 
 
-def without_paths(text: str) -> str:
-    """``text`` with folders cut from absolute paths, so that results tell nothing of the machine's disks."""
-    return re.sub(r"(?:/[\w.+@-]+)+/([\w.+@-]+)", r"\1", text)
+def shorten(reason: str, limit: int = 200) -> str:
+    """``reason`` cut to ``limit`` characters, and absolute paths to file names: results tell nothing of the machine's disks."""
+    text = re.sub(r"(?:/[\w.+@-]+)+/([\w.+@-]+)", r"\1", reason)
+    return text if len(text) <= limit else text[: limit - 2] + " …"
 
 
 class Worker:
@@ -92,6 +94,10 @@ class Worker:
             times.append(time.perf_counter() - start)
         return {"milliseconds": statistics.median(times) * 1e3, "calls": len(times)}
 
+    def details(self) -> dict[str, Any]:
+        assert self.prepared is not None
+        return {"details": self.prepared.details()}
+
 
 def _warm(call: Callable[[], Any]) -> None:
     """Two untimed calls, so that caches and branch predictors are the contender's own; one where it takes long."""
@@ -124,7 +130,7 @@ def serve(requests: IO[str], answers: IO[str]) -> None:
         except Exception as error:
             traceback.print_exc()
             message = str(error).strip().splitlines()
-            answer = {"ok": False, "reason": without_paths(f"{type(error).__name__}: {message[0] if message else ''}")[:300]}
+            answer = {"ok": False, "reason": shorten(f"{type(error).__name__}: {message[0] if message else ''}")}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 

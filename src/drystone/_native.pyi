@@ -1,0 +1,181 @@
+"""The native core's interface. Addresses are ``tensor.data_ptr()``; the caller keeps the memory alive.
+
+A factory of steps raises ``ValueError``, saying why, where it does not serve the descriptors it is given.
+"""
+
+from collections.abc import Sequence
+from enum import Enum
+
+VERSION: str
+
+class DType(Enum):
+    f32 = 0
+    bf16 = 1
+    s64 = 2
+    s32 = 3
+    s16 = 4
+    s8 = 5
+    u8 = 6
+    boolean = 7
+    f64 = 8
+    f16 = 9
+
+class Format(Enum):
+    plain = 0
+    channels_last = 1
+    blocked16 = 2
+    blocked8 = 3
+
+class TensorDesc:
+    """Dtype, format, logical shape (N, C, spatial…) and strides in elements; in a blocked format strides[1] leads to the next block."""
+
+    def __init__(self, dtype: DType, format: Format, shape: Sequence[int], strides: Sequence[int]) -> None: ...
+    @staticmethod
+    def dense(dtype: DType, format: Format, shape: Sequence[int]) -> TensorDesc: ...
+    @property
+    def dtype(self) -> DType: ...
+    @property
+    def format(self) -> Format: ...
+    @property
+    def shape(self) -> list[int]: ...
+    @property
+    def strides(self) -> list[int]: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def is_dense(self) -> bool: ...
+    @property
+    def has_padding(self) -> bool: ...
+    def same_memory(self, other: TensorDesc) -> bool: ...
+
+class Step:
+    """One kernel, ready to run on the addresses in its slots."""
+
+    @property
+    def implementation(self) -> str: ...
+    @property
+    def scratchpad_bytes(self) -> int: ...
+
+class Program:
+    def __init__(self) -> None: ...
+    def add(self, step: Step, slots: Sequence[int]) -> None: ...
+    def __len__(self) -> int: ...
+    @property
+    def scratchpad_bytes(self) -> int: ...
+    @property
+    def slot_count(self) -> int: ...
+
+class Frame:
+    """The memory of one call: an address for each slot; ``externals`` (slot, argument, byte offset) are bound at each call."""
+
+    def __init__(
+        self,
+        program: Program,
+        addresses: Sequence[int],
+        externals: Sequence[tuple[int, int, int]],
+        scratchpad: int,
+        threads: int,
+    ) -> None: ...
+    def bind(self, arguments: Sequence[int]) -> None: ...
+    def call(self, arguments: Sequence[int], steps: int) -> None: ...
+    def run(self, begin: int, end: int) -> None: ...
+    def run_timed(self, begin: int, end: int) -> list[float]: ...
+
+PostOp = tuple[str, float, float, TensorDesc | None]
+
+class Convolution(Step):
+    """Slots: x, packed weights, bias where there is one, output, operands of the post-ops."""
+
+    def __init__(
+        self,
+        x: TensorDesc,
+        weights: Sequence[int],
+        has_bias: bool,
+        output: TensorDesc,
+        stride: Sequence[int],
+        padding_l: Sequence[int],
+        padding_r: Sequence[int],
+        dilation: Sequence[int],
+        groups: int,
+        post_ops: Sequence[PostOp],
+    ) -> None: ...
+    @property
+    def packed_bytes(self) -> int: ...
+    @property
+    def packed_key(self) -> str: ...
+    def pack(self, dtype: DType, source: int, packed: int) -> None: ...
+
+class Linear(Step):
+    """Slots: x (M, K), packed weights, bias where there is one, output (M, N), operands of the post-ops."""
+
+    def __init__(
+        self,
+        inner_product: bool,
+        dtype: DType,
+        m: int,
+        k: int,
+        n: int,
+        has_bias: bool,
+        output_dtype: DType,
+        post_ops: Sequence[PostOp],
+    ) -> None: ...
+    @property
+    def packed_bytes(self) -> int: ...
+    @property
+    def packed_key(self) -> str: ...
+    def pack(self, dtype: DType, source: int, packed: int) -> None: ...
+
+class Winograd(Step):
+    """Convolution 3x3 with stride 1 by Winograd's F(tile x tile, 3 x 3). Slots: as Convolution's."""
+
+    def __init__(
+        self,
+        x: TensorDesc,
+        weights: Sequence[int],
+        has_bias: bool,
+        output: TensorDesc,
+        padding_l: Sequence[int],
+        padding_r: Sequence[int],
+        tile: int,
+        post_ops: Sequence[PostOp],
+    ) -> None: ...
+    @property
+    def packed_bytes(self) -> int: ...
+    @property
+    def packed_key(self) -> str: ...
+    def pack(self, dtype: DType, source: int, packed: int) -> None: ...
+
+class Reorder(Step):
+    def __init__(self, source: TensorDesc, destination: TensorDesc) -> None: ...
+
+def isa() -> str: ...
+def has_avx512_bf16() -> bool: ...
+def onednn_version() -> str: ...
+def advise_huge_pages(address: int, bytes: int) -> None: ...
+def set_threads(threads: int) -> None: ...
+def pointwise(
+    inputs: Sequence[TensorDesc], output: TensorDesc, ops: Sequence[tuple[str, Sequence[tuple[str, int]], float, float]]
+) -> Step: ...
+def reduce(input: TensorDesc, output: TensorDesc, kind: str, dims: Sequence[int]) -> Step: ...
+def softmax(input: TensorDesc, output: TensorDesc, dim: int) -> Step: ...
+def norm(
+    input: TensorDesc,
+    weight: TensorDesc | None,
+    bias: TensorDesc | None,
+    output: TensorDesc,
+    kind: str,
+    dims: Sequence[int],
+    groups: int,
+    eps: float,
+) -> Step: ...
+def pool(
+    input: TensorDesc,
+    output: TensorDesc,
+    kind: str,
+    windows: Sequence[Sequence[tuple[int, int, int]]],
+    divisors: Sequence[Sequence[int]],
+    divisor_override: int,
+) -> Step: ...
+def resize(input: TensorDesc, output: TensorDesc, mode: str, align_corners: bool, scales: Sequence[float]) -> Step: ...
+def lrn(input: TensorDesc, output: TensorDesc, size: int, alpha: float, beta: float, k: float) -> Step: ...
+def copy(input: TensorDesc, output: TensorDesc, axes: Sequence[int], tables: Sequence[Sequence[int]], value: float) -> Step: ...
