@@ -1,3 +1,5 @@
+#include "steps/pointwise.h"
+
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
@@ -5,7 +7,6 @@
 #include <nanobind/stl/vector.h>
 
 #include "bind/bind.h"
-#include "steps/pointwise.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;

@@ -1,10 +1,11 @@
+#include "steps/reductions.h"
+
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include "bind/bind.h"
-#include "steps/reductions.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;

@@ -174,7 +174,7 @@ class _Conductor:
             if self.tuning == "estimate":
                 assembled = planner.assemble(planner.best())
             else:
-                assembled = planner.rehearse(lambda candidate: _runs(Program(candidate, threads), tensors), say)
+                assembled = planner.rehearse(lambda plans: _runs([Program(plan, threads) for plan in plans], tensors), say)
                 cache.save()
             self._report_segments(assembled)
             program = Program(assembled, threads)
@@ -195,7 +195,7 @@ class _Conductor:
 
     def _explain(self, program: Program, tensors: list[torch.Tensor]) -> Explanation:
         assembled = program.assembled
-        steps = [sorted(times)[len(times) // 2] for times in zip(*_runs(program, tensors), strict=True)]
+        steps = [min(times) for times in zip(*_runs([program], tensors)[0], strict=True)]
         args, kwargs = _refilled(self.signature, self.args, self.kwargs, tensors)
         ours, eager = _against_eager(program, tensors, self.model, args, kwargs) if self.tuning == "measure" else (sum(steps), None)
         return Explanation(
@@ -253,13 +253,15 @@ def _dynamic_dims(captured: Captured) -> list[set[int]]:
     return [{axis for axis, size in enumerate(shapes[name]) if not isinstance(size, int)} for name in names if name in shapes]
 
 
-def _runs(program: Program, tensors: list[torch.Tensor]) -> list[list[float]]:
-    """Seconds of each step, in a few runs after one that warms up."""
+def _runs(programs: list[Program], tensors: list[torch.Tensor]) -> list[list[list[float]]]:
+    """Seconds of each step of each program, in a few runs in turn after one that warms up."""
     began = time.perf_counter()
-    program.time_steps(tensors)
-    runs: list[list[float]] = []
-    while len(runs) < REHEARSAL_RUNS and (len(runs) < 2 or time.perf_counter() - began < REHEARSAL_SECONDS):
-        runs.append(program.time_steps(tensors))
+    for program in programs:
+        program.time_steps(tensors)
+    runs: list[list[list[float]]] = [[] for _ in programs]
+    while len(runs[0]) < REHEARSAL_RUNS and (len(runs[0]) < 2 or time.perf_counter() - began < REHEARSAL_SECONDS * len(programs)):
+        for program, times in zip(programs, runs, strict=True):
+            times.append(program.time_steps(tensors))
     return runs
 
 

@@ -28,8 +28,11 @@ BYTES_A_SECOND = 10e9
 START_SECONDS = 2e-6
 FLOPS_A_SECOND = 100e9
 
-# Gives the seconds of each record of a program: one list a run.
-Measure = Callable[[Assembled], list[list[float]]]
+# Rounds of choosing, at most.
+CHOICES = 3
+
+# Runs the programs in turn; gives for each the seconds of its records, one list a run.
+Measure = Callable[[list[Assembled]], list[list[list[float]]]]
 
 
 def signature(node: Node) -> str:
@@ -116,8 +119,11 @@ class Planner:
                 turn += 1
 
     def record(self, assembled: Assembled, runs: list[list[float]]) -> float:
-        """Keep the times of a rehearsed program; gives the seconds of the whole."""
-        steps = [statistics.median(times) for times in zip(*runs, strict=True)]
+        """Keep the times of a rehearsed program; gives the seconds of the whole.
+
+        The least of a step's runs is its time: whatever else the machine does can only add to it.
+        """
+        steps = [min(times) for times in zip(*runs, strict=True)]
         spent: dict[Node, float] = dict.fromkeys(self.graph, 0.0)
         for record, seconds in zip(assembled.records, steps, strict=True):
             if record.node is not None:
@@ -132,7 +138,7 @@ class Planner:
             shared.setdefault(self._key(node, assembled.choice[node]), []).append(seconds)
         for key, times in shared.items():
             self.cache.put(key, statistics.median(times))
-        return statistics.median([sum(run) for run in runs])
+        return sum(steps)
 
     # -- choosing --------------------------------------------------------------------------------------------------------
 
@@ -191,28 +197,28 @@ class Planner:
         """Measure what is unknown, choose, measure the choice, and give the fastest program that was seen."""
         waves: list[tuple[float, dict[Node, Option]]] = []
         for choice in self.waves():
-            progress(f"rehearsing format {len(waves) + 1}")
+            progress(f"rehearsing, round {len(waves) + 1}")
             assembled = self.assemble(choice)
-            waves.append((self.record(assembled, measure(assembled)), assembled.choice))
+            waves.append((self.record(assembled, measure([assembled])[0]), assembled.choice))
             del assembled  # and its packed weights with it
         progress("choosing")
         chosen = self.best()
-        for _ in range(3):  # each round measures the reorders that the last choice brought in
+        for _ in range(CHOICES):  # each measures the reorders that the last choice brought in
             assembled = self.assemble(chosen)
             if not waves and not self._unmeasured(assembled):
                 return assembled
-            seconds = self.record(assembled, measure(assembled))
+            self.record(assembled, measure([assembled])[0])
             again = self.best()
             if again == assembled.choice:
                 break
             chosen = again
-        if waves:
-            best_wave, choice = min(waves, key=lambda wave: wave[0])
-            if best_wave < seconds:
-                rival = self.assemble(choice)
-                if self.record(rival, measure(rival)) < self.record(assembled, measure(assembled)):
-                    return rival
-        return assembled
+        if not waves:
+            return assembled
+        # The times of steps carry noise, and a choice built on them may be a mirage: the whole against the best wave, in turn.
+        rival = self.assemble(min(waves, key=lambda wave: wave[0])[1])
+        progress("comparing the two best plans")
+        totals = [self.record(plan, runs) for plan, runs in zip((assembled, rival), measure([assembled, rival]), strict=True)]
+        return rival if totals[1] < totals[0] else assembled
 
     def _unmeasured(self, assembled: Assembled) -> bool:
         return any(self.cache.get(self._key(node, option)) is None for node, option in assembled.choice.items())

@@ -10,7 +10,7 @@ from drystone.plan.implementations.base import Context, Created, Implementation,
 
 def copy_step(source: native.TensorDesc, target: native.TensorDesc) -> native.Step:
     """The same elements in another place or format."""
-    return native.copy(source, target, list(range(len(source.shape))), [list(range(size)) for size in source.shape], 0.0)
+    return native.copy(source, target, list(range(len(source.shape))), [[] for _ in source.shape], 0.0)
 
 
 class Movement(Implementation):
@@ -69,7 +69,7 @@ class Movement(Implementation):
         x, output, a = node.inputs[0], node.output, node.attrs
         rank = len(output.shape)
         axes = list(range(rank))
-        tables = [list(range(size)) for size in output.shape]
+        tables: list[list[int]] = [[] for _ in output.shape]  # an empty table is the identity
         if self.op == "permute":
             axes = list(a["dims"])
         elif self.op == "slice":

@@ -32,7 +32,7 @@ def plot(source: Path, target: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    results = [result for result in ResultFile.read(source).results if result["eager"].ok]
+    results = [result for result in ResultFile.read(source).results if result.ratio("eager", "eager")]
     measured = {o.contender for r in results for o in r.outcomes if o.ok} - {"eager"}
     if not measured:
         raise ValueError(f"{source} holds nothing that was measured beside eager")

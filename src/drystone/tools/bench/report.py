@@ -9,6 +9,9 @@ from rich.table import Table
 
 from .results import Outcome, Result, summary
 
+#: Above this, times say more about what else runs. OpenMP's barriers suffer most.
+BUSY_PERCENT = 10.0
+
 
 def show_result(result: Result, console: Console) -> None:
     """One model: ratio first, then times, preparation, memory and error."""
@@ -23,6 +26,10 @@ def show_result(result: Result, console: Console) -> None:
         name = f"[bold]{outcome.contender}[/]" if outcome.contender == base else outcome.contender
         table.add_row(name, *_cells(result, outcome, base, again))
     console.print(table)
+    if result.busy_percent > BUSY_PERCENT:
+        console.print(
+            f"Something else kept {result.busy_percent:.0f} % of the processors busy: measure again when it has ended.", style="red"
+        )
     for outcome in result.outcomes:
         if not outcome.ok:
             console.print(f"{outcome.contender} failed: {outcome.reason}", markup=False, highlight=False)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -46,7 +47,10 @@ class Outcome:
 
 @dataclass
 class Result:
-    """All contenders on one workload, on one machine (``environment`` is a key of the file's environments)."""
+    """All contenders on one workload, on one machine (``environment`` is a key of the file's environments).
+
+    ``busy_percent`` is how much of all processors something else took while every contender slept.
+    """
 
     model: str
     dtype: str
@@ -56,6 +60,7 @@ class Result:
     date: str
     environment: str
     outcomes: list[Outcome]
+    busy_percent: float = 0.0
 
     def __getitem__(self, contender: str) -> Outcome:
         for outcome in self.outcomes:
@@ -116,6 +121,12 @@ def summaries(results: Sequence[Result]) -> list[dict[str, Any]]:
     return [dict(zip(names, key, strict=True)) | summary(group) for key, group in groups.items()]
 
 
+def _lists_on_one_line(text: str) -> str:
+    """Indented JSON with every list of plain values on one line."""
+    # A line break is never inside a JSON string.
+    return re.sub(r"\[\n([^\[\]{}]*?)\n\s*\]", lambda found: "[" + re.sub(r"\n\s*", " ", found[1].strip()) + "]", text)
+
+
 @dataclass
 class ResultFile:
     """The JSON file: environments by key, and results that name theirs."""
@@ -156,5 +167,5 @@ class ResultFile:
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(path.name + ".partial")
-        partial.write_text(json.dumps(data, indent=1) + "\n")
+        partial.write_text(_lists_on_one_line(json.dumps(data, indent=1)) + "\n")
         partial.replace(path)

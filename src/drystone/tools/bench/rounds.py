@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from .process import WorkerFailed, WorkerProcess
 from .results import Outcome, Result
 from .workload import Workload
@@ -78,11 +80,13 @@ def measure(
             else:
                 running[name] = worker
 
+        busy = _busy_percent()
         for i in range(rounds):
             announce(f"{workload.name}: round {i + 1} of {rounds}")
             for name in list(running):
                 time.sleep(PAUSE_SECONDS)
                 _burst(name, running, outcomes[name])
+        busy = max(busy, _busy_percent())
         for name, worker in running.items():
             with contextlib.suppress(WorkerFailed):
                 outcomes[name].details = worker.ask(BURST_TIMEOUT, do="details")["details"]
@@ -96,7 +100,14 @@ def measure(
         date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         environment=environment,
         outcomes=[outcomes[name] for name in contenders],
+        busy_percent=busy,
     )
+
+
+def _busy_percent() -> float:
+    """How busy the processors are while every worker sleeps: what else runs here, or a thread pool that never stops spinning."""
+    time.sleep(10 * PAUSE_SECONDS)
+    return psutil.cpu_percent(interval=0.5)
 
 
 @dataclass

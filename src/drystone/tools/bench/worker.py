@@ -92,7 +92,7 @@ class Worker:
             start = time.perf_counter()
             call()
             times.append(time.perf_counter() - start)
-        return {"milliseconds": statistics.median(times) * 1e3, "calls": len(times)}
+        return {"milliseconds": round(statistics.median(times) * 1e3, 5), "calls": len(times)}
 
     def details(self) -> dict[str, Any]:
         assert self.prepared is not None

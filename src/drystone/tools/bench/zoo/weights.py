@@ -55,7 +55,7 @@ def _calibrate(norm: nn.Module, x: torch.Tensor, generator: torch.Generator) -> 
     """Set the running statistics of ``norm`` to those of ``x`` (N, C, …), a little off, with no variance near zero."""
     assert isinstance(norm, _BatchNorm) and norm.running_mean is not None and norm.running_var is not None
     var, mean = torch.var_mean(x.transpose(0, 1).flatten(1), dim=1, correction=0)
-    # A channel that one image leaves constant (a 1×1 map always is) must not be blown up by the next image.
+    # A channel that one image leaves nearly constant must not be blown up by the next image.
     var = 0.9 * var + 0.1 * x.square().mean()
     norm.running_mean.copy_(mean + 0.1 * var.sqrt() * torch.randn(mean.shape, generator=generator))
     norm.running_var.copy_(var * torch.empty_like(var).uniform_(0.8, 1.25, generator=generator))

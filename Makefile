@@ -1,0 +1,69 @@
+# make demo    ResNet-50 on a photograph: drystone beside eager and torch.compile
+# make test    format, lint, types, and every test under every instruction set of this machine
+# make bench   the whole zoo against the other engines (an hour on two cores)
+# make clean   remove what these built, and the environment
+#
+# Everything runs in an environment of its own, .venv, which is made when it is missing. It is brought up to date when a
+# source has changed since.
+
+PYTHON ?= python3
+VENV ?= .venv
+RESULTS ?= build/bench
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+SOURCES := pyproject.toml CMakeLists.txt constraints.txt \
+           $(shell find src native -type f ! -name '*.pyc' ! -name '*.so')
+
+.PHONY: demo test lint check bench clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.installed
+	$(BIN)/python benchmarks/demo.py
+
+test: lint check
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	find native -name '*.cpp' -o -name '*.h' | xargs $(BIN)/clang-format --dry-run -Werror
+
+# All tests as the machine is; then what depends on the instruction set again under each lower cap.
+check: $(VENV)/.installed-test
+	$(BIN)/pytest
+	@isa=$$($(BIN)/python -c "from drystone import native; print(native.isa())") || exit 1; \
+	case $$isa in amx) caps="avx512 avx2";; avx512) caps="avx2";; *) caps="";; esac; \
+	echo "The tests above ran uncapped, which is $$isa here; under a lower cap again: $${caps:-none}."; \
+	for cap in $$caps; do \
+	  echo "DRYSTONE_MAX_ISA=$$cap"; \
+	  DRYSTONE_MAX_ISA=$$cap $(BIN)/pytest tests/ops tests/native || exit 1; \
+	done
+
+bench: $(VENV)/.installed
+	$(BIN)/drystone bench all --json $(RESULTS)/float32.json --plot $(RESULTS)/float32.png
+	$(BIN)/drystone bench all --dtype bfloat16 --json $(RESULTS)/bfloat16.json --plot $(RESULTS)/bfloat16.png
+
+clean:
+	rm -rf $(VENV) build demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# Debian keeps ensurepip, without which `venv` makes no usable environment, in a package of its own; virtualenv does without.
+$(BIN)/python:
+	@$(PYTHON) -m venv $(VENV) || { \
+	  rm -rf $(VENV); \
+	  echo "$(PYTHON) -m venv does not work here (on Debian: apt install python3-venv). Trying virtualenv instead."; \
+	  if $(PYTHON) -c "import virtualenv" 2>/dev/null; then $(PYTHON) -m virtualenv --quiet $(VENV); \
+	  else $(PYTHON) -m pip install --quiet --target build/virtualenv virtualenv \
+	    && PYTHONPATH=build/virtualenv $(PYTHON) -m virtualenv --quiet $(VENV); fi; \
+	} || { echo "No environment could be made: install python3-venv or virtualenv, then call make again." >&2; exit 1; }
+
+$(VENV)/.installed: $(SOURCES) | $(BIN)/python
+	@echo "Installing drystone and what it is compared with (the extension is compiled: up to three minutes)."
+	$(PIP) install --quiet -c constraints.txt '.[bench]'
+	@touch $@
+
+# The tests' environment holds the demo's: after it, that is up to date too.
+$(VENV)/.installed-test: $(SOURCES) | $(BIN)/python
+	@echo "Installing drystone, what it is compared with, and the tests' tools (the extension is compiled: up to three minutes)."
+	$(PIP) install --quiet -c constraints.txt '.[bench,test]'
+	@touch $(VENV)/.installed $@

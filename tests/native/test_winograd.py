@@ -1,0 +1,285 @@
+"""Winograd's convolution against float64: small integers exactly with tiles of 2, closely with tiles of 4 (fractional points)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from layout import blank, dense, lay, place, read, run, strided
+
+from drystone import native
+from drystone.graph.graph import Node, PointwiseOp, constant, make_node
+from drystone.native import DType, PostOp, Winograd
+from drystone.plan.implementations.winograd import Winograd as Implementation
+
+pytestmark = pytest.mark.skipif(native.isa() == "none", reason="no native kernels")
+
+FORMATS = ("channels_last", "blocked16", "blocked8") if native.isa() == "avx2" else ("channels_last", "blocked16")
+TILES = (2, 4)
+BOUND = {2: 0.0, 4: 2e-6}  # of the relative L2 error on small integers
+Sides = tuple[int, int]
+BOTH: Sides = (1, 1)
+
+
+def integers(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(-4, 5, shape, generator=torch.Generator().manual_seed(seed)).float()
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def packed(step: Winograd, weight: torch.Tensor) -> torch.Tensor:
+    memory = torch.full((step.packed_bytes // 4,), float("nan"))
+    step.pack(DType.f32, weight.contiguous().data_ptr(), memory.data_ptr())
+    assert not memory.isnan().any(), "pack left a part of the weights unwritten"
+    return memory
+
+
+def convolved(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    *,
+    format: str = "channels_last",
+    tile: int = 4,
+    before: Sides = BOTH,
+    after: Sides = BOTH,
+    ops: list[PostOp] | None = None,
+    operands: list[torch.Tensor] | None = None,
+    held: torch.Tensor | None = None,
+    threads: int = 2,
+) -> torch.Tensor:
+    """``held`` is what the output's memory holds before."""
+    source, buffer = lay(x, format)
+    height, width = (size + before[i] + after[i] - 2 for i, size in enumerate(x.shape[2:]))
+    target = dense((x.shape[0], weight.shape[0], height, width), format)
+    step = Winograd(source, list(weight.shape), bias is not None, target, list(before), list(after), tile, ops or [])
+    out = blank(target) if held is None else place(held, target)
+    run(step, buffer, packed(step, weight), *([] if bias is None else [bias]), out, *(operands or []), threads=threads)
+    return read(target, out)
+
+
+def expected(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, before: Sides = BOTH, after: Sides = BOTH
+) -> torch.Tensor:
+    padded = F.pad(x.double(), (before[1], after[1], before[0], after[0]))
+    return F.conv2d(padded, weight.double(), None if bias is None else bias.double())
+
+
+def check(got: torch.Tensor, want: torch.Tensor, bound: float) -> None:
+    assert got.shape == want.shape
+    assert torch.isfinite(got).all()
+    assert float((got - want).norm()) <= bound * float(want.norm())
+
+
+@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("size", [*range(1, 18), 28])
+def test_sizes(size: int, format: str, tile: int) -> None:
+    weight, bias = integers(16, 32, 3, 3, seed=1), integers(16, seed=2)
+    for height, width in {(size, size), (size, 5), (3, size)}:
+        x = integers(1, 32, height, width)
+        check(convolved(x, weight, bias, format=format, tile=tile), expected(x, weight, bias), BOUND[tile])
+
+
+@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("out_channels", [16, 48, 96])
+@pytest.mark.parametrize("in_channels", [16, 64, 144, 272])
+def test_channels(in_channels: int, out_channels: int, format: str, tile: int) -> None:
+    x, weight = integers(3, in_channels, 14, 11), integers(out_channels, in_channels, 3, 3, seed=1)
+    check(convolved(x, weight, None, format=format, tile=tile), expected(x, weight, None), BOUND[tile])
+
+
+@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("channels", "size", "batch"), [(16, 56, 1), (64, 56, 3), (512, 7, 1), (512, 14, 1), (320, 28, 2)])
+def test_every_way_to_cut_the_work(channels: int, size: int, batch: int, threads: int, tile: int) -> None:
+    x, weight, bias = integers(batch, channels, size, size), integers(48, channels, 3, 3, seed=1), integers(48, seed=2)
+    native.set_threads(threads)
+    got = convolved(x, weight, bias, tile=tile, threads=threads)
+    check(got, expected(x, weight, bias), BOUND[tile])
+    native.set_threads(3 - threads)
+    assert torch.equal(got, convolved(x, weight, bias, tile=tile, threads=threads)), "the result depends on how the work was cut"
+
+
+@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize("after", [(0, 0), (0, 1), (1, 0), (1, 1)])
+@pytest.mark.parametrize("before", [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_padding(before: Sides, after: Sides, tile: int) -> None:
+    weight = integers(32, 16, 3, 3, seed=1)
+    for format in FORMATS:
+        for height, width in ((3, 3), (6, 9), (10, 4)):
+            x = integers(2, 16, height, width)
+            got = convolved(x, weight, None, format=format, tile=tile, before=before, after=after)
+            check(got, expected(x, weight, None, before, after), BOUND[tile])
+
+
+EPILOGUES: list[list[PostOp]] = [
+    [("relu", 0.0, 0.0, None)],
+    [("leaky_relu", 0.25, 0.0, None)],
+    [("clamp", -8.0, 16.0, None)],
+    [("clamp", 0.0, float("inf"), None)],
+    [("add", 0.0, 0.0, None)],
+    [("add", 0.0, 0.0, None), ("relu", 0.0, 0.0, None)],
+    [("relu", 0.0, 0.0, None), ("add", 0.0, 0.0, None), ("clamp", -4.0, 6.0, None)],
+]
+
+
+@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("ops", EPILOGUES, ids=lambda ops: "_".join(op[0] for op in ops))
+def test_epilogues(ops: list[PostOp], in_place: bool, format: str, tile: int) -> None:
+    x, weight, bias = integers(2, 16, 9, 10), integers(48, 16, 3, 3, seed=1), integers(48, seed=2)
+    residual = integers(2, 48, 9, 10, seed=3)
+    want = expected(x, weight, bias)
+    for kind, alpha, beta, _ in ops:
+        if kind == "add":
+            want = want + residual.double()
+        elif kind == "clamp":
+            want = want.clamp(alpha, beta)
+        else:
+            want = F.relu(want) if kind == "relu" else F.leaky_relu(want, alpha)
+    desc, buffer = lay(residual, format)
+    adds = any(op[0] == "add" for op in ops)
+    if in_place and adds:
+        chain = [("sum", 0.0, 0.0, None) if op[0] == "add" else op for op in ops]
+        got = convolved(x, weight, bias, format=format, tile=tile, ops=chain, held=residual)
+    else:
+        chain = [("add", 0.0, 0.0, desc) if op[0] == "add" else op for op in ops]
+        got = convolved(x, weight, bias, format=format, tile=tile, ops=chain, operands=[buffer] if adds else [])
+    check(got, want, BOUND[tile])
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_parts_of_wider_tensors(format: str) -> None:
+    """Input, output and residual are channels of tensors with more of them, and nothing beside the output is written."""
+    x, weight, residual = integers(2, 16, 9, 10), integers(32, 16, 3, 3, seed=1), integers(2, 32, 9, 10, seed=3)
+    wide = dense((2, 96, 9, 10), format)
+    narrow = {channels: strided((2, channels, 9, 10), tuple(wide.strides), format) for channels in (16, 32)}
+    buffers = [torch.full((wide.bytes // 4,), 5.0) for _ in range(3)]
+    place(x, narrow[16], buffers[0])
+    place(residual, narrow[32], buffers[2])
+    step = Winograd(narrow[16], [32, 16, 3, 3], False, narrow[32], [1, 1], [1, 1], 2, [("add", 0.0, 0.0, narrow[32])])
+    run(step, buffers[0], packed(step, weight), buffers[1], buffers[2])
+    assert torch.equal(read(narrow[32], buffers[1]).double(), expected(x, weight, None) + residual)
+    assert (read(wide, buffers[1])[:, 32:] == 5).all()
+
+
+@pytest.mark.parametrize(("tile", "bound"), [(2, 4e-7), (4, 1e-6)])
+@pytest.mark.parametrize("channels", [64, 256, 512])
+def test_accuracy(channels: int, tile: int, bound: float) -> None:
+    x, weight = normal(1, channels, 28, 28), normal(32, channels, 3, 3, seed=1)
+    check(convolved(x, weight, None, tile=tile), expected(x, weight, None), bound)
+
+
+def test_empty_batch() -> None:
+    assert convolved(torch.empty(0, 16, 8, 8), integers(16, 16, 3, 3), None).shape == (0, 16, 8, 8)
+
+
+def test_nan_stays_in_its_tiles_and_passes_relu() -> None:
+    x = integers(1, 16, 12, 12)
+    x[0, 3, 0, 0] = float("nan")
+    got = convolved(x, integers(16, 16, 3, 3, seed=1), None, ops=[("relu", 0.0, 0.0, None)])
+    assert got[:, :, :2, :2].isnan().all()
+    assert got[:, :, 4:, 4:].isfinite().all()
+
+
+MAP = ((1, 16, 8, 8), "channels_last")
+
+
+def step_of(changed: dict[str, Any]) -> Winograd:
+    """A step that is served, but for what is ``changed``; a tuple (shape, format, dtype) stands for its desc."""
+    arguments: dict[str, Any] = {
+        "x": MAP,
+        "weights": [16, 16, 3, 3],
+        "has_bias": False,
+        "output": MAP,
+        "padding_l": [1, 1],
+        "padding_r": [1, 1],
+        "tile": 4,
+        "post_ops": [],
+    }
+    arguments |= changed
+    arguments["x"], arguments["output"] = dense(*arguments["x"]), dense(*arguments["output"])
+    arguments["post_ops"] = [(kind, 0.0, 0.0, operand and dense(*operand)) for kind, operand in arguments["post_ops"]]
+    return Winograd(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"x": ((1, 24, 8, 8), "channels_last"), "weights": [16, 24, 3, 3]}, "16 channels"),
+        ({"x": ((1, 16, 8, 8), "channels_last", DType.bf16)}, "float32"),
+        ({"x": ((1, 16, 8, 8), "plain")}, "vectors of channels"),
+        ({"x": ((1, 16, 8, 8), "blocked16")}, "format"),
+        ({"x": ((1, 16, 8), "channels_last")}, "two spatial axes"),
+        ({"weights": [16, 16, 5, 5]}, "weights"),
+        ({"weights": [16, 8, 3, 3]}, "weights"),
+        ({"padding_l": [2, 1]}, "pads by 0 or 1"),
+        ({"padding_l": [1]}, "two axes"),
+        ({"output": ((1, 16, 7, 8), "channels_last")}, "size"),
+        ({"output": ((2, 16, 8, 8), "channels_last")}, "batch"),
+        ({"tile": 6}, "2 or 4"),
+        ({"post_ops": [("gelu_erf", None)]}, "gelu_erf"),
+        ({"post_ops": [("add", None)]}, "adds only"),
+        ({"post_ops": [("add", ((1, 16, 1, 1), "channels_last"))]}, "adds only"),
+        ({"post_ops": [("add", ((1, 16, 8, 8), "blocked16"))]}, "adds only"),
+        ({"post_ops": [("relu", None)] * 4}, "three"),
+    ],
+)
+def test_refusals(changed: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        step_of(changed)
+
+
+def conv_node(size: int = 56, channels: int = 64, **changed: Any) -> Node:
+    attrs: dict[str, Any] = {
+        "stride": (1, 1),
+        "padding_l": (1, 1),
+        "padding_r": (1, 1),
+        "dilation": (1, 1),
+        "groups": 1,
+        "has_bias": False,
+    }
+    x = make_node("input", [], (1, channels, size, size), torch.float32).output
+    kernel = changed.pop("kernel", 3)
+    weight = constant(torch.zeros(channels, channels, kernel, kernel))
+    return make_node("conv", [x, weight], (1, channels, size, size), torch.float32, **(attrs | changed))
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"kernel": 1}, "3x3"),
+        ({"stride": (2, 2)}, "stride"),
+        ({"dilation": (2, 2)}, "dilation"),
+        ({"groups": 4}, "group"),
+        ({"padding_l": (2, 1)}, "pads"),
+        ({"channels": 24}, "vectors of 16"),
+        ({"_strict": True}, "strict"),
+        ({"size": 7}, "too few"),
+    ],
+)
+def test_implementation_refuses(changed: dict[str, Any], reason: str) -> None:
+    refusal = Implementation(tile=4).refuses(conv_node(**changed))
+    assert refusal is not None and reason in refusal
+
+
+def test_implementation_takes_the_larger_tile_where_there_are_enough() -> None:
+    assert Implementation(tile=4).refuses(conv_node()) is None
+    assert Implementation(tile=2).refuses(conv_node()) is not None
+    assert Implementation(tile=2).refuses(conv_node(size=7)) is None
+
+
+def test_implementation_refuses_other_epilogues() -> None:
+    node = conv_node()
+    node.epilogue, node.epilogue_start = [PointwiseOp("gelu_erf", (("in", 0),))], 2
+    refusal = Implementation(tile=4).refuses(node)
+    assert refusal is not None and "gelu_erf" in refusal
+    node.epilogue = [PointwiseOp("relu", (("in", 0),))]
+    assert Implementation(tile=4).refuses(node) is None
