@@ -7,4 +7,5 @@ NB_MODULE(_native, m) {
   drystone::bind_reductions(m);
   drystone::bind_windows(m);
   drystone::bind_movement(m);
+  drystone::bind_winograd(m);
 }

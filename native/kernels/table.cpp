@@ -10,6 +10,7 @@ void pool(const PoolArgs&);
 void resize(const ResizeArgs&);
 void copy(const CopyArgs&);
 void lrn(const LrnArgs&);
+void winograd(const WinogradArgs&);
 
 const KernelTable table = {
     .pointwise = pointwise,
@@ -20,6 +21,7 @@ const KernelTable table = {
     .resize = resize,
     .copy = copy,
     .lrn = lrn,
+    .winograd = winograd,
 };
 
 }  // namespace drystone::DRYSTONE_ISA

@@ -15,6 +15,7 @@ struct LrnArgs;
 struct ReduceArgs;
 struct SoftmaxArgs;
 struct NormArgs;
+struct WinogradArgs;
 
 struct KernelTable {
   void (*pointwise)(const PointwiseArgs&);
@@ -25,6 +26,7 @@ struct KernelTable {
   void (*resize)(const ResizeArgs&);
   void (*copy)(const CopyArgs&);
   void (*lrn)(const LrnArgs&);
+  void (*winograd)(const WinogradArgs&);
 };
 
 // Null where the machine has no ISA that drystone serves.

@@ -20,11 +20,11 @@ from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
 from drystone import native
-from drystone.capture.export import Captured, Signature
+from drystone.capture.export import Captured
 from drystone.capture.export import capture as capture_module
 from drystone.errors import DrystoneWarning, InputError, UnsupportedError
 from drystone.graph.build import build
-from drystone.graph.graph import Graph
+from drystone.graph.graph import Graph, Value
 from drystone.passes import simplify
 from drystone.passes.lower_precision import lower_precision
 from drystone.plan.assemble import Assembled
@@ -136,18 +136,17 @@ class _Conductor:
             self.signature = captured.signature
             tensors = captured.signature.flatten(self.args, self.kwargs)
             names = [leaf.name for leaf in captured.inputs if leaf.tensor]
-            self.shapes = [tuple(tensor.shape) for tensor in tensors]
-            self.graph = graph
+            self.graph: Graph | None = graph
             fast = OptimizedModule(
                 self.model,
                 captured.signature.flatten,
                 captured.signature.unflatten,
                 names,
-                graph.inputs,
+                [Value(value.shape, value.dtype) for value in graph.inputs],
                 self.prepare,
                 _dynamic_dims(captured),
             )
-            del captured
+            del captured, graph
             fast._find([tensor.contiguous() for tensor in tensors], torch.get_num_threads())
         return fast
 
@@ -163,10 +162,11 @@ class _Conductor:
         threads = torch.get_num_threads()
         native.set_threads(threads)
         with _progress("preparing") as say:
-            graph = self.graph
-            if [tuple(tensor.shape) for tensor in tensors] != self.shapes:
-                say("capturing another shape")
-                args, kwargs = _refilled(self.signature, self.args, self.kwargs, tensors)
+            # The folded weights are as large as the model's own: they are made again for another shape or thread count, not kept.
+            graph, self.graph = self.graph, None
+            if graph is None:
+                say("capturing again")
+                args, kwargs = _refilled(self.args, self.kwargs, tensors)
                 graph = self._graph(capture_module(self.model, args, kwargs))
             tensors = [tensor.detach() for tensor in tensors]
             cache = TuningCache(_environment(threads))
@@ -179,7 +179,9 @@ class _Conductor:
             self._report_segments(assembled)
             program = Program(assembled, threads)
             say("rehearsing against eager")
-            return Prepared(program, self._explain(program, tensors))
+            explanation = self._explain(program, tensors)
+            assembled.forget_graph()
+            return Prepared(program, explanation)
 
     def _report_segments(self, assembled: Assembled) -> None:
         segments = [record for record in assembled.records if record.kind == "aten"]
@@ -196,7 +198,7 @@ class _Conductor:
     def _explain(self, program: Program, tensors: list[torch.Tensor]) -> Explanation:
         assembled = program.assembled
         steps = [min(times) for times in zip(*_runs([program], tensors)[0], strict=True)]
-        args, kwargs = _refilled(self.signature, self.args, self.kwargs, tensors)
+        args, kwargs = _refilled(self.args, self.kwargs, tensors)
         ours, eager = _against_eager(program, tensors, self.model, args, kwargs) if self.tuning == "measure" else (sum(steps), None)
         return Explanation(
             steps=[
@@ -224,7 +226,7 @@ class _Conductor:
         )
 
 
-def _refilled(signature: Signature, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[torch.Tensor]) -> tuple[Any, Any]:
+def _refilled(args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[torch.Tensor]) -> tuple[Any, Any]:
     """The example call with these tensors in the place of its own."""
     leaves, spec = pytree.tree_flatten((args, kwargs))
     given = iter(tensors)
@@ -272,7 +274,7 @@ def _against_eager(
     ours: list[float] = []
     eager: list[float] = []
     began = time.perf_counter()
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast("cpu", enabled=False):
         while len(ours) < 2 or (len(ours) < 200 and time.perf_counter() - began < REHEARSAL_SECONDS):
             start = time.perf_counter()
             program(tensors)

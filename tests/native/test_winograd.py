@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(native.isa() == "none", reason="no native kernel
 
 FORMATS = ("channels_last", "blocked16", "blocked8") if native.isa() == "avx2" else ("channels_last", "blocked16")
 TILES = (2, 4)
-BOUND = {2: 0.0, 4: 2e-6}  # of the relative L2 error on small integers
+BOUND = {2: 0.0, 4: 1e-6}  # of the relative L2 error on small integers
 Sides = tuple[int, int]
 BOTH: Sides = (1, 1)
 
@@ -69,10 +69,11 @@ def expected(
     return F.conv2d(padded, weight.double(), None if bias is None else bias.double())
 
 
-def check(got: torch.Tensor, want: torch.Tensor, bound: float) -> None:
+def check(got: torch.Tensor, want: torch.Tensor, bound: float, before: torch.Tensor | None = None) -> None:
+    """The error relative to ``want``, or to the convolution ``before`` an epilogue that makes it small, such as a clamp."""
     assert got.shape == want.shape
     assert torch.isfinite(got).all()
-    assert float((got - want).norm()) <= bound * float(want.norm())
+    assert float((got - want).norm()) <= bound * float((want if before is None else before).norm())
 
 
 @pytest.mark.parametrize("tile", TILES)
@@ -136,7 +137,7 @@ EPILOGUES: list[list[PostOp]] = [
 def test_epilogues(ops: list[PostOp], in_place: bool, format: str, tile: int) -> None:
     x, weight, bias = integers(2, 16, 9, 10), integers(48, 16, 3, 3, seed=1), integers(48, seed=2)
     residual = integers(2, 48, 9, 10, seed=3)
-    want = expected(x, weight, bias)
+    want = convolution = expected(x, weight, bias)
     for kind, alpha, beta, _ in ops:
         if kind == "add":
             want = want + residual.double()
@@ -152,7 +153,7 @@ def test_epilogues(ops: list[PostOp], in_place: bool, format: str, tile: int) ->
     else:
         chain = [("add", 0.0, 0.0, desc) if op[0] == "add" else op for op in ops]
         got = convolved(x, weight, bias, format=format, tile=tile, ops=chain, operands=[buffer] if adds else [])
-    check(got, want, BOUND[tile])
+    check(got, want, BOUND[tile], convolution)
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -7,6 +7,8 @@ import linecache
 import os
 import traceback
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -50,12 +52,26 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
     kwargs = dict(kwargs or {})
     _check_model(model, args, kwargs)
     try:
-        with torch.no_grad():
+        # Precision is lowered where the caller asks for it, not because autocast happens to be on.
+        with torch.no_grad(), torch.autocast("cpu", enabled=False), _attributes_kept(model):
             program = torch.export.export(model, tuple(args), kwargs, dynamic_shapes=dynamic_shapes, strict=False)
             program = functionalize(program)
     except Exception as error:
         raise CaptureError(_explanation(model, error)) from error
     return _describe(model, program)
+
+
+@contextmanager
+def _attributes_kept(model: nn.Module) -> Iterator[None]:
+    """The tracer puts copies of the lists and dicts among a module's attributes in their place; afterwards, all is as it was."""
+    before = [(module, dict(vars(module))) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, attributes in before:
+            for name in set(vars(module)) - set(attributes):
+                del vars(module)[name]
+            vars(module).update(attributes)
 
 
 def _check_model(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

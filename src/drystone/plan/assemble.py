@@ -74,6 +74,12 @@ class Assembled:
     arena_bytes: int
     choice: dict[Node, Option]
 
+    def forget_graph(self) -> None:
+        """Let go of the nodes, and with them of the constants that the steps have packed copies of."""
+        self.choice.clear()
+        for record in self.records:
+            record.node, record.value = None, Value(record.value.shape, record.value.dtype, record.value.name)
+
     @property
     def segments(self) -> int:
         return sum(record.kind == "aten" for record in self.records)

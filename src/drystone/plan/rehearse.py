@@ -31,6 +31,9 @@ FLOPS_A_SECOND = 100e9
 # Rounds of choosing, at most.
 CHOICES = 3
 
+# A choice that takes less than this share of the best wave's time is not compared with it again.
+CLEARLY = 0.95
+
 # Runs the programs in turn; gives for each the seconds of its records, one list a run.
 Measure = Callable[[list[Assembled]], list[list[list[float]]]]
 
@@ -207,15 +210,16 @@ class Planner:
             assembled = self.assemble(chosen)
             if not waves and not self._unmeasured(assembled):
                 return assembled
-            self.record(assembled, measure([assembled])[0])
+            seconds = self.record(assembled, measure([assembled])[0])
             again = self.best()
             if again == assembled.choice:
                 break
             chosen = again
-        if not waves:
+        best_wave, wave = min(waves, key=lambda entry: entry[0]) if waves else (float("inf"), {})
+        if seconds < CLEARLY * best_wave:
             return assembled
         # The times of steps carry noise, and a choice built on them may be a mirage: the whole against the best wave, in turn.
-        rival = self.assemble(min(waves, key=lambda wave: wave[0])[1])
+        rival = self.assemble(wave)
         progress("comparing the two best plans")
         totals = [self.record(plan, runs) for plan, runs in zip((assembled, rival), measure([assembled, rival]), strict=True)]
         return rival if totals[1] < totals[0] else assembled

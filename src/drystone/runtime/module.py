@@ -107,8 +107,8 @@ class OptimizedModule(nn.Module):
             prepared = self._find(tensors, threads)
         else:
             prepared = current[1]
-        if prepared.eager:
-            with torch.no_grad():
+        if prepared.eager and not self._model.training:
+            with torch.no_grad(), torch.autocast("cpu", enabled=False):
                 return self._model(*args, **kwargs)
         return self._unflatten(prepared.program(tensors))
 

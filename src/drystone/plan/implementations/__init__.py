@@ -11,9 +11,12 @@ from drystone.plan.implementations.movement import Movement
 from drystone.plan.implementations.pointwise import Convert, Pointwise
 from drystone.plan.implementations.reductions import Reduction
 from drystone.plan.implementations.windows import Window
+from drystone.plan.implementations.winograd import Winograd
 
 IMPLEMENTATIONS: list[Implementation] = [
     OneDnnConvolution(),
+    Winograd(tile=4),
+    Winograd(tile=2),
     OneDnnLinear(inner_product=False),
     OneDnnLinear(inner_product=True),
     Pointwise(),

@@ -105,11 +105,11 @@ class WeightStore:
             chunk = native.allocate(max(size, self.CHUNK))
             self._chunk, self._used = weakref.ref(chunk), 0
         memory = chunk[self._used : self._used + size]
-        memory.chunk = chunk  # type: ignore[attr-defined]
+        setattr(memory, "chunk", chunk)  # noqa: B010 (a view shares the storage, not the object that the weak reference needs)
         self._used += -(-size // self.ALIGNMENT) * self.ALIGNMENT
         return memory
 
-    def packed(self, step: native.Convolution | native.Linear, weight: Value) -> torch.Tensor:
+    def packed(self, step: native.Convolution | native.Linear | native.Winograd, weight: Value) -> torch.Tensor:
         """``weight`` (a constant) in the layout that ``step`` reads."""
         assert weight.constant is not None
         key = (weight.id, step.packed_key)

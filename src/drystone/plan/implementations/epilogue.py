@@ -53,6 +53,10 @@ def _aligned(desc: native.TensorDesc, output: native.TensorDesc) -> native.Tenso
     missing = len(output.shape) - len(desc.shape)
     shape = [1] * missing + list(desc.shape)
     per_channel = all(size == 1 for axis, size in enumerate(shape) if axis != 1)
+    if shape == list(output.shape):
+        # An output of one position: oneDNN wants the operand in the output's own format, which here is the same memory.
+        own = native.TensorDesc.dense(desc.dtype, output.format, shape)
+        return own if desc.same_memory(own) else desc
     if missing or per_channel:
         return native.TensorDesc.dense(desc.dtype, native.FORMATS["plain"], shape)
     return desc

@@ -1,0 +1,40 @@
+#include "steps/winograd.h"
+
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <tuple>
+
+#include "bind/bind.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace drystone {
+
+using PostOpTuple = std::tuple<std::string, float, float, std::optional<TensorDesc>>;
+
+void bind_winograd(nb::module_& m) {
+  nb::class_<Winograd, Step>(m, "Winograd")
+      .def(
+          "__init__",
+          [](Winograd* self, const TensorDesc& x, const Dims& weights, bool has_bias, const TensorDesc& output, const Dims& padding_l,
+             const Dims& padding_r, int tile, const std::vector<PostOpTuple>& post_ops) {
+            std::vector<PostOp> list;
+            for (const auto& [kind, alpha, beta, operand] : post_ops) list.push_back({kind, alpha, beta, operand});
+            new (self) Winograd(x, weights, has_bias, output, padding_l, padding_r, tile, list);
+          },
+          "x"_a, "weights"_a, "has_bias"_a, "output"_a, "padding_l"_a, "padding_r"_a, "tile"_a, "post_ops"_a)
+      .def_prop_ro("packed_bytes", &Winograd::packed_bytes)
+      .def_prop_ro("packed_key", &Winograd::packed_key)
+      .def(
+          "pack",
+          [](const Winograd& self, DType dtype, uintptr_t source, uintptr_t packed) {
+            self.pack(dtype, reinterpret_cast<const void*>(source), reinterpret_cast<void*>(packed));
+          },
+          "dtype"_a, "source"_a, "packed"_a);
+}
+
+}  // namespace drystone

@@ -1,0 +1,55 @@
+// What the Winograd kernel reads: float32 maps in which vectors of neighbouring channels lie together, and a plan of the work.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace drystone {
+
+// The points at which the polynomials of F(4x4, 3x3) are evaluated are 0, +-a, +-b and infinity. These two, and all products of
+// them that the transforms use, are exact in float32; of all such pairs tried they leave the smallest error.
+constexpr float winograd_a = 0.625f, winograd_b = 1.5f;
+
+// Channel c of pixel (h, w) of image n: n * image + c / block * block_stride + c % block + h * row + w * column.
+struct WinogradMap {
+  int64_t image, block, block_stride, row, column;
+};
+
+enum class WinogradOpKind : uint8_t { relu, leaky_relu, clamp, add };
+
+struct WinogradOp {
+  WinogradOpKind kind;
+  float alpha, beta;     // leaky_relu: the slope; clamp: low and high
+  const float* operand;  // add
+  WinogradMap map;
+};
+
+constexpr int winograd_max_ops = 3;
+
+struct WinogradArgs {
+  int tile;  // 2 or 4: the outputs of a tile, a side
+  int64_t batch, in_channels, out_channels;
+  int64_t in_height, in_width, out_height, out_width, pad_top, pad_left;
+  int64_t tile_rows, tile_columns;  // of an image
+  WinogradMap in_map, out_map;
+
+  const float* input = nullptr;
+  const float* weights = nullptr;  // panels of two vectors of output channels (the last may be one): [panel][point][in channel][lane]
+  const float* bias = nullptr;
+  float* output = nullptr;
+  int ops = 0;
+  WinogradOp op[winograd_max_ops] = {};
+
+  // Threads work on blocks of at most block_tiles tiles: each on its own, or all on the same ones (each then has some of the
+  // panels). chunk_panels panels are multiplied before their results are transformed.
+  int64_t block_tiles, chunk_panels;
+  bool shared;
+  int threads = 1;
+  std::byte* scratch = nullptr;  // inputs_bytes a thread (once if shared), then results_bytes a thread
+  int64_t inputs_bytes, results_bytes;
+};
+
+// The points of a transformed block lie tiles * channels + winograd_gap floats apart, as strides of whole pages share cache sets.
+constexpr int64_t winograd_gap = 16;
+
+}  // namespace drystone

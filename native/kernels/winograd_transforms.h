@@ -1,0 +1,58 @@
+// The one-dimensional transforms of Winograd's convolution F(m, 3), on vectors of channels. A tile of two dimensions is
+// transformed along its columns, then along its rows.
+//
+// With M(x) the product of (x - p) over the finite points p, row p of the input transform holds the coefficients of
+// M(x) / (x - p), the row of infinity those of M(x). Points in pairs +-p share their even and odd parts. The divisors
+// M'(p) are in the weights (steps/winograd.cpp).
+#pragma once
+
+#include "kernels/vectors.h"
+#include "kernels/winograd.h"
+
+namespace drystone::DRYSTONE_ISA {
+
+using Lanes = Vector<float, kFloats>;
+
+template <int m>
+struct Transform;
+
+// Points 0, 1, -1, infinity.
+template <>
+struct Transform<2> {
+  static inline void input(const Lanes* d, Lanes* v) {
+    v[0] = d[2] - d[0];
+    v[1] = d[2] + d[1];
+    v[2] = d[2] - d[1];
+    v[3] = d[3] - d[1];
+  }
+  static inline void output(const Lanes* s, Lanes* y) {
+    y[0] = s[0] + (s[1] + s[2]);
+    y[1] = s[3] + (s[1] - s[2]);
+  }
+};
+
+// Points 0, a, -a, b, -b, infinity.
+template <>
+struct Transform<4> {
+  static constexpr float a = winograd_a, b = winograd_b, a2 = a * a, b2 = b * b;
+
+  static inline void input(const Lanes* d, Lanes* v) {
+    v[0] = (d[4] - (a2 + b2) * d[2]) + (a2 * b2) * d[0];
+    v[5] = (d[5] - (a2 + b2) * d[3]) + (a2 * b2) * d[1];
+    const Lanes even_a = d[4] - b2 * d[2], odd_a = d[3] - b2 * d[1];
+    v[1] = even_a + a * odd_a;
+    v[2] = even_a - a * odd_a;
+    const Lanes even_b = d[4] - a2 * d[2], odd_b = d[3] - a2 * d[1];
+    v[3] = even_b + b * odd_b;
+    v[4] = even_b - b * odd_b;
+  }
+  static inline void output(const Lanes* s, Lanes* y) {
+    const Lanes even_a = s[1] + s[2], odd_a = s[1] - s[2], even_b = s[3] + s[4], odd_b = s[3] - s[4];
+    y[0] = s[0] + (even_a + even_b);
+    y[1] = a * odd_a + b * odd_b;
+    y[2] = a2 * even_a + b2 * even_b;
+    y[3] = (s[5] + (a2 * a) * odd_a) + (b2 * b) * odd_b;
+  }
+};
+
+}  // namespace drystone::DRYSTONE_ISA

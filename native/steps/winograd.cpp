@@ -1,0 +1,173 @@
+#include "steps/winograd.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <array>
+#include <stdexcept>
+
+#include "steps/kernel_step.h"
+
+namespace drystone {
+
+namespace {
+
+// Lanes of the vectors that the kernel works in; its panels are two vectors of output channels.
+int64_t lanes() { return isa() >= Isa::avx512 ? 16 : 8; }
+int64_t panel_channels() { return 2 * lanes(); }
+
+WinogradMap map_of(const TensorDesc& desc) {
+  const int64_t block = block_of(desc.format);
+  if (block > 1) return {desc.strides[0], block, desc.strides[1], desc.strides[2], desc.strides[3]};
+  return {desc.strides[0], desc.shape[1], 0, desc.strides[2], desc.strides[3]};
+}
+
+void require_served(const TensorDesc& desc) {
+  if (desc.dtype != DType::f32) throw std::invalid_argument(std::string("Winograd's convolution is float32's, not ") + name_of(desc.dtype));
+  if (desc.rank() != 4) throw std::invalid_argument("Winograd's convolution takes maps of two spatial axes, not " + desc.str());
+  if (desc.shape[1] % 16) throw std::invalid_argument("Winograd's convolution works on whole vectors of 16 channels, not on " + desc.str());
+  const bool last = desc.format == Format::channels_last && desc.strides[1] == 1;
+  if (!last && block_of(desc.format) % lanes())
+    throw std::invalid_argument("Winograd's convolution needs vectors of channels: " + desc.str());
+  if (block_of(desc.format) == 1 && !last) throw std::invalid_argument("Winograd's convolution needs vectors of channels: " + desc.str());
+}
+
+WinogradOp op_of(const PostOp& op, const TensorDesc& output) {
+  if (op.kind == "relu") return {WinogradOpKind::relu, 0, 0, nullptr, {}};
+  if (op.kind == "leaky_relu") return {WinogradOpKind::leaky_relu, op.alpha, 0, nullptr, {}};
+  if (op.kind == "clamp") return {WinogradOpKind::clamp, op.alpha, op.beta, nullptr, {}};
+  if (op.kind == "sum") return {WinogradOpKind::add, 0, 0, nullptr, map_of(output)};
+  if (op.kind != "add") throw std::invalid_argument("Winograd's convolution has no post-op '" + op.kind + "'");
+  if (!op.operand || op.operand->shape != output.shape || op.operand->format != output.format)
+    throw std::invalid_argument("Winograd's convolution adds only operands of the shape and format of its output");
+  require_served(*op.operand);
+  return {WinogradOpKind::add, 0, 0, nullptr, map_of(*op.operand)};
+}
+
+// Row p of G, which transforms the weights: (1, p, p^2) / M'(p) for the finite points, M(x) the product of all x - p.
+std::vector<std::array<double, 3>> weight_transform(int tile) {
+  std::vector<double> points = {0, 1, -1};
+  if (tile == 4) points = {0, winograd_a, -winograd_a, winograd_b, -winograd_b};
+  std::vector<std::array<double, 3>> rows;
+  for (double p : points) {
+    double divisor = 1;
+    for (double q : points)
+      if (q != p) divisor *= p - q;
+    rows.push_back({1 / divisor, p / divisor, p * p / divisor});
+  }
+  rows.push_back({0, 0, 1});
+  return rows;
+}
+
+}  // namespace
+
+Winograd::Winograd(const TensorDesc& x, const Dims& weights, bool has_bias, const TensorDesc& output, const Dims& padding_l,
+                   const Dims& padding_r, int tile, const std::vector<PostOp>& post_ops)
+    : kernel_(require_kernels().winograd), has_bias_(has_bias), threads_(std::max(omp_get_max_threads(), 1)), elements_(output.numel()) {
+  if (tile != 2 && tile != 4) throw std::invalid_argument("Winograd's tiles are of 2 or 4 outputs a side");
+  require_served(x);
+  require_served(output);
+  if (x.format != output.format) throw std::invalid_argument("Winograd's convolution keeps the format of its input");
+  if (weights != Dims{output.shape[1], x.shape[1], 3, 3})
+    throw std::invalid_argument("Winograd's convolution needs weights (O, C, 3, 3) that fit x and output");
+  if (padding_l.size() != 2 || padding_r.size() != 2) throw std::invalid_argument("Winograd's convolution needs padding for two axes");
+  for (int i = 0; i < 2; i++) {
+    if (padding_l[i] < 0 || padding_l[i] > 1 || padding_r[i] < 0 || padding_r[i] > 1)
+      throw std::invalid_argument("Winograd's convolution pads by 0 or 1");
+    if (output.shape[2 + i] != x.shape[2 + i] + padding_l[i] + padding_r[i] - 2)
+      throw std::invalid_argument("the output of a convolution does not have the size that follows from its input");
+  }
+  if (output.shape[0] != x.shape[0]) throw std::invalid_argument("a convolution keeps the batch");
+  if (post_ops.size() > winograd_max_ops) throw std::invalid_argument("Winograd's convolution takes three post-ops at most");
+
+  args_.tile = tile;
+  args_.batch = x.shape[0];
+  args_.in_channels = x.shape[1];
+  args_.out_channels = output.shape[1];
+  args_.in_height = x.shape[2];
+  args_.in_width = x.shape[3];
+  args_.out_height = output.shape[2];
+  args_.out_width = output.shape[3];
+  args_.pad_top = padding_l[0];
+  args_.pad_left = padding_l[1];
+  args_.tile_rows = (args_.out_height + tile - 1) / tile;
+  args_.tile_columns = (args_.out_width + tile - 1) / tile;
+  args_.in_map = map_of(x);
+  args_.out_map = map_of(output);
+  for (const PostOp& op : post_ops) {
+    args_.op[args_.ops++] = op_of(op, output);
+    in_place_.push_back(op.kind == "sum");
+  }
+  implementation = kernel_name("winograd" + std::to_string(tile));
+  plan(threads_);
+}
+
+// How the work is cut. 640 KB of the second level cache are counted on.
+void Winograd::plan(int64_t threads) {
+  constexpr int64_t cache = 640 << 10, few = 28, many = 56;
+  const int64_t points = (args_.tile + 2) * (args_.tile + 2), tiles = args_.batch * args_.tile_rows * args_.tile_columns;
+  const int64_t panels = (args_.out_channels + panel_channels() - 1) / panel_channels(), own = (tiles + threads - 1) / threads;
+  // Few tiles: reading the weights is the work to share.
+  args_.shared = threads > 1 && own < few;
+  const int64_t mine = args_.shared ? tiles : own;
+  const int64_t fitting = cache / (points * 4 * (args_.in_channels + panel_channels()));
+  if (fitting >= few || fitting >= mine) {
+    args_.chunk_panels = 1;
+    args_.block_tiles = std::min(mine, fitting);
+  } else {
+    // V would go through the second level once a panel: all panels at each point instead, and more tiles a reading of the weights.
+    args_.chunk_panels = args_.shared ? (panels + threads - 1) / threads : panels;
+    args_.block_tiles = std::min(mine, many);
+  }
+  args_.block_tiles = std::max<int64_t>(args_.block_tiles, 1);
+  const auto bytes = [&](int64_t channels) { return points * (args_.block_tiles * channels + winograd_gap) * 4; };
+  args_.inputs_bytes = bytes(args_.in_channels);
+  args_.results_bytes = bytes(args_.chunk_panels * panel_channels());
+  scratchpad_bytes = (args_.shared ? 1 : threads) * args_.inputs_bytes + threads * args_.results_bytes + 63;
+}
+
+void Winograd::run(const Run& run, StepState*) const {
+  if (elements_ == 0) return;
+  WinogradArgs args = args_;
+  void* const* slot = run.slots;
+  args.input = static_cast<const float*>(*slot++);
+  args.weights = static_cast<const float*>(*slot++);
+  if (has_bias_) args.bias = static_cast<const float*>(*slot++);
+  args.output = static_cast<float*>(*slot++);
+  for (int i = 0; i < args.ops; i++)
+    if (args.op[i].kind == WinogradOpKind::add) args.op[i].operand = in_place_[i] ? args.output : static_cast<const float*>(*slot++);
+  const auto scratch = reinterpret_cast<uintptr_t>(run.scratchpad);
+  args.scratch = reinterpret_cast<std::byte*>((scratch + 63) / 64 * 64);
+  args.threads = std::min(threads_for(elements_, run.threads), threads_);
+  kernel_(args);
+}
+
+int64_t Winograd::packed_bytes() const { return (args_.tile + 2) * (args_.tile + 2) * args_.in_channels * args_.out_channels * 4; }
+
+std::string Winograd::packed_key() const {
+  return "winograd" + std::to_string(args_.tile) + ";" + std::to_string(panel_channels()) + ";" + std::to_string(args_.out_channels) + "," +
+         std::to_string(args_.in_channels);
+}
+
+void Winograd::pack(DType dtype, const void* source, void* packed) const {
+  if (dtype != DType::f32) throw std::invalid_argument("Winograd's convolution packs weights of float32");
+  const auto g = weight_transform(args_.tile);
+  const int64_t n = args_.tile + 2, channels = args_.in_channels, panel = panel_channels();
+  const auto* from = static_cast<const float*>(source);
+#pragma omp parallel for schedule(static)
+  for (int64_t o = 0; o < args_.out_channels; o++) {
+    const int64_t first = o / panel * panel, width = std::min(panel, args_.out_channels - first);
+    float* to = static_cast<float*>(packed) + n * n * channels * first + o - first;
+    for (int64_t c = 0; c < channels; c++) {
+      const float* w = from + (o * channels + c) * 9;
+      double half[6][3];
+      for (int64_t i = 0; i < n; i++)
+        for (int j = 0; j < 3; j++) half[i][j] = g[i][0] * w[j] + g[i][1] * w[3 + j] + g[i][2] * w[6 + j];
+      for (int64_t i = 0; i < n; i++)
+        for (int64_t j = 0; j < n; j++)
+          to[((i * n + j) * channels + c) * width] = static_cast<float>(half[i][0] * g[j][0] + half[i][1] * g[j][1] + half[i][2] * g[j][2]);
+    }
+  }
+}
+
+}  // namespace drystone

@@ -1,0 +1,40 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "core/program.h"
+#include "core/tensor.h"
+#include "kernels/winograd.h"
+#include "onednn/onednn.h"
+
+namespace drystone {
+
+// x (N, C, H, W) * weights (O, C, 3, 3) + bias (O), stride 1, no dilation, padding 0 or 1 on each side, by Winograd's F(tile x tile,
+// 3 x 3) with tile 2 or 4. float32; x and output both channels_last or both blocked, C and O multiples of 16.
+// Post-ops: relu, leaky_relu, clamp, and "sum" or "add" of an operand of the output's shape and format, at most three.
+// Slots: x, packed weights, bias where there is one, output, operands. The output may be a post-op's operand, but overlaps nothing else.
+// Throws std::invalid_argument for anything else.
+class Winograd final : public Step {
+ public:
+  Winograd(const TensorDesc& x, const Dims& weights, bool has_bias, const TensorDesc& output, const Dims& padding_l, const Dims& padding_r,
+           int tile, const std::vector<PostOp>& post_ops);
+  void run(const Run& run, StepState* state) const override;
+
+  int64_t packed_bytes() const;
+  std::string packed_key() const;  // equal keys: the same bytes for the same weights
+  // source: dense (O, C, 3, 3) of float32; packed: packed_bytes() of memory.
+  void pack(DType dtype, const void* source, void* packed) const;
+
+ private:
+  void plan(int64_t threads);
+
+  void (*kernel_)(const WinogradArgs&);
+  WinogradArgs args_{};
+  bool has_bias_;
+  std::vector<bool> in_place_;  // for each post-op: whether its operand is what the output holds already
+  int threads_;                 // that the scratchpad is made for
+  int64_t elements_;
+};
+
+}  // namespace drystone

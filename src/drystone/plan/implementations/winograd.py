@@ -1,0 +1,107 @@
+"""conv 3x3 by Winograd's minimal filtering, in the formats in which vectors of channels lie together."""
+
+from __future__ import annotations
+
+import torch
+
+from drystone import native
+from drystone.graph.graph import Node
+from drystone.plan.formats import CHANNELS_LAST
+from drystone.plan.implementations.base import Context, Created, Implementation, Layout
+from drystone.plan.implementations.epilogue import post_ops
+
+EPILOGUE = {"relu", "leaky_relu", "clamp", "add"}
+MAX_EPILOGUE = 3
+VECTOR = 16
+
+# The weights, (tile + 2)² / 9 times what they were, are read once for all tiles: with fewer tiles than this, reading them takes
+# longer than the multiplications that are saved.
+FEWEST_TILES = 8
+
+
+class Winograd(Implementation):
+    """F(tile x tile, 3 x 3) (Lavin and Gray, CVPR 2016): 2.25 times fewer multiplications with tiles of 2, 4 times with tiles of 4.
+
+    Its sums are not the direct convolution's: errors are about 1.4 times (tile 2) and 4 times (tile 4) as large, and a NaN or an
+    infinity reaches every output of a tile that reads it. ``node.attrs["_strict"]`` bars it. Where there are enough tiles of 4 they
+    are always the faster ones, so tiles of 2 are offered only where there are not.
+    """
+
+    op = "conv"
+
+    def __init__(self, tile: int) -> None:
+        self.tile = tile
+        self.name = f"winograd{tile}"
+
+    def refuses(self, node: Node) -> str | None:
+        return super().refuses(node) or _shape_reason(node) or _epilogue_reason(node) or self._size_reason(node)
+
+    def _size_reason(self, node: Node) -> str | None:
+        few = _tiles(node, self.tile) < FEWEST_TILES
+        if few:
+            return f"{_tiles(node, self.tile)} tiles are too few for the transformed weights to pay"
+        if self.tile == 2 and _tiles(node, 4) >= FEWEST_TILES:
+            return "tiles of 4 take fewer multiplications"
+        return None
+
+    def layouts(self, node: Node) -> list[Layout]:
+        blocked = "blocked8" if native.isa() == "avx2" else "blocked16"
+        return [
+            Layout(tuple(None if value.constant is not None else format for value in node.inputs), format)
+            for format in (CHANNELS_LAST, blocked)
+        ]
+
+    def create(self, node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, context: Context) -> Created:
+        chain, operands, overwrites = post_ops(node, inputs, output, context.free_inputs)
+        a, weight = node.attrs, node.inputs[1]
+        step = native.Winograd(
+            inputs[0],
+            list(weight.shape),
+            a["has_bias"],
+            output,
+            list(a["padding_l"]),
+            list(a["padding_r"]),
+            self.tile,
+            chain,
+        )
+        constants: list[torch.Tensor] = [context.weights.packed(step, weight)]
+        if a["has_bias"]:
+            constants.append(context.weights.plain(node.inputs[2], torch.float32))
+        return Created(step, [("in", 0), *constants, ("out", 0), *operands], overwrites=overwrites)
+
+
+def _tiles(node: Node, tile: int) -> int:
+    batch, _, height, width = node.output.shape
+    return batch * -(-height // tile) * -(-width // tile)
+
+
+def _shape_reason(node: Node) -> str | None:
+    """Why the convolution itself is none that Winograd's method serves, or None."""
+    a, x, weight = node.attrs, node.inputs[0], node.inputs[1]
+    if a.get("_strict"):
+        return "strict accuracy keeps the order of the arithmetic"
+    if weight.constant is None or (a["has_bias"] and node.inputs[2].constant is None):
+        return "the weight or the bias is not a constant"
+    if any(value.dtype != torch.float32 for value in [*node.inputs, *node.outputs]):
+        return "Winograd's convolution is float32's"
+    if tuple(weight.shape[2:]) != (3, 3):
+        return "the kernel is not 3x3"
+    if any(s != 1 for s in a["stride"]) or any(d != 1 for d in a["dilation"]) or a["groups"] != 1:
+        return "Winograd's convolution has stride 1, dilation 1 and one group"
+    if any(p not in (0, 1) for p in [*a["padding_l"], *a["padding_r"]]):
+        return "Winograd's convolution pads by 0 or 1"
+    if x.shape[1] % VECTOR or node.output.shape[1] % VECTOR:
+        return f"the channels do not fill vectors of {VECTOR}"
+    return None
+
+
+def _epilogue_reason(node: Node) -> str | None:
+    if len(node.epilogue) > MAX_EPILOGUE:
+        return f"Winograd's convolution takes {MAX_EPILOGUE} instructions after it at most"
+    for op in node.epilogue:
+        if op.kind not in EPILOGUE:
+            return f"Winograd's convolution has no {op.kind} after it"
+    for value in node.inputs[node.epilogue_start :] if node.epilogue else []:
+        if value.shape != node.output.shape or value.constant is not None:
+            return "Winograd's convolution adds only tensors of the shape of its output"
+    return None

@@ -1,0 +1,122 @@
+"""Caps on the instruction set, and the choice of oneDNN, each in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from drystone import native
+
+COMPARE = """
+import warnings
+warnings.simplefilter("error")  # running on ATen because the CPU has nothing else is not worth a warning
+import torch, drystone
+from torch import nn
+
+torch.manual_seed(0)
+model = nn.Sequential(
+    nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.SiLU(), nn.MaxPool2d(2), nn.Conv2d(16, 17, 1), nn.GroupNorm(1, 17),
+    nn.Flatten(), nn.Linear(17 * 20, 10), nn.Softmax(1),
+).eval()
+x = torch.randn(2, 3, 8, 10)
+with torch.no_grad():
+    want = model.double()(x.double())
+    model.float()
+fast = drystone.optimize(model, (x,), tuning=TUNING)
+for result in (fast(x), fast._current[1].program([x])[0]):
+    error = ((result - want).norm() / want.norm()).item()
+    assert error < 2e-6, error
+explanation = fast.explain()
+print(explanation.isa, len(explanation.segments), len(explanation.steps))
+"""
+
+
+def run(code: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The code in a fresh interpreter that finds the same packages as this one."""
+    path = os.pathsep.join([str(Path(native.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": path, "DRYSTONE_CACHE": "off", **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0 or not check, done.stderr
+    return done
+
+
+@pytest.mark.parametrize("tuning", ["measure", "estimate"])
+def test_without_avx2_everything_runs_on_aten(tuning: str) -> None:
+    isa, segments, steps = run(COMPARE.replace("TUNING", repr(tuning)), DRYSTONE_MAX_ISA="none").stdout.split()
+    assert isa == "none"
+    assert int(segments) >= 6
+
+
+ORDER = ("avx2", "avx512", "amx")
+
+
+@pytest.mark.parametrize("cap", [cap for cap in ORDER if native.isa() in ORDER and ORDER.index(cap) <= ORDER.index(native.isa())])
+def test_cap_is_obeyed(cap: str) -> None:
+    isa, segments, steps = run(COMPARE.replace("TUNING", "'estimate'"), DRYSTONE_MAX_ISA=cap).stdout.split()
+    assert isa == cap
+    assert int(segments) == 0
+
+
+def test_cap_reaches_onednn() -> None:
+    code = (
+        "import torch, drystone\n"
+        "fast = drystone.optimize(torch.nn.Conv2d(32, 32, 3).eval(), torch.randn(1, 32, 9, 9), tuning='estimate', formats='channels_last')\n"
+        "print(' '.join(step.implementation for step in fast.explain().steps))"
+    )
+    shown = run(code, DRYSTONE_MAX_ISA="avx2").stdout
+    assert "avx512" not in shown and "avx2" in shown
+
+
+@pytest.mark.parametrize("value", ["sse", "AVX-2048", "2"])
+def test_wrong_cap_is_refused(value: str) -> None:
+    done = run("import drystone\ndrystone.optimize", check=False, DRYSTONE_MAX_ISA=value)
+    assert done.returncode != 0
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("drystone.errors.DrystoneError:"), done.stderr
+    for word in ("DRYSTONE_MAX_ISA", value, "none", "avx2", "avx512", "amx"):
+        assert word in last, last
+
+
+def test_wrong_onednn_is_refused(tmp_path: Path) -> None:
+    missing = tmp_path / "libdnnl.so.3"
+    damaged = tmp_path / "damaged.so"
+    damaged.write_bytes(b"\x7fELF not a library")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for path in (missing, damaged, folder):
+        done = run("import drystone\ndrystone.optimize", check=False, DRYSTONE_ONEDNN=str(path))
+        assert done.returncode != 0
+        errors = [line for line in done.stderr.splitlines() if line.startswith("drystone.errors.DrystoneError:")]
+        assert errors, done.stderr
+        for word in ("DRYSTONE_ONEDNN", str(path), "libdnnl.so.3", "pip install onednn-cpu-gomp"):
+            assert word in errors[-1]
+
+
+def test_library_that_is_not_onednn_is_refused(tmp_path: Path) -> None:
+    """One that loads, but holds nothing of oneDNN."""
+    import ctypes.util
+
+    other = ctypes.util.find_library("m")
+    assert other is not None
+    done = run("import drystone\ndrystone.optimize", check=False, DRYSTONE_ONEDNN=other)
+    assert done.returncode != 0
+    assert "drystone.errors.DrystoneError:" in done.stderr and other in done.stderr, done.stderr
+
+
+def test_onednn_of_choice_is_used(tmp_path: Path) -> None:
+    given = native.onednn_path()
+    copy = tmp_path / "libdnnl.so.3"
+    copy.symlink_to(given)
+    code = "import drystone.native as n; print(n.onednn_path()); print(n.onednn_version())"
+    for choice in (str(copy), str(tmp_path)):
+        path, version = run(code, DRYSTONE_ONEDNN=choice).stdout.split()
+        assert path == str(copy) and version == native.onednn_version()
