@@ -115,4 +115,6 @@ def describe(got: torch.Tensor, want: torch.Tensor, wrong: torch.Tensor) -> str:
     if not wrong.any():
         return f"got {got.flatten()[:4].tolist()}…, expected {want.flatten()[:4].tolist()}…"
     index = tuple(wrong.nonzero()[0].tolist())
-    return f"{int(wrong.sum())} of {wrong.numel()} elements, first at {list(index)}: got {got[index]:.9g}, expected {want[index]:.9g}"
+    return (
+        f"{int(wrong.sum())} of {wrong.numel()} elements, first at {list(index)}: got {got[index]:.9g}, expected {want[index]:.9g}"
+    )

@@ -50,7 +50,9 @@ class CaptureOnce:
         self.capture = importlib.import_module("drystone.capture.export").capture
         self.known: dict[Any, tuple[nn.Module, Any]] = {}
 
-    def __call__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None, dynamic_shapes: Any = None) -> Any:
+    def __call__(
+        self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None, dynamic_shapes: Any = None
+    ) -> Any:
         if kwargs or dynamic_shapes:
             return self.capture(model, args, kwargs, dynamic_shapes)
         key = (id(model), tuple((tuple(x.shape), x.dtype) for x in args))

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from agreement import Reference, program_of
 from torch import nn
 
 import drystone
+from agreement import Reference, program_of
 from drystone import CaptureError, DrystoneError, DrystoneWarning, InputError, ShapeError, UnsupportedError, native
 
 X = (2, 3, 9, 8)
@@ -352,7 +352,9 @@ def test_segments_are_said_and_refused_when_strict() -> None:
 # -- the tuning cache
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b'{"version": 99}', b"\x00\xff" * 100, b"[]", b'{"version": 1, "seconds": {"a": -1}}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b'{"version": 99}', b"\x00\xff" * 100, b"[]", b'{"version": 1, "seconds": {"a": -1}}']
+)
 def test_unreadable_tuning_cache_is_rebuilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
     monkeypatch.setenv("DRYSTONE_CACHE", str(tmp_path))
     net, x = nn.Conv2d(3, 8, 1).eval(), torch.randn(1, 3, 5, 5)

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from agreement import Reference, program_of
 from torch import nn
 
 import drystone
+from agreement import Reference, program_of
 from drystone import native
 
 

@@ -2,7 +2,6 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
-
 #include <omp.h>
 
 #include <tuple>
@@ -12,6 +11,8 @@
 #include "core/memory.h"
 #include "core/program.h"
 #include "core/tensor.h"
+#include "kernels/finite.h"
+#include "kernels/table.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -56,8 +57,8 @@ void bind_core(nb::module_& m) {
   nb::class_<Program>(m, "Program")
       .def(nb::init<>())
       .def(
-          "add", [](Program& self, std::shared_ptr<Step> step, std::vector<uint32_t> slots) { self.add(step, std::move(slots)); },
-          "step"_a, "slots"_a)
+          "add", [](Program& self, std::shared_ptr<Step> step, std::vector<uint32_t> slots) { self.add(step, std::move(slots)); }, "step"_a,
+          "slots"_a)
       .def("__len__", &Program::size)
       .def_prop_ro("scratchpad_bytes", &Program::scratchpad_bytes)
       .def_prop_ro("slot_count", &Program::slot_count);
@@ -87,6 +88,14 @@ void bind_core(nb::module_& m) {
 
   // oneDNN divides a primitive's work when it is made, by the thread count of the maker.
   m.def("set_threads", &omp_set_num_threads);
+  m.def(
+      "all_finite",
+      [](uintptr_t address, int64_t count) {
+        bool result = true;
+        if (kernels()) kernels()->finite({reinterpret_cast<const float*>(address), count, &result});
+        return result;
+      },
+      "address"_a, "count"_a);
   m.def("advise_huge_pages", &advise_huge_pages, "address"_a, "bytes"_a);
   m.attr("VERSION") = DRYSTONE_VERSION;
   m.def("isa", [] { return std::string(name_of(isa())); });

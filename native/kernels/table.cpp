@@ -11,6 +11,7 @@ void resize(const ResizeArgs&);
 void copy(const CopyArgs&);
 void lrn(const LrnArgs&);
 void winograd(const WinogradArgs&);
+void finite(const FiniteArgs&);
 
 const KernelTable table = {
     .pointwise = pointwise,
@@ -22,6 +23,7 @@ const KernelTable table = {
     .copy = copy,
     .lrn = lrn,
     .winograd = winograd,
+    .finite = finite,
 };
 
 }  // namespace drystone::DRYSTONE_ISA

@@ -16,6 +16,7 @@ struct ReduceArgs;
 struct SoftmaxArgs;
 struct NormArgs;
 struct WinogradArgs;
+struct FiniteArgs;
 
 struct KernelTable {
   void (*pointwise)(const PointwiseArgs&);
@@ -27,6 +28,7 @@ struct KernelTable {
   void (*copy)(const CopyArgs&);
   void (*lrn)(const LrnArgs&);
   void (*winograd)(const WinogradArgs&);
+  void (*finite)(const FiniteArgs&);
 };
 
 // Null where the machine has no ISA that drystone serves.

@@ -13,7 +13,8 @@
 
 #include <omp.h>
 
-#include "kernels/block.h"
+#include "kernels/winograd_nonfinite.h"
+#include "kernels/winograd_tiles.h"
 #include "kernels/winograd_transforms.h"
 
 namespace drystone::DRYSTONE_ISA {
@@ -21,22 +22,8 @@ namespace drystone::DRYSTONE_ISA {
 namespace {
 
 constexpr int W = kFloats;
-constexpr int kPanel = 2;                            // vectors of output channels multiplied together
 constexpr int kGroup = kVectorBytes == 64 ? 14 : 6;  // tiles multiplied together
 constexpr int64_t kRun = 64;                         // channels summed in one go: float32 sums of sums stay more accurate
-
-inline int64_t offset(const WinogradMap& map, int64_t n, int64_t c, int64_t h, int64_t w) {
-  return n * map.image + c / map.block * map.block_stride + c % map.block + h * map.row + w * map.column;
-}
-
-// Where a tile lies: its image and its first output.
-struct Position {
-  int64_t image, row, column;
-};
-
-inline Position position(const WinogradArgs& a, int64_t tile) {
-  return {tile / a.tile_columns / a.tile_rows, tile / a.tile_columns % a.tile_rows * a.tile, tile % a.tile_columns * a.tile};
-}
 
 // What the tile to the right adds, while this one is computed: rows lie too far apart for the hardware to foresee them.
 template <int m>
@@ -197,7 +184,7 @@ void transform_outputs(const WinogradArgs& a, int64_t first, int64_t tiles, int6
       const Lanes bias = a.bias ? load<W>(a.bias + c) : Lanes{};
       float* to = a.output + offset(a.out_map, at.image, c, at.row, at.column);
       if (columns == m) fetch_tile<m>(to + m * a.out_map.column, rows, a.out_map);
-      Lanes half[m][n], y[m * m];
+      Lanes half[m][n], sums[m * m], y[m * m];
 #pragma GCC unroll 6
       for (int j = 0; j < n; j++) {
         Lanes s[n], e[m];
@@ -208,10 +195,12 @@ void transform_outputs(const WinogradArgs& a, int64_t first, int64_t tiles, int6
         for (int i = 0; i < m; i++) half[i][j] = e[i];
       }
 #pragma GCC unroll 4
-      for (int i = 0; i < m; i++) {
-        Transform<m>::output(half[i], y + i * m);
-#pragma GCC unroll 4
-        for (int j = 0; j < m; j++) y[i * m + j] += bias;
+      for (int i = 0; i < m; i++) Transform<m>::output(half[i], sums + i * m);
+      if (all_finite<m>(sums)) [[likely]] {
+#pragma GCC unroll 16
+        for (int i = 0; i < m * m; i++) y[i] = sums[i] + bias;
+      } else {
+        convolve_directly<m>(a, at, c, bias, rows, columns, y);
       }
       for (int i = 0; i < a.ops; i++) apply<m>(a.op[i], at, c, rows, columns, y);
       for (int64_t i = 0; i < rows; i++)
@@ -225,20 +214,16 @@ template <int m>
 void convolve_panels(const WinogradArgs& a, int64_t first, int64_t tiles, Range panels, const float* v, float* products) {
   constexpr int points = (m + 2) * (m + 2);
   const int64_t all = a.out_channels / W, v_stride = tiles * a.in_channels + winograd_gap;
-  const auto width = [&](int64_t panel) { return least(kPanel, all - panel * kPanel); };
-  const auto weights = [&](int64_t panel, int64_t point) {
-    return a.weights + (panel * kPanel * points + point * width(panel)) * W * a.in_channels;
-  };
   for (int64_t chunk = panels.begin; chunk < panels.end; chunk += a.chunk_panels) {
     const int64_t end = least(panels.end, chunk + a.chunk_panels), vectors = least(all, end * kPanel) - chunk * kPanel;
     const int64_t stride = tiles * vectors * W + winograd_gap;
     for (int64_t point = 0; point < points; point++) {
       for (int64_t panel = chunk; panel < end; panel++) {
-        const float* ahead = panel + 1 < end      ? weights(panel + 1, point)
-                             : point + 1 < points ? weights(chunk, point + 1)
-                             : end < panels.end   ? weights(end, 0)
-                                                  : weights(panels.begin, 0);
-        multiply(tiles, v + point * v_stride, weights(panel, point), width(panel), a.in_channels,
+        const float* ahead = panel + 1 < end      ? panel_weights(a, panel + 1, point)
+                             : point + 1 < points ? panel_weights(a, chunk, point + 1)
+                             : end < panels.end   ? panel_weights(a, end, 0)
+                                                  : panel_weights(a, panels.begin, 0);
+        multiply(tiles, v + point * v_stride, panel_weights(a, panel, point), panel_width(a, panel), a.in_channels,
                  products + point * stride + (panel - chunk) * kPanel * tiles * W, ahead);
       }
     }

@@ -4,6 +4,9 @@
 // With M(x) the product of (x - p) over the finite points p, row p of the input transform holds the coefficients of
 // M(x) / (x - p), the row of infinity those of M(x). Points in pairs +-p share their even and odd parts. The divisors
 // M'(p) are in the weights (steps/winograd.cpp).
+//
+// outer_weight times the row of point 0 of the transformed weights is the first weight, middle_weight times the difference of the
+// rows 1 and 2, which belong to a pair +-p, is the middle one, and the row of infinity is the last one.
 #pragma once
 
 #include "kernels/vectors.h"
@@ -19,6 +22,8 @@ struct Transform;
 // Points 0, 1, -1, infinity.
 template <>
 struct Transform<2> {
+  static constexpr float outer_weight = -1, middle_weight = 1;
+
   static inline void input(const Lanes* d, Lanes* v) {
     v[0] = d[2] - d[0];
     v[1] = d[2] + d[1];
@@ -35,6 +40,7 @@ struct Transform<2> {
 template <>
 struct Transform<4> {
   static constexpr float a = winograd_a, b = winograd_b, a2 = a * a, b2 = b * b;
+  static constexpr float outer_weight = a2 * b2, middle_weight = a * (a2 - b2);
 
   static inline void input(const Lanes* d, Lanes* v) {
     v[0] = (d[4] - (a2 + b2) * d[2]) + (a2 * b2) * d[0];

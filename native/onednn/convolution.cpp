@@ -45,6 +45,8 @@ Convolution::Convolution(const TensorDesc& x, const Dims& weights, bool has_bias
   finish(dnnl::convolution_forward(desc), desc, std::move(arguments));
 }
 
-void Convolution::pack(DType dtype, const void* source, void* packed) const { weights_->pack(dense_desc(weights_shape_, dtype), source, packed); }
+void Convolution::pack(DType dtype, const void* source, void* packed) const {
+  weights_->pack(dense_desc(weights_shape_, dtype), source, packed);
+}
 
 }  // namespace drystone

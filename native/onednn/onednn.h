@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "core/post_op.h"
 #include "core/program.h"
 #include "core/tensor.h"
 
@@ -21,13 +22,6 @@ std::string onednn_version();
 dnnl::memory::data_type onednn_dtype(DType dtype);
 dnnl::memory::desc onednn_desc(const TensorDesc& desc);
 
-// One operation on each result before it is stored. Kinds are the names of docs/internals.md; "sum" adds what the output
-// memory holds already; a binary kind has the operand that it reads.
-struct PostOp {
-  std::string kind;
-  float alpha = 0, beta = 0;
-  std::optional<TensorDesc> operand;
-};
 // Attributes with these post-ops and a scratchpad of ours. Throws std::invalid_argument for a kind that oneDNN lacks.
 dnnl::primitive_attr onednn_attributes(const std::vector<PostOp>& post_ops);
 

@@ -12,7 +12,7 @@ import importlib.metadata
 import os
 from pathlib import Path
 
-import torch  # noqa: F401  (its OpenMP runtime must be the first in the process)
+import torch
 
 from drystone.errors import DrystoneError
 
@@ -50,7 +50,7 @@ def _load() -> None:
 
 _load()
 try:
-    from drystone._native import (  # noqa: E402
+    from drystone._native import (
         VERSION,
         Convolution,
         DType,
@@ -63,6 +63,7 @@ try:
         TensorDesc,
         Winograd,
         advise_huge_pages,
+        all_finite,
         copy,
         has_avx512_bf16,
         isa,
@@ -98,6 +99,7 @@ __all__ = [
     "TensorDesc",
     "Winograd",
     "advise_huge_pages",
+    "all_finite",
     "allocate",
     "copy",
     "has_avx512_bf16",

@@ -24,9 +24,10 @@ from drystone.capture.export import Captured
 from drystone.capture.export import capture as capture_module
 from drystone.errors import DrystoneWarning, InputError, UnsupportedError
 from drystone.graph.build import build
-from drystone.graph.graph import Graph, Value
+from drystone.graph.graph import Graph
 from drystone.passes import simplify
 from drystone.passes.lower_precision import lower_precision
+from drystone.passes.split_epilogues import split_epilogues
 from drystone.plan.assemble import Assembled
 from drystone.plan.implementations.base import WeightStore
 from drystone.plan.rehearse import Planner
@@ -136,17 +137,17 @@ class _Conductor:
             self.signature = captured.signature
             tensors = captured.signature.flatten(self.args, self.kwargs)
             names = [leaf.name for leaf in captured.inputs if leaf.tensor]
-            self.graph: Graph | None = graph
+            self.graph = graph
             fast = OptimizedModule(
                 self.model,
                 captured.signature.flatten,
                 captured.signature.unflatten,
                 names,
-                [Value(value.shape, value.dtype) for value in graph.inputs],
+                graph.inputs,
                 self.prepare,
                 _dynamic_dims(captured),
             )
-            del captured, graph
+            del captured
             fast._find([tensor.contiguous() for tensor in tensors], torch.get_num_threads())
         return fast
 
@@ -157,30 +158,33 @@ class _Conductor:
                 node.attrs["_strict"] = True
         return lower_precision(graph) if self.dtype is torch.bfloat16 else graph
 
-    def prepare(self, tensors: list[torch.Tensor]) -> Prepared:
-        """The program for inputs of these shapes, under the thread count in force."""
+    def prepare(self, tensors: list[torch.Tensor], finite: bool = True) -> Prepared:
+        """The program for inputs of these shapes, under the thread count in force.
+
+        Without ``finite`` it is one that carries NaN and infinity as eager does, planned from known times.
+        """
         threads = torch.get_num_threads()
         native.set_threads(threads)
         with _progress("preparing") as say:
-            # The folded weights are as large as the model's own: they are made again for another shape or thread count, not kept.
-            graph, self.graph = self.graph, None
-            if graph is None:
-                say("capturing again")
+            graph = self.graph
+            if [tuple(tensor.shape) for tensor in tensors] != [value.shape for value in graph.inputs]:
+                say("capturing another shape")
                 args, kwargs = _refilled(self.args, self.kwargs, tensors)
                 graph = self._graph(capture_module(self.model, args, kwargs))
             tensors = [tensor.detach() for tensor in tensors]
+            if not finite:
+                graph = split_epilogues(graph)
             cache = TuningCache(_environment(threads))
             planner = Planner(graph, self.weights, cache, self.formats)
-            if self.tuning == "estimate":
+            if self.tuning == "estimate" or not finite:
                 assembled = planner.assemble(planner.best())
             else:
-                assembled = planner.rehearse(lambda plans: _runs([Program(plan, threads) for plan in plans], tensors), say)
+                assembled = planner.rehearse(lambda candidate: _runs(Program(candidate, threads), tensors), say)
                 cache.save()
             self._report_segments(assembled)
             program = Program(assembled, threads)
             say("rehearsing against eager")
-            explanation = self._explain(program, tensors)
-            assembled.forget_graph()
+            explanation = self._explain(program, tensors, compare=self.tuning == "measure" and finite)
             return Prepared(program, explanation)
 
     def _report_segments(self, assembled: Assembled) -> None:
@@ -195,16 +199,18 @@ class _Conductor:
             self.warned = True
             warnings.warn(f"{len(segments)} operators run on ATen: {text}", DrystoneWarning, stacklevel=4)
 
-    def _explain(self, program: Program, tensors: list[torch.Tensor]) -> Explanation:
+    def _explain(self, program: Program, tensors: list[torch.Tensor], compare: bool) -> Explanation:
         assembled = program.assembled
-        steps = [min(times) for times in zip(*_runs([program], tensors)[0], strict=True)]
+        steps = [min(times) for times in zip(*_runs(program, tensors), strict=True)]
         args, kwargs = _refilled(self.args, self.kwargs, tensors)
-        ours, eager = _against_eager(program, tensors, self.model, args, kwargs) if self.tuning == "measure" else (sum(steps), None)
+        ours, eager = _against_eager(program, tensors, self.model, args, kwargs) if compare else (sum(steps), None)
         return Explanation(
             steps=[
                 ExplainedStep(
                     name=(record.node.name if record.node else record.value.name),
-                    op=(str(record.node.attrs["target"]) if record.node.op == "aten" else record.node.op) if record.node else record.kind,
+                    op=(str(record.node.attrs["target"]) if record.node.op == "aten" else record.node.op)
+                    if record.node
+                    else record.kind,
                     shape=list(record.value.shape),
                     dtype=str(record.value.dtype).removeprefix("torch."),
                     implementation=record.implementation,
@@ -255,15 +261,13 @@ def _dynamic_dims(captured: Captured) -> list[set[int]]:
     return [{axis for axis, size in enumerate(shapes[name]) if not isinstance(size, int)} for name in names if name in shapes]
 
 
-def _runs(programs: list[Program], tensors: list[torch.Tensor]) -> list[list[list[float]]]:
-    """Seconds of each step of each program, in a few runs in turn after one that warms up."""
+def _runs(program: Program, tensors: list[torch.Tensor]) -> list[list[float]]:
+    """Seconds of each step, in a few runs after one that warms up."""
     began = time.perf_counter()
-    for program in programs:
-        program.time_steps(tensors)
-    runs: list[list[list[float]]] = [[] for _ in programs]
-    while len(runs[0]) < REHEARSAL_RUNS and (len(runs[0]) < 2 or time.perf_counter() - began < REHEARSAL_SECONDS * len(programs)):
-        for program, times in zip(programs, runs, strict=True):
-            times.append(program.time_steps(tensors))
+    program.time_steps(tensors)
+    runs: list[list[float]] = []
+    while len(runs) < REHEARSAL_RUNS and (len(runs) < 2 or time.perf_counter() - began < REHEARSAL_SECONDS):
+        runs.append(program.time_steps(tensors))
     return runs
 
 

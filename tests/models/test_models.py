@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from agreement import Reference, leaves, program_of
 from torch import nn
 
 import drystone
+from agreement import Reference, leaves, program_of
 from drystone import native
 from drystone.tools.bench import zoo
 from drystone.tools.bench.zoo.from_transformers import Logits
@@ -29,8 +29,16 @@ SMALL: dict[str, tuple[str, dict[str, Any], int]] = {
     # name: (class and configuration in transformers, the configuration, image size)
     "resnet-bottleneck": ("ResNet", {"embedding_size": 16, "hidden_sizes": [32, 64], "depths": [2, 1]}, 40),
     "resnet-basic": ("ResNet", {"embedding_size": 16, "hidden_sizes": [16, 40], "depths": [1, 2], "layer_type": "basic"}, 33),
-    "regnet-x": ("RegNet", {"embedding_size": 16, "hidden_sizes": [24, 48], "depths": [1, 2], "groups_width": 8, "layer_type": "x"}, 40),
-    "regnet-y": ("RegNet", {"embedding_size": 16, "hidden_sizes": [24, 48], "depths": [2, 1], "groups_width": 24, "layer_type": "y"}, 40),
+    "regnet-x": (
+        "RegNet",
+        {"embedding_size": 16, "hidden_sizes": [24, 48], "depths": [1, 2], "groups_width": 8, "layer_type": "x"},
+        40,
+    ),
+    "regnet-y": (
+        "RegNet",
+        {"embedding_size": 16, "hidden_sizes": [24, 48], "depths": [2, 1], "groups_width": 24, "layer_type": "y"},
+        40,
+    ),
     "mobilenet-v2": ("MobileNetV2", {"depth_multiplier": 0.35}, 48),
     "efficientnet": ("EfficientNet", {"width_coefficient": 0.5, "depth_coefficient": 0.3, "hidden_dim": 640, "image_size": 48}, 48),
     "convnext": ("ConvNext", {"hidden_sizes": [16, 24, 40, 64], "depths": [1, 1, 3, 1]}, 64),

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import torch
 
-from drystone import _native
-from drystone._native import DType, Format, Step, TensorDesc
+from drystone import native
+from drystone.native import DType, Format, Step, TensorDesc
 
 FORMATS = (Format.plain, Format.channels_last, Format.blocked16, Format.blocked8)
 
@@ -105,8 +105,8 @@ def read(desc: TensorDesc, buffer: torch.Tensor) -> torch.Tensor:
 
 def run(step: Step, *buffers: torch.Tensor, threads: int = 2) -> None:
     """Run ``step`` once: its slots in order are ``buffers``. The same buffer may be given twice (in place)."""
-    program = _native.Program()
+    program = native.Program()
     program.add(step, list(range(len(buffers))))
     scratchpad = torch.empty(max(program.scratchpad_bytes, 1), dtype=torch.uint8)
-    frame = _native.Frame(program, [buffer.data_ptr() for buffer in buffers], [], scratchpad.data_ptr(), threads)
+    frame = native.Frame(program, [buffer.data_ptr() for buffer in buffers], [], scratchpad.data_ptr(), threads)
     frame.run(0, 1)

@@ -182,12 +182,75 @@ def test_empty_batch() -> None:
     assert convolved(torch.empty(0, 16, 8, 8), integers(16, 16, 3, 3), None).shape == (0, 16, 8, 8)
 
 
-def test_nan_stays_in_its_tiles_and_passes_relu() -> None:
-    x = integers(1, 16, 12, 12)
-    x[0, 3, 0, 0] = float("nan")
-    got = convolved(x, integers(16, 16, 3, 3, seed=1), None, ops=[("relu", 0.0, 0.0, None)])
-    assert got[:, :, :2, :2].isnan().all()
-    assert got[:, :, 4:, 4:].isfinite().all()
+NAN, INF = float("nan"), float("inf")
+Places = list[tuple[int, int, float]]  # row, column, value
+NON_FINITE: dict[str, Places] = {
+    "nan in the middle": [(6, 5, NAN)],
+    "nan at the border": [(0, 5, NAN)],
+    "nan in a corner": [(0, 0, NAN)],
+    "nan in the last corner": [(12, 10, NAN)],
+    "inf": [(4, 7, INF)],
+    "-inf": [(12, 3, -INF)],
+    "inf and -inf in one window": [(5, 5, INF), (6, 6, -INF)],
+    "inf and -inf in one tile": [(4, 4, INF), (7, 7, -INF)],
+    "one in each tile": [(row, column, INF) for row in range(1, 13, 4) for column in range(1, 11, 4)],
+    "nan everywhere": [(row, column, NAN) for row in range(13) for column in range(11)],
+}
+
+
+def check_non_finite(got: torch.Tensor, want: torch.Tensor) -> None:
+    for of_kind in (torch.isnan, torch.isposinf, torch.isneginf):
+        assert torch.equal(of_kind(got), of_kind(want)), of_kind.__name__
+    finite = want.isfinite()
+    check(got[finite], want[finite], 1e-6)
+
+
+@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("places", NON_FINITE.values(), ids=NON_FINITE.keys())
+def test_nan_and_infinities_go_where_the_direct_convolution_puts_them(places: Places, threads: int, format: str, tile: int) -> None:
+    x, weight, bias = normal(2, 32, 13, 11), normal(48, 32, 3, 3, seed=1), normal(48, seed=2)
+    for row, column, value in places:
+        x[1, 19, row, column] = value
+    native.set_threads(threads)
+    got = convolved(x, weight, bias, format=format, tile=tile, threads=threads)
+    native.set_threads(2)
+    eager = F.conv2d(x, weight, bias, padding=1)
+    assert not eager.isfinite().all()
+    check_non_finite(got, eager.double())
+    check_non_finite(got, expected(x, weight, bias))
+
+
+@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize("before", [(0, 0), (0, 1), (1, 0)])
+def test_infinities_with_other_padding(before: Sides, tile: int) -> None:
+    x, weight = normal(1, 16, 9, 10), normal(16, 16, 3, 3, seed=1)
+    x[0, 3, 0, 9] = x[0, 5, 8, 0] = INF
+    check_non_finite(convolved(x, weight, None, tile=tile, before=before), expected(x, weight, None, before))
+
+
+@pytest.mark.parametrize("tile", TILES)
+def test_infinity_times_a_weight_of_zero_is_nan(tile: int) -> None:
+    x, weight = normal(1, 16, 9, 10), normal(512, 16, 3, 3, seed=1)
+    x[0, 3, 4, 4] = INF
+    weight[torch.rand(weight.shape, generator=torch.Generator().manual_seed(2)) < 0.5] = 0
+    check_non_finite(convolved(x, weight, None, tile=tile), expected(x, weight, None))
+
+
+@pytest.mark.parametrize("tile", TILES)
+def test_the_epilogue_after_nan_and_infinities(tile: int) -> None:
+    x, weight, residual = normal(1, 16, 12, 12), normal(16, 16, 3, 3, seed=1), normal(1, 16, 12, 12, seed=3)
+    x[0, 3, 1, 1], x[0, 5, 9, 9] = NAN, -INF
+    ops: list[PostOp] = [("sum", 0.0, 0.0, None), ("relu", 0.0, 0.0, None)]
+    got = convolved(x, weight, None, tile=tile, ops=ops, held=residual)
+    check_non_finite(got, F.relu(expected(x, weight, None) + residual))
+
+
+@pytest.mark.parametrize("tile", TILES)
+def test_transforms_that_overflow(tile: int) -> None:
+    x, weight = 3e38 * normal(1, 16, 12, 12).sign(), 1e-3 * normal(16, 16, 3, 3, seed=1)
+    check(convolved(x, weight, None, tile=tile), expected(x, weight, None), 1e-6)
 
 
 MAP = ((1, 16, 8, 8), "channels_last")

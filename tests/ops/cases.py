@@ -133,7 +133,17 @@ def convolutions() -> Iterator[Case]:
     for k, dilation in ((3, 1), (2, 1), (4, 1), (4, 3), ((2, 5), 2)):
         yield conv2d(16, 24, k, padding="same", dilation=dilation)
     yield conv2d(16, 24, 3, padding="valid")
-    for c, o, groups in ((16, 16, 2), (32, 64, 2), (24, 48, 3), (48, 48, 2), (12, 8, 4), (32, 32, 4), (64, 64, 4), (96, 96, 4), (10, 20, 5)):
+    for c, o, groups in (
+        (16, 16, 2),
+        (32, 64, 2),
+        (24, 48, 3),
+        (48, 48, 2),
+        (12, 8, 4),
+        (32, 32, 4),
+        (64, 64, 4),
+        (96, 96, 4),
+        (10, 20, 5),
+    ):
         yield conv2d(c, o, 3, n=2, padding=1, groups=groups)
     yield conv2d(32, 16, 1, groups=4)
     yield conv2d(32, 32, 3, size=(10, 10), padding=1, groups=2, stride=2, dilation=2)
@@ -174,14 +184,19 @@ def convolutions() -> Iterator[Case]:
         lambda: {"a": nn.Conv2d(3, 17, 3, padding=1), "b": nn.Conv2d(17, 8, 1), "c": nn.Conv2d(8, 33, 3, groups=1)},
         (2, 3, 9, 9), measured=True,
     )  # fmt: skip
-    yield Case("conv2d-channels-last-weight", lambda: nn.Conv2d(16, 24, 3).to(memory_format=torch.channels_last), ((1, 16, 8, 8),), True)
+    yield Case(
+        "conv2d-channels-last-weight", lambda: nn.Conv2d(16, 24, 3).to(memory_format=torch.channels_last), ((1, 16, 8, 8),), True
+    )
     yield Case("conv2d-no-bias", lambda: nn.Conv2d(16, 24, 3, bias=False), ((1, 16, 8, 8),), True)
     for c, o, k, options in (
         (1, 8, 3, {}), (16, 32, 3, {"padding": 1}), (17, 33, 5, {"stride": 2, "padding": 2}), (32, 32, 3, {"groups": 32, "padding": 1}),
         (24, 48, 3, {"groups": 3, "dilation": 2}), (64, 15, 1, {}), (16, 16, 4, {"padding": "same"}), (16, 16, 4, {"padding": "same", "groups": 4}),
     ):  # fmt: skip
         yield Case(
-            "conv1d-" + label(k=k, c=c, o=o, **options), lambda c=c, o=o, k=k, options=options: nn.Conv1d(c, o, k, **options), ((2, c, 19),), True
+            "conv1d-" + label(k=k, c=c, o=o, **options),
+            lambda c=c, o=o, k=k, options=options: nn.Conv1d(c, o, k, **options),
+            ((2, c, 19),),
+            True,
         )
 
 
@@ -233,27 +248,49 @@ def epilogues() -> Iterator[Case]:
             f"conv2d+{name}", lambda a=activation: nn.Sequential(nn.Conv2d(16, 24, 3, padding=1), a()), ((2, 16, 7, 6),), exact,
             measured=name in ("silu", "prelu"),
         )  # fmt: skip
-        yield Case(f"conv2d-depthwise+{name}", lambda a=activation: nn.Sequential(nn.Conv2d(24, 24, 3, groups=24), a()), ((1, 24, 7, 6),), exact)
+        yield Case(
+            f"conv2d-depthwise+{name}",
+            lambda a=activation: nn.Sequential(nn.Conv2d(24, 24, 3, groups=24), a()),
+            ((1, 24, 7, 6),),
+            exact,
+        )
         features = 24 if name != "prelu" else 24
         yield Case(f"linear+{name}", lambda a=activation, f=features: nn.Sequential(nn.Linear(20, f), a()), ((3, 20),), exact)
     yield Case("conv1d+gelu", lambda: nn.Sequential(nn.Conv1d(16, 24, 3), nn.GELU()), ((2, 16, 9),))
     yield Case("conv2d+bn", lambda: nn.Sequential(nn.Conv2d(16, 24, 3, bias=False), nn.BatchNorm2d(24)), ((2, 16, 7, 6),))
     yield Case("conv1d+bn+relu", lambda: nn.Sequential(nn.Conv1d(16, 24, 3), nn.BatchNorm1d(24), nn.ReLU()), ((2, 16, 9),))
-    yield Case("conv2d-grouped+bn", lambda: nn.Sequential(nn.Conv2d(32, 48, 3, groups=2), nn.BatchNorm2d(48), nn.ReLU()), ((1, 32, 7, 6),))
-    yield Case("conv2d+bn-not-affine", lambda: nn.Sequential(nn.Conv2d(16, 24, 3), nn.BatchNorm2d(24, affine=False)), ((2, 16, 7, 6),))
+    yield Case(
+        "conv2d-grouped+bn", lambda: nn.Sequential(nn.Conv2d(32, 48, 3, groups=2), nn.BatchNorm2d(48), nn.ReLU()), ((1, 32, 7, 6),)
+    )
+    yield Case(
+        "conv2d+bn-not-affine", lambda: nn.Sequential(nn.Conv2d(16, 24, 3), nn.BatchNorm2d(24, affine=False)), ((2, 16, 7, 6),)
+    )
     yield Case("linear+bn", lambda: nn.Sequential(nn.Linear(20, 33), nn.BatchNorm1d(33), nn.ReLU()), ((3, 20),))
     yield Case(
         "bn+relu+conv2d",
-        lambda: nn.Sequential(nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 24, 3, padding=1), nn.BatchNorm2d(24), nn.ReLU(), nn.Conv2d(24, 8, 1)),
+        lambda: nn.Sequential(
+            nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 24, 3, padding=1), nn.BatchNorm2d(24), nn.ReLU(), nn.Conv2d(24, 8, 1)
+        ),
         ((2, 16, 7, 6),),
         measured=True,
     )
     yield Case("bn+conv2d-padded", lambda: nn.Sequential(nn.BatchNorm2d(16), nn.Conv2d(16, 24, 3, padding=1)), ((2, 16, 7, 6),))
     yield Case("bn+conv2d", lambda: nn.Sequential(nn.BatchNorm2d(16), nn.Conv2d(16, 24, 3)), ((2, 16, 7, 6),))
     yield Case("bn+linear", lambda: nn.Sequential(nn.BatchNorm1d(20), nn.Linear(20, 24)), ((3, 20),))
-    yield Case("conv2d+bn+hardswish", lambda: nn.Sequential(nn.Conv2d(16, 24, 3), nn.BatchNorm2d(24), nn.Hardswish()), ((2, 16, 7, 6),))
-    yield Case("conv2d+dropout+identity", lambda: nn.Sequential(nn.Conv2d(16, 24, 3), nn.Dropout(0.5), nn.Identity(), nn.ReLU()), ((2, 16, 7, 6),), True)
-    yield Case("conv2d+two-activations", lambda: nn.Sequential(nn.Conv2d(16, 24, 3), nn.Tanh(), nn.LeakyReLU(), nn.Sigmoid()), ((2, 16, 7, 6),))
+    yield Case(
+        "conv2d+bn+hardswish", lambda: nn.Sequential(nn.Conv2d(16, 24, 3), nn.BatchNorm2d(24), nn.Hardswish()), ((2, 16, 7, 6),)
+    )
+    yield Case(
+        "conv2d+dropout+identity",
+        lambda: nn.Sequential(nn.Conv2d(16, 24, 3), nn.Dropout(0.5), nn.Identity(), nn.ReLU()),
+        ((2, 16, 7, 6),),
+        True,
+    )
+    yield Case(
+        "conv2d+two-activations",
+        lambda: nn.Sequential(nn.Conv2d(16, 24, 3), nn.Tanh(), nn.LeakyReLU(), nn.Sigmoid()),
+        ((2, 16, 7, 6),),
+    )
     yield net(
         "conv2d+swish-spelled-out", lambda self, x: (y := self.a(x)) * torch.sigmoid(y), residual_parts(), (2, 24, 7, 6),
     )  # fmt: skip
@@ -285,7 +322,9 @@ def epilogues() -> Iterator[Case]:
         "diamond": lambda self, x: (y := F.relu(self.a(x)), self.b(y) + self.c(y))[1],
     }
     for name, function in chains.items():
-        yield net(f"conv2d+{name}", function, residual_parts(), x, exact=True, measured=name in ("residual-chain", "residual-read-later"))
+        yield net(
+            f"conv2d+{name}", function, residual_parts(), x, exact=True, measured=name in ("residual-chain", "residual-read-later")
+        )
     yield net("conv2d+residual-17", chains["residual+relu"], residual_parts(17), (1, 17, 5, 9), exact=True)
     yield net("conv2d+residual+silu", lambda self, x: F.silu(self.a(x) + x), residual_parts(), x)
     yield net("conv2d+residual-input", lambda self, x, y: F.relu(self.a(x) + y), residual_parts(), x, x, exact=True)
@@ -293,19 +332,44 @@ def epilogues() -> Iterator[Case]:
     yield net("conv2d+residual-row", lambda self, x, y: self.a(x) + y, residual_parts(), x, (1, 1, 7, 6), exact=True)
     yield net("conv2d+grows", lambda self, x, y: self.a(x) + y, residual_parts(), (1, 24, 7, 6), x, exact=True)
     yield net("conv2d+channel-scale", lambda self, x, s: self.a(x) * s, residual_parts(), x, (2, 24, 1, 1), exact=True)
-    yield net("conv2d+channel-scale-one-image", lambda self, x, s: F.relu(self.a(x) * s), residual_parts(), (1, 24, 7, 6), (1, 24, 1, 1), exact=True)
+    yield net(
+        "conv2d+channel-scale-one-image",
+        lambda self, x, s: F.relu(self.a(x) * s),
+        residual_parts(),
+        (1, 24, 7, 6),
+        (1, 24, 1, 1),
+        exact=True,
+    )
     yield net("conv2d+channel-scale-parameter", lambda self, x: self.a(x) * self.s,
               lambda: {**residual_parts()(), "s": nn.Parameter(torch.ones(24, 1, 1))}, x, exact=True)  # fmt: skip
     yield net("conv2d+layer-scale+residual", lambda self, x: x + self.a(x) * self.s,
               lambda: {**residual_parts()(), "s": nn.Parameter(torch.ones(1, 24, 1, 1))}, x)  # fmt: skip
     for gate in (nn.Sigmoid, nn.Hardsigmoid):
-        yield Case(f"squeeze-excitation-{gate.__name__.lower()}", lambda g=gate: nn.Sequential(nn.Conv2d(16, 40, 1), nn.SiLU(), Gate(40, 10, g), nn.Conv2d(40, 16, 1)), ((2, 16, 7, 6),))
+        yield Case(
+            f"squeeze-excitation-{gate.__name__.lower()}",
+            lambda g=gate: nn.Sequential(nn.Conv2d(16, 40, 1), nn.SiLU(), Gate(40, 10, g), nn.Conv2d(40, 16, 1)),
+            ((2, 16, 7, 6),),
+        )
     yield net("conv2d+scalars", lambda self, x: (self.a(x) * 2 + 3) / 4 - 1, residual_parts(), x, exact=True)
-    yield net("linear+residual", lambda self, x: x + self.b(F.gelu(self.a(x))), lambda: {"a": nn.Linear(24, 48), "b": nn.Linear(48, 24)}, (2, 5, 24))
+    yield net(
+        "linear+residual",
+        lambda self, x: x + self.b(F.gelu(self.a(x))),
+        lambda: {"a": nn.Linear(24, 48), "b": nn.Linear(48, 24)},
+        (2, 5, 24),
+    )
     yield net("linear+layer-scale+residual", lambda self, x: x + self.b(F.gelu(self.a(x))) * self.s,
               lambda: {"a": nn.Linear(24, 48), "b": nn.Linear(48, 24), "s": nn.Parameter(torch.ones(24))}, (2, 5, 5, 24))  # fmt: skip
-    yield net("linear+two-inputs", lambda self, x, y: F.relu(self.a(x) + y), lambda: {"a": nn.Linear(24, 16)}, (3, 24), (3, 16), exact=True)
-    yield net("linear+row", lambda self, x, y: F.relu(self.a(x) + y), lambda: {"a": nn.Linear(24, 16)}, (3, 24), (1, 16), exact=True)
+    yield net(
+        "linear+two-inputs",
+        lambda self, x, y: F.relu(self.a(x) + y),
+        lambda: {"a": nn.Linear(24, 16)},
+        (3, 24),
+        (3, 16),
+        exact=True,
+    )
+    yield net(
+        "linear+row", lambda self, x, y: F.relu(self.a(x) + y), lambda: {"a": nn.Linear(24, 16)}, (3, 24), (1, 16), exact=True
+    )
     yield net("linear+column", lambda self, x, y: self.a(x) * y, lambda: {"a": nn.Linear(24, 16)}, (3, 24), (3, 1), exact=True)
 
 
@@ -351,7 +415,15 @@ def pointwise() -> Iterator[Case]:
     for name, (function, positive) in unary.items():
         exact = name in ("abs", "neg", "square", "pow2", "pow3", "minus-from", "add-alpha", "sign", "clamp-min")
         yield of(name, function, (2, 17, 5, 3), exact=exact, positive=positive)
-    binary = {"add": torch.add, "sub": torch.sub, "mul": torch.mul, "div": torch.div, "maximum": torch.maximum, "minimum": torch.minimum, "pow": torch.pow}
+    binary = {
+        "add": torch.add,
+        "sub": torch.sub,
+        "mul": torch.mul,
+        "div": torch.div,
+        "maximum": torch.maximum,
+        "minimum": torch.minimum,
+        "pow": torch.pow,
+    }
     for name, function in binary.items():
         yield of(name, function, (2, 17, 5, 3), (2, 17, 5, 3), exact=name not in ("div", "pow"), positive=name in ("div", "pow"))
     shapes: list[tuple[Shape, Shape]] = [
@@ -367,9 +439,22 @@ def pointwise() -> Iterator[Case]:
                 f"{name}-{label(x=left)}-{label(y=right)}", binary[name], left, right, exact=name != "div", positive=name == "div",
             )  # fmt: skip
     for kind, value in (("channel", (17, 1, 1)), ("whole", (1, 17, 5, 3)), ("one", ()), ("image", (5, 3))):
-        yield net(f"add-constant-{kind}", lambda self, x: (x + self.c) * self.c, lambda v=value: {"c": torch.ones(v)}, (2, 17, 5, 3), exact=True)
-        yield net(f"sub-from-constant-{kind}", lambda self, x: self.c - x, lambda v=value: {"c": torch.ones(v)}, (2, 17, 5, 3), exact=True)
-    yield of("long-chain", lambda x, y: torch.tanh(F.silu(x * y + 2) * 0.5 - y) * torch.sigmoid(x) + x.square(), (2, 16, 7, 5), (2, 16, 7, 5))
+        yield net(
+            f"add-constant-{kind}",
+            lambda self, x: (x + self.c) * self.c,
+            lambda v=value: {"c": torch.ones(v)},
+            (2, 17, 5, 3),
+            exact=True,
+        )
+        yield net(
+            f"sub-from-constant-{kind}", lambda self, x: self.c - x, lambda v=value: {"c": torch.ones(v)}, (2, 17, 5, 3), exact=True
+        )
+    yield of(
+        "long-chain",
+        lambda x, y: torch.tanh(F.silu(x * y + 2) * 0.5 - y) * torch.sigmoid(x) + x.square(),
+        (2, 16, 7, 5),
+        (2, 16, 7, 5),
+    )
     yield of("chain-of-24", lambda x: _repeated(x, 24), (2, 16, 3, 5))
     yield of("chain-branches", lambda x: (y := torch.tanh(x)) * y + torch.exp(y), (2, 15, 3, 5))
     yield of("chain-is-read-between", lambda x: (y := F.relu(x), y * 2, y + 1), (2, 15, 3, 5), exact=True)
@@ -406,7 +491,11 @@ def normalisations() -> Iterator[Case]:
     yield Case("group_norm-3d", lambda: nn.GroupNorm(4, 16), ((2, 16, 11),))
     yield Case("group_norm-2d", lambda: nn.GroupNorm(4, 16), ((3, 16),))
     yield Case("instance_norm", lambda: nn.InstanceNorm2d(17, affine=True), ((2, 17, 5, 7),))
-    yield Case("conv2d+group_norm+silu", lambda: nn.Sequential(nn.Conv2d(3, 32, 3), nn.GroupNorm(8, 32), nn.SiLU(), nn.Conv2d(32, 16, 1)), ((1, 3, 9, 9),))
+    yield Case(
+        "conv2d+group_norm+silu",
+        lambda: nn.Sequential(nn.Conv2d(3, 32, 3), nn.GroupNorm(8, 32), nn.SiLU(), nn.Conv2d(32, 16, 1)),
+        ((1, 3, 9, 9),),
+    )
     for shape in ((3, 33), (2, 5, 64), (2, 4, 3, 17), (1, 1, 8)):
         yield Case("layer_norm-" + label(x=shape), lambda c=shape[-1]: nn.LayerNorm(c), (shape,))
     yield Case("layer_norm-last-two", lambda: nn.LayerNorm((3, 17)), ((2, 4, 3, 17),))
@@ -425,7 +514,9 @@ def normalisations() -> Iterator[Case]:
         (2, 32, 9, 8), measured=True,
     )  # fmt: skip
     for size in (3, 4, 5):
-        yield Case(f"local_response_norm-{size}", lambda s=size: nn.LocalResponseNorm(s, alpha=0.5, beta=0.75, k=2.0), ((2, 17, 5, 3),))
+        yield Case(
+            f"local_response_norm-{size}", lambda s=size: nn.LocalResponseNorm(s, alpha=0.5, beta=0.75, k=2.0), ((2, 17, 5, 3),)
+        )
     yield Case("local_response_norm-1d", lambda: nn.LocalResponseNorm(3), ((2, 16, 9),))
 
 
@@ -437,7 +528,12 @@ def reductions() -> Iterator[Case]:
             if dim is None:
                 yield of(name, getattr(torch, kind), (2, 17, 5, 3), exact=kind == "sum")
             else:
-                yield of(name, lambda x, k=kind, d=dim, keep=keepdim: getattr(torch, k)(x, d, keepdim=keep), (2, 17, 5, 3), exact=kind == "sum")
+                yield of(
+                    name,
+                    lambda x, k=kind, d=dim, keep=keepdim: getattr(torch, k)(x, d, keepdim=keep),
+                    (2, 17, 5, 3),
+                    exact=kind == "sum",
+                )
     for c in (16, 64):
         yield of(f"mean-spatial-c{c}", lambda x: x.mean((2, 3)), (2, c, 7, 7))
     yield of("mean-3d", lambda x: x.mean(1), (2, 50, 33))
@@ -479,23 +575,50 @@ def pools() -> Iterator[Case]:
     yield Case("adaptive_avg_pool2d-grows", lambda: nn.AdaptiveAvgPool2d(7), ((1, 16, 3, 4),))
     yield Case("adaptive_avg_pool1d", lambda: nn.AdaptiveAvgPool1d(3), ((2, 17, 11),))
     yield Case("adaptive_max_pool1d", lambda: nn.AdaptiveMaxPool1d(3), ((2, 17, 11),), True)
-    yield Case("global-pools", lambda: Net(lambda self, x: (F.adaptive_avg_pool2d(x, 1), F.adaptive_max_pool2d(x, 1))), ((3, 33, 5, 5),))
+    yield Case(
+        "global-pools", lambda: Net(lambda self, x: (F.adaptive_avg_pool2d(x, 1), F.adaptive_max_pool2d(x, 1))), ((3, 33, 5, 5),)
+    )
     yield Case("max_pool2d-whole-image", lambda: nn.MaxPool2d((9, 8)), ((2, 16, 9, 8),), True)
-    yield net("conv2d+max_pool", lambda self, x: F.max_pool2d(F.relu(self.c(x)), 3, 2, 1), lambda: {"c": nn.Conv2d(3, 17, 3)}, (2, 3, 11, 9), exact=True)
+    yield net(
+        "conv2d+max_pool",
+        lambda self, x: F.max_pool2d(F.relu(self.c(x)), 3, 2, 1),
+        lambda: {"c": nn.Conv2d(3, 17, 3)},
+        (2, 3, 11, 9),
+        exact=True,
+    )
 
 
 def resizes() -> Iterator[Case]:
     for c in (3, 16, 17):
         yield of(f"upsample-nearest-c{c}", lambda x: F.interpolate(x, scale_factor=2, mode="nearest"), (2, c, 5, 3), exact=True)
-        yield of(f"upsample-bilinear-c{c}", lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"), (2, c, 5, 3), measured=c == 16)
-        yield of(f"upsample-bilinear-corners-c{c}", lambda x: F.interpolate(x, size=(9, 7), mode="bilinear", align_corners=True), (2, c, 5, 3))
+        yield of(
+            f"upsample-bilinear-c{c}", lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"), (2, c, 5, 3), measured=c == 16
+        )
+        yield of(
+            f"upsample-bilinear-corners-c{c}",
+            lambda x: F.interpolate(x, size=(9, 7), mode="bilinear", align_corners=True),
+            (2, c, 5, 3),
+        )
     for mode, size in itertools.product(("nearest", "bilinear"), ((7, 10), (2, 2), (1, 1), (5, 9))):
-        yield of(f"upsample-{mode}-{label(to=size)}", lambda x, m=mode, s=size: F.interpolate(x, size=s, mode=m), (1, 16, 5, 3), exact=mode == "nearest")
+        yield of(
+            f"upsample-{mode}-{label(to=size)}",
+            lambda x, m=mode, s=size: F.interpolate(x, size=s, mode=m),
+            (1, 16, 5, 3),
+            exact=mode == "nearest",
+        )
     yield of("upsample-nearest-1.7", lambda x: F.interpolate(x, scale_factor=1.7, mode="nearest"), (1, 16, 5, 7), exact=True)
     yield of("upsample-bilinear-1.7", lambda x: F.interpolate(x, scale_factor=1.7, mode="bilinear"), (1, 16, 5, 7))
     yield of("upsample-bilinear-0.6", lambda x: F.interpolate(x, scale_factor=0.6, mode="bilinear"), (1, 16, 9, 7))
-    yield of("upsample-bilinear-recomputed", lambda x: F.interpolate(x, scale_factor=1.7, mode="bilinear", recompute_scale_factor=True), (1, 16, 5, 7))
-    yield of("upsample-bilinear-corners-to-one", lambda x: F.interpolate(x, size=(1, 4), mode="bilinear", align_corners=True), (1, 16, 5, 7))
+    yield of(
+        "upsample-bilinear-recomputed",
+        lambda x: F.interpolate(x, scale_factor=1.7, mode="bilinear", recompute_scale_factor=True),
+        (1, 16, 5, 7),
+    )
+    yield of(
+        "upsample-bilinear-corners-to-one",
+        lambda x: F.interpolate(x, size=(1, 4), mode="bilinear", align_corners=True),
+        (1, 16, 5, 7),
+    )
     yield of("upsample-nearest-1d", lambda x: F.interpolate(x, scale_factor=3, mode="nearest"), (2, 16, 5), exact=True)
     yield of("upsample-linear-1d", lambda x: F.interpolate(x, size=11, mode="linear"), (2, 17, 5))
     yield Case("upsample-module", lambda: nn.UpsamplingBilinear2d(scale_factor=2), ((1, 8, 4, 4),))
@@ -509,23 +632,74 @@ def cats() -> Iterator[Case]:
         return lambda: {"a": nn.Conv2d(c, o, 3, padding=1), "b": nn.Conv2d(c, o, 1), "c": nn.Conv2d(2 * o, 8, 1)}
 
     for n, o in itertools.product((1, 3), (16, 17, 24)):
-        yield net(f"cat-convs-n{n}-o{o}", lambda self, x: torch.cat([self.a(x), F.relu(self.b(x))], 1), two(16, o), (n, 16, 5, 7), exact=True)
+        yield net(
+            f"cat-convs-n{n}-o{o}",
+            lambda self, x: torch.cat([self.a(x), F.relu(self.b(x))], 1),
+            two(16, o),
+            (n, 16, 5, 7),
+            exact=True,
+        )
     for dim in (0, 1, 2, 3, -1):
         yield of(f"cat-inputs-dim{dim}", lambda x, y, d=dim: torch.cat([x, y], d), (2, 16, 5, 3), (2, 16, 5, 3), exact=True)
-        yield net(f"cat-convs-dim{dim}", lambda self, x, d=dim: torch.cat([self.a(x), self.b(x)], d), two(), (2, 16, 5, 7), exact=True)
-    yield net("cat-then-conv", lambda self, x: self.c(torch.cat([self.a(x), self.b(x)], 1)), two(), (1, 16, 5, 7), exact=True, measured=True)
+        yield net(
+            f"cat-convs-dim{dim}", lambda self, x, d=dim: torch.cat([self.a(x), self.b(x)], d), two(), (2, 16, 5, 7), exact=True
+        )
+    yield net(
+        "cat-then-conv",
+        lambda self, x: self.c(torch.cat([self.a(x), self.b(x)], 1)),
+        two(),
+        (1, 16, 5, 7),
+        exact=True,
+        measured=True,
+    )
     yield net("cat-same-twice", lambda self, x: self.c(torch.cat([(y := self.a(x)), y], 1)), two(), (1, 16, 5, 7), exact=True)
     yield net("cat-with-input", lambda self, x: torch.cat([x, self.a(x)], 1), two(), (1, 16, 5, 7), exact=True)
     yield net("cat-with-image", lambda self, x: torch.cat([x, self.a(x)], 1), two(3), (2, 3, 5, 7), exact=True)
-    yield net("cat-and-parts", lambda self, x: (y := self.a(x), z := self.b(x), torch.cat([y, z], 1)), two(), (1, 16, 5, 7), exact=True)
-    yield net("cat-twice", lambda self, x: (y := self.a(x), z := self.b(x), torch.cat([y, z], 1), torch.cat([z, y], 1))[2:], two(), (1, 16, 5, 7), exact=True)
-    yield net("cat-part-read-elsewhere", lambda self, x: (y := self.a(x), z := self.b(x), self.c(torch.cat([y, z], 1)), y + z)[2:], two(), (1, 16, 5, 7), exact=True)
-    yield net("cat-of-cats", lambda self, x: torch.cat([torch.cat([self.a(x), self.b(x)], 1), x], 1), two(), (1, 16, 5, 7), exact=True)
+    yield net(
+        "cat-and-parts", lambda self, x: (y := self.a(x), z := self.b(x), torch.cat([y, z], 1)), two(), (1, 16, 5, 7), exact=True
+    )
+    yield net(
+        "cat-twice",
+        lambda self, x: (y := self.a(x), z := self.b(x), torch.cat([y, z], 1), torch.cat([z, y], 1))[2:],
+        two(),
+        (1, 16, 5, 7),
+        exact=True,
+    )
+    yield net(
+        "cat-part-read-elsewhere",
+        lambda self, x: (y := self.a(x), z := self.b(x), self.c(torch.cat([y, z], 1)), y + z)[2:],
+        two(),
+        (1, 16, 5, 7),
+        exact=True,
+    )
+    yield net(
+        "cat-of-cats", lambda self, x: torch.cat([torch.cat([self.a(x), self.b(x)], 1), x], 1), two(), (1, 16, 5, 7), exact=True
+    )
     yield net("cat-relu-after", lambda self, x: F.relu(torch.cat([self.a(x), self.b(x)], 1)), two(), (2, 16, 5, 7), exact=True)
-    yield net("cat-with-constant", lambda self, x: torch.cat([self.k, self.a(x)], 1), lambda: {**two()(), "k": torch.ones(1, 8, 5, 7)}, (1, 16, 5, 7), exact=True)
-    yield net("cat-residual-part", lambda self, x: (y := self.a(x), torch.cat([self.b(x) + y, y], 1))[1], two(), (1, 16, 5, 7), exact=True)
-    yield net("cat-pools", lambda self, x: torch.cat([F.max_pool2d(y := self.a(x), 3, 1, 1), F.avg_pool2d(y, 3, 1, 1), y], 1), two(), (1, 16, 5, 7))
-    yield net("cat-upsampled", lambda self, x, y: self.c(torch.cat([F.interpolate(self.a(x), scale_factor=2), self.b(y)], 1)), two(), (1, 16, 3, 4), (1, 16, 6, 8), exact=True)
+    yield net(
+        "cat-with-constant",
+        lambda self, x: torch.cat([self.k, self.a(x)], 1),
+        lambda: {**two()(), "k": torch.ones(1, 8, 5, 7)},
+        (1, 16, 5, 7),
+        exact=True,
+    )
+    yield net(
+        "cat-residual-part", lambda self, x: (y := self.a(x), torch.cat([self.b(x) + y, y], 1))[1], two(), (1, 16, 5, 7), exact=True
+    )
+    yield net(
+        "cat-pools",
+        lambda self, x: torch.cat([F.max_pool2d(y := self.a(x), 3, 1, 1), F.avg_pool2d(y, 3, 1, 1), y], 1),
+        two(),
+        (1, 16, 5, 7),
+    )
+    yield net(
+        "cat-upsampled",
+        lambda self, x, y: self.c(torch.cat([F.interpolate(self.a(x), scale_factor=2), self.b(y)], 1)),
+        two(),
+        (1, 16, 3, 4),
+        (1, 16, 6, 8),
+        exact=True,
+    )
     yield of("cat-2d", lambda x, y: torch.cat([x, y], 1), (3, 5), (3, 6), exact=True)
     yield of("cat-1d", lambda x, y: torch.cat([x, y]), (5,), (3,), exact=True)
     yield of("cat-3d", lambda x, y: torch.cat([x, y], 1), (2, 16, 7), (2, 8, 7), exact=True)
@@ -533,7 +707,12 @@ def cats() -> Iterator[Case]:
     yield of("stack", lambda x, y: torch.stack([x, y], 1), (2, 16, 7), (2, 16, 7), exact=True)
     yield of("cat-five", lambda *xs: F.relu(torch.cat(xs, 1)), *[(1, c, 4, 3) for c in (8, 16, 1, 7, 32)], exact=True)
     for n, growth in ((1, 16), (1, 12), (2, 16)):
-        yield Case(f"densenet-block-n{n}-g{growth}", lambda g=growth: DenseBlock(16, g, 3), ((n, 16, 6, 5),), measured=n == 1 and growth == 16)
+        yield Case(
+            f"densenet-block-n{n}-g{growth}",
+            lambda g=growth: DenseBlock(16, g, 3),
+            ((n, 16, 6, 5),),
+            measured=n == 1 and growth == 16,
+        )
 
 
 class DenseBlock(nn.Module):
@@ -559,7 +738,11 @@ class ShuffleUnit(nn.Module):
         super().__init__()
         half = channels // 2
         self.branch = nn.Sequential(
-            nn.Conv2d(half, half, 1), nn.ReLU(), nn.Conv2d(half, half, 3, padding=1, groups=half), nn.Conv2d(half, half, 1), nn.ReLU()
+            nn.Conv2d(half, half, 1),
+            nn.ReLU(),
+            nn.Conv2d(half, half, 3, padding=1, groups=half),
+            nn.Conv2d(half, half, 1),
+            nn.ReLU(),
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -587,7 +770,6 @@ def movements() -> Iterator[Case]:
         "select": lambda x: x[:, 5],
         "select-row": lambda x: x[..., 2, :],
         "unbind": lambda x: torch.unbind(x, 0),
-        "index-empty": lambda x: x[:, :0],
         "permute": lambda x: x.permute(0, 2, 3, 1),
         "permute-chain": lambda x: x.permute(0, 2, 3, 1).permute(0, 3, 2, 1).permute(1, 0, 3, 2),
         "permute-and-back": lambda x: F.relu(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2),
@@ -621,7 +803,13 @@ def movements() -> Iterator[Case]:
     }
     for name, move in moves.items():
         yield of(name, move, x, exact="squeeze" not in name or name == "unsqueeze")
-        yield net(f"conv2d+{name}", lambda self, x, m=move: m(self.a(x)), conv, (2, 16, 6, 4), exact="squeeze" not in name or name == "unsqueeze")
+        yield net(
+            f"conv2d+{name}",
+            lambda self, x, m=move: m(self.a(x)),
+            conv,
+            (2, 16, 6, 4),
+            exact="squeeze" not in name or name == "unsqueeze",
+        )
     for name in ("chunk", "channel_shuffle", "pixel_shuffle", "slice-channels", "permute-and-back"):
         yield net(f"conv2d+{name}+conv2d", lambda self, x, m=moves[name]: self.d(y if isinstance(y := m(self.a(x)), torch.Tensor) else y[1]),
                   lambda name=name: {**conv(), "d": nn.Conv2d({"chunk": 16, "pixel_shuffle": 8, "slice-channels": 16}.get(name, 32), 8, 1)},

@@ -131,10 +131,8 @@ def _broadcasts(operand: Value, into: Node) -> bool:
         return False
     aligned = (1,) * (len(shape) - len(operand.shape)) + operand.shape
     channel = 1 if into.op == "conv" else len(shape) - 1
-    may_vary = (0, channel) if into.op == "conv" else (channel,)
-    return all(length == 1 or (axis in may_vary and length == shape[axis]) for axis, length in enumerate(aligned)) and (
-        aligned[0] == 1 or aligned[channel] == shape[channel]
-    )
+    # Not one value an image and channel: oneDNN would compute the whole operator by its reference implementation.
+    return all(length == 1 or (axis == channel and length == shape[axis]) for axis, length in enumerate(aligned))
 
 
 def _append(into: Node, steps: list[PointwiseOp], operand: Value | None) -> None:

@@ -16,7 +16,7 @@ import torch
 from drystone import native
 from drystone.graph.graph import Graph, Node, Value
 from drystone.plan.arena import Lifetime, plan_arena
-from drystone.plan.formats import BLOCK, PLAIN, dense
+from drystone.plan.formats import BLOCK, PLAIN, dense, same_memory
 from drystone.plan.implementations import ATEN, Option
 from drystone.plan.implementations.base import Context, Created, Implementation, Layout, Operand, WeightStore
 from drystone.plan.implementations.movement import copy_step
@@ -73,12 +73,6 @@ class Assembled:
     outputs: list[Place]
     arena_bytes: int
     choice: dict[Node, Option]
-
-    def forget_graph(self) -> None:
-        """Let go of the nodes, and with them of the constants that the steps have packed copies of."""
-        self.choice.clear()
-        for record in self.records:
-            record.node, record.value = None, Value(record.value.shape, record.value.dtype, record.value.name)
 
     @property
     def segments(self) -> int:
@@ -216,6 +210,8 @@ class _Assembler:
             return None
         whole, start = self.parents[value.id]
         assert whole.producer is not None
+        if self.choice[whole.producer][1].output != format:
+            return None  # the first choice for the part's producer turned out impossible
         parent = self._output_place(whole, format)
         dim = whole.producer.attrs["dim"]
         block = BLOCK.get(format, 1) if dim == 1 else 1
@@ -234,7 +230,7 @@ class _Assembler:
             return inside
         if value.id not in self.roots:
             desc = dense(value, format)
-            if value.id in self.output_index and format == PLAIN:
+            if value.id in self.output_index and same_memory(value, format, PLAIN):
                 self.roots[value.id] = self._buffer("output", desc.bytes, index=self.output_index[value.id])
             else:
                 self.roots[value.id] = self._buffer("arena", desc.bytes)
@@ -299,7 +295,10 @@ class _Assembler:
         if all(place.desc.is_dense for place in places):
             return places
         output = dense(node.output, self.choice[node][1].output)
-        wanted = [place if place.desc.is_dense else self._dense_copy(value, place) for value, place in zip(node.inputs, places, strict=True)]
+        wanted = [
+            place if place.desc.is_dense else self._dense_copy(value, place)
+            for value, place in zip(node.inputs, places, strict=True)
+        ]
         usual = implementation.create(node, [place.desc for place in wanted], output, Context(self.weights))
         try:
             strided = implementation.create(node, [place.desc for place in places], output, Context(self.weights))

@@ -18,13 +18,15 @@ BLOCK = {"blocked16": 16, "blocked8": 8}
 def formats_of(value: Value) -> tuple[str, ...]:
     """The formats in which ``value`` may lie, the ones that are never worth it left out.
 
-    Blocks of 16 floats fill an AVX-512 register, blocks of 8 an AVX2 register.
+    Blocks of 16 floats fill an AVX-512 register, blocks of 8 an AVX2 register. With AVX-512, blocks of 8 are for channels
+    that would leave half of a block of 16 empty.
     """
     if len(value.shape) not in (3, 4, 5) or not value.dtype.is_floating_point:
         return (PLAIN,)
     if native.isa() == "avx2":
         return (PLAIN, CHANNELS_LAST, "blocked8")
-    return (PLAIN, CHANNELS_LAST, "blocked16", "blocked8")
+    eights = ("blocked8",) if value.shape[1] % 16 == 8 else ()
+    return (PLAIN, CHANNELS_LAST, "blocked16", *eights)
 
 
 @lru_cache(maxsize=65536)

@@ -21,6 +21,7 @@ from drystone.plan.choose import choose
 from drystone.plan.formats import PLAIN, formats_of, same_memory
 from drystone.plan.implementations import ATEN, Option, options
 from drystone.plan.implementations.base import WeightStore
+from drystone.plan.implementations.movement import Movement
 from drystone.plan.tuning_cache import TuningCache
 
 # For what was never measured: bytes moved at this rate, plus the start of a step.
@@ -31,11 +32,14 @@ FLOPS_A_SECOND = 100e9
 # Rounds of choosing, at most.
 CHOICES = 3
 
+# Kept in the place of a time for what can't be made, so that it is not tried again each time the model is prepared.
+IMPOSSIBLE = 3600.0
+
 # A choice that takes less than this share of the best wave's time is not compared with it again.
 CLEARLY = 0.95
 
-# Runs the programs in turn; gives for each the seconds of its records, one list a run.
-Measure = Callable[[list[Assembled]], list[list[list[float]]]]
+# Runs a program a few times; gives the seconds of its records, one list a run.
+Measure = Callable[[Assembled], list[list[float]]]
 
 
 def signature(node: Node) -> str:
@@ -59,7 +63,9 @@ class Planner:
         self.spare: dict[str, list[Option]] = {}  # by signature: what a held format bars, the nearest to it first
         for node in graph:
             found, reason = options(node)
-            if held_format:
+            possible = [option for option in found if cache.get(self._key(node, option)) != IMPOSSIBLE]
+            found = possible or found  # none: they are tried again, for the reason to tell
+            if held_format and node.op != "permute":  # a permute may be free, and its output's format has another meaning
                 found, self.spare[self.signatures[node]] = _held(found, held_format)
             # Equal nodes share one list: what turns out impossible for one is so for all.
             self.options[node] = by_signature.setdefault(self.signatures[node], found)
@@ -73,6 +79,7 @@ class Planner:
         left = self.options[node]
         if option in left:
             left.remove(option)
+        self.cache.put(self._key(node, option), IMPOSSIBLE)
         spare = self.spare.get(self.signatures[node])
         if not left and spare:
             left.append(spare.pop(0))
@@ -147,14 +154,14 @@ class Planner:
 
     def _estimate(self, node: Node, option: Option) -> float:
         """The cost model, for an option that no rehearsal has timed."""
+        if isinstance(option[0], Movement) and option[0].is_view(node, option[1]):
+            return 0.0
         moved = sum(v.bytes for v in [*node.inputs, *node.outputs])
         seconds = START_SECONDS + moved / BYTES_A_SECOND
         if node.op in ("conv", "matmul"):
             weight = node.inputs[1]
             work = 2.0 * node.output.numel * weight.numel / max(weight.shape[0], 1)
             seconds += work / FLOPS_A_SECOND * (2.0 if option[1].output == PLAIN and node.op == "conv" else 1.0)
-        if node.op in ("reshape", "permute"):
-            seconds = 0.0
         return seconds
 
     def _node_cost(self, node: Node, option: Option) -> float:
@@ -197,35 +204,40 @@ class Planner:
         return {node: found[option] for node, found, option in zip(nodes, lists, picked.options, strict=True)}
 
     def rehearse(self, measure: Measure, progress: Callable[[str], None] = lambda text: None) -> Assembled:
-        """Measure what is unknown, choose, measure the choice, and give the fastest program that was seen."""
+        """Measure what is unknown, choose, measure the choice, and give the fastest program that was seen.
+
+        One program lives at a time, since each has packed weights of its own.
+        """
+
+        def timed(choice: dict[Node, Option]) -> tuple[float, dict[Node, Option]]:
+            assembled = self.assemble(choice)
+            return self.record(assembled, measure(assembled)), assembled.choice
+
         waves: list[tuple[float, dict[Node, Option]]] = []
         for choice in self.waves():
             progress(f"rehearsing, round {len(waves) + 1}")
-            assembled = self.assemble(choice)
-            waves.append((self.record(assembled, measure([assembled])[0]), assembled.choice))
-            del assembled  # and its packed weights with it
+            waves.append(timed(choice))
         progress("choosing")
         chosen = self.best()
+        if not waves and not self._unmeasured(chosen):
+            return self.assemble(chosen)
         for _ in range(CHOICES):  # each measures the reorders that the last choice brought in
-            assembled = self.assemble(chosen)
-            if not waves and not self._unmeasured(assembled):
-                return assembled
-            seconds = self.record(assembled, measure([assembled])[0])
+            seconds, chosen = timed(chosen)
             again = self.best()
-            if again == assembled.choice:
+            if again == chosen:
                 break
             chosen = again
-        best_wave, wave = min(waves, key=lambda entry: entry[0]) if waves else (float("inf"), {})
-        if seconds < CLEARLY * best_wave:
-            return assembled
-        # The times of steps carry noise, and a choice built on them may be a mirage: the whole against the best wave, in turn.
-        rival = self.assemble(wave)
-        progress("comparing the two best plans")
-        totals = [self.record(plan, runs) for plan, runs in zip((assembled, rival), measure([assembled, rival]), strict=True)]
-        return rival if totals[1] < totals[0] else assembled
+        if waves:
+            best_wave, rival = min(waves, key=lambda wave: wave[0])
+            if rival != chosen and seconds > CLEARLY * best_wave:
+                # The times of steps carry noise, and a choice built on them may be a mirage: both wholes once more.
+                progress("comparing the two best plans")
+                if min(best_wave, timed(rival)[0]) < min(seconds, timed(chosen)[0]):
+                    chosen = rival
+        return self.assemble(chosen)
 
-    def _unmeasured(self, assembled: Assembled) -> bool:
-        return any(self.cache.get(self._key(node, option)) is None for node, option in assembled.choice.items())
+    def _unmeasured(self, choice: dict[Node, Option]) -> bool:
+        return any(self.cache.get(self._key(node, option)) is None for node, option in choice.items())
 
 
 def _held(found: list[Option], format: str) -> tuple[list[Option], list[Option]]:

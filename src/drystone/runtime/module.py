@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from drystone import native
 from drystone.errors import InputError, ShapeError
 from drystone.graph.graph import Value
 from drystone.runtime.explain import Explanation
@@ -32,9 +33,14 @@ class Prepared:
         return self.explanation.runs == "eager"
 
 
-# Makes the program for inputs of these shapes and the thread count in force.
-Prepare = Callable[[list[torch.Tensor]], Prepared]
-Key = tuple[int, tuple[tuple[int, ...], ...]]
+# Makes the program for inputs of these shapes and the thread count in force; ``finite`` says that they hold no NaN or infinity.
+Prepare = Callable[[list[torch.Tensor], bool], Prepared]
+Key = tuple[int, bool, tuple[tuple[int, ...], ...]]
+
+
+def _finite(tensor: torch.Tensor) -> bool:
+    """Whether a contiguous input holds neither NaN nor infinity; where it does, a program that keeps them runs."""
+    return tensor.dtype is not torch.float32 or native.all_finite(tensor.data_ptr(), tensor.numel())
 
 
 class OptimizedModule(nn.Module):
@@ -96,15 +102,21 @@ class OptimizedModule(nn.Module):
         grad = torch.is_grad_enabled()
         usual = True
         for i, tensor in enumerate(tensors):
-            if tensor.shape != self._shapes[i] or tensor.dtype is not self._dtypes[i] or not tensor.is_cpu or (grad and tensor.requires_grad):
+            if (
+                tensor.shape != self._shapes[i]
+                or tensor.dtype is not self._dtypes[i]
+                or not tensor.is_cpu
+                or (grad and tensor.requires_grad)
+            ):
                 self._check(i, tensor, grad)
                 usual = False
             if not tensor.is_contiguous() or tensor.is_neg() or tensor.is_conj():
                 tensors[i] = tensor.resolve_neg().contiguous()
         current = self._current
         threads = torch.get_num_threads()
-        if not usual or current is None or current[0] != threads:
-            prepared = self._find(tensors, threads)
+        finite = all(map(_finite, tensors))
+        if not usual or not finite or current is None or current[0] != threads:
+            prepared = self._find(tensors, threads, finite)
         else:
             prepared = current[1]
         if prepared.eager and not self._model.training:
@@ -112,19 +124,19 @@ class OptimizedModule(nn.Module):
                 return self._model(*args, **kwargs)
         return self._unflatten(prepared.program(tensors))
 
-    def _find(self, tensors: list[torch.Tensor], threads: int) -> Prepared:
+    def _find(self, tensors: list[torch.Tensor], threads: int, finite: bool = True) -> Prepared:
         """The program for these shapes and threads; made if it is not there yet."""
         shapes = tuple(tuple(tensor.shape) for tensor in tensors)
-        key = (threads, shapes)
+        key = (threads, finite, shapes)
         with self._lock:
             if key in self._programs:
                 self._programs.move_to_end(key)
             else:
-                self._programs[key] = self._prepare(tensors)
+                self._programs[key] = self._prepare(tensors, finite)
                 while len(self._programs) > MAX_PROGRAMS:
                     self._programs.popitem(last=False)
             prepared = self._programs[key]
-            if list(shapes) == [tuple(shape) for shape in self._shapes]:
+            if finite and list(shapes) == [tuple(shape) for shape in self._shapes]:
                 self._current = (threads, prepared)
             return prepared
 
@@ -134,14 +146,17 @@ class OptimizedModule(nn.Module):
         if not tensor.is_cpu:
             raise InputError(f"input {name!r}: expected a tensor on the CPU, got one on {tensor.device}; move it with .cpu()")
         if tensor.dtype != expected.dtype:
-            raise InputError(f"input {name!r}: expected {expected.dtype}, got {tensor.dtype}; convert it with .to({expected.dtype})")
+            raise InputError(
+                f"input {name!r}: expected {expected.dtype}, got {tensor.dtype}; convert it with .to({expected.dtype})"
+            )
         if grad and tensor.requires_grad:
             raise InputError(
                 f"input {name!r} requires grad, but this module is inference only and gives no gradients: "
                 "call it under torch.no_grad() or torch.inference_mode(), or detach the input"
             )
         fits = len(tensor.shape) == len(expected.shape) and all(
-            size == want or axis in self._dynamic[index] for axis, (size, want) in enumerate(zip(tensor.shape, expected.shape, strict=False))
+            size == want or axis in self._dynamic[index]
+            for axis, (size, want) in enumerate(zip(tensor.shape, expected.shape, strict=False))
         )
         if not fits:
             allowed = [("*" if axis in self._dynamic[index] else str(size)) for axis, size in enumerate(expected.shape)]

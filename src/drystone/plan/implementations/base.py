@@ -151,7 +151,8 @@ def joint_layouts(node: Node, like: Value) -> list[Layout]:
     layouts = []
     for format in formats_of(like):
         inputs = tuple(
-            None if value.constant is not None else format if len(value.shape) == len(like.shape) else PLAIN for value in node.inputs
+            None if value.constant is not None else format if len(value.shape) == len(like.shape) else PLAIN
+            for value in node.inputs
         )
         same_rank = len(node.output.shape) == len(like.shape)
         layouts.append(Layout(inputs, format if same_rank else PLAIN))

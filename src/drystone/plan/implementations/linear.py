@@ -42,9 +42,7 @@ class OneDnnLinear(Implementation):
         if not inputs[0].is_dense or not output.is_dense:
             raise ValueError("a matmul reads and writes dense memory")
         chain, operands, overwrites = post_ops(node, rows, _as_rows(output, m, n), context.free_inputs)
-        step = native.Linear(
-            self.inner_product, inputs[0].dtype, m, k, n, node.attrs["has_bias"], output.dtype, chain
-        )
+        step = native.Linear(self.inner_product, inputs[0].dtype, m, k, n, node.attrs["has_bias"], output.dtype, chain)
         if step.implementation.startswith(("ref", "gemm:ref")):
             raise ValueError("oneDNN has only its reference implementation")
         constants: list[torch.Tensor] = [context.weights.packed(step, weight)]

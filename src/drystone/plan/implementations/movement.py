@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from drystone import native
 from drystone.graph.graph import Node
-from drystone.plan.formats import BLOCK, CHANNELS_LAST, PLAIN, formats_of
+from drystone.plan.formats import BLOCK, CHANNELS_LAST, PLAIN, dense, formats_of
 from drystone.plan.implementations.base import Context, Created, Implementation, Layout, joint_layouts
 
 
@@ -33,6 +33,13 @@ class Movement(Implementation):
         block = BLOCK.get(layout.output, 1)
         return all(len(v.shape) < 2 or v.shape[1] % block == 0 for v in [*node.inputs, node.output])
 
+    def is_view(self, node: Node, layout: Layout) -> bool:
+        """Whether nothing has to be moved in this layout, if the input lies densely."""
+        if self.op == "permute":
+            x = dense(node.inputs[0], layout.inputs[0] or PLAIN)
+            return _permuted(node, x).same_memory(dense(node.output, layout.output))
+        return self.op == "reshape"
+
     def create(self, node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, context: Context) -> Created:
         x = inputs[0]
         if self.op == "cat":  # the assembler writes the parts; this is the case of constants and of rank 1 and 2 alike
@@ -41,10 +48,8 @@ class Movement(Implementation):
             if not x.is_dense:
                 raise ValueError("a reshape reads dense memory")
             return Created(view_of=0)
-        if self.op == "permute":
-            seen = native.TensorDesc(x.dtype, native.FORMATS[PLAIN], output.shape, [x.strides[d] for d in node.attrs["dims"]])
-            if seen.same_memory(output):
-                return Created(view_of=0)
+        if self.op == "permute" and _permuted(node, x).same_memory(output):
+            return Created(view_of=0)
         if self.op == "slice":
             view = self._slice_view(node, x, output)
             if view is not None:
@@ -88,6 +93,11 @@ class Movement(Implementation):
                 for size, before, after in zip(x.shape, a["before"], a["after"], strict=True)
             ]
         return axes, tables
+
+
+def _permuted(node: Node, x: native.TensorDesc) -> native.TensorDesc:
+    """The input of a permute with its axes in the output's order."""
+    return native.TensorDesc(x.dtype, native.FORMATS[PLAIN], node.output.shape, [x.strides[d] for d in node.attrs["dims"]])
 
 
 def _padded(index: int, size: int, mode: str) -> int:

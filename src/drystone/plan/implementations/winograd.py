@@ -22,9 +22,10 @@ FEWEST_TILES = 8
 class Winograd(Implementation):
     """F(tile x tile, 3 x 3) (Lavin and Gray, CVPR 2016): 2.25 times fewer multiplications with tiles of 2, 4 times with tiles of 4.
 
-    Its sums are not the direct convolution's: errors are about 1.4 times (tile 2) and 4 times (tile 4) as large, and a NaN or an
-    infinity reaches every output of a tile that reads it. ``node.attrs["_strict"]`` bars it. Where there are enough tiles of 4 they
-    are always the faster ones, so tiles of 2 are offered only where there are not.
+    Its sums are not the direct convolution's: errors are about 1.4 times (tile 2) and 4 times (tile 4) as large;
+    ``node.attrs["_strict"]`` bars it. NaN and infinities in x reach the same outputs as with the direct convolution: tiles that
+    read one are computed again, directly. Where there are enough tiles of 4 they are always the faster ones, so tiles of 2 are
+    offered only where there are not.
     """
 
     op = "conv"
