@@ -51,7 +51,7 @@ def run(code: str, check: bool = True, **environment: str) -> subprocess.Complet
 
 @pytest.mark.parametrize("tuning", ["measure", "estimate"])
 def test_without_avx2_everything_runs_on_aten(tuning: str) -> None:
-    isa, segments, steps = run(COMPARE.replace("TUNING", repr(tuning)), DRYSTONE_MAX_ISA="none").stdout.split()
+    isa, segments, _steps = run(COMPARE.replace("TUNING", repr(tuning)), DRYSTONE_MAX_ISA="none").stdout.split()
     assert isa == "none"
     assert int(segments) >= 6
 
@@ -61,7 +61,7 @@ ORDER = ("avx2", "avx512", "amx")
 
 @pytest.mark.parametrize("cap", [cap for cap in ORDER if native.isa() in ORDER and ORDER.index(cap) <= ORDER.index(native.isa())])
 def test_cap_is_obeyed(cap: str) -> None:
-    isa, segments, steps = run(COMPARE.replace("TUNING", "'estimate'"), DRYSTONE_MAX_ISA=cap).stdout.split()
+    isa, segments, _steps = run(COMPARE.replace("TUNING", "'estimate'"), DRYSTONE_MAX_ISA=cap).stdout.split()
     assert isa == cap
     assert int(segments) == 0
 

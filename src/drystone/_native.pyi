@@ -27,7 +27,7 @@ class Format(Enum):
     blocked8 = 3
 
 class TensorDesc:
-    """Dtype, format, logical shape (N, C, spatial…) and strides in elements; in a blocked format strides[1] leads to the next block."""
+    """Dtype, format, logical shape (N, C, spatial…), strides in elements; in blocks, strides[1] leads to the next block."""
 
     def __init__(self, dtype: DType, format: Format, shape: Sequence[int], strides: Sequence[int]) -> None: ...
     @staticmethod

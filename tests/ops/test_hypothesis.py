@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -185,7 +186,7 @@ def test_cat_and_split(data: st.DataObject, n: int, parts: list[int], h: int, w:
             ys = [F.relu(conv(x)) if i % 2 else conv(x) for i, conv in enumerate(self.convs)]
             whole = torch.cat(ys, dim)
             bounds = [0, *cuts, whole.shape[1]]
-            pieces = [whole[:, a:b] * 2 for a, b in zip(bounds, bounds[1:], strict=False) if b > a]
+            pieces = [whole[:, a:b] * 2 for a, b in itertools.pairwise(bounds) if b > a]
             return (*pieces, ys[0] + 1) if also else tuple(pieces)
 
     check(Joined(), (n, 5, h, w), formats=formats)

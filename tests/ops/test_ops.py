@@ -142,7 +142,9 @@ def assert_specials_agree(module: nn.Module, *inputs: torch.Tensor, formats: str
     fast = drystone.optimize(module, inputs, tuning="estimate", formats=formats, strict=True)
     got = fast(*inputs)
     kinds = [[test(y) for test in (torch.isnan, torch.isposinf, torch.isneginf)] for y in (got, single, double)]
-    wrong = ~torch.stack([torch.stack([a == b for a, b in zip(kinds[0], other)]).all(0) for other in kinds[1:]]).any(0)
+    wrong = ~torch.stack([torch.stack([a == b for a, b in zip(kinds[0], other, strict=False)]).all(0) for other in kinds[1:]]).any(
+        0
+    )
     assert not wrong.any(), (
         f"{int(wrong.sum())} elements differ, first at {wrong.nonzero()[0].tolist()}: got {got[wrong][0]}, eager has {single[wrong][0]}"
     )

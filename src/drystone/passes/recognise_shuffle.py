@@ -1,7 +1,7 @@
 """A channel shuffle is one gather along the channels, and so is a slice of it.
 
-before:  r = reshape(x: N, C, H, W → N, g, C/g, H, W)   p = permute(r, 0, 2, 1, 3, 4)   y = reshape(p → N, C, H, W)   z = slice(y, dim=1)
-after:   y = gather(x, dim=1, indices=[0, C/g, 2C/g, …, 1, …])                            z = gather(x, dim=1, indices=[…])
+before:  r = reshape(x → N, g, C/g, H, W)   p = permute(r, 0, 2, 1, 3, 4)   y = reshape(p → N, C, H, W)   z = slice(y, dim=1)
+after:   y = gather(x, dim=1, indices=[0, C/g, 2C/g, …, 1, …])               z = gather(x, dim=1, …)
 
 A gather works in every format; the reshapes would force plain memory.
 """

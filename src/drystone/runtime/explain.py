@@ -76,7 +76,7 @@ class Explanation:
         table.add_column("µs", justify="right")
         table.add_column("share", justify="right")
         for step in self.steps:
-            shape = "×".join(map(str, step.shape))
+            shape = "x".join(map(str, step.shape))
             share = f"{100 * step.microseconds / total:.1f} %"
             table.add_row(
                 step.name, step.op, shape, step.dtype, step.implementation, step.format, f"{step.microseconds:.1f}", share
@@ -86,7 +86,8 @@ class Explanation:
         lines = [stream.getvalue().rstrip(), ""]
         lines.append(
             f"{len(self.steps)} steps, {total / 1e3:.3f} ms in the steps; {len(self.reorders)} reorders and copies take "
-            f"{100 * self.reorder_share:.1f} %. Arena {self.arena_bytes / 2**20:.1f} MB, packed weights {self.weights_bytes / 2**20:.1f} MB. "
+            f"{100 * self.reorder_share:.1f} %. "
+            f"Arena {self.arena_bytes / 2**20:.1f} MB, packed weights {self.weights_bytes / 2**20:.1f} MB. "
             f"{self.threads} threads, {self.isa}, oneDNN {self.onednn}."
         )
         for step in self.segments:

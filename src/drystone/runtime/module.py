@@ -161,6 +161,6 @@ class OptimizedModule(nn.Module):
         if not fits:
             allowed = [("*" if axis in self._dynamic[index] else str(size)) for axis, size in enumerate(expected.shape)]
             raise ShapeError(
-                f"input {name!r}: expected shape [{', '.join(allowed)}], got {list(tensor.shape)}. The module was prepared for the shapes "
-                "of its example inputs; prepare it for this shape too, or declare what varies with dynamic_shapes"
+                f"input {name!r}: expected shape [{', '.join(allowed)}], got {list(tensor.shape)}. The module was prepared for "
+                "the shapes of its example inputs; prepare it for this shape too, or declare what varies with dynamic_shapes"
             )
