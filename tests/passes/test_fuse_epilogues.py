@@ -67,7 +67,7 @@ def test_operands_that_an_epilogue_can_read(shape):
     assert ops(graph) == ["conv"]
 
 
-@pytest.mark.parametrize("shape", [(5,), (2, 1, 1, 1), (1, 4, 5, 5), (1, 1, 5, 5), (3, 2, 4, 5, 5)])
+@pytest.mark.parametrize("shape", [(5,), (2, 1, 1, 1), (2, 4, 1, 1), (1, 4, 5, 5), (1, 1, 5, 5), (3, 2, 4, 5, 5)])
 def test_operands_that_it_cannot_read(shape):
     s = Small((2, 4, 5, 5), shape)
     graph = keeps_numbers(s.returns(s.binary("mul", s.conv(s.x[0], 4), s.x[1])), fuse_epilogues)

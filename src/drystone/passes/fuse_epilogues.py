@@ -80,6 +80,8 @@ def _fuse_once(node: Node, counts: Counter[int], position: dict[int, int]) -> _F
             last = len(node.attrs["ops"]) - 1
             assert reading[0] != last, "an instruction before the last that nothing reads"
             set_instructions(node, without(node.attrs["ops"], reading[0], arg), node.inputs)
+            if operand is not None and operand in node.inputs:
+                counts[operand.id] += 1  # ``into`` reads it as well from now on
         return _Fused(into, whole, late)
     return None
 

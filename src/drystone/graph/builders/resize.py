@@ -14,7 +14,9 @@ def _resize(b: Emitter, x: Value, mode: str, align_corners: bool, factors: Seque
         raise Declined("a resize of an input without a batch dimension")
     scales = []
     for size, count, factor in zip(sizes, counts, factors, strict=True):
-        if align_corners:
+        if mode == "nearest" and count in (size, 2 * size):
+            scales.append(size / count)  # torch's kernel goes by the sizes here, whatever the factor was
+        elif align_corners:
             scales.append((size - 1) / (count - 1) if count > 1 else 0.0)
         elif factor is not None and factor > 0:
             # Not size / count: the output's size was rounded, the factor was not.

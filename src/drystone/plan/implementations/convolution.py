@@ -7,7 +7,7 @@ import torch
 from drystone import native
 from drystone.graph.graph import Node
 from drystone.plan.formats import BLOCK, PLAIN, formats_of
-from drystone.plan.implementations.base import Context, Created, Implementation, Layout, float_reason
+from drystone.plan.implementations.base import Context, Created, Implementation, Layout, Operand, float_reason
 from drystone.plan.implementations.epilogue import post_ops
 
 
@@ -48,11 +48,27 @@ class OneDnnConvolution(Implementation):
         return layouts
 
     def create(self, node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, context: Context) -> Created:
-        chain, operands, overwrites = post_ops(node, inputs, output, context.free_inputs)
+        step, operands, overwrites = self._step(node, inputs, output, context.free_inputs)
+        if _is_reference(step) and overwrites is not None:
+            # Most kernels add into the output's memory at the beginning of an epilogue only.
+            step, operands, overwrites = self._step(node, inputs, output, frozenset())
+        if _is_reference(step):
+            raise ValueError("oneDNN has only its reference implementation")
         a, weight = node.attrs, node.inputs[1]
+        constants: list[torch.Tensor] = [context.weights.packed(step, weight)]
+        if a["has_bias"]:
+            constants.append(context.weights.plain(node.inputs[2], torch.float32))
+        return Created(step, [("in", 0), *constants, ("out", 0), *operands], overwrites=overwrites)
+
+    @staticmethod
+    def _step(
+        node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, free_inputs: frozenset[int]
+    ) -> tuple[native.Convolution, list[Operand], int | None]:
+        chain, operands, overwrites = post_ops(node, inputs, output, free_inputs)
+        a = node.attrs
         step = native.Convolution(
             inputs[0],
-            list(weight.shape),
+            list(node.inputs[1].shape),
             a["has_bias"],
             output,
             list(a["stride"]),
@@ -62,9 +78,8 @@ class OneDnnConvolution(Implementation):
             a["groups"],
             chain,
         )
-        if step.implementation.startswith("ref"):
-            raise ValueError("oneDNN has only its reference implementation")
-        constants: list[torch.Tensor] = [context.weights.packed(step, weight)]
-        if a["has_bias"]:
-            constants.append(context.weights.plain(node.inputs[2], torch.float32))
-        return Created(step, [("in", 0), *constants, ("out", 0), *operands], overwrites=overwrites)
+        return step, operands, overwrites
+
+
+def _is_reference(step: native.Convolution) -> bool:
+    return step.implementation.startswith("ref")
