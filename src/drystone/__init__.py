@@ -32,7 +32,7 @@ __all__ = [
 def __getattr__(name: str) -> object:
     # The native core starts when it is first needed: `import drystone` loads no library and changes nothing.
     if name == "optimize":
-        from drystone.optimize import optimize
+        from drystone.conductor import optimize
 
         return optimize
     raise AttributeError(f"module 'drystone' has no attribute {name!r}")

@@ -46,7 +46,7 @@ def drystone_channels_last(module: nn.Module, inputs: Inputs, dtype: torch.dtype
 
 
 def _drystone(module: nn.Module, inputs: Inputs, dtype: torch.dtype, formats: str | None) -> Prepared:
-    from drystone.optimize import optimize
+    from drystone.conductor import optimize
 
     fast = optimize(module, inputs, dtype=None if dtype == torch.float32 else dtype, formats=formats)
 

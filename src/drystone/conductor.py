@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import sys
 import time
-import types
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -320,12 +319,3 @@ def _progress(title: str) -> Iterator[Any]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(title)
         yield lambda text: progress.update(task, description=f"drystone: {text}")
-
-
-class _Callable(types.ModuleType):
-    """Importing this module makes it the attribute ``drystone.optimize``, which users call: so it can be called."""
-
-    __call__ = staticmethod(optimize)
-
-
-sys.modules[__name__].__class__ = _Callable
