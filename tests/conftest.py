@@ -69,4 +69,4 @@ def capture_once() -> CaptureOnce:
 @pytest.fixture
 def shared_captures(monkeypatch: pytest.MonkeyPatch, capture_once: CaptureOnce) -> None:
     """``drystone.optimize`` captures a module once, however often it is called with it."""
-    monkeypatch.setattr(importlib.import_module("drystone.optimize"), "capture_module", capture_once)
+    monkeypatch.setattr(importlib.import_module("drystone.conductor"), "capture_module", capture_once)
