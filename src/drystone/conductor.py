@@ -37,7 +37,9 @@ from drystone.runtime.program import Program
 
 # Timed runs of a candidate, at most, and the seconds after which fewer must do.
 REHEARSAL_RUNS = 5
-REHEARSAL_SECONDS = 0.25
+REHEARSAL_SECONDS = 0.15
+# Where eager takes this many times as long, two runs of each must do.
+CLEARLY_FASTER = 1.5
 
 
 def optimize(
@@ -278,7 +280,9 @@ def _against_eager(
     eager: list[float] = []
     began = time.perf_counter()
     with torch.no_grad(), torch.autocast("cpu", enabled=False):
-        while len(ours) < 2 or (len(ours) < 200 and time.perf_counter() - began < REHEARSAL_SECONDS):
+        while len(ours) < 2 or (
+            len(ours) < 200 and time.perf_counter() - began < REHEARSAL_SECONDS and min(eager) < CLEARLY_FASTER * min(ours)
+        ):
             start = time.perf_counter()
             program(tensors)
             middle = time.perf_counter()

@@ -312,7 +312,7 @@ def test_operands_of_different_dtypes_are_left_to_torch() -> None:
 def test_constants_are_the_models_own_tensors() -> None:
     module = nn.Conv2d(8, 6, 3).eval()
     weight, bias = graph_of(module, image()).nodes[0].inputs[1:]
-    assert weight.constant is not None and bias.constant is not None
+    assert weight.is_constant and bias.is_constant
     assert (weight.constant.data_ptr(), bias.constant.data_ptr()) == (module.weight.data_ptr(), module.bias.data_ptr())
     assert (weight.name, bias.name) == ("weight", "bias")
 
@@ -413,7 +413,7 @@ def test_outputs_may_be_inputs_and_constants_and_twice_the_same() -> None:
 
     graph = check(Calls(forward).eval(), image())
     assert graph.outputs[0] is graph.inputs[0] and graph.outputs[1] is graph.outputs[2]
-    assert graph.outputs[3].constant is not None
+    assert graph.outputs[3].is_constant
 
 
 def test_symbolic_sizes_take_the_examples_values() -> None:

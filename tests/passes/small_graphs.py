@@ -85,7 +85,7 @@ def keeps_numbers(graph: Graph, *passes: Callable[[Graph], Graph], tolerance: fl
     the same shapes and dtypes, the graph is well formed, and the constants that it came with are as they were."""
     random = torch.Generator().manual_seed(3)
     inputs = [torch.randn(value.shape, generator=random) for value in graph.inputs]
-    constants = [value.constant for node in graph.nodes for value in node.inputs if value.constant is not None]
+    constants = [value.constant for node in graph.nodes for value in node.inputs if value.is_constant]
     copies = [tensor.clone() for tensor in constants]
     kinds = [(value.shape, value.dtype) for value in graph.outputs]
     expected = run(graph, inputs, torch.float64)
@@ -104,7 +104,7 @@ def check_shapes(graph: Graph) -> None:
     """Constants have the shape and dtype that their values say, and pointwise instructions read what is there."""
     for node in graph.nodes:
         for value in node.inputs:
-            if value.constant is not None:
+            if value.is_constant:
                 assert (tuple(value.constant.shape), value.constant.dtype) == (value.shape, value.dtype)
         for chain, operands in ((node.attrs.get("ops", []), len(node.inputs)), (node.epilogue, epilogue_operands(node))):
             for index, op in enumerate(chain):

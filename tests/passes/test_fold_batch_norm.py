@@ -152,6 +152,6 @@ def test_strided_weights():
     s = Small((2, 4, 5, 5))
     y = s.conv(s.x[0], 4, 3)
     weight = y.producer.inputs[1]
-    weight.constant = weight.constant.contiguous(memory_format=torch.channels_last)
+    weight.data = weight.constant.contiguous(memory_format=torch.channels_last)
     graph = keeps_numbers(s.returns(s.batch_norm(y)), fold_batch_norm)
     assert graph.nodes[0].inputs[1].constant.is_contiguous()

@@ -11,7 +11,7 @@ def test_chain_of_constants_becomes_one():
     graph = keeps_numbers(s.returns(s.binary("add", s.x[0], scaled)), fold_constants)
     assert ops(graph) == ["pointwise"]
     folded = graph.nodes[0].inputs[1]
-    assert folded.producer is None and folded.constant is not None and folded.constant.is_contiguous()
+    assert folded.producer is None and folded.is_constant and folded.constant.is_contiguous()
 
 
 def test_arithmetic_is_done_in_float64():

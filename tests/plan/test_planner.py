@@ -21,9 +21,9 @@ from drystone.passes import simplify
 from drystone.plan.assemble import Assembled
 from drystone.plan.formats import PLAIN, formats_of, same_memory
 from drystone.plan.implementations import Option
-from drystone.plan.implementations.base import WeightStore
+from drystone.plan.implementations.base import StandIns, WeightStore
 from drystone.plan.implementations.convolution import OneDnnConvolution
-from drystone.plan.rehearse import Planner
+from drystone.plan.rehearse import REORDER_MUST_GAIN, Planner
 from drystone.plan.tuning_cache import TuningCache
 from drystone.runtime.program import Program
 
@@ -89,7 +89,7 @@ def total_cost(planner: Planner, choice: dict[Node, Option]) -> float:
             return 0.0
         seconds = planner.cache.get(planner._reorder_key(value, source, target))
         assert seconds is not None
-        return seconds
+        return REORDER_MUST_GAIN * seconds
 
     cost = 0.0
     for node, option in choice.items():
@@ -173,8 +173,9 @@ def graph_of(expected: Reference) -> Graph:
     return simplify(build(capture(expected.model, expected.inputs)))
 
 
-def test_every_rehearsed_plan_is_right(expected: Reference) -> None:
-    """Each format and each implementation computes the same network, and all of them are rehearsed."""
+def test_every_rehearsed_plan_is_right(expected: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each format and each implementation computes the same network, and all of them are rehearsed (here on true weights)."""
+    monkeypatch.setattr(StandIns, "packed", lambda self, step, weight: self._store.packed(step, weight))
     planner = planner_for(graph_of(expected))
     seen: set[str] = set()
 
@@ -284,4 +285,19 @@ def test_held_format_is_kept(expected: Reference, held: str) -> None:
     for record in plan.records:
         if record.node and record.node.op in ("conv", "pool", "pointwise") and (held != PLAIN or len(record.node.inputs) <= 3):
             assert record.layout.endswith(held), f"{record.node.name} runs in {record.layout}"
+    expected.check_float32(Program(plan, torch.get_num_threads())(list(expected.inputs)))
+
+
+def test_a_rehearsal_packs_no_weights_but_the_last_plans(expected: Reference) -> None:
+    weights = WeightStore()
+    planner = Planner(graph_of(expected), weights, TuningCache({}))
+    packed: list[int] = []
+
+    def measure(plan: Assembled) -> list[list[float]]:
+        packed.append(weights.bytes)
+        return [Program(plan, torch.get_num_threads()).time_steps(list(expected.inputs))]
+
+    plan = planner.rehearse(measure)
+    biases = max(packed)
+    assert biases < 1024 < weights.bytes
     expected.check_float32(Program(plan, torch.get_num_threads())(list(expected.inputs)))

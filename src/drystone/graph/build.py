@@ -141,7 +141,7 @@ class _Builder:
             raise Declined(f"{target} has no native implementation")
         if name not in MIXED_DTYPES:
             # A constant number does not promote what it meets.
-            dtypes = {value.dtype for value in operands if value.constant is None or value.shape or len(operands) == 1}
+            dtypes = {value.dtype for value in operands if not value.is_constant or value.shape or len(operands) == 1}
             if len(dtypes) > 1:
                 raise Declined("operands of different dtypes")
             dtypes.add(self.dtype)
@@ -180,7 +180,7 @@ class _Builder:
 
     def fold(self, target: torch._ops.OpOverload, name: str, args: Any, kwargs: Any, operands: list[Value]) -> Any:
         """The result as constants, where the operands are; None where it is computed at each call."""
-        if any(value.constant is None for value in operands) and name not in LIKE:
+        if any(not value.is_constant for value in operands) and name not in LIKE:
             return None
         if torch.Tag.nondeterministic_seeded in target.tags or target.namespace != "aten":
             return None
@@ -188,7 +188,7 @@ class _Builder:
         def data(leaf: Any) -> Any:
             if not isinstance(leaf, Value):
                 return leaf
-            return leaf.constant if leaf.constant is not None else torch.empty(leaf.shape, dtype=leaf.dtype)
+            return leaf.constant if leaf.is_constant else torch.empty(leaf.shape, dtype=leaf.dtype)
 
         result = target(*map_structure(data, args), **map_structure(data, kwargs))
         if isinstance(result, torch.Tensor):
@@ -216,7 +216,7 @@ class _Builder:
         shape = tuple(shape)
         if x.shape == shape:
             return x
-        if x.constant is not None:
+        if x.is_constant:
             return constant(x.constant.reshape(shape), x.name)
         return self.emit("reshape", [x], shape)
 

@@ -8,7 +8,7 @@ Everything here is plain data; passes rewrite it, the planner reads it. ``print(
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,14 +19,27 @@ _ids = itertools.count()
 
 @dataclass(eq=False)
 class Value:
-    """A tensor in the graph: ``shape`` (ints), ``dtype``, and its data where it is a constant."""
+    """A tensor in the graph: ``shape`` (ints), ``dtype``, and its ``data`` where it is a constant.
+
+    Data may be a function that makes it: a folded weight is the size of the model's own, so none is held beside it.
+    """
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     name: str = ""
-    constant: torch.Tensor | None = None
+    data: torch.Tensor | Callable[[], torch.Tensor] | None = None
     producer: Node | None = None
     id: int = field(default_factory=lambda: next(_ids))
+
+    @property
+    def is_constant(self) -> bool:
+        return self.data is not None
+
+    @property
+    def constant(self) -> torch.Tensor:
+        """The data of a constant; what a function makes is made again at each access."""
+        assert self.data is not None, f"{self} is no constant"
+        return self.data if isinstance(self.data, torch.Tensor) else self.data()
 
     @property
     def numel(self) -> int:
@@ -144,13 +157,13 @@ class Graph:
         known = {value.id for value in self.inputs}
         for node in self.nodes:
             for value in node.inputs:
-                assert value.constant is not None or value.id in known, f"{value} is read before it is there, in: {node}"
+                assert value.is_constant or value.id in known, f"{value} is read before it is there, in: {node}"
             for value in node.outputs:
                 assert value.id not in known, f"{value} has two producers"
                 assert value.producer is node, f"{value}.producer is not its node: {node}"
                 known.add(value.id)
         for value in self.outputs:
-            assert value.constant is not None or value.id in known, f"output {value} is never computed"
+            assert value.is_constant or value.id in known, f"output {value} is never computed"
 
 
 def make_node(op: str, inputs: list[Value], shape: Iterable[int], dtype: torch.dtype, name: str = "", **attrs: Any) -> Node:
@@ -162,4 +175,4 @@ def make_node(op: str, inputs: list[Value], shape: Iterable[int], dtype: torch.d
 
 
 def constant(data: torch.Tensor, name: str = "") -> Value:
-    return Value(tuple(data.shape), data.dtype, name, constant=data)
+    return Value(tuple(data.shape), data.dtype, name, data=data)

@@ -27,7 +27,7 @@ def run(graph: Graph, inputs: Sequence[Tensor], dtype: torch.dtype | None = None
     values = {value.id: cast(tensor, value.dtype) for value, tensor in zip(graph.inputs, inputs, strict=True)}
 
     def read(value: Value) -> Tensor:
-        return cast(value.constant.detach(), value.dtype) if value.constant is not None else values[value.id]
+        return cast(value.constant.detach(), value.dtype) if value.is_constant else values[value.id]
 
     with torch.no_grad():
         for node in graph:

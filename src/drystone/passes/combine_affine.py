@@ -63,7 +63,7 @@ def _run_from(
     ops: Ops, inputs: list[Value], first: int, arg: Arg, shape: tuple[int, ...], results: list[tuple[int, ...]], dtype: torch.dtype
 ) -> _Run | None:
     """The longest run that starts with ``ops[first]`` on ``arg`` and is worth rewriting."""
-    if arg[0] == "in" and inputs[arg[1]].constant is not None:
+    if arg[0] == "in" and inputs[arg[1]].is_constant:
         return None
     total: Affine | None = None
     best: _Run | None = None

@@ -92,7 +92,7 @@ def _fold_trailing(graph: Graph, node: Node, consumer: Node) -> None:
     while True:
         ops, shape = node.attrs["ops"], node.output.shape
         last = ops[-1]
-        variable = [arg for arg in last.args if arg[0] == "reg" or node.inputs[arg[1]].constant is None]
+        variable = [arg for arg in last.args if arg[0] == "reg" or not node.inputs[arg[1]].is_constant]
         if len(variable) != 1:
             return
         arg = variable[0]
@@ -142,7 +142,7 @@ def _channel_axis(node: Node) -> int | None:
 
 def _has_constant_weight(node: Node) -> bool:
     parameters = node.inputs[1 : node.epilogue_start] if node.epilogue else node.inputs[1:]
-    return all(value.constant is not None and value.dtype.is_floating_point for value in parameters)
+    return all(value.is_constant and value.dtype.is_floating_point for value in parameters)
 
 
 def _unpadded(node: Node) -> bool:
@@ -163,7 +163,6 @@ def _scale_outputs(node: Node, affine: Affine) -> None:
         _scale_norm(node, affine)
         return
     weight = node.inputs[1]
-    assert weight.constant is not None
     if (affine.scale != 1).any():
         node.inputs[1] = _scaled(weight, affine.scale[:, None])
     if node.attrs["has_bias"] or affine.shift.any():
@@ -174,7 +173,7 @@ def _scale_outputs(node: Node, affine: Affine) -> None:
 
 def _scale_norm(node: Node, affine: Affine) -> None:
     dtype = node.output.dtype
-    parameters = [value.constant.detach().to(torch.float64) for value in node.inputs[1:] if value.constant is not None]
+    parameters = [value.constant.detach().to(torch.float64) for value in node.inputs[1:] if value.is_constant]
     weight = parameters.pop(0) if node.attrs["has_weight"] else torch.ones_like(affine.scale)
     bias = parameters.pop(0) if node.attrs["has_bias"] else torch.zeros_like(affine.shift)
     node.inputs = [
@@ -188,7 +187,6 @@ def _scale_norm(node: Node, affine: Affine) -> None:
 def _scale_inputs(node: Node, affine: Affine) -> None:
     """Fold ``affine``, two vectors over the channels of the input, into the weight and bias of ``node``."""
     weight = node.inputs[1]
-    assert weight.constant is not None
     groups = node.attrs.get("groups", 1)
     # (O, C / groups): the entries of the input channels that each output channel sees.
     outputs = weight.shape[0]
@@ -206,16 +204,19 @@ def _scale_inputs(node: Node, affine: Affine) -> None:
 
 def _scaled(weight: Value, scale: torch.Tensor) -> Value:
     """``weight`` times ``scale``, (O, 1) or (O, C / groups): some rows at a time, as float64 copies of all of it cost more
-    than the arithmetic."""
-    assert weight.constant is not None
-    data = weight.constant.detach()
-    result = torch.empty(weight.shape, dtype=weight.dtype)
-    rows = max(1, CHUNK_ELEMENTS // max(1, math.prod(weight.shape[1:])))
-    for first in range(0, len(data), rows):
-        part = slice(first, first + rows)
-        factor = scale[part].reshape(-1, scale.shape[1], *(1,) * (data.dim() - 2))
-        torch.mul(data[part].to(torch.float64), factor, out=result[part])
-    return constant(result, weight.name)
+    than the arithmetic. Made when it is packed."""
+
+    def scaled() -> torch.Tensor:
+        data = weight.constant.detach()
+        result = torch.empty(weight.shape, dtype=weight.dtype)
+        rows = max(1, CHUNK_ELEMENTS // max(1, math.prod(weight.shape[1:])))
+        for first in range(0, len(data), rows):
+            part = slice(first, first + rows)
+            factor = scale[part].reshape(-1, scale.shape[1], *(1,) * (data.dim() - 2))
+            torch.mul(data[part].to(torch.float64), factor, out=result[part])
+        return result
+
+    return Value(weight.shape, weight.dtype, weight.name, data=scaled)
 
 
 def _set_bias(node: Node, data: torch.Tensor) -> None:

@@ -30,7 +30,7 @@ def fold_constants(graph: Graph) -> Graph:
 
 
 def _is_foldable(node: Node) -> bool:
-    if any(value.constant is None for value in node.inputs):
+    if any(not value.is_constant for value in node.inputs):
         return False
     if node.op == "aten":
         # Operators say that they draw random numbers; a callable that is no operator says nothing.
@@ -46,5 +46,5 @@ def _fold(node: Node) -> None:
     with torch.no_grad():
         results = run(Graph(outputs=list(node.outputs), nodes=[node]), [], None if exact else torch.float64)
     for value, result in zip(node.outputs, results, strict=True):
-        value.constant = result.to(value.dtype).contiguous()
+        value.data = result.to(value.dtype).contiguous()
         value.producer = None

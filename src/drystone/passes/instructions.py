@@ -124,9 +124,9 @@ def as_affine(op: PointwiseOp, inputs: Sequence[Value], arg: Arg) -> Affine | No
         return None
     first = op.args[0] == arg
     where, number = op.args[1 if first else 0]
-    if where != "in" or (data := inputs[number].constant) is None or not data.is_floating_point():
+    if where != "in" or not inputs[number].is_constant or not inputs[number].dtype.is_floating_point:
         return None
-    other = data.detach().to(torch.float64)
+    other = inputs[number].constant.detach().to(torch.float64)
     if op.kind == "add":
         affine = Affine(one, other)
     elif op.kind == "sub":

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from drystone.graph.aten import map_structure
-from drystone.graph.graph import Graph, Node, Value, constant, make_node
+from drystone.graph.graph import Graph, Node, Value, make_node
 from drystone.passes.instructions import bypass, may_bypass
 
 
@@ -31,8 +31,8 @@ def lower_precision(graph: Graph, dtype: torch.dtype = torch.bfloat16) -> Graph:
         if value.dtype != torch.float32:
             return value
         if value.id not in lowered:
-            if value.constant is not None:
-                lowered[value.id] = constant(value.constant.detach().to(dtype).contiguous(), value.name)
+            if value.is_constant:
+                lowered[value.id] = _lowered_constant(value, dtype)
             else:
                 lowered[value.id] = convert(value, dtype)
         return lowered[value.id]
@@ -57,10 +57,14 @@ def lower_precision(graph: Graph, dtype: torch.dtype = torch.bfloat16) -> Graph:
     return graph
 
 
+def _lowered_constant(value: Value, dtype: torch.dtype) -> Value:
+    return Value(value.shape, dtype, value.name, data=lambda: value.constant.detach().to(dtype).contiguous())
+
+
 def _follows(node: Node, index: int) -> bool:
     """Whether input ``index`` goes to the dtype of the activations; the other inputs stay float32 where they are constants."""
     value = node.inputs[index]
-    if value.constant is None or node.op == "aten":
+    if not value.is_constant or node.op == "aten":
         return True
     if node.op in ("conv", "matmul"):
         if node.epilogue and index >= node.epilogue_start:

@@ -60,7 +60,7 @@ def _replace_one(node: Node) -> bool:
 
 
 def _is_variable(node: Node, operand: Arg) -> bool:
-    return operand[0] == "reg" or node.inputs[operand[1]].constant is None
+    return operand[0] == "reg" or not node.inputs[operand[1]].is_constant
 
 
 def _expression(ops: Ops, operand: Arg, last: int) -> tuple[PointwiseOp, ...] | None:

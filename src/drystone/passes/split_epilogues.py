@@ -16,7 +16,7 @@ def split_epilogues(graph: Graph) -> Graph:
     fresh: dict[int, Value] = {}
 
     def copied(value: Value) -> Value:
-        if value.constant is not None:
+        if value.is_constant:
             return value
         if value.id not in fresh:
             fresh[value.id] = Value(value.shape, value.dtype, value.name)

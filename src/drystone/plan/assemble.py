@@ -144,7 +144,7 @@ class _Assembler:
         """The place of ``value`` in ``format``; a reorder is added where there is none yet."""
         if (value.id, format) in self.places:
             return self.places[value.id, format]
-        if value.constant is not None and format == PLAIN:
+        if value.is_constant and format == PLAIN:
             place = self._constant(self.weights.plain(value, value.dtype))
             self.places[value.id, PLAIN] = place
             return place
@@ -193,7 +193,7 @@ class _Assembler:
             for value in node.inputs:
                 producer = value.producer
                 takes = (
-                    value.constant is None
+                    not value.is_constant
                     and producer is not None
                     and value.id not in self.parents
                     and value.id not in self.output_index
@@ -263,7 +263,7 @@ class _Assembler:
             whole = place.buffer.kind == "arena" and place.offset == 0 and place.buffer.size == place.desc.bytes
             over = all(self.last_reader.get(v, -1) <= position for v in place.buffer.values)
             alone = sum(p.buffer is place.buffer for p in places) == 1
-            if whole and over and alone and value.constant is None and value.id not in self.parents:
+            if whole and over and alone and not value.is_constant and value.id not in self.parents:
                 free.add(i)
         return frozenset(free)
 
@@ -374,7 +374,7 @@ class _Assembler:
             self._remember(value, PLAIN, target)
             self.home[value.id] = PLAIN
         reads = [
-            self._constant(self.weights.plain(value, value.dtype)) if value.constant is not None else place
+            self._constant(self.weights.plain(value, value.dtype)) if value.is_constant else place
             for value, place in zip(node.inputs, places, strict=True)
         ]
         self._touch(reads + targets)

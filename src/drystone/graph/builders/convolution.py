@@ -22,7 +22,7 @@ def conv(
     spatial = len(weight.shape) - 2
     if len(x.shape) != spatial + 2:
         raise Declined("a convolution of an input without a batch dimension")
-    if weight.constant is None or (bias is not None and bias.constant is None):
+    if not weight.is_constant or (bias is not None and not bias.is_constant):
         raise Declined("a convolution whose weight is computed")
     dilation = as_list(dilation, spatial)
     if padding == "same":
@@ -67,7 +67,7 @@ def convolution(
 
 @builds("linear")
 def linear(b: Emitter, x: Value, weight: Value, bias: Value | None = None) -> Built:
-    if weight.constant is None or (bias is not None and bias.constant is None):
+    if not weight.is_constant or (bias is not None and not bias.is_constant):
         raise Declined("a linear layer whose weight is computed")
     if len(weight.shape) != 2 or len(x.shape) < 2:
         raise Declined("a linear layer on a vector")
@@ -77,7 +77,7 @@ def linear(b: Emitter, x: Value, weight: Value, bias: Value | None = None) -> Bu
 
 def _transposed(b: Emitter, matrix: Value) -> Value:
     """The constant (K, N) as (N, K): the same memory."""
-    if matrix.constant is None or len(matrix.shape) != 2:
+    if not matrix.is_constant or len(matrix.shape) != 2:
         raise Declined("a product of two computed matrices")
     return b.constant(matrix.constant.t(), matrix.name)
 
@@ -90,7 +90,7 @@ def matmul(b: Emitter, x: Value, other: Value) -> Built:
 @builds("addmm")
 def addmm(b: Emitter, bias: Value, x: Value, other: Value, beta: float = 1, alpha: float = 1) -> Built:
     weight = _transposed(b, other)
-    if alpha == 1 and beta == 1 and bias.constant is not None and bias.shape == weight.shape[:1]:
+    if alpha == 1 and beta == 1 and bias.is_constant and bias.shape == weight.shape[:1]:
         return linear(b, x, weight, bias)
     product = linear(b, x, weight)
     assert isinstance(product, Value)

@@ -25,17 +25,17 @@ def _batch_norm(
     eps: float,
 ) -> Value:
     statistics = [running_mean, running_var]
-    if any(value is None or value.constant is None for value in statistics):
+    if any(value is None or not value.is_constant for value in statistics):
         raise Declined("a batch norm without running statistics")
-    if any(value is not None and value.constant is None for value in (weight, bias)):
+    if any(value is not None and not value.is_constant for value in (weight, bias)):
         raise Declined("a batch norm whose weight is computed")
     # In float64: the folded constants are then as exact as float32 holds them.
-    mean, var = (value.constant.double() for value in statistics if value is not None and value.constant is not None)
+    mean, var = (value.constant.double() for value in statistics if value is not None and value.is_constant)
     scale = (var + eps).rsqrt()
-    if weight is not None and weight.constant is not None:
+    if weight is not None and weight.is_constant:
         scale = scale * weight.constant.double()
     shift = -mean * scale
-    if bias is not None and bias.constant is not None:
+    if bias is not None and bias.is_constant:
         shift = shift + bias.constant.double()
     return scale_and_shift(b, x, scale, shift)
 

@@ -64,7 +64,7 @@ def rrelu(b: Emitter, x: Value, lower: float = 1 / 8, upper: float = 1 / 3, trai
 
 @builds("prelu", "_prelu_kernel")
 def prelu(b: Emitter, x: Value, weight: Value) -> Built:
-    if weight.constant is not None and weight.numel == 1:
+    if weight.is_constant and weight.numel == 1:
         return leaky_relu(b, x, float(weight.constant))
     slope = b.reshape(weight, (weight.numel,) + (1,) * (len(x.shape) - 2))  # one a channel
     return b.pointwise([x, slope], [op("prelu", IN0, IN1)])

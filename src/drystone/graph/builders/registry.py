@@ -72,6 +72,6 @@ def scalar(item: Any) -> float | None:
     """The number, where ``item`` is a Python number or a constant tensor of no dimensions; None otherwise."""
     if isinstance(item, (bool, int, float)):
         return float(item)
-    if isinstance(item, Value) and item.shape == () and item.constant is not None and not item.dtype.is_complex:
+    if isinstance(item, Value) and item.shape == () and item.is_constant and not item.dtype.is_complex:
         return float(item.constant)
     return None

@@ -16,7 +16,7 @@ class Aten(Implementation):
         return None
 
     def layouts(self, node: Node) -> list[Layout]:
-        return [Layout(tuple(PLAIN if value.constant is None else None for value in node.inputs), PLAIN)]
+        return [Layout(tuple(PLAIN if not value.is_constant else None for value in node.inputs), PLAIN)]
 
     def create(self, node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, context: Context) -> Created:
         if node.op == "aten":

@@ -80,7 +80,7 @@ class Context:
     def operand(self, node: Node, index: int) -> Operand:
         """Input ``index`` of ``node`` as a step's operand: a constant's own memory, or where the value lies."""
         value = node.inputs[index]
-        return ("in", index) if value.constant is None else self.weights.plain(value, value.dtype)
+        return ("in", index) if not value.is_constant else self.weights.plain(value, value.dtype)
 
 
 class WeightStore:
@@ -111,7 +111,6 @@ class WeightStore:
 
     def packed(self, step: native.Convolution | native.Linear | native.Winograd, weight: Value) -> torch.Tensor:
         """``weight`` (a constant) in the layout that ``step`` reads."""
-        assert weight.constant is not None
         key = (weight.id, step.packed_key)
         memory = self._packed.get(key)
         if memory is None:
@@ -123,19 +122,61 @@ class WeightStore:
 
     def plain(self, weight: Value, dtype: torch.dtype) -> torch.Tensor:
         """``weight`` (a constant) densely row-major in ``dtype``: the user's own memory where it is that already."""
-        assert weight.constant is not None
-        data = weight.constant.detach()
-        if data.dtype == dtype and data.is_contiguous():
-            return data
         key = (weight.id, f"plain {dtype}")
         memory = self._packed.get(key)
         if memory is None:
-            memory = self._packed[key] = data.to(dtype).contiguous()
+            data = weight.constant.detach()
+            memory = data.to(dtype).contiguous()
+            if memory is not data or not isinstance(weight.data, torch.Tensor):  # else the user's own
+                self._packed[key] = memory
         return memory
 
     @property
     def bytes(self) -> int:
         return sum(memory.nbytes for memory in self._packed.values())
+
+
+class StandIns(WeightStore):
+    """Weights for a rehearsal: zeros of the packed size, in memory that the next candidate takes over.
+
+    How long a kernel takes does not depend on the values; packing, and the page faults of fresh memory, take longer than the
+    runs that are timed.
+    """
+
+    def __init__(self, store: WeightStore) -> None:
+        super().__init__()
+        self._store = store
+        self._chunks: list[torch.Tensor] = []
+        self._taken: dict[tuple[int, str], torch.Tensor] = {}
+        self.reset()
+
+    def reset(self) -> None:
+        """A new candidate begins; nothing of the one before may run any more."""
+        self._taken.clear()
+        self._index = self._used = 0
+
+    def release(self) -> None:
+        """Give the memory back, before as much is packed."""
+        self.reset()
+        self._chunks.clear()
+
+    def packed(self, step: native.Convolution | native.Linear | native.Winograd, weight: Value) -> torch.Tensor:
+        key = (weight.id, step.packed_key)
+        if key not in self._taken:
+            self._taken[key] = self._zeros(max(step.packed_bytes, 1))
+        return self._taken[key]
+
+    def plain(self, weight: Value, dtype: torch.dtype) -> torch.Tensor:
+        return self._store.plain(weight, dtype)
+
+    def _zeros(self, size: int) -> torch.Tensor:
+        while self._index < len(self._chunks) and self._used + size > self._chunks[self._index].numel():
+            self._index, self._used = self._index + 1, 0
+        if self._index == len(self._chunks):
+            self._chunks.append(native.allocate(max(size, self.CHUNK)).zero_())
+        start = self._used
+        self._used += -(-size // self.ALIGNMENT) * self.ALIGNMENT
+        return self._chunks[self._index][start : start + size]
 
 
 def float_reason(node: Node) -> str | None:
@@ -151,8 +192,7 @@ def joint_layouts(node: Node, like: Value) -> list[Layout]:
     layouts = []
     for format in formats_of(like):
         inputs = tuple(
-            None if value.constant is not None else format if len(value.shape) == len(like.shape) else PLAIN
-            for value in node.inputs
+            None if value.is_constant else format if len(value.shape) == len(like.shape) else PLAIN for value in node.inputs
         )
         same_rank = len(node.output.shape) == len(like.shape)
         layouts.append(Layout(inputs, format if same_rank else PLAIN))

@@ -18,9 +18,9 @@ class OneDnnConvolution(Implementation):
     op = "conv"
 
     def refuses(self, node: Node) -> str | None:
-        if node.inputs[1].constant is None:
+        if not node.inputs[1].is_constant:
             return "the weight is not a constant"
-        if node.attrs["has_bias"] and node.inputs[2].constant is None:
+        if node.attrs["has_bias"] and not node.inputs[2].is_constant:
             return "the bias is not a constant"
         return super().refuses(node) or float_reason(node)
 
@@ -41,7 +41,7 @@ class OneDnnConvolution(Implementation):
                 if x.shape[1] < 4:
                     source = PLAIN
             inputs = tuple(
-                None if v.constant is not None else source if i == 0 else format if len(v.shape) == len(output.shape) else PLAIN
+                None if v.is_constant else source if i == 0 else format if len(v.shape) == len(output.shape) else PLAIN
                 for i, v in enumerate(node.inputs)
             )
             layouts.append(Layout(inputs, format))

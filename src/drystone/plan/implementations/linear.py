@@ -23,16 +23,16 @@ class OneDnnLinear(Implementation):
         self.name = "onednn_inner_product" if inner_product else "onednn_matmul"
 
     def refuses(self, node: Node) -> str | None:
-        if node.inputs[1].constant is None:
+        if not node.inputs[1].is_constant:
             return "the weight is not a constant"
-        if node.attrs["has_bias"] and node.inputs[2].constant is None:
+        if node.attrs["has_bias"] and not node.inputs[2].is_constant:
             return "the bias is not a constant"
         if node.output.numel == 0 or node.inputs[1].numel == 0:
             return "a matmul without elements"
         return super().refuses(node) or float_reason(node)
 
     def layouts(self, node: Node) -> list[Layout]:
-        return [Layout(tuple(PLAIN if value.constant is None else None for value in node.inputs), PLAIN)]
+        return [Layout(tuple(PLAIN if not value.is_constant else None for value in node.inputs), PLAIN)]
 
     def create(self, node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, context: Context) -> Created:
         weight = node.inputs[1]

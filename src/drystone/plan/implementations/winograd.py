@@ -48,7 +48,7 @@ class Winograd(Implementation):
     def layouts(self, node: Node) -> list[Layout]:
         blocked = "blocked8" if native.isa() == "avx2" else "blocked16"
         return [
-            Layout(tuple(None if value.constant is not None else format for value in node.inputs), format)
+            Layout(tuple(None if value.is_constant else format for value in node.inputs), format)
             for format in (CHANNELS_LAST, blocked)
         ]
 
@@ -81,7 +81,7 @@ def _shape_reason(node: Node) -> str | None:
     a, x, weight = node.attrs, node.inputs[0], node.inputs[1]
     if a.get("_strict"):
         return "strict accuracy keeps the order of the arithmetic"
-    if weight.constant is None or (a["has_bias"] and node.inputs[2].constant is None):
+    if not weight.is_constant or (a["has_bias"] and not node.inputs[2].is_constant):
         return "the weight or the bias is not a constant"
     if any(value.dtype != torch.float32 for value in [*node.inputs, *node.outputs]):
         return "Winograd's convolution is float32's"
@@ -103,6 +103,6 @@ def _epilogue_reason(node: Node) -> str | None:
         if op.kind not in EPILOGUE:
             return f"Winograd's convolution has no {op.kind} after it"
     for value in node.inputs[node.epilogue_start :] if node.epilogue else []:
-        if value.shape != node.output.shape or value.constant is not None:
+        if value.shape != node.output.shape or value.is_constant:
             return "Winograd's convolution adds only tensors of the shape of its output"
     return None
