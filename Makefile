@@ -1,6 +1,7 @@
 # make demo    ResNet-50 on a photograph: drystone beside eager and torch.compile
 # make test    format, lint, types, and every test under every instruction set of this machine
 # make bench   the whole zoo against the other engines (an hour on two cores)
+# make sanitize  the tests of the native code on a build with AddressSanitizer and UndefinedBehaviorSanitizer
 # make clean   remove what these built, and the environment
 #
 # Everything runs in an environment of its own, .venv, which is made when it is missing. It is brought up to date when a
@@ -15,7 +16,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := pyproject.toml CMakeLists.txt constraints.txt \
            $(shell find src native -type f ! -name '*.pyc' ! -name '*.so')
 
-.PHONY: demo test lint check bench clean
+.PHONY: demo test lint check bench sanitize clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -43,6 +44,18 @@ check: $(VENV)/.installed-test
 bench: $(VENV)/.installed
 	$(BIN)/drystone bench all --json $(RESULTS)/float32.json --plot $(RESULTS)/float32.png
 	$(BIN)/drystone bench all --dtype bfloat16 --json $(RESULTS)/bfloat16.json --plot $(RESULTS)/bfloat16.png
+
+# Python and torch themselves are not instrumented: what they leak at exit, and how they load libraries, is not looked at.
+sanitize: $(VENV)/.installed-test
+	$(PIP) install --quiet -c constraints.txt cmake ninja nanobind onednn-cpu-gomp onednn-devel-cpu-gomp
+	PATH=$(abspath $(BIN)):$$PATH cmake -G Ninja -S . -B build/sanitize -DDRYSTONE_SANITIZE=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+	  -DPython_EXECUTABLE=$(abspath $(BIN)/python)
+	PATH=$(abspath $(BIN)):$$PATH cmake --build build/sanitize
+	rm -rf build/sanitize/package && mkdir -p build/sanitize/package && cp -r src/drystone build/sanitize/package/
+	cp build/sanitize/_native*.so build/sanitize/package/drystone/
+	PYTHONPATH=build/sanitize/package LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	  ASAN_OPTIONS=detect_leaks=0:halt_on_error=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	  $(BIN)/python -m pytest -p no:cacheprovider tests/native tests/ops tests/test_threads.py tests/plan -k 'not fork'
 
 clean:
 	rm -rf $(VENV) build demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -60,10 +60,9 @@ def says(*words: str) -> str:
 @pytest.mark.parametrize(
     "change, error, words",
     [
-        (lambda x, s: (x[:, :, :8], s), ShapeError, ("'image'", "[2, 3, 9, 8]", "[2, 3, 8, 8]", "dynamic_shapes")),
-        (lambda x, s: (x[0], s), ShapeError, ("'image'", "[2, 3, 9, 8]", "[3, 9, 8]")),
+        (lambda x, s: (x[:, :, :8], s), ShapeError, ("'image'", "[*, 3, 9, 8]", "[2, 3, 8, 8]", "dynamic_shapes")),
+        (lambda x, s: (x[0], s), ShapeError, ("'image'", "[*, 3, 9, 8]", "[3, 9, 8]")),
         (lambda x, s: (x, s[:1]), ShapeError, ("'shift'", "[16, 1, 1]", "[1, 1, 1]")),
-        (lambda x, s: (x[:0], s), ShapeError, ("'image'", "[0, 3, 9, 8]")),
         (lambda x, s: (x.double(), s), InputError, ("'image'", "torch.float32", "torch.float64", ".to(")),
         (lambda x, s: (x, s.bfloat16()), InputError, ("'shift'", "torch.float32", "torch.bfloat16")),
         (lambda x, s: (x.long(), s), InputError, ("'image'", "torch.float32", "torch.int64")),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import select
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -125,3 +128,31 @@ def test_explain_while_calls_run(model: nn.Module) -> None:
         shown = [str(fast.explain()) for _ in range(20)]
     assert all(torch.equal(call.result(), want) for call in calls)
     assert len(set(shown)) == 1
+
+
+@pytest.mark.parametrize("child_threads", [1, 2])
+def test_after_a_fork_nothing_hangs(model: nn.Module, child_threads: int) -> None:
+    """OpenMP's threads are gone in a forked child: more than one is refused there, one works."""
+    x = torch.randn(2, 3, 40, 36)
+    fast = drystone.optimize(model, (x,), tuning="estimate")
+    expected = fast(x)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        said = b"crashed"
+        try:
+            torch.set_num_threads(child_threads)
+            said = b"right" if torch.allclose(fast(x), expected, atol=1e-5) else b"wrong"
+        except drystone.DrystoneError:
+            said = b"refused"
+        finally:
+            os.write(writer, said)
+            os._exit(0)
+    os.close(writer)
+    with open(reader, "rb") as answer:
+        ready, _, _ = select.select([answer], [], [], 60)
+        if not ready:
+            os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        assert ready, "the child hangs"
+        assert answer.read() == (b"right" if child_threads == 1 else b"refused")

@@ -92,7 +92,11 @@ def test_module_still_trains_and_pickles() -> None:
     optimizer.step()
     assert model.second.weight.grad is not None
     assert not fast.training
-    assert fast(x).shape == want.shape
+    with pytest.raises(drystone.WeightsChangedError):
+        fast(x)
+    model.eval()
+    fast.refresh()
+    assert torch.allclose(fast(x), model(x), atol=1e-5) and not torch.allclose(fast(x), want, atol=1e-5)
 
 
 def test_random_state_is_untouched() -> None:

@@ -12,6 +12,7 @@ from drystone.errors import (
     InputError,
     ShapeError,
     UnsupportedError,
+    WeightsChangedError,
 )
 
 __version__ = "0.1.0"
@@ -24,6 +25,7 @@ __all__ = [
     "InputError",
     "ShapeError",
     "UnsupportedError",
+    "WeightsChangedError",
     "__version__",
     "optimize",
 ]

@@ -7,7 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Literal
 
 import psutil
@@ -15,15 +15,17 @@ import torch
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from torch import nn
-from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
 from drystone import native
 from drystone.capture.export import Captured
 from drystone.capture.export import capture as capture_module
-from drystone.errors import DrystoneWarning, InputError, UnsupportedError
+from drystone.capture.shapes import LEAST, batch_inputs, batch_shapes, dynamic_dims, resize
+from drystone.capture.signature import Signature
+from drystone.errors import CaptureError, DrystoneWarning, InputError, ShapeError, UnsupportedError
 from drystone.graph.build import build
 from drystone.graph.graph import Graph
+from drystone.graph.traced import resized
 from drystone.passes import simplify
 from drystone.passes.lower_precision import lower_precision
 from drystone.passes.split_epilogues import split_epilogues
@@ -34,6 +36,7 @@ from drystone.plan.tuning_cache import TuningCache
 from drystone.runtime.explain import ExplainedStep, Explanation
 from drystone.runtime.module import OptimizedModule, Prepared
 from drystone.runtime.program import Program
+from drystone.runtime.weights import Weights
 
 # Timed runs of a candidate, at most, and the seconds after which fewer must do.
 REHEARSAL_RUNS = 5
@@ -66,8 +69,9 @@ def optimize(
         example_kwargs: its inputs by name.
         dtype: ``torch.bfloat16`` computes in bfloat16 with float32 accumulation; inputs and outputs keep the model's dtypes.
             None or ``torch.float32``: the model's own precision.
-        dynamic_shapes: which input dimensions may vary, as ``torch.export.export`` takes it; each new shape is prepared at
-            its first call.
+        dynamic_shapes: which input dimensions may vary, as ``torch.export.export`` takes it. None lets the batch vary (the
+            first dimension, where the model allows it). A new shape makes a program at its first call, planned from the
+            times that are known; ``fast.prepare(*inputs)`` measures it. The 16 last used are kept.
         accuracy: ``"strict"`` bars algorithms that reorder the arithmetic.
         tuning: ``"measure"`` rehearses candidates; ``"estimate"`` plans from known times and a cost model.
         capture: how the model is captured; ``"auto"`` is torch.export.
@@ -129,28 +133,66 @@ class _Conductor:
         self.accuracy = accuracy
         self.weights = WeightStore()
         self.warned = False
+        self.kin: Planner | None = None  # the first program's
+        self.verdict: str | None = None  # whether eager was faster then: what was not compared follows it
 
     def module(self, dynamic_shapes: Any) -> OptimizedModule:
         with _progress("preparing") as say:
             say("capturing")
-            captured = capture_module(self.model, self.args, self.kwargs, dynamic_shapes)
-            graph = self._graph(captured)
-            self.signature = captured.signature
+            captured = self._capture_example(dynamic_shapes)
             tensors = captured.signature.flatten(self.args, self.kwargs)
-            names = [leaf.name for leaf in captured.inputs if leaf.tensor]
-            self.graph = graph
+            batch = batch_inputs(tensors) if dynamic_shapes is None else []
+            dynamic = [({0} if i in batch else set()) | dims for i, dims in enumerate(dynamic_dims(captured))]
             fast = OptimizedModule(
                 self.model,
                 captured.signature.flatten,
-                captured.signature.unflatten,
-                names,
-                graph.inputs,
+                [leaf.name for leaf in captured.inputs if leaf.tensor],
+                self.graph.inputs,
                 self.prepare,
-                _dynamic_dims(captured),
+                dynamic,
+                batch,
+                Weights(captured, lambda: self._capture_again(dynamic_shapes)),
             )
             del captured
-            fast._find([tensor.contiguous() for tensor in tensors], torch.get_num_threads())
+            fast._find([tensor.contiguous() for tensor in tensors], torch.get_num_threads(), rehearse=self.tuning == "measure")
         return fast
+
+    def _capture_example(self, dynamic_shapes: Any) -> Captured:
+        captured = capture_module(self.model, self.args, self.kwargs, dynamic_shapes)
+        self.graph, self.signature = self._graph(captured), captured.signature
+        # The capture that is resized for other shapes; None until one is made, False where none can be.
+        self.symbolic: Captured | Literal[False] | None = None if dynamic_shapes is None else captured
+        return captured
+
+    def _capture_again(self, dynamic_shapes: Any) -> Captured:
+        """After the weights have changed: nothing of what was made from the old ones is kept, but the times."""
+        self.weights = WeightStore()
+        return self._capture_example(dynamic_shapes)
+
+    def _for_shapes(self, tensors: list[torch.Tensor]) -> tuple[Graph, Signature]:
+        """The graph for inputs of these shapes, from a symbolic capture where one holds, and how results are put together."""
+        shapes = [tuple(tensor.shape) for tensor in tensors]
+        if shapes == [value.shape for value in self.graph.inputs]:
+            return self.graph, self.signature
+        args, kwargs = _refilled(self.args, self.kwargs, tensors)
+        if self.symbolic is None and all(size >= LEAST for shape in shapes for size in shape[:1]):
+            self.symbolic = self._capture_batch(args, kwargs)
+        if self.symbolic and (found := resize(self.symbolic, self.model, shapes)):
+            captured, symbols = found
+            with resized(symbols), suppress(UnsupportedError):
+                return self._graph(captured), captured.signature
+        try:
+            captured = capture_module(self.model, args, kwargs)
+        except CaptureError as error:
+            given = ", ".join(str(list(shape)) for shape in shapes)
+            raise ShapeError(f"the model was prepared for other shapes, and does not take {given}: {error}") from error
+        return self._graph(captured), captured.signature
+
+    def _capture_batch(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Captured | Literal[False]:
+        try:
+            return capture_module(self.model, args, kwargs, batch_shapes(self.model, args, kwargs))
+        except (CaptureError, TypeError):
+            return False
 
     def _graph(self, captured: Captured) -> Graph:
         graph = simplify(build(captured))
@@ -159,34 +201,33 @@ class _Conductor:
                 node.attrs["_strict"] = True
         return lower_precision(graph) if self.dtype is torch.bfloat16 else graph
 
-    def prepare(self, tensors: list[torch.Tensor], finite: bool = True) -> Prepared:
+    def prepare(self, tensors: list[torch.Tensor], finite: bool = True, rehearse: bool = False) -> Prepared:
         """The program for inputs of these shapes, under the thread count in force.
 
-        Without ``finite`` it is one that carries NaN and infinity as eager does, planned from known times.
+        Without ``rehearse`` it is planned at once, from times that are known for these shapes or others. Without ``finite`` it is
+        one that carries NaN and infinity as eager does.
         """
         threads = torch.get_num_threads()
         native.set_threads(threads)
         with _progress("preparing") as say:
-            graph = self.graph
-            if [tuple(tensor.shape) for tensor in tensors] != [value.shape for value in graph.inputs]:
-                say("capturing another shape")
-                args, kwargs = _refilled(self.args, self.kwargs, tensors)
-                graph = self._graph(capture_module(self.model, args, kwargs))
+            graph, signature = self._for_shapes(tensors)
             tensors = [tensor.detach() for tensor in tensors]
             if not finite:
                 graph = split_epilogues(graph)
             cache = TuningCache(_environment(threads))
-            planner = Planner(graph, self.weights, cache, self.formats)
-            if self.tuning == "estimate" or not finite:
-                assembled = planner.assemble(planner.best())
-            else:
+            planner = Planner(graph, self.weights, cache, self.formats, self.kin)
+            if rehearse and finite:
                 assembled = planner.rehearse(lambda candidate: _runs(Program(candidate, threads), tensors), say)
                 cache.save()
+            else:
+                assembled = planner.assemble(planner.best())
+            self.kin = self.kin or planner
             self._report_segments(assembled)
             program = Program(assembled, threads)
             say("rehearsing against eager")
-            explanation = self._explain(program, tensors, compare=self.tuning == "measure" and finite)
-            return Prepared(program, explanation)
+            explanation = self._explain(program, tensors, compare=rehearse and finite)
+            self.verdict = self.verdict or explanation.runs
+            return Prepared(program, explanation, signature.unflatten)
 
     def _report_segments(self, assembled: Assembled) -> None:
         segments = [record for record in assembled.records if record.kind == "aten"]
@@ -202,7 +243,8 @@ class _Conductor:
 
     def _explain(self, program: Program, tensors: list[torch.Tensor], compare: bool) -> Explanation:
         assembled = program.assembled
-        steps = [min(times) for times in zip(*_runs(program, tensors), strict=True)]
+        runs = _runs(program, tensors) if compare else [program.time_steps(tensors)]
+        steps = [min(times) for times in zip(*runs, strict=True)]
         args, kwargs = _refilled(self.args, self.kwargs, tensors)
         ours, eager = _against_eager(program, tensors, self.model, args, kwargs) if compare else (sum(steps), None)
         return Explanation(
@@ -222,7 +264,7 @@ class _Conductor:
                 )
                 for record, seconds in zip(assembled.records, steps, strict=True)
             ],
-            runs="eager" if eager is not None and eager < ours else "drystone",
+            runs=self.verdict or "drystone" if eager is None else "eager" if eager < ours else "drystone",
             arena_bytes=assembled.arena_bytes,
             weights_bytes=self.weights.bytes,
             plan_milliseconds=1e3 * ours,
@@ -252,14 +294,6 @@ def _distinct(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
 
     leaves, spec = pytree.tree_flatten((args, kwargs))
     return pytree.tree_unflatten([once(leaf) for leaf in leaves], spec)
-
-
-def _dynamic_dims(captured: Captured) -> list[set[int]]:
-    """For each tensor input the dimensions that were declared to vary."""
-    placeholders = {node.name: node.meta.get("val") for node in captured.program.graph.nodes if node.op == "placeholder"}
-    shapes = {name: example.shape for name, example in placeholders.items() if isinstance(example, torch.Tensor)}
-    names = [spec.arg.name for spec in captured.program.graph_signature.input_specs if spec.kind is InputKind.USER_INPUT]
-    return [{axis for axis, size in enumerate(shapes[name]) if not isinstance(size, int)} for name in names if name in shapes]
 
 
 def _runs(program: Program, tensors: list[torch.Tensor]) -> list[list[float]]:

@@ -27,5 +27,9 @@ class ShapeError(InputError):
     """Raised when an input has another shape than the model was prepared for, beyond the dimensions declared dynamic."""
 
 
+class WeightsChangedError(DrystoneError):
+    """Raised by a call after the model's weights were changed: packed copies of the old ones are in use. See ``refresh``."""
+
+
 class DrystoneWarning(UserWarning):
     """Given when Drystone goes on, but not as asked: a fallback to ATen, a tuning cache that must be rebuilt."""

@@ -102,6 +102,7 @@ __all__ = [
     "all_finite",
     "allocate",
     "copy",
+    "forked",
     "has_avx512_bf16",
     "isa",
     "lrn",
@@ -133,6 +134,23 @@ DTYPES = {
     torch.float64: DType.f64,
     torch.float16: DType.f16,
 }
+
+
+_forked = False
+
+
+def forked() -> bool:
+    """Whether this process was forked from one that had loaded the native core. GNU OpenMP would hang in it."""
+    return _forked
+
+
+def _note_fork() -> None:
+    global _forked
+    _forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
 
 
 def allocate(size: int) -> torch.Tensor:

@@ -301,3 +301,22 @@ def test_a_rehearsal_packs_no_weights_but_the_last_plans(expected: Reference) ->
     biases = max(packed)
     assert biases < 1024 < weights.bytes
     expected.check_float32(Program(plan, torch.get_num_threads())(list(expected.inputs)))
+
+
+def test_another_shape_is_planned_from_the_times_of_its_kin(expected: Reference) -> None:
+    first = planner_for(graph_of(expected))
+    wide = (torch.randn(3, 3, 18, 21),)
+    graph = simplify(build(capture(expected.model, wide)))
+    for node, found in first.options.items():
+        for i, option in enumerate(found):
+            first.cache.put(first._key(node, option), 1e-3 * (1 + i))
+    second = Planner(graph, WeightStore(), TuningCache({}), kin=first)
+    for node, kin in zip(graph, first.graph, strict=True):
+        for option in second.options[node]:
+            if option in first.options[kin]:
+                known = first.cache.get(first._key(kin, option))
+                assert known is not None and second._node_cost(node, option) == pytest.approx(3 * known)
+    node = graph.nodes[0]
+    own = second.options[node][0]
+    second.cache.put(second._key(node, own), 5e-6)
+    assert second._node_cost(node, own) == 5e-6

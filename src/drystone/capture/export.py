@@ -33,6 +33,7 @@ class Captured:
     signature: Signature
     constants: dict[str, tuple[str, torch.Tensor]]  # placeholder → (qualified name, the model's tensor)
     output_names: list[str]  # the nodes that give the graph's outputs
+    weights: set[str]  # the placeholders that are parameters and buffers of the model, and are read
 
     @property
     def inputs(self) -> list[InputLeaf]:
@@ -58,7 +59,7 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
             program = functionalize(program)
     except Exception as error:
         raise CaptureError(_explanation(model, error)) from error
-    return _describe(model, program)
+    return describe(model, program)
 
 
 @contextmanager
@@ -90,9 +91,10 @@ def _check_model(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
             raise InputError(f"example input {name}: expected a tensor on the CPU, got one on {leaf.device}")
 
 
-def _describe(model: nn.Module, program: ExportedProgram) -> Captured:
+def describe(model: nn.Module, program: ExportedProgram) -> Captured:
     inputs: list[InputLeaf] = []
     constants: dict[str, tuple[str, torch.Tensor]] = {}
+    weights: set[str] = set()
     placeholders: dict[str, str] = {}  # qualified name → placeholder
     for spec in program.graph_signature.input_specs:
         name = getattr(spec.arg, "name", "")
@@ -103,6 +105,8 @@ def _describe(model: nn.Module, program: ExportedProgram) -> Captured:
             assert spec.target is not None
             state = program.state_dict if spec.target in program.state_dict else program.constants
             constants[name] = (spec.target, state[spec.target])
+            if spec.kind is not InputKind.CONSTANT_TENSOR:
+                weights.add(name)
             placeholders[spec.target] = name
         else:
             raise UnsupportedError(f"the model uses {spec.target!r}, which is neither a tensor nor a number")
@@ -118,11 +122,12 @@ def _describe(model: nn.Module, program: ExportedProgram) -> Captured:
                 outputs.append(OutputLeaf(None, _constant(program, output.arg)))
         else:
             changed.append(output)
-    _check_changes(program, changed, placeholders, output_names)
+    needed = read_by(program, output_names)
+    _check_changes(changed, placeholders, needed)
     in_spec, out_spec = program.call_spec.in_spec, program.call_spec.out_spec
     assert in_spec is not None and out_spec is not None
     signature = Signature(inputs, outputs, in_spec, out_spec, inspect.signature(model.forward))
-    return Captured(program, signature, constants, output_names)
+    return Captured(program, signature, constants, output_names, weights & needed)
 
 
 def _constant(program: ExportedProgram, argument: Any) -> Any:
@@ -133,11 +138,8 @@ def _constant(program: ExportedProgram, argument: Any) -> Any:
     return hint(node.meta["val"])
 
 
-def _check_changes(program: ExportedProgram, changed: list[Any], placeholders: dict[str, str], output_names: list[str]) -> None:
+def _check_changes(changed: list[Any], placeholders: dict[str, str], needed: set[str]) -> None:
     """Changes that a call makes to anything but its results are not made; that must not matter to the results."""
-    if not changed:
-        return
-    needed = read_by(program, output_names)
     for output in changed:
         if output.kind is OutputKind.BUFFER_MUTATION and placeholders[output.target] in needed:
             raise UnsupportedError(

@@ -74,7 +74,10 @@ class _Builder:
         name = node.name
         if name in self.captured.constants:
             qualified, tensor = self.captured.constants[name]
-            self.assign(node, constant(tensor.detach(), qualified))
+            value = constant(tensor.detach(), qualified)
+            if name in self.captured.weights:  # the model's own, which stay where they are
+                value.identity = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+            self.assign(node, value)
         elif isinstance(node.meta["val"], torch.Tensor):
             value = Value(sizes(node.meta["val"]), node.meta["val"].dtype, name)
             self.graph.inputs.append(value)

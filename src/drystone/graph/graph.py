@@ -8,7 +8,7 @@ Everything here is plain data; passes rewrite it, the planner reads it. ``print(
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,12 @@ class Value:
     data: torch.Tensor | Callable[[], torch.Tensor] | None = None
     producer: Node | None = None
     id: int = field(default_factory=lambda: next(_ids))
+    identity: Hashable = None
+
+    @property
+    def key(self) -> Hashable:
+        """What packed weights are shared by: equal for constants that are the same in every graph of a model."""
+        return self.id if self.identity is None else self.identity
 
     @property
     def is_constant(self) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -9,11 +12,28 @@ from torch import fx
 
 from drystone.errors import UnsupportedError
 
+_sizes: ContextVar[dict[Any, Any] | None] = ContextVar("sizes", default=None)
+
+
+@contextmanager
+def resized(symbols: dict[Any, Any]) -> Iterator[None]:
+    """Within, symbolic numbers are what they are for these values (sympy's) of the program's symbols, not the example's."""
+    token = _sizes.set(symbols)
+    try:
+        yield
+    finally:
+        _sizes.reset(token)
+
 
 def hint(size: Any) -> Any:
-    """A symbolic number as the number it had in the example; anything else as it is."""
+    """A symbolic number as the number it had in the example, or has in ``resized``; anything else as it is."""
     if not isinstance(size, (torch.SymInt, torch.SymFloat, torch.SymBool)):
         return size
+    if (symbols := _sizes.get()) is not None:
+        number = size.node.expr.xreplace(symbols)
+        if number.free_symbols:
+            raise UnsupportedError(f"a size depends on more than the sizes of the inputs ({size})")
+        return size.node.pytype(number)
     if not size.node.has_hint():
         raise UnsupportedError(f"a size depends on the numbers in a tensor ({size}); give the model a result of fixed size")
     return size.node.hint

@@ -7,6 +7,7 @@ conv, matmul and the norms take what follows them (across a permute too), conv a
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -216,7 +217,8 @@ def _scaled(weight: Value, scale: torch.Tensor) -> Value:
             torch.mul(data[part].to(torch.float64), factor, out=result[part])
         return result
 
-    return Value(weight.shape, weight.dtype, weight.name, data=scaled)
+    identity = ("scaled", weight.key, hashlib.sha256(scale.numpy().tobytes()).digest())
+    return Value(weight.shape, weight.dtype, weight.name, data=scaled, identity=identity)
 
 
 def _set_bias(node: Node, data: torch.Tensor) -> None:

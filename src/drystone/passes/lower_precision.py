@@ -58,7 +58,10 @@ def lower_precision(graph: Graph, dtype: torch.dtype = torch.bfloat16) -> Graph:
 
 
 def _lowered_constant(value: Value, dtype: torch.dtype) -> Value:
-    return Value(value.shape, dtype, value.name, data=lambda: value.constant.detach().to(dtype).contiguous())
+    def lowered() -> torch.Tensor:
+        return value.constant.detach().to(dtype).contiguous()
+
+    return Value(value.shape, dtype, value.name, data=lowered, identity=("lowered", value.key, dtype))
 
 
 def _follows(node: Node, index: int) -> bool:

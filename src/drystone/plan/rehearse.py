@@ -58,8 +58,19 @@ def signature(node: Node) -> str:
 class Planner:
     """Chooses an option for each node of ``graph``."""
 
-    def __init__(self, graph: Graph, weights: WeightStore, cache: TuningCache, held_format: str | None = None) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        weights: WeightStore,
+        cache: TuningCache,
+        held_format: str | None = None,
+        kin: Planner | None = None,
+    ) -> None:
+        """``kin``: the planner of the same model for other shapes or threads, whose times stand in for what is unknown."""
         self.graph, self.weights, self.cache = graph, weights, cache
+        same = kin is not None and [node.op for node in kin.graph] == [node.op for node in graph]
+        self.kin = kin if same else None
+        self.kin_node = dict(zip(graph, kin.graph, strict=True)) if kin is not None and same else {}
         self.signatures = {node: signature(node) for node in graph}
         self.options: dict[Node, list[Option]] = {}
         self.reasons: dict[Node, str] = {}
@@ -74,7 +85,7 @@ class Planner:
             # Equal nodes share one list: what turns out impossible for one is so for all.
             self.options[node] = by_signature.setdefault(self.signatures[node], found)
             self.reasons[node] = reason
-        self.measured_bandwidth: list[float] = []
+        self.measured_bandwidth: list[float] = [] if kin is None else list(kin.measured_bandwidth)
         self._measured: set[str] = set()  # keys that this planner has timed
 
     # -- options ---------------------------------------------------------------------------------------------------------
@@ -178,8 +189,18 @@ class Planner:
         return seconds
 
     def _node_cost(self, node: Node, option: Option) -> float:
-        known = self.cache.get(self._key(node, option))
-        return self._estimate(node, option) if known is None else known
+        for known in (self.cache.get(self._key(node, option)), self._kin_cost(node, option)):
+            if known is not None:
+                return known
+        return self._estimate(node, option)
+
+    def _kin_cost(self, node: Node, option: Option) -> float | None:
+        """What the kin of ``node`` took, in proportion to the results."""
+        if self.kin is None:
+            return None
+        kin_node = self.kin_node[node]
+        known = self.kin.cache.get(self.kin._key(kin_node, option))
+        return None if known is None else known * node.output.numel / max(kin_node.output.numel, 1)
 
     def _reorder_cost(self, value: Value, source: str, target: str) -> float:
         if same_memory(value, source, target):

@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from drystone import native
-from drystone.errors import InputError, ShapeError
+from drystone.errors import DrystoneError, InputError, ShapeError
 from drystone.graph.graph import Value
 from drystone.runtime.explain import Explanation
 from drystone.runtime.program import Program
+from drystone.runtime.weights import Weights
 
 # Programs kept for other shapes and thread counts; the least recently used goes first.
 MAX_PROGRAMS = 16
@@ -27,14 +28,16 @@ class Prepared:
 
     program: Program
     explanation: Explanation
+    unflatten: Callable[[list[torch.Tensor]], Any]
 
     @property
     def eager(self) -> bool:
         return self.explanation.runs == "eager"
 
 
-# Makes the program for inputs of these shapes and the thread count in force; ``finite`` says that they hold no NaN or infinity.
-Prepare = Callable[[list[torch.Tensor], bool], Prepared]
+# Makes the program for inputs of these shapes and the thread count in force: ``(tensors, finite, rehearse)``. ``finite`` says that
+# they hold no NaN or infinity; ``rehearse`` that times are to be measured now.
+Prepare = Callable[[list[torch.Tensor], bool, bool], Prepared]
 Key = tuple[int, bool, tuple[tuple[int, ...], ...]]
 
 
@@ -46,30 +49,35 @@ def _finite(tensor: torch.Tensor) -> bool:
 class OptimizedModule(nn.Module):
     """The model, prepared for inference. Inputs and outputs are structured as the model's; attributes are the model's.
 
-    Calls may come from several threads. Results carry no gradient.
+    Calls may come from several threads. Results carry no gradient. Where the model's weights change after it was prepared, calls
+    raise ``WeightsChangedError`` until ``refresh()``; writes through ``.data``, which torch does not count, go unnoticed.
     """
 
     def __init__(
         self,
         model: nn.Module,
         flatten: Callable[[tuple[Any, ...], dict[str, Any]], list[torch.Tensor]],
-        unflatten: Callable[[list[torch.Tensor]], Any],
         names: list[str],
         expected: list[Value],
         prepare: Prepare,
         dynamic: list[set[int]],
+        batch: list[int],
+        weights: Weights,
     ) -> None:
+        """``batch``: the inputs whose first dimensions vary together, though no dimension was declared dynamic."""
         super().__init__()
         # Past nn.Module's registration: the model's parameters stay the model's own, and are not listed twice.
         self.__dict__["_model"] = model
         self.training = False
-        self._flatten, self._unflatten = flatten, unflatten
+        self._flatten = flatten
         self._names = names
         self._expected = expected
         self._shapes = [torch.Size(value.shape) for value in expected]
         self._dtypes = [value.dtype for value in expected]
         self._prepare = prepare
         self._dynamic = dynamic
+        self._batch = batch
+        self._weights = weights
         self._programs: OrderedDict[Key, Prepared] = OrderedDict()
         self._lock = threading.Lock()
         self._current: tuple[int, Prepared] | None = None
@@ -92,12 +100,47 @@ class OptimizedModule(nn.Module):
             raise InputError("the module has no program yet")
         return self._current[1].explanation
 
+    def prepare(self, *args: Any, **kwargs: Any) -> Explanation:
+        """Make the program for inputs of these shapes now, and measure: calls alone plan it from times that are known.
+
+        Gives the explanation of that program. Raises what a call with these inputs would raise.
+        """
+        tensors, finite, _ = self._checked(args, kwargs)
+        return self._find(tensors, torch.get_num_threads(), finite, rehearse=True).explanation
+
+    def refresh(self) -> None:
+        """Take over the model's weights as they are now. Programs for other shapes and threads are made again when called."""
+        with self._lock:
+            self._programs.clear()
+            self._current = None
+            self._weights.refresh()
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._forward_hooks or self._forward_pre_hooks:
             return super().__call__(*args, **kwargs)
         return self.forward(*args, **kwargs)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        tensors, finite, usual = self._checked(args, kwargs)
+        self._weights.check()
+        threads = torch.get_num_threads()
+        if native.forked() and threads > 1:
+            raise DrystoneError(
+                "this process was forked from one that had used drystone, and OpenMP's threads do not survive a fork: "
+                "call torch.set_num_threads(1) in the child, or start it with the 'spawn' method"
+            )
+        current = self._current
+        if not usual or not finite or current is None or current[0] != threads:
+            prepared = self._find(tensors, threads, finite)
+        else:
+            prepared = current[1]
+        if prepared.eager and not self._model.training:
+            with torch.no_grad(), torch.autocast("cpu", enabled=False):
+                return self._model(*args, **kwargs)
+        return prepared.unflatten(prepared.program(tensors))
+
+    def _checked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[torch.Tensor], bool, bool]:
+        """The inputs as dense tensors, whether all are finite, and whether they have the example's shapes."""
         tensors = self._flatten(args, kwargs)
         grad = torch.is_grad_enabled()
         usual = True
@@ -112,33 +155,31 @@ class OptimizedModule(nn.Module):
                 usual = False
             if not tensor.is_contiguous() or tensor.is_neg() or tensor.is_conj():
                 tensors[i] = tensor.resolve_neg().contiguous()
-        current = self._current
-        threads = torch.get_num_threads()
-        finite = all(map(_finite, tensors))
-        if not usual or not finite or current is None or current[0] != threads:
-            prepared = self._find(tensors, threads, finite)
-        else:
-            prepared = current[1]
-        if prepared.eager and not self._model.training:
-            with torch.no_grad(), torch.autocast("cpu", enabled=False):
-                return self._model(*args, **kwargs)
-        return self._unflatten(prepared.program(tensors))
+        if not usual:
+            self._check_batch(tensors)
+        return tensors, all(map(_finite, tensors)), usual
 
-    def _find(self, tensors: list[torch.Tensor], threads: int, finite: bool = True) -> Prepared:
+    def _find(self, tensors: list[torch.Tensor], threads: int, finite: bool = True, rehearse: bool = False) -> Prepared:
         """The program for these shapes and threads; made if it is not there yet."""
         shapes = tuple(tuple(tensor.shape) for tensor in tensors)
         key = (threads, finite, shapes)
         with self._lock:
-            if key in self._programs:
-                self._programs.move_to_end(key)
-            else:
-                self._programs[key] = self._prepare(tensors, finite)
+            if rehearse or key not in self._programs:
+                self._programs[key] = self._prepare(tensors, finite, rehearse)
                 while len(self._programs) > MAX_PROGRAMS:
                     self._programs.popitem(last=False)
+            self._programs.move_to_end(key)
             prepared = self._programs[key]
             if finite and list(shapes) == [tuple(shape) for shape in self._shapes]:
                 self._current = (threads, prepared)
             return prepared
+
+    def _check_batch(self, tensors: list[torch.Tensor]) -> None:
+        """The batch may be another one, but the same in all inputs that have it."""
+        sizes = {tensors[i].shape[0] for i in self._batch}
+        if len(sizes) > 1:
+            given = ", ".join(f"{self._names[i]!r} {list(tensors[i].shape)}" for i in self._batch)
+            raise ShapeError(f"the first dimension is the batch, which must be one number in all inputs that have it; got {given}")
 
     def _check(self, index: int, tensor: torch.Tensor, grad: bool) -> None:
         """Raise the error that says what is wrong with an input, if anything is."""

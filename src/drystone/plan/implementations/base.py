@@ -6,7 +6,7 @@ Adding one is adding a file here with a subclass of ``Implementation`` and namin
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -94,7 +94,7 @@ class WeightStore:
     ALIGNMENT = 64
 
     def __init__(self) -> None:
-        self._packed: weakref.WeakValueDictionary[tuple[int, str], torch.Tensor] = weakref.WeakValueDictionary()
+        self._packed: weakref.WeakValueDictionary[tuple[Hashable, str], torch.Tensor] = weakref.WeakValueDictionary()
         self._chunk: weakref.ref[torch.Tensor] | None = None
         self._used = 0
 
@@ -111,7 +111,7 @@ class WeightStore:
 
     def packed(self, step: native.Convolution | native.Linear | native.Winograd, weight: Value) -> torch.Tensor:
         """``weight`` (a constant) in the layout that ``step`` reads."""
-        key = (weight.id, step.packed_key)
+        key = (weight.key, step.packed_key)
         memory = self._packed.get(key)
         if memory is None:
             plain = weight.constant.detach().contiguous()
@@ -122,7 +122,7 @@ class WeightStore:
 
     def plain(self, weight: Value, dtype: torch.dtype) -> torch.Tensor:
         """``weight`` (a constant) densely row-major in ``dtype``: the user's own memory where it is that already."""
-        key = (weight.id, f"plain {dtype}")
+        key = (weight.key, f"plain {dtype}")
         memory = self._packed.get(key)
         if memory is None:
             data = weight.constant.detach()
@@ -147,7 +147,7 @@ class StandIns(WeightStore):
         super().__init__()
         self._store = store
         self._chunks: list[torch.Tensor] = []
-        self._taken: dict[tuple[int, str], torch.Tensor] = {}
+        self._taken: dict[tuple[Hashable, str], torch.Tensor] = {}
         self.reset()
 
     def reset(self) -> None:
@@ -161,7 +161,7 @@ class StandIns(WeightStore):
         self._chunks.clear()
 
     def packed(self, step: native.Convolution | native.Linear | native.Winograd, weight: Value) -> torch.Tensor:
-        key = (weight.id, step.packed_key)
+        key = (weight.key, step.packed_key)
         if key not in self._taken:
             self._taken[key] = self._zeros(max(step.packed_bytes, 1))
         return self._taken[key]

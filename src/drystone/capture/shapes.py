@@ -1,0 +1,83 @@
+"""One capture for many shapes: which dimensions may vary, and what a symbolic program is for given sizes."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import sympy
+import torch
+from torch import fx, nn
+from torch.export import Dim
+from torch.export.graph_signature import InputKind
+from torch.utils import _pytree as pytree
+
+from drystone.capture.export import Captured, describe
+from drystone.errors import UnsupportedError
+from drystone.graph.traced import hint, resized
+
+# torch.export takes sizes of 0 and 1 for constants, and a program traced for others need not hold for them.
+LEAST = 2
+
+
+def batch_inputs(tensors: list[torch.Tensor]) -> list[int]:
+    """The inputs whose first dimension is taken for the batch: those of the same first size as the first that has any."""
+    sizes = [tensor.shape[0] if tensor.dim() else None for tensor in tensors]
+    batch = next((size for size in sizes if size is not None), None)
+    return [i for i, size in enumerate(sizes) if size is not None and size == batch]
+
+
+def batch_shapes(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """``dynamic_shapes`` for torch.export that leave the batch to vary."""
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+    varying = {id(tensors[i]) for i in batch_inputs(tensors)}
+    args, kwargs = pytree.tree_unflatten([{0: Dim.AUTO} if id(leaf) in varying else None for leaf in leaves], spec)
+    bound = inspect.signature(model.forward).bind(*args, **kwargs)
+    return {name: value for name, value in bound.arguments.items()}
+
+
+def dynamic_dims(captured: Captured) -> list[set[int]]:
+    """For each tensor input the dimensions that a symbolic program lets vary."""
+    return [{axis for axis, size in enumerate(shape) if not isinstance(size, int)} for shape in _input_shapes(captured)]
+
+
+def resize(captured: Captured, model: nn.Module, shapes: list[tuple[int, ...]]) -> tuple[Captured, dict[Any, Any]] | None:
+    """A symbolic capture for inputs of these shapes: what it is within ``resized`` of the symbols' values, and these.
+
+    None where it does not hold for them: a size below 2, beyond the declared ranges, or against an assertion of the trace.
+    """
+    symbols: dict[Any, int] = {}
+    for traced, shape in zip(_input_shapes(captured), shapes, strict=True):
+        for size, given in zip(traced, shape, strict=True):
+            if not isinstance(size, int) and size.node.expr.is_Symbol and symbols.setdefault(size.node.expr, given) != given:
+                return None
+    if any(value < LEAST for value in symbols.values()):
+        return None
+    for symbol, bounds in captured.program.range_constraints.items():
+        if symbol in symbols and not bounds.lower <= symbols[symbol] <= bounds.upper:
+            return None
+    try:
+        numbers = {symbol: sympy.Integer(value) for symbol, value in symbols.items()}
+        with resized(numbers):
+            fits = [tuple(map(hint, traced)) for traced in _input_shapes(captured)] == shapes
+            if not fits or not all(map(_holds, captured.program.graph.nodes)):
+                return None
+            return describe(model, captured.program), numbers
+    except UnsupportedError:
+        return None
+
+
+def _input_shapes(captured: Captured) -> list[torch.Size]:
+    examples = {node.name: node.meta.get("val") for node in captured.program.graph.nodes if node.op == "placeholder"}
+    specs = captured.program.graph_signature.input_specs
+    inputs = [examples.get(getattr(spec.arg, "name", "")) for spec in specs if spec.kind is InputKind.USER_INPUT]
+    return [example.shape for example in inputs if isinstance(example, torch.Tensor)]
+
+
+def _holds(node: fx.Node) -> bool:
+    """Whether ``node``, if it is an assertion on sizes, is true for the sizes in force."""
+    if node.target is not torch.ops.aten._assert_scalar.default:
+        return True
+    condition = node.args[0]
+    return bool(hint(condition.meta["val"] if isinstance(condition, fx.Node) else condition))

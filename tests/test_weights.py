@@ -1,0 +1,80 @@
+"""Weights that change after ``optimize``: noticed, refused, taken over by ``refresh``."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import drystone
+from agreement import Reference
+from drystone import WeightsChangedError
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 16, 3, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 36, 5)
+    return nn.Sequential(*layers).eval().requires_grad_(False)
+
+
+def load_another(model: nn.Sequential) -> None:
+    model.load_state_dict({name: value + 1 if value.is_floating_point() else value for name, value in model.state_dict().items()})
+
+
+CHANGES: dict[str, Callable[[nn.Sequential], Any]] = {
+    "in place": lambda model: model[0].weight.mul_(2),
+    "a bias": lambda model: model[4].bias.add_(1),
+    "a buffer": lambda model: model[1].running_mean.add_(0.5),
+    "load_state_dict": load_another,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=str)
+def test_a_change_is_refused_until_refresh(change: str, dtype: torch.dtype | None) -> None:
+    model, x = net(), torch.randn(2, 3, 8, 8)
+    fast = drystone.optimize(model, x, tuning="estimate", dtype=dtype)
+    fast(x)
+    CHANGES[change](model)
+    with pytest.raises(WeightsChangedError, match="refresh"):
+        fast(x)
+    fast.refresh()
+    for batch in (2, 3, 2):
+        x = torch.randn(batch, 3, 8, 8)
+        expected = Reference(model, (x,))
+        expected.check_float32(fast(x)) if dtype is None else expected.check_bfloat16(fast(x))
+
+
+def test_the_message_names_what_changed() -> None:
+    model, x = net(), torch.randn(2, 3, 8, 8)
+    fast = drystone.optimize(model, x, tuning="estimate")
+    model[4].bias.zero_()
+    with pytest.raises(WeightsChangedError, match=r"4\.bias"):
+        fast(x)
+
+
+def test_what_no_result_depends_on_may_change() -> None:
+    model, x = net(), torch.randn(2, 3, 8, 8)
+    fast = drystone.optimize(model, x, tuning="estimate")
+    expected = fast(x)
+    model[1].num_batches_tracked.add_(1)
+    assert torch.equal(fast(x), expected)
+
+
+def test_changes_of_a_copy_are_nothing_to_it() -> None:
+    model, x = net(), torch.randn(2, 3, 8, 8)
+    fast = drystone.optimize(model, x, tuning="estimate")
+    expected = fast(x)
+    copy.deepcopy(model)[0].weight.zero_()
+    assert torch.equal(fast(x), expected)
+
+
+def test_models_made_under_inference_mode() -> None:
+    with torch.inference_mode():
+        model, x = net(), torch.randn(2, 3, 8, 8)
+        fast = drystone.optimize(model, x, tuning="estimate")
+        Reference(model, (x,)).check_float32(fast(x))
