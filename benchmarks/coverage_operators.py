@@ -40,6 +40,7 @@ RESULTS = coverage_report.RESULTS / "coverage_operators.json"
 OPINFO = "torch.testing._internal.common_methods_invocations"
 SECONDS = 60.0  # for a sample
 SCREENED = 3  # samples without a known operator, after which the others are not looked at
+BAD = ("wrong", "crash")
 UNINITIALISED = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "empty_permuted"}
 # The tensor that stays an input where the others are weights; matrix products have theirs on the right.
 WEIGHTED = ("nn.functional.conv", "nn.functional.linear", "nn.functional.prelu", "native_batch_norm", "native_layer_norm")
@@ -244,15 +245,16 @@ def main(
         for task, found in zip(tasks, pool.map(partial(results, samples=samples), tasks), strict=True):
             announce(task[0])
             rows += found
+            for row in found:
+                if row["status"] in BAD or (only and row["status"] != "computed"):
+                    where = f"{row['opinfo']} {row['dtype']} ({row.get('call', '')})"
+                    console.print(f"{row['status']}: {where}: {row['reason']}", markup=False, highlight=False)
     counts = Counter(row["status"] for row in rows)
     console.print(f"{len(rows)} samples: " + ", ".join(f"{count} {status}" for status, count in counts.items()))
-    bad = [row for row in rows if row["status"] in ("wrong", "crash")]
-    for row in bad if not only else [row for row in rows if row["status"] != "computed"]:
-        console.print(f"{row['status']}: {row['opinfo']} {row['dtype']} ({row.get('call', '')}): {row['reason']}", markup=False)
     if not only:
         coverage_report.write(RESULTS, {"environment": environment(), "samples": samples, "table": sorted(table), "rows": rows})
         coverage_report.render()
-    raise typer.Exit(1 if bad else 0)
+    raise typer.Exit(1 if any(counts[status] for status in BAD) else 0)
 
 
 if __name__ == "__main__":

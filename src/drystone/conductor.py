@@ -154,7 +154,11 @@ class _Conductor:
                 Weights(captured, lambda: self._capture_again(dynamic_shapes)),
             )
             del captured
-            fast._find([tensor.contiguous() for tensor in tensors], torch.get_num_threads(), rehearse=self.tuning == "measure")
+            fast._find(
+                [tensor.resolve_neg().resolve_conj().contiguous() for tensor in tensors],
+                torch.get_num_threads(),
+                rehearse=self.tuning == "measure",
+            )
         return fast
 
     def _capture_example(self, dynamic_shapes: Any) -> Captured:

@@ -229,6 +229,7 @@ FUNCTIONS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], list[str]]] =
     "transpose": (lambda x: x.transpose(-1, 1).contiguous(), ["permute"]),
     "movedim": (lambda x: x.movedim((0, 1), (2, 0)), ["permute"]),
     "mT": (lambda x: x.mT, ["permute"]),
+    "numpy_T": (lambda x: x.sum(0)[:6, :6].T, ["reduce", "slice", "slice", "permute"]),
     "t": (lambda x: x.flatten(1).t(), ["reshape", "permute"]),
     "view": (lambda x: x.view(x.size(0), -1), ["reshape"]),
     "squeeze": (lambda x: x.unsqueeze(1).squeeze(1).unsqueeze(-1), ["reshape", "reshape", "reshape"]),
@@ -257,6 +258,7 @@ def test_function(name: str) -> None:
 
 FALLBACKS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str]] = {
     "where": (lambda x: torch.where(x > 0, x, 0.5), "no native implementation"),
+    "softplus with a low threshold": (lambda x: F.softplus(x, threshold=0.5), "a low threshold"),
     "floor division": (lambda x: torch.div(x, 0.3, rounding_mode="floor"), "a rounding division"),
     "matmul of two results": (lambda x: x @ x.transpose(-1, -2), "computed matrices"),
     "max with indices": (lambda x: F.max_pool2d(x, 2, return_indices=True)[1], "indices"),
@@ -340,6 +342,7 @@ class Projection(nn.Module):
         return (
             torch.addmm(self.bias, flat, self.weight),
             torch.addmm(self.bias, flat, self.weight, beta=0.5, alpha=2),
+            torch.addmm(self.bias * torch.nan, flat, self.weight, beta=0, alpha=2),
             x @ self.weight,
             torch.mm(flat, self.weight),
         )
@@ -347,7 +350,7 @@ class Projection(nn.Module):
 
 def test_products_with_a_constant_matrix() -> None:
     graph = check(Projection().eval(), image())
-    assert ops(graph) == ["reshape", "matmul", "matmul", "pointwise", "matmul", "matmul"]
+    assert ops(graph) == ["reshape", "matmul", "matmul", "pointwise", "matmul", "pointwise", "matmul", "matmul"]
 
 
 def test_constant_subgraphs_are_computed_once() -> None:

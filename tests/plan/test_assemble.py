@@ -176,7 +176,7 @@ def test_no_value_is_overwritten_before_its_last_reading(trace: Trace, name: str
     def content(place: Place) -> torch.Tensor:
         if place.desc.format.name.startswith("blocked") and place.buffer.kind == "arena":
             return frame.arena[place.buffer.offset + place.offset :][: place.desc.bytes]
-        return frame._tensor(place, arguments)
+        return frame._tensor(place, torch.float32, arguments)
 
     last = {id(place): step for step, place in trace.touched}
     made_by = {record.node: step for step, record in enumerate(plan.records) if record.node}

@@ -71,6 +71,7 @@ class Assembled:
     slots: list[tuple[Buffer, int]]
     inputs: list[Place]
     outputs: list[Place]
+    output_dtypes: list[torch.dtype]  # a place knows only what its elements are moved as
     arena_bytes: int
     choice: dict[Node, Option]
 
@@ -410,7 +411,8 @@ class _Assembler:
             buffer.offset = offset
         for buffer in self.buffers:
             buffer.values.clear()
-        return Assembled(self.program, self.records, self.slots, inputs, outputs, total, self.choice)
+        dtypes = [value.dtype for value in self.graph.outputs]
+        return Assembled(self.program, self.records, self.slots, inputs, outputs, dtypes, total, self.choice)
 
 
 def uniform_layout(layouts: list[Layout], format: str) -> Layout:

@@ -7,12 +7,18 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import torch
+
 from drystone import native
+from drystone.errors import UnsupportedError
 from drystone.graph.graph import Value
 
 PLAIN = "plain"
 CHANNELS_LAST = "channels_last"
 BLOCK = {"blocked16": 16, "blocked8": 8}
+
+# What only torch computes with, complex numbers among it, is moved as integers of its size.
+_INTEGERS = {1: native.DType.u8, 2: native.DType.s16, 4: native.DType.s32, 8: native.DType.s64}
 
 
 def formats_of(value: Value) -> tuple[str, ...]:
@@ -34,9 +40,16 @@ def _dense(dtype: native.DType, format: str, shape: tuple[int, ...]) -> native.T
     return native.TensorDesc.dense(dtype, native.FORMATS[format], list(shape))
 
 
+def _moved_as(dtype: torch.dtype) -> native.DType:
+    kind = native.DTYPES.get(dtype, _INTEGERS.get(dtype.itemsize))
+    if kind is None:
+        raise UnsupportedError(f"{dtype} is too wide for a graph; compute it outside the model, or in a narrower dtype")
+    return kind
+
+
 def dense(value: Value, format: str) -> native.TensorDesc:
-    """``value`` in ``format``, densely."""
-    return _dense(native.DTYPES[value.dtype], format, value.shape)
+    """``value`` in ``format``, densely. Raises ``UnsupportedError`` for a dtype that can't be moved."""
+    return _dense(_moved_as(value.dtype), format, value.shape)
 
 
 def same_memory(value: Value, a: str, b: str) -> bool:

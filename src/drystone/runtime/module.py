@@ -154,7 +154,7 @@ class OptimizedModule(nn.Module):
                 self._check(i, tensor, grad)
                 usual = False
             if not tensor.is_contiguous() or tensor.is_neg() or tensor.is_conj():
-                tensors[i] = tensor.resolve_neg().contiguous()
+                tensors[i] = tensor.resolve_neg().resolve_conj().contiguous()
         if not usual:
             self._check_batch(tensors)
         return tensors, all(map(_finite, tensors)), usual

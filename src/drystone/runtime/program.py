@@ -11,7 +11,6 @@ import torch
 from drystone import native
 from drystone.plan.assemble import Assembled, Buffer, Place
 
-_DTYPES = {kind: dtype for dtype, kind in native.DTYPES.items()}
 # A cache line before the arena's end is read by vector loads that run past a tensor's last element.
 _SLACK = 64
 
@@ -25,7 +24,9 @@ class Program:
     def __init__(self, assembled: Assembled, threads: int) -> None:
         self.assembled = assembled
         self.threads = threads
-        self._outputs = [(list(place.desc.shape), _DTYPES[place.desc.dtype]) for place in assembled.outputs]
+        self._outputs = [
+            (list(place.desc.shape), dtype) for place, dtype in zip(assembled.outputs, assembled.output_dtypes, strict=True)
+        ]
         self._frames: deque[_Frame] = deque()
         self._steps = len(assembled.program)
         self._plain = assembled.segments == 0
@@ -85,9 +86,8 @@ class _Frame:
     def _argument(buffer: Buffer, inputs: int) -> int:
         return buffer.index if buffer.kind == "input" else inputs + buffer.index
 
-    def _tensor(self, place: Place, arguments: list[torch.Tensor]) -> torch.Tensor:
-        """The torch tensor that aliases ``place``."""
-        dtype = _DTYPES[place.desc.dtype]
+    def _tensor(self, place: Place, dtype: torch.dtype, arguments: list[torch.Tensor]) -> torch.Tensor:
+        """The torch tensor of ``dtype`` that aliases ``place``."""
         buffer = place.buffer
         if buffer.kind == "arena":
             memory = self.arena[buffer.offset + place.offset :][: place.desc.bytes]
@@ -113,9 +113,10 @@ class _Frame:
             if stop < len(records):
                 began = time.perf_counter()
                 record = records[stop]
-                assert record.call is not None
-                results = record.call([self._tensor(place, arguments) for place in record.call_inputs])
-                for place, result in zip(record.call_outputs, results, strict=True):
-                    self._tensor(place, arguments).copy_(result)
+                assert record.call is not None and record.node is not None
+                read = zip(record.call_inputs, record.node.inputs, strict=True)
+                results = record.call([self._tensor(place, value.dtype, arguments) for place, value in read])
+                for place, value, result in zip(record.call_outputs, record.node.outputs, results, strict=True):
+                    self._tensor(place, value.dtype, arguments).copy_(result)
                 seconds.append(time.perf_counter() - began)
         return seconds

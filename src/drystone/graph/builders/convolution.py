@@ -94,6 +94,8 @@ def addmm(b: Emitter, bias: Value, x: Value, other: Value, beta: float = 1, alph
         return linear(b, x, weight, bias)
     product = linear(b, x, weight)
     assert isinstance(product, Value)
+    if beta == 0:  # torch does not look at the bias then, NaN or not
+        return b.pointwise([product], [PointwiseOp("linear", (("in", 0),), alpha)])
     number = scalar(bias)
     if number is not None:
         return b.pointwise([product], [PointwiseOp("linear", (("in", 0),), alpha, beta * number)])

@@ -98,9 +98,12 @@ def celu(b: Emitter, x: Value, alpha: float = 1.0) -> Built:
 
 @builds("softplus")
 def softplus(b: Emitter, x: Value, beta: float = 1.0, threshold: float = 20.0) -> Built:
-    """max(x, 0) + log(1 + exp(-beta * |x|)) / beta: no overflow, so no threshold."""
-    if beta <= 0:
-        raise Declined("a softplus with a negative beta")
+    """max(x, 0) + log(1 + exp(-beta * |x|)) / beta: no overflow, so no threshold.
+
+    torch gives x itself from ``threshold`` on; from 15 on, float32 does not tell the two apart.
+    """
+    if beta <= 0 or threshold < 15:
+        raise Declined("a softplus with a negative beta or a low threshold")
     ops = [
         op("abs", IN0),
         op("linear", reg(0), alpha=-float(beta)),

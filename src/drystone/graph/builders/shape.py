@@ -82,10 +82,15 @@ def transpose(b: Emitter, x: Value, dim0: int, dim1: int) -> Built:
     return permute_to(b, x, order)
 
 
-@builds("t", "numpy_T", "mT", "adjoint")
+@builds("t", "mT", "adjoint")
 def t(b: Emitter, x: Value) -> Built:
     order = list(range(len(x.shape)))
-    return permute_to(b, x, order[::-1] if len(order) == 2 else [*order[:-2], *order[:-3:-1]])
+    return permute_to(b, x, [*order[:-2], *order[:-3:-1]])
+
+
+@builds("numpy_T")
+def numpy_T(b: Emitter, x: Value) -> Built:
+    return permute_to(b, x, list(range(len(x.shape)))[::-1])
 
 
 @builds("movedim", "moveaxis")
