@@ -100,6 +100,13 @@ def _check_arguments(
 ) -> None:
     if not args and not kwargs:
         raise InputError("example_inputs is missing: optimize needs one set of inputs, as a tuple, to know shapes and dtypes")
+    check_options(dtype, accuracy, tuning, capture, formats)
+
+
+def check_options(
+    dtype: Any = None, accuracy: Any = "default", tuning: Any = "measure", capture: Any = "auto", formats: Any = None
+) -> None:
+    """Raise ``UnsupportedError`` or ``InputError`` for an option of ``optimize`` that is out of range."""
     if dtype not in (None, torch.float32, torch.bfloat16):
         raise UnsupportedError(f"dtype: expected None, torch.float32 or torch.bfloat16, got {dtype}")
     for name, given, allowed in (
