@@ -130,7 +130,7 @@ class CompiledGraph:
         tensors = tuple(args[i] for i in self._tensors)
         if not tensors:
             raise UnsupportedError("it has no inputs but weights and numbers")
-        return optimize(_WithWeights(self._graph, args, self._weights, self._numbers), tensors, **self._options)
+        return optimize(_WithWeights(self._graph, args, self._weights, self._numbers), tensors, capture="whole", **self._options)
 
 
 @dataclass

@@ -6,7 +6,7 @@ import platform
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from drystone import native
-from drystone.capture.export import Captured
+from drystone.capture.export import Captured, check_model
 from drystone.capture.export import capture as capture_module
 from drystone.capture.shapes import LEAST, batch_inputs, batch_shapes, dynamic_dims, resize
 from drystone.capture.signature import Signature
@@ -26,6 +26,7 @@ from drystone.errors import CaptureError, DrystoneWarning, InputError, ShapeErro
 from drystone.graph.build import build
 from drystone.graph.graph import Graph
 from drystone.graph.traced import resized
+from drystone.parted import optimize_in_parts
 from drystone.passes import simplify
 from drystone.passes.lower_precision import lower_precision
 from drystone.passes.split_epilogues import split_epilogues
@@ -35,6 +36,7 @@ from drystone.plan.rehearse import Planner
 from drystone.plan.tuning_cache import TuningCache
 from drystone.runtime.explain import ExplainedStep, Explanation
 from drystone.runtime.module import OptimizedModule, Prepared
+from drystone.runtime.parts import PartedModule
 from drystone.runtime.program import Program
 from drystone.runtime.weights import Weights
 
@@ -54,14 +56,15 @@ def optimize(
     dynamic_shapes: Any = None,
     accuracy: Literal["default", "strict"] = "default",
     tuning: Literal["measure", "estimate"] = "measure",
-    capture: Literal["auto"] = "auto",
+    capture: Literal["auto", "whole"] = "auto",
     strict: bool = False,
     formats: str | None = None,
-) -> OptimizedModule:
+) -> OptimizedModule | PartedModule:
     """Prepare ``model`` for inference on this CPU: a module of the same signature.
 
     The model is captured, simplified, planned as a whole (implementation and memory format of every operator, by measuring)
-    and becomes one native program. The model itself is left as it is; it must be in eval mode.
+    and becomes one native program. Where it can't be captured whole, its largest submodules that can be become programs, and
+    the rest runs eagerly; a DrystoneWarning says which. The model itself is left as it is; it must be in eval mode.
 
     Args:
         model: any ``nn.Module`` in eval mode, on the CPU.
@@ -74,13 +77,14 @@ def optimize(
             times that are known; ``fast.prepare(*inputs)`` measures it. The 16 last used are kept.
         accuracy: ``"strict"`` bars algorithms that reorder the arithmetic.
         tuning: ``"measure"`` rehearses candidates; ``"estimate"`` plans from known times and a cost model.
-        capture: how the model is captured; ``"auto"`` is torch.export.
-        strict: raise instead of running an operator on ATen.
+        capture: ``"auto"`` captures the model whole or, where torch.export can't and no ``dynamic_shapes`` are asked for, in
+            parts; ``"whole"`` raises instead.
+        strict: raise instead of running an operator on ATen, or a part of the model eagerly.
         formats: hold all tensors to one format where operators have it ("plain", "channels_last", "blocked16", "blocked8"),
             to compare; None chooses freely.
 
     Raises:
-        CaptureError: the model is in training mode or its control flow depends on data.
+        CaptureError: the model is in training mode, or neither it nor any of its submodules can be captured.
         UnsupportedError: ``strict`` and something would run on ATen; or a dtype that is not served.
         InputError: example inputs missing, not on the CPU, or an argument out of range.
 
@@ -91,8 +95,22 @@ def optimize(
     args = (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs or ())
     kwargs = dict(example_kwargs or {})
     _check_arguments(args, kwargs, dtype, accuracy, tuning, capture, formats)
+    check_model(model, args, kwargs)
     conductor = _Conductor(model, args, kwargs, dtype, tuning, strict, formats, accuracy)
-    return conductor.module(dynamic_shapes)
+    try:
+        return conductor.module(dynamic_shapes)
+    except (CaptureError, UnsupportedError) as error:
+        if capture == "whole" or strict or dynamic_shapes is not None:
+            raise
+        reason = error
+
+    def prepare(part: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OptimizedModule:
+        inner = _Conductor(part, args, kwargs, dtype, tuning, strict, formats, accuracy)
+        inner.weights = conductor.weights
+        inner.warned = True  # explain() lists what runs on ATen inside the parts
+        return inner.module(None)
+
+    return optimize_in_parts(model, args, kwargs, reason, dtype, prepare, _against_eager if tuning == "measure" else None)
 
 
 def _check_arguments(
@@ -112,7 +130,7 @@ def check_options(
     for name, given, allowed in (
         ("accuracy", accuracy, ("default", "strict")),
         ("tuning", tuning, ("measure", "estimate")),
-        ("capture", capture, ("auto",)),
+        ("capture", capture, ("auto", "whole")),
         ("formats", formats, (None, *native.FORMATS)),
     ):
         if given not in allowed:
@@ -257,7 +275,9 @@ class _Conductor:
         runs = _runs(program, tensors) if compare else [program.time_steps(tensors)]
         steps = [min(times) for times in zip(*runs, strict=True)]
         args, kwargs = _refilled(self.args, self.kwargs, tensors)
-        ours, eager = _against_eager(program, tensors, self.model, args, kwargs) if compare else (sum(steps), None)
+        ours, eager = sum(steps), None
+        if compare:
+            ours, eager = _against_eager(lambda: program(tensors), lambda: self.model(*args, **kwargs))
         return Explanation(
             steps=[
                 ExplainedStep(
@@ -317,10 +337,8 @@ def _runs(program: Program, tensors: list[torch.Tensor]) -> list[list[float]]:
     return runs
 
 
-def _against_eager(
-    program: Program, tensors: list[torch.Tensor], model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[float, float]:
-    """Seconds of a call of the program and of the model, in turn, the best of a few each."""
+def _against_eager(fast: Callable[[], Any], model: Callable[[], Any]) -> tuple[float, float]:
+    """Seconds of a call of the one and of the other, in turn, the best of a few each."""
     ours: list[float] = []
     eager: list[float] = []
     began = time.perf_counter()
@@ -329,9 +347,9 @@ def _against_eager(
             len(ours) < 200 and time.perf_counter() - began < REHEARSAL_SECONDS and min(eager) < CLEARLY_FASTER * min(ours)
         ):
             start = time.perf_counter()
-            program(tensors)
+            fast()
             middle = time.perf_counter()
-            model(*args, **kwargs)
+            model()
             ours.append(middle - start)
             eager.append(time.perf_counter() - middle)
     return min(ours), min(eager)

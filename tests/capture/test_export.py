@@ -123,6 +123,12 @@ def test_data_dependent_control_flow_names_the_line() -> None:
     assert "torch.where" in str(raised.value)
 
 
+def test_failing_is_quiet(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(CaptureError):
+        capture(Decides().eval(), (torch.randn(3),), {})
+    assert capfd.readouterr() == ("", "")
+
+
 class Broken(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x @ x  # does not fit

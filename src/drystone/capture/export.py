@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import io
 import linecache
+import logging
 import os
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -51,10 +53,10 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
     example inputs that are not on the CPU; ``UnsupportedError`` where the result depends on a buffer that each call changes.
     """
     kwargs = dict(kwargs or {})
-    _check_model(model, args, kwargs)
+    check_model(model, args, kwargs)
     try:
         # Precision is lowered where the caller asks for it, not because autocast happens to be on.
-        with torch.no_grad(), torch.autocast("cpu", enabled=False), _attributes_kept(model):
+        with torch.no_grad(), torch.autocast("cpu", enabled=False), _attributes_kept(model), _quiet():
             program = torch.export.export(model, tuple(args), kwargs, dynamic_shapes=dynamic_shapes, strict=False)
             program = functionalize(program)
     except Exception as error:
@@ -75,7 +77,23 @@ def _attributes_kept(model: nn.Module) -> Iterator[None]:
             vars(module).update(attributes)
 
 
-def _check_model(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What torch.export prints where it fails, the graph so far among it: the CaptureError says it shorter."""
+    loggers = [logging.getLogger(name) for name in ("torch.export._trace", "torch.fx.experimental.symbolic_shapes")]
+    before = [logger.disabled for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.disabled = True
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        for logger, disabled in zip(loggers, before, strict=True):
+            logger.disabled = disabled
+
+
+def check_model(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Raise what ``capture`` raises for a model in training mode and for tensors that are not on the CPU."""
     if model.training:
         raise CaptureError("the model is in training mode; call model.eval() first")
     sensitive = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase, nn.RReLU)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 
@@ -96,4 +97,58 @@ class Explanation:
             lines.append(f"Whole call: drystone {self.plan_milliseconds:.3f} ms, eager {self.eager_milliseconds:.3f} ms.")
         if self.runs == "eager":
             lines.append("Eager was faster in the rehearsal, so calls run eagerly.")
+        return "\n".join(lines)
+
+
+@dataclass
+class ExplainedPart:
+    """One part of a model that is not captured whole. ``runs``: "drystone" or "eager", the latter with its ``reason``."""
+
+    name: str  # qualified, "" for the model itself
+    module: str  # its class
+    runs: str
+    reason: str = ""
+    programs: list[Explanation] = field(default_factory=list)  # one for each way in which the part is called
+
+
+@dataclass
+class PartedExplanation:
+    """``print()`` gives the parts and then each part's own explanation, ``to_dict()`` what JSON can hold."""
+
+    parts: list[ExplainedPart]
+    runs: str  # "drystone": the parts that have programs run them; "eager": all is eager, for this reason:
+    reason: str
+    plan_milliseconds: float | None
+    eager_milliseconds: float | None
+
+    @property
+    def steps(self) -> list[ExplainedStep]:
+        """The steps of all programs, part after part."""
+        return [step for part in self.parts for program in part.programs for step in program.steps]
+
+    @property
+    def segments(self) -> list[ExplainedStep]:
+        """The steps that torch runs inside the programs."""
+        return [step for step in self.steps if step.kind == "aten"]
+
+    def to_dict(self) -> dict[str, Any]:
+        parts = [{**asdict(part), "programs": [program.to_dict() for program in part.programs]} for part in self.parts]
+        return {**asdict(self), "parts": parts, "steps": [asdict(step) for step in self.steps]}
+
+    def __str__(self) -> str:
+        table = Table(title=None, show_edge=False, pad_edge=False)
+        for heading in ("part", "class", "runs", "because"):
+            table.add_column(heading, overflow="fold")
+        for part in self.parts:
+            table.add_row(part.name or "(the model)", part.module, part.runs, escape(part.reason))
+        stream = io.StringIO()
+        Console(file=stream, width=180).print(table)
+        lines = [stream.getvalue().rstrip()]
+        if self.plan_milliseconds is not None and self.eager_milliseconds is not None:
+            lines.append(f"Whole call: drystone {self.plan_milliseconds:.3f} ms, eager {self.eager_milliseconds:.3f} ms.")
+        if self.runs == "eager":
+            lines.append(f"Calls run eagerly: {self.reason}.")
+        for part in self.parts:
+            for program in part.programs:
+                lines.append(f"\n{part.name} ({part.module}):\n{program}")
         return "\n".join(lines)

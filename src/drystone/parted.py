@@ -1,0 +1,222 @@
+"""A model that can't be captured whole, prepared in parts: divided, put together again, and held against the model itself.
+
+The conductor calls this and lends it what prepares one module; capture and runtime meet here, passes and plan are not known.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from drystone.capture.module_tree import copy_tree
+from drystone.capture.parts import Part, divide, first_line
+from drystone.capture.recording import Call, Recording, record
+from drystone.errors import DrystoneError, DrystoneWarning
+from drystone.runtime.agreement import relative_error
+from drystone.runtime.explain import ExplainedPart, PartedExplanation
+from drystone.runtime.module import OptimizedModule
+from drystone.runtime.parts import PartedModule, PartForward
+
+# Programs of one part, for different ways of calling it.
+MAX_CALLS = 4
+# What the result in parts may differ from eager's: five times what each may differ from float64, and for bfloat16 as much more
+# than autocast as one program may, within bounds that still tell a wrong result.
+FLOAT32_LIMIT = 1e-4
+BFLOAT16_LIMITS = 2e-2, 1e-1
+BFLOAT16_TIMES_AUTOCAST = 1.5
+# Parts that a message names; explain() names all.
+NAMED = 8
+
+Prepare = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], OptimizedModule]
+# Seconds of one and the other, called in turn.
+Race = Callable[[Callable[[], Any], Callable[[], Any]], tuple[float, float]]
+
+
+@dataclass
+class _Verdict:
+    """What calls of the whole do. ``reason`` where it is "eager"."""
+
+    runs: str = "drystone"
+    reason: str = ""
+    plan_seconds: float | None = None
+    eager_seconds: float | None = None
+
+
+def optimize_in_parts(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    error: DrystoneError,
+    dtype: torch.dtype | None,
+    prepare: Prepare,
+    race: Race | None,
+) -> PartedModule:
+    """The model with its largest capturable parts prepared. ``error``: why it is not captured whole.
+
+    ``race`` times the result against eager; None takes the parts' word. Raises ``error`` again where the model does not run
+    on the example, and with a sentence more where no part can be captured.
+    """
+    with _undisturbed():
+        recording = _recorded(model, args, kwargs, error)
+        parts = list(divide(model, first_line(error), recording, lambda module, calls: _programs(module, calls, prepare)))
+        if not any(part.prepared for part in parts):
+            tried = [f"{part.name} ({type(part.module).__name__}): {part.reason}" for part in parts[1 : NAMED + 1]]
+            raise type(error)("\n".join([str(error), "None of its submodules can be captured either.", *tried])) from error
+        forwards = {part.module: _forward(part, recording) for part in parts if _native(part)}
+
+        def assembled(forwards: dict[nn.Module, PartForward]) -> nn.Module:
+            return copy_tree(model, forwards, recording.stateful)[model]
+
+        verdict = _verdict(assembled(forwards), assembled({}), args, kwargs, recording.output, dtype, race)
+        if not forwards:
+            verdict = _Verdict("eager", "eager is faster in every part that can be captured")
+        recording.output = None
+        fast = PartedModule(
+            model,
+            assembled(forwards if verdict.runs == "drystone" else {}),
+            lambda: _explanation(parts, forwards, verdict),
+        )
+    _report(parts, verdict)
+    return fast
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """As parts run later, whatever holds around the call of optimize."""
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False), torch.random.fork_rng(devices=[]):
+        yield
+
+
+def _run(module: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A call that leaves the example alone and draws the same random numbers each time."""
+    args, kwargs = _cloned(args, kwargs)
+    with torch.random.fork_rng(devices=[]):
+        return module(*args, **kwargs)
+
+
+def _cloned(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    return pytree.tree_map(lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, (args, kwargs))
+
+
+def _recorded(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], error: DrystoneError) -> Recording:
+    try:
+        return _run(lambda *args, **kwargs: record(model, args, kwargs), args, kwargs)
+    except Exception as failure:  # the capture has met it too, and said on which line
+        raise error from failure
+
+
+def _programs(module: nn.Module, calls: list[Call], prepare: Prepare) -> list[OptimizedModule]:
+    """A program for each way of calling the module; the first must succeed."""
+    programs = [prepare(module, calls[0].args, calls[0].kwargs)]
+    for call in calls[1:MAX_CALLS]:
+        try:
+            programs.append(prepare(module, call.args, call.kwargs))
+        except DrystoneError:
+            continue
+    return programs
+
+
+def _native(part: Part[list[OptimizedModule]]) -> bool:
+    """Whether a program of the part computes anything itself, faster than eager."""
+    explanations = [program.explain() for program in part.prepared or []]
+    return any(explained.runs == "drystone" and len(explained.segments) < len(explained.steps) for explained in explanations)
+
+
+def _why_eager(part: Part[list[OptimizedModule]]) -> str:
+    steps = [step for program in part.prepared or [] for step in program.explain().steps]
+    if part.prepared and all(step.kind == "aten" for step in steps):
+        return "none of its operators has a native implementation"
+    return part.reason or "eager was faster in the rehearsal"
+
+
+def _forward(part: Part[list[OptimizedModule]], recording: Recording) -> PartForward:
+    programs, calls = part.prepared or [], recording.calls[part.module]
+    left = len(calls) - len(programs)
+    return PartForward(part.name, part.module, programs, f"eager in {left} of {len(calls)} ways of calling it" if left else "")
+
+
+def _verdict(
+    tree: nn.Module,
+    eager: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    want: Any,
+    dtype: torch.dtype | None,
+    race: Race | None,
+) -> _Verdict:
+    """Whether the model in parts gives what the model gives, and sooner."""
+    try:
+        got = _run(tree, args, kwargs)
+    except Exception as failure:  # some way of using a module that a copy of it does not bear
+        return _Verdict("eager", f"in parts the model raises {type(failure).__name__}: {first_line(failure)}")
+    limit, error = _limit(eager, args, kwargs, want, dtype), relative_error(got, want)
+    if not error <= limit:
+        differs = f"by {error:.1e}, allowed is {limit:.0e}" if math.isfinite(error) else "in structure or in whole numbers"
+        return _Verdict("eager", f"with its parts in drystone the model's results differ from its own {differs}")
+    if race is None:
+        return _Verdict()
+    args, kwargs = _cloned(args, kwargs)
+    ours, theirs = race(lambda: tree(*args, **kwargs), lambda: eager(*args, **kwargs))
+    slower = theirs < ours
+    return _Verdict("eager" if slower else "drystone", "eager was faster in the rehearsal" if slower else "", ours, theirs)
+
+
+def _limit(eager: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], want: Any, dtype: torch.dtype | None) -> float:
+    """The relative error that is put down to rounding."""
+    low, high = BFLOAT16_LIMITS
+    if dtype is torch.bfloat16:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rounding = relative_error(_floats(_run(eager, args, kwargs)), _floats(want))
+        return min(max(low, BFLOAT16_TIMES_AUTOCAST * rounding), high)
+    dtypes = {leaf.dtype for leaf in pytree.tree_leaves(want) if isinstance(leaf, torch.Tensor)}
+    reduced = not dtypes.isdisjoint((torch.bfloat16, torch.float16))
+    return low if reduced else FLOAT32_LIMIT
+
+
+def _floats(result: Any) -> list[torch.Tensor]:
+    leaves = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+    return [leaf.float() for leaf in leaves if leaf.is_floating_point()]
+
+
+def _explanation(
+    parts: list[Part[list[OptimizedModule]]], forwards: dict[nn.Module, PartForward], verdict: _Verdict
+) -> PartedExplanation:
+    explained = []
+    for part in parts:
+        native = part.module in forwards
+        reason = forwards[part.module].other_inputs if native else _why_eager(part)
+        runs = "drystone" if native and verdict.runs == "drystone" else "eager"
+        programs = [program.explain() for program in part.prepared or []]
+        explained.append(ExplainedPart(part.name, type(part.module).__name__, runs, reason or verdict.reason, programs))
+    plan, eager = (seconds and 1e3 * seconds for seconds in (verdict.plan_seconds, verdict.eager_seconds))
+    return PartedExplanation(explained, verdict.runs, verdict.reason, plan, eager)
+
+
+def _report(parts: list[Part[list[OptimizedModule]]], verdict: _Verdict) -> None:
+    """The one warning: what runs in drystone, what eagerly and why."""
+
+    def listed(items: list[str]) -> str:
+        more = len(items) - NAMED
+        return "; ".join(items[:NAMED]) + (f"; and {more} more" if more > 0 else "")
+
+    def shown(part: Part[list[OptimizedModule]]) -> str:
+        return f"{part.name!r} ({type(part.module).__name__})"
+
+    text = f"{type(parts[0].module).__name__} can't be captured whole, {parts[0].reason}. "
+    if verdict.runs == "eager":
+        text += f"It runs eagerly: {verdict.reason}."
+    else:
+        native = [shown(part) for part in parts if _native(part)]
+        costly = [part for part in parts[1:] if next(part.module.parameters(), None) is not None]
+        eager = [f"{shown(part)}: {_why_eager(part)}" for part in costly if not _native(part)]
+        text += f"In drystone run {listed(native)}. Eagerly runs what is around them"
+        text += f", and {listed(eager)}." if eager else "."
+    warnings.warn(text + " explain() says more", DrystoneWarning, stacklevel=4)
