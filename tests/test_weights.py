@@ -78,3 +78,24 @@ def test_models_made_under_inference_mode() -> None:
         model, x = net(), torch.randn(2, 3, 8, 8)
         fast = drystone.optimize(model, x, tuning="estimate")
         Reference(model, (x,)).check_float32(fast(x))
+
+
+def test_parts_of_a_model_take_over_changes_too() -> None:
+    class Divided(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = net()[:3], nn.Conv2d(16, 8, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.first(x)
+            return self.second(y) if y.sum() > 0 else y
+
+    model, x = Divided().eval().requires_grad_(False), torch.randn(2, 3, 8, 8)
+    with pytest.warns(drystone.DrystoneWarning, match="captured whole"):
+        fast = drystone.optimize(model, x, tuning="estimate")
+    fast(x)
+    model.first[0].weight.mul_(2)
+    with pytest.raises(WeightsChangedError):
+        fast(x)
+    fast.refresh()
+    assert torch.allclose(fast(x), model(x), atol=1e-4)

@@ -130,7 +130,10 @@ class CompiledGraph:
         tensors = tuple(args[i] for i in self._tensors)
         if not tensors:
             raise UnsupportedError("it has no inputs but weights and numbers")
-        return optimize(_WithWeights(self._graph, args, self._weights, self._numbers), tensors, capture="whole", **self._options)
+        bound = _WithWeights(self._graph, args, self._weights, self._numbers)
+        fast = optimize(bound, tensors, capture="whole", **self._options)
+        assert isinstance(fast, OptimizedModule)
+        return fast
 
 
 @dataclass

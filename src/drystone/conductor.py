@@ -108,7 +108,8 @@ def optimize(
         inner = _Conductor(part, args, kwargs, dtype, tuning, strict, formats, accuracy)
         inner.weights = conductor.weights
         inner.warned = True  # explain() lists what runs on ATen inside the parts
-        return inner.module(None)
+        # A part may meet another first size at every call, which is no batch: a program for each would cost more than eager.
+        return inner.module(None, any_batch=False)
 
     return optimize_in_parts(model, args, kwargs, reason, dtype, prepare, _against_eager if tuning == "measure" else None)
 
@@ -161,12 +162,13 @@ class _Conductor:
         self.kin: Planner | None = None  # the first program's
         self.verdict: str | None = None  # whether eager was faster then: what was not compared follows it
 
-    def module(self, dynamic_shapes: Any) -> OptimizedModule:
+    def module(self, dynamic_shapes: Any, any_batch: bool = True) -> OptimizedModule:
+        """``any_batch``: where no dimension is declared to vary, the first one may."""
         with _progress("preparing") as say:
             say("capturing")
             captured = self._capture_example(dynamic_shapes)
             tensors = captured.signature.flatten(self.args, self.kwargs)
-            batch = batch_inputs(tensors) if dynamic_shapes is None else []
+            batch = batch_inputs(tensors) if dynamic_shapes is None and any_batch else []
             dynamic = [({0} if i in batch else set()) | dims for i, dims in enumerate(dynamic_dims(captured))]
             fast = OptimizedModule(
                 self.model,

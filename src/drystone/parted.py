@@ -79,9 +79,11 @@ def optimize_in_parts(
         if not forwards:
             verdict = _Verdict("eager", "eager is faster in every part that can be captured")
         recording.output = None
+        running = forwards if verdict.runs == "drystone" else {}
         fast = PartedModule(
             model,
-            assembled(forwards if verdict.runs == "drystone" else {}),
+            assembled(running),
+            [program for forward in running.values() for program in forward.programs],
             lambda: _explanation(parts, forwards, verdict),
         )
     _report(parts, verdict)

@@ -51,10 +51,13 @@ class PartedModule(nn.Module):
     Calls may come from several threads, if the model's may. Results carry no gradient.
     """
 
-    def __init__(self, model: nn.Module, tree: nn.Module, explain: Callable[[], PartedExplanation]) -> None:
+    def __init__(
+        self, model: nn.Module, tree: nn.Module, programs: list[OptimizedModule], explain: Callable[[], PartedExplanation]
+    ) -> None:
+        """``tree``: the model's copy in which ``programs`` run."""
         super().__init__()
         # Past nn.Module's registration: the model's parameters stay the model's own, and are not listed twice.
-        self.__dict__.update(_model=model, _tree=tree)
+        self.__dict__.update(_model=model, _tree=tree, _programs=programs)
         self.training = False
         self._explain = explain
 
@@ -69,6 +72,11 @@ class PartedModule(nn.Module):
         if mode:
             raise InputError("this module is prepared for inference and has no training mode; train the original model")
         return self
+
+    def refresh(self) -> None:
+        """Take over the model's weights as they are now."""
+        for program in self.__dict__["_programs"]:
+            program.refresh()
 
     def explain(self) -> PartedExplanation:
         """Which parts run in drystone, which eagerly and why, and what each part's program does."""
