@@ -1,39 +1,23 @@
-"""``torch.compile(model, backend="drystone")``: the graphs that Dynamo finds in a model, handed to the conductor.
+"""``torch.compile(model, backend="drystone")``: what the entry point in torch's group of Dynamo backends names.
 
-Dynamo's graphs have the model's weights among their inputs, and are compiled before the numbers are there. So a graph is
-prepared at its first call: its weights become constants of a module around it, the sizes of that call likewise, and the
-conductor gets that module. Each call looks whether the weights are still those that were packed.
+Torch keeps a backend until the process has ended. All else is imported when the first graph comes, so that it is not kept too.
 """
 
 from __future__ import annotations
 
-import threading
-import warnings
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from itertools import filterfalse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils import _pytree as pytree
+from drystone.errors import InputError
 
-from drystone.conductor import check_options, optimize
-from drystone.errors import CaptureError, DrystoneError, DrystoneWarning, InputError, UnsupportedError
-from drystone.runtime.explain import Explanation
-from drystone.runtime.module import MAX_PROGRAMS, OptimizedModule
+if TYPE_CHECKING:
+    from torch import fx
 
 OPTIONS = ("dtype", "accuracy", "tuning", "formats", "strict")
-# Equal blocks of a model may share one graph, each with weights of its own. Beyond so many sets the graph runs eagerly.
-MAX_WEIGHT_SETS = 128
-# Weights that change before each of so many calls in a row are not worth packing: the graph runs eagerly from then on.
-MAX_CHANGES = 3
 
 
 def drystone(graph: fx.GraphModule, example_inputs: Sequence[Any], *, options: dict[str, Any] | None = None) -> Callable[..., Any]:
-    """The backend: what Dynamo calls for each graph, and calls instead of the graph.
+    """The backend: Dynamo calls it for each graph, and then calls what it gives instead of the graph.
 
     Args:
         graph: takes tensors, weights and sizes; gives a tuple of tensors.
@@ -43,198 +27,12 @@ def drystone(graph: fx.GraphModule, example_inputs: Sequence[Any], *, options: d
     Raises:
         InputError, UnsupportedError: an option that does not exist, or has a value out of range.
     """
+    from drystone.compiled_graph import CompiledGraph
+    from drystone.conductor import check_options
+
     options = dict(options or {})
     unknown = [name for name in options if name not in OPTIONS]
     if unknown:
         raise InputError(f"unknown options {', '.join(map(repr, unknown))}; there are {', '.join(OPTIONS)}")
     check_options(**{name: value for name, value in options.items() if name != "strict"})
     return CompiledGraph(graph, example_inputs, options).run
-
-
-class CompiledGraph:
-    """One graph of Dynamo's, and the programs made for it.
-
-    A graph that has no program runs eagerly, and a ``DrystoneWarning`` says why; with the option ``strict`` the call raises.
-    Weights that are changed in place, replaced or loaded anew are packed again; changes that torch does not count (through
-    ``tensor.data``, numpy, or of inference tensors) are not seen.
-    """
-
-    def __init__(self, graph: fx.GraphModule, example_inputs: Sequence[Any], options: dict[str, Any]) -> None:
-        self._graph, self._options = graph, options
-        nodes = [node for node in graph.graph.nodes if node.op == "placeholder"]
-        self._weights = {i: nodes[i].name for i, example in enumerate(example_inputs) if _is_weight(example)}
-        self._parameters = [i for i in self._weights if isinstance(example_inputs[i], nn.Parameter)]
-        inputs = [i for i in range(len(nodes)) if i not in self._weights]
-        self._numbers = [i for i in inputs if _is_number(nodes[i], example_inputs[i])]
-        self._tensors = [i for i in inputs if i not in self._numbers]
-        self._own = [*graph.parameters(), *graph.buffers()]  # where Dynamo leaves weights in the graph
-        self._bound: dict[tuple[int, ...], _Bound] = {}
-        self._changes = 0
-        self._eagerly = False
-        self._lock = threading.Lock()
-
-    def run(self, *args: Any) -> Any:
-        """The graph's results, as a tuple. ``args`` are of the kinds of the example inputs."""
-        if not self._eagerly:
-            with self._lock:
-                fast = self._find(args)
-            if fast is not None:
-                with torch.no_grad():
-                    return fast(*[args[i] for i in self._tensors])
-        return self._graph(*args)
-
-    def explain(self) -> list[Explanation]:
-        """What each program of the graph runs; none where it runs eagerly."""
-        return [fast.explain() for bound in self._bound.values() for fast in bound.programs.values()]
-
-    def _find(self, args: Sequence[Any]) -> OptimizedModule | None:
-        """The program for these weights and sizes, made if there is none; None where the graph runs eagerly."""
-        weights = [*[args[i] for i in self._weights], *self._own]
-        key = tuple([id(args[i]) for i in self._parameters])
-        stamps = _stamps(weights)
-        try:
-            bound = self._bound.get(key)
-            if bound is None or bound.stamps != stamps:
-                bound = self._bind(key, weights, stamps)
-            else:
-                self._changes = 0
-            numbers = {i: _number(args[i]) for i in self._numbers}
-            sizes = (*[args[i].shape for i in self._tensors], *numbers.values())
-            if sizes not in bound.programs:
-                bound.programs[sizes] = self._prepare([numbers.get(i, arg) for i, arg in enumerate(args)])
-                while len(bound.programs) > MAX_PROGRAMS:
-                    bound.programs.popitem(last=False)
-            bound.programs.move_to_end(sizes)
-            return bound.programs[sizes]
-        except DrystoneError as error:
-            if self._options.get("strict"):
-                raise
-            self._eagerly = True
-            self._bound.clear()
-            warnings.warn(f"a graph of torch.compile runs eagerly: {error}", DrystoneWarning, stacklevel=3)
-            return None
-
-    def _bind(self, key: tuple[int, ...], weights: list[torch.Tensor], stamps: list[int]) -> _Bound:
-        if key in self._bound:
-            self._changes += 1
-            if self._changes > MAX_CHANGES:
-                raise UnsupportedError("its weights change from call to call")
-            warnings.warn("weights have changed since they were packed, and are packed again", DrystoneWarning, stacklevel=4)
-        elif len(self._bound) == MAX_WEIGHT_SETS:
-            raise UnsupportedError(f"it is called with more than {MAX_WEIGHT_SETS} sets of weights")
-        self._bound[key] = _Bound(weights, stamps)
-        return self._bound[key]
-
-    def _prepare(self, args: Sequence[Any]) -> OptimizedModule:
-        _check(self._graph, args)
-        tensors = tuple(args[i] for i in self._tensors)
-        if not tensors:
-            raise UnsupportedError("it has no inputs but weights and numbers")
-        bound = _WithWeights(self._graph, args, self._weights, self._numbers)
-        fast = optimize(bound, tensors, capture="whole", **self._options)
-        assert isinstance(fast, OptimizedModule)
-        return fast
-
-
-@dataclass
-class _Bound:
-    """Programs by the sizes of their inputs, for weights that are as they were when packed.
-
-    The weights are kept, so that no other tensor can take their identity or their memory.
-    """
-
-    weights: list[torch.Tensor]
-    stamps: list[int]
-    programs: OrderedDict[tuple[Any, ...], OptimizedModule] = field(default_factory=OrderedDict)
-
-
-class _WithWeights(nn.Module):
-    """The graph as a function of the tensors that each call brings: its weights are attributes, sizes are numbers."""
-
-    def __init__(self, graph: fx.GraphModule, args: Sequence[Any], weights: dict[int, str], numbers: Sequence[int]) -> None:
-        super().__init__()
-        self.training = False  # of this module alone: the graph may hold modules of the user's
-        self._graph = graph
-        self._count, self._weights = len(args), weights
-        self._numbers = {i: args[i] for i in numbers}
-        self._autocast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
-        for i, name in weights.items():
-            if isinstance(args[i], nn.Parameter):
-                self.register_parameter(name, args[i])
-            else:
-                self.register_buffer(name, args[i])
-
-    def forward(self, *inputs: torch.Tensor) -> Any:
-        given = iter(inputs)
-        args = [
-            getattr(self, self._weights[i]) if i in self._weights else self._numbers[i] if i in self._numbers else next(given)
-            for i in range(self._count)
-        ]
-        if self._autocast is None:
-            return self._graph(*args)
-        with torch.autocast("cpu", self._autocast):
-            return self._graph(*args)
-
-
-def _is_weight(example: Any) -> bool:
-    """Whether Dynamo says that the input is the same tensor at each call: parameters and buffers of modules."""
-    return isinstance(example, nn.Parameter) or (
-        isinstance(example, torch.Tensor) and hasattr(example, "_dynamo_static_input_type")
-    )
-
-
-class _Scalar(float):
-    """A number where the graph expects a tensor to ask for its number."""
-
-    def item(self) -> float:
-        return float(self)
-
-
-def _is_number(node: fx.Node, example: Any) -> bool:
-    """Whether an input is a size or another number; Dynamo wraps a float in a tensor, for the graph to take it out again."""
-    unwrapped = node.users and all(user.op == "call_method" and user.target == "item" for user in node.users)
-    return not isinstance(example, torch.Tensor) or (example.dtype is torch.float64 and bool(unwrapped))
-
-
-def _number(value: Any) -> Any:
-    return _Scalar(value.item()) if isinstance(value, torch.Tensor) else value
-
-
-_version: Callable[[torch.Tensor], int] = torch.Tensor._version.__get__  # type: ignore[attr-defined]
-
-
-def _stamps(weights: list[torch.Tensor]) -> list[int]:
-    """Where the weights lie and how often they were changed in place. Of each call, so it is built of C functions."""
-    tracked = filterfalse(torch.Tensor.is_inference, weights)
-    return [*map(torch.Tensor.data_ptr, weights), *map(_version, tracked)]
-
-
-def _check(graph: fx.GraphModule, args: Sequence[Any]) -> None:
-    """Raise where a program would not do what the graph does, beyond the values of its results.
-
-    The graph runs once on tensors without data, which show what it changes, what its results are views of, and whether
-    gradients flow through them.
-    """
-    grad = torch.is_grad_enabled()
-    try:
-        with torch.inference_mode(False), torch.set_grad_enabled(grad), FakeTensorMode(allow_non_fake_inputs=True):
-            fakes = [_without_data(arg) if isinstance(arg, torch.Tensor) else arg for arg in args]
-            results = [leaf for leaf in pytree.tree_leaves(graph(*fakes)) if isinstance(leaf, torch.Tensor)]
-    except Exception as error:
-        raise CaptureError(f"it can't be traced: {type(error).__name__}: {error}") from error
-    tensors = [fake for fake in fakes if isinstance(fake, torch.Tensor)]
-    if any(result.requires_grad for result in results):
-        raise UnsupportedError(
-            "it needs gradients, which drystone does not compute; call the model under torch.no_grad() or torch.inference_mode()"
-        )
-    if any(tensor._version for tensor in tensors):
-        raise UnsupportedError("it changes an input or a buffer in place")
-    memory = [tensor.untyped_storage()._cdata for tensor in [*tensors, *results]]
-    if len(set(memory)) < len(memory):
-        raise UnsupportedError("a result of it is a view of an input or of another result")
-
-
-def _without_data(tensor: torch.Tensor) -> torch.Tensor:
-    return torch.empty_strided(
-        tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device, requires_grad=tensor.requires_grad
-    )

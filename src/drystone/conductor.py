@@ -67,7 +67,7 @@ def optimize(
     the rest runs eagerly; a DrystoneWarning says which. The model itself is left as it is; it must be in eval mode.
 
     Args:
-        model: any ``nn.Module`` in eval mode, on the CPU.
+        model: any ``nn.Module`` in eval mode, on the CPU; or a TorchScript module, traced, scripted or frozen.
         example_inputs: a tuple of its positional inputs (or one tensor); shapes and dtypes decide what is prepared.
         example_kwargs: its inputs by name.
         dtype: ``torch.bfloat16`` computes in bfloat16 with float32 accumulation; inputs and outputs keep the model's dtypes.
@@ -95,12 +95,14 @@ def optimize(
     args = (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs or ())
     kwargs = dict(example_kwargs or {})
     _check_arguments(args, kwargs, dtype, accuracy, tuning, capture, formats)
-    check_model(model, args, kwargs)
+    scripted = isinstance(model, torch.jit.ScriptModule)  # its capture checks what it reads
+    if not scripted:
+        check_model(model, args, kwargs)
     conductor = _Conductor(model, args, kwargs, dtype, tuning, strict, formats, accuracy)
     try:
         return conductor.module(dynamic_shapes)
     except (CaptureError, UnsupportedError) as error:
-        if capture == "whole" or strict or dynamic_shapes is not None:
+        if capture == "whole" or strict or scripted or dynamic_shapes is not None:
             raise
         reason = error
 
@@ -208,7 +210,7 @@ class _Conductor:
         args, kwargs = _refilled(self.args, self.kwargs, tensors)
         if self.symbolic is None and all(size >= LEAST for shape in shapes for size in shape[:1]):
             self.symbolic = self._capture_batch(args, kwargs)
-        if self.symbolic and (found := resize(self.symbolic, self.model, shapes)):
+        if self.symbolic and (found := resize(self.symbolic, shapes)):
             captured, symbols = found
             with resized(symbols), suppress(UnsupportedError):
                 return self._graph(captured), captured.signature
@@ -221,7 +223,7 @@ class _Conductor:
 
     def _capture_batch(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Captured | Literal[False]:
         try:
-            return capture_module(self.model, args, kwargs, batch_shapes(self.model, args, kwargs))
+            return capture_module(self.model, args, kwargs, batch_shapes(self.signature.parameters, args, kwargs))
         except (CaptureError, TypeError):
             return False
 

@@ -23,7 +23,8 @@ from torch.utils import _pytree as pytree
 
 from drystone.capture.mutation import functionalize, read_by
 from drystone.capture.signature import InputLeaf, OutputLeaf, Signature
-from drystone.errors import CaptureError, DrystoneWarning, InputError, UnsupportedError
+from drystone.capture.torchscript import Interpreter
+from drystone.errors import CaptureError, DrystoneError, DrystoneWarning, InputError, UnsupportedError
 from drystone.graph.traced import hint
 
 
@@ -47,21 +48,25 @@ class Captured:
 
 
 def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None, dynamic_shapes: Any = None) -> Captured:
-    """Trace ``model(*args, **kwargs)`` for inference. The model is left as it is.
+    """Trace ``model(*args, **kwargs)`` for inference. The model is left as it is. It may be a TorchScript module.
 
     Raises ``CaptureError`` for a model in training mode, or one that can't be traced, naming the model's line; ``InputError`` for
     example inputs that are not on the CPU; ``UnsupportedError`` where the result depends on a buffer that each call changes.
     """
     kwargs = dict(kwargs or {})
+    if isinstance(model, torch.jit.ScriptModule):
+        model = Interpreter(model)
     check_model(model, args, kwargs)
     try:
         # Precision is lowered where the caller asks for it, not because autocast happens to be on.
         with torch.no_grad(), torch.autocast("cpu", enabled=False), _attributes_kept(model), _quiet():
             program = torch.export.export(model, tuple(args), kwargs, dynamic_shapes=dynamic_shapes, strict=False)
             program = functionalize(program)
+    except DrystoneError:
+        raise
     except Exception as error:
         raise CaptureError(_explanation(model, error)) from error
-    return describe(model, program)
+    return describe(program, inspect.signature(model.forward))
 
 
 @contextmanager
@@ -109,7 +114,7 @@ def check_model(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
             raise InputError(f"example input {name}: expected a tensor on the CPU, got one on {leaf.device}")
 
 
-def describe(model: nn.Module, program: ExportedProgram) -> Captured:
+def describe(program: ExportedProgram, parameters: inspect.Signature) -> Captured:
     inputs: list[InputLeaf] = []
     constants: dict[str, tuple[str, torch.Tensor]] = {}
     weights: set[str] = set()
@@ -144,7 +149,7 @@ def describe(model: nn.Module, program: ExportedProgram) -> Captured:
     _check_changes(changed, placeholders, needed)
     in_spec, out_spec = program.call_spec.in_spec, program.call_spec.out_spec
     assert in_spec is not None and out_spec is not None
-    signature = Signature(inputs, outputs, in_spec, out_spec, inspect.signature(model.forward))
+    signature = Signature(inputs, outputs, in_spec, out_spec, parameters)
     return Captured(program, signature, constants, output_names, weights & needed)
 
 

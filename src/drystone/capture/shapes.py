@@ -7,7 +7,7 @@ from typing import Any
 
 import sympy
 import torch
-from torch import fx, nn
+from torch import fx
 from torch.export import Dim
 from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
@@ -27,13 +27,13 @@ def batch_inputs(tensors: list[torch.Tensor]) -> list[int]:
     return [i for i, size in enumerate(sizes) if size is not None and size == batch]
 
 
-def batch_shapes(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def batch_shapes(parameters: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """``dynamic_shapes`` for torch.export that leave the batch to vary."""
     leaves, spec = pytree.tree_flatten((args, kwargs))
     tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
     varying = {id(tensors[i]) for i in batch_inputs(tensors)}
     args, kwargs = pytree.tree_unflatten([{0: Dim.AUTO} if id(leaf) in varying else None for leaf in leaves], spec)
-    bound = inspect.signature(model.forward).bind(*args, **kwargs)
+    bound = parameters.bind(*args, **kwargs)
     return {name: value for name, value in bound.arguments.items()}
 
 
@@ -42,7 +42,7 @@ def dynamic_dims(captured: Captured) -> list[set[int]]:
     return [{axis for axis, size in enumerate(shape) if not isinstance(size, int)} for shape in _input_shapes(captured)]
 
 
-def resize(captured: Captured, model: nn.Module, shapes: list[tuple[int, ...]]) -> tuple[Captured, dict[Any, Any]] | None:
+def resize(captured: Captured, shapes: list[tuple[int, ...]]) -> tuple[Captured, dict[Any, Any]] | None:
     """A symbolic capture for inputs of these shapes: what it is within ``resized`` of the symbols' values, and these.
 
     None where it does not hold for them: a size below 2, beyond the declared ranges, or against an assertion of the trace.
@@ -63,7 +63,7 @@ def resize(captured: Captured, model: nn.Module, shapes: list[tuple[int, ...]]) 
             fits = [tuple(map(hint, traced)) for traced in _input_shapes(captured)] == shapes
             if not fits or not all(map(_holds, captured.program.graph.nodes)):
                 return None
-            return describe(model, captured.program), numbers
+            return describe(captured.program, captured.signature.parameters), numbers
     except UnsupportedError:
         return None
 

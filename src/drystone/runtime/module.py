@@ -134,7 +134,7 @@ class OptimizedModule(nn.Module):
             prepared = self._find(tensors, threads, finite)
         else:
             prepared = current[1]
-        if prepared.eager and not self._model.training:
+        if prepared.eager and not getattr(self._model, "training", False):  # a frozen TorchScript module has no mode
             with torch.no_grad(), torch.autocast("cpu", enabled=False):
                 return self._model(*args, **kwargs)
         return prepared.unflatten(prepared.program(tensors))
