@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 from drystone.capture.module_tree import copy_tree
 from drystone.capture.parts import Part, divide, first_line
 from drystone.capture.recording import Call, Recording, record
-from drystone.errors import DrystoneError, DrystoneWarning
+from drystone.errors import DrystoneError, DrystoneWarning, UnsupportedError
 from drystone.runtime.agreement import relative_error
 from drystone.runtime.explain import ExplainedPart, PartedExplanation
 from drystone.runtime.module import OptimizedModule
@@ -66,7 +66,7 @@ def optimize_in_parts(
     """
     with _undisturbed():
         recording = _recorded(model, args, kwargs, error)
-        parts = list(divide(model, first_line(error), recording, lambda module, calls: _programs(module, calls, prepare)))
+        parts = list(divide(model, first_line(error), recording, lambda module, calls: _programs(module, calls, dtype, prepare)))
         if not any(part.prepared for part in parts):
             tried = [f"{part.name} ({type(part.module).__name__}): {part.reason}" for part in parts[1 : NAMED + 1]]
             raise type(error)("\n".join([str(error), "None of its submodules can be captured either.", *tried])) from error
@@ -115,12 +115,20 @@ def _recorded(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], e
         raise error from failure
 
 
-def _programs(module: nn.Module, calls: list[Call], prepare: Prepare) -> list[OptimizedModule]:
-    """A program for each way of calling the module; the first must succeed."""
-    programs = [prepare(module, calls[0].args, calls[0].kwargs)]
+def _programs(module: nn.Module, calls: list[Call], dtype: torch.dtype | None, prepare: Prepare) -> list[OptimizedModule]:
+    """A program for each way of calling the module, held against the module; the first must succeed."""
+
+    def program(call: Call) -> OptimizedModule:
+        made = prepare(module, call.args, call.kwargs)
+        differs = _difference(_run(made, call.args, call.kwargs), module, call.args, call.kwargs, dtype)
+        if differs:
+            raise UnsupportedError(f"its program's results differ from its own {differs}")
+        return made
+
+    programs = [program(calls[0])]
     for call in calls[1:MAX_CALLS]:
         try:
-            programs.append(prepare(module, call.args, call.kwargs))
+            programs.append(program(call))
         except DrystoneError:
             continue
     return programs
@@ -159,9 +167,8 @@ def _verdict(
         got = _run(tree, args, kwargs)
     except Exception as failure:  # some way of using a module that a copy of it does not bear
         return _Verdict("eager", f"in parts the model raises {type(failure).__name__}: {first_line(failure)}")
-    limit, error = _limit(eager, args, kwargs, want, dtype), relative_error(got, want)
-    if not error <= limit:
-        differs = f"by {error:.1e}, allowed is {limit:.0e}" if math.isfinite(error) else "in structure or in whole numbers"
+    differs = _difference(got, eager, args, kwargs, dtype, want)
+    if differs:
         return _Verdict("eager", f"with its parts in drystone the model's results differ from its own {differs}")
     if race is None:
         return _Verdict()
@@ -169,6 +176,17 @@ def _verdict(
     ours, theirs = race(lambda: tree(*args, **kwargs), lambda: eager(*args, **kwargs))
     slower = theirs < ours
     return _Verdict("eager" if slower else "drystone", "eager was faster in the rehearsal" if slower else "", ours, theirs)
+
+
+def _difference(
+    got: Any, eager: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dtype: torch.dtype | None, want: Any = None
+) -> str | None:
+    """How ``got`` differs from ``want`` (None: what ``eager`` gives) by more than rounding; None where it does not."""
+    want = _run(eager, args, kwargs) if want is None else want
+    limit, error = _limit(eager, args, kwargs, want, dtype), relative_error(got, want)
+    if error <= limit:
+        return None
+    return f"by {error:.1e}, allowed is {limit:.0e}" if math.isfinite(error) else "in structure or in whole numbers"
 
 
 def _limit(eager: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], want: Any, dtype: torch.dtype | None) -> float:

@@ -21,7 +21,7 @@ import drystone
 from agreement import FLOAT32_LIMIT, Reference
 from drystone import CaptureError, DrystoneWarning, InputError, UnsupportedError, conductor, native
 from drystone.runtime.module import OptimizedModule
-from drystone.runtime.parts import PartedModule
+from drystone.runtime.parts import PartedModule, PartForward
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::drystone.DrystoneWarning"),
@@ -440,10 +440,22 @@ def test_bfloat16() -> None:
     Reference(model, (x,)).check_bfloat16(fast(x))
 
 
-def test_results_that_differ_by_more_than_rounding_run_eagerly(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_part_whose_program_is_wrong_gives_way_to_its_children(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = EarlyExit().eval(), torch.randn(X)
     right = OptimizedModule.forward
-    monkeypatch.setattr(OptimizedModule, "forward", lambda self, *args: right(self, *args) * 1.001)
+    factor = {"Sequential": 1.001}
+    monkeypatch.setattr(
+        OptimizedModule, "forward", lambda self, *args: right(self, *args) * factor.get(type(self._model).__name__, 1)
+    )
+    fast = optimize(model, x)
+    assert native_parts(fast) >= {"stem.0", "deep.0", "head"} and "differ from its own by" in reason(fast, "stem")
+    check(fast, model, x)
+
+
+def test_whole_that_differs_by_more_than_rounding_runs_eagerly(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = EarlyExit().eval(), torch.randn(X)
+    right = PartForward.__call__
+    monkeypatch.setattr(PartForward, "__call__", lambda self, *args: right(self, *args) * 1.001)
     with pytest.warns(DrystoneWarning, match="differ from its own by"):
         fast = optimize(model, x)
     assert fast.explain().runs == "eager" and not native_parts(fast) and "differ from its own" in str(fast.explain())
