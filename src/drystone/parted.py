@@ -119,7 +119,8 @@ def _programs(module: nn.Module, calls: list[Call], dtype: torch.dtype | None, p
     """A program for each way of calling the module, held against the module; the first must succeed."""
 
     def program(call: Call) -> OptimizedModule:
-        made = prepare(module, call.args, call.kwargs)
+        with torch.random.fork_rng(devices=[]):  # rehearsals draw numbers too
+            made = prepare(module, call.args, call.kwargs)
         differs = _difference(_run(made, call.args, call.kwargs), module, call.args, call.kwargs, dtype)
         if differs:
             raise UnsupportedError(f"its program's results differ from its own {differs}")
@@ -150,7 +151,7 @@ def _why_eager(part: Part[list[OptimizedModule]]) -> str:
 def _forward(part: Part[list[OptimizedModule]], recording: Recording) -> PartForward:
     programs, calls = part.prepared or [], recording.calls[part.module]
     left = len(calls) - len(programs)
-    return PartForward(part.name, part.module, programs, f"eager in {left} of {len(calls)} ways of calling it" if left else "")
+    return PartForward(part.name, programs, f"eager in {left} of {len(calls)} ways of calling it" if left else "")
 
 
 def _verdict(
@@ -211,9 +212,9 @@ def _explanation(
 ) -> PartedExplanation:
     explained = []
     for part in parts:
-        native = part.module in forwards
-        reason = forwards[part.module].other_inputs if native else _why_eager(part)
-        runs = "drystone" if native and verdict.runs == "drystone" else "eager"
+        forward = forwards.get(part.module)
+        reason = forward.other_inputs if forward else _why_eager(part)
+        runs = "drystone" if forward and forward.programs and verdict.runs == "drystone" else "eager"
         programs = [program.explain() for program in part.prepared or []]
         explained.append(ExplainedPart(part.name, type(part.module).__name__, runs, reason or verdict.reason, programs))
     plan, eager = (seconds and 1e3 * seconds for seconds in (verdict.plan_seconds, verdict.eager_seconds))

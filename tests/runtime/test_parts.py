@@ -331,6 +331,62 @@ def test_modules_with_effects_stay_eager_around_their_parts(inner: type[nn.Modul
         torch.testing.assert_close(fast(x), want, rtol=FLOAT32_LIMIT, atol=1e-6)
 
 
+class SetsFlag(nn.Module):
+    """Tells a module below its child by an attribute what to do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(Flagged())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.inner[0].twice = bool(x.sum() > 0)
+        return self.inner(x)
+
+
+class Flagged(InPlace):
+    def __init__(self) -> None:
+        super().__init__()
+        self.twice = False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x) * 2 if self.twice else self.layer(x)
+
+
+def test_part_whose_attribute_is_set_later_runs_eagerly_from_then_on() -> None:
+    model, x = SetsFlag().eval(), -torch.rand(3, 8)
+    fast = optimize(model, x)
+    assert native_parts(fast) == {"inner"}
+    check(fast, model, x)
+    assert native_parts(fast) == {"inner"}, "the same value again changes nothing"
+    with pytest.warns(DrystoneWarning, match="'inner' runs eagerly from here on.*'twice'"):
+        got = fast(-x)
+    assert not model.inner[0].twice, "the user's module is not touched"
+    Reference(model, (-x,)).check_float32(got)
+    check(fast, model, x)
+    assert native_parts(fast) == set() and "'twice'" in reason(fast, "inner")
+
+
+class Noisy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Noise()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x) if x.sum() < 1e9 else x
+
+
+class Noise(InPlace):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x) + torch.randn_like(x)
+
+
+def test_random_numbers_are_drawn_alike_where_results_are_compared() -> None:
+    assert native_parts(optimize(Noisy(), torch.randn(3, 8), tuning="measure")) <= {"inner"}
+    fast = optimize(Noisy(), torch.randn(3, 8))
+    assert native_parts(fast) == {"inner"}
+    assert not torch.equal(fast(torch.ones(3, 8)), fast(torch.ones(3, 8)))
+
+
 def test_the_model_is_left_as_it_is() -> None:
     model, x = Around(Counts()).eval(), torch.randn(3, 8)
     model.inner.layer.register_forward_hook(lambda *_: None)
@@ -454,8 +510,8 @@ def test_part_whose_program_is_wrong_gives_way_to_its_children(monkeypatch: pyte
 
 def test_whole_that_differs_by_more_than_rounding_runs_eagerly(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = EarlyExit().eval(), torch.randn(X)
-    right = PartForward.__call__
-    monkeypatch.setattr(PartForward, "__call__", lambda self, *args: right(self, *args) * 1.001)
+    right = PartForward.call
+    monkeypatch.setattr(PartForward, "call", lambda self, *args: right(self, *args) * 1.001)
     with pytest.warns(DrystoneWarning, match="differ from its own by"):
         fast = optimize(model, x)
     assert fast.explain().runs == "eager" and not native_parts(fast) and "differ from its own" in str(fast.explain())

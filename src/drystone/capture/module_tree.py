@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection, Mapping
 from types import MethodType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -14,16 +14,25 @@ from torch import nn
 _MACHINERY = frozenset(vars(nn.Module()))
 
 
+class Replacement(Protocol):
+    """What takes the place of a module's ``forward`` in a copied tree."""
+
+    def around(self, own: Callable[..., Any]) -> Callable[..., Any]:
+        """The new ``forward``; ``own`` is that of the copy."""
+
+    def abandon(self, name: str) -> None:
+        """Called when someone sets the attribute ``name`` of the module, or of one below, to something else."""
+
+
 def copy_tree(
-    model: nn.Module, forwards: Mapping[nn.Module, Callable[..., Any]] | None = None, stateful: Collection[nn.Module] = ()
+    model: nn.Module, replaced: Mapping[nn.Module, Replacement] | None = None, stateful: Collection[nn.Module] = ()
 ) -> dict[nn.Module, nn.Module]:
     """Each module of ``model`` → its copy; ``[model]`` is the root of the new tree.
 
-    Modules in ``forwards`` get that function as their ``forward``, and keep the original modules below them: their copies are
-    in all else what they were, for parents that read their weights, call their other methods or ask for their class. Buffers
-    of ``stateful`` modules are copied, all other tensors shared. A module that is at two places of the tree is so in the copy.
+    Modules in ``replaced`` have another ``forward``: in all else their copies are what they were, for parents that read their
+    weights, call their other methods or ask for their class. Buffers of ``stateful`` modules are copied, all other tensors
+    shared. A module that is at two places of the tree is so in the copy.
     """
-    forwards = forwards or {}
     copies: dict[nn.Module, nn.Module] = {}
     tensors: dict[int, torch.Tensor] = {}
 
@@ -36,17 +45,37 @@ def copy_tree(
                 for name, value in holder.items():
                     if isinstance(value, torch.Tensor):
                         holder[name] = tensors[id(value)] = tensors[id(value)] if id(value) in tensors else value.clone()
-        if module in forwards:
-            vars(made)["forward"] = forwards[module]
-        else:
-            for name, child in made._modules.items():
-                made._modules[name] = None if child is None else visit(child)
+        for name, child in made._modules.items():
+            made._modules[name] = None if child is None else visit(child)
         return made
 
     visit(model)
     for original, made in copies.items():
         _redirect(original, made, copies)
+    for module, replacement in (replaced or {}).items():
+        made = copies[module]
+        vars(made)["forward"] = replacement.around(made.forward)
+        for inner in module.modules():
+            if inner in copies:
+                _watch(copies[inner], replacement.abandon)
     return copies
+
+
+def unchanged(old: Any, new: Any) -> bool:
+    """Whether an attribute that was ``old`` means the same as ``new``; tensors and other objects only if they are one."""
+    return old is new or (isinstance(new, (bool, int, float, str)) and type(old) is type(new) and old == new)
+
+
+def _watch(made: nn.Module, changed: Callable[[str], None]) -> None:
+    """Have ``changed`` called with the name of each attribute of ``made`` that is set to something else."""
+    kind = type(made)
+
+    def set_attribute(self: nn.Module, name: str, value: Any) -> None:
+        if not unchanged(getattr(self, name, _MACHINERY), value):
+            changed(name)
+        kind.__setattr__(self, name, value)
+
+    made.__class__ = type(kind.__name__, (kind,), {"__setattr__": set_attribute, "__module__": kind.__module__})
 
 
 def bare(module: nn.Module) -> nn.Module:

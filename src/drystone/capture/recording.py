@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from drystone.capture.module_tree import copy_tree
+from drystone.capture.module_tree import copy_tree, unchanged
 
 
 @dataclass
@@ -136,13 +136,7 @@ def _state(module: nn.Module) -> dict[Any, tuple[Any, int]]:
 def _changed(before: dict[Any, tuple[Any, int]], now: dict[Any, tuple[Any, int]]) -> str | None:
     """The name of the first attribute that is not what it was."""
     for key in [*before, *(key for key in now if key not in before)]:
-        if key not in before or key not in now or not _same(before[key], now[key]):
+        if key not in before or key not in now or not unchanged(before[key][0], now[key][0]) or before[key][1] != now[key][1]:
             name, entry = key
             return str(entry) if name in ("_buffers", "_parameters", "_modules") else str(name)
     return None
-
-
-def _same(before: tuple[Any, int], now: tuple[Any, int]) -> bool:
-    (old, version), (new, new_version) = before, now
-    equal = old is new or (isinstance(new, (bool, int, float, str)) and type(old) is type(new) and old == new)
-    return equal and version == new_version

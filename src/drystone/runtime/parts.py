@@ -19,30 +19,38 @@ from drystone.runtime.module import OptimizedModule
 class PartForward:
     """Takes the place of a module's ``forward``: the program for these inputs, or the module itself where there is none."""
 
-    def __init__(self, name: str, module: nn.Module, programs: list[OptimizedModule], other_inputs: str = "") -> None:
-        functools.update_wrapper(self, module.forward)  # models look at the parameters of their modules' forward
-        self.name, self.module, self.programs = name, module, programs
+    def __init__(self, name: str, programs: list[OptimizedModule], other_inputs: str = "") -> None:
+        self.name, self.programs = name, programs
         self.other_inputs = other_inputs  # what is known of calls that no program is for
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def around(self, own: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(own)  # models look at the parameters of their modules' forward
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            return self.call(own, *args, **kwargs)
+
+        return forward
+
+    def call(self, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         refusals = []
         for fast in self.programs:
             try:
                 return fast.forward(*args, **kwargs)
             except InputError as error:  # raised before anything is computed
                 refusals.append(str(error))
-        if not self.other_inputs:
-            self._warn(refusals[0])
-        return self.module.forward(*args, **kwargs)
+        if refusals and not self.other_inputs:
+            self.other_inputs = refusals[0].split(". ", 1)[0]
+            self._warn(f"is called with other inputs than with the example, and runs eagerly where it is: {self.other_inputs}")
+        return own(*args, **kwargs)
 
-    def _warn(self, refusal: str) -> None:
-        self.other_inputs = refusal.split(". ", 1)[0]
-        warnings.warn(
-            f"part {self.name!r} is called with other inputs than with the example, and runs eagerly where it is: "
-            f"{self.other_inputs}",
-            DrystoneWarning,
-            stacklevel=3,
-        )
+    def abandon(self, name: str) -> None:
+        """The programs know the attributes of their module as they were."""
+        if self.programs:
+            self.programs = []
+            self.other_inputs = f"the model has set its {name!r}"
+            self._warn(f"runs eagerly from here on: {self.other_inputs}, which its program can't follow")
+
+    def _warn(self, text: str) -> None:
+        warnings.warn(f"part {self.name!r} {text}", DrystoneWarning, stacklevel=4)
 
 
 class PartedModule(nn.Module):
@@ -84,7 +92,8 @@ class PartedModule(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         grad = torch.is_grad_enabled()
-        for leaf in pytree.tree_leaves((args, kwargs)):
+        plain = not kwargs and all(isinstance(arg, torch.Tensor) for arg in args)  # pytree takes longer than a small layer
+        for leaf in args if plain else pytree.tree_leaves((args, kwargs)):
             if isinstance(leaf, torch.Tensor) and (not leaf.is_cpu or (grad and leaf.requires_grad)):
                 raise _refusal(args, kwargs, leaf)
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
