@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -32,8 +33,8 @@ MAX_CALLS = 4
 FLOAT32_LIMIT = 1e-4
 BFLOAT16_LIMITS = 2e-2, 1e-1
 BFLOAT16_TIMES_AUTOCAST = 1.5
-# Parts that a message names; explain() names all.
-NAMED = 8
+# Parts that a message names, and characters of a reason; explain() has all.
+NAMED, REASON = 8, 240
 
 Prepare = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], OptimizedModule]
 # Seconds of one and the other, called in turn.
@@ -77,7 +78,7 @@ def optimize_in_parts(
 
         verdict = _verdict(assembled(forwards), assembled({}), args, kwargs, recording.output, dtype, race)
         if not forwards:
-            verdict = _Verdict("eager", "eager is faster in every part that can be captured")
+            verdict = _Verdict("eager", "no part that can be captured is faster in drystone")
         recording.output = None
         running = forwards if verdict.runs == "drystone" else {}
         fast = PartedModule(
@@ -231,13 +232,14 @@ def _report(parts: list[Part[list[OptimizedModule]]], verdict: _Verdict) -> None
     def shown(part: Part[list[OptimizedModule]]) -> str:
         return f"{part.name!r} ({type(part.module).__name__})"
 
-    text = f"{type(parts[0].module).__name__} can't be captured whole, {parts[0].reason}. "
+    why = shorten(parts[0].reason, REASON)
+    text = f"{type(parts[0].module).__name__} can't be captured whole, {why}. "
     if verdict.runs == "eager":
         text += f"It runs eagerly: {verdict.reason}."
     else:
         native = [shown(part) for part in parts if _native(part)]
         costly = [part for part in parts[1:] if next(part.module.parameters(), None) is not None]
-        eager = [f"{shown(part)}: {_why_eager(part)}" for part in costly if not _native(part)]
+        eager = [f"{shown(part)}: {shorten(_why_eager(part), REASON)}" for part in costly if not _native(part)]
         text += f"In drystone run {listed(native)}. Eagerly runs what is around them"
         text += f", and {listed(eager)}." if eager else "."
     warnings.warn(text + " explain() says more", DrystoneWarning, stacklevel=4)
