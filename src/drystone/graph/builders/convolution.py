@@ -8,7 +8,7 @@ from drystone.graph.builders.registry import Built, Declined, Emitter, as_list, 
 from drystone.graph.graph import PointwiseOp, Value
 
 
-@builds("conv1d", "conv2d", "conv3d")
+@builds("conv1d", "conv2d", "conv3d", "_convolution_mode")
 def conv(
     b: Emitter,
     x: Value,
