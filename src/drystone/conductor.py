@@ -95,16 +95,14 @@ def optimize(
     args = (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs or ())
     kwargs = dict(example_kwargs or {})
     _check_arguments(args, kwargs, dtype, accuracy, tuning, capture, formats)
-    scripted = isinstance(model, torch.jit.ScriptModule)  # its capture checks what it reads
-    if not scripted:
-        check_model(model, args, kwargs)
     conductor = _Conductor(model, args, kwargs, dtype, tuning, strict, formats, accuracy)
     try:
         return conductor.module(dynamic_shapes)
     except (CaptureError, UnsupportedError) as error:
-        if capture == "whole" or strict or scripted or dynamic_shapes is not None:
+        if capture == "whole" or strict or dynamic_shapes is not None or isinstance(model, torch.jit.ScriptModule):
             raise
         reason = error
+    check_model(model, args, kwargs)  # what is wrong with the whole model is no matter of its parts
 
     def prepare(part: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OptimizedModule:
         inner = _Conductor(part, args, kwargs, dtype, tuning, strict, formats, accuracy)

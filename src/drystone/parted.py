@@ -76,10 +76,9 @@ def optimize_in_parts(
         def assembled(forwards: dict[nn.Module, PartForward]) -> nn.Module:
             return copy_tree(model, forwards, recording.stateful)[model]
 
-        verdict = _verdict(assembled(forwards), assembled({}), args, kwargs, recording.output, dtype, race)
-        if not forwards:
-            verdict = _Verdict("eager", "no part that can be captured is faster in drystone")
-        recording.output = None
+        verdict = _Verdict("eager", "no part that can be captured is faster in drystone")
+        if forwards:
+            verdict = _verdict(assembled(forwards), assembled({}), args, kwargs, recording.output, dtype, race)
         running = forwards if verdict.runs == "drystone" else {}
         fast = PartedModule(
             model,
