@@ -49,11 +49,19 @@ def aten_node(
     return node
 
 
+def is_strided(target: Any) -> bool:
+    """Whether the operator looks at its operand's memory, not at the tensor that lies in it: ``as_strided`` and its kin."""
+    return getattr(target, "__name__", "").startswith("as_strided")
+
+
 def call(node: Node, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
     """Run an ``aten`` node on tensors; one tensor for each of its outputs.
 
     Operators that give several tensors give them in order; the entries that are not tensors have no output.
     """
+
+    if is_strided(node.attrs["target"]):  # its offset counts from the beginning of memory that must be the tensor's alone
+        inputs = [tensor.clone() for tensor in inputs]
 
     def resolve(leaf: Any) -> Any:
         return inputs[leaf.index] if isinstance(leaf, Ref) else leaf

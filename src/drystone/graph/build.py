@@ -7,6 +7,7 @@ nothing sees but through names of the very same tensor (drystone/capture/mutatio
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from torch import fx
 
 from drystone.errors import UnsupportedError
 from drystone.graph import builders  # noqa: F401  (fills the table)
-from drystone.graph.aten import aten_node, map_structure
+from drystone.graph.aten import aten_node, is_strided, map_structure
 from drystone.graph.builders.registry import Built, Declined, table
 from drystone.graph.graph import Graph, Node, PointwiseOp, Value, constant, make_node
 from drystone.graph.local_response_norm import recognize_local_response_norm
@@ -106,6 +107,8 @@ class _Builder:
         target, mutates = node.target, node.target._schema.is_mutable
         if mutates:
             target = functional(target) or target
+        if is_strided(target) and not _alone(node.all_input_nodes[0].meta["val"], tensors[0]):
+            raise UnsupportedError(f"{target} reads past its operand's own elements, where a program holds something else")
         args, kwargs = (map_structure(self.resolve, item) for item in (node.args, node.kwargs))
         self.current, self.shape, self.dtype = node, sizes(tensors[0]), tensors[0].dtype
         value = self.translate(target, args, kwargs, results)
@@ -228,3 +231,9 @@ class _Builder:
 
     def reads(self, index: int) -> bool:
         return any(user.target is operator.getitem and user.args[1] == index and user.users for user in self.current.users)
+
+
+def _alone(operand: torch.Tensor, result: torch.Tensor) -> bool:
+    """Whether ``result``, a view by strides, stays within ``operand``, which lies densely from the beginning of its memory."""
+    last = hint(result.storage_offset()) + sum((hint(n) - 1) * hint(s) for n, s in zip(result.shape, result.stride(), strict=True))
+    return operand.is_contiguous() and hint(operand.storage_offset()) == 0 and last < math.prod(sizes(operand))
