@@ -13,6 +13,7 @@ from typing import Any
 _context = multiprocessing.get_context("forkserver")
 
 Send = Callable[[Any], None]
+_DONE = "done"  # the last message of work that ended well
 
 
 def preload(*modules: str) -> None:
@@ -43,14 +44,17 @@ def run(work: Callable[..., None], *arguments: Any, seconds: float) -> tuple[lis
     if late:
         process.kill()
     process.join()
+    if messages and messages[-1] == _DONE:  # the exit code may have been read by another thread's cleaning up
+        return messages[:-1], None
     if late:
         return messages, f"no answer within {seconds:.0f} s"
     code = process.exitcode or 0
     if code < 0:
         return messages, f"ended by {signal.Signals(-code).name}"
-    return messages, f"ended with code {code}" if code else None
+    return messages, f"ended with code {code}"
 
 
 def _work(work: Callable[..., None], sender: Connection, arguments: tuple[Any, ...]) -> None:
     work(sender.send, *arguments)
+    sender.send(_DONE)
     sender.close()

@@ -259,6 +259,7 @@ def test_function(name: str) -> None:
 FALLBACKS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str]] = {
     "where": (lambda x: torch.where(x > 0, x, 0.5), "no native implementation"),
     "softplus with a low threshold": (lambda x: F.softplus(x, threshold=0.5), "a low threshold"),
+    "negative divisor": (lambda x: F.avg_pool2d(x, 2, divisor_override=-2), "a negative number"),
     "floor division": (lambda x: torch.div(x, 0.3, rounding_mode="floor"), "a rounding division"),
     "matmul of two results": (lambda x: x @ x.transpose(-1, -2), "computed matrices"),
     "max with indices": (lambda x: F.max_pool2d(x, 2, return_indices=True)[1], "indices"),
@@ -351,6 +352,13 @@ class Projection(nn.Module):
 def test_products_with_a_constant_matrix() -> None:
     graph = check(Projection().eval(), image())
     assert ops(graph) == ["reshape", "matmul", "matmul", "pointwise", "matmul", "pointwise", "matmul", "matmul"]
+
+
+def test_scaled_products_in_bfloat16_are_left_to_torch() -> None:
+    bias, weight = torch.randn(3, 3).bfloat16(), torch.randn(6, 3).bfloat16()
+    module = Calls(lambda x: torch.addmm(bias, x, weight, alpha=0.6, beta=0.2)).eval()
+    graph = graph_of(module, image(3, 6).bfloat16())
+    assert ops(graph) == ["aten"] and "rounds once" in graph.nodes[0].attrs["_reason"]
 
 
 def test_constant_subgraphs_are_computed_once() -> None:

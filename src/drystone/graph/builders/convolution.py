@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import torch
+
 from drystone.graph.builders.registry import Built, Declined, Emitter, as_list, builds, scalar
 from drystone.graph.graph import PointwiseOp, Value
 
@@ -92,6 +94,8 @@ def addmm(b: Emitter, bias: Value, x: Value, other: Value, beta: float = 1, alph
     weight = _transposed(b, other)
     if alpha == 1 and beta == 1 and bias.is_constant and bias.shape == weight.shape[:1]:
         return linear(b, x, weight, bias)
+    if (alpha != 1 or beta != 1) and b.dtype is torch.bfloat16:
+        raise Declined("a scaled product in bfloat16, which torch rounds once at its end")
     product = linear(b, x, weight)
     assert isinstance(product, Value)
     if beta == 0:  # torch does not look at the bias then, NaN or not

@@ -78,6 +78,8 @@ def _avg_pool_builder(axes: int) -> None:
         count_include_pad: bool = True,
         divisor_override: int | None = None,
     ) -> Built:
+        if divisor_override is not None and divisor_override < 0:
+            raise Declined("a pool that divides by a negative number")
         sizes, counts = _spatial(b, x, axes)
         kernel = as_list(kernel_size, axes)
         steps = as_list(stride, axes) or kernel
