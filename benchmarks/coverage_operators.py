@@ -41,6 +41,7 @@ OPINFO = "torch.testing._internal.common_methods_invocations"
 SECONDS = 60.0  # for a sample
 SCREENED = 2  # samples without a known operator, after which the others are not looked at
 BAD = ("wrong", "crash")
+GPU_ONLY = "jiterator_"
 UNINITIALISED = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "empty_permuted"}
 # The tensor that stays an input where the others are weights; matrix products have theirs on the right.
 WEIGHTED = ("nn.functional.conv", "nn.functional.linear", "nn.functional.prelu", "native_batch_norm", "native_layer_norm")
@@ -252,7 +253,11 @@ def main(
     from torch.testing._internal.common_methods_invocations import op_db
 
     isolated.preload(OPINFO, "drystone.conductor", "torch.export._trace", "torch._functorch.partitioners", "networkx")
-    tasks = [(info.name, info.variant_test_name, dtypes_of(info)) for info in op_db if only in info.name]
+    tasks = [
+        (info.name, info.variant_test_name, dtypes_of(info))
+        for info in op_db
+        if only in info.name and not info.name.startswith(GPU_ONLY)
+    ]
     console = Console(width=None if sys.stdout.isatty() else 150)
     rows: list[dict[str, Any]] = []
     with ThreadPoolExecutor(jobs) as pool, progress_bar(len(tasks), console) as announce:

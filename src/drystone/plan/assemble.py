@@ -59,7 +59,7 @@ class StepRecord:
     reason: str = ""
     call: Callable[[list[torch.Tensor]], list[torch.Tensor]] | None = None
     call_inputs: list[Place] = field(default_factory=list)
-    call_outputs: list[Place] = field(default_factory=list)
+    call_outputs: list[Place | None] = field(default_factory=list)  # None for a result that nobody reads
 
 
 @dataclass
@@ -368,8 +368,11 @@ class _Assembler:
 
     def _aten(self, node: Node, places: list[Place]) -> None:
         created = ATEN.create(node, [place.desc for place in places], dense(node.output, PLAIN), Context(self.weights))
-        targets = []
+        targets: list[Place | None] = []
         for value in node.outputs:
+            if value.id not in self.last_reader and value is not node.output:
+                targets.append(None)  # of the operators' extra results some have shapes that the trace does not foresee
+                continue
             target = self._output_place(value, PLAIN)
             targets.append(target)
             self._remember(value, PLAIN, target)
@@ -378,7 +381,7 @@ class _Assembler:
             self._constant(self.weights.plain(value, value.dtype)) if value.is_constant else place
             for value, place in zip(node.inputs, places, strict=True)
         ]
-        self._touch(reads + targets)
+        self._touch(reads + [target for target in targets if target])
         self.records.append(
             StepRecord("aten", node.output, "aten", PLAIN, node, call=created.call, call_inputs=reads, call_outputs=targets)
         )
