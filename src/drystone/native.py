@@ -107,6 +107,7 @@ __all__ = [
     "isa",
     "lrn",
     "norm",
+    "note_use",
     "onednn_path",
     "onednn_version",
     "pointwise",
@@ -136,17 +137,23 @@ DTYPES = {
 }
 
 
-_forked = False
+_used = _forked = False
+
+
+def note_use() -> None:
+    """Called before a program runs: from then on OpenMP has threads, which a forked child would wait for in vain."""
+    global _used
+    _used = True
 
 
 def forked() -> bool:
-    """Whether this process was forked from one that had loaded the native core. GNU OpenMP would hang in it."""
+    """Whether this process was forked from one in which a program had run. GNU OpenMP would hang in it."""
     return _forked
 
 
 def _note_fork() -> None:
     global _forked
-    _forked = True
+    _forked = _used
 
 
 if hasattr(os, "register_at_fork"):

@@ -22,6 +22,7 @@ class Program:
     """
 
     def __init__(self, assembled: Assembled, threads: int) -> None:
+        native.note_use()
         self.assembled = assembled
         self.threads = threads
         self._outputs = [
