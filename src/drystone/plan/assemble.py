@@ -351,7 +351,7 @@ class _Assembler:
             if created.overwrites is not None:
                 target = Place(places[created.overwrites].buffer, 0, target.desc)
             place = target
-            operands = [self._operand(operand, places, target) for operand in created.operands]
+            operands = [self._operand(node, operand, places, target) for operand in created.operands]
             name = f"{implementation.name} {created.step.implementation}".strip()
             self._emit(created.step, operands, StepRecord("node", node.output, name, str(layout), node))
         self._remember(node.output, layout.output, place)
@@ -361,10 +361,14 @@ class _Assembler:
         """Constants have a description for the implementation; it passes their memory itself (packed, or as it is)."""
         return Place(Buffer("constant", value.bytes), 0, dense(value, PLAIN))
 
-    def _operand(self, operand: Operand, places: list[Place], target: Place) -> Place:
-        if isinstance(operand, torch.Tensor):
-            return self.constants.setdefault(operand.data_ptr(), self._constant(operand))
-        return target if operand[0] == "out" else places[operand[1]]
+    def _operand(self, node: Node, operand: Operand, places: list[Place], target: Place) -> Place:
+        if not isinstance(operand, torch.Tensor):
+            where, index = operand
+            value = node.inputs[index]
+            if where == "out" or not value.is_constant:
+                return target if where == "out" else places[index]
+            operand = self.weights.plain(value, value.dtype)  # as an epilogue reads it
+        return self.constants.setdefault(operand.data_ptr(), self._constant(operand))
 
     def _aten(self, node: Node, places: list[Place]) -> None:
         created = ATEN.create(node, [place.desc for place in places], dense(node.output, PLAIN), Context(self.weights))
