@@ -13,6 +13,7 @@ from drystone.errors import (
     ShapeError,
     UnsupportedError,
     WeightsChangedError,
+    WeightsReleasedError,
 )
 
 __version__ = "0.1.0"
@@ -26,6 +27,7 @@ __all__ = [
     "ShapeError",
     "UnsupportedError",
     "WeightsChangedError",
+    "WeightsReleasedError",
     "__version__",
     "optimize",
 ]

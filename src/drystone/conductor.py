@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import sys
 import time
@@ -59,6 +60,7 @@ def optimize(
     capture: Literal["auto", "whole"] = "auto",
     strict: bool = False,
     formats: str | None = None,
+    release_originals: bool = False,
 ) -> OptimizedModule | PartedModule:
     """Prepare ``model`` for inference on this CPU: a module of the same signature.
 
@@ -82,6 +84,9 @@ def optimize(
         strict: raise instead of running an operator on ATen, or a part of the model eagerly.
         formats: hold all tensors to one format where operators have it ("plain", "channels_last", "blocked16", "blocked8"),
             to compare; None chooses freely.
+        release_originals: free the model's plain parameters once they are packed, so that memory holds one copy: the model
+            itself is left with empty ones and can't be called any more, and the optimised module takes the shapes of the
+            example alone. Where eager turns out the faster, they are kept, with a DrystoneWarning.
 
     Raises:
         CaptureError: the model is in training mode, or neither it nor any of its submodules can be captured.
@@ -95,11 +100,17 @@ def optimize(
     args = (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs or ())
     kwargs = dict(example_kwargs or {})
     _check_arguments(args, kwargs, dtype, accuracy, tuning, capture, formats)
+    if release_originals:
+        _check_release(model, dynamic_shapes)
     conductor = _Conductor(model, args, kwargs, dtype, tuning, strict, formats, accuracy)
     try:
-        return conductor.module(dynamic_shapes)
+        fast = conductor.module(dynamic_shapes, any_batch=not release_originals)
+        if release_originals:
+            conductor.release(fast)
+        return fast
     except (CaptureError, UnsupportedError) as error:
-        if capture == "whole" or strict or dynamic_shapes is not None or isinstance(model, torch.jit.ScriptModule):
+        whole = capture == "whole" or strict or release_originals
+        if whole or dynamic_shapes is not None or isinstance(model, torch.jit.ScriptModule):
             raise
         reason = error
     check_model(model, args, kwargs)  # what is wrong with the whole model is no matter of its parts
@@ -120,6 +131,13 @@ def _check_arguments(
     if not args and not kwargs:
         raise InputError("example_inputs is missing: optimize needs one set of inputs, as a tuple, to know shapes and dtypes")
     check_options(dtype, accuracy, tuning, capture, formats)
+
+
+def _check_release(model: nn.Module, dynamic_shapes: Any) -> None:
+    if dynamic_shapes is not None:
+        raise InputError("release_originals: other shapes need the plain weights again; leave out dynamic_shapes, or keep them")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InputError("release_originals: a TorchScript module holds its weights itself; drop your own reference to it instead")
 
 
 def check_options(
@@ -161,6 +179,7 @@ class _Conductor:
         self.warned = False
         self.kin: Planner | None = None  # the first program's
         self.verdict: str | None = None  # whether eager was faster then: what was not compared follows it
+        self.released = False  # the model has no weights any more
 
     def module(self, dynamic_shapes: Any, any_batch: bool = True) -> OptimizedModule:
         """``any_batch``: where no dimension is declared to vary, the first one may."""
@@ -187,6 +206,21 @@ class _Conductor:
                 rehearse=self.tuning == "measure",
             )
         return fast
+
+    def release(self, fast: OptimizedModule) -> None:
+        """Free the plain weights, of which ``fast`` has packed copies."""
+        if fast.explain().runs == "eager":
+            warnings.warn("eager is faster than the program, so the model keeps its weights", DrystoneWarning, stacklevel=3)
+            return
+        # Inputs with NaN have a program of their own, which may pack in another way.
+        spoilt = [
+            torch.full(value.shape, math.nan if value.dtype.is_floating_point else 0, dtype=value.dtype)
+            for value in self.graph.inputs
+        ]
+        fast._find(spoilt, torch.get_num_threads(), finite=False)
+        fast._weights.release(self.model, self.graph)
+        self.released = True
+        native.trim()
 
     def _capture_example(self, dynamic_shapes: Any) -> Captured:
         captured = capture_module(self.model, self.args, self.kwargs, dynamic_shapes)
@@ -247,7 +281,8 @@ class _Conductor:
                 graph = split_epilogues(graph)
             cache = TuningCache(_environment(threads))
             planner = Planner(graph, self.weights, cache, self.formats, self.kin)
-            if rehearse and finite:
+            measure = rehearse and finite and not self.released
+            if measure:
                 assembled = planner.rehearse(lambda candidate: _runs(Program(candidate, threads), tensors), say)
                 cache.save()
             else:
@@ -256,7 +291,7 @@ class _Conductor:
             self._report_segments(assembled)
             program = Program(assembled, threads)
             say("rehearsing against eager")
-            explanation = self._explain(program, tensors, compare=rehearse and finite)
+            explanation = self._explain(program, tensors, compare=measure)
             self.verdict = self.verdict or explanation.runs
             return Prepared(program, explanation, signature.unflatten)
 

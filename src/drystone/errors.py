@@ -31,5 +31,9 @@ class WeightsChangedError(DrystoneError):
     """Raised by a call after the model's weights were changed: packed copies of the old ones are in use. See ``refresh``."""
 
 
+class WeightsReleasedError(DrystoneError, ValueError):
+    """Raised where the plain weights are needed after ``release_originals``: by ``refresh``, by a shape that was not prepared."""
+
+
 class DrystoneWarning(UserWarning):
     """Given when Drystone goes on, but not as asked: a fallback to ATen, a tuning cache that must be rebuilt."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import importlib.metadata
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -158,6 +159,12 @@ def _note_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_note_fork)
+
+
+def trim() -> None:
+    """Give memory that was freed back to the system, where the C library can (glibc)."""
+    with suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def allocate(size: int) -> torch.Tensor:

@@ -158,6 +158,11 @@ class Graph:
         self.nodes = kept[::-1]
         return self
 
+    def constants(self) -> list[Value]:
+        """The constants that nodes read or that are outputs, each once."""
+        read = [value for node in self.nodes for value in node.inputs] + self.outputs
+        return list({value.id: value for value in read if value.is_constant}.values())
+
     def check(self) -> None:
         """Raise ``AssertionError`` where a value is read before it is there, or has two producers."""
         known = {value.id for value in self.inputs}

@@ -340,6 +340,8 @@ class _Assembler:
                 created, target = self._create(implementation, node, places, target, position)
                 break
             except ValueError as error:
+                if implementation is ATEN:
+                    raise
                 self.roots.pop(node.output.id, None)
                 self.choice[node] = self.fallback(node, (implementation, layout), str(error))
         if created.view_of is not None:

@@ -111,9 +111,9 @@ class OptimizedModule(nn.Module):
     def refresh(self) -> None:
         """Take over the model's weights as they are now. Programs for other shapes and threads are made again when called."""
         with self._lock:
+            self._weights.refresh()
             self._programs.clear()
             self._current = None
-            self._weights.refresh()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._forward_hooks or self._forward_pre_hooks:

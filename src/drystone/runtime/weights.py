@@ -1,14 +1,16 @@
-"""Whether the model's weights are still those that were packed."""
+"""The model's plain weights: whether they are still those that were packed, and letting go of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from operator import attrgetter
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
+from torch import nn
 
-from drystone.errors import WeightsChangedError
+from drystone.errors import WeightsChangedError, WeightsReleasedError
+from drystone.graph.graph import Graph
 
 _version = attrgetter("_version")
 
@@ -51,3 +53,18 @@ class Weights:
     def refresh(self) -> None:
         """Capture the model as it is now."""
         self._take(self._recapture())
+
+    def release(self, model: nn.Module, graph: Graph) -> None:
+        """Let go of the plain weights. Those that programs read as they are stay with these; ``model`` is left with empty ones."""
+        for value in graph.constants():
+            value.data = _gone
+        for parameter in model.parameters():
+            parameter.data = torch.empty(0, dtype=parameter.dtype)
+        self._named, self._tensors, self._versions, self._recapture = [], [], [], _gone
+
+
+def _gone() -> Any:
+    raise WeightsReleasedError(
+        "the plain weights were released (release_originals=True): what is prepared runs on, but needs no other packing of them; "
+        "optimise the model again, from its file, for other shapes, threads or weights"
+    )

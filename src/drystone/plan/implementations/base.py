@@ -95,6 +95,7 @@ class WeightStore:
 
     def __init__(self) -> None:
         self._packed: weakref.WeakValueDictionary[tuple[Hashable, str], torch.Tensor] = weakref.WeakValueDictionary()
+        self._users: weakref.WeakValueDictionary[tuple[Hashable, str], torch.Tensor] = weakref.WeakValueDictionary()
         self._chunk: weakref.ref[torch.Tensor] | None = None
         self._used = 0
 
@@ -123,12 +124,13 @@ class WeightStore:
     def plain(self, weight: Value, dtype: torch.dtype) -> torch.Tensor:
         """``weight`` (a constant) densely row-major in ``dtype``: the user's own memory where it is that already."""
         key = (weight.key, f"plain {dtype}")
-        memory = self._packed.get(key)
-        if memory is None:
-            data = weight.constant.detach()
-            memory = data.to(dtype).contiguous()
-            if memory is not data or not isinstance(weight.data, torch.Tensor):  # else the user's own
-                self._packed[key] = memory
+        for known in (self._packed, self._users):
+            if (memory := known.get(key)) is not None:
+                return memory
+        data = weight.constant.detach()
+        memory = data.to(dtype).contiguous()
+        users = memory is data and isinstance(weight.data, torch.Tensor)
+        (self._users if users else self._packed)[key] = memory
         return memory
 
     @property
