@@ -99,6 +99,36 @@ def test_calls_from_several_threads_at_once(model: nn.Module) -> None:
                 assert torch.equal(result, wanted[i])
 
 
+class Small(nn.Module):
+    """A few microseconds a call, with a segment among the steps: calls meet as often as they can."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(32, 48), nn.Linear(48, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(F.silu(self.first(x)).sort(-1).values)
+
+
+def test_eight_threads_of_a_thousand_calls() -> None:
+    """Each thread's results are bitwise those of one thread alone."""
+    torch.manual_seed(0)
+    small = Small().eval().requires_grad_(False)
+    inputs = [torch.randn(4, 32) for _ in range(8)]
+    with pytest.warns(drystone.DrystoneWarning, match="sort"):
+        fast = drystone.optimize(small, inputs[0], tuning="estimate")
+    program = program_of(fast)
+    wanted = [program([x])[0] for x in inputs]
+    start = threading.Barrier(8)
+
+    def worker(i: int) -> bool:
+        start.wait()
+        return all(torch.equal(program([inputs[i]])[0] if call % 2 else fast(inputs[i]), wanted[i]) for call in range(1000))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(worker, range(8)))
+
+
 def test_first_calls_of_new_shapes_from_several_threads(model: nn.Module) -> None:
     """Each shape is prepared once, whoever comes first."""
     batch = torch.export.Dim("batch", min=1, max=16)
