@@ -74,6 +74,11 @@ def cycles(send: isolated.Send, count: int) -> None:
     series(send, count, cycle)
 
 
+def exports(send: isolated.Send, count: int) -> None:
+    """What of a cycle is torch.export's own."""
+    series(send, count, lambda i: torch.export.export(Net().eval(), (torch.zeros(1, 3, 32, 32),), strict=False))
+
+
 def shapes(send: isolated.Send, count: int) -> None:
     """Every height is met for the first time."""
     height = torch.export.Dim("height", min=8, max=4096)
@@ -126,7 +131,7 @@ def main() -> None:
     isolated.preload("torch", "drystone", "drystone.conductor", "drystone.tools.bench.zoo")
     console = Console(stderr=True)
     results: dict[str, Any] = {"environment": environment(), "series": {}, "bert_base": {}}
-    work: list[tuple[str, Callable[..., None], int]] = [("calls", calls, 2000), ("cycles", cycles, 200), ("shapes", shapes, 200)]
+    series_of = {"calls": (calls, 2000), "cycles": (cycles, 200), "torch.export alone": (exports, 200), "shapes": (shapes, 200)}
     table = Table("what", "steps", "MB at first", "MB at last", "bytes a step after warm-up")
 
     def measured(function: Callable[..., None], *arguments: Any) -> list[Any]:
@@ -135,9 +140,9 @@ def main() -> None:
             raise SystemExit(f"{function.__name__}: {failed}")
         return messages
 
-    with tempfile.TemporaryDirectory() as folder, progress_bar(len(work) + 3, console) as announce:
+    with tempfile.TemporaryDirectory() as folder, progress_bar(len(series_of) + 3, console) as announce:
         os.environ["DRYSTONE_CACHE"] = folder  # as on a fresh machine
-        for name, function, count in work:
+        for name, (function, count) in series_of.items():
             announce(name)
             samples = measured(function, count)
             results["series"][name] = {"samples": samples, "slope": slope(samples)}
