@@ -92,6 +92,14 @@ inline float log(float x) {
   return (x > 0.0f) & (x < infinity) ? finite : x != x ? x : special;
 }
 
+// log(1 + x) without the loss of 1 + x: what rounding took from x is put back in proportion (Higham, Accuracy and Stability, 1.14.1).
+inline float log1p(float x) {
+  const float sum = 1.0f + x;
+  const float corrected = log(sum) * (x / (sum - 1.0f));
+  const float near = sum == 1.0f ? x : corrected;
+  return (sum > 0.0f) & (sum < infinity) ? near : log(sum);
+}
+
 inline float sigmoid(float x) { return 1.0f / (1.0f + exp(-x)); }
 
 inline float tanh(float x) {

@@ -55,6 +55,7 @@ void execute(const PointwiseInstruction& op, float* y, const float* a, const flo
     case PointwiseKind::clamp: return unary(y, a, count, [=](float x) { return clamp(x, alpha, beta); });
     case PointwiseKind::exp: return unary(y, a, count, [](float x) { return exp(x); });
     case PointwiseKind::log: return unary(y, a, count, [](float x) { return log(x); });
+    case PointwiseKind::log1p: return unary(y, a, count, [](float x) { return log1p(x); });
     case PointwiseKind::sqrt: return unary(y, a, count, [](float x) { return __builtin_sqrtf(x); });
     case PointwiseKind::rsqrt: return unary(y, a, count, [](float x) { return 1.0f / __builtin_sqrtf(x); });
     case PointwiseKind::abs: return unary(y, a, count, [](float x) { return absolute(x); });

@@ -24,6 +24,7 @@ enum class PointwiseKind : uint8_t {
   clamp,
   exp,
   log,
+  log1p,
   sqrt,
   rsqrt,
   abs,

@@ -34,6 +34,7 @@ const std::map<std::string, Kind>& kinds() {
       {"clamp", {K::clamp, 1}},
       {"exp", {K::exp, 1}},
       {"log", {K::log, 1}},
+      {"log1p", {K::log1p, 1}},
       {"sqrt", {K::sqrt, 1}},
       {"rsqrt", {K::rsqrt, 1}},
       {"abs", {K::abs, 1}},

@@ -402,7 +402,7 @@ def pointwise() -> Iterator[Case]:
         yield Case(f"prelu-c{c}", lambda c=c: nn.PReLU(c), ((2, c, 5, 7),), True)
     yield Case("prelu-c8-2d", lambda: nn.PReLU(8), ((3, 8),), True)
     unary = {
-        "exp": (torch.exp, False), "sqrt": (torch.sqrt, True), "rsqrt": (torch.rsqrt, True), "log": (torch.log, True), "abs": (torch.abs, False),
+        "exp": (torch.exp, False), "sqrt": (torch.sqrt, True), "rsqrt": (torch.rsqrt, True), "log": (torch.log, True), "log1p": (torch.log1p, True), "abs": (torch.abs, False),
         "neg": (torch.neg, False), "square": (torch.square, False), "reciprocal": (torch.reciprocal, True), "erf": (torch.erf, False),
         "sin": (torch.sin, False), "cos": (torch.cos, False), "floor": (torch.floor, False), "round": (torch.round, False),
         "sign": (torch.sign, False), "pow2": (lambda x: x**2, False), "pow3": (lambda x: x**3, False), "pow0.5": (lambda x: x**0.5, True),

@@ -183,3 +183,12 @@ def test_specials_through_linear(name: str | None, no_tuning_cache: None) -> Non
     linear = nn.Linear(1, 24)
     module = nn.Sequential(linear, ACTIVATIONS[name]()) if name else linear
     assert_specials_agree(module, spoiled((300, 1)), formats=None)
+
+
+def test_softplus_of_very_negative_numbers_keeps_its_digits() -> None:
+    """log(1 + e) loses e below the last digit of 1; log1p does not."""
+    x = torch.linspace(-80, -5, 301).reshape(1, 301)
+    fast = drystone.optimize(nn.Softplus().eval(), x, tuning="estimate")
+    (got,) = program_of(fast)([x])
+    exact = nn.functional.softplus(x.double())
+    assert ((got.double() - exact) / exact).abs().max() < 1e-6

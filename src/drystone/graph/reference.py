@@ -74,6 +74,7 @@ INSTRUCTIONS: dict[str, Callable[..., Tensor]] = {
     "exp": lambda op, x: x.exp(),
     "log": lambda op, x: x.log(),
     "sqrt": lambda op, x: x.sqrt(),
+    "log1p": lambda op, x: x.log1p(),
     "rsqrt": lambda op, x: x.rsqrt(),
     "abs": lambda op, x: x.abs(),
     "neg": lambda op, x: -x,

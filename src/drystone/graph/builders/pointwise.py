@@ -29,7 +29,7 @@ def _unary(kind: str, *names: str) -> None:
         return b.pointwise([x], [op(kind, IN0)])
 
 
-for _kind in ("relu", "silu", "mish", "hardswish", "hardsigmoid", "tanh", "exp", "log", "sqrt", "rsqrt", "reciprocal", "square"):
+for _kind in ("relu", "silu", "mish", "hardswish", "hardsigmoid", "tanh", "exp", "log", "log1p", "sqrt", "rsqrt", "reciprocal", "square"):
     _unary(_kind)
 for _kind in ("sin", "cos", "floor", "sign"):
     _unary(_kind)
@@ -108,11 +108,10 @@ def softplus(b: Emitter, x: Value, beta: float = 1.0, threshold: float = 20.0) -
         op("abs", IN0),
         op("linear", reg(0), alpha=-float(beta)),
         op("exp", reg(1)),
-        op("linear", reg(2), alpha=1.0, beta=1.0),
-        op("log", reg(3)),
-        op("linear", reg(4), alpha=1.0 / beta),
+        op("log1p", reg(2)),
+        op("linear", reg(3), alpha=1.0 / beta),
         op("relu", IN0),
-        op("add", reg(6), reg(5)),
+        op("add", reg(5), reg(4)),
     ]
     return b.pointwise([x], ops)
 
