@@ -1,7 +1,7 @@
 # make demo    ResNet-50 on a photograph: drystone beside eager and torch.compile
 # make test    format, lint, types, and every test under every instruction set of this machine
 # make bench   the whole zoo against the other engines (an hour on two cores)
-# make sanitize  the tests of the native code on a build with AddressSanitizer and UndefinedBehaviorSanitizer
+# make sanitize  the tests of the native code on builds with AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer
 # make clean   remove what these built, and the environment
 #
 # Everything runs in an environment of its own, .venv, which is made when it is missing. It is brought up to date when a
@@ -16,7 +16,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := pyproject.toml CMakeLists.txt constraints.txt \
            $(shell find src native -type f ! -name '*.pyc' ! -name '*.so')
 
-.PHONY: demo test lint check bench sanitize clean
+.PHONY: demo test lint check bench sanitize clean build/sanitize/address,undefined build/sanitize/thread
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -45,18 +45,27 @@ bench: $(VENV)/.installed
 	$(BIN)/drystone bench all --json $(RESULTS)/float32.json --plot $(RESULTS)/float32.png
 	$(BIN)/drystone bench all --dtype bfloat16 --json $(RESULTS)/bfloat16.json --plot $(RESULTS)/bfloat16.png
 
-# Python and torch themselves are not instrumented: what they leak at exit, and how they load libraries, is not looked at. One mean is
-# left out: its sum is not vectorised in this build, and less exact than the limit.
-sanitize: $(VENV)/.installed-test
+# Python, torch and OpenMP are not instrumented: what they leak at exit, and how they load libraries, is not looked at; and as
+# ThreadSanitizer does not see OpenMP's barriers, it looks at Python threads that have one OpenMP thread each. One mean is left out
+# of the first: its sum is not vectorised in that build, and less exact than the limit.
+sanitize: build/sanitize/address,undefined build/sanitize/thread
+	$(call sanitized,address$(comma)undefined,asan ubsan) \
+	  tests/native tests/ops tests/test_threads.py tests/plan -k 'not fork and not (float32 and mean-dimNone)'
+	$(call sanitized,thread,tsan) tests/native/test_frames.py -k 'threads[1]'
+
+comma := ,
+# $(1): the build; $(2): the libraries that have to be loaded first.
+sanitized = PYTHONPATH=build/sanitize/$(1)/package LD_PRELOAD="$(foreach name,$(2),$$(gcc -print-file-name=lib$(name).so))" \
+  ASAN_OPTIONS=detect_leaks=0:halt_on_error=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+  TSAN_OPTIONS=ignore_noninstrumented_modules=1 $(BIN)/python -m pytest -p no:cacheprovider
+
+build/sanitize/%: $(VENV)/.installed-test
 	$(PIP) install --quiet -c constraints.txt cmake ninja nanobind onednn-cpu-gomp onednn-devel-cpu-gomp
-	PATH=$(abspath $(BIN)):$$PATH cmake -G Ninja -S . -B build/sanitize -DDRYSTONE_SANITIZE=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+	PATH=$(abspath $(BIN)):$$PATH cmake -G Ninja -S . -B $@ -DDRYSTONE_SANITIZE=$* -DCMAKE_BUILD_TYPE=RelWithDebInfo \
 	  -DPython_EXECUTABLE=$(abspath $(BIN)/python)
-	PATH=$(abspath $(BIN)):$$PATH cmake --build build/sanitize
-	rm -rf build/sanitize/package && mkdir -p build/sanitize/package && cp -r src/drystone build/sanitize/package/
-	cp build/sanitize/_native*.so build/sanitize/package/drystone/
-	PYTHONPATH=build/sanitize/package LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
-	  ASAN_OPTIONS=detect_leaks=0:halt_on_error=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-	  $(BIN)/python -m pytest -p no:cacheprovider tests/native tests/ops tests/test_threads.py tests/plan -k 'not fork and not (float32 and mean-dimNone)'
+	PATH=$(abspath $(BIN)):$$PATH cmake --build $@
+	rm -rf $@/package && mkdir -p $@/package && cp -r src/drystone $@/package/
+	cp $@/_native*.so $@/package/drystone/
 
 clean:
 	rm -rf $(VENV) build demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
