@@ -59,7 +59,7 @@ sanitized = PYTHONPATH=build/sanitize/$(1)/package LD_PRELOAD="$(foreach name,$(
   ASAN_OPTIONS=detect_leaks=0:halt_on_error=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
   TSAN_OPTIONS=ignore_noninstrumented_modules=1 $(BIN)/python -m pytest -p no:cacheprovider
 
-build/sanitize/%: $(VENV)/.installed-test
+build/sanitize/address,undefined build/sanitize/thread: build/sanitize/%: $(VENV)/.installed-test
 	$(PIP) install --quiet -c constraints.txt cmake ninja nanobind onednn-cpu-gomp onednn-devel-cpu-gomp
 	PATH=$(abspath $(BIN)):$$PATH cmake -G Ninja -S . -B $@ -DDRYSTONE_SANITIZE=$* -DCMAKE_BUILD_TYPE=RelWithDebInfo \
 	  -DPython_EXECUTABLE=$(abspath $(BIN)/python)
