@@ -212,6 +212,7 @@ FUNCTIONS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], list[str]]] =
     "sign": (torch.sign, ["sign"]),
     "addcmul": (lambda x: torch.addcmul(x, x, x, value=0.5), ["mul linear add"]),
     "softplus": (lambda x: F.softplus(x, beta=2.0), ["abs linear exp log1p linear relu add"]),
+    "logsigmoid": (F.logsigmoid, ["abs neg exp log1p neg relu add neg"]),
     "softsign": (F.softsign, ["abs", "linear", "div"]),
     "cat": (lambda x: torch.cat([x, x.neg(), x], dim=-3), ["neg", "cat"]),
     "cat of one": (lambda x: torch.cat([x, x[:0]]), []),

@@ -220,6 +220,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
     "hardtanh": lambda: nn.Hardtanh(-0.5, 0.75),
     "softplus": nn.Softplus,
+    "log_sigmoid": nn.LogSigmoid,
     "selu": nn.SELU,
     "celu": lambda: nn.CELU(0.7),
 }

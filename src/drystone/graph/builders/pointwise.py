@@ -116,6 +116,22 @@ def softplus(b: Emitter, x: Value, beta: float = 1.0, threshold: float = 20.0) -
     return b.pointwise([x], ops)
 
 
+@builds("log_sigmoid")
+def log_sigmoid(b: Emitter, x: Value) -> Built:
+    """-softplus(-x), without a threshold."""
+    ops = [
+        op("abs", IN0),
+        op("neg", reg(0)),
+        op("exp", reg(1)),
+        op("log1p", reg(2)),
+        op("neg", IN0),
+        op("relu", reg(4)),
+        op("add", reg(5), reg(3)),
+        op("neg", reg(6)),
+    ]
+    return b.pointwise([x], ops)
+
+
 @builds("glu")
 def glu(b: Emitter, x: Value, dim: int = -1) -> Built:
     dim = axis(dim, len(x.shape))
