@@ -312,14 +312,22 @@ def test_autocast_around_the_call(compiled: Any, graphs: list[CompiledGraph]) ->
 
 def test_what_cannot_be_captured(compiled: Any) -> None:
     def unknown(x: torch.Tensor) -> torch.Tensor:
-        return torch.cond(x.sum() > 0, lambda x: x + 1, lambda x: x - 1, (x,))
+        return (x.to(torch.complex128) + 1).real.float()
 
     x = torch.ones(3)
-    with pytest.warns(DrystoneWarning, match="runs eagerly: .*control flow"):
+    with pytest.warns(DrystoneWarning, match="runs eagerly: .*too wide"):
         assert compiled(unknown)(x).tolist() == [2, 2, 2]
     torch._dynamo.reset()
-    with pytest.raises(UnsupportedError, match="control flow"):
+    with pytest.raises(UnsupportedError, match="too wide"):
         compiled(unknown, {"strict": True})(x)
+
+
+def test_control_flow_on_data(compiled: Any) -> None:
+    def decides(x: torch.Tensor) -> torch.Tensor:
+        return torch.cond(x.sum() > 0, lambda x: x + 1, lambda x: x - 1, (x,))
+
+    fast = compiled(decides)
+    assert fast(torch.ones(3)).tolist() == [2, 2, 2] and fast(-torch.ones(3)).tolist() == [-2, -2, -2]
 
 
 def test_strict(compiled: Any) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +19,7 @@ from drystone.errors import UnsupportedError
 from drystone.graph import builders  # noqa: F401  (fills the table)
 from drystone.graph.aten import aten_node, is_strided, map_structure
 from drystone.graph.builders.registry import Built, Declined, table
+from drystone.graph.control_flow import REASON, control_flow
 from drystone.graph.graph import Graph, Node, PointwiseOp, Value, constant, make_node
 from drystone.graph.local_response_norm import recognize_local_response_norm
 from drystone.graph.traced import functional, hint, sizes, storage
@@ -103,7 +104,7 @@ class _Builder:
         if not tensors:
             return  # assertions, and arithmetic on sizes: their numbers are read where they are used
         if not isinstance(node.target, torch._ops.OpOverload):
-            raise UnsupportedError(f"{node.target} is control flow, which a graph can't hold; move the decision out of the model")
+            return self.assign(node, self.control_flow(node, results))
         target, mutates = node.target, node.target._schema.is_mutable
         if mutates:
             target = functional(target) or target
@@ -116,6 +117,14 @@ class _Builder:
             for name in list(self.names_of_storage[storage(node.args[0])]):  # type: ignore[arg-type]
                 self.values[name] = value
         self.assign(node, value)
+
+    def control_flow(self, node: fx.Node, results: Any) -> Any:
+        found = control_flow(node)
+        if found is None:
+            raise UnsupportedError(f"{node.target} is control flow that a graph can't hold; move the decision out of the model")
+        target, args = found
+        self.current = node
+        return self.aten(target, map_structure(self.resolve, args), {}, results, REASON)
 
     def resolve(self, leaf: Any) -> Any:
         if isinstance(leaf, fx.Node):
@@ -171,7 +180,7 @@ class _Builder:
             if value is not None and (value.shape, value.dtype) != (sizes(fake), fake.dtype):
                 raise Declined(f"the builder made {value} where torch makes {fake.dtype} {list(sizes(fake))}")
 
-    def aten(self, target: torch._ops.OpOverload, args: Any, kwargs: Any, results: Any, reason: str) -> Any:
+    def aten(self, target: Callable[..., Any], args: Any, kwargs: Any, results: Any, reason: str) -> Any:
         outputs: list[Value] = []
 
         def output(fake: Any) -> Value | None:

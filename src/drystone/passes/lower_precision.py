@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from drystone.graph.aten import map_structure
+from drystone.graph.control_flow import ControlFlow
 from drystone.graph.graph import Graph, Node, Value, make_node
 from drystone.passes.instructions import bypass, may_bypass
 
@@ -39,7 +40,13 @@ def lower_precision(graph: Graph, dtype: torch.dtype = torch.bfloat16) -> Graph:
 
     kept = {value.id for value in graph.outputs if value.dtype == torch.float32}
     restored: dict[int, Value] = {}  # id of an output of the graph → its float32 value, computed at the end
+    changed: set[int] = set()  # the values that have become ``dtype``
     for node in graph.nodes:
+        if node.op == "aten" and isinstance(node.attrs["target"], ControlFlow):
+            # Its subgraphs are written for float32, as their own numbers are.
+            node.inputs = [convert(value, torch.float32) if value.id in changed else value for value in node.inputs]
+            nodes.append(node)
+            continue
         node.inputs = [lower(value) if _follows(node, index) else value for index, value in enumerate(node.inputs)]
         nodes.append(node)
         if node.op == "aten" and not _computes_from_floats(node, dtype):
@@ -49,6 +56,7 @@ def lower_precision(graph: Graph, dtype: torch.dtype = torch.bfloat16) -> Graph:
         for value in node.outputs:
             if value.dtype == torch.float32:
                 value.dtype = dtype
+                changed.add(value.id)
                 if value.id in kept:
                     restored[value.id] = value
     graph.nodes = nodes

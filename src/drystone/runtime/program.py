@@ -46,7 +46,8 @@ class Program:
                 frame.native.call(pointers, self._steps)
             else:
                 frame.native.bind(pointers)
-                frame.run_segments([*inputs, *outputs])
+                with torch.autocast("cpu", enabled=False):  # the plan says what is computed in which precision
+                    frame.run_segments([*inputs, *outputs])
         finally:
             self._frames.append(frame)
         return outputs
