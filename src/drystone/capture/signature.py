@@ -96,8 +96,19 @@ class Signature:
         rest = {name: value for name, value in named.items() if name not in by_position and name not in by_name}
         # What the example left to its default may be given if it is the default.
         defaults = {name: parameter.default for name, parameter in self.parameters.parameters.items()}
-        rest = {name: value for name, value in rest.items() if not (name in defaults and value is defaults[name])}
+        rest = {name: value for name, value in rest.items() if not (name in defaults and _same(value, defaults[name]))}
         return tuple(named[name] for name in by_position), {name: named[name] for name in by_name} | rest
 
     def _shown(self) -> str:
         return ", ".join(leaf.name for leaf in self.inputs) + f" as {self.in_spec}"
+
+
+def _same(given: Any, default: Any) -> bool:
+    """Whether an argument is its default: the very object, or an equal plain value of the same type."""
+    if given is default:
+        return True
+    if type(given) is not type(default):
+        return False
+    if isinstance(default, tuple):
+        return len(given) == len(default) and all(map(_same, given, default))
+    return isinstance(default, (bool, int, float, str)) and repr(given) == repr(default)  # -0.0 == 0.0, but is another number
