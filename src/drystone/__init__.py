@@ -4,6 +4,9 @@
 >>> fast = drystone.optimize(model, example_inputs)   # doctest: +SKIP
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from drystone.errors import (
     ArtefactError,
     CaptureError,
@@ -29,8 +32,45 @@ __all__ = [
     "WeightsChangedError",
     "WeightsReleasedError",
     "__version__",
+    "disable",
+    "enable",
+    "enabled",
     "optimize",
 ]
+
+
+def enable(torchscript: bool = True) -> None:
+    """Prepare models without a change to the program that runs them, until ``disable()``. Twice is as once.
+
+    Args:
+        torchscript: what ``torch.jit.load`` and ``torch.jit.freeze`` give is optimised at its first call, for these inputs.
+    """
+    if torchscript:
+        from drystone.conductor import optimize
+        from drystone.eager.enable import replace_torchscript
+
+        replace_torchscript(optimize)
+
+
+def disable() -> None:
+    """Put torch's own functions back. Modules that were loaded in between keep their programs."""
+    from drystone.eager.enable import restore_torchscript
+
+    restore_torchscript()
+
+
+@contextmanager
+def enabled(torchscript: bool = True) -> Iterator[None]:
+    """``enable`` within a ``with`` statement; afterwards all is as it was before."""
+    from drystone.eager.enable import torchscript_is_replaced
+
+    before = torchscript_is_replaced()
+    enable(torchscript)
+    try:
+        yield
+    finally:
+        if not before:
+            disable()
 
 
 def __getattr__(name: str) -> object:
