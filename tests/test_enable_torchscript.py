@@ -126,6 +126,15 @@ def test_other_inputs_run_as_it_is(tmp_path: Path) -> None:
     assert len(caught) == 1
 
 
+def test_a_first_call_that_fails_decides_nothing(tmp_path: Path) -> None:
+    model, x = Net(), torch.randn(X)
+    loaded = torch.jit.load(saved(model, tmp_path))
+    with pytest.raises(RuntimeError, match="channels"), pytest.warns(DrystoneWarning, match="runs as torch made it"):
+        loaded(torch.randn(2, 4, 12, 12))
+    Reference(model, (x,)).check_float32(loaded(x))
+    assert program(loaded) is not None
+
+
 def test_gradients_and_training_are_torchs(tmp_path: Path) -> None:
     model, x = Net(), torch.randn(X)
     loaded = torch.jit.load(saved(model, tmp_path))

@@ -30,13 +30,13 @@ class _State:
 class SelfPreparingScript(torch.jit.RecursiveScriptModule):
     """The module as torch gives it, but for what a call runs.
 
-    The original runs in training mode, while it is traced, where it has hooks, for inputs that require grad in grad mode, and,
+    The original runs in training mode, while it is traced, for inputs that require grad in grad mode, and,
     with one warning, where the module can't be captured or the inputs are others than the program takes.
     """
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         state: _State = self.__dict__["_drystone"]
-        if torch.jit.is_tracing() or getattr(self, "training", False) or _hooked(self) or _needs_grad(args, kwargs):
+        if torch.jit.is_tracing() or getattr(self, "training", False) or _needs_grad(args, kwargs):
             return super().__call__(*args, **kwargs)
         with state.lock:
             if not state.tried:
@@ -44,7 +44,11 @@ class SelfPreparingScript(torch.jit.RecursiveScriptModule):
                 _prepare(self, state, args, kwargs)
             fast = state.fast
         if fast is None:
-            return super().__call__(*args, **kwargs)
+            try:
+                return super().__call__(*args, **kwargs)
+            except Exception:
+                self._forget()  # inputs that torch refuses too say nothing about the module
+                raise
         try:
             return fast(*args, **kwargs)
         except WeightsChangedError:
@@ -94,10 +98,6 @@ def _warn(state: _State, reason: str) -> None:
     if not state.warned:
         state.warned = True
         warnings.warn(f"a TorchScript module runs as torch made it{reason}", DrystoneWarning, stacklevel=4)
-
-
-def _hooked(module: torch.nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _needs_grad(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
