@@ -150,6 +150,16 @@ def test_gradients_and_training_are_torchs(tmp_path: Path) -> None:
     assert not torch.equal(loaded.layers.__getattr__("1").running_mean, before)
 
 
+def test_autocast_is_torchs(tmp_path: Path) -> None:
+    model, x = Net(), torch.randn(X)
+    loaded = torch.jit.load(saved(model, tmp_path))
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+        loaded(x)
+    assert program(loaded) is None
+    Reference(model, (x,)).check_float32(loaded(x))
+    assert program(loaded) is not None
+
+
 def test_changed_weights_are_taken_over(tmp_path: Path) -> None:
     model, x = Net(), torch.randn(X)
     loaded = torch.jit.load(saved(model, tmp_path))

@@ -39,6 +39,7 @@ def packed_bytes(model: nn.Module, x: torch.Tensor, **options: object) -> int:
     return fast.explain().weights_bytes
 
 
+@pytest.mark.filterwarnings("ignore::drystone.DrystoneWarning")  # without AVX-512, bfloat16 runs on ATen
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("kind", ["linear", "conv"])
 def test_layers_with_one_parameter(kind: str, dtype: torch.dtype | None) -> None:

@@ -30,13 +30,18 @@ class _State:
 class SelfPreparingScript(torch.jit.RecursiveScriptModule):
     """The module as torch gives it, but for what a call runs.
 
-    The original runs in training mode, while it is traced, for inputs that require grad in grad mode, and,
+    The original runs in training mode, while it is traced, under autocast, for inputs that require grad in grad mode, and,
     with one warning, where the module can't be captured or the inputs are others than the program takes.
     """
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         state: _State = self.__dict__["_drystone"]
-        if torch.jit.is_tracing() or getattr(self, "training", False) or _needs_grad(args, kwargs):
+        if (
+            torch.jit.is_tracing()
+            or torch.is_autocast_enabled("cpu")
+            or getattr(self, "training", False)
+            or _needs_grad(args, kwargs)
+        ):
             return super().__call__(*args, **kwargs)
         with state.lock:
             if not state.tried:
