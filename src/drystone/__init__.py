@@ -35,7 +35,9 @@ __all__ = [
     "disable",
     "enable",
     "enabled",
+    "load",
     "optimize",
+    "save",
 ]
 
 
@@ -79,4 +81,8 @@ def __getattr__(name: str) -> object:
         from drystone.conductor import optimize
 
         return optimize
+    if name in ("load", "save"):
+        from drystone import saving
+
+        return getattr(saving, name)
     raise AttributeError(f"module 'drystone' has no attribute {name!r}")

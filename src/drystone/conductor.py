@@ -25,13 +25,14 @@ from drystone.capture.shapes import LEAST, batch_inputs, batch_shapes, dynamic_d
 from drystone.capture.signature import Signature
 from drystone.errors import CaptureError, DrystoneWarning, InputError, ShapeError, UnsupportedError
 from drystone.graph.build import build
-from drystone.graph.graph import Graph
+from drystone.graph.graph import Graph, Node
 from drystone.graph.traced import resized
 from drystone.parted import optimize_in_parts
 from drystone.passes import simplify
 from drystone.passes.lower_precision import lower_precision
 from drystone.passes.split_epilogues import split_epilogues
 from drystone.plan.assemble import Assembled
+from drystone.plan.implementations import Option
 from drystone.plan.implementations.base import WeightStore
 from drystone.plan.rehearse import Planner
 from drystone.plan.tuning_cache import TuningCache
@@ -102,7 +103,7 @@ def optimize(
     _check_arguments(args, kwargs, dtype, accuracy, tuning, capture, formats)
     if release_originals:
         _check_release(model, dynamic_shapes)
-    conductor = _Conductor(model, args, kwargs, dtype, tuning, strict, formats, accuracy)
+    conductor = Conductor(model, args, kwargs, dtype, tuning, strict, formats, accuracy)
     try:
         fast = conductor.module(dynamic_shapes, any_batch=not release_originals)
         if release_originals:
@@ -116,7 +117,7 @@ def optimize(
     check_model(model, args, kwargs)  # what is wrong with the whole model is no matter of its parts
 
     def prepare(part: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OptimizedModule:
-        inner = _Conductor(part, args, kwargs, dtype, tuning, strict, formats, accuracy)
+        inner = Conductor(part, args, kwargs, dtype, tuning, strict, formats, accuracy)
         inner.weights = conductor.weights
         inner.warned = True  # explain() lists what runs on ATen inside the parts
         # A part may meet another first size at every call, which is no batch: a program for each would cost more than eager.
@@ -156,7 +157,7 @@ def check_options(
             raise InputError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {given!r}")
 
 
-class _Conductor:
+class Conductor:
     """Takes one model from capture to a module, and again for each new shape or thread count."""
 
     def __init__(
@@ -277,23 +278,25 @@ class _Conductor:
         with _progress("preparing") as say:
             graph, signature = self._for_shapes(tensors)
             tensors = [tensor.detach() for tensor in tensors]
-            if not finite:
-                graph = split_epilogues(graph)
-            cache = TuningCache(_environment(threads))
-            planner = Planner(graph, self.weights, cache, self.formats, self.kin)
+            cache = TuningCache(environment(threads))
+            planner = Planner(graph if finite else split_epilogues(graph), self.weights, cache, self.formats, self.kin)
             measure = rehearse and finite and not self.released
             if measure:
                 assembled = planner.rehearse(lambda candidate: _runs(Program(candidate, threads), tensors), say)
                 cache.save()
             else:
-                assembled = planner.assemble(planner.best())
+                assembled = planner.assemble(self._plan(planner, graph, threads, finite) or planner.best())
             self.kin = self.kin or planner
             self._report_segments(assembled)
             program = Program(assembled, threads)
             say("rehearsing against eager")
-            explanation = self._explain(program, tensors, compare=measure)
+            explanation = self._explain(program, planner, tensors, compare=measure)
             self.verdict = self.verdict or explanation.runs
-            return Prepared(program, explanation, signature.unflatten)
+            return Prepared(program, explanation, signature.unflatten, graph, signature)
+
+    def _plan(self, planner: Planner, graph: Graph, threads: int, finite: bool) -> dict[Node, Option] | None:
+        """What is chosen already for ``graph``, or None."""
+        return None
 
     def _report_segments(self, assembled: Assembled) -> None:
         segments = [record for record in assembled.records if record.kind == "aten"]
@@ -307,14 +310,18 @@ class _Conductor:
             self.warned = True
             warnings.warn(f"{len(segments)} operators run on ATen: {text}", DrystoneWarning, stacklevel=4)
 
-    def _explain(self, program: Program, tensors: list[torch.Tensor], compare: bool) -> Explanation:
-        assembled = program.assembled
+    def _explain(self, program: Program, planner: Planner, tensors: list[torch.Tensor], compare: bool) -> Explanation:
         runs = _runs(program, tensors) if compare else [program.time_steps(tensors)]
         steps = [min(times) for times in zip(*runs, strict=True)]
         args, kwargs = _refilled(self.args, self.kwargs, tensors)
         ours, eager = sum(steps), None
         if compare:
             ours, eager = _against_eager(lambda: program(tensors), lambda: self.model(*args, **kwargs))
+        return self._explanation(program, steps, ours, eager)
+
+    def _explanation(self, program: Program, steps: list[float], ours: float, eager: float | None) -> Explanation:
+        """``steps``: the seconds of each; ``ours`` and ``eager``: those of a call."""
+        assembled = program.assembled
         return Explanation(
             steps=[
                 ExplainedStep(
@@ -392,7 +399,7 @@ def _against_eager(fast: Callable[[], Any], model: Callable[[], Any]) -> tuple[f
     return min(ours), min(eager)
 
 
-def _environment(threads: int) -> dict[str, str]:
+def environment(threads: int) -> dict[str, str]:
     """What a measured time depends on beside the operator itself."""
     return {
         "cpu": _cpu_model(),

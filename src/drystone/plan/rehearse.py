@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -210,6 +211,18 @@ class Planner:
             return known
         rate = statistics.median(self.measured_bandwidth) if self.measured_bandwidth else BYTES_A_SECOND
         return START_SECONDS + 2 * value.bytes / rate
+
+    def known_seconds(self, assembled: Assembled) -> list[float]:
+        """What is known, or estimated, of the records of a program; a node's time is shared by its records."""
+        seconds = []
+        records = Counter(record.node for record in assembled.records)
+        for record in assembled.records:
+            if record.node is not None:
+                seconds.append(self._node_cost(record.node, assembled.choice[record.node]) / records[record.node])
+            else:
+                source, _, target = record.layout.partition("→")
+                seconds.append(self._reorder_cost(record.value, source, target or source))
+        return seconds
 
     def _reorder_price(self, value: Value, source: str, target: str) -> float:
         return REORDER_MUST_GAIN * self._reorder_cost(value, source, target)

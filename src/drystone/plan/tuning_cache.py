@@ -46,6 +46,13 @@ class TuningCache:
         self._unsaved: dict[str, float] = {}
         self._warned: set[str] = set()
 
+    @classmethod
+    def in_memory(cls) -> TuningCache:
+        """One without a file, for times that come from elsewhere."""
+        cache = cls({})
+        cache.path = None
+        return cache
+
     def __len__(self) -> int:
         with self._lock:
             return len(self._loaded())

@@ -13,7 +13,7 @@ from torch import nn
 
 from drystone import native
 from drystone.errors import DrystoneError, InputError, ShapeError
-from drystone.graph.graph import Value
+from drystone.graph.graph import Graph, Value
 from drystone.runtime.explain import Explanation
 from drystone.runtime.program import Program
 from drystone.runtime.weights import Weights
@@ -29,6 +29,8 @@ class Prepared:
     program: Program
     explanation: Explanation
     unflatten: Callable[[list[torch.Tensor]], Any]
+    graph: Graph  # what it computes
+    signature: Any  # how the model is called, as capture describes it
 
     @property
     def eager(self) -> bool:

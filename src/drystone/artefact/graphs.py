@@ -1,0 +1,126 @@
+"""A graph as JSON. Values are numbers: the constants of the file first, then the graph's inputs, then each node's outputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from drystone.artefact import aten, operators
+from drystone.artefact.document import dtype_of, entries, listed, name_of, plain, require, text, whole, wholes, word
+from drystone.artefact.weights import Constants
+from drystone.graph.graph import Graph, Node, Value
+
+MAX_RANK = 64
+MAX_AXIS = 2**31 - 1
+
+
+def of_graph(graph: Graph, constants: Constants) -> dict[str, Any]:
+    """Raises ``ArtefactError`` where the graph has something that no artefact holds."""
+    for value in [*(value for node in graph for value in node.inputs), *graph.outputs]:
+        if value.is_constant:
+            constants.number(value)
+    numbers: dict[int, int] = {}
+
+    def described(value: Value) -> list[Any]:
+        numbers[value.id] = len(numbers)
+        return [value.name, name_of(value.dtype), list(value.shape)]
+
+    def reference(value: Value) -> list[Any]:
+        return ["constant", constants.number(value)] if value.is_constant else ["value", numbers[value.id]]
+
+    inputs = [described(value) for value in graph.inputs]
+    nodes = []
+    for node in graph:
+        operands = [reference(value) for value in node.inputs]
+        nodes.append(_of_node(node) | {"inputs": operands, "outputs": [described(value) for value in node.outputs]})
+    return {"inputs": inputs, "nodes": nodes, "outputs": [reference(value) for value in graph.outputs]}
+
+
+def _of_node(node: Node) -> dict[str, Any]:
+    what = node.name or node.op
+    if node.op == "aten":
+        attrs = node.attrs
+        described = {
+            "target": aten.of_target(attrs["target"], what),
+            "args": [aten.of_argument(leaf, what) for leaf in attrs["args"]],
+            "kwargs": {name: aten.of_argument(leaf, what) for name, leaf in attrs["kwargs"].items()},
+            "reason": attrs.get("_reason", "")[:1000],
+        }
+        return {"name": node.name, "op": "aten", **described}
+    names = operators.OPERATORS[node.op].attributes
+    attrs = {name: plain(operators.of_instructions(node.attrs[name]) if name == "ops" else node.attrs[name]) for name in names}
+    epilogue = plain(operators.of_instructions(node.epilogue))
+    assert set(names) == {name for name in node.attrs if not name.startswith("_")}, f"attributes of {node}"
+    return {"name": node.name, "op": node.op, "attributes": attrs, "epilogue": epilogue}
+
+
+class _Reader:
+    """One graph out of JSON."""
+
+    def __init__(self, constants: list[Value], max_bytes: int) -> None:
+        self.constants, self.max_bytes = constants, max_bytes
+        self.values: list[Value] = []
+
+    def value(self, item: Any, what: str) -> Value:
+        name, dtype, shape = listed(item, what, 3)
+        value = Value(wholes(shape, what, 0, MAX_AXIS), dtype_of(dtype, what), text(name, what))
+        require(len(value.shape) <= MAX_RANK, f"{what} has {len(value.shape)} axes")
+        asked = operators.numel(value.shape) * value.dtype.itemsize
+        require(asked <= self.max_bytes, f"{value} takes {asked} bytes, and this machine has {self.max_bytes}")
+        self.values.append(value)
+        return value
+
+    def reference(self, item: Any, what: str) -> Value:
+        kind, index = listed(item, what, 2)
+        known = self.constants if word(kind, what, ("constant", "value")) == "constant" else self.values
+        return known[whole(index, what, 0, len(known) - 1)]
+
+    def graph(self, item: Any) -> Graph:
+        given_inputs, given_nodes, given_outputs = entries(item, "a graph", "inputs", "nodes", "outputs")
+        inputs = [self.value(entry, "an input of the graph") for entry in listed(given_inputs, "the graph's inputs")]
+        nodes = [self.node(entry, f"node {index}") for index, entry in enumerate(listed(given_nodes, "the nodes"))]
+        outputs = [self.reference(entry, "an output of the graph") for entry in listed(given_outputs, "the graph's outputs")]
+        read = {value.id for node in nodes for value in node.inputs} | {value.id for value in outputs}
+        for node in nodes:
+            if node.op == "aten":
+                aten.check(node, read)
+            else:
+                operators.check(node)
+        return Graph(inputs, outputs, nodes)
+
+    def node(self, item: Any, what: str) -> Node:
+        require(type(item) is dict, f"{what} is no object")
+        op = word(item.get("op"), what, ("aten", *operators.OPERATORS))
+        common = ("name", "op", "inputs", "outputs")
+        own = ("target", "args", "kwargs", "reason") if op == "aten" else ("attributes", "epilogue")
+        given_name, _, given_inputs, given_outputs, *content = entries(item, what, *common, *own)
+        name = text(given_name, what)
+        what = f"{what} ({name or op})"
+        inputs = [self.reference(entry, what) for entry in listed(given_inputs, what)]
+        # Before the outputs are: a node reads what is before it.
+        node = Node(op, inputs, [], name=name)
+        if op == "aten":
+            target, args, kwargs, reason = content
+            require(type(kwargs) is dict, f"{what}: the named arguments are no object")
+            node.attrs = {
+                "target": aten.target_of(target, what),
+                "args": tuple(aten.argument(leaf, what, len(inputs)) for leaf in listed(args, what)),
+                "kwargs": {text(name, what): aten.argument(leaf, what, len(inputs)) for name, leaf in kwargs.items()},
+                "_reason": text(reason, what),
+            }
+        else:
+            table = operators.OPERATORS[op].attributes
+            given = entries(content[0], f"{what}: the attributes", *table)
+            node.attrs = {key: take(entry, f"{what}: {key}") for (key, take), entry in zip(table.items(), given, strict=True)}
+            node.epilogue = operators.instructions(content[1], f"{what}: the epilogue")
+            node.epilogue_start = 2 + node.attrs["has_bias"] if node.epilogue and "has_bias" in node.attrs else 0
+        for entry in listed(given_outputs, what):
+            value = self.value(entry, what)
+            value.producer = node
+            node.outputs.append(value)
+        require(node.outputs, f"{what} has no outputs")
+        return node
+
+
+def graph(item: Any, constants: list[Value], max_bytes: int) -> Graph:
+    """The graph, each of its nodes checked. ``max_bytes``: what a tensor may take. Raises ``ArtefactError``."""
+    return _Reader(constants, max_bytes).graph(item)

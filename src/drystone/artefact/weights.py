@@ -1,0 +1,160 @@
+"""The constants of the graphs, in a safetensors file of which no byte is taken on trust.
+
+Tensors are read when they are packed, each held against its checksum: nothing plain stays in memory beside what is packed, and
+a file that is changed or cut while it is in use is noticed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from safetensors.torch import save_file
+
+from drystone.artefact.document import dtype_of, entries, listed, name_of, parse, require, text, whole, wholes
+from drystone.errors import ArtefactError
+from drystone.graph.graph import Value
+
+MAX_HEADER = 16 << 20
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+
+
+class Constants:
+    """Collects the constants of graphs, each once, and writes them."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[Hashable, int] = {}
+        self.described: list[dict[str, Any]] = []
+        self._data: list[Callable[[], torch.Tensor]] = []
+
+    def number(self, value: Value) -> int:
+        """The constant's place in the file. Equal keys share one."""
+        if value.key not in self.numbers:
+            self.numbers[value.key] = len(self.described)
+            self.described.append({"name": value.name, "dtype": name_of(value.dtype), "shape": list(value.shape)})
+            self._data.append(lambda: value.constant.detach().resolve_conj().resolve_neg())
+        return self.numbers[value.key]
+
+    def write(self, path: Path) -> None:
+        """Write the file, and add each tensor's checksum to ``described``."""
+        tensors = {}
+        for index, data in enumerate(self._data):
+            tensor = _real(data()).contiguous().clone()
+            tensors[str(index)] = tensor
+            self.described[index]["sha256"] = hashlib.sha256(_bytes(tensor)).hexdigest()
+        save_file(tensors, path)
+
+
+def _real(tensor: torch.Tensor) -> torch.Tensor:
+    """Complex numbers as pairs, which every version of the format holds."""
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+def _bytes(tensor: torch.Tensor) -> memoryview:
+    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+
+
+@dataclass
+class _Stored:
+    """One tensor of the file, not yet read."""
+
+    file: BinaryIO
+    start: int
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    sha256: str
+    name: str
+    seen: bool = False
+
+    def __call__(self) -> torch.Tensor:
+        complex_ = self.dtype.is_complex
+        tensor = torch.empty((*self.shape, 2) if complex_ else self.shape, dtype=torch.float32 if complex_ else self.dtype)
+        data, done = _bytes(tensor), 0
+        while done < len(data):
+            count = os.preadv(self.file.fileno(), [data[done:]], self.start + done)
+            require(count, f"the weights end within {self.name!r}")
+            done += count
+        require(hashlib.sha256(data).hexdigest() == self.sha256, f"the weight {self.name!r} is not the one that was saved")
+        # A bool is a byte, but only of two values: others would be numbers that torch does not know.
+        require(self.dtype is not torch.bool or int(tensor.view(torch.uint8).max() if tensor.numel() else 0) <= 1, "a bool beyond 1")
+        self.seen = True
+        return torch.view_as_complex(tensor) if complex_ else tensor
+
+
+def read(path: Path, described: Any, max_bytes: int) -> list[Value]:
+    """The constants, checked against the file's header; their data are read when they are used.
+
+    The file must hold them and nothing else, one behind the other without gaps.
+    """
+    file = open(path, "rb")  # noqa: SIM115 (open for as long as a constant is)
+    total = os.fstat(file.fileno()).st_size
+    length = int.from_bytes(file.read(8), "little")
+    require(8 <= total and length <= min(MAX_HEADER, total - 8), "the weights' header is longer than the file, or than any")
+    header = parse(file.read(length), "the weights' header")
+    require(type(header) is dict, "the weights' header is no object")
+    require(header.pop("__metadata__", {}) == {}, "the weights' header has metadata")
+    constants = [_value(file, 8 + length, header, index, item) for index, item in enumerate(listed(described, "constants"))]
+    require(len(header) == len(constants), "the weights hold tensors that no constant names")
+    end = 8 + length
+    for stored in sorted((_stored(value) for value in constants), key=lambda stored: (stored.start, stored.shape != (0,))):
+        require(stored.start == end, f"the weights overlap or leave a gap before {stored.name!r}")
+        end += _size(stored.shape, stored.dtype)
+    require(end == total, f"the weights must be {end} bytes, and are {total}")
+    require(total <= max_bytes, f"the weights take {total} bytes, and this machine has {max_bytes}")
+    return constants
+
+
+def check_all(constants: list[Value]) -> None:
+    """Read what was not read yet. Raises ``ArtefactError`` where a checksum is not the tensor's."""
+    for value in constants:
+        stored = _stored(value)
+        if not stored.seen:
+            stored()
+
+
+def _stored(value: Value) -> _Stored:
+    assert isinstance(value.data, _Stored)
+    return value.data
+
+
+def _size(shape: tuple[int, ...], dtype: torch.dtype) -> int:
+    count = dtype.itemsize
+    for size in shape:
+        count *= size
+    return count
+
+
+def _value(file: BinaryIO, base: int, header: dict[str, Any], index: int, item: Any) -> Value:
+    what = f"constant {index}"
+    given_name, given_dtype, given_shape, sha256 = entries(item, what, "name", "dtype", "shape", "sha256")
+    name, dtype = text(given_name, what), dtype_of(given_dtype, what)
+    shape = wholes(given_shape, what, 0, 2**31 - 1)
+    require(len(shape) <= 64, f"{what} has {len(shape)} axes")
+    require(str(index) in header, f"the weights lack {what}")
+    stored_dtype, stored_shape, offsets = entries(header[str(index)], f"the weights' {index}", "dtype", "shape", "data_offsets")
+    expected = ("F32", [*shape, 2]) if dtype.is_complex else (_NAMES[dtype], list(shape))
+    require((stored_dtype, stored_shape) == expected, f"the weights' {index} is {stored_dtype} {stored_shape}, and {what} {expected}")
+    start, stop = (whole(offset, f"the weights' {index}") for offset in listed(offsets, f"the weights' {index}", 2))
+    require(stop - start == _size(shape, dtype), f"the weights' {index} has {stop - start} bytes")
+    stored = _Stored(file, base + start, shape, dtype, text(sha256, what), name)
+    return Value(shape, dtype, name, data=stored, identity=("constant", index))
+
+
+__all__ = ["ArtefactError", "Constants", "check_all", "read"]

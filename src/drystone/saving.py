@@ -1,0 +1,179 @@
+"""``save`` and ``load``: a prepared model as a folder that needs no model code, no capture and no measuring to start again.
+
+The format is in docs/artefact.md; ``drystone.artefact`` reads and checks it. Here it is taken out of a module, and becomes one.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NoReturn
+
+import psutil
+import torch
+from torch import nn
+
+from drystone import native
+from drystone.artefact import folder, graphs, plans, structures, weights
+from drystone.artefact.document import entries, listed, require, truth, whole, wholes, word
+from drystone.capture.signature import Signature
+from drystone.conductor import Conductor, environment
+from drystone.errors import ArtefactError, InputError, ShapeError, UnsupportedError
+from drystone.graph.graph import Graph, Node
+from drystone.passes.split_epilogues import split_epilogues
+from drystone.plan.implementations import Option
+from drystone.plan.rehearse import Planner
+from drystone.plan.tuning_cache import TuningCache
+from drystone.runtime.explain import Explanation
+from drystone.runtime.module import OptimizedModule
+from drystone.runtime.program import Program
+from drystone.runtime.weights import Weights
+
+
+def save(fast: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Write a module that ``optimize`` gave to the folder ``path``; an older artefact there is replaced.
+
+    Weights, graphs for all the shapes that are prepared, what was chosen for them, and the times that were measured go into it;
+    code does not. ``load`` gives the module back.
+
+    Raises:
+        UnsupportedError: the model was not captured whole, or holds something that no artefact can.
+        WeightsChangedError: its weights were changed since it was prepared.
+        ArtefactError: ``path`` holds something else.
+    """
+    if not isinstance(fast, OptimizedModule):
+        raise UnsupportedError(f"only models that were captured whole can be saved; this is a {type(fast).__name__}")
+    fast._weights.check()
+    conductor: Conductor = fast._prepare.__self__  # type: ignore[attr-defined]
+    shapes: dict[int, tuple[Graph, Signature]] = {id(conductor.graph): (conductor.graph, conductor.signature)}
+    known = list(fast._programs.items())
+    shapes |= {id(prepared.graph): (prepared.graph, prepared.signature) for _, prepared in known}
+    number = {graph: index for index, graph in enumerate(shapes)}
+    choices = [
+        (number[id(prepared.graph)], threads, finite, list(prepared.program.assembled.choice.values()))
+        for (threads, finite, _), prepared in known
+    ]
+
+    def program(file: Path) -> Any:
+        constants = weights.Constants()
+        described = [
+            {"graph": graphs.of_graph(graph, constants), "result": structures.of_result(signature)}
+            for graph, signature in shapes.values()
+        ]
+        constants.write(file)
+        return {
+            "call": structures.of_call(conductor.signature),
+            "varying": [sorted(axes) for axes in fast._dynamic],
+            "batch": fast._batch,
+            "strict_accuracy": conductor.accuracy == "strict",
+            "format": conductor.formats,
+            "programs": described,
+            "constants": constants.described,
+        }
+
+    times = plans.of_times(conductor.kin, conductor.graph)
+    threads = next((threads for (threads, _, _), _ in known), torch.get_num_threads())
+    try:
+        folder.write(Path(path), program, plans.of_plan(environment(threads), choices, times))
+    except UnsupportedError:
+        raise
+
+
+def load(path: str | os.PathLike[str]) -> OptimizedModule:
+    """The module that was saved to the folder ``path``, without the model's code.
+
+    Results are bitwise those of the module that was saved, where machine, versions and threads are the same; where they are not, a
+    plan is made at once from the times in the file. Inputs of shapes that were not prepared raise ``ShapeError``.
+
+    Raises ``ArtefactError`` for a folder that is damaged, of another version, or not what ``save`` writes.
+    """
+    program, plan, file = folder.read(Path(path))
+    memory = psutil.virtual_memory().total
+    call, varying, batch, strict, format, described, constants = entries(
+        program, folder.PROGRAM, "call", "varying", "batch", "strict_accuracy", "format", "programs", "constants"
+    )
+    values = weights.read(file, constants, memory)
+    shapes = []
+    for item in listed(described, "the programs"):
+        given_graph, result = entries(item, "a program", "graph", "result")
+        graph = graphs.graph(given_graph, values, memory)
+        shapes.append((graph, structures.signature(call, result, len(graph.inputs), len(graph.outputs))))
+    require(shapes, "the artefact holds no program")
+    if truth(strict, "strict_accuracy"):
+        for graph, _ in shapes:
+            for node in graph:
+                node.attrs["_strict"] = True
+    held = None if format is None else word(format, "format", native.FORMATS)
+    conductor = _Loaded(shapes, plans.plan(plan), held, memory)
+    first = shapes[0][0].inputs
+    axes = [
+        set(wholes(entry, "a varying axis", 0, len(value.shape) - 1))
+        for value, entry in zip(first, listed(varying, "varying", len(first)), strict=True)
+    ]
+    together = [whole(index, "batch", 0, len(first) - 1) for index in listed(batch, "batch")]
+    require(all(first[index].shape for index in together), "an input without axes has no batch")
+    fast = conductor.restored(axes, together)
+    weights.check_all(values)
+    return fast
+
+
+class Stand(nn.Module):
+    """What stands for the model of a module that was loaded."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise UnsupportedError("an artefact holds no model, only its programs")
+
+
+class _Loaded(Conductor):
+    """Makes programs of the graphs of an artefact, and of no others."""
+
+    def __init__(self, shapes: list[tuple[Graph, Signature]], plan: plans.Plan, formats: str | None, memory: int) -> None:
+        super().__init__(Stand().eval(), (), {}, None, "estimate", False, formats, "default")
+        self.shapes, self.plan, self.memory = shapes, plan, memory
+        self.graph, self.signature = shapes[0]
+        self.kin = Planner(self.graph, self.weights, TuningCache.in_memory(), formats)
+        plan.put_times(self.kin)
+        self.warned = True
+
+    def restored(self, varying: list[set[int]], batch: list[int]) -> OptimizedModule:
+        fast = OptimizedModule(
+            self.model,
+            self.signature.flatten,
+            [leaf.name for leaf in self.signature.inputs if leaf.tensor],
+            self.graph.inputs,
+            self.prepare,
+            varying,
+            batch,
+            Weights(SimpleNamespace(constants={}, weights=set()), _no_model),
+        )
+        examples = [torch.empty(value.shape, dtype=value.dtype, device="meta") for value in self.graph.inputs]
+        fast._find(examples, torch.get_num_threads())
+        return fast
+
+    def _for_shapes(self, tensors: list[torch.Tensor]) -> tuple[Graph, Signature]:
+        given = [tuple(tensor.shape) for tensor in tensors]
+        for graph, signature in self.shapes:
+            if [value.shape for value in graph.inputs] == given:
+                return graph, signature
+        held = "; ".join(", ".join(str(list(value.shape)) for value in graph.inputs) for graph, _ in self.shapes)
+        raise ShapeError(
+            f"the artefact holds programs for {held}, not for {', '.join(str(list(shape)) for shape in given)}; "
+            "prepare the model for these shapes too, with fast.prepare(*inputs), before it is saved"
+        )
+
+    def _plan(self, planner: Planner, graph: Graph, threads: int, finite: bool) -> dict[Node, Option] | None:
+        index = next(i for i, (known, _) in enumerate(self.shapes) if known is graph)
+        return self.plan.choice(planner, environment(threads), index, threads, finite)
+
+    def _explain(self, program: Program, planner: Planner, tensors: list[torch.Tensor], compare: bool) -> Explanation:
+        """With the times that are known: nothing is run."""
+        steps = planner.known_seconds(program.assembled)
+        return self._explanation(program, steps, sum(steps), None)
+
+
+def _no_model() -> NoReturn:
+    raise InputError("this module was loaded from an artefact, which has no model to take weights from; load another artefact")
+
+
+__all__ = ["ArtefactError", "load", "save", "split_epilogues"]
