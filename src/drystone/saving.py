@@ -19,9 +19,8 @@ from drystone.artefact import folder, graphs, plans, structures, weights
 from drystone.artefact.document import entries, listed, require, truth, whole, wholes, word
 from drystone.capture.signature import Signature
 from drystone.conductor import Conductor, environment
-from drystone.errors import ArtefactError, InputError, ShapeError, UnsupportedError
+from drystone.errors import InputError, ShapeError, UnsupportedError
 from drystone.graph.graph import Graph, Node
-from drystone.passes.split_epilogues import split_epilogues
 from drystone.plan.implementations import Option
 from drystone.plan.rehearse import Planner
 from drystone.plan.tuning_cache import TuningCache
@@ -74,10 +73,7 @@ def save(fast: nn.Module, path: str | os.PathLike[str]) -> None:
 
     times = plans.of_times(conductor.kin, conductor.graph)
     threads = next((threads for (threads, _, _), _ in known), torch.get_num_threads())
-    try:
-        folder.write(Path(path), program, plans.of_plan(environment(threads), choices, times))
-    except UnsupportedError:
-        raise
+    folder.write(Path(path), program, plans.of_plan(environment(threads), choices, times))
 
 
 def load(path: str | os.PathLike[str]) -> OptimizedModule:
@@ -113,9 +109,8 @@ def load(path: str | os.PathLike[str]) -> OptimizedModule:
     ]
     together = [whole(index, "batch", 0, len(first) - 1) for index in listed(batch, "batch")]
     require(all(first[index].shape for index in together), "an input without axes has no batch")
-    fast = conductor.restored(axes, together)
-    weights.check_all(values)
-    return fast
+    with weights.checked_aside(values):
+        return conductor.restored(axes, together)
 
 
 class Stand(nn.Module):
@@ -174,6 +169,3 @@ class _Loaded(Conductor):
 
 def _no_model() -> NoReturn:
     raise InputError("this module was loaded from an artefact, which has no model to take weights from; load another artefact")
-
-
-__all__ = ["ArtefactError", "load", "save", "split_epilogues"]

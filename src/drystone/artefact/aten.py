@@ -1,7 +1,4 @@
-"""ATen calls in a file: only operators of the list below, only arguments of a few kinds, and only results that torch confirms.
-
-The list is closed: ``torch.ops.aten`` also holds operators that read files, unpack pointers, or write to their operands.
-"""
+"""ATen calls in a file: only operators of a closed list (allowed.py), only arguments of a few kinds, and only results that torch confirms."""
 
 from __future__ import annotations
 
@@ -11,6 +8,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from drystone.artefact.allowed import ALLOWED
 from drystone.artefact.document import (
     MAX_INT,
     dtype_of,
@@ -28,45 +26,6 @@ from drystone.errors import ArtefactError
 from drystone.graph.aten import Ref, map_structure
 from drystone.graph.graph import Node, Value
 
-# Functional, and computed on CPUs from their operands alone.
-ALLOWED = frozenset(
-    """
-    __and__ __lshift__ __or__ __rshift__ __xor__ _log_softmax _native_batch_norm_legit_no_training _safe_softmax _softmax _to_copy
-    _unsafe_view _weight_norm abs absolute acos acosh adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
-    adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d add addbmm addcdiv addcmul addmm addmv addr alias all alpha_dropout
-    amax amin aminmax angle any arange arccos arcsin arctan arctan2 argmax argmin argsort as_strided asin asinh atan atan2 atanh
-    atleast_1d atleast_2d atleast_3d avg_pool1d avg_pool2d avg_pool3d baddbmm batch_norm bilinear bitwise_and bitwise_left_shift
-    bitwise_not bitwise_or bitwise_right_shift bitwise_xor bmm broadcast_tensors broadcast_to bucketize cat cdist ceil celu
-    channel_shuffle cholesky chunk clamp clamp_max clamp_min clip clone col2im complex concat concatenate conj conj_physical
-    constant_pad_nd contiguous conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution _convolution
-    _convolution_mode copysign cos cosh cosine_similarity count_nonzero cross cummax cummin cumprod cumsum deg2rad detach diag
-    diag_embed diagflat diagonal diff dist div divide dot dropout einsum elu embedding empty empty_like eq equal erf erfc erfinv exp
-    exp2 expand expand_as expm1 eye feature_dropout fft_fft fft_fft2 fft_fftn fft_fftshift fft_ifft fft_ifft2 fft_ifftn fft_ifftshift
-    fft_irfft fft_irfft2 fft_irfftn fft_rfft fft_rfft2 fft_rfftn fill flatten flip fliplr flipud floor floor_divide fmax fmin fmod
-    frac full full_like gather ge gelu glu greater greater_equal grid_sampler grid_sampler_2d grid_sampler_3d group_norm gru gt
-    hamming_window hann_window hardshrink hardsigmoid hardswish hardtanh heaviside histc huber_loss hypot im2col imag index
-    index_add index_fill index_put index_select inner instance_norm inverse isclose isfinite isinf isnan isneginf isposinf kron
-    kthvalue l1_loss layer_norm ldexp le leaky_relu lerp less less_equal lgamma lift_fresh lift_fresh_copy linalg_cross linalg_det
-    linalg_inv linalg_matrix_norm linalg_norm linalg_solve linalg_vector_norm linear linspace log log10 log1p log2 log_sigmoid
-    log_softmax logaddexp logaddexp2 logcumsumexp logical_and logical_not logical_or logical_xor logit logsumexp lstm lt mT
-    masked_fill masked_scatter matmul matrix_exp max max_pool1d max_pool2d max_pool2d_with_indices max_pool3d
-    max_pool3d_with_indices maximum mean median meshgrid min minimum mish mm movedim mse_loss mul multiply mv nan_to_num nanmean
-    nansum narrow native_batch_norm native_dropout native_group_norm native_layer_norm ne neg negative new_empty new_full new_ones
-    new_zeros norm not_equal numpy_T one_hot ones ones_like outer pad pairwise_distance pdist permute pixel_shuffle pixel_unshuffle
-    polar positive pow prelu prod quantile rad2deg rand rand_like randn randn_like ravel real reciprocal reflection_pad1d
-    reflection_pad2d reflection_pad3d relu relu6 remainder renorm repeat repeat_interleave replication_pad1d replication_pad2d
-    replication_pad3d reshape reshape_as resolve_conj resolve_neg rms_norm rnn_relu rnn_tanh roll rot90 round rsqrt rsub
-    scalar_tensor scaled_dot_product_attention scatter scatter_add scatter_reduce searchsorted select select_scatter selu sgn
-    sigmoid sign signbit silu sin sinc sinh slice slice_scatter smooth_l1_loss softmax softmin softplus softshrink sort special_erf
-    special_erfc special_erfcx special_expit special_expm1 special_i0 special_log1p special_log_softmax special_softmax
-    special_xlog1py split split_with_sizes sqrt square squeeze stack std std_mean stft istft sub subtract sum swapaxes swapdims t
-    take take_along_dim tan tanh tensor_split tensordot threshold tile to topk trace transpose trapezoid triangular_solve tril
-    tril_indices triu triu_indices true_divide trunc type_as unbind unflatten unfold unsafe_chunk unsafe_split
-    unsafe_split_with_sizes unsqueeze upsample_bicubic2d upsample_bilinear2d upsample_linear1d upsample_nearest1d
-    upsample_nearest2d upsample_nearest3d upsample_trilinear3d var var_mean vdot view view_as view_as_complex view_as_real vstack
-    hstack dstack where xlogy zeros zeros_like
-    """.split()
-)
 _TARGET = re.compile(r"(\w{1,64})\.(\w{1,64})", re.ASCII)
 _MEMORY_FORMATS = {
     str(format).removeprefix("torch."): format
@@ -156,7 +115,7 @@ def check(node: Node, read: set[int]) -> None:
 
     ``read``: the ids of values that a node or the caller reads. Nothing is computed: the operands are on the meta device.
     """
-    results = _results(node)
+    results = (_KNOWN.get(_name(node), _results)(node)) or _results(node)
     require(len(results) == len(node.outputs), f"{node.name} gives {len(results)} tensors, not {len(node.outputs)}")
     for position, (value, result) in enumerate(zip(node.outputs, results, strict=True)):
         if position == 0 or value.id in read:
@@ -187,10 +146,45 @@ def _results(node: Node) -> list[torch.Tensor]:
         raise ArtefactError(f"{node.name}: torch refuses this call of {target}: {error!s:.300}") from None
 
 
+def _name(node: Node) -> str:
+    return node.attrs["target"]._schema.name.removeprefix("aten::")
+
+
+def _embedding(node: Node) -> list[torch.Tensor]:
+    weight, indices = (_value(node, leaf) for leaf in node.attrs["args"][:2])
+    if weight is None or indices is None or len(weight.shape) != 2 or indices.dtype not in (torch.int64, torch.int32):
+        return []
+    return [torch.empty((*indices.shape, weight.shape[1]), dtype=weight.dtype, device="meta")]
+
+
+def _attention(node: Node) -> list[torch.Tensor]:
+    args = node.attrs["args"]
+    q, k, v = (_value(node, leaf) for leaf in args[:3])
+    mask = _value(node, args[3]) if len(args) > 3 else None
+    if q is None or k is None or v is None or "attn_mask" in node.attrs["kwargs"]:
+        return []
+    if not q.dtype.is_floating_point or {k.dtype, v.dtype} != {q.dtype} or not len(q.shape) == len(v.shape) == 4:
+        return []
+    lead, rows, depth, columns, width = q.shape[:2], *q.shape[2:], *v.shape[2:]
+    if k.shape != (*lead, columns, depth) or v.shape[:2] != lead:
+        return []
+    if mask is not None and (mask.dtype not in (torch.bool, q.dtype) or not _fits(mask.shape, (*lead, rows, columns))):
+        return []
+    return [torch.empty((*lead, rows, width), dtype=q.dtype, device="meta")]
+
+
+def _fits(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    return len(shape) in (2, 4) and all(a in (1, b) for a, b in zip(reversed(shape), reversed(to), strict=False))
+
+
+# What follows from the shapes, for the operators of every transformer: torch's own answer brings in half a second of imports.
+# Nothing where torch has to be asked.
+_KNOWN = {"embedding": _embedding, "scaled_dot_product_attention": _attention}
+
+
 def _check_indices(node: Node) -> None:
     """Constants that index an operand must stay within it; torch finds what an input holds at each call."""
-    args = node.attrs["args"]
-    name = node.attrs["target"]._schema.name.removeprefix("aten::")
+    args, name = node.attrs["args"], _name(node)
     if name == "embedding":
         indexed = [(0, args[1])]
     elif name in ("index_select", "gather", "scatter", "scatter_add") and len(args) > 2:
@@ -202,7 +196,13 @@ def _check_indices(node: Node) -> None:
     x = _value(node, args[0])
     for dim, ref in indexed:
         value = _value(node, ref)
-        if x is None or type(dim) is not int or value is None or not value.is_constant or value.dtype not in (torch.int64, torch.int32):
+        if (
+            x is None
+            or type(dim) is not int
+            or value is None
+            or not value.is_constant
+            or value.dtype not in (torch.int64, torch.int32)
+        ):
             continue
         require(-len(x.shape) <= dim < len(x.shape), f"{node.name}: axis {dim} of {x}")
         size, data = x.shape[dim], value.constant

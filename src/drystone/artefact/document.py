@@ -18,8 +18,10 @@ MAX_INT = 2**63 - 1
 
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype
-    for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.complex64)
-    + (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
+    for dtype in (
+        *(torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.complex64),
+        *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+    )
 }
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _SPECIAL = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
@@ -38,7 +40,7 @@ def require(condition: object, problem: str) -> None:
 
 
 def parse(data: bytes, what: str) -> Any:
-    """The JSON in ``data``. Raises ``ArtefactError`` for anything else, for a key given twice, NaN, and nesting beyond Python's stack."""
+    """The JSON in ``data``. Raises ``ArtefactError`` for anything else, for a key given twice, NaN, and too deep nesting."""
     require(len(data) <= MAX_BYTES, f"{what} is larger than {MAX_BYTES} bytes")
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -76,7 +78,9 @@ def listed(item: Any, what: str, count: int | None = None) -> list[Any]:
 
 
 def text(item: Any, what: str) -> str:
-    require(type(item) is str and len(item) <= MAX_TEXT and item.isprintable(), f"{what} is no text of at most {MAX_TEXT} characters")
+    require(
+        type(item) is str and len(item) <= MAX_TEXT and item.isprintable(), f"{what} is no text of at most {MAX_TEXT} characters"
+    )
     return item
 
 

@@ -41,6 +41,7 @@ def write(path: Path, program: Callable[[Path], Any], plan: Any) -> None:
     fresh.mkdir(parents=True)
     try:
         content = {PROGRAM: serialise(program(fresh / WEIGHTS), PROGRAM), PLAN: serialise(plan, PLAN)}
+        (fresh / WEIGHTS).chmod((fresh.stat().st_mode | 0o600) & 0o666)  # safetensors lets only the owner read
         files: dict[str, Any] = {WEIGHTS: {"bytes": (fresh / WEIGHTS).stat().st_size}}
         for name, data in content.items():
             (fresh / name).write_bytes(data)
@@ -80,7 +81,9 @@ def read(path: Path) -> tuple[Any, Any, Path]:
     require(path.is_dir(), f"{path} is no folder; an artefact is one, as drystone.save writes it")
     kind, version, files = entries(parse(_content(path / MANIFEST, 1 << 16), MANIFEST), MANIFEST, "kind", "version", "files")
     require(kind == _KIND, f"{path / MANIFEST} is of another kind: {kind!r:.80}")
-    require(version == VERSION and type(version) is int, f"the artefact is of version {version!r:.80}; this drystone reads {VERSION}")
+    require(
+        version == VERSION and type(version) is int, f"the artefact is of version {version!r:.80}; this drystone reads {VERSION}"
+    )
     listed = dict(zip(_FILES, entries(files, MANIFEST, *_FILES), strict=True))
     documents = []
     for name in (PROGRAM, PLAN):

@@ -6,6 +6,7 @@ from typing import Any
 
 from drystone.artefact import aten, operators
 from drystone.artefact.document import dtype_of, entries, listed, name_of, plain, require, text, whole, wholes, word
+from drystone.artefact.shapes import numel
 from drystone.artefact.weights import Constants
 from drystone.graph.graph import Graph, Node, Value
 
@@ -64,7 +65,7 @@ class _Reader:
         name, dtype, shape = listed(item, what, 3)
         value = Value(wholes(shape, what, 0, MAX_AXIS), dtype_of(dtype, what), text(name, what))
         require(len(value.shape) <= MAX_RANK, f"{what} has {len(value.shape)} axes")
-        asked = operators.numel(value.shape) * value.dtype.itemsize
+        asked = numel(value.shape) * value.dtype.itemsize
         require(asked <= self.max_bytes, f"{value} takes {asked} bytes, and this machine has {self.max_bytes}")
         self.values.append(value)
         return value

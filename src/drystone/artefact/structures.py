@@ -12,7 +12,6 @@ import keyword
 from collections import OrderedDict
 from typing import Any
 
-import torch
 from torch.utils import _pytree as pytree
 
 from drystone.artefact.document import (
@@ -69,7 +68,7 @@ class _Default:
 
 
 def of_structure(spec: pytree.TreeSpec, what: str) -> Any:
-    """A spec as JSON: ``null`` for a leaf, ``{"tuple": […]}``, ``{"dict": [[key, …], …]}``, ``{"fields": [class, [name, …], …]}``."""
+    """A spec as JSON: null for a leaf, ``{"tuple": […]}``, ``{"dict": [[key, …], …]}``, ``{"fields": [class, names, […]]}``."""
     if spec.is_leaf():
         return None
     children = [of_structure(child, what) for child in spec.children()]
@@ -131,7 +130,12 @@ def _with_fields(name: str, names: list[str], values: list[Any]) -> Any:
     """The class that is registered under ``name`` already, if it takes these fields; ``Fields`` otherwise."""
     require(len(set(names)) == len(names), "a field is given twice")
     kind = pytree.SERIALIZED_TYPE_TO_PYTHON_TYPE.get(name)
-    if kind is not None and kind is not Fields and _has_fields(kind) and set(names) <= {field.name for field in dataclasses.fields(kind)}:
+    if (
+        kind is not None
+        and kind is not Fields
+        and _has_fields(kind)
+        and set(names) <= {field.name for field in dataclasses.fields(kind)}
+    ):
         try:
             built = pytree.SUPPORTED_NODES[kind].unflatten_fn(values, names)
             if pytree.tree_leaves(built) == pytree.tree_leaves(values):
@@ -223,6 +227,3 @@ def _parameters(item: Any) -> inspect.Signature:
         return inspect.Signature(parameters)
     except ValueError as error:
         raise ArtefactError(f"the parameters: {error}") from None
-
-
-__all__ = ["Fields", "of_call", "of_result", "signature", "torch"]

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,7 +19,6 @@ import torch
 from safetensors.torch import save_file
 
 from drystone.artefact.document import dtype_of, entries, listed, name_of, parse, require, text, whole, wholes
-from drystone.errors import ArtefactError
 from drystone.graph.graph import Value
 
 MAX_HEADER = 16 << 20
@@ -54,9 +55,13 @@ class Constants:
 
     def write(self, path: Path) -> None:
         """Write the file, and add each tensor's checksum to ``described``."""
-        tensors = {}
+        tensors: dict[str, torch.Tensor] = {}
+        memory: set[int] = set()
         for index, data in enumerate(self._data):
-            tensor = _real(data()).contiguous().clone()
+            tensor = _real(data()).contiguous()
+            if tensor.untyped_storage().data_ptr() in memory:  # safetensors takes only tensors of their own
+                tensor = tensor.clone()
+            memory.add(tensor.untyped_storage().data_ptr())
             tensors[str(index)] = tensor
             self.described[index]["sha256"] = hashlib.sha256(_bytes(tensor)).hexdigest()
         save_file(tensors, path)
@@ -68,12 +73,12 @@ def _real(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _bytes(tensor: torch.Tensor) -> memoryview:
-    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
 
 
 @dataclass
 class _Stored:
-    """One tensor of the file, not yet read."""
+    """One tensor of the file, read when it is called."""
 
     file: BinaryIO
     start: int
@@ -81,7 +86,8 @@ class _Stored:
     dtype: torch.dtype
     sha256: str
     name: str
-    seen: bool = False
+    checks: list[Future[None]] | None = None
+    checkers: ThreadPoolExecutor | None = None
 
     def __call__(self) -> torch.Tensor:
         complex_ = self.dtype.is_complex
@@ -91,11 +97,17 @@ class _Stored:
             count = os.preadv(self.file.fileno(), [data[done:]], self.start + done)
             require(count, f"the weights end within {self.name!r}")
             done += count
-        require(hashlib.sha256(data).hexdigest() == self.sha256, f"the weight {self.name!r} is not the one that was saved")
+        if self.checkers:
+            self.checks = [self.checkers.submit(self._check, data)]
+        else:
+            self._check(data)
         # A bool is a byte, but only of two values: others would be numbers that torch does not know.
-        require(self.dtype is not torch.bool or int(tensor.view(torch.uint8).max() if tensor.numel() else 0) <= 1, "a bool beyond 1")
-        self.seen = True
+        require(self.dtype is not torch.bool or not tensor.view(torch.uint8).gt(1).any(), f"{self.name!r} holds a bool beyond 1")
         return torch.view_as_complex(tensor) if complex_ else tensor
+
+    def _check(self, data: memoryview) -> None:
+        same = hashlib.sha256(data).hexdigest() == self.sha256
+        require(same, f"the weight {self.name!r} is not the one that was saved: its checksum differs")
 
 
 def read(path: Path, described: Any, max_bytes: int) -> list[Value]:
@@ -106,7 +118,7 @@ def read(path: Path, described: Any, max_bytes: int) -> list[Value]:
     file = open(path, "rb")  # noqa: SIM115 (open for as long as a constant is)
     total = os.fstat(file.fileno()).st_size
     length = int.from_bytes(file.read(8), "little")
-    require(8 <= total and length <= min(MAX_HEADER, total - 8), "the weights' header is longer than the file, or than any")
+    require(total >= 8 and length <= min(MAX_HEADER, total - 8), "the weights' header is longer than the file, or than any")
     header = parse(file.read(length), "the weights' header")
     require(type(header) is dict, "the weights' header is no object")
     require(header.pop("__metadata__", {}) == {}, "the weights' header has metadata")
@@ -121,12 +133,24 @@ def read(path: Path, described: Any, max_bytes: int) -> list[Value]:
     return constants
 
 
-def check_all(constants: list[Value]) -> None:
-    """Read what was not read yet. Raises ``ArtefactError`` where a checksum is not the tensor's."""
-    for value in constants:
-        stored = _stored(value)
-        if not stored.seen:
-            stored()
+@contextmanager
+def checked_aside(constants: list[Value]) -> Iterator[None]:
+    """Within, what is read is packed while another thread computes its checksum; at the end all constants are checked.
+
+    Raises ``ArtefactError`` at the end where a checksum is not the tensor's.
+    """
+    stored = [_stored(value) for value in constants]
+    with ThreadPoolExecutor(1) as pool:
+        for entry in stored:
+            entry.checkers = pool
+        yield
+        for entry in stored:
+            if entry.checks is None:
+                entry()
+        for entry in stored:
+            for check in entry.checks or ():
+                check.result()
+            entry.checks = entry.checkers = None
 
 
 def _stored(value: Value) -> _Stored:
@@ -150,11 +174,10 @@ def _value(file: BinaryIO, base: int, header: dict[str, Any], index: int, item: 
     require(str(index) in header, f"the weights lack {what}")
     stored_dtype, stored_shape, offsets = entries(header[str(index)], f"the weights' {index}", "dtype", "shape", "data_offsets")
     expected = ("F32", [*shape, 2]) if dtype.is_complex else (_NAMES[dtype], list(shape))
-    require((stored_dtype, stored_shape) == expected, f"the weights' {index} is {stored_dtype} {stored_shape}, and {what} {expected}")
+    require(
+        (stored_dtype, stored_shape) == expected, f"the weights' {index} is {stored_dtype} {stored_shape}, and {what} {expected}"
+    )
     start, stop = (whole(offset, f"the weights' {index}") for offset in listed(offsets, f"the weights' {index}", 2))
     require(stop - start == _size(shape, dtype), f"the weights' {index} has {stop - start} bytes")
     stored = _Stored(file, base + start, shape, dtype, text(sha256, what), name)
     return Value(shape, dtype, name, data=stored, identity=("constant", index))
-
-
-__all__ = ["ArtefactError", "Constants", "check_all", "read"]
