@@ -19,13 +19,13 @@ from drystone.artefact import folder, graphs, plans, structures, weights
 from drystone.artefact.document import entries, listed, require, truth, whole, wholes, word
 from drystone.capture.signature import Signature
 from drystone.conductor import Conductor, environment
-from drystone.errors import InputError, ShapeError, UnsupportedError
+from drystone.errors import ArtefactError, InputError, ShapeError, UnsupportedError
 from drystone.graph.graph import Graph, Node
 from drystone.plan.implementations import Option
 from drystone.plan.rehearse import Planner
 from drystone.plan.tuning_cache import TuningCache
 from drystone.runtime.explain import Explanation
-from drystone.runtime.module import OptimizedModule
+from drystone.runtime.module import OptimizedModule, Prepared
 from drystone.runtime.program import Program
 from drystone.runtime.weights import Weights
 
@@ -61,7 +61,7 @@ def save(fast: nn.Module, path: str | os.PathLike[str]) -> None:
             for graph, signature in shapes.values()
         ]
         constants.write(file)
-        return {
+        content = {
             "call": structures.of_call(conductor.signature),
             "varying": [sorted(axes) for axes in fast._dynamic],
             "batch": fast._batch,
@@ -70,10 +70,16 @@ def save(fast: nn.Module, path: str | os.PathLike[str]) -> None:
             "programs": described,
             "constants": constants.described,
         }
+        _Content(content, file)  # what can't be loaded is refused now
+        return content
 
     times = plans.of_times(conductor.kin, conductor.graph)
     threads = next((threads for (threads, _, _), _ in known), torch.get_num_threads())
-    folder.write(Path(path), program, plans.of_plan(environment(threads), choices, times))
+    folder.check_replaceable(Path(path))
+    try:
+        folder.write(Path(path), program, plans.of_plan(environment(threads), choices, times))
+    except ArtefactError as error:
+        raise UnsupportedError(f"this module can't be saved: {error}") from None
 
 
 def load(path: str | os.PathLike[str]) -> OptimizedModule:
@@ -85,32 +91,40 @@ def load(path: str | os.PathLike[str]) -> OptimizedModule:
     Raises ``ArtefactError`` for a folder that is damaged, of another version, or not what ``save`` writes.
     """
     program, plan, file = folder.read(Path(path))
-    memory = psutil.virtual_memory().total
-    call, varying, batch, strict, format, described, constants = entries(
-        program, folder.PROGRAM, "call", "varying", "batch", "strict_accuracy", "format", "programs", "constants"
-    )
-    values = weights.read(file, constants, memory)
-    shapes = []
-    for item in listed(described, "the programs"):
-        given_graph, result = entries(item, "a program", "graph", "result")
-        graph = graphs.graph(given_graph, values, memory)
-        shapes.append((graph, structures.signature(call, result, len(graph.inputs), len(graph.outputs))))
-    require(shapes, "the artefact holds no program")
-    if truth(strict, "strict_accuracy"):
-        for graph, _ in shapes:
-            for node in graph:
-                node.attrs["_strict"] = True
-    held = None if format is None else word(format, "format", native.FORMATS)
-    conductor = _Loaded(shapes, plans.plan(plan), held, memory)
-    first = shapes[0][0].inputs
-    axes = [
-        set(wholes(entry, "a varying axis", 0, len(value.shape) - 1))
-        for value, entry in zip(first, listed(varying, "varying", len(first)), strict=True)
-    ]
-    together = [whole(index, "batch", 0, len(first) - 1) for index in listed(batch, "batch")]
-    require(all(first[index].shape for index in together), "an input without axes has no batch")
-    with weights.checked_aside(values):
-        return conductor.restored(axes, together)
+    content = _Content(program, file)
+    conductor = _Loaded(content, plans.plan(plan))
+    with weights.checked_aside(content.constants):
+        return conductor.restored()
+
+
+class _Content:
+    """What program.json and the weights hold, checked."""
+
+    def __init__(self, program: Any, file: Path) -> None:
+        call, varying, batch, strict, format, described, constants = entries(
+            program, folder.PROGRAM, "call", "varying", "batch", "strict_accuracy", "format", "programs", "constants"
+        )
+        self.memory = psutil.virtual_memory().total
+        self.constants = weights.read(file, constants, self.memory)
+        self.shapes: list[tuple[Graph, Signature]] = []
+        for item in listed(described, "the programs"):
+            given_graph, result = entries(item, "a program", "graph", "result")
+            graph = graphs.graph(given_graph, self.constants, self.memory)
+            self.shapes.append((graph, structures.signature(call, result, len(graph.inputs), len(graph.outputs))))
+        require(self.shapes, "the artefact holds no program")
+        inputs = self.shapes[0][0].inputs
+        kinds = [(value.dtype, len(value.shape)) for value in inputs]
+        for graph, _ in self.shapes:
+            require([(value.dtype, len(value.shape)) for value in graph.inputs] == kinds, "the programs differ in their inputs")
+        if truth(strict, "strict_accuracy"):
+            for graph, _ in self.shapes:
+                for node in graph:
+                    node.attrs["_strict"] = True
+        self.format = None if format is None else word(format, "format", native.FORMATS)
+        lists = zip(inputs, listed(varying, "varying", len(inputs)), strict=True)
+        self.varying = [set(wholes(entry, "a varying axis", 0, len(value.shape) - 1)) for value, entry in lists]
+        self.batch = [whole(index, "batch", 0, len(inputs) - 1) for index in listed(batch, "batch")]
+        require(all(inputs[index].shape for index in self.batch), "an input without axes has no batch")
 
 
 class Stand(nn.Module):
@@ -123,42 +137,49 @@ class Stand(nn.Module):
 class _Loaded(Conductor):
     """Makes programs of the graphs of an artefact, and of no others."""
 
-    def __init__(self, shapes: list[tuple[Graph, Signature]], plan: plans.Plan, formats: str | None, memory: int) -> None:
-        super().__init__(Stand().eval(), (), {}, None, "estimate", False, formats, "default")
-        self.shapes, self.plan, self.memory = shapes, plan, memory
-        self.graph, self.signature = shapes[0]
-        self.kin = Planner(self.graph, self.weights, TuningCache.in_memory(), formats)
+    def __init__(self, content: _Content, plan: plans.Plan) -> None:
+        super().__init__(Stand().eval(), (), {}, None, "estimate", False, content.format, "default")
+        self.content, self.plan = content, plan
+        self.graph, self.signature = content.shapes[0]
+        self.kin = Planner(self.graph, self.weights, TuningCache.in_memory(), content.format)
         plan.put_times(self.kin)
-        self.warned = True
+        self.warned = True  # who saved the module was told what runs on ATen
 
-    def restored(self, varying: list[set[int]], batch: list[int]) -> OptimizedModule:
+    def restored(self) -> OptimizedModule:
         fast = OptimizedModule(
             self.model,
             self.signature.flatten,
             [leaf.name for leaf in self.signature.inputs if leaf.tensor],
             self.graph.inputs,
             self.prepare,
-            varying,
-            batch,
+            self.content.varying,
+            self.content.batch,
             Weights(SimpleNamespace(constants={}, weights=set()), _no_model),
         )
         examples = [torch.empty(value.shape, dtype=value.dtype, device="meta") for value in self.graph.inputs]
         fast._find(examples, torch.get_num_threads())
         return fast
 
+    def prepare(self, tensors: list[torch.Tensor], finite: bool = True, rehearse: bool = False) -> Prepared:
+        prepared = super().prepare(tensors, finite, rehearse)
+        assembled = prepared.program.assembled
+        needed = assembled.arena_bytes + assembled.program.scratchpad_bytes + sum(place.desc.bytes for place in assembled.outputs)
+        require(needed <= self.content.memory, f"a call takes {needed} bytes, and this machine has {self.content.memory}")
+        return prepared
+
     def _for_shapes(self, tensors: list[torch.Tensor]) -> tuple[Graph, Signature]:
         given = [tuple(tensor.shape) for tensor in tensors]
-        for graph, signature in self.shapes:
+        for graph, signature in self.content.shapes:
             if [value.shape for value in graph.inputs] == given:
                 return graph, signature
-        held = "; ".join(", ".join(str(list(value.shape)) for value in graph.inputs) for graph, _ in self.shapes)
+        held = "; ".join(", ".join(str(list(value.shape)) for value in graph.inputs) for graph, _ in self.content.shapes)
         raise ShapeError(
             f"the artefact holds programs for {held}, not for {', '.join(str(list(shape)) for shape in given)}; "
             "prepare the model for these shapes too, with fast.prepare(*inputs), before it is saved"
         )
 
     def _plan(self, planner: Planner, graph: Graph, threads: int, finite: bool) -> dict[Node, Option] | None:
-        index = next(i for i, (known, _) in enumerate(self.shapes) if known is graph)
+        index = next(i for i, (known, _) in enumerate(self.content.shapes) if known is graph)
         return self.plan.choice(planner, environment(threads), index, threads, finite)
 
     def _explain(self, program: Program, planner: Planner, tensors: list[torch.Tensor], compare: bool) -> Explanation:

@@ -1,4 +1,4 @@
-"""ATen calls in a file: only operators of a closed list (allowed.py), only arguments of a few kinds, and only results that torch confirms."""
+"""ATen calls in a file: only operators of a closed list, only arguments of a few kinds, only results that torch confirms."""
 
 from __future__ import annotations
 

@@ -32,11 +32,10 @@ _KIND = "drystone artefact"
 def write(path: Path, program: Callable[[Path], Any], plan: Any) -> None:
     """Write the folder. ``program`` writes the weights to the path that it is given, and gives what program.json holds.
 
-    The folder appears in one step, in the place of an older artefact if there is one. Raises ``ArtefactError`` where ``path`` is
-    something else, and ``OSError`` where it can't be written; then nothing of it is left behind.
+    The folder appears in one step, in the place of an older artefact if there is one. Raises ``OSError`` where it can't be written;
+    then nothing of it is left behind.
     """
     path = Path(os.path.abspath(path))
-    _check_replaceable(path)
     fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     fresh.mkdir(parents=True)
     try:
@@ -52,7 +51,8 @@ def write(path: Path, program: Callable[[Path], Any], plan: Any) -> None:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _check_replaceable(path: Path) -> None:
+def check_replaceable(path: Path) -> None:
+    """Raise ``ArtefactError`` unless ``path`` is free, or holds an artefact."""
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         raise ArtefactError(f"{path} is there and no artefact: it is not replaced; give another path")
     if path.is_dir():

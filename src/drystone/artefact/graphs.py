@@ -12,6 +12,10 @@ from drystone.graph.graph import Graph, Node, Value
 
 MAX_RANK = 64
 MAX_AXIS = 2**31 - 1
+MAX_NODES = 50_000
+# The native side makes a table of an entry for each index along an axis that these cut or lengthen: so many of them in a graph.
+TABLED = ("slice", "gather", "expand", "pad", "resize")
+MAX_TABLED = 1 << 26
 
 
 def of_graph(graph: Graph, constants: Constants) -> dict[str, Any]:
@@ -78,7 +82,8 @@ class _Reader:
     def graph(self, item: Any) -> Graph:
         given_inputs, given_nodes, given_outputs = entries(item, "a graph", "inputs", "nodes", "outputs")
         inputs = [self.value(entry, "an input of the graph") for entry in listed(given_inputs, "the graph's inputs")]
-        nodes = [self.node(entry, f"node {index}") for index, entry in enumerate(listed(given_nodes, "the nodes"))]
+        require(len(listed(given_nodes, "the nodes")) <= MAX_NODES, f"the graph has more than {MAX_NODES} nodes")
+        nodes = [self.node(entry, f"node {index}") for index, entry in enumerate(given_nodes)]
         outputs = [self.reference(entry, "an output of the graph") for entry in listed(given_outputs, "the graph's outputs")]
         read = {value.id for node in nodes for value in node.inputs} | {value.id for value in outputs}
         for node in nodes:
@@ -86,6 +91,8 @@ class _Reader:
                 aten.check(node, read)
             else:
                 operators.check(node)
+        tabled = sum(sum(node.output.shape) for node in nodes if node.op in TABLED)
+        require(tabled <= MAX_TABLED, f"the graph cuts or lengthens axes of {tabled} entries, more than {MAX_TABLED}")
         return Graph(inputs, outputs, nodes)
 
     def node(self, item: Any, what: str) -> Node:

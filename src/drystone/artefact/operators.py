@@ -116,7 +116,8 @@ def _scales(item: Any, what: str) -> tuple[float, ...]:
 
 OPERATORS: dict[str, Operator] = {
     "conv": Operator(
-        {"stride": _steps, "padding_l": _sizes, "padding_r": _sizes, "dilation": _steps, "groups": _step, "has_bias": truth}, _conv
+        {"stride": _steps, "padding_l": _sizes, "padding_r": _sizes, "dilation": _steps, "groups": _step, "has_bias": truth},
+        shapes.conv,
     ),
     "matmul": Operator({"has_bias": truth}, shapes.matmul),
     "pointwise": Operator({"ops": instructions}, shapes.pointwise),

@@ -10,7 +10,7 @@ from drystone.artefact.document import dtype_of, entries, finite, listed, name_o
 from drystone.errors import ArtefactError
 from drystone.graph.graph import Graph, Node, Value
 from drystone.plan.formats import formats_of
-from drystone.plan.implementations import ATEN, Option
+from drystone.plan.implementations import ATEN, Option, options
 from drystone.plan.implementations.base import Layout
 from drystone.plan.rehearse import IMPOSSIBLE, Planner
 
@@ -47,8 +47,8 @@ def of_times(planner: Planner | None, graph: Graph) -> dict[str, Any]:
 def of_plan(environment: dict[str, str], choices: list[tuple[int, int, bool, list[Option]]], times: dict[str, Any]) -> Any:
     """``choices``: the number of a graph, threads, whether inputs are finite, an option a node."""
     described = [
-        {"program": index, "threads": threads, "finite": finite, "options": [_of_option(option) for option in options]}
-        for index, threads, finite, options in choices
+        {"program": index, "threads": threads, "finite": finite, "options": [_of_option(option) for option in chosen]}
+        for index, threads, finite, chosen in choices
     ]
     return {"environment": environment, "choices": described, "seconds": times}
 
@@ -74,23 +74,23 @@ class Plan:
             return None
         nodes = planner.graph.nodes
         require(len(found) == len(nodes), f"the plan has {len(found)} options for {len(nodes)} nodes")
-        return {node: _option(planner, node, name, layout) for node, (name, layout) in zip(nodes, found, strict=True)}
+        return {node: _option(node, name, layout) for node, (name, layout) in zip(nodes, found, strict=True)}
 
     def put_times(self, planner: Planner) -> None:
         """Give ``planner``, the first graph's, the times."""
         nodes = planner.graph.nodes
         require(len(self.nodes) == len(nodes), f"the plan has times for {len(self.nodes)} nodes of {len(nodes)}")
         for node, times in zip(nodes, self.nodes, strict=True):
-            options = {(option[0].name, option[1]): option for option in planner.options[node]}
+            known = {(option[0].name, option[1]): option for option in planner.options[node]}
             for name, layout, seconds in times:
-                if (name, layout) in options:
-                    planner.cache.put(planner._key(node, options[name, layout]), seconds)
+                if (name, layout) in known:
+                    planner.cache.put(planner._key(node, known[name, layout]), seconds)
         for value, source, target, seconds in self.reorders:
             planner.cache.put(planner._reorder_key(value, source, target), seconds)
 
 
-def _option(planner: Planner, node: Node, name: str, layout: Layout) -> Option:
-    for option in [*planner.options[node], (ATEN, ATEN.layouts(node)[0])]:
+def _option(node: Node, name: str, layout: Layout) -> Option:
+    for option in [*options(node)[0], (ATEN, ATEN.layouts(node)[0])]:
         if option[0].name == name and option[1] == layout:
             return option
     raise ArtefactError(f"the plan gives {node.name or node.op} to {name} in {layout}, which does not compute it here")
@@ -102,10 +102,10 @@ def plan(item: Any) -> Plan:
     require(type(environment) is dict, "the plan's environment is no object")
     known: dict[tuple[int, int, bool], list[tuple[str, Layout]]] = {}
     for choice in listed(choices, "the choices"):
-        program, threads, is_finite, options = entries(choice, "a choice", "program", "threads", "finite", "options")
+        program, threads, is_finite, chosen = entries(choice, "a choice", "program", "threads", "finite", "options")
         key = whole(program, "a choice", 0), whole(threads, "a choice", 1, MAX_THREADS), truth(is_finite, "a choice")
         require(key not in known, "a choice is given twice")
-        known[key] = [_named(*listed(option, "an option", 3)) for option in listed(options, "the options")]
+        known[key] = [_named(*listed(option, "an option", 3)) for option in listed(chosen, "the options")]
     nodes, reorders = entries(seconds, "the times", "nodes", "reorders")
     times = [
         [(*_named(*listed(entry, "a time", 4)[:3]), _seconds(entry[3])) for entry in listed(node, "the times of a node")]
