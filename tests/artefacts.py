@@ -30,7 +30,7 @@ class Everything(nn.Module):
         self.lrn, self.words, self.linear = nn.LocalResponseNorm(3), nn.Embedding(11, 16), nn.Linear(16, 16)
         self.register_buffer("order", torch.tensor([3, 0, 2]))
 
-    def forward(self, x: torch.Tensor, tokens: torch.Tensor, scale: float = 2.0) -> dict[str, Any]:
+    def forward(self, x: torch.Tensor, tokens: torch.Tensor, scale: int = 2) -> dict[str, Any]:
         x = F.relu(self.norm(self.first(x)))
         x = F.relu(x + self.second(x))
         pooled = F.avg_pool2d(F.max_pool2d(x, 3, 1, 1), 2, ceil_mode=True)

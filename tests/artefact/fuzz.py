@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import collections
 import copy
+import hashlib
 import json
 import os
 import random
@@ -24,16 +25,47 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
-from artefacts import DOCUMENTS, FILES, copied, header, read, saved, write, write_header
 
 import drystone
+from artefacts import DOCUMENTS, FILES, copied, header, read, saved, write, write_header
 
 WATCHDOG_SECONDS = 60
 MEMORY = 12 << 30
 
 INTEGERS = (0, 1, -1, 2, 7, 255, 2**16, 2**24, 2**31 - 1, 2**31, 2**32, 2**53, 2**62, 2**63 - 1, 2**63, -(2**63), 10**30)
-WORDS = ("", "x", "aten", "conv", "add.Tensor", "from_file.default", "add_.Tensor", "float64", "bool", "blocked16", "../x", "inf", "nan", "0")
-OTHERS = (None, True, False, [], {}, 0.5, -0.0, 1e308, 1e-320, "inf", [[]], {"input": 0}, {"float": "nan"}, {"device": "cpu"}, [0, 1])
+WORDS = (
+    "",
+    "x",
+    "aten",
+    "conv",
+    "add.Tensor",
+    "from_file.default",
+    "add_.Tensor",
+    "float64",
+    "bool",
+    "blocked16",
+    "../x",
+    "inf",
+    "nan",
+    "0",
+)
+OTHERS = (
+    None,
+    True,
+    False,
+    [],
+    {},
+    0.5,
+    -0.0,
+    1e308,
+    1e-320,
+    "inf",
+    [[]],
+    {"input": 0},
+    {"float": "nan"},
+    {"device": "cpu"},
+    [0, 1],
+)
 
 
 def main() -> None:
@@ -247,14 +279,14 @@ def header_length(path: Path, chance: random.Random) -> None:
 
 def weights(path: Path, chance: random.Random) -> None:
     """Other numbers, with their checksums: NaN and infinity among them, and indices beyond what they index."""
-    import hashlib
-
     content, data = header(path)
     program = read(path, "program.json")
     index = chance.randrange(len(program["constants"]))
     start, stop = content[str(index)]["data_offsets"]
     size = stop - start
-    value = chance.choice((chance.randbytes(size), b"\xff" * size, b"\x00" * size, b"\x7f" * size, b"\x00\x00\x80\x7f" * (size // 4)))
+    value = chance.choice(
+        (chance.randbytes(size), b"\xff" * size, b"\x00" * size, b"\x7f" * size, b"\x00\x00\x80\x7f" * (size // 4))
+    )
     value = value[:size].ljust(size, b"\x01")
     write_header(path, content, data[:start] + value + data[stop:])
     program["constants"][index]["sha256"] = hashlib.sha256(value).hexdigest()
