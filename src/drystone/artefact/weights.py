@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import deque
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -86,8 +88,8 @@ class _Stored:
     dtype: torch.dtype
     sha256: str
     name: str
-    checks: list[Future[None]] | None = None
-    checkers: ThreadPoolExecutor | None = None
+    seen: bool = False
+    aside: _Aside | None = None
 
     def __call__(self) -> torch.Tensor:
         complex_ = self.dtype.is_complex
@@ -97,15 +99,16 @@ class _Stored:
             count = os.preadv(self.file.fileno(), [data[done:]], self.start + done)
             require(count, f"the weights end within {self.name!r}")
             done += count
-        if self.checkers:
-            self.checks = [self.checkers.submit(self._check, data)]
+        self.seen = True
+        if self.aside:
+            self.aside.run(partial(self.check, data))
         else:
-            self._check(data)
+            self.check(data)
         # A bool is a byte, but only of two values: others would be numbers that torch does not know.
         require(self.dtype is not torch.bool or not tensor.view(torch.uint8).gt(1).any(), f"{self.name!r} holds a bool beyond 1")
         return torch.view_as_complex(tensor) if complex_ else tensor
 
-    def _check(self, data: memoryview) -> None:
+    def check(self, data: memoryview) -> None:
         same = hashlib.sha256(data).hexdigest() == self.sha256
         require(same, f"the weight {self.name!r} is not the one that was saved: its checksum differs")
 
@@ -133,24 +136,45 @@ def read(path: Path, described: Any, max_bytes: int) -> list[Value]:
     return constants
 
 
+class _Aside:
+    """Runs checks in another thread, a few behind at most: the memory of what was read is wanted again."""
+
+    BEHIND = 2
+
+    def __init__(self, pool: ThreadPoolExecutor) -> None:
+        self._pool = pool
+        self._pending: deque[Future[None]] = deque()
+
+    def run(self, check: Callable[[], None]) -> None:
+        self.wait(self.BEHIND)
+        self._pending.append(self._pool.submit(check))
+
+    def wait(self, left: int = 0) -> None:
+        """Until so few are left. Raises what one of them raised."""
+        while len(self._pending) > left:
+            self._pending.popleft().result()
+
+
 @contextmanager
 def checked_aside(constants: list[Value]) -> Iterator[None]:
     """Within, what is read is packed while another thread computes its checksum; at the end all constants are checked.
 
-    Raises ``ArtefactError`` at the end where a checksum is not the tensor's.
+    Raises ``ArtefactError`` where a checksum is not the tensor's.
     """
     stored = [_stored(value) for value in constants]
     with ThreadPoolExecutor(1) as pool:
+        aside = _Aside(pool)
         for entry in stored:
-            entry.checkers = pool
-        yield
-        for entry in stored:
-            if entry.checks is None:
-                entry()
-        for entry in stored:
-            for check in entry.checks or ():
-                check.result()
-            entry.checks = entry.checkers = None
+            entry.aside = aside
+        try:
+            yield
+            for entry in stored:
+                if not entry.seen:
+                    entry()
+            aside.wait()
+        finally:
+            for entry in stored:
+                entry.aside = None
 
 
 def _stored(value: Value) -> _Stored:
