@@ -46,7 +46,8 @@ def save(fast: nn.Module, path: str | os.PathLike[str]) -> None:
     fast._weights.check()
     conductor: Conductor = fast._prepare.__self__  # type: ignore[attr-defined]
     shapes: dict[int, tuple[Graph, Signature]] = {id(conductor.graph): (conductor.graph, conductor.signature)}
-    known = list(fast._programs.items())
+    with fast._lock:
+        known = list(fast._programs.items())
     shapes |= {id(prepared.graph): (prepared.graph, prepared.signature) for _, prepared in known}
     number = {graph: index for index, graph in enumerate(shapes)}
     choices = [

@@ -48,7 +48,7 @@ def _of_node(node: Node) -> dict[str, Any]:
             "target": aten.of_target(attrs["target"], what),
             "args": [aten.of_argument(leaf, what) for leaf in attrs["args"]],
             "kwargs": {name: aten.of_argument(leaf, what) for name, leaf in attrs["kwargs"].items()},
-            "reason": attrs.get("_reason", "")[:1000],
+            "reason": " ".join(attrs.get("_reason", "").split())[:1000],
         }
         return {"name": node.name, "op": "aten", **described}
     names = operators.OPERATORS[node.op].attributes

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import drystone
+from drystone import native
 from artefacts import change, copied, header, node, read, saved, write_header
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*operators run on ATen")
@@ -277,7 +278,7 @@ def option(index: int, value: Any) -> Callable[[Any], None]:
 PLAN_ATTACKS: dict[str, Callable[[Any], None]] = {
     "an implementation of another op": option(0, "onednn_matmul"),
     "no implementation": option(0, "eval"),
-    "a format of no implementation": option(2, "blocked8"),
+    "a format of no implementation": option(2, "blocked16" if native.isa() == "avx2" else "blocked8"),
     "no format": option(2, "nchw"),
     "an operand less": option(1, []),
     "a choice less": lambda plan: plan["choices"][0]["options"].pop(),
