@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import drystone
-from drystone import native
 from artefacts import change, copied, header, node, read, saved, write_header
+from drystone import native
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*operators run on ATen")
 HUGE = (2**31 - 1, 2**31, 2**62, 2**63 - 1, 2**64, -1, -(2**63), 10**40)
