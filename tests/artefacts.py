@@ -49,10 +49,12 @@ def everything() -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
     return Everything().eval().requires_grad_(False), (torch.randn(2, 3, 8, 8), torch.randint(0, 11, (2, 5)))
 
 
-def saved(folder: Path) -> tuple[Path, tuple[torch.Tensor, ...], list[Any]]:
-    """Where the model is saved, its inputs and its results."""
+def saved(folder: Path, dtype: torch.dtype | None = None, batches: int = 1) -> tuple[Path, tuple[torch.Tensor, ...], list[Any]]:
+    """Where the model is saved, its inputs and its results. ``batches``: for how many it has programs."""
     model, inputs = everything()
-    fast = drystone.optimize(model, inputs, tuning="estimate")
+    fast = drystone.optimize(model, inputs, tuning="estimate", dtype=dtype)
+    for batch in range(1, batches):
+        fast(*(x[:1].repeat(2 + batch, *[1] * (x.dim() - 1)) for x in inputs))
     drystone.save(fast, folder / "model.drystone")
     return folder / "model.drystone", inputs, torch.utils._pytree.tree_leaves(fast(*inputs))
 

@@ -72,19 +72,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--bfloat16", action="store_true", help="in reduced precision, which converts on the way")
+    parser.add_argument("--batches", type=int, default=1, help="programs in the artefact")
     parser.add_argument("--worker", type=Path)
     options = parser.parse_args()
     if options.worker:
         return work(options.worker, options.first, options.count)
     with tempfile.TemporaryDirectory() as folder:
+        saved(Path(folder), torch.bfloat16 if options.bfloat16 else None, options.batches)
         outcomes = fuzz(Path(folder), options.first, options.count)
     for (kind, outcome), numbers in sorted(outcomes.items()):
         print(f"{kind:24} {outcome:40} {len(numbers):6}  {numbers[:5]}")
 
 
 def fuzz(folder: Path, first: int, count: int) -> dict[tuple[str, str], list[int]]:
-    """(kind of change, what came of it) → the numbers of the changes."""
-    saved(folder)
+    """(kind of change, what came of it) → the numbers of the changes. ``folder`` holds what ``saved`` put there."""
     outcomes: dict[tuple[str, str], list[int]] = collections.defaultdict(list)
     number, end = first, first + count
     while number < end:
@@ -237,7 +239,7 @@ def program_items(path: Path, chance: random.Random) -> None:
 def graph_numbers(path: Path, chance: random.Random) -> None:
     """What stays plausible: two numbers of one node, one more and one less; or one of them a little."""
     content = read(path, "program.json")
-    node = chance.choice(content["programs"][0]["graph"]["nodes"])
+    node = chance.choice(chance.choice(content["programs"])["graph"]["nodes"])
     part = chance.choice([node[key] for key in ("attributes", "args", "epilogue", "inputs", "outputs") if node.get(key)] or [node])
     numbers = [(c, k) for c, k in places(part) if type(c[k]) is int]
     step = chance.choice((1, 1, 2, 3, 8))

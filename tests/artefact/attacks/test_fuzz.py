@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+from artefacts import saved
 
 spec = importlib.util.spec_from_file_location("fuzz", Path(__file__).parents[1] / "fuzz.py")
 assert spec is not None and spec.loader is not None
@@ -17,6 +18,7 @@ ALLOWED = {"refused", "runs, the same results", "runs, other results", "takes ot
 
 @pytest.mark.filterwarnings("ignore:.*operators run on ATen")
 def test_each_change_is_refused_or_runs(tmp_path: Path) -> None:
+    saved(tmp_path)
     outcomes = fuzz.fuzz(tmp_path, 0, 300)
     assert sum(map(len, outcomes.values())) == 300
     assert not {key: numbers for key, numbers in outcomes.items() if key[1] not in ALLOWED}
