@@ -51,10 +51,12 @@ def _of_node(node: Node) -> dict[str, Any]:
             "reason": " ".join(attrs.get("_reason", "").split())[:1000],
         }
         return {"name": node.name, "op": "aten", **described}
+    require(node.op in operators.OPERATORS, f"{what}: no artefact holds a {node.op}")
     names = operators.OPERATORS[node.op].attributes
+    given = {name for name in node.attrs if not name.startswith("_")}
+    require(given == set(names), f"{what}: a {node.op} has other attributes than an artefact knows: {', '.join(sorted(given))}")
     attrs = {name: plain(operators.of_instructions(node.attrs[name]) if name == "ops" else node.attrs[name]) for name in names}
     epilogue = plain(operators.of_instructions(node.epilogue))
-    assert set(names) == {name for name in node.attrs if not name.startswith("_")}, f"attributes of {node}"
     return {"name": node.name, "op": node.op, "attributes": attrs, "epilogue": epilogue}
 
 
