@@ -8,12 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import deque
-from collections.abc import Callable, Hashable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -89,7 +85,6 @@ class _Stored:
     sha256: str
     name: str
     seen: bool = False
-    aside: _Aside | None = None
 
     def __call__(self) -> torch.Tensor:
         complex_ = self.dtype.is_complex
@@ -99,18 +94,12 @@ class _Stored:
             count = os.preadv(self.file.fileno(), [data[done:]], self.start + done)
             require(count, f"the weights end within {self.name!r}")
             done += count
-        self.seen = True
-        if self.aside:
-            self.aside.run(partial(self.check, data))
-        else:
-            self.check(data)
-        # A bool is a byte, but only of two values: others would be numbers that torch does not know.
-        require(self.dtype is not torch.bool or not tensor.view(torch.uint8).gt(1).any(), f"{self.name!r} holds a bool beyond 1")
-        return torch.view_as_complex(tensor) if complex_ else tensor
-
-    def check(self, data: memoryview) -> None:
         same = hashlib.sha256(data).hexdigest() == self.sha256
         require(same, f"the weight {self.name!r} is not the one that was saved: its checksum differs")
+        # A bool is a byte, but only of two values: others would be numbers that torch does not know.
+        require(self.dtype is not torch.bool or not tensor.view(torch.uint8).gt(1).any(), f"{self.name!r} holds a bool beyond 1")
+        self.seen = True
+        return torch.view_as_complex(tensor) if complex_ else tensor
 
 
 def read(path: Path, described: Any, max_bytes: int) -> list[Value]:
@@ -128,7 +117,9 @@ def read(path: Path, described: Any, max_bytes: int) -> list[Value]:
     constants = [_value(file, 8 + length, header, index, item) for index, item in enumerate(listed(described, "constants"))]
     require(len(header) == len(constants), "the weights hold tensors that no constant names")
     end = 8 + length
-    for stored in sorted((_stored(value) for value in constants), key=lambda stored: (stored.start, stored.shape != (0,))):
+    for stored in sorted(
+        (_stored(value) for value in constants), key=lambda stored: (stored.start, _size(stored.shape, stored.dtype))
+    ):
         require(stored.start == end, f"the weights overlap or leave a gap before {stored.name!r}")
         end += _size(stored.shape, stored.dtype)
     require(end == total, f"the weights must be {end} bytes, and are {total}")
@@ -136,45 +127,12 @@ def read(path: Path, described: Any, max_bytes: int) -> list[Value]:
     return constants
 
 
-class _Aside:
-    """Runs checks in another thread, a few behind at most: the memory of what was read is wanted again."""
-
-    BEHIND = 2
-
-    def __init__(self, pool: ThreadPoolExecutor) -> None:
-        self._pool = pool
-        self._pending: deque[Future[None]] = deque()
-
-    def run(self, check: Callable[[], None]) -> None:
-        self.wait(self.BEHIND)
-        self._pending.append(self._pool.submit(check))
-
-    def wait(self, left: int = 0) -> None:
-        """Until so few are left. Raises what one of them raised."""
-        while len(self._pending) > left:
-            self._pending.popleft().result()
-
-
-@contextmanager
-def checked_aside(constants: list[Value]) -> Iterator[None]:
-    """Within, what is read is packed while another thread computes its checksum; at the end all constants are checked.
-
-    Raises ``ArtefactError`` where a checksum is not the tensor's.
-    """
-    stored = [_stored(value) for value in constants]
-    with ThreadPoolExecutor(1) as pool:
-        aside = _Aside(pool)
-        for entry in stored:
-            entry.aside = aside
-        try:
-            yield
-            for entry in stored:
-                if not entry.seen:
-                    entry()
-            aside.wait()
-        finally:
-            for entry in stored:
-                entry.aside = None
+def check_all(constants: list[Value]) -> None:
+    """Read what was not read yet. Raises ``ArtefactError`` where a checksum is not the tensor's."""
+    for value in constants:
+        stored = _stored(value)
+        if not stored.seen:
+            stored()
 
 
 def _stored(value: Value) -> _Stored:
