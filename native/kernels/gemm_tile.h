@@ -5,6 +5,7 @@
 #pragma once
 
 #include "kernels/block.h"
+#include "kernels/gemm.h"
 #include "kernels/vectors.h"
 
 namespace drystone::DRYSTONE_ISA {

@@ -104,7 +104,7 @@ void Gemm::split(int64_t threads) {
 void Gemm::plan(int64_t threads) {
   constexpr int64_t rows_cache = 384 << 10, sums_cache = 512 << 10, rows_limit = 8 << 20, few_products = 1 << 17;
   const bool dot = args_.arithmetic == GemmArithmetic::bf16_dot;
-  const int64_t element = dot ? 2 : 4, chunk = 64 / element, longest = 768 * 4 / element;
+  const int64_t element = dot ? 2 : 4, chunk = 64 / element, longest = 6144 / element;
   const int64_t blocks = ceil_div(args_.m, tile_rows()), strips = ceil_div(args_.n, strip()), padded_k = round_up(args_.k, chunk);
   split(args_.m * args_.n * args_.k < few_products ? 1 : threads);
 
