@@ -44,12 +44,13 @@ void multiply_tile(const GemmTile& t) {
     for (int at = 0; at < chunk_steps; at += run) {
       for (int64_t line = 0; line < t.ahead_lines; line++) __builtin_prefetch(ahead + line * 64, 0, 2);
       ahead += t.ahead_lines * 64;
-#pragma GCC unroll 4
+      // Unrolled, the compiler would move sums from register to register.
+#pragma GCC unroll 1
       for (int i = 0; i < run; i++) {
-        Math::template step<Rows, Vectors>(x + i * Math::step_bytes, w, sum);
+        Math::template step<Rows, Vectors>(x, w, sum);
+        x += Math::step_bytes;
         w += step_bytes;
       }
-      x += run * Math::step_bytes;
     }
     x += (Rows - 1) * kChunkBytes;
   }
