@@ -8,6 +8,7 @@
 #include "kernels/pointwise.h"
 
 #include "kernels/block.h"
+#include "kernels/instructions.h"
 
 namespace drystone::DRYSTONE_ISA {
 
@@ -36,6 +37,8 @@ void periodic(float* y, const float* a, int64_t count, F vectorised, G precise) 
   if (large == 0) return unary(y, a, count, vectorised);
   for (int64_t i = 0; i < count; i++) y[i] = precise(a[i]);
 }
+
+}  // namespace
 
 void execute(const PointwiseInstruction& op, float* y, const float* a, const float* b, int64_t count) {
   const float alpha = op.alpha, beta = op.beta;
@@ -80,6 +83,8 @@ void execute(const PointwiseInstruction& op, float* y, const float* a, const flo
     case PointwiseKind::prelu: return binary(y, a, b, count, [](float x, float z) { return x > 0.0f ? x : z * x; });
   }
 }
+
+namespace {
 
 // How the index space is cut: outer axes one by one, the last two into blocks of `rows` x `columns`.
 struct Tiling {

@@ -11,6 +11,7 @@ void resize(const ResizeArgs&);
 void copy(const CopyArgs&);
 void lrn(const LrnArgs&);
 void winograd(const WinogradArgs&);
+void gemm(const GemmArgs&);
 void finite(const FiniteArgs&);
 
 const KernelTable table = {
@@ -23,6 +24,7 @@ const KernelTable table = {
     .copy = copy,
     .lrn = lrn,
     .winograd = winograd,
+    .gemm = gemm,
     .finite = finite,
 };
 

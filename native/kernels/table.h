@@ -16,6 +16,7 @@ struct ReduceArgs;
 struct SoftmaxArgs;
 struct NormArgs;
 struct WinogradArgs;
+struct GemmArgs;
 struct FiniteArgs;
 
 struct KernelTable {
@@ -28,6 +29,7 @@ struct KernelTable {
   void (*copy)(const CopyArgs&);
   void (*lrn)(const LrnArgs&);
   void (*winograd)(const WinogradArgs&);
+  void (*gemm)(const GemmArgs&);
   void (*finite)(const FiniteArgs&);
 };
 

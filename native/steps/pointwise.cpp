@@ -115,6 +115,15 @@ void check_order(const TensorDesc& input, const TensorDesc& output, const std::v
 
 }  // namespace
 
+PointwiseKind pointwise_kind(const std::string& name, size_t operands) {
+  const auto found = kinds().find(name);
+  if (found == kinds().end()) throw std::invalid_argument("unknown pointwise instruction '" + name + "'");
+  if (operands != found->second.operands)
+    throw std::invalid_argument("pointwise instruction " + name + " takes " + std::to_string(found->second.operands) + " operands, not " +
+                                std::to_string(operands));
+  return found->second.kind;
+}
+
 PointwiseStep::PointwiseStep(const std::vector<TensorDesc>& inputs, const TensorDesc& output, const std::vector<PointwiseOp>& ops)
     : inputs_(static_cast<int>(inputs.size())) {
   require_kernels();
@@ -159,11 +168,7 @@ void PointwiseStep::translate(const std::vector<PointwiseOp>& ops) {
   if (ops.empty()) throw std::invalid_argument("pointwise needs at least one instruction");
   std::vector<size_t> last_reading(ops.size(), 0);
   for (size_t i = 0; i < ops.size(); i++) {
-    const auto found = kinds().find(ops[i].kind);
-    if (found == kinds().end()) throw std::invalid_argument("unknown pointwise instruction '" + ops[i].kind + "'");
-    if (ops[i].operands.size() != found->second.operands)
-      throw std::invalid_argument("pointwise instruction " + ops[i].kind + " takes " + std::to_string(found->second.operands) +
-                                  " operands, not " + std::to_string(ops[i].operands.size()));
+    pointwise_kind(ops[i].kind, ops[i].operands.size());
     for (const auto& [where, index] : ops[i].operands) {
       const bool known = (where == "in" && index >= 0 && index < inputs_) || (where == "reg" && index >= 0 && index < static_cast<int>(i));
       if (!known) throw std::invalid_argument("pointwise instruction " + ops[i].kind + " reads " + where + " " + std::to_string(index));

@@ -6,6 +6,7 @@ from drystone.graph.graph import Node
 from drystone.plan.implementations.aten import Aten
 from drystone.plan.implementations.base import Implementation, Layout
 from drystone.plan.implementations.convolution import OneDnnConvolution
+from drystone.plan.implementations.gemm import Gemm
 from drystone.plan.implementations.linear import OneDnnLinear
 from drystone.plan.implementations.movement import Movement
 from drystone.plan.implementations.pointwise import Convert, Pointwise
@@ -17,6 +18,7 @@ IMPLEMENTATIONS: list[Implementation] = [
     OneDnnConvolution(),
     Winograd(tile=4),
     Winograd(tile=2),
+    Gemm(),
     OneDnnLinear(inner_product=False),
     OneDnnLinear(inner_product=True),
     Pointwise(),

@@ -110,7 +110,7 @@ class WeightStore:
         self._used += -(-size // self.ALIGNMENT) * self.ALIGNMENT
         return memory
 
-    def packed(self, step: native.Convolution | native.Linear | native.Winograd, weight: Value) -> torch.Tensor:
+    def packed(self, step: native.Convolution | native.Linear | native.Winograd | native.Gemm, weight: Value) -> torch.Tensor:
         """``weight`` (a constant) in the layout that ``step`` reads."""
         key = (weight.key, step.packed_key)
         memory = self._packed.get(key)
@@ -162,7 +162,7 @@ class StandIns(WeightStore):
         self.reset()
         self._chunks.clear()
 
-    def packed(self, step: native.Convolution | native.Linear | native.Winograd, weight: Value) -> torch.Tensor:
+    def packed(self, step: native.Convolution | native.Linear | native.Winograd | native.Gemm, weight: Value) -> torch.Tensor:
         key = (weight.key, step.packed_key)
         if key not in self._taken:
             self._taken[key] = self._zeros(max(step.packed_bytes, 1))

@@ -23,13 +23,7 @@ class OneDnnLinear(Implementation):
         self.name = "onednn_inner_product" if inner_product else "onednn_matmul"
 
     def refuses(self, node: Node) -> str | None:
-        if not node.inputs[1].is_constant:
-            return "the weight is not a constant"
-        if node.attrs["has_bias"] and not node.inputs[2].is_constant:
-            return "the bias is not a constant"
-        if node.output.numel == 0 or node.inputs[1].numel == 0:
-            return "a matmul without elements"
-        return super().refuses(node) or float_reason(node)
+        return super().refuses(node) or linear_reason(node)
 
     def layouts(self, node: Node) -> list[Layout]:
         return [Layout(tuple(PLAIN if not value.is_constant else None for value in node.inputs), PLAIN)]
@@ -38,10 +32,10 @@ class OneDnnLinear(Implementation):
         weight = node.inputs[1]
         n, k = weight.shape
         m = math.prod(node.output.shape[:-1])
-        rows = [_as_rows(desc, m, n) if node.epilogue and i >= node.epilogue_start else desc for i, desc in enumerate(inputs)]
+        rows = [as_rows(desc, m, n) if node.epilogue and i >= node.epilogue_start else desc for i, desc in enumerate(inputs)]
         if not inputs[0].is_dense or not output.is_dense:
             raise ValueError("a matmul reads and writes dense memory")
-        chain, operands, overwrites = post_ops(node, rows, _as_rows(output, m, n), context.free_inputs)
+        chain, operands, overwrites = post_ops(node, rows, as_rows(output, m, n), context.free_inputs)
         step = native.Linear(self.inner_product, inputs[0].dtype, m, k, n, node.attrs["has_bias"], output.dtype, chain)
         if step.implementation.startswith(("ref", "gemm:ref")):
             raise ValueError("oneDNN has only its reference implementation")
@@ -51,7 +45,18 @@ class OneDnnLinear(Implementation):
         return Created(step, [("in", 0), *constants, ("out", 0), *operands], overwrites=overwrites)
 
 
-def _as_rows(desc: native.TensorDesc, m: int, n: int) -> native.TensorDesc:
+def linear_reason(node: Node) -> str | None:
+    """Why the node is no linear layer of floats on constant weights, or None."""
+    if not node.inputs[1].is_constant:
+        return "the weight is not a constant"
+    if node.attrs["has_bias"] and not node.inputs[2].is_constant:
+        return "the bias is not a constant"
+    if node.output.numel == 0 or node.inputs[1].numel == 0:
+        return "a matmul without elements"
+    return float_reason(node)
+
+
+def as_rows(desc: native.TensorDesc, m: int, n: int) -> native.TensorDesc:
     """An epilogue operand (or the output) as (M, N), (1, N) or (1, 1). Raises ``ValueError`` for other broadcasts."""
     count = math.prod(desc.shape)
     last = desc.shape[-1] if desc.shape else 1

@@ -1,0 +1,52 @@
+// What the GEMM kernel reads: rows of x in place, weights packed into strips of columns, and a plan of the work.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/pointwise.h"
+
+namespace drystone {
+
+// bf16_dot multiplies pairs (VDPBF16PS); bf16_widened computes in float32 what it reads as bfloat16.
+enum class GemmArithmetic : uint8_t { f32, bf16_widened, bf16_dot };
+
+// The register tile on vectors of `lanes` float32: rows of x times vectors of columns. A strip is as wide as a tile.
+struct GemmTileSize {
+  int rows, vectors;
+};
+constexpr GemmTileSize gemm_tile(int lanes) { return lanes == 16 ? GemmTileSize{8, 3} : GemmTileSize{6, 2}; }
+
+// One instruction of the epilogue on the running result, which is its first operand.
+struct GemmOp {
+  PointwiseInstruction instruction;
+  bool binary, bf16;                  // the second operand: whether there is one, and its dtype
+  int64_t row_stride, column_stride;  // 0 where it is broadcast
+  const void* operand;
+};
+
+constexpr int gemm_max_ops = 8;
+
+struct GemmArgs {
+  GemmArithmetic arithmetic;
+  int64_t m, n, k;
+  int64_t x_stride, output_stride;  // between rows, in elements
+  bool output_bf16;
+
+  const void* x = nullptr;
+  const void* weights = nullptr;  // [strip][k][column], bf16: [strip][pair of k][column][2]; the last strip has as few vectors as hold it
+  const float* bias = nullptr;
+  void* output = nullptr;
+  int ops = 0;
+  GemmOp op[gemm_max_ops] = {};
+
+  // The work is cut into split_m x split_n x split_k parts, each part into blocks of at most so many rows, strips and k.
+  // split_k > 1: every part leaves sums of its own, which are added up in the end.
+  int64_t split_m, split_n, split_k;
+  int64_t block_m, block_strips, block_k;
+  int threads = 1;
+  std::byte* scratch = nullptr;    // part_bytes a part, then split_k times the padded results if split_k > 1
+  int64_t rows_bytes, part_bytes;  // of a part: its packed rows, then the sums of a block
+};
+
+}  // namespace drystone

@@ -1,0 +1,78 @@
+// The register tile of the GEMM: some rows of x times a strip of packed weights, summed in registers over a block of k.
+//
+// Rows lie chunk by chunk, 64 bytes of each of them side by side, so that all addresses are constant offsets from two
+// pointers. `Math` says what is multiplied at a step: a k, or a pair of them.
+#pragma once
+
+#include "kernels/block.h"
+#include "kernels/gemm.h"
+#include "kernels/vectors.h"
+
+namespace drystone::DRYSTONE_ISA {
+
+using Lanes = Vector<float, kFloats>;
+
+struct GemmTile {
+  const char* x;        // [chunk][row][64 bytes]
+  const char* weights;  // [step][vector]
+  int64_t steps;
+  const float* start;  // what is added to: rows of start_stride floats, 0 for the same row for all
+  int64_t start_stride;
+  float* sums;
+  int64_t sums_stride;
+  const char* ahead;    // fetched meanwhile:
+  int64_t ahead_lines;  // so many lines in four steps
+};
+
+using GemmTileFunction = void (*)(const GemmTile&);
+
+constexpr int kChunkBytes = 64;
+constexpr GemmTileSize kTile = gemm_tile(kFloats);
+
+template <class Math, int Rows, int Vectors>
+void multiply_tile(const GemmTile& t) {
+  constexpr int step_bytes = Vectors * kVectorBytes, chunk_steps = kChunkBytes / Math::step_bytes, run = 4;
+  Lanes sum[Rows][Vectors];
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; r++)
+#pragma GCC unroll 4
+    for (int j = 0; j < Vectors; j++) sum[r][j] = load<kFloats>(t.start + r * t.start_stride + j * kFloats);
+
+  const char *x = t.x, *w = t.weights, *ahead = t.ahead;
+  int64_t left = t.steps;
+  for (; left >= chunk_steps; left -= chunk_steps) {
+    for (int at = 0; at < chunk_steps; at += run) {
+      for (int64_t line = 0; line < t.ahead_lines; line++) __builtin_prefetch(ahead + line * 64, 0, 2);
+      ahead += t.ahead_lines * 64;
+      // Unrolled, the compiler would move sums from register to register.
+#pragma GCC unroll 1
+      for (int i = 0; i < run; i++) {
+        Math::template step<Rows, Vectors>(x, w, sum);
+        x += Math::step_bytes;
+        w += step_bytes;
+      }
+    }
+    x += (Rows - 1) * kChunkBytes;
+  }
+  for (; left > 0; left--) {
+    Math::template step<Rows, Vectors>(x, w, sum);
+    x += Math::step_bytes;
+    w += step_bytes;
+  }
+
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; r++)
+#pragma GCC unroll 4
+    for (int j = 0; j < Vectors; j++) store<kFloats>(t.sums + r * t.sums_stride + j * kFloats, sum[r][j]);
+}
+
+template <class Math, int Rows = kTile.rows, int Vectors = kTile.vectors>
+GemmTileFunction tile_of(int64_t rows, int64_t vectors) {
+  if constexpr (Rows > 1)
+    if (rows < Rows) return tile_of<Math, Rows - 1, Vectors>(rows, vectors);
+  if constexpr (Vectors > 1)
+    if (vectors < Vectors) return tile_of<Math, Rows, Vectors - 1>(rows, vectors);
+  return multiply_tile<Math, Rows, Vectors>;
+}
+
+}  // namespace drystone::DRYSTONE_ISA

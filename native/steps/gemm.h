@@ -1,0 +1,39 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "core/post_op.h"
+#include "core/program.h"
+#include "core/tensor.h"
+#include "kernels/gemm.h"
+
+namespace drystone {
+
+// x (M, K) * weights (N, K) transposed + bias (N) -> output (M, N), by the own kernel. x is float32 or bfloat16 and the weights
+// are of its dtype; the output is float32 or bfloat16, sums are float32. Rows of x and of the output may lie apart.
+// Post-ops: "sum" (adds what the output holds) and every pointwise instruction; operands (M, N), (1, N) or (1, 1), at most eight.
+// bfloat16 is multiplied by VDPBF16PS where the CPU has it, unless `widened`; denormal bfloat16 may count as zero.
+// Slots: x, packed weights, bias (float32) where there is one, output, operands. The output may be a post-op's operand, but
+// overlaps nothing else. Throws std::invalid_argument for anything else.
+class Gemm final : public Step {
+ public:
+  Gemm(const TensorDesc& x, int64_t n, bool has_bias, const TensorDesc& output, const std::vector<PostOp>& post_ops, bool widened);
+  void run(const Run& run, StepState* state) const override;
+
+  int64_t packed_bytes() const;
+  std::string packed_key() const;  // equal keys: the same bytes for the same weights, however many rows x has
+  // source: dense (N, K) of x's dtype; packed: packed_bytes() of memory.
+  void pack(DType dtype, const void* source, void* packed) const;
+
+ private:
+  void plan(int64_t threads);
+  void split(int64_t threads);
+
+  void (*kernel_)(const GemmArgs&);
+  GemmArgs args_{};
+  bool has_bias_;
+  std::vector<bool> in_place_;  // for each post-op: whether its operand is what the output holds already
+};
+
+}  // namespace drystone
