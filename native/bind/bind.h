@@ -12,5 +12,6 @@ void bind_reductions(nanobind::module_& m);  // reduce, softmax, norm
 void bind_windows(nanobind::module_& m);     // pool, resize, lrn
 void bind_movement(nanobind::module_& m);    // copy: cat, slice, permute, pad, expand
 void bind_winograd(nanobind::module_& m);    // winograd: convolution 3x3
+void bind_attention(nanobind::module_& m);   // attention
 
 }  // namespace drystone

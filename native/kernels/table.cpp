@@ -12,6 +12,7 @@ void copy(const CopyArgs&);
 void lrn(const LrnArgs&);
 void winograd(const WinogradArgs&);
 void finite(const FiniteArgs&);
+void attention(const AttentionArgs&);
 
 const KernelTable table = {
     .pointwise = pointwise,
@@ -24,6 +25,7 @@ const KernelTable table = {
     .lrn = lrn,
     .winograd = winograd,
     .finite = finite,
+    .attention = attention,
 };
 
 }  // namespace drystone::DRYSTONE_ISA

@@ -17,6 +17,7 @@ struct SoftmaxArgs;
 struct NormArgs;
 struct WinogradArgs;
 struct FiniteArgs;
+struct AttentionArgs;
 
 struct KernelTable {
   void (*pointwise)(const PointwiseArgs&);
@@ -29,6 +30,7 @@ struct KernelTable {
   void (*lrn)(const LrnArgs&);
   void (*winograd)(const WinogradArgs&);
   void (*finite)(const FiniteArgs&);
+  void (*attention)(const AttentionArgs&);
 };
 
 // Null where the machine has no ISA that drystone serves.
