@@ -99,6 +99,7 @@ class _Assembler:
         self.program = native.Program()
         self.slot_of: dict[tuple[int, int], int] = {}
         self.slots: list[tuple[Buffer, int]] = []
+        self.readers = graph.consumers()
         self.last_reader: dict[int, int] = {}
         for position, node in enumerate(graph):
             for value in node.inputs:
@@ -268,6 +269,12 @@ class _Assembler:
                 free.add(i)
         return frozenset(free)
 
+    def _may_be_strided(self, value: Value) -> bool:
+        """Whether all that read ``value`` take it with strides."""
+        if value.id in self.output_index or value.id in self.parents:
+            return False
+        return all(self.choice[reader][0].reads_strided for reader in self.readers.get(value.id, ()))
+
     def _create(
         self, implementation: Implementation, node: Node, places: list[Place], target: Place, position: int
     ) -> tuple[Created, Place]:
@@ -277,7 +284,7 @@ class _Assembler:
         own = Place(self._buffer("arena", dense(node.output, format).bytes), 0, dense(node.output, format)) if inside else target
         free = self._free_inputs(position, node, places) if own.buffer.kind == "arena" and not inside else frozenset()
         inputs = [place.desc for place in places]
-        created = implementation.create(node, inputs, own.desc, Context(self.weights, free))
+        created = implementation.create(node, inputs, own.desc, Context(self.weights, free, self._may_be_strided(node.output)))
         if not inside or created.step is None:
             return created, own
         if target.desc.is_dense:
@@ -344,7 +351,7 @@ class _Assembler:
                 self.choice[node] = self.fallback(node, (implementation, layout), str(error))
         if created.view_of is not None:
             source = places[created.view_of]
-            place = Place(source.buffer, source.offset + created.view_offset, target.desc)
+            place = Place(source.buffer, source.offset + created.view_offset, created.view or target.desc)
             place.buffer.values.add(node.output.id)
         else:
             assert created.step is not None

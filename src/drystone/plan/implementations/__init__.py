@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from drystone.graph.graph import Node
 from drystone.plan.implementations.aten import Aten
+from drystone.plan.implementations.attention import Attention
 from drystone.plan.implementations.base import Implementation, Layout
 from drystone.plan.implementations.convolution import OneDnnConvolution
 from drystone.plan.implementations.linear import OneDnnLinear
@@ -19,6 +20,7 @@ IMPLEMENTATIONS: list[Implementation] = [
     Winograd(tile=2),
     OneDnnLinear(inner_product=False),
     OneDnnLinear(inner_product=True),
+    Attention(),
     Pointwise(),
     Convert(),
     *(Reduction(op) for op in ("reduce", "softmax", "layer_norm", "group_norm")),

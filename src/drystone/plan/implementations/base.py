@@ -48,6 +48,7 @@ class Created:
     call: Callable[[list[torch.Tensor]], list[torch.Tensor]] | None = None
     view_of: int | None = None
     view_offset: int = 0
+    view: native.TensorDesc | None = None  # how the output lies, where not as it was asked for
     overwrites: int | None = None
 
 
@@ -56,6 +57,7 @@ class Implementation:
 
     name: str = ""
     op: str = ""
+    reads_strided = False  # operands with any strides, neighbours on the last axis being neighbours in memory
 
     def refuses(self, node: Node) -> str | None:
         """Why this node can't be computed here, or None. The only place where an ISA is tested."""
@@ -72,10 +74,12 @@ class Implementation:
 
 @dataclass
 class Context:
-    """What a step's maker may use: the store of packed weights, and which inputs it may overwrite."""
+    """What a step's maker may use: the store of packed weights, which inputs it may overwrite, and whether all that read
+    the output take it with strides (``Implementation.reads_strided``)."""
 
     weights: WeightStore
     free_inputs: frozenset[int] = frozenset()
+    strided_output: bool = False
 
     def operand(self, node: Node, index: int) -> Operand:
         """Input ``index`` of ``node`` as a step's operand: a constant's own memory, or where the value lies."""

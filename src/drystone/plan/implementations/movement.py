@@ -54,6 +54,9 @@ class Movement(Implementation):
             view = self._slice_view(node, x, output)
             if view is not None:
                 return Created(view_of=0, view_offset=view * node.inputs[0].dtype.itemsize)
+        if context.strided_output and (strided := self._strided_view(node, x)) is not None:
+            offset, view = strided
+            return Created(view_of=0, view_offset=offset * node.inputs[0].dtype.itemsize, view=view)
         axes, tables = self._tables(node)
         value = float(node.attrs.get("value") or 0.0) if self.op == "pad" else 0.0
         return Created(native.copy(x, output, axes, tables, value), [context.operand(node, 0), ("out", 0)])
@@ -68,6 +71,18 @@ class Movement(Implementation):
             return None
         seen = native.TensorDesc(x.dtype, x.format, output.shape, x.strides)
         return start // block * x.strides[dim] if seen.same_memory(output) else None
+
+    def _strided_view(self, node: Node, x: native.TensorDesc) -> tuple[int, native.TensorDesc] | None:
+        """The offset (elements) and the strides with which a slice or permute lies in x, None if its last axis has gaps there."""
+        if self.op not in ("slice", "permute") or x.format != native.FORMATS[PLAIN]:
+            return None
+        offset, view = 0, _permuted(node, x) if self.op == "permute" else x
+        if self.op == "slice":
+            dim, strides = node.attrs["dim"], list(x.strides)
+            offset = node.attrs["start"] * strides[dim]
+            strides[dim] *= node.attrs["step"]
+            view = native.TensorDesc(x.dtype, x.format, node.output.shape, strides)
+        return (offset, view) if view.strides[-1] == 1 else None
 
     def _tables(self, node: Node) -> tuple[list[int], list[list[int]]]:
         """For each axis of the output: the axis of x that it reads, and at which indices."""

@@ -1,0 +1,180 @@
+"""Attention that a model spells out becomes one node.
+
+before:  matmul(q, kᵀ) → * scale → + mask → softmax → matmul(·, v)      (batched matmuls run on ATen)
+after:   attention(q, k, v, mask)
+Reshapes to (B * H, …) and back between the parts, bmm, and several masks (a relative position bias is one) are seen through.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+
+import torch
+
+from drystone.graph.aten import Ref
+from drystone.graph.attention import Mask, simplified
+from drystone.graph.graph import Graph, Node, PointwiseOp, Value, constant, make_node
+from drystone.passes.instructions import reading_counts
+
+_PRODUCTS = (torch.ops.aten.matmul.default, torch.ops.aten.bmm.default)
+_FLOATS = (torch.float32, torch.bfloat16)
+
+
+def recognise_attention(graph: Graph) -> Graph:
+    """Before pointwise nodes are merged. Not where something else reads the scores or the weights."""
+    counts = reading_counts(graph)
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        found = _match(node, counts)
+        nodes += _attention(node, found) if found else [node]
+    graph.nodes = nodes
+    return graph.prune()
+
+
+@dataclass
+class _Found:
+    """``shape`` is (B, H, T, S); each mask goes with the shape of the scores that it was added to."""
+
+    query: Value
+    transposed_key: Value
+    value: Value
+    shape: tuple[int, ...]
+    scale: float = 1.0
+    masks: list[tuple[Value, tuple[int, ...]]] = field(default_factory=list)
+
+
+def _product(node: Node | None) -> tuple[Value, Value] | None:
+    """The factors of a batched matmul of two tensors."""
+    if node is None or node.op != "aten" or node.attrs["target"] not in _PRODUCTS or node.attrs["kwargs"]:
+        return None
+    a, b = (node.inputs[arg.index] for arg in node.attrs["args"] if isinstance(arg, Ref))
+    same = len(a.shape) == len(b.shape) and len(a.shape) in (3, 4) and a.shape[:-2] == b.shape[:-2]
+    return (a, b) if same and a.dtype == b.dtype and a.dtype in _FLOATS else None
+
+
+def _match(node: Node, counts: Counter[int]) -> _Found | None:
+    """The parts of the attention that ends with ``node``."""
+    outer = _product(node)
+    if outer is None:
+        return None
+    weights, value = outer
+    softmax = _before(weights, counts, "reshape")
+    if softmax is None or softmax.op != "softmax" or softmax.attrs["dim"] != len(softmax.output.shape) - 1:
+        return None
+    scale, masks, shapes = 1.0, [], [weights.shape, softmax.output.shape]
+    scores = softmax.inputs[0]
+    while scores.producer is not None and counts[scores.id] == 1:
+        producer = scores.producer
+        shapes.append(scores.shape)
+        inner = _product(producer)
+        if inner is not None:
+            full = next((shape for shape in shapes if len(shape) == 4), None)
+            full = full or (scores.shape[0], 1, *scores.shape[1:])
+            regular = all(shape[-2:] == full[2:] and math.prod(shape) == math.prod(full) for shape in shapes)
+            return _Found(*inner, value, full, scale, masks) if regular else None
+        if producer.op == "reshape":
+            scores = producer.inputs[0]
+            continue
+        step = _step(producer, counts)
+        if step is None:
+            return None
+        scores, factor, mask = step
+        if mask is not None:
+            masks.append((mask, producer.output.shape))
+        elif masks and factor != 1.0:
+            return None  # the masks would be scaled, too
+        scale *= factor
+    return None
+
+
+def _before(value: Value, counts: Counter[int], through: str) -> Node | None:
+    """The node that makes ``value``, itself or before reshapes, if nothing else reads what it makes."""
+    while value.producer is not None and counts[value.id] == 1:
+        if value.producer.op != through:
+            return value.producer
+        value = value.producer.inputs[0]
+    return None
+
+
+def _step(node: Node, counts: Counter[int]) -> tuple[Value, float, Value | None] | None:
+    """Of a pointwise node that scales the scores or adds a mask: the scores before, the factor, the mask."""
+    if node.op != "pointwise" or len(node.attrs["ops"]) != 1:
+        return None
+    (op,) = node.attrs["ops"]
+    if op.kind == "linear" and op.beta == 0:
+        return node.inputs[0], op.alpha, None
+    if op.kind != "add" or len(node.inputs) != 2:
+        return None
+    first, second = (node.inputs[index] for _, index in op.args)
+    # The scores are what a product, a scale or another mask made; the mask may be as large.
+    for scores, mask in ((first, second), (second, first)):
+        if scores.shape == node.output.shape and counts[scores.id] == 1 and _leads_to_product(scores):
+            return scores, 1.0, mask
+    return None
+
+
+def _leads_to_product(value: Value) -> bool:
+    while value.producer is not None and value.producer.op in ("reshape", "pointwise"):
+        value = next((x for x in value.producer.inputs if x.shape == value.shape and _leads_to_product(x)), value.producer.inputs[0])
+    return _product(value.producer) is not None
+
+
+def _attention(node: Node, found: _Found) -> list[Node]:
+    """The nodes that take the place of ``node``."""
+    made: list[Node] = []
+
+    def emit(op: str, inputs: list[Value], shape: tuple[int, ...], **attrs: object) -> Value:
+        made.append(make_node(op, inputs, shape, inputs[0].dtype, node.name, **attrs))
+        made[-1].attrs.update({key: value for key, value in node.attrs.items() if key == "_module"})
+        return made[-1].output
+
+    def reshaped(value: Value, shape: tuple[int, ...]) -> Value:
+        if value.shape == shape:
+            return value
+        if value.is_constant:
+            return constant(value.constant.detach().reshape(shape), value.name)
+        return emit("reshape", [value], shape)
+
+    def as_mask(mask: Value, scores: tuple[int, ...]) -> Value:
+        """``mask``, which was added to scores of that shape, as what broadcasts to (B, H, T, S)."""
+        shape = (1,) * (len(scores) - len(mask.shape)) + mask.shape
+        lead, tail = shape[: len(scores) - 2], shape[-2:]
+        mask = reshaped(mask, shape)
+        if scores == found.shape:
+            return mask
+        if len(scores) == 5:  # (batch, windows, H, T, S) as Swin has it
+            if lead[0] != scores[0] and lead[1] != 1:
+                mask = emit("expand", [mask], (scores[0], *shape[1:]))
+            elif lead[0] != 1 and lead[1] != scores[1]:
+                mask = emit("expand", [mask], (*scores[:2], *shape[2:]))
+            return reshaped(mask, (mask.shape[0] * mask.shape[1], lead[2], *tail))
+        return reshaped(mask, (*(found.shape[:2] if lead[0] != 1 else (1, 1)), *tail))
+
+    batch, heads, queries, keys = found.shape
+    query = reshaped(found.query, (batch, heads, queries, found.query.shape[-1]))
+    key = reshaped(found.transposed_key, (batch, heads, *found.transposed_key.shape[-2:]))
+    key = emit("permute", [key], (batch, heads, keys, query.shape[3]), dims=(0, 1, 3, 2))
+    value = reshaped(found.value, (batch, heads, keys, found.value.shape[-1]))
+    masks = [as_mask(mask, shape) for mask, shape in found.masks]
+    mask = masks[0] if masks else None
+    for other in masks[1:]:
+        shape = tuple(torch.broadcast_shapes(mask.shape, other.shape))  # type: ignore[union-attr]
+        mask = emit("pointwise", [mask, other], shape, ops=[PointwiseOp("add", (("in", 0), ("in", 1)))])  # type: ignore[list-item]
+    known = simplified(Mask(mask, False), queries, keys)
+    result = emit(
+        "attention",
+        [query, key, value] if known.value is None else [query, key, value, known.value],
+        (batch, heads, queries, value.shape[3]),
+        heads_first=(True,) * 4,
+        scale=found.scale,
+        causal=known.causal,
+        has_mask=known.value is not None,
+        nan_if_hidden=True,
+    )
+    if result.shape != node.output.shape:
+        emit("reshape", [result], node.output.shape)
+    made[-1].outputs = [node.output]
+    node.output.producer = made[-1]
+    return made
