@@ -81,10 +81,10 @@ def _match(node: Node, counts: Counter[int]) -> _Found | None:
         if step is None:
             return None
         scores, factor, mask = step
+        if mask is not None and scale != 1.0:
+            return None  # it is scaled, too
         if mask is not None:
             masks.append((mask, producer.output.shape))
-        elif masks and factor != 1.0:
-            return None  # the masks would be scaled, too
         scale *= factor
     return None
 
