@@ -41,7 +41,8 @@ def scaled_dot_product_attention(
         if attn_mask is not None and len(attn_mask.shape) == 3:
             attn_mask = b.reshape(attn_mask, (attn_mask.shape[0], 1, *attn_mask.shape[1:]))
     q, k, v = (operand.shape for operand in operands)
-    if any(shape[0] != q[0] for shape in (k, v)) or k[1] != v[1] or (k[1] != q[1] and not (enable_gqa and q[1] % k[1] == 0)):
+    shared = k[1] == 1 or (enable_gqa and q[1] % k[1] == 0)
+    if k[0] != q[0] or v[0] != q[0] or k[1] != v[1] or not (shared or k[1] == q[1]):
         raise Declined("an attention whose operands broadcast")
     mask = simplified(Mask(attn_mask, is_causal), q[2], k[2])
     result = b.emit(
