@@ -108,6 +108,10 @@ inline Row row_of(const AttentionArgs& args, const Rows& rows, int64_t index) {
   return {rows.key_head * (args.heads / args.key_heads) + row / args.queries, row % args.queries};
 }
 
+inline Row next(const AttentionArgs& args, Row row) {
+  return row.position + 1 < args.queries ? Row{row.head, row.position + 1} : Row{row.head + 1, 0};
+}
+
 // The last key that a causal mask leaves to any of the rows [first, first + count).
 int64_t last_key(const AttentionArgs& args, const Rows& rows, int64_t first, int64_t count) {
   const Row begin = row_of(args, rows, first), end = row_of(args, rows, first + count - 1);
@@ -133,16 +137,17 @@ void tile(const AttentionArgs& args, const State<Unit>& state, const Rows& rows,
   for (int64_t j = 0; j < count; j += kPanel)
     multiply_tile<R, 2>(state.query + first * state.depth, state.depth, state.keys + j * state.depth, state.depth, scores + j, kKeys, nullptr);
   float* most = state.most + first;
+  Row row = row_of(args, rows, first);
   for (int64_t r = 0; r < R; r++) {
-    const Row row = row_of(args, rows, first + least(r, valid - 1));
     const float* mask = nullptr;
-    if (args.mask_kind != AttentionMask::none) {
+    if (args.mask_kind != AttentionMask::none && r < valid) {
       const int64_t* strides = args.mask_strides;
       const int64_t offset = rows.batch * strides[0] + row.head * strides[1] + row.position * strides[2] + key * strides[3];
       mask = mask_row(args, offset, count, buffer);
     }
     const int64_t seen = args.causal ? least(row.position - key + 1, count) : count;
     bases[r] = finish_scores(scores + r * kKeys, args.scale, mask, seen, most[r]);
+    row = next(args, row);
   }
 #pragma omp simd
   for (int r = 0; r < R; r++) {
@@ -182,11 +187,10 @@ void tiles(const AttentionArgs& args, const State<Unit>& state, const Rows& rows
 template <class In, class Unit>
 void begin(const AttentionArgs& args, const State<Unit>& state, const Rows& rows) {
   const int64_t* strides = args.query_strides;
-  for (int64_t i = 0; i < rows.count; i++) {
-    const Row row = row_of(args, rows, i);
+  Row row = row_of(args, rows, 0);
+  for (int64_t i = 0; i < rows.count; i++, row = next(args, row)) {
     const In* query = static_cast<const In*>(args.query) + rows.batch * strides[0] + row.head * strides[1] + row.position * strides[2];
-    for (int64_t d = 0; d < state.depth; d++)
-      state.query[i * state.depth + d] = unit(query, d, args.depth, static_cast<Unit*>(nullptr));
+    pack_row(state.query + i * state.depth, query, args.depth);
   }
   const int64_t padded = ceil_div(rows.count, kTileRows) * kTileRows;
   for (int64_t i = rows.count * state.depth; i < padded * state.depth; i++) state.query[i] = Unit{};
@@ -198,7 +202,8 @@ void begin(const AttentionArgs& args, const State<Unit>& state, const Rows& rows
 template <class Unit>
 void end(const AttentionArgs& args, const State<Unit>& state, const Rows& rows) {
   const int64_t* strides = args.output_strides;
-  for (int64_t i = 0; i < rows.count; i++) {
+  Row row = row_of(args, rows, 0);
+  for (int64_t i = 0; i < rows.count; i++, row = next(args, row)) {
     float sum = 0.0f;
 #pragma omp simd reduction(+ : sum)
     for (int j = 0; j < kFloats; j++) sum += state.sums[i * kFloats + j];
@@ -206,7 +211,6 @@ void end(const AttentionArgs& args, const State<Unit>& state, const Rows& rows) 
     float* result = state.output + i * state.width;
 #pragma omp simd
     for (int64_t j = 0; j < args.width; j++) result[j] *= factor;
-    const Row row = row_of(args, rows, i);
     const int64_t offset = rows.batch * strides[0] + row.head * strides[1] + row.position * strides[2];
     store(advance(args.output, offset, args.bf16), result, args.bf16, 1, args.width);
   }

@@ -96,6 +96,14 @@ inline uint32_t unit(const uint16_t* row, int64_t index, int64_t size, uint32_t*
   return row[2 * index] | second << 16;
 }
 
+// A row of `size` elements as units.
+inline void pack_row(float* to, const float* row, int64_t size) { load(to, row, false, 1, size); }
+inline void pack_row(float* to, const uint16_t* row, int64_t size) { load(to, row, true, 1, size); }
+inline void pack_row(uint32_t* to, const uint16_t* row, int64_t size) {
+  to[(size - 1) / 2] = 0;
+  __builtin_memcpy(to, row, size * sizeof *row);
+}
+
 // A square of units, transposed.
 template <class In>
 inline void unit_tile(const In* in, int64_t in_stride, float* out) {
