@@ -118,7 +118,6 @@ int64_t last_key(const AttentionArgs& args, const Rows& rows, int64_t first, int
   return begin.head == end.head ? end.position : args.queries - 1;
 }
 
-
 // Weights as the values are multiplied with them.
 const float* as_units(const float* weights, int64_t, float*) { return weights; }
 #ifdef __AVX512F__
@@ -135,7 +134,8 @@ void tile(const AttentionArgs& args, const State<Unit>& state, const Rows& rows,
   alignas(64) Unit pairs[R * kKeys / kElements<Unit>];
   float bases[R], factors[R];
   for (int64_t j = 0; j < count; j += kPanel)
-    multiply_tile<R, 2>(state.query + first * state.depth, state.depth, state.keys + j * state.depth, state.depth, scores + j, kKeys, nullptr);
+    multiply_tile<R, 2>(state.query + first * state.depth, state.depth, state.keys + j * state.depth, state.depth, scores + j, kKeys,
+                        nullptr);
   float* most = state.most + first;
   Row row = row_of(args, rows, first);
   for (int64_t r = 0; r < R; r++) {
@@ -156,8 +156,7 @@ void tile(const AttentionArgs& args, const State<Unit>& state, const Rows& rows,
     most[r] = bases[r];
     bases[r] = base;
   }
-  for (int64_t r = 0; r < R; r++)
-    exponentials(scores + r * kKeys, bases[r], factors[r], state.sums + (first + r) * kFloats);
+  for (int64_t r = 0; r < R; r++) exponentials(scores + r * kKeys, bases[r], factors[r], state.sums + (first + r) * kFloats);
   const Unit* weights = as_units(scores, R * kKeys, pairs);
   const int64_t depth = ceil_div(count, kElements<Unit>), stride = kKeys / kElements<Unit>;
   for (int64_t j = 0; j < args.width; j += kPanel) {
@@ -241,8 +240,7 @@ void attention(const AttentionArgs& args) {
     const int64_t head = item / chunks, first = item % chunks * args.chunk;
     const Rows part = {head / args.key_heads, head % args.key_heads, first, least(args.chunk, rows - first)};
     std::byte* scratch = args.scratch + omp_get_thread_num() * args.scratch_bytes;
-    if (!args.bf16)
-      chunk<float, float>(args, scratch, part);
+    if (!args.bf16) chunk<float, float>(args, scratch, part);
 #ifdef __AVX512F__
     else if (args.pairs)
       chunk<uint16_t, uint32_t>(args, scratch, part);

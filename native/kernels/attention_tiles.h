@@ -23,8 +23,7 @@ constexpr int kTileRows = 6;
 
 // c (R rows, C vectors of columns) = a (R, depth) times a panel, plus c with row r times factors[r] where there are factors.
 template <int R, int C>
-void multiply_tile(const float* a, int64_t a_stride, const float* panel, int64_t depth, float* c, int64_t c_stride,
-                          const float* factors) {
+void multiply_tile(const float* a, int64_t a_stride, const float* panel, int64_t depth, float* c, int64_t c_stride, const float* factors) {
   Vector<float, kFloats> sums[R][C];
 #pragma GCC unroll 16
   for (int r = 0; r < R; r++)
@@ -55,8 +54,7 @@ template <int R, int C>
 #pragma GCC unroll 16
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 2
-    for (int j = 0; j < C; j++)
-      sums[r][j] = factors ? _mm512_loadu_ps(c + r * c_stride + j * kFloats) * factors[r] : _mm512_setzero_ps();
+    for (int j = 0; j < C; j++) sums[r][j] = factors ? _mm512_loadu_ps(c + r * c_stride + j * kFloats) * factors[r] : _mm512_setzero_ps();
   for (int64_t d = 0; d < depth; d++) {
     __m512bh b[C];
 #pragma GCC unroll 2

@@ -24,10 +24,12 @@ struct Heads {
 
 Heads heads_of(const TensorDesc& desc, bool heads_first, const std::string& name) {
   check_operand(desc, name);
-  if (desc.format != Format::plain || desc.rank() != 4) throw std::invalid_argument(name + " (" + desc.str() + ") is not plain of four axes");
+  if (desc.format != Format::plain || desc.rank() != 4)
+    throw std::invalid_argument(name + " (" + desc.str() + ") is not plain of four axes");
   if (desc.shape[3] > 1 && desc.strides[3] != 1) throw std::invalid_argument(name + " (" + desc.str() + ") has gaps on its last axis");
   const int head = heads_first ? 1 : 2, position = 3 - head;
-  return {desc.shape[0], desc.shape[head], desc.shape[position], desc.shape[3], {desc.strides[0], desc.strides[head], desc.strides[position]}};
+  return {
+      desc.shape[0], desc.shape[head], desc.shape[position], desc.shape[3], {desc.strides[0], desc.strides[head], desc.strides[position]}};
 }
 
 AttentionMask kind_of(DType dtype) {
@@ -88,7 +90,8 @@ class AttentionStep final : public Step {
   void set_mask(const TensorDesc& mask) {
     args_.mask_kind = kind_of(mask.dtype);
     const Dims full = {args_.batch, args_.heads, args_.queries, args_.keys};
-    if (mask.format != Format::plain || mask.rank() > 4) throw std::invalid_argument("a mask (" + mask.str() + ") that is not plain of up to four axes");
+    if (mask.format != Format::plain || mask.rank() > 4)
+      throw std::invalid_argument("a mask (" + mask.str() + ") that is not plain of up to four axes");
     for (int64_t i = 0; i < mask.rank(); i++) {
       const int64_t axis = 4 - mask.rank() + i;
       if (mask.strides[i] < 0 || (mask.shape[i] != 1 && mask.shape[i] != full[axis]))

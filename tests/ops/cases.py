@@ -892,7 +892,20 @@ def attentions() -> Iterator[Case]:
 
 
 def _all() -> Iterable[Case]:
-    families = (convolutions, epilogues, linears, pointwise, normalisations, reductions, pools, resizes, cats, movements, outputs, attentions)
+    families = (
+        convolutions,
+        epilogues,
+        linears,
+        pointwise,
+        normalisations,
+        reductions,
+        pools,
+        resizes,
+        cats,
+        movements,
+        outputs,
+        attentions,
+    )
     return itertools.chain.from_iterable(family() for family in families)
 
 

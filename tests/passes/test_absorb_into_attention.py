@@ -53,9 +53,7 @@ def test_repeats_of_one_operand_or_of_the_whole_stay():
     assert ops(graph) == ["reshape", "expand", "reshape", "attention"]
     # Heads 0 1 0 1 0 1 are not heads 0 0 0 1 1 1.
     s = Small((B, H, T, D), (B, 2, S, D), (B, 2, S, D))
-    k, v = (
-        s.reshape(s.add("expand", [s.reshape(x, B, 1, 2, S, D)], (B, 3, 2, S, D)), B, H, S, D) for x in s.x[1:]
-    )
+    k, v = (s.reshape(s.add("expand", [s.reshape(x, B, 1, 2, S, D)], (B, 3, 2, S, D)), B, H, S, D) for x in s.x[1:])
     graph = keeps_numbers(s.returns(s.attention(s.x[0], k, v)), absorb_into_attention)
     assert ops(graph).count("expand") == 2
 

@@ -43,7 +43,6 @@ def test_equal_weights_have_equal_identities():
     assert weights[0].key == weights[1].key
 
 
-
 def test_others_stay():
     s = Small((B, T, 12), (B, T, H, D), (B, T, H, D))
     k, v = operand(s, s.x[0], H), operand(s, s.x[0], H)

@@ -1,6 +1,6 @@
 """What only brings operands into attention's axes becomes attributes of it.
 
-before:  permute(q, 0213), permute(k, 0213) → reshape → expand → reshape (repeated heads), expand(mask) → attention → permute(·, 0213)
+before:  permute(q, 0213), permute(k, 0213) → reshape → expand → reshape (repeated heads), expand(mask) → attention → permute
 after:   attention(q, k, v, mask)  with heads_first=(False, False, …), fewer heads of k and v
 """
 

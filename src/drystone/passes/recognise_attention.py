@@ -63,15 +63,15 @@ def _match(node: Node, counts: Counter[int]) -> _Found | None:
     softmax = _before(weights, counts, "reshape")
     if softmax is None or softmax.op != "softmax" or softmax.attrs["dim"] != len(softmax.output.shape) - 1:
         return None
-    scale, masks, shapes = 1.0, [], [weights.shape, softmax.output.shape]
+    scale, shapes = 1.0, [weights.shape, softmax.output.shape]
+    masks: list[tuple[Value, tuple[int, ...]]] = []
     scores = softmax.inputs[0]
     while scores.producer is not None and counts[scores.id] == 1:
         producer = scores.producer
         shapes.append(scores.shape)
         inner = _product(producer)
         if inner is not None:
-            full = next((shape for shape in shapes if len(shape) == 4), None)
-            full = full or (scores.shape[0], 1, *scores.shape[1:])
+            full = next((shape for shape in shapes if len(shape) == 4), (scores.shape[0], 1, *scores.shape[1:]))
             regular = all(shape[-2:] == full[2:] and math.prod(shape) == math.prod(full) for shape in shapes)
             return _Found(*inner, value, full, scale, masks) if regular else None
         if producer.op == "reshape":
@@ -117,7 +117,9 @@ def _step(node: Node, counts: Counter[int]) -> tuple[Value, float, Value | None]
 
 def _leads_to_product(value: Value) -> bool:
     while value.producer is not None and value.producer.op in ("reshape", "pointwise"):
-        value = next((x for x in value.producer.inputs if x.shape == value.shape and _leads_to_product(x)), value.producer.inputs[0])
+        value = next(
+            (x for x in value.producer.inputs if x.shape == value.shape and _leads_to_product(x)), value.producer.inputs[0]
+        )
     return _product(value.producer) is not None
 
 

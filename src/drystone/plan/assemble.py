@@ -19,7 +19,7 @@ from drystone.plan.arena import Lifetime, plan_arena
 from drystone.plan.formats import BLOCK, PLAIN, dense, same_memory
 from drystone.plan.implementations import ATEN, Option
 from drystone.plan.implementations.base import Context, Created, Implementation, Layout, Operand, WeightStore
-from drystone.plan.implementations.movement import copy_step
+from drystone.plan.implementations.movement import VIEWS, Movement, copy_step
 
 ALIGNMENT = 64
 
@@ -269,11 +269,31 @@ class _Assembler:
                 free.add(i)
         return frozenset(free)
 
-    def _may_be_strided(self, value: Value) -> bool:
-        """Whether all that read ``value`` take it with strides."""
+    def _read_strided(self, value: Value) -> bool:
+        """Whether all that read ``value``, it or views of it, take it with strides."""
         if value.id in self.output_index or value.id in self.parents:
             return False
-        return all(self.choice[reader][0].reads_strided for reader in self.readers.get(value.id, ()))
+        return all(
+            self.choice[reader][0].reads_strided or (self._moves_nothing(reader) and self._read_strided(reader.output))
+            for reader in self.readers.get(value.id, ())
+        )
+
+    def _moves_nothing(self, node: Node) -> bool:
+        return node.op in VIEWS and self.choice[node][1] == Layout((PLAIN,), PLAIN)
+
+    def _view(self, node: Node, source: Place) -> Place | None:
+        """``node`` as other strides over the memory of its operand, where its readers can do with them."""
+        implementation = self.choice[node][0]
+        if not isinstance(implementation, Movement) or not self._moves_nothing(node) or not self._read_strided(node.output):
+            return None
+        found = implementation.strided_view(node, source.desc)
+        if found is None:
+            return None
+        offset, desc = found
+        gaps = desc.shape[-1] > 1 and desc.strides[-1] != 1
+        if gaps and any(self.choice[reader][0].reads_strided for reader in self.readers.get(node.output.id, ())):
+            return None
+        return Place(source.buffer, source.offset + offset * node.output.dtype.itemsize, desc)
 
     def _create(
         self, implementation: Implementation, node: Node, places: list[Place], target: Place, position: int
@@ -284,7 +304,7 @@ class _Assembler:
         own = Place(self._buffer("arena", dense(node.output, format).bytes), 0, dense(node.output, format)) if inside else target
         free = self._free_inputs(position, node, places) if own.buffer.kind == "arena" and not inside else frozenset()
         inputs = [place.desc for place in places]
-        created = implementation.create(node, inputs, own.desc, Context(self.weights, free, self._may_be_strided(node.output)))
+        created = implementation.create(node, inputs, own.desc, Context(self.weights, free))
         if not inside or created.step is None:
             return created, own
         if target.desc.is_dense:
@@ -342,6 +362,11 @@ class _Assembler:
                 ]
                 if implementation is ATEN:
                     return self._aten(node, places)
+                view = self._view(node, places[0])
+                if view is not None:
+                    self._remember(node.output, layout.output, view)
+                    self.home[node.output.id] = layout.output
+                    return None
                 places = self._served(implementation, node, places)
                 target = self._output_place(node.output, layout.output)
                 created, target = self._create(implementation, node, places, target, position)
@@ -351,7 +376,7 @@ class _Assembler:
                 self.choice[node] = self.fallback(node, (implementation, layout), str(error))
         if created.view_of is not None:
             source = places[created.view_of]
-            place = Place(source.buffer, source.offset + created.view_offset, created.view or target.desc)
+            place = Place(source.buffer, source.offset + created.view_offset, target.desc)
             place.buffer.values.add(node.output.id)
         else:
             assert created.step is not None

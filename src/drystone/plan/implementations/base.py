@@ -48,7 +48,6 @@ class Created:
     call: Callable[[list[torch.Tensor]], list[torch.Tensor]] | None = None
     view_of: int | None = None
     view_offset: int = 0
-    view: native.TensorDesc | None = None  # how the output lies, where not as it was asked for
     overwrites: int | None = None
 
 
@@ -74,12 +73,10 @@ class Implementation:
 
 @dataclass
 class Context:
-    """What a step's maker may use: the store of packed weights, which inputs it may overwrite, and whether all that read
-    the output take it with strides (``Implementation.reads_strided``)."""
+    """What a step's maker may use: the store of packed weights, and which inputs it may overwrite."""
 
     weights: WeightStore
     free_inputs: frozenset[int] = frozenset()
-    strided_output: bool = False
 
     def operand(self, node: Node, index: int) -> Operand:
         """Input ``index`` of ``node`` as a step's operand: a constant's own memory, or where the value lies."""

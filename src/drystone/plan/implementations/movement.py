@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import torch
+
 from drystone import native
 from drystone.graph.graph import Node
 from drystone.plan.formats import BLOCK, CHANNELS_LAST, PLAIN, dense, formats_of
 from drystone.plan.implementations.base import Context, Created, Implementation, Layout, joint_layouts
+
+# What may become other strides over the same memory.
+VIEWS = ("slice", "permute", "reshape")
 
 
 def copy_step(source: native.TensorDesc, target: native.TensorDesc) -> native.Step:
@@ -54,9 +59,6 @@ class Movement(Implementation):
             view = self._slice_view(node, x, output)
             if view is not None:
                 return Created(view_of=0, view_offset=view * node.inputs[0].dtype.itemsize)
-        if context.strided_output and (strided := self._strided_view(node, x)) is not None:
-            offset, view = strided
-            return Created(view_of=0, view_offset=offset * node.inputs[0].dtype.itemsize, view=view)
         axes, tables = self._tables(node)
         value = float(node.attrs.get("value") or 0.0) if self.op == "pad" else 0.0
         return Created(native.copy(x, output, axes, tables, value), [context.operand(node, 0), ("out", 0)])
@@ -72,17 +74,23 @@ class Movement(Implementation):
         seen = native.TensorDesc(x.dtype, x.format, output.shape, x.strides)
         return start // block * x.strides[dim] if seen.same_memory(output) else None
 
-    def _strided_view(self, node: Node, x: native.TensorDesc) -> tuple[int, native.TensorDesc] | None:
-        """The offset (elements) and the strides with which a slice or permute lies in x, None if its last axis has gaps there."""
-        if self.op not in ("slice", "permute") or x.format != native.FORMATS[PLAIN]:
+    def strided_view(self, node: Node, x: native.TensorDesc) -> tuple[int, native.TensorDesc] | None:
+        """The offset (elements) and the strides with which the output lies in x, or None where no strides say it."""
+        if self.op not in VIEWS or x.format != native.FORMATS[PLAIN]:
             return None
-        offset, view = 0, _permuted(node, x) if self.op == "permute" else x
-        if self.op == "slice":
-            dim, strides = node.attrs["dim"], list(x.strides)
-            offset = node.attrs["start"] * strides[dim]
-            strides[dim] *= node.attrs["step"]
-            view = native.TensorDesc(x.dtype, x.format, node.output.shape, strides)
-        return (offset, view) if view.strides[-1] == 1 else None
+        memory = torch.empty_strided(x.shape, x.strides, device="meta")
+        if self.op == "permute":
+            view = memory.permute(list(node.attrs["dims"]))
+        elif self.op == "slice":
+            dim, start, step = node.attrs["dim"], node.attrs["start"], node.attrs["step"]
+            view = memory.narrow(dim, start, x.shape[dim] - start)[(slice(None),) * dim + (slice(None, None, step),)]
+            view = view.narrow(dim, 0, node.output.shape[dim])
+        else:
+            try:
+                view = memory.view(node.output.shape)
+            except RuntimeError:
+                return None
+        return int(view.storage_offset()), native.TensorDesc(x.dtype, x.format, list(view.shape), list(view.stride()))
 
     def _tables(self, node: Node) -> tuple[list[int], list[list[int]]]:
         """For each axis of the output: the axis of x that it reads, and at which indices."""
