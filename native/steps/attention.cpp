@@ -55,6 +55,7 @@ class AttentionStep final : public Step {
     if (!fits || (k.heads == 0 ? q.heads != 0 : q.heads % k.heads != 0))
       throw std::invalid_argument("query (" + query.str() + "), key (" + key.str() + "), value (" + value.str() + ") and output (" +
                                   output.str() + ") do not fit together");
+    if (q.size == 0) throw std::invalid_argument("an attention over no features");
     args_.bf16 = query.dtype == DType::bf16;
     args_.pairs = args_.bf16 && has_avx512_bf16();
     implementation = kernel_name("attention") + (args_.pairs ? "_bf16" : "");

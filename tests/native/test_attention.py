@@ -227,6 +227,7 @@ def test_refusals():
         ("fit together", make(k=dense((1, 2, 6, 16), PLAIN))),
         ("fit together", make(k=dense((1, 3, 5, 16), PLAIN), v=dense((1, 3, 5, 16), PLAIN))),
         ("fit together", make(y=dense((1, 2, 5, 17), PLAIN))),
+        ("no features", make(q=dense((1, 2, 5, 0), PLAIN), k=dense((1, 2, 5, 0), PLAIN))),
         ("broadcast", make(mask=dense((2, 1, 5, 5), PLAIN))),
         ("up to four", make(mask=dense((1, 1, 1, 5, 5), PLAIN))),
         ("s64", make(mask=dense((5, 5), PLAIN, torch.int64))),

@@ -884,6 +884,8 @@ def attentions() -> Iterator[Case]:
     yield Case("self-attention", lambda: SelfAttention(4, 16), ((2, 33, 64),), measured=True)
     yield Case("self-attention-causal", lambda: SelfAttention(3, 8, causal=True), ((2, 33, 24),))
     yield Case("self-attention-mask", lambda: SelfAttention(3, 8), ((2, 33, 24), (2, 1, 33, 33)))
+    yield net("attention-multihead", lambda self, x: self.a(x, x, x, need_weights=False)[0],
+              lambda: {"a": nn.MultiheadAttention(24, 3, batch_first=True)}, (2, 33, 24))  # fmt: skip
     yield Case("self-attention-spelled", lambda: SelfAttention(3, 8, spelled=True), ((2, 33, 24),))
     yield Case("self-attention-spelled-mask", lambda: SelfAttention(3, 8, spelled=True), ((2, 33, 24), (2, 1, 33, 33)))
 

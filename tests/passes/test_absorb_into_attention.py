@@ -16,6 +16,13 @@ def test_permutes():
     assert graph.nodes[0].attrs["heads_first"] == (False, False, True, False)
 
 
+def test_a_batch_of_one_behind_the_positions():
+    for batch, expected in ((1, ["attention", "reshape"]), (2, ["attention", "permute"])):
+        s = Small(*[(batch, H, T, D)] * 3)
+        graph = keeps_numbers(s.returns(s.permute(s.attention(*s.x), 2, 0, 1, 3)), absorb_into_attention)
+        assert ops(graph) == expected
+
+
 def test_a_result_that_is_read_twice_keeps_its_permute():
     s = Small((B, H, T, D), (B, H, S, D), (B, H, S, D))
     y = s.attention(*s.x)

@@ -40,6 +40,33 @@ def test_one_product_for_queries_keys_and_values(spelled: bool) -> None:
     assert steps_of(SelfAttention(spelled), torch.randn(2, 33, 64)) == ["matmul", "attention", "matmul"]
 
 
+class Packed(nn.Module):
+    """One linear for all three, its result split in the two usual ways."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.qkv, self.multihead = kind, nn.Linear(64, 192), nn.MultiheadAttention(64, 4, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.kind == "multihead":
+            return self.multihead(x, x, x, need_weights=False)[0]
+        y = self.qkv(x)
+        if self.kind == "unbind":
+            q, k, v = y.view(*x.shape[:2], 3, 4, 16).permute(2, 0, 3, 1, 4).unbind(0)
+        else:
+            q, k, v = (part.view(*x.shape[:2], 4, 16).transpose(1, 2) for part in y.chunk(3, -1))
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+@pytest.mark.parametrize("kind", ["unbind", "chunk"])
+def test_packed_projections(kind: str) -> None:
+    assert steps_of(Packed(kind), torch.randn(2, 33, 64)) == ["matmul", "attention", "copy"]
+
+
+def test_multihead_attention() -> None:
+    assert steps_of(Packed("multihead"), torch.randn(1, 33, 64)) == ["matmul", "attention", "matmul", "copy"]
+
+
 class Rolled(nn.Module):
     """``x`` as query, key and value, its axes in the order ``dims``; ``also_out``: the operand is a result, too."""
 

@@ -12,6 +12,7 @@ from drystone.graph.graph import Graph, Node, Value
 from drystone.passes.instructions import reading_counts
 
 SWAP = (0, 2, 1, 3)
+POSITIONS_FIRST = (2, 0, 1, 3)  # the same memory as SWAP where the batch is 1
 
 
 def absorb_into_attention(graph: Graph) -> Graph:
@@ -71,13 +72,20 @@ def _unexpanded(mask: Value) -> Value:
 
 def _absorb_result(graph: Graph, node: Node, counts: Counter[int], consumers: dict[int, list[Node]]) -> None:
     readers = consumers.get(node.output.id, [])
-    if counts[node.output.id] != 1 or not readers or readers[0].op != "permute" or tuple(readers[0].attrs["dims"]) != SWAP:
+    if counts[node.output.id] != 1 or not readers or readers[0].op != "permute":
         return
     permute = readers[0]
-    node.outputs = [permute.output]
-    permute.output.producer = node
+    if tuple(permute.attrs["dims"]) == SWAP:
+        node.outputs = [permute.output]
+        permute.output.producer = node
+        graph.remove([permute])
+    elif tuple(permute.attrs["dims"]) == POSITIONS_FIRST and node.output.shape[0] == 1:
+        shape = node.output.shape
+        node.output.shape = (1, *(shape[axis] for axis in SWAP[1:]))
+        permute.op, permute.attrs = "reshape", {key: value for key, value in permute.attrs.items() if key != "dims"}
+    else:
+        return
     _flip(node, 3)
-    graph.remove([permute])
 
 
 def _flip(node: Node, index: int) -> None:
