@@ -127,13 +127,18 @@ const uint32_t* as_units(const float* weights, int64_t count, uint32_t* buffer) 
 }
 #endif
 
-// Takes rows [first, first + R) of a chunk, of which `valid` are there, over one block of `count` keys from `key` on.
+// A block of `count` keys from `first` on. A tile of rows sees the first `seen` at most.
+struct Block {
+  int64_t first, count, seen;
+};
+
+// Takes rows [first, first + R) of a chunk, of which `valid` are there, over one block.
 template <int R, class Unit>
-void tile(const AttentionArgs& args, const State<Unit>& state, const Rows& rows, int64_t first, int64_t valid, int64_t key, int64_t count) {
+void tile(const AttentionArgs& args, const State<Unit>& state, const Rows& rows, int64_t first, int64_t valid, const Block& block) {
   alignas(64) float scores[R * kKeys], buffer[kKeys];
   alignas(64) Unit pairs[R * kKeys / kElements<Unit>];
   float bases[R], factors[R];
-  for (int64_t j = 0; j < count; j += kPanel)
+  for (int64_t j = 0; j < block.seen; j += kPanel)
     multiply_tile<R, 2>(state.query + first * state.depth, state.depth, state.keys + j * state.depth, state.depth, scores + j, kKeys,
                         nullptr);
   float* most = state.most + first;
@@ -142,10 +147,10 @@ void tile(const AttentionArgs& args, const State<Unit>& state, const Rows& rows,
     const float* mask = nullptr;
     if (args.mask_kind != AttentionMask::none && r < valid) {
       const int64_t* strides = args.mask_strides;
-      const int64_t offset = rows.batch * strides[0] + row.head * strides[1] + row.position * strides[2] + key * strides[3];
-      mask = mask_row(args, offset, count, buffer);
+      const int64_t offset = rows.batch * strides[0] + row.head * strides[1] + row.position * strides[2] + block.first * strides[3];
+      mask = mask_row(args, offset, block.count, buffer);
     }
-    const int64_t seen = args.causal ? least(row.position - key + 1, count) : count;
+    const int64_t seen = args.causal ? least(row.position - block.first + 1, block.seen) : block.seen;
     bases[r] = finish_scores(scores + r * kKeys, args.scale, mask, seen, most[r]);
     row = next(args, row);
   }
@@ -158,10 +163,10 @@ void tile(const AttentionArgs& args, const State<Unit>& state, const Rows& rows,
   }
   for (int64_t r = 0; r < R; r++) exponentials(scores + r * kKeys, bases[r], factors[r], state.sums + (first + r) * kFloats);
   const Unit* weights = as_units(scores, R * kKeys, pairs);
-  const int64_t depth = ceil_div(count, kElements<Unit>), stride = kKeys / kElements<Unit>;
+  const int64_t stride = kKeys / kElements<Unit>, depth = ceil_div(block.seen, kElements<Unit>);
   for (int64_t j = 0; j < args.width; j += kPanel) {
     float* output = state.output + first * state.width + j;
-    const Unit* values = state.values + j * depth;
+    const Unit* values = state.values + j * ceil_div(block.count, kElements<Unit>);
     if (args.width - j > kFloats)
       multiply_tile<R, 2>(weights, stride, values, depth, output, state.width, factors);
     else
@@ -173,13 +178,14 @@ template <class Unit>
 void tiles(const AttentionArgs& args, const State<Unit>& state, const Rows& rows, int64_t key, int64_t count) {
   for (int64_t first = 0; first < rows.count; first += kTileRows) {
     const int64_t valid = least(kTileRows, rows.count - first);
-    if (args.causal && last_key(args, rows, first, valid) < key) continue;
+    const Block block = {key, count, args.causal ? least(count, last_key(args, rows, first, valid) - key + 1) : count};
+    if (block.seen <= 0) continue;
     if (valid == 1)
-      tile<1>(args, state, rows, first, valid, key, count);
+      tile<1>(args, state, rows, first, valid, block);
     else if (valid <= kTileRows / 2)
-      tile<kTileRows / 2>(args, state, rows, first, valid, key, count);
+      tile<kTileRows / 2>(args, state, rows, first, valid, block);
     else
-      tile<kTileRows>(args, state, rows, first, valid, key, count);
+      tile<kTileRows>(args, state, rows, first, valid, block);
   }
 }
 

@@ -175,6 +175,17 @@ def test_specials_in_hidden_keys():
     assert torch.equal(attention(q, k, v, mask).isnan(), expected.isnan())
 
 
+def test_specials_in_keys_behind_a_causal_query():
+    """They reach the rows that see them, and none but the few that are computed together with one."""
+    q, k, v = qkv(queries=200, keys=200)
+    for operand in (k, v):
+        spoiled = operand.clone()
+        spoiled[0, 0, 100, 3] = math.nan
+        got = attention(q, *((spoiled, v) if operand is k else (k, spoiled)), causal=True)
+        rows = got.isnan().any(-1)
+        assert rows[0, 0, 100:].all() and not rows[0, 0, :92].any() and not rows[0, 1].any()
+
+
 def test_far_scores():
     q, k, v = qkv(queries=10, keys=200)
     check(q * 100, k, v)

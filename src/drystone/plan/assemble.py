@@ -1,7 +1,8 @@
 """From a graph and a choice for each node to a native program: places in memory, reorders, steps.
 
-Three things cost nothing here and are decided on the way:
+Four things cost nothing here and are decided on the way:
 * a reorder between formats that mean the same bytes, and a view, are other names of the same memory;
+* slices, permutes and reshapes before a kernel that takes any strides are other strides over the same memory;
 * the parts of a ``cat`` are written where the whole will lie, if their producers can;
 * a residual that nobody reads afterwards is added where it lies.
 """
