@@ -56,21 +56,6 @@ State<Unit> lay_out(const AttentionArgs& args, std::byte* scratch) {
   return state;
 }
 
-// Mask of one row over a block of keys as kKeys floats to add, in `buffer` unless it lies so already; -inf beyond the last key.
-const float* mask_row(const AttentionArgs& args, int64_t offset, int64_t count, float* buffer) {
-  const int64_t stride = args.mask_strides[3];
-  if (args.mask_kind == AttentionMask::bytes) {
-    const auto* seen = static_cast<const uint8_t*>(args.mask) + offset;
-    for (int64_t i = 0; i < count; i++) buffer[i] = seen[i * stride] ? 0.0f : -infinity;
-  } else {
-    const bool bf16 = args.mask_kind == AttentionMask::bf16;
-    const void* from = advance(args.mask, offset, bf16);
-    if (!bf16 && stride == 1 && count == kKeys) return static_cast<const float*>(from);
-    load(buffer, from, bf16, stride, count);
-  }
-  return buffer;
-}
-
 // scores = scale * scores + mask (may be null), and their maximum, at least `most`. The first `seen` count, the others are hidden.
 float finish_scores(float* scores, float scale, const float* mask, int64_t seen, float most) {
   if (mask) {
@@ -118,6 +103,24 @@ int64_t last_key(const AttentionArgs& args, const Rows& rows, int64_t first, int
   return begin.head == end.head ? end.position : args.queries - 1;
 }
 
+// Mask of one row over `count` keys from `key` on, to be added: kKeys floats, in `buffer` unless it lies so already. Null without a mask.
+const float* mask_row(const AttentionArgs& args, int64_t batch, const Row& row, int64_t key, int64_t count, float* buffer) {
+  const int64_t* strides = args.mask_strides;
+  const int64_t offset = batch * strides[0] + row.head * strides[1] + row.position * strides[2] + key * strides[3];
+  switch (args.mask_kind) {
+    case AttentionMask::none: return nullptr;
+    case AttentionMask::bytes:
+      for (int64_t i = 0; i < count; i++) buffer[i] = static_cast<const uint8_t*>(args.mask)[offset + i * strides[3]] ? 0.0f : -infinity;
+      return buffer;
+    default: break;
+  }
+  const bool bf16 = args.mask_kind == AttentionMask::bf16;
+  const void* from = advance(args.mask, offset, bf16);
+  if (!bf16 && strides[3] == 1 && count == kKeys) return static_cast<const float*>(from);
+  load(buffer, from, bf16, strides[3], count);
+  return buffer;
+}
+
 // Weights as the values are multiplied with them.
 const float* as_units(const float* weights, int64_t, float*) { return weights; }
 #ifdef __AVX512F__
@@ -144,12 +147,7 @@ void tile(const AttentionArgs& args, const State<Unit>& state, const Rows& rows,
   float* most = state.most + first;
   Row row = row_of(args, rows, first);
   for (int64_t r = 0; r < R; r++) {
-    const float* mask = nullptr;
-    if (args.mask_kind != AttentionMask::none && r < valid) {
-      const int64_t* strides = args.mask_strides;
-      const int64_t offset = rows.batch * strides[0] + row.head * strides[1] + row.position * strides[2] + block.first * strides[3];
-      mask = mask_row(args, offset, block.count, buffer);
-    }
+    const float* mask = r < valid ? mask_row(args, rows.batch, row, block.first, block.count, buffer) : nullptr;
     const int64_t seen = args.causal ? least(row.position - block.first + 1, block.seen) : block.seen;
     bases[r] = finish_scores(scores + r * kKeys, args.scale, mask, seen, most[r]);
     row = next(args, row);
@@ -221,12 +219,35 @@ void end(const AttentionArgs& args, const State<Unit>& state, const Rows& rows) 
   }
 }
 
+// A chunk of one row, on keys and values where they lie.
+void single(const AttentionArgs& args, const State<float>& state, const Rows& rows, const float* keys, const float* values) {
+  alignas(64) float scores[kKeys], buffer[kKeys];
+  const Row row = row_of(args, rows, 0);
+  const int64_t all = args.causal ? least(row.position + 1, args.keys) : args.keys;
+  float most = -infinity;
+  for (int64_t key = 0; key < all; key += kKeys) {
+    const int64_t count = least(kKeys, all - key);
+    multiply_keys(scores, state.query, keys + key * args.key_strides[2], args.key_strides[2], count, args.depth);
+    const float* mask = mask_row(args, rows.batch, row, key, count, buffer);
+    const float before = most;
+    most = finish_scores(scores, args.scale, mask, count, before);
+    const float base = most == -infinity ? 0.0f : most, factor = exp_below(before - base);
+    exponentials(scores, base, factor, state.sums);
+    add_values(state.output, factor, scores, values + key * args.value_strides[2], args.value_strides[2], count, args.width);
+  }
+}
+
 template <class In, class Unit>
 void chunk(const AttentionArgs& args, std::byte* scratch, const Rows& rows) {
   const State<Unit> state = lay_out<Unit>(args, scratch);
   begin<In>(args, state, rows);
   const In* keys = static_cast<const In*>(args.key) + rows.batch * args.key_strides[0] + rows.key_head * args.key_strides[1];
   const In* values = static_cast<const In*>(args.value) + rows.batch * args.value_strides[0] + rows.key_head * args.value_strides[1];
+  if constexpr (sizeof(In) == sizeof(float))
+    if (rows.count == 1) {
+      single(args, state, rows, keys, values);
+      return end(args, state, rows);
+    }
   const int64_t last = args.causal ? last_key(args, rows, 0, rows.count) : args.keys - 1;
   for (int64_t key = 0; key < args.keys && key <= last; key += kKeys) {
     const int64_t count = least(kKeys, args.keys - key);

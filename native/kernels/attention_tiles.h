@@ -174,4 +174,38 @@ inline void pack_values(uint32_t* panels, const uint16_t* values, int64_t stride
   }
 }
 
+// For a single row, which packing would cost more than it computes: the products of `query` with keys where they lie.
+inline void multiply_keys(float* scores, const float* query, const float* keys, int64_t stride, int64_t count, int64_t size) {
+  for (int64_t k = 0; k < count; k++) {
+    const float* key = keys + k * stride;
+    float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t d = 0; d < size; d++) sum += query[d] * key[d];
+    scores[k] = sum;
+  }
+}
+
+// output = factor * output + weights times values where they lie.
+inline void add_values(float* output, float factor, const float* weights, const float* values, int64_t stride, int64_t count,
+                       int64_t size) {
+  constexpr int64_t vectors = 4, run = vectors * kFloats;
+  int64_t first = 0;
+  for (; first + run <= size; first += run) {
+    Vector<float, kFloats> sums[vectors];
+#pragma GCC unroll 4
+    for (int64_t j = 0; j < vectors; j++) sums[j] = load<kFloats>(output + first + j * kFloats) * factor;
+    for (int64_t k = 0; k < count; k++)
+#pragma GCC unroll 4
+      for (int64_t j = 0; j < vectors; j++) sums[j] += weights[k] * load<kFloats>(values + k * stride + first + j * kFloats);
+#pragma GCC unroll 4
+    for (int64_t j = 0; j < vectors; j++) store_raw(output + first + j * kFloats, sums[j]);
+  }
+  if (first == size) return;
+#pragma omp simd
+  for (int64_t d = first; d < size; d++) output[d] *= factor;
+  for (int64_t k = 0; k < count; k++)
+#pragma omp simd
+    for (int64_t d = first; d < size; d++) output[d] += weights[k] * values[k * stride + d];
+}
+
 }  // namespace drystone::DRYSTONE_ISA
