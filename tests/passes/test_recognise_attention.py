@@ -49,6 +49,14 @@ def _bias_and_mask(self, q, k, v, m):
     return F.dropout(F.softmax(scores + (m * 2) + self.bias, -1), 0.1, False) @ v
 
 
+def _baddbmm(self, q, k, v, m):
+    scores = torch.baddbmm(
+        self.bias.expand(B, H, T, S).reshape(B * H, T, S), q.reshape(B * H, T, D), k.reshape(B * H, S, D).mT, alpha=0.5
+    )
+    weights = F.softmax(scores.view(B, H, T, S) + m, -1).view(B * H, T, S)
+    return torch.bmm(weights, v.reshape(B * H, S, D)).view(B, H, T, D)
+
+
 SPELLINGS = {
     "scaled": lambda self, q, k, v, m: torch.softmax(q @ k.transpose(-1, -2) * 0.5 + m, -1) @ v,
     "divided": lambda self, q, k, v, m: torch.softmax(m + torch.matmul(q, k.transpose(2, 3)) / math.sqrt(D), 3) @ v,
@@ -57,6 +65,8 @@ SPELLINGS = {
     "without-mask": lambda self, q, k, v, m: torch.softmax(q @ k.mT, -1) @ v + m.sum(),
     "key-as-it-lies": lambda self, q, k, v, m: torch.softmax(q @ k.reshape(B, H, D, S) + m, -1) @ v,
     "bmm": _bmm,
+    "baddbmm": _baddbmm,
+    "factor-a-head": lambda self, q, k, v, m: torch.softmax(q @ k.mT * self.factor + m, -1) @ v,
     "bias-and-mask": _bias_and_mask,
     "row-mask": lambda self, q, k, v, m: torch.softmax(q @ k.mT + m[:, :, :1], -1) @ v,
     "large-mask": lambda self, q, k, v, m: torch.softmax(q @ k.mT + m.expand(B, H, T, S), -1) @ v,
@@ -66,11 +76,11 @@ SPELLINGS = {
 
 @pytest.mark.parametrize("name", SPELLINGS)
 def test_spellings(name):
-    graph = graph_of(SPELLINGS[name], Q, K, V, M, bias=torch.randn(1, H, T, S))
+    graph = graph_of(SPELLINGS[name], Q, K, V, M, bias=torch.randn(1, H, T, S), factor=torch.rand(H, 1, 1) + 1)
     keeps_numbers(graph, recognise_attention, remove_noops, absorb_into_attention)
     node = attention_in(graph)
     assert node.attrs["has_mask"] == (name != "without-mask")
-    expected = {"scaled": 0.5, "divided": 0.5, "bmm": 0.5, "negative": -2.0}
+    expected = {"scaled": 0.5, "divided": 0.5, "bmm": 0.5, "baddbmm": 0.5, "negative": -2.0}
     if name in expected:
         assert node.attrs["scale"] == expected[name]
     assert node.attrs["heads_first"] == (True, True, True, name != "permuted-result")
@@ -138,6 +148,8 @@ OTHERS = {
     "weights-are-read": lambda self, q, k, v, m: (w := torch.softmax(q @ k.mT + m, -1), w @ v),
     "scores-are-read": lambda self, q, k, v, m: (s := q @ k.mT, torch.softmax(s + m, -1) @ v),
     "mask-is-scaled": lambda self, q, k, v, m: torch.softmax((q @ k.mT + m) * 2, -1) @ v,
+    "mask-is-scaled-a-head": lambda self, q, k, v, m: torch.softmax((q @ k.mT + m) * self.factor, -1) @ v,
+    "scaled-a-key": lambda self, q, k, v, m: torch.softmax((q @ k.mT) * m[:, :, :1], -1) @ v,
     "another-axis": lambda self, q, k, v, m: torch.softmax(q @ k.mT + m, -2) @ v,
     "clamped": lambda self, q, k, v, m: torch.softmax((q @ k.mT + m).clamp(-1, 1), -1) @ v,
     "shifted": lambda self, q, k, v, m: torch.softmax((q @ k.mT + m) + 1, -1) @ v,
@@ -148,6 +160,6 @@ OTHERS = {
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_others_that_look_alike_stay(name):
-    graph = graph_of(OTHERS[name], Q, K, V, M)
+    graph = graph_of(OTHERS[name], Q, K, V, M, factor=torch.rand(H, 1, 1) + 1)
     keeps_numbers(graph, recognise_attention)
     assert "attention" not in ops(graph)

@@ -35,7 +35,7 @@ def recognise_attention(graph: Graph) -> Graph:
 
 @dataclass
 class _Found:
-    """``shape`` is (B, H, T, S); each mask goes with the shape of the scores that it was added to."""
+    """``shape`` is (B, H, T, S); each mask goes with the shape of the scores that it was added to. ``factors`` of a head each."""
 
     query: Value
     transposed_key: Value
@@ -43,6 +43,7 @@ class _Found:
     shape: tuple[int, ...]
     scale: float = 1.0
     masks: list[tuple[Value, tuple[int, ...]]] = field(default_factory=list)
+    factors: list[Value] = field(default_factory=list)
 
 
 def _product(node: Node | None) -> tuple[Value, Value] | None:
@@ -52,6 +53,18 @@ def _product(node: Node | None) -> tuple[Value, Value] | None:
     a, b = (node.inputs[arg.index] for arg in node.attrs["args"] if isinstance(arg, Ref))
     same = len(a.shape) == len(b.shape) and len(a.shape) in (3, 4) and a.shape[:-2] == b.shape[:-2]
     return (a, b) if same and a.dtype == b.dtype and a.dtype in _FLOATS else None
+
+
+def _scores(node: Node) -> tuple[Value, Value, float, Value | None] | None:
+    """Of the product of queries and transposed keys: both, its factor, and what is added to it."""
+    if node.op != "aten" or node.attrs["target"] is not torch.ops.aten.baddbmm.default:
+        factors = _product(node)
+        return None if factors is None else (*factors, 1.0, None)
+    more = node.attrs["kwargs"]
+    if more.get("beta", 1) != 1 or not isinstance(more.get("alpha", 1), (int, float)):
+        return None
+    mask, a, b = (node.inputs[arg.index] for arg in node.attrs["args"])
+    return a, b, float(more.get("alpha", 1)), mask
 
 
 def _match(node: Node, counts: Counter[int]) -> _Found | None:
@@ -65,27 +78,37 @@ def _match(node: Node, counts: Counter[int]) -> _Found | None:
         return None
     scale, shapes = 1.0, [weights.shape, softmax.output.shape]
     masks: list[tuple[Value, tuple[int, ...]]] = []
+    factors: list[Value] = []
     scores = softmax.inputs[0]
     while scores.producer is not None and counts[scores.id] == 1:
         producer = scores.producer
         shapes.append(scores.shape)
-        inner = _product(producer)
+        inner = _scores(producer)
         if inner is not None:
+            query, key, factor, mask = inner
+            if mask is not None:
+                if factors or scale != 1.0:
+                    return None  # it is scaled, too
+                masks.append((mask, scores.shape))
             full = next((shape for shape in shapes if len(shape) == 4), (scores.shape[0], 1, *scores.shape[1:]))
             regular = all(shape[-2:] == full[2:] and math.prod(shape) == math.prod(full) for shape in shapes)
-            return _Found(*inner, value, full, scale, masks) if regular else None
+            return _Found(query, key, value, full, scale * factor, masks, factors) if regular else None
         if producer.op == "reshape":
             scores = producer.inputs[0]
             continue
         step = _step(producer, counts)
         if step is None:
             return None
-        scores, factor, mask = step
-        if mask is not None and scale != 1.0:
-            return None  # it is scaled, too
-        if mask is not None:
-            masks.append((mask, producer.output.shape))
-        scale *= factor
+        scores, number, other = step
+        scale *= number
+        if other is None:
+            continue
+        if producer.attrs["ops"][0].kind == "mul":
+            factors.append(other)
+        elif factors or scale != 1.0:
+            return None
+        else:
+            masks.append((other, producer.output.shape))
     return None
 
 
@@ -99,20 +122,27 @@ def _before(value: Value, counts: Counter[int], through: str) -> Node | None:
 
 
 def _step(node: Node, counts: Counter[int]) -> tuple[Value, float, Value | None] | None:
-    """Of a pointwise node that scales the scores or adds a mask: the scores before, the factor, the mask."""
+    """Of a pointwise node that scales the scores or adds a mask: the scores before, the number, the factors or the mask."""
     if node.op != "pointwise" or len(node.attrs["ops"]) != 1:
         return None
     (op,) = node.attrs["ops"]
     if op.kind == "linear" and op.beta == 0:
         return node.inputs[0], op.alpha, None
-    if op.kind != "add" or len(node.inputs) != 2:
+    if op.kind not in ("add", "mul") or len(node.inputs) != 2:
         return None
     first, second = (node.inputs[index] for _, index in op.args)
     # The scores are what a product, a scale or another mask made; the mask may be as large.
     for scores, mask in ((first, second), (second, first)):
+        if op.kind == "mul" and not _is_one_a_head(mask, scores):
+            continue
         if scores.shape == node.output.shape and counts[scores.id] == 1 and _leads_to_product(scores):
             return scores, 1.0, mask
     return None
+
+
+def _is_one_a_head(factor: Value, scores: Value) -> bool:
+    shape = (1,) * (4 - len(factor.shape)) + factor.shape
+    return len(scores.shape) == len(shape) == 4 and shape[2:] == (1, 1)
 
 
 def _leads_to_product(value: Value) -> bool:
@@ -120,7 +150,7 @@ def _leads_to_product(value: Value) -> bool:
         value = next(
             (x for x in value.producer.inputs if x.shape == value.shape and _leads_to_product(x)), value.producer.inputs[0]
         )
-    return _product(value.producer) is not None
+    return value.producer is not None and _scores(value.producer) is not None
 
 
 def _attention(node: Node, found: _Found) -> list[Node]:
@@ -156,6 +186,8 @@ def _attention(node: Node, found: _Found) -> list[Node]:
 
     batch, heads, queries, keys = found.shape
     query = reshaped(found.query, (batch, heads, queries, found.query.shape[-1]))
+    for factor in found.factors:
+        query = emit("pointwise", [query, factor], query.shape, ops=[PointwiseOp("mul", (("in", 0), ("in", 1)))])
     key = reshaped(found.transposed_key, (batch, heads, *found.transposed_key.shape[-2:]))
     key = emit("permute", [key], (batch, heads, keys, query.shape[3]), dims=(0, 1, 3, 2))
     value = reshaped(found.value, (batch, heads, keys, found.value.shape[-1]))
