@@ -13,5 +13,6 @@ void bind_windows(nanobind::module_& m);     // pool, resize, lrn
 void bind_movement(nanobind::module_& m);    // copy: cat, slice, permute, pad, expand
 void bind_winograd(nanobind::module_& m);    // winograd: convolution 3x3
 void bind_gemm(nanobind::module_& m);        // gemm: linear layers
+void bind_attention(nanobind::module_& m);   // attention
 
 }  // namespace drystone

@@ -11,4 +11,5 @@ NB_MODULE(_native, m) {
   drystone::bind_movement(m);
   drystone::bind_winograd(m);
   drystone::bind_gemm(m);
+  drystone::bind_attention(m);
 }

@@ -13,6 +13,7 @@ void lrn(const LrnArgs&);
 void winograd(const WinogradArgs&);
 void gemm(const GemmArgs&);
 void finite(const FiniteArgs&);
+void attention(const AttentionArgs&);
 
 const KernelTable table = {
     .pointwise = pointwise,
@@ -26,6 +27,7 @@ const KernelTable table = {
     .winograd = winograd,
     .gemm = gemm,
     .finite = finite,
+    .attention = attention,
 };
 
 }  // namespace drystone::DRYSTONE_ISA

@@ -18,6 +18,7 @@ struct NormArgs;
 struct WinogradArgs;
 struct GemmArgs;
 struct FiniteArgs;
+struct AttentionArgs;
 
 struct KernelTable {
   void (*pointwise)(const PointwiseArgs&);
@@ -31,6 +32,7 @@ struct KernelTable {
   void (*winograd)(const WinogradArgs&);
   void (*gemm)(const GemmArgs&);
   void (*finite)(const FiniteArgs&);
+  void (*attention)(const AttentionArgs&);
 };
 
 // Null where the machine has no ISA that drystone serves.

@@ -181,6 +181,17 @@ def norm(
     groups: int,
     eps: float,
 ) -> Step: ...
+def attention(
+    query: TensorDesc,
+    key: TensorDesc,
+    value: TensorDesc,
+    mask: TensorDesc | None,
+    output: TensorDesc,
+    heads_first: Sequence[bool],
+    scale: float,
+    causal: bool,
+    nan_if_hidden: bool,
+) -> Step: ...
 def pool(
     input: TensorDesc,
     output: TensorDesc,

@@ -841,11 +841,74 @@ def outputs() -> Iterator[Case]:
     yield net("five-dimensions", lambda self, x: F.relu(x.view(2, 4, 4, 5, 3) + 1).sum(1), conv, x, exact=True)
 
 
+# -- attention -----------------------------------------------------------------------------------------------------------
+
+
+class SelfAttention(nn.Module):
+    """Of heads x size features; ``spelled``: as models without scaled_dot_product_attention write it."""
+
+    def __init__(self, heads: int, size: int, key_heads: int | None = None, spelled: bool = False, causal: bool = False) -> None:
+        super().__init__()
+        width = heads * size
+        self.size, self.repeats, self.spelled, self.causal = size, heads // (key_heads or heads), spelled, causal
+        self.q, self.k, self.v = (nn.Linear(width, count * size) for count in (heads, key_heads or heads, key_heads or heads))
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        q, k, v = (f(x).view(*x.shape[:2], -1, self.size).transpose(1, 2) for f in (self.q, self.k, self.v))
+        if self.repeats > 1:
+            k, v = (y.repeat_interleave(self.repeats, 1) for y in (k, v))
+        if self.spelled:
+            scores = q @ k.transpose(2, 3) / self.size**0.5
+            y = F.softmax(scores if mask is None else scores + mask, -1) @ v
+        else:
+            y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=self.causal)
+        return self.out(y.transpose(1, 2).flatten(2))
+
+
+def attentions() -> Iterator[Case]:
+    for size, length in ((1, 3), (7, 65), (16, 17), (33, 30), (64, 70), (80, 9)):
+        shape = (2, 3, length, size)
+        yield of(f"attention-d{size}-t{length}", F.scaled_dot_product_attention, shape, shape, shape, measured=size == 64)
+    attend = F.scaled_dot_product_attention
+    q, k, v = (2, 4, 9, 24), (2, 4, 70, 24), (2, 4, 70, 17)
+    yield of("attention-cross", attend, q, k, v)
+    yield of("attention-causal", lambda q, k, v: attend(q, k, v, is_causal=True), q, k, v)
+    yield of("attention-scale", lambda q, k, v: attend(q, k, v, scale=0.3), q, k, v)
+    yield of("attention-grouped", lambda q, k, v: attend(q, k, v, enable_gqa=True), q, (2, 2, 70, 24), (2, 2, 70, 17))
+    yield of("attention-three-axes", attend, (5, 9, 24), (5, 70, 24), (5, 70, 24))
+    for mask in ((2, 4, 9, 70), (2, 1, 1, 70), (9, 70)):
+        yield of("attention-" + label(mask=mask), attend, q, k, v, mask)
+    masked = lambda self, q, k, v: attend(q, k, v, self.m)  # noqa: E731
+    yield net("attention-bool", masked, lambda: {"m": (torch.arange(9 * 70) % 3 > 0).view(9, 70)}, q, k, v)
+    yield net("attention-constant-causal", masked, lambda: {"m": torch.ones(9, 9, dtype=torch.bool).tril()}, q, q, q)
+    yield Case("self-attention", lambda: SelfAttention(4, 16), ((2, 33, 64),), measured=True)
+    yield Case("self-attention-causal", lambda: SelfAttention(3, 8, causal=True), ((2, 33, 24),))
+    yield Case("self-attention-mask", lambda: SelfAttention(3, 8), ((2, 33, 24), (2, 1, 33, 33)))
+    yield net("attention-multihead", lambda self, x: self.a(x, x, x, need_weights=False)[0],
+              lambda: {"a": nn.MultiheadAttention(24, 3, batch_first=True)}, (2, 33, 24))  # fmt: skip
+    yield Case("self-attention-spelled", lambda: SelfAttention(3, 8, spelled=True), ((2, 33, 24),))
+    yield Case("self-attention-spelled-mask", lambda: SelfAttention(3, 8, spelled=True), ((2, 33, 24), (2, 1, 33, 33)))
+
+
 # ------------------------------------------------------------------------------------------------------------------------
 
 
 def _all() -> Iterable[Case]:
-    families = (convolutions, epilogues, linears, pointwise, normalisations, reductions, pools, resizes, cats, movements, outputs)
+    families = (
+        convolutions,
+        epilogues,
+        linears,
+        pointwise,
+        normalisations,
+        reductions,
+        pools,
+        resizes,
+        cats,
+        movements,
+        outputs,
+        attentions,
+    )
     return itertools.chain.from_iterable(family() for family in families)
 
 

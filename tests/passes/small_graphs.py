@@ -70,6 +70,11 @@ class Small:
         inputs = [x, self.constant(*shape), self.constant(*shape)] if affine else [x]
         return self.add("layer_norm", inputs, x.shape, dims=dims, eps=1e-5, has_weight=affine, has_bias=affine)
 
+    def attention(self, q: Value, k: Value, v: Value, *mask: Value, heads_first: tuple[bool, ...] = (True,) * 4) -> Value:
+        queries = q.shape if heads_first[0] == heads_first[3] else (q.shape[0], q.shape[2], q.shape[1])
+        attrs = {"scale": 0.5, "causal": False, "has_mask": bool(mask), "nan_if_hidden": False, "heads_first": heads_first}
+        return self.add("attention", [q, k, v, *mask], (*queries[:3], v.shape[3]), None, **attrs)
+
     def pad(self, x: Value, before: tuple[int, ...], after: tuple[int, ...], mode: str = "constant", value: float = 0.0) -> Value:
         shape = tuple(b + size + a for b, size, a in zip(before, x.shape, after, strict=True))
         return self.add("pad", [x], shape, before=before, after=after, mode=mode, value=value)

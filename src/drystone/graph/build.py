@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from drystone.capture.export import Captured
 
 FLOATS = (torch.float32, torch.bfloat16)
-# Whatever the dtypes of their operands: conversions, and batch norm, whose constants are folded in float64.
-MIXED_DTYPES = {"to", "_to_copy", "type_as", "batch_norm", "_native_batch_norm_legit_no_training"}
+# Whatever the dtypes of their operands: conversions, batch norm, whose constants are folded in float64, attention and its mask.
+MIXED_DTYPES = {"to", "_to_copy", "type_as", "batch_norm", "_native_batch_norm_legit_no_training", "scaled_dot_product_attention"}
 # Their result does not depend on the numbers in their operand.
 LIKE = {"zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "new_empty"}
 

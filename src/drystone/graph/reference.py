@@ -160,6 +160,23 @@ def _group_norm(node: Node, inputs: list[Tensor]) -> Tensor:
     return F.group_norm(x, node.attrs["groups"], weight, bias, node.attrs["eps"])
 
 
+def _attention(node: Node, inputs: list[Tensor]) -> Tensor:
+    attrs = node.attrs
+    q, k, v = (x if first else x.transpose(1, 2) for x, first in zip(inputs[:3], attrs["heads_first"], strict=False))
+    k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
+    scores = q @ k.transpose(2, 3) * attrs["scale"]
+    if attrs["has_mask"]:
+        mask = inputs[3]
+        scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
+    if attrs["causal"]:
+        scores = scores.masked_fill(torch.ones(scores.shape[2:], dtype=torch.bool).triu(1), -math.inf)
+    weights = scores.softmax(3)
+    if not attrs["nan_if_hidden"]:
+        weights = weights.masked_fill((scores == -math.inf).all(3, keepdim=True), 0)
+    result = weights @ v
+    return result if attrs["heads_first"][3] else result.transpose(1, 2)
+
+
 def _lrn(node: Node, inputs: list[Tensor]) -> Tensor:
     attrs = node.attrs
     return F.local_response_norm(inputs[0], attrs["size"], attrs["alpha"], attrs["beta"], attrs["k"])
@@ -213,6 +230,7 @@ _OPERATORS: dict[str, Callable[[Node, list[Tensor]], Tensor]] = {
     "softmax": lambda node, inputs: inputs[0].softmax(node.attrs["dim"]),
     "layer_norm": _layer_norm,
     "group_norm": _group_norm,
+    "attention": _attention,
     "lrn": _lrn,
     "resize": _resize,
     "cat": lambda node, inputs: torch.cat(inputs, node.attrs["dim"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from drystone.graph.graph import Graph
+from drystone.passes.absorb_into_attention import absorb_into_attention
 from drystone.passes.combine_affine import combine_affine
 from drystone.passes.fold_batch_norm import fold_batch_norm, fold_into_producers
 from drystone.passes.fold_constants import fold_constants
@@ -10,8 +11,10 @@ from drystone.passes.fold_padding import fold_padding
 from drystone.passes.fuse_epilogues import fuse_epilogues
 from drystone.passes.fuse_pointwise import fuse_pointwise
 from drystone.passes.lower_precision import lower_precision
+from drystone.passes.merge_linears import merge_linears
 from drystone.passes.nest_cat import nest_cat
 from drystone.passes.recognise_activations import recognise_activations
+from drystone.passes.recognise_attention import recognise_attention
 from drystone.passes.recognise_norms import recognise_norms
 from drystone.passes.recognise_shuffle import recognise_shuffle
 from drystone.passes.remove_noops import remove_noops
@@ -23,6 +26,7 @@ def simplify(graph: Graph) -> Graph:
     """Run every pass that keeps the numbers (to rounding), in the order that each needs."""
     remove_noops(graph)
     fold_constants(graph)
+    recognise_attention(graph)  # while each instruction has a node of its own
     recognise_shuffle(graph)
     nest_cat(graph)
     fold_padding(graph)
@@ -33,6 +37,9 @@ def simplify(graph: Graph) -> Graph:
     recognise_activations(graph)  # before the consumers take the scale that ends an activation's spelling
     combine_affine(graph)
     fold_batch_norm(graph)
+    remove_noops(graph)
+    absorb_into_attention(graph)
+    merge_linears(graph)
     fuse_epilogues(graph)
     remove_noops(graph)
     graph.check()

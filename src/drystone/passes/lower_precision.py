@@ -75,6 +75,8 @@ def _lowered_constant(value: Value, dtype: torch.dtype) -> Value:
 def _follows(node: Node, index: int) -> bool:
     """Whether input ``index`` goes to the dtype of the activations; the other inputs stay float32 where they are constants."""
     value = node.inputs[index]
+    if node.op == "attention" and index == 3:
+        return False  # the lowest float32, which masks are made of, would become -inf
     if not value.is_constant or node.op == "aten":
         return True
     if node.op in ("conv", "matmul"):

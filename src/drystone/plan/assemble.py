@@ -1,7 +1,8 @@
 """From a graph and a choice for each node to a native program: places in memory, reorders, steps.
 
-Three things cost nothing here and are decided on the way:
+Four things cost nothing here and are decided on the way:
 * a reorder between formats that mean the same bytes, and a view, are other names of the same memory;
+* slices, permutes and reshapes before a kernel that takes any strides are other strides over the same memory;
 * the parts of a ``cat`` are written where the whole will lie, if their producers can;
 * a residual that nobody reads afterwards is added where it lies.
 """
@@ -19,7 +20,7 @@ from drystone.plan.arena import Lifetime, plan_arena
 from drystone.plan.formats import BLOCK, PLAIN, dense, same_memory
 from drystone.plan.implementations import ATEN, Option
 from drystone.plan.implementations.base import Context, Created, Implementation, Layout, Operand, WeightStore
-from drystone.plan.implementations.movement import copy_step
+from drystone.plan.implementations.movement import VIEWS, Movement, copy_step
 
 ALIGNMENT = 64
 
@@ -99,6 +100,7 @@ class _Assembler:
         self.program = native.Program()
         self.slot_of: dict[tuple[int, int], int] = {}
         self.slots: list[tuple[Buffer, int]] = []
+        self.readers = graph.consumers()
         self.last_reader: dict[int, int] = {}
         for position, node in enumerate(graph):
             for value in node.inputs:
@@ -268,6 +270,32 @@ class _Assembler:
                 free.add(i)
         return frozenset(free)
 
+    def _read_strided(self, value: Value) -> bool:
+        """Whether all that read ``value``, it or views of it, take it with strides."""
+        if value.id in self.output_index or value.id in self.parents:
+            return False
+        return all(
+            self.choice[reader][0].reads_strided or (self._moves_nothing(reader) and self._read_strided(reader.output))
+            for reader in self.readers.get(value.id, ())
+        )
+
+    def _moves_nothing(self, node: Node) -> bool:
+        return node.op in VIEWS and self.choice[node][1] == Layout((PLAIN,), PLAIN)
+
+    def _view(self, node: Node, source: Place) -> Place | None:
+        """``node`` as other strides over the memory of its operand, where its readers can do with them."""
+        implementation = self.choice[node][0]
+        if not isinstance(implementation, Movement) or not self._moves_nothing(node) or not self._read_strided(node.output):
+            return None
+        found = implementation.strided_view(node, source.desc)
+        if found is None:
+            return None
+        offset, desc = found
+        gaps = desc.shape[-1] > 1 and desc.strides[-1] != 1
+        if gaps and any(self.choice[reader][0].reads_strided for reader in self.readers.get(node.output.id, ())):
+            return None
+        return Place(source.buffer, source.offset + offset * node.output.dtype.itemsize, desc)
+
     def _create(
         self, implementation: Implementation, node: Node, places: list[Place], target: Place, position: int
     ) -> tuple[Created, Place]:
@@ -335,6 +363,11 @@ class _Assembler:
                 ]
                 if implementation is ATEN:
                     return self._aten(node, places)
+                view = self._view(node, places[0])
+                if view is not None:
+                    self._remember(node.output, layout.output, view)
+                    self.home[node.output.id] = layout.output
+                    return None
                 places = self._served(implementation, node, places)
                 target = self._output_place(node.output, layout.output)
                 created, target = self._create(implementation, node, places, target, position)

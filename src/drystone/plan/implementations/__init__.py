@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from drystone.graph.graph import Node
 from drystone.plan.implementations.aten import Aten
+from drystone.plan.implementations.attention import Attention
 from drystone.plan.implementations.base import Implementation, Layout
 from drystone.plan.implementations.convolution import OneDnnConvolution
 from drystone.plan.implementations.gemm import Gemm
@@ -21,6 +22,7 @@ IMPLEMENTATIONS: list[Implementation] = [
     Gemm(),
     OneDnnLinear(inner_product=False),
     OneDnnLinear(inner_product=True),
+    Attention(),
     Pointwise(),
     Convert(),
     *(Reduction(op) for op in ("reduce", "softmax", "layer_norm", "group_norm")),

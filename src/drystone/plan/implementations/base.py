@@ -56,6 +56,7 @@ class Implementation:
 
     name: str = ""
     op: str = ""
+    reads_strided = False  # operands with any strides, neighbours on the last axis being neighbours in memory
 
     def refuses(self, node: Node) -> str | None:
         """Why this node can't be computed here, or None. The only place where an ISA is tested."""

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import torch
+
 from drystone import native
 from drystone.graph.graph import Node
 from drystone.plan.formats import BLOCK, CHANNELS_LAST, PLAIN, dense, formats_of
 from drystone.plan.implementations.base import Context, Created, Implementation, Layout, joint_layouts
+
+# What may become other strides over the same memory.
+VIEWS = ("slice", "permute", "reshape")
 
 
 def copy_step(source: native.TensorDesc, target: native.TensorDesc) -> native.Step:
@@ -68,6 +73,24 @@ class Movement(Implementation):
             return None
         seen = native.TensorDesc(x.dtype, x.format, output.shape, x.strides)
         return start // block * x.strides[dim] if seen.same_memory(output) else None
+
+    def strided_view(self, node: Node, x: native.TensorDesc) -> tuple[int, native.TensorDesc] | None:
+        """The offset (elements) and the strides with which the output lies in x, or None where no strides say it."""
+        if self.op not in VIEWS or x.format != native.FORMATS[PLAIN]:
+            return None
+        memory = torch.empty_strided(x.shape, x.strides, device="meta")
+        if self.op == "permute":
+            view = memory.permute(list(node.attrs["dims"]))
+        elif self.op == "slice":
+            dim, start, step = node.attrs["dim"], node.attrs["start"], node.attrs["step"]
+            view = memory.narrow(dim, start, x.shape[dim] - start)[(slice(None),) * dim + (slice(None, None, step),)]
+            view = view.narrow(dim, 0, node.output.shape[dim])
+        else:
+            try:
+                view = memory.view(node.output.shape)
+            except RuntimeError:
+                return None
+        return int(view.storage_offset()), native.TensorDesc(x.dtype, x.format, list(view.shape), list(view.stride()))
 
     def _tables(self, node: Node) -> tuple[list[int], list[list[int]]]:
         """For each axis of the output: the axis of x that it reads, and at which indices."""

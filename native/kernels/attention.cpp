@@ -1,0 +1,280 @@
+// softmax(scale * Q Kᵀ + mask) V for each head, in one pass over the keys: no matrix of scores in memory.
+//
+// The softmax is computed as its row goes by (Milakov and Gimelshein, 2018; in tiles: Dao and others, FlashAttention, 2022): each row
+// keeps its maximum so far, the sum of exponentials, and the weighted sum of values, and both sums shrink when the maximum grows.
+// A thread takes a chunk of rows (the queries of all heads that share keys count as rows alike). For each block of 64 keys it packs
+// keys and values into panels, which stay in L1 at a head size of 64, and takes every tile of rows through scores, exponentials and
+// the sum of values. float32 accumulation and softmax; bfloat16 is multiplied in pairs where the CPU can, else widened when packed.
+#include "kernels/attention.h"
+
+#include <omp.h>
+
+#include "kernels/attention_tiles.h"
+
+namespace drystone::DRYSTONE_ISA {
+
+namespace {
+
+constexpr int64_t kKeys = attention_keys;
+
+// e^x for x <= 0; below the range of normal numbers, 0.
+inline float exp_below(float x) {
+  const SplitExp e = split_exp(x);
+  return x < -87.0f ? 0.0f : (1.0f + e.p) * power_of_two(e.n);
+}
+
+// What the rows of a chunk carry from block to block.
+template <class Unit>
+struct State {
+  Unit* query;  // (rows, depth) packed
+  float* output;
+  float* sums;  // kFloats partial ones a row
+  float* most;
+  Unit* keys;
+  Unit* values;
+  int64_t depth, width;  // depth in units; width rounded up to panels
+};
+
+template <class Unit>
+State<Unit> lay_out(const AttentionArgs& args, std::byte* scratch) {
+  State<Unit> state;
+  const int64_t rows = args.chunk + kTileRows;
+  state.depth = ceil_div(args.depth, kElements<Unit>);
+  state.width = ceil_div(args.width, kPanel) * kPanel;
+  auto* next = reinterpret_cast<float*>(scratch);
+  const auto take = [&](int64_t floats) {
+    float* const start = next;
+    next += ceil_div(floats, 16) * 16;
+    return start;
+  };
+  state.keys = reinterpret_cast<Unit*>(take(kKeys * state.depth));
+  state.values = reinterpret_cast<Unit*>(take(kKeys * state.width));
+  state.query = reinterpret_cast<Unit*>(take(rows * state.depth));
+  state.output = take(rows * state.width);
+  state.sums = take(rows * kFloats);
+  state.most = take(rows);
+  return state;
+}
+
+// scores = scale * scores + mask (may be null), and their maximum, at least `most`. The first `seen` count, the others are hidden.
+float finish_scores(float* scores, float scale, const float* mask, int64_t seen, float most) {
+  if (mask) {
+#pragma omp simd
+    for (int64_t i = 0; i < kKeys; i++) scores[i] = fma(scores[i], scale, mask[i]);
+  } else {
+#pragma omp simd
+    for (int64_t i = 0; i < kKeys; i++) scores[i] *= scale;
+  }
+  for (int64_t i = seen > 0 ? seen : 0; i < kKeys; i++) scores[i] = -infinity;
+#pragma omp simd reduction(max : most)
+  for (int64_t i = 0; i < kKeys; i++) most = scores[i] > most ? scores[i] : most;
+  return most;
+}
+
+// scores = e^(scores - base); sums = factor * sums + what they add up to, lane by lane.
+void exponentials(float* scores, float base, float factor, float* sums) {
+#pragma omp simd
+  for (int64_t i = 0; i < kKeys; i++) scores[i] = exp_below(scores[i] - base);
+  auto total = load<kFloats>(sums) * factor;
+  for (int64_t i = 0; i < kKeys; i += kFloats) total += load<kFloats>(scores + i);
+  store_raw(sums, total);
+}
+
+// A run of rows: the queries from `first` on, of all heads that read the same keys.
+struct Rows {
+  int64_t batch, key_head, first, count;
+};
+
+struct Row {
+  int64_t head, position;
+};
+inline Row row_of(const AttentionArgs& args, const Rows& rows, int64_t index) {
+  const int64_t row = rows.first + index;
+  return {rows.key_head * (args.heads / args.key_heads) + row / args.queries, row % args.queries};
+}
+
+inline Row next(const AttentionArgs& args, Row row) {
+  return row.position + 1 < args.queries ? Row{row.head, row.position + 1} : Row{row.head + 1, 0};
+}
+
+// The last key that a causal mask leaves to any of the rows [first, first + count).
+int64_t last_key(const AttentionArgs& args, const Rows& rows, int64_t first, int64_t count) {
+  const Row begin = row_of(args, rows, first), end = row_of(args, rows, first + count - 1);
+  return begin.head == end.head ? end.position : args.queries - 1;
+}
+
+// Mask of one row over `count` keys from `key` on, to be added: kKeys floats, in `buffer` unless it lies so already. Null without a mask.
+const float* mask_row(const AttentionArgs& args, int64_t batch, const Row& row, int64_t key, int64_t count, float* buffer) {
+  const int64_t* strides = args.mask_strides;
+  const int64_t offset = batch * strides[0] + row.head * strides[1] + row.position * strides[2] + key * strides[3];
+  switch (args.mask_kind) {
+    case AttentionMask::none: return nullptr;
+    case AttentionMask::bytes:
+      for (int64_t i = 0; i < count; i++) buffer[i] = static_cast<const uint8_t*>(args.mask)[offset + i * strides[3]] ? 0.0f : -infinity;
+      return buffer;
+    default: break;
+  }
+  const bool bf16 = args.mask_kind == AttentionMask::bf16;
+  const void* from = advance(args.mask, offset, bf16);
+  if (!bf16 && strides[3] == 1 && count == kKeys) return static_cast<const float*>(from);
+  load(buffer, from, bf16, strides[3], count);
+  return buffer;
+}
+
+// Weights as the values are multiplied with them.
+const float* as_units(const float* weights, int64_t, float*) { return weights; }
+#ifdef __AVX512F__
+const uint32_t* as_units(const float* weights, int64_t count, uint32_t* buffer) {
+  round_to_pairs(buffer, weights, count);
+  return buffer;
+}
+#endif
+
+// A block of `count` keys from `first` on. A tile of rows sees the first `seen` at most.
+struct Block {
+  int64_t first, count, seen;
+};
+
+// Takes rows [first, first + R) of a chunk, of which `valid` are there, over one block.
+template <int R, class Unit>
+void tile(const AttentionArgs& args, const State<Unit>& state, const Rows& rows, int64_t first, int64_t valid, const Block& block) {
+  alignas(64) float scores[R * kKeys], buffer[kKeys];
+  alignas(64) Unit pairs[R * kKeys / kElements<Unit>];
+  float bases[R], factors[R];
+  for (int64_t j = 0; j < block.seen; j += kPanel)
+    multiply_tile<R, 2>(state.query + first * state.depth, state.depth, state.keys + j * state.depth, state.depth, scores + j, kKeys,
+                        nullptr);
+  float* most = state.most + first;
+  Row row = row_of(args, rows, first);
+  for (int64_t r = 0; r < R; r++) {
+    const float* mask = r < valid ? mask_row(args, rows.batch, row, block.first, block.count, buffer) : nullptr;
+    const int64_t seen = args.causal ? least(row.position - block.first + 1, block.seen) : block.seen;
+    bases[r] = finish_scores(scores + r * kKeys, args.scale, mask, seen, most[r]);
+    row = next(args, row);
+  }
+#pragma omp simd
+  for (int r = 0; r < R; r++) {
+    const float base = bases[r] == -infinity ? 0.0f : bases[r];  // all hidden so far: every weight is 0
+    factors[r] = exp_below(most[r] - base);
+    most[r] = bases[r];
+    bases[r] = base;
+  }
+  for (int64_t r = 0; r < R; r++) exponentials(scores + r * kKeys, bases[r], factors[r], state.sums + (first + r) * kFloats);
+  const Unit* weights = as_units(scores, R * kKeys, pairs);
+  const int64_t stride = kKeys / kElements<Unit>, depth = ceil_div(block.seen, kElements<Unit>);
+  for (int64_t j = 0; j < args.width; j += kPanel) {
+    float* output = state.output + first * state.width + j;
+    const Unit* values = state.values + j * ceil_div(block.count, kElements<Unit>);
+    if (args.width - j > kFloats)
+      multiply_tile<R, 2>(weights, stride, values, depth, output, state.width, factors);
+    else
+      multiply_tile<R, 1>(weights, stride, values, depth, output, state.width, factors);
+  }
+}
+
+template <class Unit>
+void tiles(const AttentionArgs& args, const State<Unit>& state, const Rows& rows, int64_t key, int64_t count) {
+  for (int64_t first = 0; first < rows.count; first += kTileRows) {
+    const int64_t valid = least(kTileRows, rows.count - first);
+    const Block block = {key, count, args.causal ? least(count, last_key(args, rows, first, valid) - key + 1) : count};
+    if (block.seen <= 0) continue;
+    if (valid == 1)
+      tile<1>(args, state, rows, first, valid, block);
+    else if (valid <= kTileRows / 2)
+      tile<kTileRows / 2>(args, state, rows, first, valid, block);
+    else
+      tile<kTileRows>(args, state, rows, first, valid, block);
+  }
+}
+
+template <class In, class Unit>
+void begin(const AttentionArgs& args, const State<Unit>& state, const Rows& rows) {
+  const int64_t* strides = args.query_strides;
+  Row row = row_of(args, rows, 0);
+  for (int64_t i = 0; i < rows.count; i++, row = next(args, row)) {
+    const In* query = static_cast<const In*>(args.query) + rows.batch * strides[0] + row.head * strides[1] + row.position * strides[2];
+    pack_row(state.query + i * state.depth, query, args.depth);
+  }
+  const int64_t padded = ceil_div(rows.count, kTileRows) * kTileRows;
+  for (int64_t i = rows.count * state.depth; i < padded * state.depth; i++) state.query[i] = Unit{};
+  for (int64_t i = 0; i < padded * state.width; i++) state.output[i] = 0.0f;
+  for (int64_t i = 0; i < padded * kFloats; i++) state.sums[i] = 0.0f;
+  for (int64_t i = 0; i < padded; i++) state.most[i] = -infinity;
+}
+
+template <class Unit>
+void end(const AttentionArgs& args, const State<Unit>& state, const Rows& rows) {
+  const int64_t* strides = args.output_strides;
+  Row row = row_of(args, rows, 0);
+  for (int64_t i = 0; i < rows.count; i++, row = next(args, row)) {
+    float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+    for (int j = 0; j < kFloats; j++) sum += state.sums[i * kFloats + j];
+    const float factor = sum == 0.0f ? args.hidden : 1.0f / sum;
+    float* result = state.output + i * state.width;
+#pragma omp simd
+    for (int64_t j = 0; j < args.width; j++) result[j] *= factor;
+    const int64_t offset = rows.batch * strides[0] + row.head * strides[1] + row.position * strides[2];
+    store(advance(args.output, offset, args.bf16), result, args.bf16, 1, args.width);
+  }
+}
+
+// A chunk of one row, on keys and values where they lie.
+void single(const AttentionArgs& args, const State<float>& state, const Rows& rows, const float* keys, const float* values) {
+  alignas(64) float scores[kKeys], buffer[kKeys];
+  const Row row = row_of(args, rows, 0);
+  const int64_t all = args.causal ? least(row.position + 1, args.keys) : args.keys;
+  float most = -infinity;
+  for (int64_t key = 0; key < all; key += kKeys) {
+    const int64_t count = least(kKeys, all - key);
+    multiply_keys(scores, state.query, keys + key * args.key_strides[2], args.key_strides[2], count, args.depth);
+    const float* mask = mask_row(args, rows.batch, row, key, count, buffer);
+    const float before = most;
+    most = finish_scores(scores, args.scale, mask, count, before);
+    const float base = most == -infinity ? 0.0f : most, factor = exp_below(before - base);
+    exponentials(scores, base, factor, state.sums);
+    add_values(state.output, factor, scores, values + key * args.value_strides[2], args.value_strides[2], count, args.width);
+  }
+}
+
+template <class In, class Unit>
+void chunk(const AttentionArgs& args, std::byte* scratch, const Rows& rows) {
+  const State<Unit> state = lay_out<Unit>(args, scratch);
+  begin<In>(args, state, rows);
+  const In* keys = static_cast<const In*>(args.key) + rows.batch * args.key_strides[0] + rows.key_head * args.key_strides[1];
+  const In* values = static_cast<const In*>(args.value) + rows.batch * args.value_strides[0] + rows.key_head * args.value_strides[1];
+  if constexpr (sizeof(In) == sizeof(float))
+    if (rows.count == 1) {
+      single(args, state, rows, keys, values);
+      return end(args, state, rows);
+    }
+  const int64_t last = args.causal ? last_key(args, rows, 0, rows.count) : args.keys - 1;
+  for (int64_t key = 0; key < args.keys && key <= last; key += kKeys) {
+    const int64_t count = least(kKeys, args.keys - key);
+    pack_keys(state.keys, keys + key * args.key_strides[2], args.key_strides[2], count, args.depth);
+    pack_values(state.values, values + key * args.value_strides[2], args.value_strides[2], count, args.width);
+    tiles(args, state, rows, key, count);
+  }
+  end(args, state, rows);
+}
+
+}  // namespace
+
+void attention(const AttentionArgs& args) {
+  const int64_t rows = args.heads / args.key_heads * args.queries, chunks = ceil_div(rows, args.chunk);
+#pragma omp parallel for num_threads(args.threads) schedule(dynamic) if (args.threads > 1)
+  for (int64_t item = 0; item < args.batch * args.key_heads * chunks; item++) {
+    const int64_t head = item / chunks, first = item % chunks * args.chunk;
+    const Rows part = {head / args.key_heads, head % args.key_heads, first, least(args.chunk, rows - first)};
+    std::byte* scratch = args.scratch + omp_get_thread_num() * args.scratch_bytes;
+    if (!args.bf16) chunk<float, float>(args, scratch, part);
+#ifdef __AVX512F__
+    else if (args.pairs)
+      chunk<uint16_t, uint32_t>(args, scratch, part);
+#endif
+    else
+      chunk<uint16_t, float>(args, scratch, part);
+  }
+}
+
+}  // namespace drystone::DRYSTONE_ISA

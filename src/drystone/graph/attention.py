@@ -1,0 +1,35 @@
+"""Masks of attention that are known when the graph is built."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from drystone.graph.graph import Value
+
+# What is added to hide a key: -inf, or a number that takes the exponential to 0 beside any score (the dtype's lowest, in models).
+HIDES = -1e30
+
+
+@dataclass(frozen=True)
+class Mask:
+    """What is added to the scores, or a bool that says which keys are seen; and whether the keys after the query are hidden."""
+
+    value: Value | None
+    causal: bool
+
+
+def simplified(mask: Mask, queries: int, keys: int) -> Mask:
+    """Without its tensor where that is a constant which hides nothing, or what a causal mask hides."""
+    if mask.value is None or not mask.value.is_constant:
+        return mask
+    data = mask.value.constant.detach()
+    seen = data if data.dtype == torch.bool else data == 0
+    if seen.all():
+        return Mask(None, mask.causal)
+    before = torch.ones(queries, keys, dtype=torch.bool).tril()
+    hidden = ~data if data.dtype == torch.bool else data <= HIDES
+    if data.shape[-2:] == before.shape and (seen == before).all() and (hidden == ~before).all():
+        return Mask(None, True)
+    return mask

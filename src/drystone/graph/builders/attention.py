@@ -1,0 +1,58 @@
+"""Scaled dot product attention."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from drystone.graph.attention import Mask, simplified
+from drystone.graph.builders.registry import Built, Declined, Emitter, builds
+from drystone.graph.graph import Value
+
+FLOATS = (torch.float32, torch.bfloat16)
+
+
+@builds("scaled_dot_product_attention")
+def scaled_dot_product_attention(
+    b: Emitter,
+    query: Value,
+    key: Value,
+    value: Value,
+    attn_mask: Value | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Built:
+    operands = [query, key, value]
+    if dropout_p > 0:
+        raise Declined("an attention that drops")
+    if any(operand.dtype != b.dtype for operand in operands):
+        raise Declined("operands of different dtypes")
+    if attn_mask is not None and attn_mask.dtype not in (*FLOATS, torch.bool):
+        raise Declined(f"an attention mask of {attn_mask.dtype}")
+    rank = len(query.shape)
+    if rank not in (3, 4) or any(len(operand.shape) != rank for operand in operands):
+        raise Declined("an attention of other than three or four axes")
+    if rank == 3:  # the heads are the batch
+        operands = [b.reshape(operand, (operand.shape[0], 1, *operand.shape[1:])) for operand in operands]
+        if attn_mask is not None and len(attn_mask.shape) == 3:
+            attn_mask = b.reshape(attn_mask, (attn_mask.shape[0], 1, *attn_mask.shape[1:]))
+    q, k, v = (operand.shape for operand in operands)
+    shared = k[1] == 1 or (enable_gqa and q[1] % k[1] == 0)
+    if k[0] != q[0] or v[0] != q[0] or k[1] != v[1] or not (shared or k[1] == q[1]):
+        raise Declined("an attention whose operands broadcast")
+    mask = simplified(Mask(attn_mask, is_causal), q[2], k[2])
+    result = b.emit(
+        "attention",
+        operands if mask.value is None else [*operands, mask.value],
+        (*q[:3], v[3]),
+        heads_first=(True,) * 4,
+        scale=1 / math.sqrt(q[3]) if scale is None else scale,
+        causal=mask.causal,
+        has_mask=mask.value is not None,
+        nan_if_hidden=False,
+    )
+    return b.reshape(result, b.shape)

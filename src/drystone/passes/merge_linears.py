@@ -1,0 +1,89 @@
+"""The linears that make an attention's operands from one tensor become one.
+
+before:  reshape(matmul(x, wq)), reshape(matmul(x, wk)), reshape(matmul(x, wv)) → attention
+after:   r = reshape(matmul(x, cat(wq, wk, wv)))    attention(slice(r), slice(r), slice(r))
+The slices are views, as attention reads its operands where they lie.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+
+from drystone.graph.graph import Graph, Node, Value, constant, make_node
+from drystone.passes.instructions import reading_counts
+
+
+def merge_linears(graph: Graph) -> Graph:
+    """After permutes are absorbed into attention, and what follows a linear is folded into it."""
+    counts = reading_counts(graph)
+    for node in [node for node in graph.nodes if node.op == "attention"]:
+        groups: dict[int, list[int]] = {}
+        for index in range(3):
+            linear = _linear_before(node, index, counts)
+            if linear is not None:
+                groups.setdefault(linear.inputs[0].id, []).append(index)
+        for indices in groups.values():
+            linears = [_linear_before(node, index, counts) for index in indices]
+            first = node.inputs[indices[0]]
+            alike = all(
+                node.inputs[index].shape[3] == first.shape[3] and node.inputs[index].dtype == first.dtype for index in indices
+            )
+            if len(indices) > 1 and alike:
+                _merge(graph, node, indices, [linear for linear in linears if linear is not None])
+    return graph.prune()
+
+
+def _linear_before(node: Node, index: int, counts: Counter[int]) -> Node | None:
+    """The linear with constant weights whose result, its last axis split into heads, is operand ``index`` and nothing else."""
+    value = node.inputs[index]
+    split = value.producer
+    if node.attrs["heads_first"][index] or split is None or split.op != "reshape" or counts[value.id] != 1:
+        return None
+    linear = split.inputs[0].producer
+    if linear is None or linear.op != "matmul" or linear.epilogue or counts[split.inputs[0].id] != 1:
+        return None
+    splits_last = value.shape[:2] == linear.output.shape[:2] and len(linear.output.shape) == 3
+    constants = all(parameter.is_constant for parameter in linear.inputs[1:])
+    return linear if splits_last and constants and linear.output.dtype == value.dtype else None
+
+
+def _merge(graph: Graph, node: Node, indices: list[int], linears: list[Node]) -> None:
+    batch, length, _ = linears[0].output.shape
+    heads = [node.inputs[index].shape[2] for index in indices]
+    size = node.inputs[indices[0]].shape[3]
+    dtype = linears[0].output.dtype
+    inputs = [linears[0].inputs[0], _joined([linear.inputs[1] for linear in linears])]
+    has_bias = any(linear.attrs["has_bias"] for linear in linears)
+    if has_bias:
+        inputs.append(constant(torch.cat([_bias(linear) for linear in linears]), "bias"))
+    merged = make_node("matmul", inputs, (batch, length, sum(heads) * size), dtype, linears[0].name, has_bias=has_bias)
+    merged.attrs.update({key: value for key, value in linears[0].attrs.items() if key.startswith("_")})
+    split = make_node("reshape", [merged.output], (batch, length, sum(heads), size), dtype, linears[0].name)
+    made = [merged, split]
+    for position, (index, count) in enumerate(zip(indices, heads, strict=True)):
+        shape = (batch, length, count, size)
+        name = node.inputs[index].name
+        made.append(make_node("slice", [split.output], shape, dtype, name, dim=2, start=sum(heads[:position]), step=1))
+        node.inputs[index] = made[-1].output
+    # x is there before the first of them.
+    place = min(graph.nodes.index(linear) for linear in linears)
+    graph.nodes[place:place] = made
+
+
+def _bias(linear: Node) -> torch.Tensor:
+    if linear.attrs["has_bias"]:
+        return linear.inputs[2].constant.detach()
+    return torch.zeros(linear.inputs[1].shape[0], dtype=linear.inputs[1].dtype)
+
+
+def _joined(weights: list[Value]) -> Value:
+    """One weight of all rows; made when it is packed."""
+    shape = (sum(weight.shape[0] for weight in weights), weights[0].shape[1])
+
+    def joined() -> torch.Tensor:
+        return torch.cat([weight.constant.detach() for weight in weights])
+
+    identity = ("joined", *(weight.key for weight in weights))
+    return Value(shape, weights[0].dtype, weights[0].name, data=joined, identity=identity)

@@ -1,0 +1,35 @@
+"""attention by the own kernel."""
+
+from __future__ import annotations
+
+import torch
+
+from drystone import native
+from drystone.graph.graph import Node
+from drystone.plan.formats import PLAIN
+from drystone.plan.implementations.base import Context, Created, Implementation, Layout
+
+
+class Attention(Implementation):
+    """Operands are read where they lie, whatever their strides, if neighbours on the last axis are neighbours in memory."""
+
+    name = "drystone"
+    op = "attention"
+    reads_strided = True
+
+    def refuses(self, node: Node) -> str | None:
+        for value in [*node.inputs[:3], *node.outputs]:
+            if value.dtype not in (torch.float32, torch.bfloat16) or value.dtype != node.output.dtype:
+                return "attention has a native kernel for float32 and bfloat16 only"
+        return super().refuses(node)
+
+    def layouts(self, node: Node) -> list[Layout]:
+        return [Layout(tuple(None if value.is_constant else PLAIN for value in node.inputs), PLAIN)]
+
+    def create(self, node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, context: Context) -> Created:
+        a = node.attrs
+        query, key, value, *mask = inputs
+        step = native.attention(
+            query, key, value, mask[0] if mask else None, output, a["heads_first"], a["scale"], a["causal"], a["nan_if_hidden"]
+        )
+        return Created(step, [*(context.operand(node, i) for i in range(len(inputs))), ("out", 0)])
