@@ -84,6 +84,8 @@ LAYERS: dict[str, tuple[nn.Module, tuple[int, ...], str]] = {
     "group norm plain": (nn.GroupNorm(2, 8, affine=False), (2, 8, 7), "group_norm"),
     "layer norm": (nn.LayerNorm(6, eps=0.1), (2, 8, 7, 6), "layer_norm"),
     "layer norm of two axes": (nn.LayerNorm((7, 6), bias=False), (2, 8, 7, 6), "layer_norm"),
+    "rms norm": (nn.RMSNorm(6, eps=0.1), (2, 8, 6), "layer_norm"),
+    "rms norm of two axes, plain": (nn.RMSNorm((8, 6), elementwise_affine=False), (2, 8, 6), "layer_norm"),
     "layer norm plain": (nn.LayerNorm(6, elementwise_affine=False), (2, 8, 6), "layer_norm"),
     "local response norm": (nn.LocalResponseNorm(3, alpha=0.3, beta=0.6, k=2.0), (2, 8, 7, 6), "lrn"),
     "local response norm, even": (nn.LocalResponseNorm(4, alpha=0.3, beta=0.5), (2, 8, 7), "lrn"),

@@ -500,6 +500,11 @@ def normalisations() -> Iterator[Case]:
     yield Case("layer_norm-last-two", lambda: nn.LayerNorm((3, 17)), ((2, 4, 3, 17),))
     yield Case("layer_norm-not-affine", lambda: nn.LayerNorm(24, elementwise_affine=False), ((2, 4, 24),))
     yield Case("layer_norm-no-bias", lambda: nn.LayerNorm(24, bias=False), ((2, 4, 24),))
+    for shape in ((3, 33), (2, 5, 64), (2, 4, 3, 17), (1, 1, 8)):
+        yield Case("rms_norm-" + label(x=shape), lambda c=shape[-1]: nn.RMSNorm(c, eps=1e-6), (shape,))
+    yield Case("rms_norm-not-affine", lambda: nn.RMSNorm((4, 24), elementwise_affine=False), ((2, 4, 24),))
+    yield net("rms_norm-spelled", lambda self, x: self.w * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)),
+              lambda: {"w": nn.Parameter(torch.ones(24))}, (2, 5, 24))  # fmt: skip
     for c in (16, 17, 96):
         yield net(f"layer_norm-nchw-permuted-c{c}", lambda self, x: self.n(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2),
                   lambda c=c: {"n": nn.LayerNorm(c)}, (2, c, 5, 3), measured=c == 96)  # fmt: skip

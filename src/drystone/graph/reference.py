@@ -141,7 +141,7 @@ def _reduce(node: Node, inputs: list[Tensor]) -> Tensor:
 def _layer_norm(node: Node, inputs: list[Tensor]) -> Tensor:
     x, *rest = inputs
     dims = node.attrs["dims"]
-    mean = x.mean(dims, keepdim=True)
+    mean = x.mean(dims, keepdim=True) if node.attrs.get("centred", True) else 0
     var = (x - mean).square().mean(dims, keepdim=True)
     x = (x - mean) / (var + node.attrs["eps"]).sqrt()
     # Weight and bias have the sizes of the normalised axes: put them there.
