@@ -8,4 +8,5 @@ NB_MODULE(_native, m) {
   drystone::bind_windows(m);
   drystone::bind_movement(m);
   drystone::bind_winograd(m);
+  drystone::bind_elementwise(m);
 }

@@ -12,6 +12,9 @@ void copy(const CopyArgs&);
 void lrn(const LrnArgs&);
 void winograd(const WinogradArgs&);
 void finite(const FiniteArgs&);
+void elementwise(const ElementwiseArgs&);
+bool index(const IndexArgs&);
+void fold(const FoldArgs&);
 
 const KernelTable table = {
     .pointwise = pointwise,
@@ -24,6 +27,9 @@ const KernelTable table = {
     .lrn = lrn,
     .winograd = winograd,
     .finite = finite,
+    .elementwise = elementwise,
+    .index = index,
+    .fold = fold,
 };
 
 }  // namespace drystone::DRYSTONE_ISA

@@ -17,6 +17,9 @@ struct SoftmaxArgs;
 struct NormArgs;
 struct WinogradArgs;
 struct FiniteArgs;
+struct ElementwiseArgs;
+struct IndexArgs;
+struct FoldArgs;
 
 struct KernelTable {
   void (*pointwise)(const PointwiseArgs&);
@@ -29,6 +32,9 @@ struct KernelTable {
   void (*lrn)(const LrnArgs&);
   void (*winograd)(const WinogradArgs&);
   void (*finite)(const FiniteArgs&);
+  void (*elementwise)(const ElementwiseArgs&);
+  bool (*index)(const IndexArgs&);
+  void (*fold)(const FoldArgs&);
 };
 
 // Null where the machine has no ISA that drystone serves.

@@ -242,6 +242,11 @@ FUNCTIONS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], list[str]]] =
     "mean of one dim": (lambda x: x.mean(1, keepdim=True), ["reduce"]),
     "mean": (lambda x: x.mean(), ["reduce"]),
     "sum": (lambda x: x.sum((2, 3), keepdim=True), ["reduce"]),
+    "where": (lambda x: torch.where(x > 0, x, 0.5), ["elementwise", "elementwise"]),
+    "masked_fill": (lambda x: x.masked_fill(~(x < 0), -torch.inf), ["elementwise", "elementwise", "elementwise"]),
+    "times truth": (lambda x: x * (x > 0), ["elementwise", "convert", "mul"]),
+    "places": (lambda x: x[x.argmax(0)[0, 0]], ["fold", "slice", "reshape", "slice", "reshape", "index"]),
+    "any": (lambda x: (x > 2).any(1) | (x == 0).all(1), ["elementwise", "fold", "elementwise", "fold", "elementwise"]),
     "interpolated to a size": (lambda x: F.interpolate(x, size=(5, 12), mode="bilinear"), ["resize"]),
     "scale recomputed": (lambda x: F.interpolate(x, scale_factor=1.7, recompute_scale_factor=True), ["resize"]),
 }
@@ -259,7 +264,6 @@ def test_function(name: str) -> None:
 
 
 FALLBACKS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str]] = {
-    "where": (lambda x: torch.where(x > 0, x, 0.5), "no native implementation"),
     "softplus with a low threshold": (lambda x: F.softplus(x, threshold=0.5), "a low threshold"),
     "negative divisor": (lambda x: F.avg_pool2d(x, 2, divisor_override=-2), "a negative number"),
     "floor division": (lambda x: torch.div(x, 0.3, rounding_mode="floor"), "a rounding division"),

@@ -203,6 +203,39 @@ def _pad(node: Node, inputs: list[Tensor]) -> Tensor:
     return x
 
 
+_ELEMENTWISE: dict[str, Callable[..., Tensor]] = {
+    "invert": torch.bitwise_not,
+    "bit_and": torch.bitwise_and,
+    "bit_or": torch.bitwise_or,
+    "bit_xor": torch.bitwise_xor,
+    **{kind: getattr(torch, kind) for kind in ("add", "sub", "mul", "maximum", "minimum", "where")},
+    **{kind: getattr(torch, kind) for kind in ("eq", "ne", "lt", "le", "gt", "ge")},
+}
+
+
+def _fold(node: Node, inputs: list[Tensor]) -> Tensor:
+    (x,), kind, dims = inputs, node.attrs["kind"], list(node.attrs["dims"])
+    if kind == "cumsum":
+        return x.cumsum(dims[0])
+    if kind in ("argmax", "argmin"):
+        x = x.flatten(dims[0], dims[-1])
+        dims = dims[:1]
+        return getattr(torch, kind)(x, dims[0]).reshape(node.output.shape)
+    return getattr(torch, kind)(x, dim=dims).reshape(node.output.shape)
+
+
+def _index(node: Node, inputs: list[Tensor]) -> Tensor:
+    x, *indices = inputs
+    if not node.attrs["wraps"] and any(bool((index < 0).any()) for index in indices):
+        raise IndexError("index out of range in self")
+    return x[(slice(None),) * node.attrs["dim"] + tuple(index.long() for index in indices)]
+
+
+def _batch_matmul(node: Node, inputs: list[Tensor]) -> Tensor:
+    a, b = (x.permute(dims) for x, dims in zip(inputs, node.attrs["dims"], strict=True))
+    return a @ b
+
+
 _OPERATORS: dict[str, Callable[[Node, list[Tensor]], Tensor]] = {
     "conv": _conv,
     "matmul": _matmul,
@@ -222,4 +255,8 @@ _OPERATORS: dict[str, Callable[[Node, list[Tensor]], Tensor]] = {
     "expand": lambda node, inputs: inputs[0].expand(node.output.shape),
     "pad": _pad,
     "convert": lambda node, inputs: inputs[0],
+    "elementwise": lambda node, inputs: _ELEMENTWISE[node.attrs["kind"]](*inputs),
+    "fold": _fold,
+    "index": _index,
+    "batch_matmul": _batch_matmul,
 }

@@ -7,6 +7,7 @@ from drystone.plan.implementations.aten import Aten
 from drystone.plan.implementations.base import Implementation, Layout
 from drystone.plan.implementations.convolution import OneDnnConvolution
 from drystone.plan.implementations.linear import OneDnnLinear
+from drystone.plan.implementations.elements import Elements
 from drystone.plan.implementations.movement import Movement
 from drystone.plan.implementations.pointwise import Convert, Pointwise
 from drystone.plan.implementations.reductions import Reduction
@@ -25,6 +26,7 @@ IMPLEMENTATIONS: list[Implementation] = [
     *(Window(op) for op in ("pool", "resize", "lrn")),
     *(Movement(op) for op in ("cat", "slice", "gather", "permute", "reshape", "expand", "pad")),
 ]
+    *(Elements(op) for op in ("elementwise", "fold", "index", "convert")),
 
 ATEN = Aten()
 
