@@ -825,6 +825,37 @@ def movements() -> Iterator[Case]:
     yield of("pad-2d", lambda x: F.pad(x, (2, 3)), (4, 9), exact=True)
 
 
+def products() -> Iterator[Case]:
+    """Of two computed matrices."""
+    for m, k, n in ((1, 1, 1), (1, 64, 17), (5, 7, 3), (16, 16, 16), (17, 33, 65), (8, 64, 15), (33, 1, 9)):
+        yield of(f"batch_matmul-m{m}-k{k}-n{n}", torch.matmul, (2, 3, m, k), (2, 3, k, n), exact=True, measured=m == 17)
+        yield of(f"batch_matmul-transposed-m{m}-k{k}-n{n}", lambda x, y: x @ y.mT, (2, 3, m, k), (2, 3, n, k), exact=True)
+    heads = lambda x: x.unflatten(-1, (4, -1)).transpose(1, 2)  # noqa: E731
+    yield of("batch_matmul-heads", lambda x, y: heads(x) @ heads(y).mT, (2, 9, 32), (2, 11, 32), exact=True)
+    yield of("batch_matmul-columns", lambda x, y: x.permute(0, 2, 3, 1) @ y, (2, 8, 5, 7), (2, 5, 8, 9), exact=True)
+    yield of("batch_matmul-far-apart", lambda x, y: x.permute(3, 0, 1, 2) @ y, (2, 5, 8, 3), (3, 2, 8, 9), exact=True)
+    yield of("batch_matmul-broadcast", torch.matmul, (2, 3, 5, 8), (1, 3, 8, 7), exact=True)
+    yield of("batch_matmul-of-other-rank", torch.matmul, (2, 3, 5, 8), (8, 7), exact=True)
+    yield of("bmm", torch.bmm, (3, 5, 8), (3, 8, 7), exact=True)
+    yield of("mm", torch.mm, (5, 8), (8, 7), exact=True)
+    yield of("batch_matmul-square", lambda x: x @ x.mT, (3, 5, 8), exact=True)
+
+
+def choices() -> Iterator[Case]:
+    """Truth values made of floats, and floats chosen by them."""
+    x = (3, 16, 7, 5)
+    for name in ("eq", "ne", "lt", "le", "gt", "ge"):
+        compare = getattr(torch, name)
+        yield of(f"where-{name}", lambda x, y, f=compare: torch.where(f(x, y), x * 2, y), x, x, exact=True)
+        yield of(f"{name}-number", lambda x, f=compare: f(x, 1).to(x.dtype) + x, x, exact=True)
+    yield of("where-broadcast", lambda x, y: torch.where(y > 0, x, -2.0), x, (16, 1, 5), exact=True)
+    yield of("masked_fill", lambda x, y: x.masked_fill((y > 0) & (y < 3) | ~(x != 1), 5.0), x, (1, 1, 7, 5), exact=True)
+    yield of("masked_softmax", lambda x, y: x.masked_fill(y < 0, -torch.inf).softmax(-1), (3, 4, 7, 9), (3, 1, 1, 9))
+    yield of("masked_sum", lambda x, y: (x * (y > 0)[..., None]).sum(1) / (y > 0).sum(1, keepdim=True), (3, 9, 16), (3, 9))
+    yield of("cumsum", lambda x: x.cumsum(1), (3, 17, 5), exact=True)
+    yield of("argmax-pooled", lambda x, y: x[torch.arange(3), y.argmax(-1)], (3, 9, 16), (3, 9), exact=True)
+
+
 def outputs() -> Iterator[Case]:
     x = (2, 16, 5, 3)
     conv = lambda: {"a": nn.Conv2d(16, 16, 1), "k": torch.ones(3, 4)}  # noqa: E731
@@ -849,7 +880,8 @@ def outputs() -> Iterator[Case]:
 
 
 def _all() -> Iterable[Case]:
-    families = (convolutions, epilogues, linears, pointwise, normalisations, reductions, pools, resizes, cats, movements, outputs)
+    families = (convolutions, epilogues, linears, pointwise, normalisations, reductions, pools, resizes, cats, movements)
+    families += (products, choices, outputs)
     return itertools.chain.from_iterable(family() for family in families)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from drystone.graph.graph import Graph
+from drystone.passes.batch_products import batch_products
 from drystone.passes.combine_affine import combine_affine
 from drystone.passes.fold_batch_norm import fold_batch_norm, fold_into_producers
 from drystone.passes.fold_constants import fold_constants
@@ -34,6 +35,7 @@ def simplify(graph: Graph) -> Graph:
     combine_affine(graph)
     fold_batch_norm(graph)
     fuse_epilogues(graph)
+    batch_products(graph)  # what attention has not taken
     remove_noops(graph)
     graph.check()
     return graph

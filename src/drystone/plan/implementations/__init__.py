@@ -5,9 +5,10 @@ from __future__ import annotations
 from drystone.graph.graph import Node
 from drystone.plan.implementations.aten import Aten
 from drystone.plan.implementations.base import Implementation, Layout
+from drystone.plan.implementations.batch_matmul import OneDnnBatchMatmul
 from drystone.plan.implementations.convolution import OneDnnConvolution
-from drystone.plan.implementations.linear import OneDnnLinear
 from drystone.plan.implementations.elements import Elements
+from drystone.plan.implementations.linear import OneDnnLinear
 from drystone.plan.implementations.movement import Movement
 from drystone.plan.implementations.pointwise import Convert, Pointwise
 from drystone.plan.implementations.reductions import Reduction
@@ -20,13 +21,14 @@ IMPLEMENTATIONS: list[Implementation] = [
     Winograd(tile=2),
     OneDnnLinear(inner_product=False),
     OneDnnLinear(inner_product=True),
+    OneDnnBatchMatmul(),
     Pointwise(),
     Convert(),
     *(Reduction(op) for op in ("reduce", "softmax", "layer_norm", "group_norm")),
     *(Window(op) for op in ("pool", "resize", "lrn")),
+    *(Elements(op) for op in ("elementwise", "fold", "index", "convert")),
     *(Movement(op) for op in ("cat", "slice", "gather", "permute", "reshape", "expand", "pad")),
 ]
-    *(Elements(op) for op in ("elementwise", "fold", "index", "convert")),
 
 ATEN = Aten()
 
