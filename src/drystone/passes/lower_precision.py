@@ -3,16 +3,20 @@
 before:  x: float32 → conv(x, w: float32, b: float32): float32
 after:   x → convert: bfloat16 → conv(·, w: bfloat16, b: float32): bfloat16 → convert: float32
 Biases, the weights of norms and pointwise operands of one value a channel stay float32: kernels widen before they use them.
+What float32 holds and ``dtype`` does not, as the lowest number that a mask adds, becomes the nearest finite number: an infinity
+would make NaN of a row that is masked whole.
 """
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from drystone.graph.aten import map_structure
-from drystone.graph.graph import Graph, Node, Value, make_node
+from drystone.graph.graph import Graph, Node, PointwiseOp, Value, make_node
 from drystone.passes.instructions import bypass, may_bypass
 
 
@@ -46,6 +50,8 @@ def lower_precision(graph: Graph, dtype: torch.dtype = torch.bfloat16) -> Graph:
             continue  # its float32 results, if any, are lowered where they are read
         if node.op == "aten":
             _lower_arguments(node, dtype)
+        if node.op == "pointwise":
+            node.attrs["ops"] = [_within(op, torch.finfo(dtype)) for op in node.attrs["ops"]]
         for value in node.outputs:
             if value.dtype == torch.float32:
                 value.dtype = dtype
@@ -57,9 +63,19 @@ def lower_precision(graph: Graph, dtype: torch.dtype = torch.bfloat16) -> Graph:
     return graph
 
 
+def _within(op: PointwiseOp, limits: torch.finfo) -> PointwiseOp:
+    """A scale and a shift by finite numbers that the dtype has."""
+    if op.kind != "linear" or not all(map(math.isfinite, (op.alpha, op.beta))):
+        return op
+    alpha, beta = (min(max(number, limits.min), limits.max) for number in (op.alpha, op.beta))
+    return op if (alpha, beta) == (op.alpha, op.beta) else replace(op, alpha=alpha, beta=beta)
+
+
 def _lowered_constant(value: Value, dtype: torch.dtype) -> Value:
     def lowered() -> torch.Tensor:
-        return value.constant.detach().to(dtype).contiguous()
+        data, limits = value.constant.detach(), torch.finfo(dtype)
+        finite = torch.where(data.isinf(), data, data.clamp(limits.min, limits.max))
+        return finite.to(dtype).contiguous()
 
     return Value(value.shape, dtype, value.name, data=lowered, identity=("lowered", value.key, dtype))
 
