@@ -10,8 +10,8 @@ constexpr int index_max_axes = 8;
 // Along one indexed axis of x: entry i begins i * stride bytes further on.
 struct IndexedAxis {
   const void* indices;
-  bool wide;  // int64; otherwise int32
-  int64_t strides[index_max_axes];
+  bool wide;                        // int64; otherwise int32
+  int64_t strides[index_max_axes];  // along the grid, in elements
   int64_t size, stride;
 };
 
@@ -20,12 +20,12 @@ struct IndexArgs {
   void* output;
   int64_t outer, outer_stride;  // repetitions over the axes before the indexed ones; bytes between two
   int64_t run;                  // bytes that lie together
-  int axes;                     // of the grid of indices
+  int axes;                     // of the grid of indices; at least 1
   int64_t sizes[index_max_axes];
+  int64_t places[index_max_axes];  // bytes that a step along the grid moves in the input by itself
   int indexed;
   IndexedAxis indices[index_max_axes];
-  bool wraps;        // negative indices count from the end
-  int64_t* offsets;  // memory for one number an entry of the grid
+  bool wraps;  // negative indices count from the end
   int threads;
   // What was found out of range, where the kernel returns false: which of the indexed axes, and the index.
   int* bad_axis;

@@ -254,7 +254,37 @@ def test_nothing_out_of_range_is_read(place: int, bad: int) -> None:
     with pytest.raises(IndexError, match="out of range in self"):
         indexed(table, [ids], wraps=False, name="embedding")
     with pytest.raises(RuntimeError, match=f"index {bad} is out of bounds for dimension 0 with size 5"):
-        indexed(table, [ids], wraps=False, name="gather")
+        gathered(table[:, 0].contiguous(), ids, 0)
     if bad != -1:
         with pytest.raises(IndexError, match=f"index {bad} is out of bounds for dimension 0 with size 5"):
             indexed(table, [ids])
+def gathered(x: torch.Tensor, index: torch.Tensor, dim: int, threads: int = 2) -> torch.Tensor:
+    (desc, buffer), (by, indices) = lay(x, PLAIN), lay(index, PLAIN)
+    output = dense(index.shape, PLAIN, x.dtype)
+    result = blank(output)
+    run(_native.gather(desc, by, output, dim), buffer, indices, result, threads=threads)
+    return read(output, result)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64, torch.bool])
+@pytest.mark.parametrize("shape", [(1,), (17,), (3, 9), (2, 33, 5), (2, 3, 65, 70)], ids=str)
+def test_gather(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    x = numbers(*shape, dtype=dtype)
+    for dim, size in enumerate(shape):
+        for grid in (shape, tuple(size + 2 if i == dim else max(1, n - 1) for i, n in enumerate(shape))):
+            index = torch.randint(0, size, grid, generator=torch.Generator().manual_seed(dim))
+            for threads in (1, 2):
+                assert torch.equal(gathered(x, index, dim, threads), x.gather(dim, index))
+            assert torch.equal(gathered(x, index.int(), dim), x.gather(dim, index))
+
+
+def test_gather_refuses() -> None:
+    x, more = dense((2, 3), PLAIN), dense((3, 3), PLAIN)
+    with pytest.raises(ValueError, match="more places"):
+        _native.gather(x, dense((3, 3), PLAIN, torch.int64), more, 1)
+    with pytest.raises(ValueError, match="output's shape"):
+        _native.gather(x, dense((2, 4), PLAIN, torch.int64), x, 1)
+    with pytest.raises(ValueError, match="s64 or s32"):
+        _native.gather(x, dense((2, 3), PLAIN, torch.int16), x, 1)
+
+

@@ -228,6 +228,8 @@ def _index(node: Node, inputs: list[Tensor]) -> Tensor:
     x, *indices = inputs
     if not node.attrs["wraps"] and any(bool((index < 0).any()) for index in indices):
         raise IndexError("index out of range in self")
+    if node.attrs["caller"] == "gather":
+        return x.gather(node.attrs["dim"], indices[0].long())
     return x[(slice(None),) * node.attrs["dim"] + tuple(index.long() for index in indices)]
 
 

@@ -194,6 +194,9 @@ def convert(b: Emitter, x: Value, *arguments: Any, **named: Any) -> Built:
 def fold(b: Emitter, kind: str, x: Value, dims: tuple[int, ...], dtype: torch.dtype) -> Value:
     if not x.shape:
         raise Declined(f"{kind} of a single number")
+    if b.dtype in FLOATS:
+        bounds = [as_dtype(b, bound, b.dtype) if isinstance(bound, Value) else bound for bound in (min, max)]
+        return pointwise.clamp(b, as_dtype(b, x, b.dtype), *bounds)
     return b.emit("fold", [x], b.shape, dtype, kind=kind, dims=dims)
 
 
@@ -263,8 +266,6 @@ def gather(b: Emitter, x: Value, dim: int, index: Value, sparse_grad: bool = Fal
     dim, rank = axis(dim, len(x.shape)), len(x.shape)
     if not rank or len(index.shape) != rank:
         raise Declined("a gather of a single number")
-    indices = [
-        index if place == dim else b.constant(torch.arange(size).view([-1 if i == place else 1 for i in range(rank)]))
-        for place, size in enumerate(index.shape)
-    ]
-    return by_index(b, x, indices, 0, False, "gather")
+    if index.dtype not in (torch.int64, torch.int32):
+        raise Declined("an index that is no int64 or int32")
+    return b.emit("index", [x, index], b.shape, x.dtype, dim=axis(dim, len(x.shape)), wraps=False, caller="gather")

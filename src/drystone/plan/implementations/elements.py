@@ -28,6 +28,8 @@ class Elements(Implementation):
         a = node.attrs
         if self.op == "fold":
             step = native.fold(inputs[0], output, a["kind"], list(a["dims"]))
+        elif self.op == "index" and a["caller"] == "gather":
+            step = native.gather(inputs[0], inputs[1], output, a["dim"])
         elif self.op == "index":
             step = native.index(inputs[0], inputs[1:], output, a["dim"], a["wraps"], a["caller"])
         else:
