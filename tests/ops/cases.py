@@ -838,6 +838,11 @@ def products() -> Iterator[Case]:
     yield of("batch_matmul-of-other-rank", torch.matmul, (2, 3, 5, 8), (8, 7), exact=True)
     yield of("bmm", torch.bmm, (3, 5, 8), (3, 8, 7), exact=True)
     yield of("mm", torch.mm, (5, 8), (8, 7), exact=True)
+    yield of("baddbmm", lambda x, y, z: torch.baddbmm(z, x, y, beta=0.5, alpha=2), (3, 5, 8), (3, 8, 7), (3, 5, 7))
+    for equation in ("bqhd,bkhd->bhqk", "bhqk,bkhd->bqhd", "xbhd,ybhd->xybh", "abcd,bcae->ade"):
+        sizes = dict(zip("bqhdkxyace", (2, 5, 4, 8, 7, 3, 6, 3, 4, 9), strict=True))
+        x, y = (tuple(sizes[name] for name in term) for term in equation.split("->")[0].split(","))
+        yield of(f"einsum-{equation}", lambda x, y, e=equation: torch.einsum(e, x, y), x, y, exact=True)
     yield of("batch_matmul-square", lambda x: x @ x.mT, (3, 5, 8), exact=True)
 
 
@@ -852,6 +857,7 @@ def choices() -> Iterator[Case]:
     yield of("masked_fill", lambda x, y: x.masked_fill((y > 0) & (y < 3) | ~(x != 1), 5.0), x, (1, 1, 7, 5), exact=True)
     yield of("masked_softmax", lambda x, y: x.masked_fill(y < 0, -torch.inf).softmax(-1), (3, 4, 7, 9), (3, 1, 1, 9))
     yield of("masked_sum", lambda x, y: (x * (y > 0)[..., None]).sum(1) / (y > 0).sum(1, keepdim=True), (3, 9, 16), (3, 9))
+    yield of("normalised", lambda x: x / x.norm(dim=-1, keepdim=True), (3, 5, 33))
     yield of("cumsum", lambda x: x.cumsum(1), (3, 17, 5), exact=True)
     yield of("argmax-pooled", lambda x, y: x[torch.arange(3), y.argmax(-1)], (3, 9, 16), (3, 9), exact=True)
 

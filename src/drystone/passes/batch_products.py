@@ -18,6 +18,9 @@ def batch_products(graph: Graph) -> Graph:
     for node in graph.nodes:
         nodes += _converted(node) if _is_product(node) else [node]
     graph.nodes = nodes
+    for node in graph.nodes:
+        if node.op == "batch_matmul":
+            _read_in_place(node)
     return graph.prune()
 
 
@@ -35,21 +38,25 @@ def _converted(node: Node) -> list[Node]:
     nodes: list[Node] = []
     rank = len(node.output.shape)
     inputs: list[Value] = []
-    dims: list[tuple[int, ...]] = []
     for ref in node.attrs["args"]:
         value = node.inputs[ref.index]
-        order = tuple(range(rank))
         if len(value.shape) < rank:
-            reshape = make_node("reshape", [value], (1,) * (rank - len(value.shape)) + value.shape, value.dtype, node.name)
-            nodes.append(reshape)
-            value = reshape.output
-        elif value.producer is not None and value.producer.op == "permute" and rank - 1 in value.producer.attrs["dims"][-2:]:
-            order = tuple(value.producer.attrs["dims"])  # elements of a row or of a column still follow each other
-            value = value.producer.inputs[0]
+            nodes.append(make_node("reshape", [value], (1,) * (rank - len(value.shape)) + value.shape, value.dtype, node.name))
+            value = nodes[-1].output
         inputs.append(value)
-        dims.append(order)
-    product = make_node("batch_matmul", inputs, node.output.shape, node.output.dtype, node.name, dims=dims)
+    product = make_node("batch_matmul", inputs, node.output.shape, node.output.dtype, node.name, dims=[tuple(range(rank))] * 2)
     product.attrs["_module"] = node.attrs.get("_module", "")
     product.outputs = [node.output]
     node.output.producer = product
     return [*nodes, product]
+
+
+def _read_in_place(node: Node) -> None:
+    """Permuted operands, as long as the elements of a row or of a column still follow each other."""
+    for index, (value, dims) in enumerate(zip(node.inputs, node.attrs["dims"], strict=True)):
+        permute = value.producer
+        if permute is not None and permute.op == "permute":
+            order = tuple(permute.attrs["dims"][dim] for dim in dims)
+            if len(order) - 1 in order[-2:]:
+                node.inputs[index] = permute.inputs[0]
+                node.attrs["dims"] = [*node.attrs["dims"][:index], order, *node.attrs["dims"][index + 1 :]]

@@ -1,3 +1,14 @@
 """One function an ATen operator: from its arguments to nodes of the graph. One file a family of operators."""
 
-from drystone.graph.builders import convolution, elements, movement, normalization, pointwise, pooling, reductions, resize, shape  # noqa: F401
+from drystone.graph.builders import (  # noqa: F401
+    convolution,
+    elements,
+    movement,
+    normalization,
+    pointwise,
+    pooling,
+    products,
+    reductions,
+    resize,
+    shape,
+)

@@ -66,6 +66,14 @@ def repeat(b: Emitter, x: Value, repeats: list[int]) -> Built:
     return b.reshape(expand_to(b, b.reshape(x, single), tuple(double)), b.shape)
 
 
+@builds("repeat_interleave.self_int", any_dtype=True)
+def repeat_interleave(b: Emitter, x: Value, repeats: int, dim: int | None = None, **named: Any) -> Built:
+    sizes = (x.numel,) if dim is None else x.shape
+    at = axis(dim or 0, len(sizes)) + 1
+    single = (*sizes[:at], 1, *sizes[at:])
+    return b.reshape(expand_to(b, b.reshape(x, single), (*sizes[:at], repeats, *sizes[at:])), b.shape)
+
+
 def permute_to(b: Emitter, x: Value, dims: list[int]) -> Value:
     rank = len(x.shape)
     order = tuple(axis(dim, rank) for dim in dims)
