@@ -110,3 +110,13 @@ def test_aten_nodes_that_make_float32_of_nothing_keep_it():
     graph = lowered(s.returns(s.binary("add", s.x[0], made), made))
     assert graph.nodes[0].attrs["kwargs"] == {"dtype": F32}
     assert graph.outputs[1] is made
+
+
+def test_the_lowest_number_of_a_mask_stays_finite():
+    lowest = torch.finfo(F32).min
+    s = Small((3, 4))
+    fill = constant(torch.tensor([lowest, -torch.inf, 1.0, -lowest]))
+    graph = lower_precision(s.returns(s.unary("linear", s.x[0], lowest, 0.0), s.add("expand", [fill], (3, 4))))
+    first, second = run(graph, [torch.ones(3, 4)])
+    assert first.isfinite().all() and (first < -3e38).all()
+    assert second[0].isinf().tolist() == [False, True, False, False]
