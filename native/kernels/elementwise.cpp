@@ -179,6 +179,20 @@ void logic(const ElementwiseArgs& args) {
   }
 }
 
+// Rounded down, as Python divides; 0 by 0. (-1 apart, as the processor faults where the quotient has no place.)
+template <class T>
+inline T floor_div(T a, T b) {
+  if (b == 0) return 0;
+  if (T(-1) < T(0) && b == T(-1)) return static_cast<T>(uint64_t(0) - uint64_t(a));
+  const T quotient = static_cast<T>(a / b);
+  return a % b != 0 && (a < 0) != (b < 0) ? static_cast<T>(quotient - 1) : quotient;
+}
+
+template <class T>
+inline T remainder(T a, T b) {
+  return static_cast<T>(uint64_t(a) - uint64_t(floor_div(a, b)) * uint64_t(b));
+}
+
 // Sums and products wrap around, as unsigned ones do.
 void arithmetic(const ElementwiseArgs& args) {
   with_integer(args.element, [&]<class T>() {
@@ -188,6 +202,8 @@ void arithmetic(const ElementwiseArgs& args) {
       case ElementwiseKind::add: return binary<T, T>(args, [](T a, T b) { return static_cast<T>(U(a) + U(b)); });
       case ElementwiseKind::sub: return binary<T, T>(args, [](T a, T b) { return static_cast<T>(U(a) - U(b)); });
       case ElementwiseKind::mul: return binary<T, T>(args, [](T a, T b) { return static_cast<T>(U(a) * U(b)); });
+      case ElementwiseKind::floor_div: return binary<T, T>(args, [](T a, T b) { return floor_div(a, b); });
+      case ElementwiseKind::remainder: return binary<T, T>(args, [](T a, T b) { return remainder(a, b); });
       case ElementwiseKind::maximum: return binary<T, T>(args, [](T a, T b) { return a < b ? b : a; });
       case ElementwiseKind::minimum: return binary<T, T>(args, [](T a, T b) { return b < a ? b : a; });
       case ElementwiseKind::bit_and: return binary<T, T>(args, [](T a, T b) { return static_cast<T>(a & b); });

@@ -13,6 +13,8 @@ enum class ElementwiseKind : uint8_t {
   add,
   sub,
   mul,
+  floor_div,
+  remainder,
   maximum,
   minimum,
   bit_and,

@@ -25,6 +25,8 @@ const std::map<std::string, Kind>& kinds() {
       {"add", {K::add, 2, false, false, false}},
       {"sub", {K::sub, 2, false, false, false}},
       {"mul", {K::mul, 2, false, false, false}},
+      {"floor_div", {K::floor_div, 2, false, false, false}},
+      {"remainder", {K::remainder, 2, false, false, false}},
       {"maximum", {K::maximum, 2, false, false, false}},
       {"minimum", {K::minimum, 2, false, false, false}},
       {"bit_and", {K::bit_and, 2, true, false, false}},

@@ -50,6 +50,19 @@ def test_integer_arithmetic(dtype: torch.dtype, length: int) -> None:
     for kind, function in (ARITHMETIC | LOGIC).items():
         assert torch.equal(elementwise(kind, x, y, dtype=dtype), function(x, y)), kind
     assert torch.equal(elementwise("invert", x, dtype=dtype), ~x)
+    y = torch.where(y == 0, 2, y).to(dtype)
+    assert torch.equal(elementwise("floor_div", x, y, dtype=dtype), x // y)
+    assert torch.equal(elementwise("remainder", x, y, dtype=dtype), x % y)
+
+
+def test_divisions_never_fault() -> None:
+    for dtype in INTEGERS:
+        limits = torch.iinfo(dtype)
+        x = torch.tensor([limits.min, limits.max, limits.max, 7], dtype=dtype)
+        y = torch.tensor([-1 if limits.min else 255, 0, limits.max, limits.max], dtype=dtype)
+        expected = [limits.min, 0, 1, 0]
+        assert elementwise("floor_div", x, y, dtype=dtype).tolist() == expected
+        assert elementwise("remainder", x, y, dtype=dtype).tolist() == [0, limits.max, 0, 7]
 
 
 def test_all_64_bits_count() -> None:
@@ -245,19 +258,6 @@ def test_along_any_axes() -> None:
     assert torch.equal(indexed(x, [i, j, j], 1), x[:, i, j, j])
 
 
-@pytest.mark.parametrize("bad", [5, -1, -6, 2**31, 2**62, -(2**63)])
-@pytest.mark.parametrize("place", [0, 7, 16])
-def test_nothing_out_of_range_is_read(place: int, bad: int) -> None:
-    ids = torch.zeros(17, dtype=torch.int64)
-    ids[place] = bad
-    table = torch.randn(5, 8)
-    with pytest.raises(IndexError, match="out of range in self"):
-        indexed(table, [ids], wraps=False, name="embedding")
-    with pytest.raises(RuntimeError, match=f"index {bad} is out of bounds for dimension 0 with size 5"):
-        gathered(table[:, 0].contiguous(), ids, 0)
-    if bad != -1:
-        with pytest.raises(IndexError, match=f"index {bad} is out of bounds for dimension 0 with size 5"):
-            indexed(table, [ids])
 def gathered(x: torch.Tensor, index: torch.Tensor, dim: int, threads: int = 2) -> torch.Tensor:
     (desc, buffer), (by, indices) = lay(x, PLAIN), lay(index, PLAIN)
     output = dense(index.shape, PLAIN, x.dtype)
@@ -288,3 +288,16 @@ def test_gather_refuses() -> None:
         _native.gather(x, dense((2, 3), PLAIN, torch.int16), x, 1)
 
 
+@pytest.mark.parametrize("bad", [5, -1, -6, 2**31, 2**62, -(2**63)])
+@pytest.mark.parametrize("place", [0, 7, 16])
+def test_nothing_out_of_range_is_read(place: int, bad: int) -> None:
+    ids = torch.zeros(17, dtype=torch.int64)
+    ids[place] = bad
+    table = torch.randn(5, 8)
+    with pytest.raises(IndexError, match="out of range in self"):
+        indexed(table, [ids], wraps=False, name="embedding")
+    with pytest.raises(RuntimeError, match=f"index {bad} is out of bounds for dimension 0 with size 5"):
+        gathered(table[:, 0].contiguous(), ids, 0)
+    if bad != -1:
+        with pytest.raises(IndexError, match=f"index {bad} is out of bounds for dimension 0 with size 5"):
+            indexed(table, [ids])

@@ -43,6 +43,7 @@ FUNCTIONS: dict[str, Callable[[torch.Tensor, torch.Tensor], Any]] = {
     "arithmetic": lambda i, m: (i + 1, i - i[:, :1], 3 - i, i * 2, -i, torch.add(i, i, alpha=3), torch.rsub(i, i[:1], alpha=2)),
     "arithmetic of two dtypes": lambda i, m: (i + m, i * m, i.int() + i, m.int() - i.short()),
     "into floats": lambda i, m: (i[:, :2] * 0.5, m * 1.5, (1 - m.float()) * torch.finfo(torch.float32).min, i[:, :2] / 4, 2.5 - m.int()),
+    "divisions": lambda i, m: (i // 3, i % 3, i // -2, i % -2, i % 2**40, torch.div(i, -1, rounding_mode="floor"), i.int() % 5),
     "limits": lambda i, m: (i.clamp(0, 4), i.clamp(min=1), torch.maximum(i, i[:1]), torch.minimum(i, i[:, 1:2])),
     "conversions": lambda i, m: (i.bool(), m.long(), m.float(), m.bfloat16(), i[:, :2].float(), i.int(), i.short(), m.to(torch.uint8), i.float().long()),
     "choice": lambda i, m: (torch.where(m, i, 0), torch.where(m, i, i[:1]), i.masked_fill(m, -100), torch.where(m, 0.0, -torch.inf)),

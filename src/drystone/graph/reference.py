@@ -205,6 +205,8 @@ def _pad(node: Node, inputs: list[Tensor]) -> Tensor:
 
 _ELEMENTWISE: dict[str, Callable[..., Tensor]] = {
     "invert": torch.bitwise_not,
+    "floor_div": torch.floor_divide,
+    "remainder": torch.remainder,
     "bit_and": torch.bitwise_and,
     "bit_or": torch.bitwise_or,
     "bit_xor": torch.bitwise_xor,
@@ -226,10 +228,10 @@ def _fold(node: Node, inputs: list[Tensor]) -> Tensor:
 
 def _index(node: Node, inputs: list[Tensor]) -> Tensor:
     x, *indices = inputs
-    if not node.attrs["wraps"] and any(bool((index < 0).any()) for index in indices):
-        raise IndexError("index out of range in self")
     if node.attrs["caller"] == "gather":
         return x.gather(node.attrs["dim"], indices[0].long())
+    if not node.attrs["wraps"] and any(bool((index < 0).any()) for index in indices):
+        raise IndexError("index out of range in self")
     return x[(slice(None),) * node.attrs["dim"] + tuple(index.long() for index in indices)]
 
 

@@ -157,14 +157,34 @@ for _name, _kind in (
 
 @builds_elements("div")
 def div(b: Emitter, x: Operand, other: Operand, rounding_mode: str | None = None) -> Built:
-    if b.dtype not in FLOATS:
-        raise Declined("a division of integers")
     number = scalar(other)
+    if b.dtype not in FLOATS:
+        if rounding_mode != "floor":
+            raise Declined("a division of integers that does not round down")
+        return _rounded_down(b, "floor_div", x, other)
     if rounding_mode is not None:
         raise Declined("a rounding division")
     if number is not None and scalar(x) is None:
         return pointwise.div(b, as_dtype(b, x, b.dtype), number)
     return _on_floats(b, pointwise.div, x, other)
+
+
+def _rounded_down(b: Emitter, kind: str, x: Operand, other: Operand) -> Value:
+    if b.dtype in FLOATS:
+        raise Declined("a rounding division")
+    if not scalar(other):
+        raise Declined("a division of integers by what may be zero")
+    return elementwise(b, kind, [as_dtype(b, item, b.dtype) for item in (x, other)], b.dtype)
+
+
+@builds_elements("floor_divide")
+def floor_divide(b: Emitter, x: Operand, other: Operand) -> Built:
+    return _rounded_down(b, "floor_div", x, other)
+
+
+@builds_elements("remainder")
+def remainder(b: Emitter, x: Operand, other: Operand) -> Built:
+    return _rounded_down(b, "remainder", x, other)
 
 
 @builds_elements("neg")
@@ -174,6 +194,9 @@ def neg(b: Emitter, x: Value) -> Built:
 
 @builds_elements("clamp", "clip")
 def clamp(b: Emitter, x: Value, min: Operand | None = None, max: Operand | None = None) -> Built:
+    if b.dtype in FLOATS:
+        bounds = [as_dtype(b, bound, b.dtype) if isinstance(bound, Value) else bound for bound in (min, max)]
+        return pointwise.clamp(b, as_dtype(b, x, b.dtype), *bounds)
     for bound, kind in ((min, "maximum"), (max, "minimum")):
         if bound is not None:
             x = elementwise(b, kind, [as_dtype(b, x, b.dtype), as_dtype(b, bound, b.dtype)], b.dtype)
@@ -194,9 +217,6 @@ def convert(b: Emitter, x: Value, *arguments: Any, **named: Any) -> Built:
 def fold(b: Emitter, kind: str, x: Value, dims: tuple[int, ...], dtype: torch.dtype) -> Value:
     if not x.shape:
         raise Declined(f"{kind} of a single number")
-    if b.dtype in FLOATS:
-        bounds = [as_dtype(b, bound, b.dtype) if isinstance(bound, Value) else bound for bound in (min, max)]
-        return pointwise.clamp(b, as_dtype(b, x, b.dtype), *bounds)
     return b.emit("fold", [x], b.shape, dtype, kind=kind, dims=dims)
 
 
@@ -262,9 +282,8 @@ def index(b: Emitter, x: Value, indices: Sequence[Value | None]) -> Built:
 
 @builds_elements("gather")
 def gather(b: Emitter, x: Value, dim: int, index: Value, sparse_grad: bool = False) -> Built:
-    """Every axis is indexed: ``dim`` by ``index``, the others by where the entry itself is."""
-    dim, rank = axis(dim, len(x.shape)), len(x.shape)
-    if not rank or len(index.shape) != rank:
+    """Along ``dim`` by ``index``, in the other axes where the entry itself is."""
+    if not x.shape or len(index.shape) != len(x.shape):
         raise Declined("a gather of a single number")
     if index.dtype not in (torch.int64, torch.int32):
         raise Declined("an index that is no int64 or int32")
