@@ -15,6 +15,7 @@ void finite(const FiniteArgs&);
 void elementwise(const ElementwiseArgs&);
 bool index(const IndexArgs&);
 void fold(const FoldArgs&);
+void rotary(const RotaryArgs&);
 
 const KernelTable table = {
     .pointwise = pointwise,
@@ -30,6 +31,7 @@ const KernelTable table = {
     .elementwise = elementwise,
     .index = index,
     .fold = fold,
+    .rotary = rotary,
 };
 
 }  // namespace drystone::DRYSTONE_ISA

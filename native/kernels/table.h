@@ -20,6 +20,7 @@ struct FiniteArgs;
 struct ElementwiseArgs;
 struct IndexArgs;
 struct FoldArgs;
+struct RotaryArgs;
 
 struct KernelTable {
   void (*pointwise)(const PointwiseArgs&);
@@ -35,6 +36,7 @@ struct KernelTable {
   void (*elementwise)(const ElementwiseArgs&);
   bool (*index)(const IndexArgs&);
   void (*fold)(const FoldArgs&);
+  void (*rotary)(const RotaryArgs&);
 };
 
 // Null where the machine has no ISA that drystone serves.

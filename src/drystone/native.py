@@ -79,6 +79,7 @@ try:
         pool,
         reduce,
         resize,
+        rotary,
         set_threads,
         softmax,
     )
@@ -124,6 +125,7 @@ __all__ = [
     "pool",
     "reduce",
     "resize",
+    "rotary",
     "set_threads",
     "softmax",
 ]

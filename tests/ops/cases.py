@@ -846,6 +846,17 @@ def products() -> Iterator[Case]:
     yield of("batch_matmul-square", lambda x: x @ x.mT, (3, 5, 8), exact=True)
 
 
+def rotations() -> Iterator[Case]:
+    def rotary(self: Any, x: torch.Tensor) -> torch.Tensor:
+        first, second = x[..., : x.shape[-1] // 2], x[..., x.shape[-1] // 2 :]
+        return x * self.c + torch.cat((-second, first), -1) * self.s
+
+    for size in (2, 14, 16, 34, 64):
+        factors = lambda size=size: {"c": nn.Parameter(torch.ones(9, size)), "s": nn.Parameter(torch.ones(9, size))}  # noqa: E731
+        yield net(f"rotary-{size}", rotary, factors, (2, 3, 9, size))
+        yield net(f"rotary-heads-{size}", lambda self, x: rotary(self, x.transpose(1, 2)), factors, (2, 9, 3, size))
+
+
 def choices() -> Iterator[Case]:
     """Truth values made of floats, and floats chosen by them."""
     x = (3, 16, 7, 5)
@@ -887,7 +898,7 @@ def outputs() -> Iterator[Case]:
 
 def _all() -> Iterable[Case]:
     families = (convolutions, epilogues, linears, pointwise, normalisations, reductions, pools, resizes, cats, movements)
-    families += (products, choices, outputs)
+    families += (products, rotations, choices, outputs)
     return itertools.chain.from_iterable(family() for family in families)
 
 

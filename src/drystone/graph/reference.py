@@ -240,6 +240,12 @@ def _batch_matmul(node: Node, inputs: list[Tensor]) -> Tensor:
     return a @ b
 
 
+def _rotary(node: Node, inputs: list[Tensor]) -> Tensor:
+    x, cosines, sines = inputs
+    first, second = (x := x.permute(node.attrs["dims"])).chunk(2, -1)
+    return x * cosines + torch.cat([-second, first], -1) * sines
+
+
 _OPERATORS: dict[str, Callable[[Node, list[Tensor]], Tensor]] = {
     "conv": _conv,
     "matmul": _matmul,
@@ -263,4 +269,5 @@ _OPERATORS: dict[str, Callable[[Node, list[Tensor]], Tensor]] = {
     "fold": _fold,
     "index": _index,
     "batch_matmul": _batch_matmul,
+    "rotary": _rotary,
 }

@@ -14,6 +14,7 @@ from drystone.passes.lower_precision import lower_precision
 from drystone.passes.nest_cat import nest_cat
 from drystone.passes.recognise_activations import recognise_activations
 from drystone.passes.recognise_norms import recognise_norms
+from drystone.passes.recognise_rotary import recognise_rotary
 from drystone.passes.recognise_shuffle import recognise_shuffle
 from drystone.passes.remove_noops import remove_noops
 
@@ -28,6 +29,7 @@ def simplify(graph: Graph) -> Graph:
     nest_cat(graph)
     fold_padding(graph)
     recognise_norms(graph)
+    recognise_rotary(graph)
     combine_affine(graph)
     fold_into_producers(graph)  # before pointwise nodes grow: their number of operands is limited
     fuse_pointwise(graph)

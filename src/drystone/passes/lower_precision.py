@@ -91,7 +91,7 @@ def _follows(node: Node, index: int) -> bool:
         return index < 2
     if node.op == "pointwise":
         return not _is_per_channel(value)
-    return node.op not in ("layer_norm", "group_norm") or index == 0
+    return node.op not in ("layer_norm", "group_norm", "rotary") or index == 0
 
 
 def _is_per_channel(value: Value) -> bool:

@@ -12,6 +12,7 @@ from drystone.plan.implementations.linear import OneDnnLinear
 from drystone.plan.implementations.movement import Movement
 from drystone.plan.implementations.pointwise import Convert, Pointwise
 from drystone.plan.implementations.reductions import Reduction
+from drystone.plan.implementations.rotary import Rotary
 from drystone.plan.implementations.windows import Window
 from drystone.plan.implementations.winograd import Winograd
 
@@ -24,6 +25,7 @@ IMPLEMENTATIONS: list[Implementation] = [
     OneDnnBatchMatmul(),
     Pointwise(),
     Convert(),
+    Rotary(),
     *(Reduction(op) for op in ("reduce", "softmax", "layer_norm", "group_norm")),
     *(Window(op) for op in ("pool", "resize", "lrn")),
     *(Elements(op) for op in ("elementwise", "fold", "index", "convert")),
