@@ -81,6 +81,18 @@ def test_bfloat16(name: str, no_tuning_cache: None) -> None:
         assert relative_error(got, want) <= BFLOAT16_TIMES_AUTOCAST * relative_error(eager, want)
 
 
+@pytest.mark.skipif(not NATIVE_BFLOAT16, reason="oneDNN has no bfloat16 on AVX2")
+def test_positions_are_not_rounded_to_bfloat16(no_tuning_cache: None) -> None:
+    model, _ = load("Llama")
+    inputs = {"input_ids": torch.randint(3, 99, (1, 16)), "position_ids": torch.arange(1000, 1016)[None]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", drystone.DrystoneWarning)
+        fast = drystone.optimize(model, example_kwargs=inputs, tuning="estimate", dtype=torch.bfloat16)
+    (got,), (want,) = results(fast, inputs), results(model, inputs)
+    (eager,) = results(copy.deepcopy(model).bfloat16(), inputs)  # which computes angles in float32
+    assert relative_error(got, want) <= BFLOAT16_TIMES_AUTOCAST * relative_error(eager, want)
+
+
 def test_ids_out_of_range(no_tuning_cache: None) -> None:
     _, inputs = load("Bert")
     fast = optimized("Bert")

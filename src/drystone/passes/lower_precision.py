@@ -4,7 +4,7 @@ before:  x: float32 → conv(x, w: float32, b: float32): float32
 after:   x → convert: bfloat16 → conv(·, w: bfloat16, b: float32): bfloat16 → convert: float32
 Biases, the weights of norms and pointwise operands of one value a channel stay float32: kernels widen before they use them.
 What float32 holds and ``dtype`` does not, as the lowest number that a mask adds, becomes the nearest finite number: an infinity
-would make NaN of a row that is masked whole.
+would make NaN of a row that is masked whole. What is computed from integers alone, as angles from positions, stays float32.
 """
 
 from __future__ import annotations
@@ -43,15 +43,20 @@ def lower_precision(graph: Graph, dtype: torch.dtype = torch.bfloat16) -> Graph:
 
     kept = {value.id for value in graph.outputs if value.dtype == torch.float32}
     restored: dict[int, Value] = {}  # id of an output of the graph → its float32 value, computed at the end
+    counted: set[int] = set()  # ids of the float32 values that are computed from integers alone
     for node in graph.nodes:
-        node.inputs = [lower(value) if _follows(node, index) else value for index, value in enumerate(node.inputs)]
+        if node.op == "pointwise":
+            node.attrs["ops"] = [_within(op, torch.finfo(dtype)) for op in node.attrs["ops"]]
+        if _counts(node, counted):
+            counted.add(node.output.id)
+            nodes.append(node)
+            continue
+        node.inputs = [lower(value) if _follows(node, index, counted) else value for index, value in enumerate(node.inputs)]
         nodes.append(node)
         if node.op == "aten" and not _computes_from_floats(node, dtype):
             continue  # its float32 results, if any, are lowered where they are read
         if node.op == "aten":
             _lower_arguments(node, dtype)
-        if node.op == "pointwise":
-            node.attrs["ops"] = [_within(op, torch.finfo(dtype)) for op in node.attrs["ops"]]
         for value in node.outputs:
             if value.dtype == torch.float32:
                 value.dtype = dtype
@@ -80,9 +85,24 @@ def _lowered_constant(value: Value, dtype: torch.dtype) -> Value:
     return Value(value.shape, dtype, value.name, data=lowered, identity=("lowered", value.key, dtype))
 
 
-def _follows(node: Node, index: int) -> bool:
-    """Whether input ``index`` goes to the dtype of the activations; the other inputs stay float32 where they are constants."""
+_OF_COUNTS = {"convert", "pointwise", "reduce", "batch_matmul", "reshape", "permute", "expand", "slice", "cat", "gather", "pad"}
+
+
+def _counts(node: Node, counted: set[int]) -> bool:
+    """Whether a float32 result is computed from integers alone: positions, their angles, lengths, masks. They stay as exact."""
+    if node.op not in _OF_COUNTS or node.output.dtype != torch.float32:
+        return False
+    computed = [value for value in node.inputs if not value.is_constant]
+    if node.op == "convert" and computed and not computed[0].dtype.is_floating_point:
+        return True
+    return bool(computed) and all(value.id in counted for value in computed)
+
+
+def _follows(node: Node, index: int, counted: set[int]) -> bool:
+    """Whether input ``index`` goes to the dtype of the activations; the others stay float32: most are constants."""
     value = node.inputs[index]
+    if (node.op == "rotary" and index > 0) or (node.op == "pointwise" and value.id in counted):
+        return False
     if not value.is_constant or node.op == "aten":
         return True
     if node.op in ("conv", "matmul"):
@@ -91,7 +111,7 @@ def _follows(node: Node, index: int) -> bool:
         return index < 2
     if node.op == "pointwise":
         return not _is_per_channel(value)
-    return node.op not in ("layer_norm", "group_norm", "rotary") or index == 0
+    return node.op not in ("layer_norm", "group_norm") or index == 0
 
 
 def _is_per_channel(value: Value) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from drystone import native
 from drystone.graph.graph import Node
 from drystone.plan.formats import PLAIN
-from drystone.plan.implementations.base import Context, Created, Implementation, Layout
+from drystone.plan.implementations.base import Context, Created, Implementation, Layout, float_reason
 
 
 class Elements(Implementation):
@@ -17,8 +17,9 @@ class Elements(Implementation):
         self.op = op
 
     def refuses(self, node: Node) -> str | None:
-        served = (*native.DTYPES,)
-        missing = next((value.dtype for value in [*node.inputs, *node.outputs] if value.dtype not in served), None)
+        if self.op == "convert" and float_reason(node) is None:
+            return "a conversion between floats"
+        missing = next((value.dtype for value in [*node.inputs, *node.outputs] if value.dtype not in native.DTYPES), None)
         return super().refuses(node) or (f"{missing} has no native kernel" if missing else None)
 
     def layouts(self, node: Node) -> list[Layout]:
