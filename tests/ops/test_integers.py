@@ -47,7 +47,7 @@ FUNCTIONS: dict[str, Callable[[torch.Tensor, torch.Tensor], Any]] = {
     "limits": lambda i, m: (i.clamp(0, 4), i.clamp(min=1), torch.maximum(i, i[:1]), torch.minimum(i, i[:, 1:2])),
     "conversions": lambda i, m: (i.bool(), m.long(), m.float(), m.bfloat16(), i[:, :2].float(), i.int(), i.short(), m.to(torch.uint8), i.float().long()),
     "choice": lambda i, m: (torch.where(m, i, 0), torch.where(m, i, i[:1]), i.masked_fill(m, -100), torch.where(m, 0.0, -torch.inf)),
-    "running sums": lambda i, m: (m.cumsum(1), m.int().cumsum(0), i.cumsum(-1)),
+    "running sums": lambda i, m: (m.cumsum(1), m.int().cumsum(0), i.cumsum(-1), i.cumsum(1, dtype=torch.int32), m.cumsum(1, dtype=torch.float32)),
     "sums": lambda i, m: (i.sum(), m.sum(1), i.sum(0, keepdim=True), m.sum(dim=1, dtype=torch.float32)),
     "extremes": lambda i, m: (i.argmax(-1), i.argmin(0), i.argmax(), i.amax(1), i.amin(0, keepdim=True), i.argmax(1, keepdim=True)),
     "any and all": lambda i, m: (m.any(), m.all(1), i.any(0), m.any(dim=1, keepdim=True)),

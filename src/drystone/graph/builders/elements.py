@@ -222,7 +222,8 @@ def fold(b: Emitter, kind: str, x: Value, dims: tuple[int, ...], dtype: torch.dt
 
 @builds_elements("cumsum")
 def cumsum(b: Emitter, x: Value, dim: int, dtype: torch.dtype | None = None) -> Built:
-    return fold(b, "cumsum", as_dtype(b, x, b.dtype), (axis(dim, len(x.shape)),), b.dtype)
+    wide = b.dtype if b.dtype in FLOATS else torch.int64  # of which narrower integers keep the lower bits
+    return as_dtype(b, fold(b, "cumsum", as_dtype(b, x, wide), (axis(dim, len(x.shape)),), wide), b.dtype)
 
 
 def _all_axes(x: Value, dim: int | Sequence[int] | None) -> tuple[int, ...]:
