@@ -68,7 +68,7 @@ def _layer_norm(expressions: Expressions, number: int) -> Node | None:
                 continue
         if _is_normalisable([int(dim) for dim in dims], len(value.shape)):
             axes = tuple(int(dim) for dim in dims)
-            return make_node("layer_norm", [value], value.shape, value.dtype, dims=axes, eps=eps, has_weight=False, has_bias=False)
+            return _norm(value, axes, eps, centred=True)
     return None
 
 
@@ -84,12 +84,12 @@ def _rms_norm(expressions: Expressions, number: int) -> Node | None:
         _, dims, (squared,) = expressions[scaled[0]]
         axes = tuple(int(dim) for dim in dims)
         if expressions[squared] == ("square", (), (x,)) and _is_normalisable(axes, len(value.shape)):
-            return rms_norm(value, axes, scaled[1])
+            return _norm(value, axes, scaled[1], centred=False)
     return None
 
 
-def rms_norm(x: Value, dims: tuple[int, ...], eps: float) -> Node:
-    return make_node("layer_norm", [x], x.shape, x.dtype, dims=dims, eps=eps, has_weight=False, has_bias=False, centred=False)
+def _norm(x: Value, dims: tuple[int, ...], eps: float, centred: bool) -> Node:
+    return make_node("layer_norm", [x], x.shape, x.dtype, dims=dims, eps=eps, has_weight=False, has_bias=False, centred=centred)
 
 
 def _under_root(expressions: Expressions, number: int, joined_by: str) -> tuple[int, float] | None:

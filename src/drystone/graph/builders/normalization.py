@@ -119,7 +119,9 @@ def layer_norm(
     inputs = [x] + [value for value in (weight, bias) if value is not None]
     rank = len(x.shape)
     dims = tuple(range(rank - len(normalized_shape), rank))
-    return b.emit("layer_norm", inputs, x.shape, dims=dims, eps=eps, has_weight=weight is not None, has_bias=bias is not None)
+    return b.emit(
+        "layer_norm", inputs, x.shape, dims=dims, eps=eps, has_weight=weight is not None, has_bias=bias is not None, centred=True
+    )
 
 
 @builds("rms_norm")
