@@ -12,4 +12,5 @@ NB_MODULE(_native, m) {
   drystone::bind_winograd(m);
   drystone::bind_gemm(m);
   drystone::bind_attention(m);
+  drystone::bind_elementwise(m);
 }

@@ -67,6 +67,9 @@ void bind_onednn(nb::module_& m) {
       .def_prop_ro("packed_key", [](const Linear& self) { return self.weights().key(); })
       .def("pack", &pack<Linear>, "dtype"_a, "source"_a, "packed"_a);
 
+  nb::class_<BatchMatmul, Step>(m, "BatchMatmul")
+      .def(nb::init<const TensorDesc&, const TensorDesc&, const TensorDesc&>(), "a"_a, "b"_a, "output"_a);
+
   nb::class_<Reorder, Step>(m, "Reorder").def(nb::init<const TensorDesc&, const TensorDesc&>(), "source"_a, "destination"_a);
 }
 

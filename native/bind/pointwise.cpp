@@ -7,6 +7,7 @@
 #include <nanobind/stl/vector.h>
 
 #include "bind/bind.h"
+#include "steps/rotary.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -25,6 +26,8 @@ void bind_pointwise(nb::module_& m) {
       },
       "inputs"_a, "output"_a, "ops"_a,
       "A chain of elementwise instructions (kind, operands, alpha, beta); operands are ('in', i) or ('reg', j). Slots: inputs, output.");
+  m.def("rotary", &make_rotary, "x"_a, "cosines"_a, "sines"_a, "output"_a,
+        "x * cosines + (the halves of x's last axis swapped, the first then negated) * sines. Slots: x, cosines, sines, output.");
 }
 
 }  // namespace drystone

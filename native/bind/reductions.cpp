@@ -32,7 +32,7 @@ void bind_reductions(nb::module_& m) {
         return std::make_shared<NormStep>(input, weight, bias, output, NormAttributes{kind, dims, groups, eps});
       },
       "input"_a, "weight"_a.none(), "bias"_a.none(), "output"_a, "kind"_a, "dims"_a, "groups"_a, "eps"_a,
-      "'layer' norm over the axes dims, or 'group' norm of so many groups. Slots: input, weight and bias where there, output.");
+      "'layer' or 'rms' norm over the axes dims, or 'group' norm of so many groups. Slots: input, weight and bias where there, output.");
 }
 
 }  // namespace drystone

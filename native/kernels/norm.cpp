@@ -1,6 +1,6 @@
-// (x - mean) / sqrt(variance + eps) * weight + bias, of f32 or bf16, in float32 under double totals.
+// (x - mean) / sqrt(variance + eps) * weight + bias, of f32 or bf16, in float32 under double totals; for an RMS norm the mean is 0.
 //
-// One kernel serves layer norm and group norm: the step says which axes the statistics are over and how weight and bias lie
+// One kernel serves layer norm, RMS norm and group norm: the step says which axes the statistics are over and how weight and bias lie
 // along each. Where the inner axis is among them, rows of up to 4096 elements stay in L1 for the three passes: mean, centred
 // variance, result. Where it is kept (channels-first layer norm, channels_last and blocked group norm), up to 256 columns go side
 // by side, and the columns of one group are put together between the passes. In a blocked format the pixels of a block of channels
@@ -58,10 +58,10 @@ struct Statistics {
   float mean, deviation, correction;
 };
 
-Statistics statistics(float mean, Moments centred, double count, double eps) {
-  const double rest = centred.sum / count;
+Statistics statistics(const NormArgs& args, float mean, Moments centred, double count) {
+  const double rest = args.centred ? centred.sum / count : 0.0;
   const double variance = centred.squares / count - rest * rest;
-  const double deviation = 1.0 / __builtin_sqrt((variance < 0.0 ? 0.0 : variance) + eps);
+  const double deviation = 1.0 / __builtin_sqrt((variance < 0.0 ? 0.0 : variance) + args.eps);
   return {mean, static_cast<float>(deviation), static_cast<float>(-rest * deviation)};
 }
 
@@ -115,8 +115,8 @@ void short_row(const NormArgs& args, const void* input, void* output, int64_t pa
       load(buffer + row * size, advance(input, offset_of(args.reduced, row, 0), args.input_bf16), args.input_bf16, args.inner.strides[0],
            size);
   }
-  const float mean = static_cast<float>(sum_run(x, total) / static_cast<double>(total));
-  const Statistics s = statistics(mean, centred_run(x, total, mean), static_cast<double>(total), args.eps);
+  const float mean = args.centred ? static_cast<float>(sum_run(x, total) / static_cast<double>(total)) : 0.0f;
+  const Statistics s = statistics(args, mean, centred_run(x, total, mean), static_cast<double>(total));
   const bool direct = !args.output_bf16 && args.inner.strides[1] == 1;
   for (int64_t row = 0; row < rows; row++) {
     void* to = advance(output, offset_of(args.reduced, row, 1), args.output_bf16);
@@ -143,7 +143,8 @@ void long_row(const NormArgs& args, const void* input, void* output, int64_t par
   alignas(64) float buffer[longest];
   const double total = static_cast<double>(rows * args.inner.size);
   double sum = 0.0;
-  each_piece(args, buffer, input, rows, [&](int64_t, int64_t, const float* x, int64_t count) { sum += sum_run(x, count); });
+  if (args.centred)
+    each_piece(args, buffer, input, rows, [&](int64_t, int64_t, const float* x, int64_t count) { sum += sum_run(x, count); });
   const float mean = static_cast<float>(sum / total);
   Moments centred{0.0, 0.0};
   each_piece(args, buffer, input, rows, [&](int64_t, int64_t, const float* x, int64_t count) {
@@ -151,7 +152,7 @@ void long_row(const NormArgs& args, const void* input, void* output, int64_t par
     centred.sum += part.sum;
     centred.squares += part.squares;
   });
-  const Statistics s = statistics(mean, centred, total, args.eps);
+  const Statistics s = statistics(args, mean, centred, total);
   const bool direct = !args.output_bf16 && args.inner.strides[1] == 1;
   each_piece(args, buffer, input, rows, [&](int64_t row, int64_t column, const float* x, int64_t count) {
     void* to = advance(output, offset_of(args.reduced, row, 1) + column * args.inner.strides[1], args.output_bf16);
@@ -208,14 +209,16 @@ void columns(const NormArgs& args, const void* input, void* output, int64_t para
   alignas(64) double sums[width], squares[width];
   const double total = static_cast<double>(rows * args.merged);
   for (int64_t j = 0; j < count; j++) mean[j] = 0.0f;
-  sum_columns(args, mean, sums, nullptr, input, rows, count);
-  merge(sums, count, args.merged);
-  for (int64_t j = 0; j < count; j++) mean[j] = static_cast<float>(sums[j] / total);
+  if (args.centred) {
+    sum_columns(args, mean, sums, nullptr, input, rows, count);
+    merge(sums, count, args.merged);
+    for (int64_t j = 0; j < count; j++) mean[j] = static_cast<float>(sums[j] / total);
+  }
   sum_columns(args, mean, sums, squares, input, rows, count);
   merge(sums, count, args.merged);
   merge(squares, count, args.merged);
   for (int64_t j = 0; j < count; j++) {
-    const Statistics s = statistics(mean[j], {sums[j], squares[j]}, total, args.eps);
+    const Statistics s = statistics(args, mean[j], {sums[j], squares[j]}, total);
     deviation[j] = s.deviation;
     correction[j] = s.correction;
   }

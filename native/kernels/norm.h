@@ -17,6 +17,7 @@ struct NormArgs {
   int64_t period;  // where the inner axis is reduced: weight and bias repeat after so many elements of it
   int64_t merged;  // where the inner axis is kept: so many neighbours on it share their statistics
   double eps;
+  bool centred;  // otherwise the mean counts as 0 (RMS norm)
   int threads;
 };
 

@@ -14,6 +14,10 @@ void winograd(const WinogradArgs&);
 void gemm(const GemmArgs&);
 void finite(const FiniteArgs&);
 void attention(const AttentionArgs&);
+void elementwise(const ElementwiseArgs&);
+bool index(const IndexArgs&);
+void fold(const FoldArgs&);
+void rotary(const RotaryArgs&);
 
 const KernelTable table = {
     .pointwise = pointwise,
@@ -28,6 +32,10 @@ const KernelTable table = {
     .gemm = gemm,
     .finite = finite,
     .attention = attention,
+    .elementwise = elementwise,
+    .index = index,
+    .fold = fold,
+    .rotary = rotary,
 };
 
 }  // namespace drystone::DRYSTONE_ISA

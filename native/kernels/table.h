@@ -19,6 +19,10 @@ struct WinogradArgs;
 struct GemmArgs;
 struct FiniteArgs;
 struct AttentionArgs;
+struct ElementwiseArgs;
+struct IndexArgs;
+struct FoldArgs;
+struct RotaryArgs;
 
 struct KernelTable {
   void (*pointwise)(const PointwiseArgs&);
@@ -33,6 +37,10 @@ struct KernelTable {
   void (*gemm)(const GemmArgs&);
   void (*finite)(const FiniteArgs&);
   void (*attention)(const AttentionArgs&);
+  void (*elementwise)(const ElementwiseArgs&);
+  bool (*index)(const IndexArgs&);
+  void (*fold)(const FoldArgs&);
+  void (*rotary)(const RotaryArgs&);
 };
 
 // Null where the machine has no ISA that drystone serves.

@@ -86,6 +86,13 @@ class Linear : public OneDnnStep {
   std::optional<PackedDesc> weights_;
 };
 
+// a (…, M, K) * b (…, K, N), both computed: plain, of any strides that oneDNN takes, axes of 1 before the last two broadcast.
+// Slots: a, b, output.
+class BatchMatmul : public OneDnnStep {
+ public:
+  BatchMatmul(const TensorDesc& a, const TensorDesc& b, const TensorDesc& output);
+};
+
 // The same tensor in another format or dtype. Slots: source, destination.
 class Reorder : public OneDnnStep {
  public:

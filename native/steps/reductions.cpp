@@ -252,7 +252,8 @@ NormStep::NormStep(const TensorDesc& input, const std::optional<TensorDesc>& wei
 
   std::vector<Axis> axes;
   args_.merged = 1;
-  if (attributes.kind == "layer") {
+  args_.centred = attributes.kind != "rms";
+  if (attributes.kind == "layer" || attributes.kind == "rms") {
     check_dims(attributes.dims, input.rank());
     if (attributes.dims.empty()) throw std::invalid_argument("a layer norm needs axes");
     Dims shape;
@@ -267,7 +268,7 @@ NormStep::NormStep(const TensorDesc& input, const std::optional<TensorDesc>& wei
     if (elements_ > 0) axes = in_memory_order(group_axes(input, output, groups, stride));
     args_.merged = merge_groups(axes);
   } else {
-    throw std::invalid_argument("norm takes the kinds layer and group, not '" + attributes.kind + "'");
+    throw std::invalid_argument("norm takes the kinds layer, rms and group, not '" + attributes.kind + "'");
   }
   args_.period = join_rows(axes);
   if (elements_ > 0) fill_walks(args_, axes);

@@ -35,7 +35,7 @@ class SoftmaxStep : public Step {
   int64_t elements_;
 };
 
-// What a norm does: "layer" over the logical axes `dims`, "group" over the channels of each of `groups` and all spatial axes.
+// What a norm does: "layer" and "rms" over the logical axes `dims`, "group" over the channels of each of `groups` and all spatial axes.
 struct NormAttributes {
   std::string kind;
   Dims dims;

@@ -84,6 +84,8 @@ LAYERS: dict[str, tuple[nn.Module, tuple[int, ...], str]] = {
     "group norm plain": (nn.GroupNorm(2, 8, affine=False), (2, 8, 7), "group_norm"),
     "layer norm": (nn.LayerNorm(6, eps=0.1), (2, 8, 7, 6), "layer_norm"),
     "layer norm of two axes": (nn.LayerNorm((7, 6), bias=False), (2, 8, 7, 6), "layer_norm"),
+    "rms norm": (nn.RMSNorm(6, eps=0.1), (2, 8, 6), "layer_norm"),
+    "rms norm of two axes, plain": (nn.RMSNorm((8, 6), elementwise_affine=False), (2, 8, 6), "layer_norm"),
     "layer norm plain": (nn.LayerNorm(6, elementwise_affine=False), (2, 8, 6), "layer_norm"),
     "local response norm": (nn.LocalResponseNorm(3, alpha=0.3, beta=0.6, k=2.0), (2, 8, 7, 6), "lrn"),
     "local response norm, even": (nn.LocalResponseNorm(4, alpha=0.3, beta=0.5), (2, 8, 7), "lrn"),
@@ -242,6 +244,17 @@ FUNCTIONS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], list[str]]] =
     "mean of one dim": (lambda x: x.mean(1, keepdim=True), ["reduce"]),
     "mean": (lambda x: x.mean(), ["reduce"]),
     "sum": (lambda x: x.sum((2, 3), keepdim=True), ["reduce"]),
+    "where": (lambda x: torch.where(x > 0, x, 0.5), ["elementwise", "elementwise"]),
+    "masked_fill": (lambda x: x.masked_fill(~(x < 0), -torch.inf), ["elementwise", "elementwise", "elementwise"]),
+    "times truth": (lambda x: x * (x > 0), ["elementwise", "convert", "mul"]),
+    "places": (lambda x: x[x.argmax(0)[0, 0]], ["fold", "slice", "reshape", "slice", "reshape", "index"]),
+    "any": (lambda x: (x > 2).any(1) | (x == 0).all(1), ["elementwise", "fold", "elementwise", "fold", "elementwise"]),
+    "einsum": (lambda x: torch.einsum("bchw,bdhw->bdc", x, x), ["reshape", "permute", "reshape", "batch_matmul", "permute"]),
+    "einsum of heads": (lambda x: torch.einsum("bchw,bdhw->bhcd", x, x), ["permute", "permute", "batch_matmul"]),
+    "norm": (lambda x: x.norm(dim=1), ["square", "reduce", "sqrt"]),
+    "norm of order 1": (lambda x: x.norm(1, dim=(1, 2), keepdim=True), ["abs", "reduce"]),
+    "repeat_interleave": (lambda x: x.repeat_interleave(3, dim=1), ["reshape", "expand", "reshape"]),
+    "repeat_interleave of all": (lambda x: x.repeat_interleave(2), ["reshape", "expand", "reshape"]),
     "interpolated to a size": (lambda x: F.interpolate(x, size=(5, 12), mode="bilinear"), ["resize"]),
     "scale recomputed": (lambda x: F.interpolate(x, scale_factor=1.7, recompute_scale_factor=True), ["resize"]),
 }
@@ -259,7 +272,6 @@ def test_function(name: str) -> None:
 
 
 FALLBACKS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str]] = {
-    "where": (lambda x: torch.where(x > 0, x, 0.5), "no native implementation"),
     "softplus with a low threshold": (lambda x: F.softplus(x, threshold=0.5), "a low threshold"),
     "negative divisor": (lambda x: F.avg_pool2d(x, 2, divisor_override=-2), "a negative number"),
     "floor division": (lambda x: torch.div(x, 0.3, rounding_mode="floor"), "a rounding division"),
@@ -267,10 +279,11 @@ FALLBACKS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str]] = {
     "max with indices": (lambda x: F.max_pool2d(x, 2, return_indices=True)[1], "indices"),
     "several results": (lambda x: torch.add(*torch.var_mean(x, 1)), "no native implementation"),
     "circular": (lambda x: F.pad(x, (1, 1, 0, 1), mode="circular"), "circular"),
-    "norm": (lambda x: x.norm(dim=1), "no native implementation"),
+    "norm": (lambda x: x.norm(3, dim=1), "a norm of order 3"),
     "bicubic": (lambda x: F.interpolate(x, scale_factor=2.0, mode="bicubic"), "no native implementation"),
     "another dtype": (lambda x: x.to(torch.float16).to(x.dtype), "dtype"),
-    "einsum": (lambda x: torch.einsum("bchw,bdhw->bcd", x, x), "no native implementation"),
+    "einsum": (lambda x: torch.einsum("bchw,bdhw->bc", x, x), "a letter of one operand"),
+    "einsum of one operand": (lambda x: torch.einsum("bchw->bhwc", x), "two operands"),
     "random": (lambda x: x + 0 * torch.rand(6, dtype=x.dtype), "no native implementation"),
     "empty": (lambda x: x[:, 3:3].mean((2, 3)), "an empty tensor"),
 }

@@ -249,6 +249,33 @@ def test_layer_norm_lengths(size, threads):
         assert torch.equal(norm(x, "layer", (1,), weight=weight, bias=bias, threads=threads), bias.expand(9, 1))
 
 
+def rms_reference(x, dims, weight, bias, eps=1e-5):
+    x = x.double()
+    shape = [n if i in dims else 1 for i, n in enumerate(x.shape)]
+    y = x / (x.square().mean(dims, keepdim=True) + eps).sqrt()
+    return y * weight.double().reshape(shape) + bias.double().reshape(shape)
+
+
+@pytest.mark.parametrize("dims", [(1,), (3,), (2, 3), (1, 2, 3)], ids=str)
+@pytest.mark.parametrize("format", FORMATS)
+def test_rms_norm(format, dims):
+    x = normal(3, 32, 5, 7) * 3 + 1
+    weight, bias = parameters_of([x.shape[i] for i in dims], "wb")
+    for dtype in DTYPES:
+        y = x.to(dtype).float()
+        actual = norm(y, "rms", dims, weight=weight, bias=bias, format=format, dtype=dtype)
+        assert_close(actual, rms_reference(y, dims, weight, bias), dtype)
+
+
+@pytest.mark.parametrize("size", [1, 7, 16, 17, 31, 64, 768, 1025, 4096, 4097, 9000])
+def test_rms_norm_lengths(size):
+    x = normal(9, size) + 5
+    weight, bias = parameters_of([size], "wb")
+    assert_close(norm(x, "rms", (1,), weight=weight, bias=bias), rms_reference(x, (1,), weight, bias))
+    y = x.T.contiguous()
+    assert_close(norm(y, "rms", (0,), weight=weight, bias=bias), rms_reference(y, (0,), weight, bias))
+
+
 def test_norm_far_from_zero():
     x = (normal(6, 3000) + 1000).float()
     assert_close(norm(x, "layer", (1,)), layer_reference(x, (1,), None, None))
@@ -366,7 +393,7 @@ def test_refusals():
         ("padded", lambda: _native.softmax(padded, padded, 1)),
         ("shape", lambda: _native.softmax(plain, small, 1)),
         ("rising", lambda: _native.softmax(plain, plain, 3)),
-        ("layer and group", lambda: _native.norm(plain, None, None, plain, "batch", [1], 1, 1e-5)),
+        ("layer, rms and group", lambda: _native.norm(plain, None, None, plain, "batch", [1], 1, 1e-5)),
         ("equal groups", lambda: _native.norm(plain, None, None, plain, "group", [], 5, 1e-5)),
         ("weight and bias", lambda: _native.norm(plain, dense((3,), PLAIN), None, plain, "group", [], 4, 1e-5)),
         ("weight and bias", lambda: _native.norm(plain, None, weight, plain, "layer", [2], 1, 1e-5)),

@@ -501,6 +501,11 @@ def normalisations() -> Iterator[Case]:
     yield Case("layer_norm-last-two", lambda: nn.LayerNorm((3, 17)), ((2, 4, 3, 17),))
     yield Case("layer_norm-not-affine", lambda: nn.LayerNorm(24, elementwise_affine=False), ((2, 4, 24),))
     yield Case("layer_norm-no-bias", lambda: nn.LayerNorm(24, bias=False), ((2, 4, 24),))
+    for shape in ((3, 33), (2, 5, 64), (2, 4, 3, 17), (1, 1, 8)):
+        yield Case("rms_norm-" + label(x=shape), lambda c=shape[-1]: nn.RMSNorm(c, eps=1e-6), (shape,))
+    yield Case("rms_norm-not-affine", lambda: nn.RMSNorm((4, 24), elementwise_affine=False), ((2, 4, 24),))
+    yield net("rms_norm-spelled", lambda self, x: self.w * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)),
+              lambda: {"w": nn.Parameter(torch.ones(24))}, (2, 5, 24))  # fmt: skip
     for c in (16, 17, 96):
         yield net(f"layer_norm-nchw-permuted-c{c}", lambda self, x: self.n(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2),
                   lambda c=c: {"n": nn.LayerNorm(c)}, (2, c, 5, 3), measured=c == 96)  # fmt: skip
@@ -821,6 +826,54 @@ def movements() -> Iterator[Case]:
     yield of("pad-2d", lambda x: F.pad(x, (2, 3)), (4, 9), exact=True)
 
 
+def products() -> Iterator[Case]:
+    """Of two computed matrices."""
+    for m, k, n in ((1, 1, 1), (1, 64, 17), (5, 7, 3), (16, 16, 16), (17, 33, 65), (8, 64, 15), (33, 1, 9)):
+        yield of(f"batch_matmul-m{m}-k{k}-n{n}", torch.matmul, (2, 3, m, k), (2, 3, k, n), exact=True, measured=m == 17)
+        yield of(f"batch_matmul-transposed-m{m}-k{k}-n{n}", lambda x, y: x @ y.mT, (2, 3, m, k), (2, 3, n, k), exact=True)
+    heads = lambda x: x.unflatten(-1, (4, -1)).transpose(1, 2)  # noqa: E731
+    yield of("batch_matmul-heads", lambda x, y: heads(x) @ heads(y).mT, (2, 9, 32), (2, 11, 32), exact=True)
+    yield of("batch_matmul-columns", lambda x, y: x.permute(0, 2, 3, 1) @ y, (2, 8, 5, 7), (2, 5, 8, 9), exact=True)
+    yield of("batch_matmul-far-apart", lambda x, y: x.permute(3, 0, 1, 2) @ y, (2, 5, 8, 3), (3, 2, 8, 9), exact=True)
+    yield of("batch_matmul-broadcast", torch.matmul, (2, 3, 5, 8), (1, 3, 8, 7), exact=True)
+    yield of("batch_matmul-of-other-rank", torch.matmul, (2, 3, 5, 8), (8, 7), exact=True)
+    yield of("bmm", torch.bmm, (3, 5, 8), (3, 8, 7), exact=True)
+    yield of("mm", torch.mm, (5, 8), (8, 7), exact=True)
+    yield of("baddbmm", lambda x, y, z: torch.baddbmm(z, x, y, beta=0.5, alpha=2), (3, 5, 8), (3, 8, 7), (3, 5, 7))
+    for equation in ("bqhd,bkhd->bhqk", "bhqk,bkhd->bqhd", "xbhd,ybhd->xybh", "abcd,bcae->ade"):
+        sizes = dict(zip("bqhdkxyace", (2, 5, 4, 8, 7, 3, 6, 3, 4, 9), strict=True))
+        x, y = (tuple(sizes[name] for name in term) for term in equation.split("->")[0].split(","))
+        yield of(f"einsum-{equation}", lambda x, y, e=equation: torch.einsum(e, x, y), x, y, exact=True)
+    yield of("batch_matmul-square", lambda x: x @ x.mT, (3, 5, 8), exact=True)
+
+
+def rotations() -> Iterator[Case]:
+    def rotary(self: Any, x: torch.Tensor) -> torch.Tensor:
+        first, second = x[..., : x.shape[-1] // 2], x[..., x.shape[-1] // 2 :]
+        return x * self.c + torch.cat((-second, first), -1) * self.s
+
+    for size in (2, 14, 16, 34, 64):
+        factors = lambda size=size: {"c": nn.Parameter(torch.ones(9, size)), "s": nn.Parameter(torch.ones(9, size))}  # noqa: E731
+        yield net(f"rotary-{size}", rotary, factors, (2, 3, 9, size))
+        yield net(f"rotary-heads-{size}", lambda self, x: rotary(self, x.transpose(1, 2)), factors, (2, 9, 3, size))
+
+
+def choices() -> Iterator[Case]:
+    """Truth values made of floats, and floats chosen by them."""
+    x = (3, 16, 7, 5)
+    for name in ("eq", "ne", "lt", "le", "gt", "ge"):
+        compare = getattr(torch, name)
+        yield of(f"where-{name}", lambda x, y, f=compare: torch.where(f(x, y), x * 2, y), x, x, exact=True)
+        yield of(f"{name}-number", lambda x, f=compare: f(x, 1).to(x.dtype) + x, x, exact=True)
+    yield of("where-broadcast", lambda x, y: torch.where(y > 0, x, -2.0), x, (16, 1, 5), exact=True)
+    yield of("masked_fill", lambda x, y: x.masked_fill((y > 0) & (y < 3) | ~(x != 1), 5.0), x, (1, 1, 7, 5), exact=True)
+    yield of("masked_softmax", lambda x, y: x.masked_fill(y < 0, -torch.inf).softmax(-1), (3, 4, 7, 9), (3, 1, 1, 9))
+    yield of("masked_sum", lambda x, y: (x * (y > 0)[..., None]).sum(1) / (y > 0).sum(1, keepdim=True), (3, 9, 16), (3, 9))
+    yield of("normalised", lambda x: x / x.norm(dim=-1, keepdim=True), (3, 5, 33))
+    yield of("cumsum", lambda x: x.cumsum(1), (3, 17, 5), exact=True)
+    yield of("argmax-pooled", lambda x, y: x[torch.arange(3), y.argmax(-1)], (3, 9, 16), (3, 9), exact=True)
+
+
 def outputs() -> Iterator[Case]:
     x = (2, 16, 5, 3)
     conv = lambda: {"a": nn.Conv2d(16, 16, 1), "k": torch.ones(3, 4)}  # noqa: E731
@@ -895,20 +948,8 @@ def attentions() -> Iterator[Case]:
 
 
 def _all() -> Iterable[Case]:
-    families = (
-        convolutions,
-        epilogues,
-        linears,
-        pointwise,
-        normalisations,
-        reductions,
-        pools,
-        resizes,
-        cats,
-        movements,
-        outputs,
-        attentions,
-    )
+    families = (convolutions, epilogues, linears, pointwise, normalisations, reductions, pools, resizes, cats, movements)
+    families += (products, rotations, choices, attentions, outputs)
     return itertools.chain.from_iterable(family() for family in families)
 
 

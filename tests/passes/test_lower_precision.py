@@ -110,3 +110,27 @@ def test_aten_nodes_that_make_float32_of_nothing_keep_it():
     graph = lowered(s.returns(s.binary("add", s.x[0], made), made))
     assert graph.nodes[0].attrs["kwargs"] == {"dtype": F32}
     assert graph.outputs[1] is made
+
+
+def test_the_lowest_number_of_a_mask_stays_finite():
+    lowest = torch.finfo(F32).min
+    s = Small((3, 4))
+    fill = constant(torch.tensor([lowest, -torch.inf, 1.0, -lowest]))
+    graph = lower_precision(s.returns(s.unary("linear", s.x[0], lowest, 0.0), s.add("expand", [fill], (3, 4))))
+    first, second = run(graph, [torch.ones(3, 4)])
+    assert first.isfinite().all() and (first < -3e38).all()
+    assert second[0].isinf().tolist() == [False, True, False, False]
+
+
+def test_what_is_computed_from_integers_stays_exact():
+    s = Small((2, 300, 8), (2, 300))
+    s.x[1].dtype = torch.int64
+    position = s.unary("linear", s.add("convert", [s.x[1]], (2, 300), F32), 0.01, 0.0)
+    angle = s.unary("cos", s.add("reshape", [position], (2, 300, 1)))
+    graph = lower_precision(s.returns(s.binary("mul", s.x[0], angle), angle))
+    check_shapes(graph)
+    x, ids = torch.ones(2, 300, 8), torch.arange(600).reshape(2, 300)
+    scaled, angles = run(graph, [x, ids])
+    expected = (ids * 0.01).cos()[..., None]
+    assert angles.dtype == F32 and (angles - expected).abs().max() < 1e-6
+    assert (scaled - expected).abs().max() < 2**-8

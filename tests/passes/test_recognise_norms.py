@@ -57,6 +57,26 @@ def test_spellings(function, merged):
     assert [value.shape for value in graph.nodes[0].inputs[1:]] == [(8,), (8,)]
 
 
+def _rms(x, weight, bias):
+    return x * torch.rsqrt(x.pow(2).mean(1, keepdim=True) + 1e-6) * weight + bias
+
+
+def _rms_by_division(x, weight, bias):
+    return weight * (x / ((x * x).mean(1, keepdim=True) + 1e-6).sqrt()) + bias
+
+
+@pytest.mark.parametrize("function", [_rms, _rms_by_division])
+def test_rms(function):
+    graph = build(capture(Spelled(function).eval(), (torch.randn(2, 8, 5, 5),)))
+    keeps_numbers(graph, fold_constants, recognise_norms, fuse_pointwise, combine_affine, fold_batch_norm)
+    assert ops(graph) == ["layer_norm"]
+    assert graph.nodes[0].attrs["centred"] is False and graph.nodes[0].attrs["eps"] == 1e-6
+
+
+def _rms_of_another(x, weight, bias):
+    return x * torch.rsqrt((x + 1).pow(2).mean(1, keepdim=True) + 1e-6)
+
+
 def _uncentred(x, weight, bias):
     mean = x.mean(1, keepdim=True)
     return x / torch.sqrt((x - mean).pow(2).mean(1, keepdim=True) + 1e-6)
@@ -82,7 +102,9 @@ def _another_variance(x, weight, bias):
     return (x - x.mean(1, keepdim=True)) / torch.sqrt((x - 1).pow(2).mean(1, keepdim=True) + 1e-6)
 
 
-@pytest.mark.parametrize("function", [_another_variance, _uncentred, _other_axis, _sample_variance, _eps_outside, _scaled_variance])
+@pytest.mark.parametrize(
+    "function", [_another_variance, _rms_of_another, _uncentred, _other_axis, _sample_variance, _eps_outside, _scaled_variance]
+)
 def test_others_that_look_alike_stay(function):
     graph = build(capture(Spelled(function).eval(), (torch.randn(2, 8, 5, 5),)))
     keeps_numbers(graph, recognise_norms)

@@ -18,7 +18,7 @@ from torch import fx
 from drystone.errors import UnsupportedError
 from drystone.graph import builders  # noqa: F401  (fills the table)
 from drystone.graph.aten import aten_node, is_strided, map_structure
-from drystone.graph.builders.registry import Built, Declined, table
+from drystone.graph.builders.registry import Built, Declined, Function, table, table_of_elements
 from drystone.graph.control_flow import REASON, control_flow
 from drystone.graph.graph import Graph, Node, PointwiseOp, Value, constant, make_node
 from drystone.graph.local_response_norm import recognize_local_response_norm
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from drystone.capture.export import Captured
 
 FLOATS = (torch.float32, torch.bfloat16)
-# Whatever the dtypes of their operands: conversions, batch norm, whose constants are folded in float64, attention and its mask.
-MIXED_DTYPES = {"to", "_to_copy", "type_as", "batch_norm", "_native_batch_norm_legit_no_training", "scaled_dot_product_attention"}
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
+# Whatever the dtypes of their operands: batch norm, whose constants are folded in float64, attention and its mask.
+MIXED_DTYPES = {"batch_norm", "_native_batch_norm_legit_no_training", "scaled_dot_product_attention"}
 # Their result does not depend on the numbers in their operand.
 LIKE = {"zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "new_empty"}
 
@@ -55,6 +56,7 @@ class _Builder:
         self.names_of_storage: dict[int, list[fx.Node]] = {}
         self.pending: list[Node] = []  # emitted for the current call
         self.current: fx.Node
+        self.name = ""
         self.shape: tuple[int, ...] = ()
         self.dtype = torch.float32
 
@@ -151,19 +153,8 @@ class _Builder:
         return built
 
     def native(self, target: torch._ops.OpOverload, name: str, args: Any, kwargs: Any, operands: list[Value]) -> Built:
-        function = table.get(f"{name}.{target._overloadname}") or table.get(name)
-        if function is None or target.namespace != "aten":
-            raise Declined(f"{target} has no native implementation")
-        if name not in MIXED_DTYPES:
-            # A constant number does not promote what it meets.
-            dtypes = {value.dtype for value in operands if not value.is_constant or value.shape or len(operands) == 1}
-            if len(dtypes) > 1:
-                raise Declined("operands of different dtypes")
-            dtypes.add(self.dtype)
-        else:
-            dtypes = {self.dtype, operands[0].dtype}
-        if not dtypes.issubset(FLOATS):
-            raise Declined(f"a dtype other than float32 and bfloat16: {', '.join(sorted(map(str, dtypes.difference(FLOATS))))}")
+        self.name = name
+        function = self.function(target, name, operands)
         if 0 in self.shape or (name != "cat" and any(value.numel == 0 for value in operands)):
             raise Declined("an empty tensor")
         try:
@@ -172,6 +163,24 @@ class _Builder:
             if error.__traceback__ is not None and error.__traceback__.tb_next is None:  # the call itself
                 raise Declined(f"{target} with arguments that no builder knows: {error}") from error
             raise
+
+    def function(self, target: torch._ops.OpOverload, name: str, operands: list[Value]) -> Function:
+        """The builder for these operands: of floats where they and the result are of one float dtype."""
+        of_floats, of_elements = (t.get(f"{name}.{target._overloadname}") or t.get(name) for t in (table, table_of_elements))
+        if (of_floats or of_elements) is None or target.namespace != "aten":
+            raise Declined(f"{target} has no native implementation")
+        if name in MIXED_DTYPES:
+            dtypes = {operands[0].dtype}
+        else:  # a constant number does not promote what it meets
+            dtypes = {value.dtype for value in operands if not value.is_constant or value.shape or len(operands) == 1}
+        if of_floats is not None and len(dtypes | {self.dtype}) == 1 and self.dtype in FLOATS:
+            return of_floats
+        others = (dtypes | {self.dtype}).difference(FLOATS)
+        if of_elements is None and not others:
+            raise Declined("operands of different dtypes")
+        if of_elements is None or others.difference(INTEGERS):
+            raise Declined(f"a dtype other than float32 and bfloat16: {', '.join(sorted(map(str, others)))}")
+        return of_elements
 
     def verify(self, built: Built, results: Any) -> None:
         """What a builder made must have the shape and dtype that torch says."""

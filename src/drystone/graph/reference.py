@@ -142,7 +142,7 @@ def _reduce(node: Node, inputs: list[Tensor]) -> Tensor:
 def _layer_norm(node: Node, inputs: list[Tensor]) -> Tensor:
     x, *rest = inputs
     dims = node.attrs["dims"]
-    mean = x.mean(dims, keepdim=True)
+    mean = x.mean(dims, keepdim=True) if node.attrs.get("centred", True) else 0
     var = (x - mean).square().mean(dims, keepdim=True)
     x = (x - mean) / (var + node.attrs["eps"]).sqrt()
     # Weight and bias have the sizes of the normalised axes: put them there.
@@ -221,6 +221,49 @@ def _pad(node: Node, inputs: list[Tensor]) -> Tensor:
     return x
 
 
+_ELEMENTWISE: dict[str, Callable[..., Tensor]] = {
+    "invert": torch.bitwise_not,
+    "floor_div": torch.floor_divide,
+    "remainder": torch.remainder,
+    "bit_and": torch.bitwise_and,
+    "bit_or": torch.bitwise_or,
+    "bit_xor": torch.bitwise_xor,
+    **{kind: getattr(torch, kind) for kind in ("add", "sub", "mul", "maximum", "minimum", "where")},
+    **{kind: getattr(torch, kind) for kind in ("eq", "ne", "lt", "le", "gt", "ge")},
+}
+
+
+def _fold(node: Node, inputs: list[Tensor]) -> Tensor:
+    (x,), kind, dims = inputs, node.attrs["kind"], list(node.attrs["dims"])
+    if kind == "cumsum":
+        return x.cumsum(dims[0])
+    if kind in ("argmax", "argmin"):
+        x = x.flatten(dims[0], dims[-1])
+        dims = dims[:1]
+        return getattr(torch, kind)(x, dims[0]).reshape(node.output.shape)
+    return getattr(torch, kind)(x, dim=dims).reshape(node.output.shape)
+
+
+def _index(node: Node, inputs: list[Tensor]) -> Tensor:
+    x, *indices = inputs
+    if node.attrs["caller"] == "gather":
+        return x.gather(node.attrs["dim"], indices[0].long())
+    if not node.attrs["wraps"] and any(bool((index < 0).any()) for index in indices):
+        raise IndexError("index out of range in self")
+    return x[(slice(None),) * node.attrs["dim"] + tuple(index.long() for index in indices)]
+
+
+def _batch_matmul(node: Node, inputs: list[Tensor]) -> Tensor:
+    a, b = (x.permute(dims) for x, dims in zip(inputs, node.attrs["dims"], strict=True))
+    return a @ b
+
+
+def _rotary(node: Node, inputs: list[Tensor]) -> Tensor:
+    x, cosines, sines = inputs
+    first, second = (x := x.permute(node.attrs["dims"])).chunk(2, -1)
+    return x * cosines + torch.cat([-second, first], -1) * sines
+
+
 _OPERATORS: dict[str, Callable[[Node, list[Tensor]], Tensor]] = {
     "conv": _conv,
     "matmul": _matmul,
@@ -241,4 +284,9 @@ _OPERATORS: dict[str, Callable[[Node, list[Tensor]], Tensor]] = {
     "expand": lambda node, inputs: inputs[0].expand(node.output.shape),
     "pad": _pad,
     "convert": lambda node, inputs: inputs[0],
+    "elementwise": lambda node, inputs: _ELEMENTWISE[node.attrs["kind"]](*inputs),
+    "fold": _fold,
+    "index": _index,
+    "batch_matmul": _batch_matmul,
+    "rotary": _rotary,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from drystone.graph.graph import Graph
 from drystone.passes.absorb_into_attention import absorb_into_attention
+from drystone.passes.batch_products import batch_products
 from drystone.passes.combine_affine import combine_affine
 from drystone.passes.fold_batch_norm import fold_batch_norm, fold_into_producers
 from drystone.passes.fold_constants import fold_constants
@@ -16,6 +17,7 @@ from drystone.passes.nest_cat import nest_cat
 from drystone.passes.recognise_activations import recognise_activations
 from drystone.passes.recognise_attention import recognise_attention
 from drystone.passes.recognise_norms import recognise_norms
+from drystone.passes.recognise_rotary import recognise_rotary
 from drystone.passes.recognise_shuffle import recognise_shuffle
 from drystone.passes.remove_noops import remove_noops
 
@@ -31,6 +33,7 @@ def simplify(graph: Graph) -> Graph:
     nest_cat(graph)
     fold_padding(graph)
     recognise_norms(graph)
+    recognise_rotary(graph)
     combine_affine(graph)
     fold_into_producers(graph)  # before pointwise nodes grow: their number of operands is limited
     fuse_pointwise(graph)
@@ -41,6 +44,7 @@ def simplify(graph: Graph) -> Graph:
     absorb_into_attention(graph)
     merge_linears(graph)
     fuse_epilogues(graph)
+    batch_products(graph)  # what attention has not taken
     remove_noops(graph)
     graph.check()
     return graph

@@ -2,6 +2,7 @@
 
 before:  mean(x) → sub(x, ·) → square → mean → + eps → sqrt → div      permute(x, 0231) → layer_norm(3) → permute(·, 0312)
 after:   layer_norm(x, dims=(1,), eps)                                  layer_norm(x, dims=(1,))
+         The same without the mean, x / sqrt(mean(x²) + eps), is an RMS norm: layer_norm(x) centred=False.
 Scale and shift after them are taken in by ``fold_batch_norm``.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from drystone.graph.graph import Graph, Node, make_node
+from drystone.graph.graph import Graph, Node, Value, make_node
 from drystone.passes.expressions import Expressions
 from drystone.passes.instructions import reading_counts, remove_instruction, set_instructions
 
@@ -28,7 +29,7 @@ def _recognise_spelled(graph: Graph) -> None:
         numbers = expressions.add(node)
         # The last instruction first: it holds the others.
         for index in range(len(numbers) - 1, -1, -1):
-            norm = _layer_norm(expressions, numbers[index])
+            norm = _layer_norm(expressions, numbers[index]) or _rms_norm(expressions, numbers[index])
             if norm is None:
                 continue
             nodes.append(norm)
@@ -67,8 +68,28 @@ def _layer_norm(expressions: Expressions, number: int) -> Node | None:
                 continue
         if _is_normalisable([int(dim) for dim in dims], len(value.shape)):
             axes = tuple(int(dim) for dim in dims)
-            return make_node("layer_norm", [value], value.shape, value.dtype, dims=axes, eps=eps, has_weight=False, has_bias=False)
+            return _norm(value, axes, eps, centred=True)
     return None
+
+
+def _rms_norm(expressions: Expressions, number: int) -> Node | None:
+    """x / sqrt(mean(x * x) + eps), where ``number`` is that."""
+    kind, _, operands = expressions[number]
+    if kind not in ("div", "mul"):
+        return None
+    for x, scale in (operands,) if kind == "div" else (operands, operands[::-1]):
+        value, scaled = expressions.value(x), _under_root(expressions, scale, kind)
+        if value is None or scaled is None or expressions[scaled[0]][0] != "mean":
+            continue
+        _, dims, (squared,) = expressions[scaled[0]]
+        axes = tuple(int(dim) for dim in dims)
+        if expressions[squared] == ("square", (), (x,)) and _is_normalisable(axes, len(value.shape)):
+            return _norm(value, axes, scaled[1], centred=False)
+    return None
+
+
+def _norm(x: Value, dims: tuple[int, ...], eps: float, centred: bool) -> Node:
+    return make_node("layer_norm", [x], x.shape, x.dtype, dims=dims, eps=eps, has_weight=False, has_bias=False, centred=centred)
 
 
 def _under_root(expressions: Expressions, number: int, joined_by: str) -> tuple[int, float] | None:

@@ -1,3 +1,15 @@
 """One function an ATen operator: from its arguments to nodes of the graph. One file a family of operators."""
 
-from drystone.graph.builders import attention, convolution, movement, normalization, pointwise, pooling, reductions, resize, shape  # noqa: F401
+from drystone.graph.builders import (  # noqa: F401
+    attention,
+    convolution,
+    elements,
+    movement,
+    normalization,
+    pointwise,
+    pooling,
+    products,
+    reductions,
+    resize,
+    shape,
+)

@@ -16,26 +16,26 @@ def part(b: Emitter, x: Value, dim: int, start: int, length: int, step: int = 1)
     return b.emit("slice", [x], shape, dim=dim, start=start, step=step)
 
 
-@builds("slice.Tensor")
+@builds("slice.Tensor", any_dtype=True)
 def slice_(b: Emitter, x: Value, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> Built:
     dim = axis(dim, len(x.shape))
     first, last, step = slice(start, end, step).indices(x.shape[dim])
     return part(b, x, dim, first, max(0, -(-(last - first) // step)), step)
 
 
-@builds("narrow")
+@builds("narrow", any_dtype=True)
 def narrow(b: Emitter, x: Value, dim: int, start: int, length: int) -> Built:
     dim = axis(dim, len(x.shape))
     return part(b, x, dim, axis(start, x.shape[dim]), length)
 
 
-@builds("select")
+@builds("select", any_dtype=True)
 def select(b: Emitter, x: Value, dim: int, index: int) -> Built:
     dim = axis(dim, len(x.shape))
     return b.reshape(part(b, x, dim, axis(index, x.shape[dim]), 1), b.shape)
 
 
-@builds("unbind")
+@builds("unbind", any_dtype=True)
 def unbind(b: Emitter, x: Value, dim: int = 0) -> Built:
     dim = axis(dim, len(x.shape))
     shape = x.shape[:dim] + x.shape[dim + 1 :]
@@ -48,38 +48,40 @@ def _split(b: Emitter, x: Value, sizes: Sequence[int], dim: int) -> Built:
     return [part(b, x, dim, start, size) if b.reads(i) else None for i, (start, size) in parts]
 
 
-@builds("split_with_sizes", "split.sizes")
+@builds("split_with_sizes", "split.sizes", any_dtype=True)
 def split_with_sizes(b: Emitter, x: Value, split_sizes: list[int], dim: int = 0) -> Built:
     return _split(b, x, split_sizes, axis(dim, len(x.shape)))
 
 
-@builds("split.Tensor")
+@builds("split.Tensor", any_dtype=True)
 def split(b: Emitter, x: Value, split_size: int, dim: int = 0) -> Built:
     dim = axis(dim, len(x.shape))
     size = x.shape[dim]
     return _split(b, x, [min(split_size, size - start) for start in range(0, size, split_size)], dim)
 
 
-@builds("chunk")
+@builds("chunk", any_dtype=True)
 def chunk(b: Emitter, x: Value, chunks: int, dim: int = 0) -> Built:
     return split(b, x, -(-x.shape[axis(dim, len(x.shape))] // chunks), dim)
 
 
-@builds("cat", "concat", "concatenate")
+@builds("cat", "concat", "concatenate", any_dtype=True)
 def cat(b: Emitter, tensors: list[Value], dim: int = 0) -> Built:
     # torch lets empty vectors through, whatever the shape of the others.
     full = [value for value in tensors if value.numel]
+    if any(value.dtype != b.dtype for value in full):
+        raise Declined("operands of different dtypes")
     return full[0] if len(full) == 1 else b.emit("cat", full, b.shape, dim=axis(dim, len(full[0].shape)))
 
 
-@builds("stack")
+@builds("stack", any_dtype=True)
 def stack(b: Emitter, tensors: list[Value], dim: int = 0) -> Built:
     dim = axis(dim, len(b.shape))
     single = (*b.shape[:dim], 1, *b.shape[dim + 1 :])
     return cat(b, [b.reshape(value, single) for value in tensors], dim)
 
 
-@builds("roll")
+@builds("roll", any_dtype=True)
 def roll(b: Emitter, x: Value, shifts: Sequence[int], dims: Sequence[int] = ()) -> Built:
     if not dims:
         raise Declined("a roll of the flattened tensor")
@@ -103,7 +105,7 @@ def _pad(b: Emitter, x: Value, padding: Sequence[int], mode: str, value: float) 
     return b.emit("pad", [x], b.shape, before=tuple(before), after=tuple(after), mode=mode, value=float(value))
 
 
-@builds("pad")
+@builds("pad", any_dtype=True)
 def pad(b: Emitter, x: Value, pad: list[int], mode: str = "constant", value: float | None = None) -> Built:
     if mode not in ("constant", "reflect", "replicate"):
         raise Declined(f"a {mode} padding")
@@ -112,7 +114,7 @@ def pad(b: Emitter, x: Value, pad: list[int], mode: str = "constant", value: flo
     return _pad(b, x, pad, mode, value or 0.0)
 
 
-@builds("constant_pad_nd")
+@builds("constant_pad_nd", any_dtype=True)
 def constant_pad(b: Emitter, x: Value, pad: list[int], value: float = 0.0) -> Built:
     return _pad(b, x, pad, "constant", value)
 

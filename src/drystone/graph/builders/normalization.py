@@ -119,4 +119,15 @@ def layer_norm(
     inputs = [x] + [value for value in (weight, bias) if value is not None]
     rank = len(x.shape)
     dims = tuple(range(rank - len(normalized_shape), rank))
-    return b.emit("layer_norm", inputs, x.shape, dims=dims, eps=eps, has_weight=weight is not None, has_bias=bias is not None)
+    return b.emit(
+        "layer_norm", inputs, x.shape, dims=dims, eps=eps, has_weight=weight is not None, has_bias=bias is not None, centred=True
+    )
+
+
+@builds("rms_norm")
+def rms_norm(b: Emitter, x: Value, normalized_shape: list[int], weight: Value | None = None, eps: float | None = None) -> Built:
+    """x / sqrt(mean(x²) + eps) * weight: a layer norm that is not centred."""
+    eps = torch.finfo(x.dtype).eps if eps is None else eps
+    dims = tuple(range(len(x.shape) - len(normalized_shape), len(x.shape)))
+    inputs = [x] if weight is None else [x, weight]
+    return b.emit("layer_norm", inputs, x.shape, dims=dims, eps=eps, has_weight=weight is not None, has_bias=False, centred=False)

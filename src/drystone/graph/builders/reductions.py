@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 
 from drystone.graph.builders.registry import Built, Declined, Emitter, axis, builds
-from drystone.graph.graph import Value
+from drystone.graph.graph import PointwiseOp, Value
 
 
 def _reduce(b: Emitter, kind: str, x: Value, dim: int | Iterable[int] | None, keepdim: bool, dtype: torch.dtype | None) -> Value:
@@ -33,6 +33,23 @@ def _reduction(kind: str) -> None:
 
 _reduction("mean")
 _reduction("sum")
+
+
+@builds("linalg_vector_norm")
+def vector_norm(
+    b: Emitter,
+    x: Value,
+    ord: float = 2,
+    dim: int | Iterable[int] | None = None,
+    keepdim: bool = False,
+    dtype: torch.dtype | None = None,
+) -> Built:
+    """Of order 2 or 1: the root of the sum of squares, or the sum of magnitudes."""
+    if ord not in (1, 2) or not x.shape:
+        raise Declined(f"a norm of order {ord}")
+    parts = b.pointwise([x], [PointwiseOp("square" if ord == 2 else "abs", (("in", 0),))])
+    total = _reduce(b, "sum", parts, dim, keepdim, dtype)
+    return b.pointwise([total], [PointwiseOp("sqrt", (("in", 0),))]) if ord == 2 else total
 
 
 @builds("softmax.int")

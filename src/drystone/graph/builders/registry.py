@@ -20,6 +20,7 @@ class Declined(Exception):
 class Emitter(Protocol):
     """What builder functions see of the graph under construction, and of the ATen call that is being translated."""
 
+    name: str  # of the operator, without its overload
     shape: tuple[int, ...]  # of the call's (first) result
     dtype: torch.dtype
 
@@ -40,19 +41,34 @@ class Emitter(Protocol):
 
 
 Function = Callable[..., Built]
-table: dict[str, Function] = {}
+table: dict[str, Function] = {}  # of floats, all operands of one dtype
+table_of_elements: dict[str, Function] = {}  # of integers and truth values too, in any mixture
 
 
-def builds(*names: str) -> Callable[[Function], Function]:
+def builds(*names: str, any_dtype: bool = False) -> Callable[[Function], Function]:
     """Enter a function for ATen operators by name, all overloads and the in-place variant (``relu_``) included.
 
-    A name may hold an overload (``"view.dtype"``), which then wins over the bare name.
+    A name may hold an overload (``"view.dtype"``), which then wins over the bare name. ``any_dtype``: it serves integers and truth
+    values as well.
     """
 
     def enter(function: Function) -> Function:
+        for tables in [table, table_of_elements] if any_dtype else [table]:
+            for name in names:
+                assert name not in tables, f"two builders for {name}"
+                tables[name] = function
+        return function
+
+    return enter
+
+
+def builds_elements(*names: str) -> Callable[[Function], Function]:
+    """As ``builds``, for calls with an operand or a result that is no float, and for operators that no other builder serves."""
+
+    def enter(function: Function) -> Function:
         for name in names:
-            assert name not in table, f"two builders for {name}"
-            table[name] = function
+            assert name not in table_of_elements, f"two builders for {name}"
+            table_of_elements[name] = function
         return function
 
     return enter

@@ -4,18 +4,32 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from drystone.graph.builders.registry import Built, Declined, Emitter, axis, builds
 from drystone.graph.graph import Value
 
+VIEWS = (
+    "view.default",
+    "reshape",
+    "_unsafe_view",
+    "view_as",
+    "reshape_as",
+    "unflatten",
+    "squeeze",
+    "unsqueeze",
+    "flatten",
+    "ravel",
+)
 
-@builds("view.default", "reshape", "_unsafe_view", "view_as", "reshape_as", "unflatten", "squeeze", "unsqueeze", "flatten", "ravel")
+
+@builds(*VIEWS, any_dtype=True)
 def reshape(b: Emitter, x: Value, *arguments: Any, **named: Any) -> Built:
     return b.reshape(x, b.shape)
 
 
-@builds("contiguous", "clone", "detach", "alias", "lift_fresh", "lift_fresh_copy", "positive", "resolve_conj", "resolve_neg")
+SAME = ("contiguous", "clone", "detach", "alias", "lift_fresh", "lift_fresh_copy", "positive", "resolve_conj", "resolve_neg")
+
+
+@builds(*SAME, any_dtype=True)
 def identity(b: Emitter, x: Value, *arguments: Any, **named: Any) -> Built:
     return x
 
@@ -27,15 +41,6 @@ def dropout(b: Emitter, x: Value, p: float, train: bool) -> Built:
     return x
 
 
-@builds("to", "_to_copy", "type_as")
-def convert(b: Emitter, x: Value, *arguments: Any, **named: Any) -> Built:
-    if b.dtype == x.dtype:
-        return x
-    if b.dtype not in (torch.float32, torch.bfloat16):
-        raise Declined(f"a conversion to {b.dtype}")
-    return b.emit("convert", [x], x.shape, b.dtype)
-
-
 def expand_to(b: Emitter, x: Value, shape: tuple[int, ...]) -> Value:
     if x.shape == shape:
         return x
@@ -43,7 +48,7 @@ def expand_to(b: Emitter, x: Value, shape: tuple[int, ...]) -> Value:
     return x if x.shape == shape else b.emit("expand", [x], shape)
 
 
-@builds("expand", "expand_as", "broadcast_to")
+@builds("expand", "expand_as", "broadcast_to", any_dtype=True)
 def expand(b: Emitter, x: Value, *arguments: Any, **named: Any) -> Built:
     return expand_to(b, x, b.shape)
 
@@ -53,12 +58,20 @@ def copy(b: Emitter, x: Value, source: Value, non_blocking: bool = False) -> Bui
     return expand_to(b, source, b.shape)
 
 
-@builds("repeat")
+@builds("repeat", any_dtype=True)
 def repeat(b: Emitter, x: Value, repeats: list[int]) -> Built:
     sizes = (1,) * (len(repeats) - len(x.shape)) + x.shape
     single = [entry for size in sizes for entry in (1, size)]
     double = [entry for count, size in zip(repeats, sizes, strict=True) for entry in (count, size)]
     return b.reshape(expand_to(b, b.reshape(x, single), tuple(double)), b.shape)
+
+
+@builds("repeat_interleave.self_int", any_dtype=True)
+def repeat_interleave(b: Emitter, x: Value, repeats: int, dim: int | None = None, **named: Any) -> Built:
+    sizes = (x.numel,) if dim is None else x.shape
+    at = axis(dim or 0, len(sizes)) + 1
+    single = (*sizes[:at], 1, *sizes[at:])
+    return b.reshape(expand_to(b, b.reshape(x, single), (*sizes[:at], repeats, *sizes[at:])), b.shape)
 
 
 def permute_to(b: Emitter, x: Value, dims: list[int]) -> Value:
@@ -69,12 +82,12 @@ def permute_to(b: Emitter, x: Value, dims: list[int]) -> Value:
     return b.emit("permute", [x], [x.shape[dim] for dim in order], dims=order)
 
 
-@builds("permute")
+@builds("permute", any_dtype=True)
 def permute(b: Emitter, x: Value, dims: list[int]) -> Built:
     return permute_to(b, x, dims)
 
 
-@builds("transpose", "swapaxes", "swapdims")
+@builds("transpose", "swapaxes", "swapdims", any_dtype=True)
 def transpose(b: Emitter, x: Value, dim0: int, dim1: int) -> Built:
     order = list(range(len(x.shape)))
     if order:
@@ -82,18 +95,18 @@ def transpose(b: Emitter, x: Value, dim0: int, dim1: int) -> Built:
     return permute_to(b, x, order)
 
 
-@builds("t", "mT", "adjoint")
+@builds("t", "mT", "adjoint", any_dtype=True)
 def t(b: Emitter, x: Value) -> Built:
     order = list(range(len(x.shape)))
     return permute_to(b, x, [*order[:-2], *order[:-3:-1]])
 
 
-@builds("numpy_T")
+@builds("numpy_T", any_dtype=True)
 def numpy_T(b: Emitter, x: Value) -> Built:
     return permute_to(b, x, list(range(len(x.shape)))[::-1])
 
 
-@builds("movedim", "moveaxis")
+@builds("movedim", "moveaxis", any_dtype=True)
 def movedim(b: Emitter, x: Value, source: int | list[int], destination: int | list[int]) -> Built:
     rank = len(x.shape)
     sources = [axis(d, rank) for d in ([source] if isinstance(source, int) else source)]

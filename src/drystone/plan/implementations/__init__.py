@@ -6,12 +6,15 @@ from drystone.graph.graph import Node
 from drystone.plan.implementations.aten import Aten
 from drystone.plan.implementations.attention import Attention
 from drystone.plan.implementations.base import Implementation, Layout
+from drystone.plan.implementations.batch_matmul import OneDnnBatchMatmul
 from drystone.plan.implementations.convolution import OneDnnConvolution
+from drystone.plan.implementations.elements import Elements
 from drystone.plan.implementations.gemm import Gemm
 from drystone.plan.implementations.linear import OneDnnLinear
 from drystone.plan.implementations.movement import Movement
 from drystone.plan.implementations.pointwise import Convert, Pointwise
 from drystone.plan.implementations.reductions import Reduction
+from drystone.plan.implementations.rotary import Rotary
 from drystone.plan.implementations.windows import Window
 from drystone.plan.implementations.winograd import Winograd
 
@@ -23,10 +26,13 @@ IMPLEMENTATIONS: list[Implementation] = [
     OneDnnLinear(inner_product=False),
     OneDnnLinear(inner_product=True),
     Attention(),
+    OneDnnBatchMatmul(),
     Pointwise(),
     Convert(),
+    Rotary(),
     *(Reduction(op) for op in ("reduce", "softmax", "layer_norm", "group_norm")),
     *(Window(op) for op in ("pool", "resize", "lrn")),
+    *(Elements(op) for op in ("elementwise", "fold", "index", "convert")),
     *(Movement(op) for op in ("cat", "slice", "gather", "permute", "reshape", "expand", "pad")),
 ]
 

@@ -31,6 +31,7 @@ class Reduction(Implementation):
             weight = inputs[1] if a["has_weight"] else None
             bias = inputs[1 + a["has_weight"]] if a["has_bias"] else None
             layer = self.op == "layer_norm"
-            kind, dims, groups = ("layer", list(a["dims"]), 1) if layer else ("group", [], a["groups"])
+            of_axes = "layer" if a.get("centred", True) else "rms"
+            kind, dims, groups = (of_axes, list(a["dims"]), 1) if layer else ("group", [], a["groups"])
             step = native.norm(inputs[0], weight, bias, output, kind, dims, groups, a["eps"])
         return Created(step, [*(context.operand(node, i) for i in range(len(inputs))), ("out", 0)])

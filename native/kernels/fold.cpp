@@ -1,0 +1,107 @@
+// Running sums, extremes and their places, and reductions of integers and truth values, along one axis of dense memory.
+//
+// What runs here in models are masks, ids and pooled positions, some thousand elements: one pass, element by element. A NaN is
+// the largest and the smallest number, as in torch; of equals the first counts.
+#include "kernels/fold.h"
+
+#include "kernels/block.h"
+
+namespace drystone::DRYSTONE_ISA {
+
+namespace {
+
+// Calls body(first element, outputs' index) for every line of the input.
+template <class Body>
+void each_line(const FoldArgs& args, Body body) {
+#pragma omp parallel for num_threads(args.threads) schedule(static) if (args.threads > 1)
+  for (int64_t line = 0; line < args.outer * args.inner; line++)
+    body(line / args.inner * args.count * args.inner + line % args.inner, line);
+}
+
+struct Brief {
+  uint16_t bits;  // of a bfloat16
+};
+inline float number(Brief x) { return from_bf16(x.bits); }
+template <class T>
+inline T number(T x) {
+  return x;
+}
+
+inline void put(Brief& to, double value) { to.bits = to_bf16(static_cast<float>(value)); }
+template <class T, class Total>
+inline void put(T& to, Total value) {
+  to = static_cast<T>(value);
+}
+
+template <class T, class Total>
+void cumsum(const FoldArgs& args) {
+  each_line(args, [&](int64_t begin, int64_t) {
+    const T* x = static_cast<const T*>(args.input) + begin;
+    T* y = static_cast<T*>(args.output) + begin;
+    Total total = 0;
+    for (int64_t i = 0; i < args.count; i++) put(y[i * args.inner], total += static_cast<Total>(number(x[i * args.inner])));
+  });
+}
+
+void sum(const FoldArgs& args) {
+  each_line(args, [&](int64_t begin, int64_t line) {
+    const auto* x = static_cast<const int64_t*>(args.input) + begin;
+    uint64_t total = 0;
+    for (int64_t i = 0; i < args.count; i++) total += static_cast<uint64_t>(x[i * args.inner]);
+    static_cast<int64_t*>(args.output)[line] = static_cast<int64_t>(total);
+  });
+}
+
+// any: whether one element is true; all: whether none is false.
+void find(const FoldArgs& args, bool wanted) {
+  each_line(args, [&](int64_t begin, int64_t line) {
+    const auto* x = static_cast<const bool*>(args.input) + begin;
+    bool found = false;
+    for (int64_t i = 0; i < args.count; i++) found |= x[i * args.inner] == wanted;
+    static_cast<bool*>(args.output)[line] = wanted ? found : !found;
+  });
+}
+
+template <class T>
+void extreme(const FoldArgs& args) {
+  const bool largest = args.kind == FoldKind::amax || args.kind == FoldKind::argmax;
+  const bool places = args.kind == FoldKind::argmax || args.kind == FoldKind::argmin;
+  each_line(args, [&](int64_t begin, int64_t line) {
+    const T* x = static_cast<const T*>(args.input) + begin;
+    int64_t best = 0;
+    for (int64_t i = 1; i < args.count; i++) {
+      const auto held = number(x[best * args.inner]), seen = number(x[i * args.inner]);
+      if (held == held && (seen != seen || (largest ? held < seen : seen < held))) best = i;
+    }
+    if (places)
+      static_cast<int64_t*>(args.output)[line] = best;
+    else
+      static_cast<T*>(args.output)[line] = x[best * args.inner];
+  });
+}
+
+}  // namespace
+
+void fold(const FoldArgs& args) {
+  switch (args.kind) {
+    case FoldKind::cumsum:
+      if (args.element == Element::f32) return cumsum<float, double>(args);
+      if (args.element == Element::bf16) return cumsum<Brief, double>(args);
+      return cumsum<int64_t, uint64_t>(args);
+    case FoldKind::sum: return sum(args);
+    case FoldKind::any: return find(args, true);
+    case FoldKind::all: return find(args, false);
+    default: break;
+  }
+  switch (args.element) {
+    case Element::f32: return extreme<float>(args);
+    case Element::bf16: return extreme<Brief>(args);
+    case Element::s64: return extreme<int64_t>(args);
+    case Element::s32: return extreme<int32_t>(args);
+    case Element::s16: return extreme<int16_t>(args);
+    case Element::s8: return extreme<int8_t>(args);
+    default: return extreme<uint8_t>(args);
+  }
+}
+
+}  // namespace drystone::DRYSTONE_ISA

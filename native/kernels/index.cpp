@@ -1,0 +1,87 @@
+// Gathers runs of memory by tensors of indices: rows of an embedding, entries along an axis, single elements.
+//
+// Row by row of the grid of indices. Every index is checked before it is used: nothing outside of the input is read.
+#include "kernels/index.h"
+
+#include "kernels/block.h"
+
+namespace drystone::DRYSTONE_ISA {
+
+namespace {
+
+inline int64_t index_at(const IndexedAxis& axis, int64_t at) {
+  return axis.wide ? static_cast<const int64_t*>(axis.indices)[at] : static_cast<const int32_t*>(axis.indices)[at];
+}
+
+// One row: move(entry, offset in the input) for each entry; false where an index is out of range.
+template <class Move>
+bool walk_row(const IndexArgs& args, const int64_t* starts, int64_t offset, Move move) {
+  const int last = args.axes - 1;
+  for (int64_t entry = 0; entry < args.sizes[last]; entry++, offset += args.places[last]) {
+    int64_t from = offset;
+    for (int axis = 0; axis < args.indexed; axis++) {
+      const IndexedAxis& by = args.indices[axis];
+      const int64_t index = index_at(by, starts[axis] + entry * by.strides[last]);
+      if (index < (args.wraps ? -by.size : 0) || index >= by.size) {
+#pragma omp critical(drystone_index)
+        {
+          *args.bad_axis = axis;
+          *args.bad_index = index;
+        }
+        return false;
+      }
+      from += (index < 0 ? index + by.size : index) * by.stride;
+    }
+    move(entry, from);
+  }
+  return true;
+}
+
+template <class Move>
+bool each_row(const IndexArgs& args, Move move) {
+  const int last = args.axes - 1;
+  int64_t rows = 1;
+  for (int i = 0; i < last; i++) rows *= args.sizes[i];
+  int bad = 0;
+#pragma omp parallel for num_threads(args.threads) schedule(static) reduction(| : bad) if (args.threads > 1)
+  for (int64_t item = 0; item < args.outer * rows; item++) {
+    int64_t starts[index_max_axes] = {}, row = item % rows, offset = item / rows * args.outer_stride;
+    for (int i = last - 1; i >= 0; i--) {
+      const int64_t place = row % args.sizes[i];
+      row /= args.sizes[i];
+      offset += place * args.places[i];
+      for (int axis = 0; axis < args.indexed; axis++) starts[axis] += place * args.indices[axis].strides[i];
+    }
+    const int64_t first = item * args.sizes[last];
+    bad |= !walk_row(args, starts, offset, [&](int64_t entry, int64_t from) { move(first + entry, from); });
+  }
+  return !bad;
+}
+
+template <class T>
+bool gather(const IndexArgs& args) {
+  const char* input = static_cast<const char*>(args.input);
+  T* output = static_cast<T*>(args.output);
+  return each_row(args, [=](int64_t entry, int64_t from) { output[entry] = *reinterpret_cast<const T*>(input + from); });
+}
+
+bool copy_runs(const IndexArgs& args) {
+  const char* input = static_cast<const char*>(args.input);
+  char* output = static_cast<char*>(args.output);
+  const auto run = static_cast<size_t>(args.run);
+  return each_row(args, [=](int64_t entry, int64_t from) { __builtin_memcpy(output + entry * run, input + from, run); });
+}
+
+}  // namespace
+
+bool index(const IndexArgs& args) {
+  switch (args.run) {
+    case 1: return gather<uint8_t>(args);
+    case 2: return gather<uint16_t>(args);
+    case 4: return gather<uint32_t>(args);
+    case 8: return gather<uint64_t>(args);
+    default: return copy_runs(args);
+  }
+}
+
+}  // namespace drystone::DRYSTONE_ISA

@@ -1,0 +1,291 @@
+"""Integers, truth values and what joins them with floats: comparisons, logic, integer arithmetic, choice, folds, indices.
+
+Each computes in the dtype that torch promotes its operands to; numbers become constants of that dtype, so ids keep all 64 bits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from drystone.graph.builders import pointwise
+from drystone.graph.builders.registry import Built, Declined, Emitter, Function, axis, builds_elements, scalar, table
+from drystone.graph.graph import Value
+
+Operand = Value | bool | int | float
+FLOATS = (torch.float32, torch.bfloat16)
+
+
+def promoted(*operands: Operand) -> torch.dtype:
+    """The dtype in which torch combines these: tensors of no dimensions and numbers count for less than others."""
+    examples = [torch.empty((1,) * min(len(x.shape), 1), dtype=x.dtype) if isinstance(x, Value) else x for x in operands]
+    dtype = torch.result_type(examples[0], examples[1])
+    if not all(isinstance(x, Value) for x in operands):
+        return dtype
+    if len({x.dtype for x in operands if isinstance(x, Value) and x.dtype in FLOATS}) > 1:
+        raise Declined("operands of different dtypes")
+    return dtype
+
+
+def number_as(item: Any, dtype: torch.dtype) -> torch.Tensor | None:
+    """A Python number, or a constant of no dimensions, as a tensor of ``dtype``; None for anything else."""
+    if isinstance(item, Value):
+        return item.constant.to(dtype) if item.is_constant and item.shape == () else None
+    if dtype in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
+        limits = torch.iinfo(dtype)
+        if item != int(item) or not limits.min <= item <= limits.max:
+            raise Declined(f"{item} as {str(dtype).removeprefix('torch.')}")
+    return torch.tensor(item, dtype=dtype)
+
+
+def as_dtype(b: Emitter, item: Operand, dtype: torch.dtype) -> Value:
+    """The operand in ``dtype``; numbers become constants."""
+    number = number_as(item, dtype)
+    if number is not None:
+        return b.constant(number)
+    assert isinstance(item, Value)
+    return item if item.dtype == dtype else b.emit("convert", [item], item.shape, dtype)
+
+
+def elementwise(b: Emitter, kind: str, operands: Sequence[Value], dtype: torch.dtype) -> Value:
+    shape = torch.broadcast_shapes(*(value.shape for value in operands))
+    return b.emit("elementwise", list(operands), shape, dtype, kind=kind)
+
+
+# -- comparisons and logic
+
+
+def _comparison(kind: str, *names: str) -> None:
+    @builds_elements(kind, *names)
+    def compare(b: Emitter, x: Value, other: Operand) -> Built:
+        dtype = promoted(x, other)
+        return elementwise(b, kind, [as_dtype(b, item, dtype) for item in (x, other)], torch.bool)
+
+
+_comparison("eq")
+_comparison("ne", "not_equal")
+_comparison("lt", "less")
+_comparison("le", "less_equal")
+_comparison("gt", "greater")
+_comparison("ge", "greater_equal")
+
+
+def _bits(kind: str, logical: str, *names: str) -> None:
+    @builds_elements(kind, *names)
+    def bitwise(b: Emitter, x: Operand, other: Operand) -> Built:
+        return elementwise(b, kind, [as_dtype(b, item, b.dtype) for item in (x, other)], b.dtype)
+
+    @builds_elements(logical)
+    def of_truth(b: Emitter, x: Value, other: Value) -> Built:
+        return elementwise(b, kind, [as_dtype(b, item, torch.bool) for item in (x, other)], torch.bool)
+
+
+_bits("bit_and", "logical_and", "bitwise_and", "__and__")
+_bits("bit_or", "logical_or", "bitwise_or", "__or__")
+_bits("bit_xor", "logical_xor", "bitwise_xor", "__xor__")
+
+
+@builds_elements("bitwise_not")
+def bitwise_not(b: Emitter, x: Value) -> Built:
+    return elementwise(b, "invert", [x], x.dtype)
+
+
+@builds_elements("logical_not")
+def logical_not(b: Emitter, x: Value) -> Built:
+    return elementwise(b, "invert", [as_dtype(b, x, torch.bool)], torch.bool)
+
+
+# -- choice
+
+
+@builds_elements("where")
+def where(b: Emitter, condition: Value, x: Operand, other: Operand) -> Built:
+    if condition.dtype != torch.bool:
+        raise Declined("a condition that is not bool")
+    return elementwise(b, "where", [condition, as_dtype(b, x, b.dtype), as_dtype(b, other, b.dtype)], b.dtype)
+
+
+@builds_elements("masked_fill")
+def masked_fill(b: Emitter, x: Value, mask: Value, value: Operand) -> Built:
+    return where(b, mask, value, x)
+
+
+# -- arithmetic: on integers here, on floats by the pointwise builders once all operands are such
+
+
+def _arithmetic(name: str, kind: str) -> None:
+    of_floats = table[name]
+
+    @builds_elements(name)
+    def arithmetic(b: Emitter, x: Operand, other: Operand, alpha: float = 1) -> Built:
+        if b.dtype in FLOATS:
+            return _on_floats(b, of_floats, x, other, *([] if alpha == 1 else [alpha]))
+        if name == "rsub":
+            x, other = other, x
+        left, right = (as_dtype(b, item, b.dtype) for item in (x, other))
+        if alpha != 1:
+            right = elementwise(b, "mul", [right, as_dtype(b, alpha, b.dtype)], b.dtype)
+        if b.dtype == torch.bool:
+            if name not in _ON_TRUTH:
+                raise Declined(f"{name} of bools")
+            return elementwise(b, _ON_TRUTH[name], [left, right], b.dtype)
+        return elementwise(b, kind, [left, right], b.dtype)
+
+
+_ON_TRUTH = {"add": "bit_or", "mul": "bit_and", "maximum": "bit_or", "minimum": "bit_and"}
+
+
+def _on_floats(b: Emitter, function: Function, x: Operand, other: Operand, *more: Any) -> Built:
+    """``function`` of operands of which some are no floats yet; numbers stay numbers."""
+    promoted(x, other)
+    return function(b, *(item if scalar(item) is not None else as_dtype(b, item, b.dtype) for item in (x, other)), *more)
+
+
+for _name, _kind in (
+    ("add", "add"),
+    ("sub", "sub"),
+    ("rsub", "sub"),
+    ("mul", "mul"),
+    ("maximum", "maximum"),
+    ("minimum", "minimum"),
+):
+    _arithmetic(_name, _kind)
+
+
+@builds_elements("div")
+def div(b: Emitter, x: Operand, other: Operand, rounding_mode: str | None = None) -> Built:
+    number = scalar(other)
+    if b.dtype not in FLOATS:
+        if rounding_mode != "floor":
+            raise Declined("a division of integers that does not round down")
+        return _rounded_down(b, "floor_div", x, other)
+    if rounding_mode is not None:
+        raise Declined("a rounding division")
+    if number is not None and scalar(x) is None:
+        return pointwise.div(b, as_dtype(b, x, b.dtype), number)
+    return _on_floats(b, pointwise.div, x, other)
+
+
+def _rounded_down(b: Emitter, kind: str, x: Operand, other: Operand) -> Value:
+    if b.dtype in FLOATS:
+        raise Declined("a rounding division")
+    if not scalar(other):
+        raise Declined("a division of integers by what may be zero")
+    return elementwise(b, kind, [as_dtype(b, item, b.dtype) for item in (x, other)], b.dtype)
+
+
+@builds_elements("floor_divide")
+def floor_divide(b: Emitter, x: Operand, other: Operand) -> Built:
+    return _rounded_down(b, "floor_div", x, other)
+
+
+@builds_elements("remainder")
+def remainder(b: Emitter, x: Operand, other: Operand) -> Built:
+    return _rounded_down(b, "remainder", x, other)
+
+
+@builds_elements("neg")
+def neg(b: Emitter, x: Value) -> Built:
+    return elementwise(b, "sub", [as_dtype(b, 0, x.dtype), x], x.dtype)
+
+
+@builds_elements("clamp", "clip")
+def clamp(b: Emitter, x: Value, min: Operand | None = None, max: Operand | None = None) -> Built:
+    if b.dtype in FLOATS:
+        bounds = [as_dtype(b, bound, b.dtype) if isinstance(bound, Value) else bound for bound in (min, max)]
+        return pointwise.clamp(b, as_dtype(b, x, b.dtype), *bounds)
+    for bound, kind in ((min, "maximum"), (max, "minimum")):
+        if bound is not None:
+            x = elementwise(b, kind, [as_dtype(b, x, b.dtype), as_dtype(b, bound, b.dtype)], b.dtype)
+    return x
+
+
+# -- conversions
+
+
+@builds_elements("to", "_to_copy", "type_as")
+def convert(b: Emitter, x: Value, *arguments: Any, **named: Any) -> Built:
+    return as_dtype(b, x, b.dtype)
+
+
+# -- folds
+
+
+def fold(b: Emitter, kind: str, x: Value, dims: tuple[int, ...], dtype: torch.dtype) -> Value:
+    if not x.shape:
+        raise Declined(f"{kind} of a single number")
+    return b.emit("fold", [x], b.shape, dtype, kind=kind, dims=dims)
+
+
+@builds_elements("cumsum")
+def cumsum(b: Emitter, x: Value, dim: int, dtype: torch.dtype | None = None) -> Built:
+    wide = b.dtype if b.dtype in FLOATS else torch.int64  # of which narrower integers keep the lower bits
+    return as_dtype(b, fold(b, "cumsum", as_dtype(b, x, wide), (axis(dim, len(x.shape)),), wide), b.dtype)
+
+
+def _all_axes(x: Value, dim: int | Sequence[int] | None) -> tuple[int, ...]:
+    listed = [dim] if isinstance(dim, int) else list(dim or range(len(x.shape)))
+    return tuple(sorted(axis(d, len(x.shape)) for d in listed))
+
+
+@builds_elements("argmax", "argmin")
+def arg_extreme(b: Emitter, x: Value, dim: int | None = None, keepdim: bool = False) -> Built:
+    return fold(b, b.name, x, _all_axes(x, dim), torch.int64)
+
+
+@builds_elements("amax", "amin")
+def extreme(b: Emitter, x: Value, dim: Sequence[int] = (), keepdim: bool = False) -> Built:
+    return fold(b, b.name, x, _all_axes(x, dim), x.dtype)
+
+
+@builds_elements("any", "all")
+def of_truth(b: Emitter, x: Value, dim: int | Sequence[int] | None = None, keepdim: bool = False) -> Built:
+    return fold(b, b.name, as_dtype(b, x, torch.bool), _all_axes(x, dim), torch.bool)
+
+
+@builds_elements("sum")
+def sum(b: Emitter, x: Value, dim: Any = None, keepdim: bool = False, dtype: torch.dtype | None = None) -> Built:
+    if b.dtype == torch.float32:  # of integers, into floats
+        return b.emit("reduce", [as_dtype(b, x, b.dtype)], b.shape, kind="sum", dims=_all_axes(x, dim), keepdim=keepdim)
+    return fold(b, "sum", as_dtype(b, x, b.dtype), _all_axes(x, dim), b.dtype)
+
+
+# -- entries by index
+
+
+def by_index(b: Emitter, x: Value, indices: list[Value], dim: int, wraps: bool, name: str) -> Value:
+    """The entries of ``x`` at ``indices`` along the axes from ``dim`` on."""
+    if any(value.dtype not in (torch.int64, torch.int32) for value in indices):
+        raise Declined("an index that is no int64 or int32")
+    return b.emit("index", [x, *indices], b.shape, x.dtype, dim=dim, wraps=wraps, caller=name)
+
+
+@builds_elements("embedding")
+def embedding(b: Emitter, weight: Value, indices: Value, *ignored: Any, **named: Any) -> Built:
+    return by_index(b, weight, [indices], 0, False, "embedding")
+
+
+@builds_elements("index_select")
+def index_select(b: Emitter, x: Value, dim: int, index: Value) -> Built:
+    return by_index(b, x, [b.reshape(index, (math.prod(index.shape),))], axis(dim, len(x.shape)), False, "index_select")
+
+
+@builds_elements("index")
+def index(b: Emitter, x: Value, indices: Sequence[Value | None]) -> Built:
+    places = [place for place, value in enumerate(indices) if value is not None]
+    if places != list(range(places[0], places[-1] + 1)):
+        raise Declined("indices along axes that are no neighbours")
+    return by_index(b, x, [value for value in indices if value is not None], places[0], True, "index")
+
+
+@builds_elements("gather")
+def gather(b: Emitter, x: Value, dim: int, index: Value, sparse_grad: bool = False) -> Built:
+    """Along ``dim`` by ``index``, in the other axes where the entry itself is."""
+    if not x.shape or len(index.shape) != len(x.shape):
+        raise Declined("a gather of a single number")
+    if index.dtype not in (torch.int64, torch.int32):
+        raise Declined("an index that is no int64 or int32")
+    return b.emit("index", [x, index], b.shape, x.dtype, dim=axis(dim, len(x.shape)), wraps=False, caller="gather")

@@ -1,0 +1,64 @@
+"""Products of two matrices that are both computed, where ATen says more than ``matmul``: einsum, baddbmm.
+
+``matmul`` and ``bmm`` themselves stay ATen nodes until attention has been recognised (passes/batch_products.py).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from drystone.graph.builders.registry import Built, Declined, Emitter, builds
+from drystone.graph.builders.shape import permute_to
+from drystone.graph.graph import PointwiseOp, Value
+
+
+def batch_matmul(b: Emitter, left: Value, right: Value) -> Value:
+    """left (…, M, K) @ right (…, K, N), of the same rank."""
+    rank = len(left.shape)
+    batch = torch.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+    shape = (*batch, left.shape[-2], right.shape[-1])
+    return b.emit("batch_matmul", [left, right], shape, dims=[tuple(range(rank)), tuple(range(rank))])
+
+
+@builds("baddbmm")
+def baddbmm(b: Emitter, x: Value, left: Value, right: Value, beta: float = 1, alpha: float = 1) -> Built:
+    """beta * x + alpha * left @ right."""
+    if b.dtype is torch.bfloat16:
+        raise Declined("a product and a sum in bfloat16, which torch rounds once at its end")
+    product = batch_matmul(b, left, right)
+    if beta == 0:  # torch does not look at x then, NaN or not
+        return b.pointwise([product], [PointwiseOp("linear", (("in", 0),), alpha)])
+    ops = [
+        PointwiseOp("linear", (("in", 0),), alpha),
+        PointwiseOp("linear", (("in", 1),), beta),
+        PointwiseOp("add", (("reg", 0), ("reg", 1))),
+    ]
+    return b.pointwise([product, x], ops)
+
+
+@builds("einsum")
+def einsum(b: Emitter, equation: str, operands: list[Value], path: Any = None) -> Built:
+    """Of two operands with no letter twice: letters of both are batch where the result has them, and else summed over."""
+    terms, arrow, result = equation.replace(" ", "").partition("->")
+    names = terms.split(",")
+    if len(operands) != 2 or not arrow or "." in equation or any(len(set(term)) < len(term) for term in [*names, result]):
+        raise Declined("an einsum other than of two operands with letters of their own")
+    first, second = names
+    batch = [name for name in result if name in first and name in second]
+    summed = [name for name in first if name in second and name not in result]
+    rows = [name for name in first if name not in second]
+    columns = [name for name in second if name not in first]
+    if not summed or set(rows + columns) - set(result):
+        raise Declined("an einsum that sums over a letter of one operand, or over none")
+    size = dict(zip(first + second, operands[0].shape + operands[1].shape, strict=True))
+
+    def arranged(value: Value, term: str, *groups: list[str]) -> Value:
+        value = permute_to(b, value, [term.index(name) for group in (batch, *groups) for name in group])
+        return b.reshape(value, [size[name] for name in batch] + [math.prod(size[name] for name in group) for group in groups])
+
+    product = batch_matmul(b, arranged(operands[0], first, rows, summed), arranged(operands[1], second, summed, columns))
+    order = [*batch, *rows, *columns]
+    return permute_to(b, b.reshape(product, [size[name] for name in order]), [order.index(name) for name in result])

@@ -1,0 +1,38 @@
+"""Operators on integers and truth values (and floats as they are): elementwise, folds, entries by index. All plain."""
+
+from __future__ import annotations
+
+from drystone import native
+from drystone.graph.graph import Node
+from drystone.plan.formats import PLAIN
+from drystone.plan.implementations.base import Context, Created, Implementation, Layout, float_reason
+
+
+class Elements(Implementation):
+    """elementwise, fold and index, and the conversions that oneDNN lacks."""
+
+    name = "drystone"
+
+    def __init__(self, op: str) -> None:
+        self.op = op
+
+    def refuses(self, node: Node) -> str | None:
+        if self.op == "convert" and float_reason(node) is None:
+            return "a conversion between floats"
+        missing = next((value.dtype for value in [*node.inputs, *node.outputs] if value.dtype not in native.DTYPES), None)
+        return super().refuses(node) or (f"{missing} has no native kernel" if missing else None)
+
+    def layouts(self, node: Node) -> list[Layout]:
+        return [Layout(tuple(None if value.is_constant else PLAIN for value in node.inputs), PLAIN)]
+
+    def create(self, node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, context: Context) -> Created:
+        a = node.attrs
+        if self.op == "fold":
+            step = native.fold(inputs[0], output, a["kind"], list(a["dims"]))
+        elif self.op == "index" and a["caller"] == "gather":
+            step = native.gather(inputs[0], inputs[1], output, a["dim"])
+        elif self.op == "index":
+            step = native.index(inputs[0], inputs[1:], output, a["dim"], a["wraps"], a["caller"])
+        else:
+            step = native.elementwise(inputs, output, a.get("kind", "convert"))
+        return Created(step, [*(context.operand(node, i) for i in range(len(inputs))), ("out", 0)])

@@ -1,0 +1,104 @@
+"""Encoders of transformers in few layers: masks, ids and lookups run natively, with padding as users have it."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import drystone
+from agreement import BFLOAT16_TIMES_AUTOCAST, FLOAT32_LIMIT, relative_error
+from drystone import native
+
+transformers = pytest.importorskip("transformers")
+pytestmark = pytest.mark.skipif(native.isa() == "none", reason="everything runs on ATen")
+NATIVE_BFLOAT16 = native.isa() != "avx2"
+
+SIZES = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+MODELS: dict[str, dict[str, Any]] = {
+    "Bert": SIZES,
+    "Roberta": SIZES,
+    "MPNet": SIZES,
+    "DebertaV2": {**SIZES, "relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8},
+    "T5Encoder": {"vocab_size": 99, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4},
+    "GPT2": {"vocab_size": 99, "n_embd": 32, "n_layer": 2, "n_head": 4, "use_cache": False},
+    "Llama": {**SIZES, "num_key_value_heads": 2, "use_cache": False},
+    "CLIPText": {**SIZES, "eos_token_id": 2},
+}
+ATTENTION = "aten.scaled_dot_product_attention.default"
+
+
+@cache
+def load(name: str) -> tuple[nn.Module, dict[str, torch.Tensor]]:
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name.removesuffix('Encoder')}Config")(**MODELS[name])
+    model = getattr(transformers, f"{name}Model")(config).eval()
+    ids = torch.randint(3, 99, (2, 9))
+    mask = torch.ones_like(ids)
+    ids[1, 6:], mask[1, 6:] = 1, 0
+    return model, {"input_ids": ids, "attention_mask": mask}
+
+
+def results(model: Any, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    with torch.no_grad():
+        return [value for value in model(**inputs).values() if isinstance(value, torch.Tensor)]
+
+
+def optimized(name: str, **options: Any) -> Any:
+    model, inputs = load(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", drystone.DrystoneWarning)
+        return drystone.optimize(model, example_kwargs=inputs, tuning="estimate", **options)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_float32(name: str, no_tuning_cache: None) -> None:
+    model, inputs = load(name)
+    fast = optimized(name)
+    assert {segment.op for segment in fast.explain().segments} <= {ATTENTION}
+    exact = results(copy.deepcopy(model).double(), inputs)
+    for got, want in zip(results(fast, inputs), exact, strict=True):
+        assert relative_error(got, want) <= FLOAT32_LIMIT
+    # Another padding, the same program.
+    inputs = {key: value.flip(0) for key, value in inputs.items()}
+    for got, want in zip(results(fast, inputs), results(model, inputs), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(not NATIVE_BFLOAT16, reason="oneDNN has no bfloat16 on AVX2")
+@pytest.mark.parametrize("name", MODELS)
+def test_bfloat16(name: str, no_tuning_cache: None) -> None:
+    model, inputs = load(name)
+    fast = optimized(name, dtype=torch.bfloat16)
+    assert {segment.op for segment in fast.explain().segments} <= {ATTENTION}
+    lowered = results(copy.deepcopy(model).bfloat16(), inputs)  # autocast keeps norms and residuals in float32
+    for got, want, eager in zip(results(fast, inputs), results(model, inputs), lowered, strict=True):
+        assert relative_error(got, want) <= BFLOAT16_TIMES_AUTOCAST * relative_error(eager, want)
+
+
+@pytest.mark.skipif(not NATIVE_BFLOAT16, reason="oneDNN has no bfloat16 on AVX2")
+def test_positions_are_not_rounded_to_bfloat16(no_tuning_cache: None) -> None:
+    model = copy.deepcopy(load("Llama")[0])
+    for name, parameter in model.named_parameters():
+        if "q_proj" in name or "k_proj" in name:
+            parameter.data *= 30  # so that it matters where tokens stand
+    inputs = {"input_ids": torch.randint(3, 99, (1, 16)), "position_ids": torch.arange(1000, 1016)[None]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", drystone.DrystoneWarning)
+        fast = drystone.optimize(model, example_kwargs=inputs, tuning="estimate", dtype=torch.bfloat16)
+    (got,), (want,) = results(fast, inputs), results(model, inputs)
+    (eager,) = results(copy.deepcopy(model).bfloat16(), inputs)  # which computes angles in float32
+    assert relative_error(got, want) <= BFLOAT16_TIMES_AUTOCAST * relative_error(eager, want)
+
+
+def test_ids_out_of_range(no_tuning_cache: None) -> None:
+    _, inputs = load("Bert")
+    fast = optimized("Bert")
+    for bad in (99, -1):
+        with pytest.raises(IndexError):
+            fast(**inputs | {"input_ids": inputs["input_ids"].clone().fill_(bad)})
