@@ -29,6 +29,7 @@ class Everything(nn.Module):
         self.group_norm, self.layer_norm = nn.GroupNorm(4, 16), nn.LayerNorm(16)
         self.lrn, self.words, self.linear = nn.LocalResponseNorm(3), nn.Embedding(11, 16), nn.Linear(16, 16)
         self.register_buffer("order", torch.tensor([3, 0, 2]))
+        self.register_buffer("frequencies", 0.5 ** torch.arange(8).repeat(2))
 
     def forward(self, x: torch.Tensor, tokens: torch.Tensor, scale: int = 2) -> dict[str, Any]:
         x = F.relu(self.norm(self.first(x)))
@@ -40,8 +41,12 @@ class Everything(nn.Module):
         y = self.grouped(F.pad(y, (1, 2), value=0.5))
         z = self.layer_norm(self.words(tokens)) @ self.linear.weight + F.gelu(self.linear(y.mean((2, 3)))).unsqueeze(1)
         z = F.scaled_dot_product_attention(z.unsqueeze(1), z.unsqueeze(1), z.unsqueeze(1)).squeeze(1)
-        picked = z.softmax(-1)[:, self.order].transpose(1, 2)
-        return {"picked": picked, "sums": (y.sum((2, 3)) * scale, torch.cumsum(tokens, 1)), "none": None}
+        angles = torch.cumsum(tokens != 0, 1)[..., None] * self.frequencies
+        turned = torch.cat([-z[..., 8:], z[..., :8]], -1)
+        z = z * angles.cos() + turned * angles.sin()
+        z = torch.einsum("bij,bkj->bik", z, z).softmax(-1) @ z  # an einsum begins no attention
+        picked = z.softmax(-1).transpose(0, 1)[self.order, :, self.order]
+        return {"picked": picked, "sums": (y.sum((2, 3)) * scale, torch.cumprod(tokens, 1)), "none": None}
 
 
 def everything() -> tuple[nn.Module, tuple[torch.Tensor, ...]]:

@@ -61,10 +61,10 @@ def test_a_layer_used_twice_and_read_as_it_is() -> None:
             return F.linear(x, self.table.weight)
 
     model, index = Embedding().eval(), torch.randint(96, (2, 7))
-    with pytest.warns(drystone.DrystoneWarning, match="embedding"):
-        fast = drystone.optimize(model, index, tuning="estimate")
+    fast = drystone.optimize(model, index, tuning="estimate")
     assert isinstance(fast, OptimizedModule)
     with torch.no_grad():
         assert torch.allclose(fast(index), model(index), rtol=1e-4, atol=1e-4)
     copies = [buffer for buffer, _ in program_of(fast).assembled.slots if buffer.kind == "constant"]
-    assert len({buffer.data.data_ptr() for buffer in copies}) <= 2  # packed one way for the two outer, another for the inner
+    packed = {buffer.data.data_ptr() for buffer in copies} - {model.table.weight.data_ptr()}  # the lookup reads the model's own
+    assert len(packed) <= 2  # one way for the two outer, another for the inner

@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 
-from drystone.artefact import shapes
+from drystone.artefact import element_shapes, product_shapes, shapes
 from drystone.artefact.document import finite, listed, number, require, truth, whole, wholes, word
 from drystone.artefact.shapes import MAX_TABLE, Shape
 from drystone.graph.graph import Node, PointwiseOp
 from drystone.graph.reference import INSTRUCTIONS
 
 FLOATS = (torch.float32, torch.bfloat16)
+ELEMENTS = (*FLOATS, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 BINARY = ("add", "sub", "mul", "div", "maximum", "minimum", "pow2", "prelu")
 
 # Strides, dilations, paddings and the like: no model comes near, and products of a few of them fit 64 bits.
@@ -36,13 +37,14 @@ class Operator:
     attributes: dict[str, Attribute]
     shape: Callable[[Node], Shape]
     keeps_dtype: bool = False
+    dtypes: tuple[torch.dtype, ...] = FLOATS
 
 
 def check(node: Node) -> None:
     """Raise ``ArtefactError`` unless the native side, and the interpreter, can be trusted with ``node``."""
     operator = OPERATORS[node.op]
     for value in [*node.inputs, *node.outputs]:
-        require(value.dtype in FLOATS, f"{value} is no operand of a {node.op}")
+        require(value.dtype in operator.dtypes, f"{value} is no operand of a {node.op}")
         require(value.numel > 0, f"{value}: a {node.op} has no empty tensors")
     require(node.inputs and len(node.outputs) == 1, f"{node.name}: a {node.op} has inputs, and one output")
     require(not operator.keeps_dtype or len({v.dtype for v in [*node.inputs, node.output]}) == 1, f"{node.name} changes its dtype")
@@ -104,6 +106,15 @@ _sizes = partial(wholes, low=0, high=MAX_STEP)
 _signed = partial(wholes, low=-MAX_TABLE, high=MAX_TABLE)
 
 
+def _orders(item: Any, what: str) -> list[tuple[int, ...]]:
+    """The order of the axes of each of two operands."""
+    return [wholes(order, what, 0, MAX_STEP) for order in listed(item, what, 2)]
+
+
+def _truths(item: Any, what: str) -> tuple[bool, ...]:
+    return tuple(truth(entry, what) for entry in listed(item, what))
+
+
 def _one_of(*choices: str) -> Attribute:
     return lambda item, what: word(item, what, choices)
 
@@ -128,20 +139,39 @@ OPERATORS: dict[str, Operator] = {
     ),
     "reduce": Operator({"kind": _one_of("mean", "sum"), "dims": _sizes, "keepdim": truth}, shapes.reduce),
     "softmax": Operator({"dim": _index}, shapes.softmax),
-    "layer_norm": Operator({"dims": _sizes, "eps": finite, "has_weight": truth, "has_bias": truth}, shapes.layer_norm),
+    "layer_norm": Operator(
+        {"dims": _sizes, "eps": finite, "has_weight": truth, "has_bias": truth, "centred": truth}, shapes.layer_norm
+    ),
     "group_norm": Operator({"groups": _step, "eps": finite, "has_weight": truth, "has_bias": truth}, shapes.group_norm),
     "lrn": Operator({"size": _step, "alpha": finite, "beta": finite, "k": finite}, shapes.lrn, True),
     "resize": Operator({"mode": _one_of("nearest", "linear"), "align_corners": truth, "scales": _scales}, shapes.resize, True),
-    "cat": Operator({"dim": _index}, shapes.cat, True),
-    "slice": Operator({"dim": _index, "start": _index, "step": partial(whole, low=1, high=MAX_TABLE)}, shapes.slice_, True),
-    "gather": Operator({"dim": _index, "indices": _indices}, shapes.gather, True),
-    "permute": Operator({"dims": _sizes}, shapes.permute, True),
-    "reshape": Operator({}, shapes.reshape, True),
-    "expand": Operator({}, shapes.expand, True),
+    "cat": Operator({"dim": _index}, shapes.cat, True, ELEMENTS),
+    "slice": Operator(
+        {"dim": _index, "start": _index, "step": partial(whole, low=1, high=MAX_TABLE)}, shapes.slice_, True, ELEMENTS
+    ),
+    "gather": Operator({"dim": _index, "indices": _indices}, shapes.gather, True, ELEMENTS),
+    "permute": Operator({"dims": _sizes}, shapes.permute, True, ELEMENTS),
+    "reshape": Operator({}, shapes.reshape, True, ELEMENTS),
+    "expand": Operator({}, shapes.expand, True, ELEMENTS),
     "pad": Operator(
         {"before": _signed, "after": _signed, "mode": _one_of("constant", "reflect", "replicate"), "value": number},
         shapes.pad,
         True,
+        ELEMENTS,
     ),
-    "convert": Operator({}, shapes.convert),
+    "convert": Operator({}, shapes.convert, dtypes=ELEMENTS),
+    "batch_matmul": Operator({"dims": _orders}, product_shapes.batch_matmul, True),
+    "attention": Operator(
+        {"heads_first": _truths, "scale": number, "causal": truth, "has_mask": truth, "nan_if_hidden": truth},
+        product_shapes.attention,
+        dtypes=(*FLOATS, torch.bool),
+    ),
+    "rotary": Operator({"dims": _sizes}, product_shapes.rotary),
+    "elementwise": Operator({"kind": _one_of(*element_shapes.ELEMENTWISE)}, element_shapes.elementwise, dtypes=ELEMENTS),
+    "fold": Operator({"kind": _one_of(*element_shapes.FOLDS), "dims": _sizes}, element_shapes.fold, dtypes=ELEMENTS),
+    "index": Operator(
+        {"dim": _index, "wraps": truth, "caller": _one_of("embedding", "index", "index_select", "gather")},
+        element_shapes.index,
+        dtypes=ELEMENTS,
+    ),
 }

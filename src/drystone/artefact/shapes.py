@@ -24,22 +24,22 @@ def numel(shape: Shape) -> int:
     return math.prod(max(size, 1) for size in shape)
 
 
-def _count(node: Node, count: int) -> None:
+def takes(node: Node, count: int) -> None:
     require(len(node.inputs) == count, f"{node.name}: this {node.op} takes {count} operands, not {len(node.inputs)}")
 
 
-def _rank(node: Node, low: int, high: int = 64) -> int:
+def rank_of(node: Node, low: int, high: int = 64) -> int:
     rank = len(node.inputs[0].shape)
     require(low <= rank <= high, f"{node.name}: a {node.op} of {rank} axes")
     return rank
 
 
-def _axis(node: Node, axis: int, rank: int) -> int:
+def axis_of(node: Node, axis: int, rank: int) -> int:
     require(0 <= axis < rank, f"{node.name}: axis {axis} of {rank}")
     return axis
 
 
-def _rising(node: Node, dims: Sequence[int], rank: int) -> None:
+def rising(node: Node, dims: Sequence[int], rank: int) -> None:
     require(dims and list(dims) == sorted(set(dims)) and dims[-1] < rank, f"{node.name}: {list(dims)} are no axes in rising order")
 
 
@@ -67,17 +67,25 @@ def _weights(node: Node) -> tuple[Value, Value]:
         require(fits, f"{node.name}: {op} does not go on from the instruction before it, or reads beyond the operands")
         running = ("reg", position)
     for value in node.inputs[start:]:
-        require(_broadcasts(value.shape, node.output.shape), f"{node.name}: {value} does not fit the output")
+        require(broadcasts(value.shape, node.output.shape), f"{node.name}: {value} does not fit the output")
     return x, weight
 
 
-def _broadcasts(shape: Shape, to: Shape) -> bool:
+def broadcasts(shape: Shape, to: Shape) -> bool:
     return len(shape) <= len(to) and all(a in (1, b) for a, b in zip(reversed(shape), reversed(to), strict=False))
+
+
+def together(node: Node, operands: Sequence[Shape]) -> Shape:
+    """What the shapes broadcast to. (Not by torch.broadcast_shapes, whose first call brings in half of torch's tracer.)"""
+    sizes = itertools.zip_longest(*(reversed(shape) for shape in operands), fillvalue=1)
+    shape = tuple(max(axis) for axis in sizes)[::-1]
+    require(all(broadcasts(operand, shape) for operand in operands), f"{node.name}: the operands do not broadcast")
+    return shape
 
 
 def conv(node: Node) -> Shape:
     x, weight = _weights(node)
-    a, rank = node.attrs, _rank(node, 3, 5)
+    a, rank = node.attrs, rank_of(node, 3, 5)
     require(len(weight.shape) == rank, f"{node.name}: {weight} is no weight for {x}")
     _per_axis(node, rank - 2, "stride", "padding_l", "padding_r", "dilation")
     groups = a["groups"]
@@ -93,7 +101,7 @@ def conv(node: Node) -> Shape:
 
 def matmul(node: Node) -> Shape:
     x, weight = _weights(node)
-    _rank(node, 1)
+    rank_of(node, 1)
     require(len(weight.shape) == 2 and x.shape[-1] == weight.shape[1], f"{node.name}: {weight} does not fit {x}")
     return (*x.shape[:-1], weight.shape[0])
 
@@ -103,16 +111,12 @@ def pointwise(node: Node) -> Shape:
     require(ops, f"{node.name} has no instructions")
     read = max((index for op in ops for where, index in op.args if where == "in"), default=0)
     require(read < len(node.inputs), f"{node.name} reads operand {read} of {len(node.inputs)}")
-    # Not torch.broadcast_shapes, whose first call brings in half of torch's tracer.
-    sizes = itertools.zip_longest(*(reversed(value.shape) for value in node.inputs), fillvalue=1)
-    shape = tuple(max(axis) for axis in sizes)[::-1]
-    require(all(_broadcasts(value.shape, shape) for value in node.inputs), f"{node.name}: the operands do not broadcast")
-    return shape
+    return together(node, [value.shape for value in node.inputs])
 
 
 def pool(node: Node) -> Shape:
-    _count(node, 1)
-    x, a, rank = node.inputs[0], node.attrs, _rank(node, 3, 5)
+    takes(node, 1)
+    x, a, rank = node.inputs[0], node.attrs, rank_of(node, 3, 5)
     _per_axis(node, rank - 2, "windows")
     for size, axis in zip(x.shape[2:], a["windows"], strict=True):
         fits = all(start < stop <= size and step >= 1 for start, stop, step in axis)
@@ -127,34 +131,34 @@ def pool(node: Node) -> Shape:
 
 
 def reduce(node: Node) -> Shape:
-    _count(node, 1)
+    takes(node, 1)
     dims, shape = node.attrs["dims"], node.inputs[0].shape
-    _rising(node, dims, len(shape))
+    rising(node, dims, len(shape))
     if node.attrs["keepdim"]:
         return tuple(1 if axis in dims else size for axis, size in enumerate(shape))
     return tuple(size for axis, size in enumerate(shape) if axis not in dims)
 
 
 def softmax(node: Node) -> Shape:
-    _count(node, 1)
-    _axis(node, node.attrs["dim"], _rank(node, 1))
+    takes(node, 1)
+    axis_of(node, node.attrs["dim"], rank_of(node, 1))
     return node.inputs[0].shape
 
 
 def _parameters(node: Node, shape: Shape) -> None:
-    _count(node, 1 + node.attrs["has_weight"] + node.attrs["has_bias"])
+    takes(node, 1 + node.attrs["has_weight"] + node.attrs["has_bias"])
     require(all(value.shape == shape for value in node.inputs[1:]), f"{node.name}: weight and bias must be {list(shape)}")
 
 
 def layer_norm(node: Node) -> Shape:
     shape, dims = node.inputs[0].shape, node.attrs["dims"]
-    _rising(node, dims, len(shape))
+    rising(node, dims, len(shape))
     _parameters(node, tuple(shape[dim] for dim in dims))
     return shape
 
 
 def group_norm(node: Node) -> Shape:
-    _rank(node, 2)
+    rank_of(node, 2)
     shape = node.inputs[0].shape
     require(shape[1] % node.attrs["groups"] == 0, f"{node.name}: {shape[1]} channels in {node.attrs['groups']} groups")
     _parameters(node, shape[1:2])
@@ -162,8 +166,8 @@ def group_norm(node: Node) -> Shape:
 
 
 def lrn(node: Node) -> Shape:
-    _count(node, 1)
-    _rank(node, 3, 5)
+    takes(node, 1)
+    rank_of(node, 3, 5)
     return node.inputs[0].shape
 
 
@@ -172,9 +176,9 @@ def _small(node: Node) -> None:
 
 
 def resize(node: Node) -> Shape:
-    _count(node, 1)
+    takes(node, 1)
     _small(node)
-    x, rank = node.inputs[0], _rank(node, 3, 5)
+    x, rank = node.inputs[0], rank_of(node, 3, 5)
     _per_axis(node, rank - 2, "scales")
     require(node.attrs["mode"] == "linear" or not node.attrs["align_corners"], f"{node.name}: nearest has no corners to align")
     require(len(node.output.shape) == rank, f"{node.name}: {node.output} has other axes than {x}")
@@ -183,7 +187,7 @@ def resize(node: Node) -> Shape:
 
 def cat(node: Node) -> Shape:
     shapes = [value.shape for value in node.inputs]
-    dim = _axis(node, node.attrs["dim"], _rank(node, 1))
+    dim = axis_of(node, node.attrs["dim"], rank_of(node, 1))
     rest = {(len(shape), shape[:dim], shape[dim + 1 :]) for shape in shapes}
     require(len(rest) == 1, f"{node.name}: the parts differ beyond axis {dim}")
     return (*shapes[0][:dim], sum(shape[dim] for shape in shapes), *shapes[0][dim + 1 :])
@@ -195,10 +199,10 @@ def _along(node: Node, count: int) -> Shape:
 
 
 def slice_(node: Node) -> Shape:
-    _count(node, 1)
+    takes(node, 1)
     _small(node)
     x, output, a = node.inputs[0], node.output, node.attrs
-    dim = _axis(node, a["dim"], _rank(node, 1))
+    dim = axis_of(node, a["dim"], rank_of(node, 1))
     require(len(output.shape) == len(x.shape), f"{node.name}: {output} has other axes than {x}")
     last = a["start"] + (output.shape[dim] - 1) * a["step"]
     require(last < x.shape[dim], f"{node.name}: entry {last} of {x.shape[dim]}")
@@ -206,34 +210,34 @@ def slice_(node: Node) -> Shape:
 
 
 def gather(node: Node) -> Shape:
-    _count(node, 1)
-    dim, indices = _axis(node, node.attrs["dim"], _rank(node, 1)), node.attrs["indices"]
+    takes(node, 1)
+    dim, indices = axis_of(node, node.attrs["dim"], rank_of(node, 1)), node.attrs["indices"]
     require(max(indices, default=0) < node.inputs[0].shape[dim], f"{node.name}: an index beyond {node.inputs[0].shape[dim]}")
     return _along(node, len(indices))
 
 
 def permute(node: Node) -> Shape:
-    _count(node, 1)
+    takes(node, 1)
     shape, dims = node.inputs[0].shape, node.attrs["dims"]
     require(sorted(dims) == list(range(len(shape))), f"{node.name}: {list(dims)} is no order of {len(shape)} axes")
     return tuple(shape[dim] for dim in dims)
 
 
 def reshape(node: Node) -> Shape:
-    _count(node, 1)
+    takes(node, 1)
     require(node.inputs[0].numel == node.output.numel, f"{node.name}: {node.inputs[0]} and {node.output} differ in their elements")
     return node.output.shape
 
 
 def expand(node: Node) -> Shape:
-    _count(node, 1)
+    takes(node, 1)
     _small(node)
-    require(_broadcasts(node.inputs[0].shape, node.output.shape), f"{node.name}: {node.inputs[0]} does not expand to {node.output}")
+    require(broadcasts(node.inputs[0].shape, node.output.shape), f"{node.name}: {node.inputs[0]} does not expand to {node.output}")
     return node.output.shape
 
 
 def pad(node: Node) -> Shape:
-    _count(node, 1)
+    takes(node, 1)
     _small(node)
     a, shape = node.attrs, node.inputs[0].shape
     _per_axis(node, len(shape), "before", "after")
@@ -247,5 +251,5 @@ def pad(node: Node) -> Shape:
 
 
 def convert(node: Node) -> Shape:
-    _count(node, 1)
+    takes(node, 1)
     return node.inputs[0].shape

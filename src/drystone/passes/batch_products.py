@@ -6,8 +6,10 @@ after:   batch_matmul(q, k) dims=[(0, 1, 2, 3), (0, 1, 3, 2)]
 
 from __future__ import annotations
 
+import torch
+
 from drystone.graph.aten import Ref
-from drystone.graph.graph import Graph, Node, Value, make_node
+from drystone.graph.graph import Graph, Node, PointwiseOp, Value, make_node
 
 _PRODUCTS = {"aten::matmul", "aten::bmm", "aten::mm"}
 
@@ -16,7 +18,12 @@ def batch_products(graph: Graph) -> Graph:
     """After attention has been recognised, which looks for the ATen nodes."""
     nodes: list[Node] = []
     for node in graph.nodes:
-        nodes += _converted(node) if _is_product(node) else [node]
+        if _is_product(node):
+            nodes += _converted(node)
+        elif _is_product_and_sum(node):
+            nodes += _product_and_sum(node)
+        else:
+            nodes.append(node)
     graph.nodes = nodes
     for node in graph.nodes:
         if node.op == "batch_matmul":
@@ -24,9 +31,13 @@ def batch_products(graph: Graph) -> Graph:
     return graph.prune()
 
 
-def _is_product(node: Node) -> bool:
+def _operator(node: Node) -> str:
     schema = getattr(node.attrs.get("target"), "_schema", None)
-    if node.op != "aten" or schema is None or schema.name not in _PRODUCTS or node.attrs["kwargs"]:
+    return schema.name if node.op == "aten" and schema is not None else ""
+
+
+def _is_product(node: Node) -> bool:
+    if _operator(node) not in _PRODUCTS or node.attrs["kwargs"]:
         return False
     operands = [node.inputs[ref.index] for ref in node.attrs["args"] if isinstance(ref, Ref)]
     floats = all(value.dtype.is_floating_point and value.dtype.itemsize < 8 for value in operands)
@@ -49,6 +60,31 @@ def _converted(node: Node) -> list[Node]:
     product.outputs = [node.output]
     node.output.producer = product
     return [*nodes, product]
+
+
+def _is_product_and_sum(node: Node) -> bool:
+    """A baddbmm in float32: in bfloat16 torch rounds once, at its end."""
+    numbers = all(isinstance(factor, (int, float)) for factor in node.attrs.get("kwargs", {}).values())
+    return _operator(node) == "aten::baddbmm" and numbers and node.output.dtype is torch.float32 and node.output.numel > 0
+
+
+def _product_and_sum(node: Node) -> list[Node]:
+    """beta * x + alpha * left @ right."""
+    x, left, right = (node.inputs[ref.index] for ref in node.attrs["args"])
+    alpha, beta = (float(node.attrs["kwargs"].get(name, 1)) for name in ("alpha", "beta"))
+    orders = [tuple(range(3))] * 2
+    product = make_node("batch_matmul", [left, right], node.output.shape, node.output.dtype, node.name, dims=orders)
+    ops = [PointwiseOp("linear", (("in", 0),), alpha)]
+    inputs = [product.output]
+    if beta != 0:  # or else torch does not look at x, NaN or not
+        ops += [PointwiseOp("linear", (("in", 1),), beta), PointwiseOp("add", (("reg", 0), ("reg", 1)))]
+        inputs.append(x)
+    total = make_node("pointwise", inputs, node.output.shape, node.output.dtype, node.name, ops=ops)
+    for made in (product, total):
+        made.attrs["_module"] = node.attrs.get("_module", "")
+    total.outputs = [node.output]
+    node.output.producer = total
+    return [product, total]
 
 
 def _read_in_place(node: Node) -> None:

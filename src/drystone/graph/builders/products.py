@@ -1,6 +1,6 @@
-"""Products of two matrices that are both computed, where ATen says more than ``matmul``: einsum, baddbmm.
+"""Products of two matrices that are both computed, where ATen says more than ``matmul``: einsum.
 
-``matmul`` and ``bmm`` themselves stay ATen nodes until attention has been recognised (passes/batch_products.py).
+``matmul``, ``bmm`` and ``baddbmm`` stay ATen nodes until attention has been recognised (passes/batch_products.py).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 
 from drystone.graph.builders.registry import Built, Declined, Emitter, builds
 from drystone.graph.builders.shape import permute_to
-from drystone.graph.graph import PointwiseOp, Value
+from drystone.graph.graph import Value
 
 
 def batch_matmul(b: Emitter, left: Value, right: Value) -> Value:
@@ -21,22 +21,6 @@ def batch_matmul(b: Emitter, left: Value, right: Value) -> Value:
     batch = torch.broadcast_shapes(left.shape[:-2], right.shape[:-2])
     shape = (*batch, left.shape[-2], right.shape[-1])
     return b.emit("batch_matmul", [left, right], shape, dims=[tuple(range(rank)), tuple(range(rank))])
-
-
-@builds("baddbmm")
-def baddbmm(b: Emitter, x: Value, left: Value, right: Value, beta: float = 1, alpha: float = 1) -> Built:
-    """beta * x + alpha * left @ right."""
-    if b.dtype is torch.bfloat16:
-        raise Declined("a product and a sum in bfloat16, which torch rounds once at its end")
-    product = batch_matmul(b, left, right)
-    if beta == 0:  # torch does not look at x then, NaN or not
-        return b.pointwise([product], [PointwiseOp("linear", (("in", 0),), alpha)])
-    ops = [
-        PointwiseOp("linear", (("in", 0),), alpha),
-        PointwiseOp("linear", (("in", 1),), beta),
-        PointwiseOp("add", (("reg", 0), ("reg", 1))),
-    ]
-    return b.pointwise([product, x], ops)
 
 
 @builds("einsum")
