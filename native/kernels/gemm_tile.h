@@ -32,7 +32,10 @@ constexpr GemmTileSize kTile = gemm_tile(kFloats);
 template <class Math, int Rows, int Vectors>
 void multiply_tile(const GemmTile& t) {
   constexpr int step_bytes = Vectors * kVectorBytes, chunk_steps = kChunkBytes / Math::step_bytes, run = 4;
-  Lanes sum[Rows][Vectors];
+  // Few rows leave registers for several sums of every second or fourth k: less rounding, and no wait for the one before.
+  constexpr int sets = Rows * Vectors * 4 <= kTile.rows * kTile.vectors ? 4 : Rows * Vectors * 2 <= kTile.rows * kTile.vectors ? 2 : 1;
+  Lanes sums[sets][Rows][Vectors] = {};
+  Lanes(&sum)[Rows][Vectors] = sums[0];
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; r++)
 #pragma GCC unroll 4
@@ -46,10 +49,13 @@ void multiply_tile(const GemmTile& t) {
       ahead += t.ahead_lines * 64;
       // Unrolled, the compiler would move sums from register to register.
 #pragma GCC unroll 1
-      for (int i = 0; i < run; i++) {
-        Math::template step<Rows, Vectors>(x, w, sum);
-        x += Math::step_bytes;
-        w += step_bytes;
+      for (int i = 0; i < run; i += sets) {
+#pragma GCC unroll 4
+        for (int set = 0; set < sets; set++) {
+          Math::template step<Rows, Vectors>(x, w, sums[set]);
+          x += Math::step_bytes;
+          w += step_bytes;
+        }
       }
     }
     x += (Rows - 1) * kChunkBytes;
@@ -60,6 +66,12 @@ void multiply_tile(const GemmTile& t) {
     w += step_bytes;
   }
 
+#pragma GCC unroll 4
+  for (int set = 1; set < sets; set++)
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; r++)
+#pragma GCC unroll 4
+      for (int j = 0; j < Vectors; j++) sum[r][j] += sums[set][r][j];
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; r++)
 #pragma GCC unroll 4
