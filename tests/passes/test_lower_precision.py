@@ -26,54 +26,74 @@ def lowered(graph: Graph) -> Graph:
 
 def test_conv_with_epilogue():
     s = Small((2, 4, 5, 5))
-    y = s.binary("add", s.binary("mul", s.conv(s.x[0], 4, bias=True), s.constant(4, 1, 1)), s.constant(2, 4, 5, 5))
-    graph = fuse_epilogues(s.returns(y))
+    y = s.binary("mul", s.conv(s.x[0], 4, bias=True), s.constant(4, 1, 1))
+    graph = fuse_epilogues(s.returns(s.conv(y, 4)))
     original = graph.nodes[0].inputs[1].constant
     lowered(graph)
-    assert ops(graph) == ["convert", "conv", "convert"]
-    assert [value.dtype for value in graph.nodes[1].inputs] == [BF16, BF16, F32, F32, BF16]
+    assert ops(graph) == ["convert", "conv", "conv"]
+    first, second = graph.nodes[1:]
+    assert [value.dtype for value in first.inputs] == [BF16, BF16, F32, F32]
+    assert first.output.dtype == BF16 and second.output.dtype == F32, "what leaves the graph is written as it leaves"
     assert original.dtype == F32
-    assert graph.inputs[0].dtype == graph.outputs[0].dtype == F32
+
+
+def test_what_is_wider_stays_so():
+    """The residual of a transformer: products are bfloat16, what they are added to is not."""
+    s = Small((2, 7, 16))
+    y = s.layer_norm(s.binary("add", s.matmul(s.x[0], 16), s.x[0]), 2)
+    graph = fuse_epilogues(s.returns(s.binary("add", s.matmul(s.unary("relu", s.matmul(y, 16)), 16), y)))
+    lowered(graph)
+    assert ops(graph) == ["convert", "matmul", "layer_norm", "convert", "matmul", "matmul"]
+    inputs = [[value.dtype for value in node.inputs] for node in graph]
+    assert inputs[1] == inputs[5] == [BF16, BF16, F32] and inputs[2][0] == F32
+    assert [node.output.dtype for node in graph] == [BF16, F32, F32, BF16, BF16, F32]
+
+
+def test_what_is_read_as_bfloat16_alone_is_written_so():
+    s = Small((2, 7, 16))
+    y = s.add("reshape", [s.layer_norm(s.x[0], 2)], (14, 16))
+    graph = lowered(s.returns(s.matmul(y, 16)))
+    assert ops(graph) == ["layer_norm", "reshape", "matmul"]
+    assert [node.output.dtype for node in graph] == [BF16, BF16, F32]
 
 
 def test_norms_and_pointwise_keep_their_parameters():
-    s = Small((2, 4, 5))
-    y = s.layer_norm(s.batch_norm(s.x[0]), 2)
-    y = s.binary("add", y, s.constant(4, 5))
-    graph = lowered(s.returns(s.add("softmax", [y], y.shape, dim=1)))
-    norm, shift, full = graph.nodes[2], graph.nodes[1], graph.nodes[3]
-    assert [value.dtype for value in norm.inputs] == [BF16, F32, F32]
-    assert [value.dtype for value in shift.inputs] == [BF16, F32, F32]
-    assert [value.dtype for value in full.inputs] == [BF16, BF16]
-    assert all(node.output.dtype == BF16 for node in graph.nodes[:-1])
+    s = Small((2, 4, 5, 5))
+    y = s.layer_norm(s.batch_norm(s.conv(s.x[0], 4)), 3)
+    graph = lowered(s.returns(s.conv(s.add("softmax", [s.binary("mul", y, s.constant(5))], y.shape, dim=1), 4)))
+    _, conv, shift, norm, scale, softmax, last = graph.nodes
+    assert [value.dtype for value in shift.inputs] == [value.dtype for value in norm.inputs] == [BF16, F32, F32]
+    assert [value.dtype for value in scale.inputs] == [BF16, F32]
+    assert all(node.output.dtype == BF16 for node in (conv, shift, norm, scale, softmax)) and last.output.dtype == F32
 
 
-def test_an_operand_of_one_value_a_channel_keeps_its_precision_in_any_batch():
-    for batch in (1, 2):
-        s = Small((batch, 8, 1, 1))
-        graph = lowered(s.returns(s.binary("mul", s.x[0], s.constant(8, 1, 1))))
-        assert [value.dtype for value in graph.nodes[1].inputs] == [BF16, F32]
+def test_constants_of_more_than_a_value_a_channel_widen():
+    for shape, dtype in (((8, 1, 1), BF16), ((8, 3, 3), F32)):
+        s = Small((2, 8, 3, 3))
+        y = s.binary("mul", s.unary("relu", s.conv(s.x[0], 8)), s.constant(*shape))
+        graph = lowered(s.returns(y, s.unary("relu", y)))
+        assert [node.inputs[1].dtype for node in graph if len(node.inputs) == 2] == [BF16, F32]
+        assert graph.nodes[3].output.dtype == dtype
 
 
-def test_an_output_that_is_read_inside():
-    s = Small((2, 4))
-    y = s.unary("exp", s.x[0])
-    graph = lowered(s.returns(y, s.unary("relu", y)))
-    assert ops(graph) == ["convert", "pointwise", "pointwise", "convert", "convert"]
-    assert graph.nodes[2].inputs[0].dtype == BF16
+def test_parts_of_one_tensor_are_of_one_dtype():
+    s = Small((2, 4, 8))
+    graph = lowered(s.returns(s.add("cat", [s.constant(2, 1, 8), s.matmul(s.x[0], 8)], (2, 5, 8), dim=1)))
+    assert [value.dtype for value in graph.nodes[-1].inputs] == [F32, F32]
+    assert ops(graph) == ["convert", "matmul", "cat"]
 
 
 def test_an_input_is_converted_once():
     s = Small((2, 4))
-    graph = lowered(s.returns(s.binary("mul", s.unary("exp", s.x[0]), s.unary("relu", s.x[0]))))
-    assert ops(graph).count("convert") == 2
+    graph = lowered(s.returns(s.matmul(s.x[0], 3), s.matmul(s.x[0], 4)))
+    assert ops(graph) == ["convert", "matmul", "matmul"]
 
 
 def test_the_models_own_conversions():
     s = Small((2, 4))
     half = s.add("convert", [s.unary("exp", s.x[0])], (2, 4), BF16)
     graph = lowered(s.returns(s.unary("relu", s.add("convert", [half], (2, 4), F32))))
-    assert ops(graph) == ["convert", "pointwise", "pointwise", "convert"]
+    assert ops(graph) == ["pointwise", "pointwise"], "rounding between them is not what bfloat16 was asked for"
 
 
 def test_a_bfloat16_output_stays_one():
@@ -87,19 +107,32 @@ def test_float64_and_integers_stay():
     assert ops(lowered(s.returns(s.unary("exp", s.x[0])))) == ["pointwise"]
 
 
-def test_aten_nodes():
+def test_products_of_kept_modules_stay():
     s = Small((2, 4))
-    total = Value((2, 4), F32)
+    y = s.matmul(s.x[0], 4)
+    z = s.matmul(y, 4)
+    y.producer.attrs["_module"], z.producer.attrs["_module"] = "first", "second"
+    graph = lower_precision(s.returns(z), keeps=lambda module: module == "first")
+    assert [value.dtype for value in graph.nodes[0].inputs] == [F32, F32]
+    assert [value.dtype for value in graph.nodes[1].inputs] == [BF16, BF16]
+    assert graph.nodes[0].output.dtype == BF16, "it is read as bfloat16 alone"
+
+
+def test_aten_nodes():
+    """Products are lowered, as by autocast; the rest follows what it reads, and is in one dtype."""
+    s = Small((4, 4))
     weight = constant(torch.randn(4))
+    total, product, powered = (Value((4, 4), F32) for _ in range(3))
     s.graph.nodes.append(aten_node(torch.ops.aten.cumsum.default, (s.x[0], 1), {"dtype": F32}, [total], "a test"))
-    powered = Value((2, 4), F32)
-    s.graph.nodes.append(aten_node(torch.ops.aten.hypot.default, (total, weight), {}, [powered], "a test"))
-    ranks, order = Value((2, 2), F32), Value((2, 2), torch.int64)
+    s.graph.nodes.append(aten_node(torch.ops.aten.mm.default, (total, s.x[0]), {}, [product], "a test"))
+    s.graph.nodes.append(aten_node(torch.ops.aten.hypot.default, (product, weight), {}, [powered], "a test"))
+    ranks, order, mixed = Value((4, 2), F32), Value((4, 2), torch.int64), Value((4, 4), F32)
     s.graph.nodes.append(aten_node(torch.ops.aten.topk.default, (powered, 2), {}, [ranks, order], "a test"))
-    graph = lowered(s.returns(s.unary("relu", ranks), powered))
-    assert ops(graph) == ["convert", "aten", "aten", "aten", "pointwise", "convert", "convert"]
-    assert graph.nodes[1].attrs["kwargs"] == {"dtype": BF16}
-    assert [value.dtype for value in graph.nodes[2].inputs] == [BF16, BF16]
+    s.graph.nodes.append(aten_node(torch.ops.aten.hypot.default, (powered, total), {}, [mixed], "a test"))
+    graph = lowered(s.returns(s.unary("relu", ranks), mixed))
+    given = {node.name: [value.dtype for value in node.inputs] for node in graph if node.op == "aten"}
+    assert [node.output.dtype for node in graph if node.op == "aten"] == [F32, BF16, BF16, BF16, F32], given
+    assert graph.nodes[0].attrs["kwargs"] == {"dtype": F32}
     assert weight.dtype == F32 and order.dtype == torch.int64
 
 
@@ -116,7 +149,8 @@ def test_the_lowest_number_of_a_mask_stays_finite():
     lowest = torch.finfo(F32).min
     s = Small((3, 4))
     fill = constant(torch.tensor([lowest, -torch.inf, 1.0, -lowest]))
-    graph = lower_precision(s.returns(s.unary("linear", s.x[0], lowest, 0.0), s.add("expand", [fill], (3, 4))))
+    narrow = s.add("convert", [s.x[0]], (3, 4), BF16)
+    graph = lower_precision(s.returns(s.unary("linear", narrow, lowest, 0.0), s.add("expand", [fill], (3, 4))))
     first, second = run(graph, [torch.ones(3, 4)])
     assert first.isfinite().all() and (first < -3e38).all()
     assert second[0].isinf().tolist() == [False, True, False, False]

@@ -1,15 +1,16 @@
-"""float32 becomes bfloat16 inside the graph; what goes in and comes out keeps its dtype.
+"""Products are computed from bfloat16, and all else in the wider dtype of what it reads, as under torch's autocast.
 
-before:  x: float32 → conv(x, w: float32, b: float32): float32
-after:   x → convert: bfloat16 → conv(·, w: bfloat16, b: float32): bfloat16 → convert: float32
-Biases, the weights of norms and pointwise operands of one value a channel stay float32: kernels widen before they use them.
-What float32 holds and ``dtype`` does not, as the lowest number that a mask adds, becomes the nearest finite number: an infinity
-would make NaN of a row that is masked whole. What is computed from integers alone, as angles from positions, stays float32.
+before:  x: float32 → matmul(x, w: float32): float32 → add(·, x) → layer_norm
+after:   x → convert: bfloat16 → matmul(·, w: bfloat16): bfloat16 → add(·, x: float32): float32 → layer_norm
+So the sums that run through a transformer stay float32, as its embeddings are; a convolutional network is bfloat16 from its first
+convolution on. Biases, the weights of norms and pointwise operands of one value a channel stay float32 and widen nothing: kernels
+compute in float32 what lies between load and store. What is computed from integers alone, as angles from positions, stays float32.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -18,79 +19,156 @@ import torch
 from drystone.graph.aten import map_structure
 from drystone.graph.control_flow import ControlFlow
 from drystone.graph.graph import Graph, Node, PointwiseOp, Value, make_node
-from drystone.passes.instructions import bypass, may_bypass
+from drystone.passes.instructions import bypass, may_bypass, reading_counts
+
+FLOATS = (torch.float32, torch.bfloat16)
+PRODUCTS = ("conv", "matmul", "batch_matmul", "attention")
+# Kernels that read one dtype and write another.
+CONVERTING = ("conv", "matmul", "pointwise", "layer_norm", "group_norm", "softmax", "reduce")
+VIEWS = ("reshape", "permute")
+# What torch's autocast lowers, of what may run on ATen.
+_ATEN_PRODUCTS = {
+    f"aten::{name}"
+    for name in """conv1d conv2d conv3d _convolution convolution conv_transpose1d conv_transpose2d conv_transpose3d linear matmul bmm
+    mm mv addmm addmv addbmm baddbmm einsum _grouped_mm scaled_dot_product_attention lstm gru rnn_tanh rnn_relu""".split()
+}
 
 
-def lower_precision(graph: Graph, dtype: torch.dtype = torch.bfloat16) -> Graph:
-    """Run after ``simplify``, so that weights are folded in full precision and rounded once."""
-    lowered: dict[int, Value] = {}  # id of a float32 value that stays → the same in ``dtype``
-    nodes: list[Node] = []
+def lower_precision(graph: Graph, keeps: Callable[[str], bool] = lambda module: False) -> Graph:
+    """Run after ``simplify``, so that weights are folded in full precision and rounded once.
 
-    def convert(value: Value, to: torch.dtype) -> Value:
-        node = make_node("convert", [value], value.shape, to, value.name)
-        nodes.append(node)
-        return node.output
-
-    def lower(value: Value) -> Value:
-        """``value`` in ``dtype``, where it is float32 (still)."""
-        if value.dtype != torch.float32:
-            return value
-        if value.id not in lowered:
-            if value.is_constant:
-                lowered[value.id] = _lowered_constant(value, dtype)
-            else:
-                lowered[value.id] = convert(value, dtype)
-        return lowered[value.id]
-
-    kept = {value.id for value in graph.outputs if value.dtype == torch.float32}
-    restored: dict[int, Value] = {}  # id of an output of the graph → its float32 value, computed at the end
-    changed: set[int] = set()  # the values that have become ``dtype``
-    counted: set[int] = set()  # ids of the float32 values that are computed from integers alone
-    for node in graph.nodes:
-        if node.op == "aten" and isinstance(node.attrs["target"], ControlFlow):
-            # Its subgraphs are written for float32, as their own numbers are.
-            node.inputs = [convert(value, torch.float32) if value.id in changed else value for value in node.inputs]
-            nodes.append(node)
-            continue
-        if node.op == "pointwise":
-            node.attrs["ops"] = [_within(op, torch.finfo(dtype)) for op in node.attrs["ops"]]
-        if _counts(node, counted):
-            counted.add(node.output.id)
-            nodes.append(node)
-            continue
-        node.inputs = [lower(value) if _follows(node, index, counted) else value for index, value in enumerate(node.inputs)]
-        nodes.append(node)
-        if node.op == "aten" and not _computes_from_floats(node, dtype):
-            continue  # its float32 results, if any, are lowered where they are read
-        if node.op == "aten":
-            _lower_arguments(node, dtype)
-        for value in node.outputs:
-            if value.dtype == torch.float32:
-                value.dtype = dtype
-                changed.add(value.id)
-                if value.id in kept:
-                    restored[value.id] = value
-    graph.nodes = nodes
-    graph.outputs = [convert(value, torch.float32) if value.id in restored else value for value in graph.outputs]
+    ``keeps(module)``: whether the products of that submodule stay float32. Inputs and outputs of the graph keep their dtypes.
+    """
+    _Lowering(graph, keeps).run()
     _drop_idle_converts(graph)
+    _absorb_converts(graph)
     return graph
 
 
-def _within(op: PointwiseOp, limits: torch.finfo) -> PointwiseOp:
-    """A scale and a shift by finite numbers that the dtype has."""
+class _Lowering:
+    def __init__(self, graph: Graph, keeps: Callable[[str], bool]) -> None:
+        self.graph, self.keeps = graph, keeps
+        self.nodes: list[Node] = []
+        self.converted: dict[tuple[int, torch.dtype], Value] = {}
+        self.changed: set[int] = set()  # ids of the float32 values that have become bfloat16
+        self.counted: set[int] = set()  # and of those that are computed from integers alone
+
+    def run(self) -> None:
+        outputs = [value for value in self.graph.outputs if value.dtype == torch.float32]
+        for node in self.graph.nodes:
+            self._lower(node)
+        self.graph.nodes = self.nodes
+        widened = {value.id: self._as(value, torch.float32) for value in outputs if value.id in self.changed}
+        self.graph.outputs = [widened.get(value.id, value) for value in self.graph.outputs]
+
+    def _as(self, value: Value, dtype: torch.dtype) -> Value:
+        """``value`` in ``dtype``, if it is of one of the two."""
+        if value.dtype == dtype or value.dtype not in FLOATS:
+            return value
+        key = (value.id, dtype)
+        if key not in self.converted:
+            if value.is_constant:
+                self.converted[key] = _rounded(value) if dtype == torch.bfloat16 else value
+            else:
+                self.nodes.append(make_node("convert", [value], value.shape, dtype, value.name))
+                self.converted[key] = self.nodes[-1].output
+        return self.converted[key]
+
+    def _lower(self, node: Node) -> None:
+        if node.op == "aten":
+            self._lower_aten(node)
+            return
+        if _counts(node, self.counted):
+            self.counted.add(node.output.id)
+        elif node.op in PRODUCTS:
+            self._lower_product(node)
+        elif node.op == "rotary":
+            self._become(node, node.inputs[0].dtype)
+        elif node.op not in ("convert", "elementwise", "fold"):
+            self._promote(node)
+        elif node.op == "elementwise":
+            self._promote(node, uniform=True)
+        self.nodes.append(node)
+
+    def _lower_product(self, node: Node) -> None:
+        """Its factors are bfloat16; so is the result, unless something wider is added to it at once."""
+        if self.keeps(node.attrs.get("_module", "")):
+            node.inputs = [self._as(value, torch.float32) for value in node.inputs]
+            return
+        factors = 3 if node.op == "attention" else 2  # a mask stays: its lowest float32 would become -inf
+        others = node.inputs[node.epilogue_start :] if node.epilogue else []
+        wide = any(_widens(value) for value in others)
+        node.inputs = [self._as(value, torch.bfloat16) if index < factors else value for index, value in enumerate(node.inputs)]
+        self._become(node, torch.float32 if wide else torch.bfloat16)
+
+    def _promote(self, node: Node, uniform: bool = False) -> None:
+        """float32 if something of it is, but for constants of one value a channel. ``uniform``: the kernel takes no mixture."""
+        floats = [value for value in node.inputs if value.dtype in FLOATS]
+        data = node.inputs[:1] if node.op in ("layer_norm", "group_norm") else floats
+        wide = any(_widens(value) for value in data) or all(value.is_constant for value in data)
+        if not floats or node.output.dtype not in FLOATS:
+            wide = True
+        dtype = torch.float32 if wide else torch.bfloat16
+        if node.op == "cat" or uniform:
+            node.inputs = [self._as(value, dtype) for value in node.inputs]
+        elif node.op == "pointwise" and not wide:
+            node.attrs["ops"] = [_within(op) for op in node.attrs["ops"]]
+        self._become(node, dtype)
+
+    def _become(self, node: Node, dtype: torch.dtype) -> None:
+        if dtype == torch.bfloat16 and node.output.dtype == torch.float32:
+            node.output.dtype = dtype
+            self.changed.add(node.output.id)
+
+    def _lower_aten(self, node: Node) -> None:
+        target = node.attrs["target"]
+        floats = [value for value in node.inputs if value.dtype in FLOATS]
+        computed = [value for value in floats if not value.is_constant]
+        schema = getattr(target, "_schema", None)
+        product = schema is not None and schema.name in _ATEN_PRODUCTS and not self.keeps(node.attrs.get("_module", ""))
+        # The subgraphs of control flow are written for float32, as their own numbers are.
+        wide = isinstance(target, ControlFlow) or any(value.dtype == torch.float32 for value in computed)
+        if not computed or (wide and not product):
+            node.inputs = [self._as(value, torch.float32) if value.id in self.changed else value for value in node.inputs]
+            self.nodes.append(node)
+            return
+        node.inputs = [self._as(value, torch.bfloat16) for value in node.inputs]
+        _lower_arguments(node)
+        self.nodes.append(node)
+        for value in node.outputs:
+            if value.dtype == torch.float32:
+                value.dtype = torch.bfloat16
+                self.changed.add(value.id)
+
+
+def _widens(value: Value) -> bool:
+    return value.dtype == torch.float32 and not (value.is_constant and _is_per_channel(value))
+
+
+def _is_per_channel(value: Value) -> bool:
+    """At most one axis longer than 1: little to read, whatever its dtype."""
+    return sum(size > 1 for size in value.shape) <= 1
+
+
+def _within(op: PointwiseOp) -> PointwiseOp:
+    """A scale and a shift by finite numbers that bfloat16 has: float32's lowest, which masks add, would become an infinity, and
+    that NaN in a row that is masked whole."""
     if op.kind != "linear" or not all(map(math.isfinite, (op.alpha, op.beta))):
         return op
+    limits = torch.finfo(torch.bfloat16)
     alpha, beta = (min(max(number, limits.min), limits.max) for number in (op.alpha, op.beta))
     return op if (alpha, beta) == (op.alpha, op.beta) else replace(op, alpha=alpha, beta=beta)
 
 
-def _lowered_constant(value: Value, dtype: torch.dtype) -> Value:
-    def lowered() -> torch.Tensor:
-        data, limits = value.constant.detach(), torch.finfo(dtype)
-        finite = torch.where(data.isinf(), data, data.clamp(limits.min, limits.max))
-        return finite.to(dtype).contiguous()
+def _rounded(value: Value) -> Value:
+    """A constant in bfloat16. What is finite stays so, as above."""
 
-    return Value(value.shape, dtype, value.name, data=lowered, identity=("lowered", value.key, dtype))
+    def rounded() -> torch.Tensor:
+        data, limits = value.constant.detach(), torch.finfo(torch.bfloat16)
+        finite = torch.where(data.isinf(), data, data.clamp(limits.min, limits.max))
+        return finite.to(torch.bfloat16).contiguous()
+
+    return Value(value.shape, torch.bfloat16, value.name, data=rounded, identity=("lowered", value.key, torch.bfloat16))
 
 
 _OF_COUNTS = {"convert", "pointwise", "reduce", "batch_matmul", "reshape", "permute", "expand", "slice", "cat", "gather", "pad"}
@@ -106,46 +184,37 @@ def _counts(node: Node, counted: set[int]) -> bool:
     return bool(computed) and all(value.id in counted for value in computed)
 
 
-def _follows(node: Node, index: int, counted: set[int]) -> bool:
-    """Whether input ``index`` goes to the dtype of the activations; the others stay float32: most are constants."""
-    value = node.inputs[index]
-    if node.op == "attention" and index == 3:
-        return False  # the lowest float32, which masks are made of, would become -inf
-    if (node.op == "rotary" and index > 0) or (node.op == "pointwise" and value.id in counted):
-        return False
-    if not value.is_constant or node.op == "aten":
-        return True
-    if node.op in ("conv", "matmul"):
-        if node.epilogue and index >= node.epilogue_start:
-            return not _is_per_channel(value)
-        return index < 2
-    if node.op == "pointwise":
-        return not _is_per_channel(value)
-    return node.op not in ("layer_norm", "group_norm") or index == 0
-
-
-def _is_per_channel(value: Value) -> bool:
-    """At most one axis longer than 1: little to read, whatever its dtype."""
-    return sum(size > 1 for size in value.shape) <= 1
-
-
-def _computes_from_floats(node: Node, dtype: torch.dtype) -> bool:
-    return any(value.dtype == dtype for value in node.inputs)
-
-
-def _lower_arguments(node: Node, dtype: torch.dtype) -> None:
-    """An ATen call that names float32 as its dtype names ``dtype``."""
+def _lower_arguments(node: Node) -> None:
+    """An ATen call that names float32 as its dtype names bfloat16."""
 
     def lower(leaf: Any) -> Any:
-        return dtype if leaf is torch.float32 else leaf
+        return torch.bfloat16 if leaf is torch.float32 else leaf
 
     node.attrs["args"] = map_structure(lower, node.attrs["args"])
     node.attrs["kwargs"] = map_structure(lower, node.attrs["kwargs"])
 
 
 def _drop_idle_converts(graph: Graph) -> None:
-    """The model's own conversions between float32 and ``dtype`` have nothing left to do."""
+    """The model's own conversions between float32 and bfloat16 that have nothing left to do."""
     idle = [node for node in graph.nodes if node.op == "convert" and node.output.dtype == node.inputs[0].dtype]
     for node in idle:
         if may_bypass(graph, node, node.inputs[0]):
             bypass(graph, node, node.inputs[0])
+
+
+def _absorb_converts(graph: Graph) -> None:
+    """What is read as the other dtype alone is written so."""
+    counts = reading_counts(graph)
+    for node in [node for node in graph.nodes if node.op == "convert" and node.inputs[0].dtype in FLOATS]:
+        source, dtype = node.inputs[0], node.output.dtype
+        views: list[Value] = []
+        while counts[source.id] == 1 and source.producer is not None and source.producer.op in VIEWS:
+            views.append(source)
+            source = source.producer.inputs[0]
+        maker = source.producer
+        if dtype not in FLOATS or counts[source.id] != 1 or maker is None or maker.op not in CONVERTING:
+            continue
+        if may_bypass(graph, node, node.inputs[0]):
+            bypass(graph, node, node.inputs[0])
+            for value in [*views, source]:
+                value.dtype = dtype
