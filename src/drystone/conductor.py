@@ -7,8 +7,9 @@ import platform
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import psutil
@@ -21,6 +22,7 @@ from torch.utils import _pytree as pytree
 from drystone import native
 from drystone.capture.export import Captured, check_model
 from drystone.capture.export import capture as capture_module
+from drystone.capture.kept_modules import Choice, chosen_modules, names_of
 from drystone.capture.shapes import LEAST, batch_inputs, batch_shapes, dynamic_dims, resize
 from drystone.capture.signature import Signature
 from drystone.errors import CaptureError, DrystoneWarning, InputError, ShapeError, UnsupportedError
@@ -55,6 +57,7 @@ def optimize(
     *,
     example_kwargs: dict[str, Any] | None = None,
     dtype: torch.dtype | None = None,
+    keep_fp32: Sequence[Choice] | Choice | None = None,
     dynamic_shapes: Any = None,
     accuracy: Literal["default", "strict"] = "default",
     tuning: Literal["measure", "estimate"] = "measure",
@@ -75,6 +78,8 @@ def optimize(
         example_kwargs: its inputs by name.
         dtype: ``torch.bfloat16`` computes in bfloat16 with float32 accumulation; inputs and outputs keep the model's dtypes.
             None or ``torch.float32``: the model's own precision.
+        keep_fp32: submodules that stay float32 where ``dtype`` is bfloat16, with all inside them: themselves, their
+            qualified names ("encoder.layer.0"), or functions of (name, module) that say so of each submodule.
         dynamic_shapes: which input dimensions may vary, as ``torch.export.export`` takes it. None lets the batch vary (the
             first dimension, where the model allows it). A new shape makes a program at its first call, planned from the
             times that are known; ``fast.prepare(*inputs)`` measures it. The 16 last used are kept.
@@ -92,7 +97,8 @@ def optimize(
     Raises:
         CaptureError: the model is in training mode, or neither it nor any of its submodules can be captured.
         UnsupportedError: ``strict`` and something would run on ATen; or a dtype that is not served.
-        InputError: example inputs missing, not on the CPU, or an argument out of range.
+        InputError: example inputs missing, not on the CPU, or an argument out of range; one in ``keep_fp32`` that the model
+            does not have.
 
     >>> fast = optimize(nn.Linear(4, 2).eval(), torch.zeros(1, 4))
     >>> fast(torch.ones(1, 4)).shape
@@ -103,7 +109,8 @@ def optimize(
     _check_arguments(args, kwargs, dtype, accuracy, tuning, capture, formats)
     if release_originals:
         _check_release(model, dynamic_shapes)
-    conductor = Conductor(model, args, kwargs, dtype, tuning, strict, formats, accuracy)
+    options = Options(dtype, tuning, strict, formats, accuracy, chosen_modules(model, keep_fp32))
+    conductor = Conductor(model, args, kwargs, options)
     try:
         fast = conductor.module(dynamic_shapes, any_batch=not release_originals)
         if release_originals:
@@ -117,7 +124,7 @@ def optimize(
     check_model(model, args, kwargs)  # what is wrong with the whole model is no matter of its parts
 
     def prepare(part: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OptimizedModule:
-        inner = Conductor(part, args, kwargs, dtype, tuning, strict, formats, accuracy)
+        inner = Conductor(part, args, kwargs, options)
         inner.weights = conductor.weights
         inner.warned = True  # explain() lists what runs on ATen inside the parts
         # A part may meet another first size at every call, which is no batch: a program for each would cost more than eager.
@@ -157,25 +164,25 @@ def check_options(
             raise InputError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {given!r}")
 
 
+@dataclass(frozen=True)
+class Options:
+    """What ``optimize`` was asked for. ``float32_modules`` are those that bfloat16 leaves out."""
+
+    dtype: torch.dtype | None = None
+    tuning: str = "measure"
+    strict: bool = False
+    formats: str | None = None
+    accuracy: str = "default"
+    float32_modules: Collection[nn.Module] = ()
+
+
 class Conductor:
     """Takes one model from capture to a module, and again for each new shape or thread count."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        dtype: torch.dtype | None,
-        tuning: str,
-        strict: bool,
-        formats: str | None,
-        accuracy: str,
-    ) -> None:
+    def __init__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], options: Options) -> None:
         # torch.export takes one tensor given twice for one input: later calls may give two.
         self.args, self.kwargs = _distinct(args, kwargs)
-        self.model = model
-        self.dtype, self.tuning, self.strict, self.formats = dtype, tuning, strict, formats
-        self.accuracy = accuracy
+        self.model, self.options = model, options
         self.weights = WeightStore()
         self.warned = False
         self.kin: Planner | None = None  # the first program's
@@ -204,7 +211,7 @@ class Conductor:
             fast._find(
                 [tensor.resolve_neg().resolve_conj().contiguous() for tensor in tensors],
                 torch.get_num_threads(),
-                rehearse=self.tuning == "measure",
+                rehearse=self.options.tuning == "measure",
             )
         return fast
 
@@ -261,11 +268,16 @@ class Conductor:
             return False
 
     def _graph(self, captured: Captured) -> Graph:
-        graph = simplify(build(captured))
-        if self.accuracy == "strict":
+        graph = build(captured)
+        kept = names_of(self.model, self.options.float32_modules)
+        for node in graph:
+            if node.attrs.get("_module") in kept:
+                node.attrs["_float32"] = True
+        simplify(graph)
+        if self.options.accuracy == "strict":
             for node in graph:
                 node.attrs["_strict"] = True
-        return lower_precision(graph) if self.dtype is torch.bfloat16 else graph
+        return lower_precision(graph) if self.options.dtype is torch.bfloat16 else graph
 
     def prepare(self, tensors: list[torch.Tensor], finite: bool = True, rehearse: bool = False) -> Prepared:
         """The program for inputs of these shapes, under the thread count in force.
@@ -279,7 +291,7 @@ class Conductor:
             graph, signature = self._for_shapes(tensors)
             tensors = [tensor.detach() for tensor in tensors]
             cache = TuningCache(environment(threads))
-            planner = Planner(graph if finite else split_epilogues(graph), self.weights, cache, self.formats, self.kin)
+            planner = Planner(graph if finite else split_epilogues(graph), self.weights, cache, self.options.formats, self.kin)
             measure = rehearse and finite and not self.released
             if measure:
                 assembled = planner.rehearse(lambda candidate: _runs(Program(candidate, threads), tensors), say)
@@ -304,7 +316,7 @@ class Conductor:
             return
         named = {(str(r.node.attrs.get("target", r.node.op)) if r.node else "?"): r.reason for r in segments}
         text = "; ".join(f"{name}: {reason}" for name, reason in named.items())
-        if self.strict:
+        if self.options.strict:
             raise UnsupportedError(f"strict=True, and {len(segments)} operators have no native implementation: {text}")
         if not self.warned:
             self.warned = True

@@ -18,7 +18,7 @@ from drystone import native
 from drystone.artefact import folder, graphs, plans, structures, weights
 from drystone.artefact.document import entries, listed, require, truth, whole, wholes, word
 from drystone.capture.signature import Signature
-from drystone.conductor import Conductor, environment
+from drystone.conductor import Conductor, Options, environment
 from drystone.errors import ArtefactError, InputError, ShapeError, UnsupportedError
 from drystone.graph.graph import Graph, Node
 from drystone.plan.implementations import Option
@@ -66,8 +66,8 @@ def save(fast: nn.Module, path: str | os.PathLike[str]) -> None:
             "call": structures.of_call(conductor.signature),
             "varying": [sorted(axes) for axes in fast._dynamic],
             "batch": fast._batch,
-            "strict_accuracy": conductor.accuracy == "strict",
-            "format": conductor.formats,
+            "strict_accuracy": conductor.options.accuracy == "strict",
+            "format": conductor.options.formats,
             "programs": described,
             "constants": constants.described,
         }
@@ -139,7 +139,7 @@ class _Loaded(Conductor):
     """Makes programs of the graphs of an artefact, and of no others."""
 
     def __init__(self, content: _Content, plan: plans.Plan) -> None:
-        super().__init__(Stand().eval(), (), {}, None, "estimate", False, content.format, "default")
+        super().__init__(Stand().eval(), (), {}, Options(tuning="estimate", formats=content.format))
         self.content, self.plan = content, plan
         self.graph, self.signature = content.shapes[0]
         self.kin = Planner(self.graph, self.weights, TuningCache.in_memory(), content.format)

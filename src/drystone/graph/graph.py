@@ -177,6 +177,11 @@ class Graph:
             assert value.is_constant or value.id in known, f"output {value} is never computed"
 
 
+def origin(node: Node) -> dict[str, Any]:
+    """The attributes that tell where a node is from, for one that takes its place."""
+    return {key: node.attrs[key] for key in ("_module", "_float32") if key in node.attrs}
+
+
 def make_node(op: str, inputs: list[Value], shape: Iterable[int], dtype: torch.dtype, name: str = "", **attrs: Any) -> Node:
     """A node with one new output of ``shape`` and ``dtype``, not yet in any graph."""
     output = Value(tuple(shape), dtype, name)

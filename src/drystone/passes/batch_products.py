@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from drystone.graph.aten import Ref
-from drystone.graph.graph import Graph, Node, PointwiseOp, Value, make_node
+from drystone.graph.graph import Graph, Node, PointwiseOp, Value, make_node, origin
 
 _PRODUCTS = {"aten::matmul", "aten::bmm", "aten::mm"}
 
@@ -56,7 +56,7 @@ def _converted(node: Node) -> list[Node]:
             value = nodes[-1].output
         inputs.append(value)
     product = make_node("batch_matmul", inputs, node.output.shape, node.output.dtype, node.name, dims=[tuple(range(rank))] * 2)
-    product.attrs["_module"] = node.attrs.get("_module", "")
+    product.attrs.update(origin(node))
     product.outputs = [node.output]
     node.output.producer = product
     return [*nodes, product]
@@ -81,7 +81,7 @@ def _product_and_sum(node: Node) -> list[Node]:
         inputs.append(x)
     total = make_node("pointwise", inputs, node.output.shape, node.output.dtype, node.name, ops=ops)
     for made in (product, total):
-        made.attrs["_module"] = node.attrs.get("_module", "")
+        made.attrs.update(origin(node))
     total.outputs = [node.output]
     node.output.producer = total
     return [product, total]

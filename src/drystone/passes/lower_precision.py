@@ -10,7 +10,6 @@ compute in float32 what lies between load and store. What is computed from integ
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -27,27 +26,27 @@ PRODUCTS = ("conv", "matmul", "batch_matmul", "attention")
 CONVERTING = ("conv", "matmul", "pointwise", "layer_norm", "group_norm", "softmax", "reduce")
 VIEWS = ("reshape", "permute")
 # What torch's autocast lowers, of what may run on ATen.
-_ATEN_PRODUCTS = {
-    f"aten::{name}"
-    for name in """conv1d conv2d conv3d _convolution convolution conv_transpose1d conv_transpose2d conv_transpose3d linear matmul bmm
-    mm mv addmm addmv addbmm baddbmm einsum _grouped_mm scaled_dot_product_attention lstm gru rnn_tanh rnn_relu""".split()
-}
+_NAMES = """
+conv1d conv2d conv3d _convolution convolution conv_transpose1d conv_transpose2d conv_transpose3d linear matmul bmm mm mv addmm addmv
+addbmm baddbmm einsum _grouped_mm scaled_dot_product_attention lstm gru rnn_tanh rnn_relu
+"""
+_ATEN_PRODUCTS = {f"aten::{name}" for name in _NAMES.split()}
 
 
-def lower_precision(graph: Graph, keeps: Callable[[str], bool] = lambda module: False) -> Graph:
+def lower_precision(graph: Graph) -> Graph:
     """Run after ``simplify``, so that weights are folded in full precision and rounded once.
 
-    ``keeps(module)``: whether the products of that submodule stay float32. Inputs and outputs of the graph keep their dtypes.
+    Nodes with the attribute ``_float32`` stay float32. Inputs and outputs of the graph keep their dtypes.
     """
-    _Lowering(graph, keeps).run()
+    _Lowering(graph).run()
     _drop_idle_converts(graph)
     _absorb_converts(graph)
     return graph
 
 
 class _Lowering:
-    def __init__(self, graph: Graph, keeps: Callable[[str], bool]) -> None:
-        self.graph, self.keeps = graph, keeps
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
         self.nodes: list[Node] = []
         self.converted: dict[tuple[int, torch.dtype], Value] = {}
         self.changed: set[int] = set()  # ids of the float32 values that have become bfloat16
@@ -92,7 +91,7 @@ class _Lowering:
 
     def _lower_product(self, node: Node) -> None:
         """Its factors are bfloat16; so is the result, unless something wider is added to it at once."""
-        if self.keeps(node.attrs.get("_module", "")):
+        if node.attrs.get("_float32"):
             node.inputs = [self._as(value, torch.float32) for value in node.inputs]
             return
         factors = 3 if node.op == "attention" else 2  # a mask stays: its lowest float32 would become -inf
@@ -106,7 +105,7 @@ class _Lowering:
         floats = [value for value in node.inputs if value.dtype in FLOATS]
         data = node.inputs[:1] if node.op in ("layer_norm", "group_norm") else floats
         wide = any(_widens(value) for value in data) or all(value.is_constant for value in data)
-        if not floats or node.output.dtype not in FLOATS:
+        if not floats or node.output.dtype not in FLOATS or node.attrs.get("_float32"):
             wide = True
         dtype = torch.float32 if wide else torch.bfloat16
         if node.op == "cat" or uniform:
@@ -125,7 +124,7 @@ class _Lowering:
         floats = [value for value in node.inputs if value.dtype in FLOATS]
         computed = [value for value in floats if not value.is_constant]
         schema = getattr(target, "_schema", None)
-        product = schema is not None and schema.name in _ATEN_PRODUCTS and not self.keeps(node.attrs.get("_module", ""))
+        product = schema is not None and schema.name in _ATEN_PRODUCTS and not node.attrs.get("_float32")
         # The subgraphs of control flow are written for float32, as their own numbers are.
         wide = isinstance(target, ControlFlow) or any(value.dtype == torch.float32 for value in computed)
         if not computed or (wide and not product):

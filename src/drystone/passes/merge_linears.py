@@ -11,7 +11,7 @@ from collections import Counter
 
 import torch
 
-from drystone.graph.graph import Graph, Node, Value, constant, make_node
+from drystone.graph.graph import Graph, Node, Value, constant, make_node, origin
 from drystone.passes.instructions import reading_counts
 
 
@@ -27,8 +27,9 @@ def merge_linears(graph: Graph) -> Graph:
         for indices in groups.values():
             linears = [_linear_before(node, index, counts) for index in indices]
             first = node.inputs[indices[0]]
-            alike = all(
-                node.inputs[index].shape[3] == first.shape[3] and node.inputs[index].dtype == first.dtype for index in indices
+            alike = (
+                all(node.inputs[index].shape[3] == first.shape[3] and node.inputs[index].dtype == first.dtype for index in indices)
+                and len({linear.attrs.get("_float32") for linear in linears if linear is not None}) == 1
             )
             if len(indices) > 1 and alike:
                 _merge(graph, node, indices, [linear for linear in linears if linear is not None])
@@ -59,7 +60,7 @@ def _merge(graph: Graph, node: Node, indices: list[int], linears: list[Node]) ->
     if has_bias:
         inputs.append(constant(torch.cat([_bias(linear) for linear in linears]), "bias"))
     merged = make_node("matmul", inputs, (batch, length, sum(heads) * size), dtype, linears[0].name, has_bias=has_bias)
-    merged.attrs.update({key: value for key, value in linears[0].attrs.items() if key.startswith("_")})
+    merged.attrs.update(origin(linears[0]))
     split = make_node("reshape", [merged.output], (batch, length, sum(heads), size), dtype, linears[0].name)
     made = [merged, split]
     for position, (index, count) in enumerate(zip(indices, heads, strict=True)):

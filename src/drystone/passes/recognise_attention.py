@@ -15,7 +15,7 @@ import torch
 
 from drystone.graph.aten import Ref
 from drystone.graph.attention import Mask, simplified
-from drystone.graph.graph import Graph, Node, PointwiseOp, Value, constant, make_node
+from drystone.graph.graph import Graph, Node, PointwiseOp, Value, constant, make_node, origin
 from drystone.passes.instructions import reading_counts
 
 _PRODUCTS = (torch.ops.aten.matmul.default, torch.ops.aten.bmm.default)
@@ -159,7 +159,7 @@ def _attention(node: Node, found: _Found) -> list[Node]:
 
     def emit(op: str, inputs: list[Value], shape: tuple[int, ...], **attrs: object) -> Value:
         made.append(make_node(op, inputs, shape, inputs[0].dtype, node.name, **attrs))
-        made[-1].attrs.update({key: value for key, value in node.attrs.items() if key == "_module"})
+        made[-1].attrs.update(origin(node))
         return made[-1].output
 
     def reshaped(value: Value, shape: tuple[int, ...]) -> Value:
