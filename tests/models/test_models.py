@@ -16,6 +16,7 @@ from agreement import Reference, leaves, program_of
 from drystone import native
 from drystone.tools.bench import zoo
 from drystone.tools.bench.zoo.from_transformers import Logits
+from drystone.tools.bench.zoo.inputs import images
 from drystone.tools.bench.zoo.weights import initialise
 
 transformers = pytest.importorskip("transformers")
@@ -57,8 +58,8 @@ def reference(name: str, batch: int) -> Reference:
         size = (SMALL[name][2],) * 2
         module = small(name).eval()
         generator = torch.Generator().manual_seed(0)
-        initialise(module, zoo.images(1, size, generator), generator)
-        return Reference(module, (zoo.images(batch, size, generator),), name=name)
+        initialise(module, *images(1, size, generator), generator)
+        return Reference(module, images(batch, size, generator), name=name)
     # Inception's strides leave nothing of less than 75 pixels.
     size = (75, 75) if name == "inception_v3" else (64, 64)
     return Reference(*zoo.load(name, batch=batch, size=size), name=name)
@@ -105,14 +106,14 @@ def test_small_planned_by_measuring(name: str) -> None:
     expected.check_float32(fast(*expected.inputs))
 
 
-@pytest.mark.parametrize("name", zoo.ZOO)
+@pytest.mark.parametrize("name", zoo.CNNS)
 def test_zoo_float32(name: str, no_tuning_cache: None) -> None:
     fast, expected = optimize(name, tuning="estimate")
     check(fast, expected, expected.check_float32)
 
 
 @pytest.mark.skipif(not NATIVE_BFLOAT16, reason="oneDNN has no bfloat16 on AVX2")
-@pytest.mark.parametrize("name", zoo.ZOO)
+@pytest.mark.parametrize("name", zoo.CNNS)
 def test_zoo_bfloat16(name: str, no_tuning_cache: None) -> None:
     fast, expected = optimize(name, tuning="estimate", dtype=torch.bfloat16)
     check(fast, expected, expected.check_bfloat16)

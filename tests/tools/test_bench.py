@@ -22,7 +22,7 @@ from drystone.tools.bench.process import WorkerFailed, WorkerProcess
 from drystone.tools.bench.results import Outcome, Result, ResultFile, geometric_mean, summaries
 from drystone.tools.bench.rounds import measure, steps
 from drystone.tools.bench.worker import relative_error, shorten
-from drystone.tools.bench.workload import Workload, fingerprint
+from drystone.tools.bench.workload import Workload, fingerprint, shapes_of
 
 # Parameters as published (torchvision's documentation; without Inception's auxiliary classifier).
 PARAMETERS = {
@@ -39,6 +39,16 @@ PARAMETERS = {
     "shufflenet_v2": 2_278_604,
     "inception_v3": 23_834_568,
     "convnext_tiny": 28_589_128,
+}
+# As published, without heads and poolers.
+ENCODERS = {
+    "bert_base": 108_891_648,
+    "distilbert": 66_362_880,
+    "roberta_base": 124_055_040,
+    "vit_b_16": 85_798_656,
+    "swin_t": 27_519_354,
+    "whisper_base": 20_590_592,
+    "wav2vec2_base": 94_371_712,
 }
 
 MODELS = '''
@@ -77,14 +87,34 @@ def models(tmp_path: Path) -> Path:
 
 
 class TestZoo:
-    @pytest.mark.parametrize("name", PARAMETERS)
+    @pytest.mark.parametrize("name", PARAMETERS | ENCODERS)
     def test_parameters_as_published(self, name):
         with torch.device("meta"):
             module = zoo.ZOO[name].build()
-        assert sum(parameter.numel() for parameter in module.parameters()) == PARAMETERS[name]
+        assert sum(parameter.numel() for parameter in module.parameters()) == (PARAMETERS | ENCODERS)[name]
 
     def test_every_model_is_checked(self):
-        assert zoo.ZOO.keys() == PARAMETERS.keys() | {"unet"}
+        assert zoo.CNNS.keys() == PARAMETERS.keys() | {"unet"}
+        assert zoo.TRANSFORMERS.keys() == ENCODERS.keys()
+
+    @pytest.mark.parametrize(
+        ("name", "shapes"),
+        [
+            ("distilbert", [[2, 9], [2, 9]]),
+            ("swin_t", [[2, 3, 224, 224]]),
+            ("wav2vec2_base", [[2, 800]]),
+        ],
+    )
+    def test_inputs_of_encoders(self, name, shapes):
+        size = tuple(shapes[0][-2:] if name == "swin_t" else shapes[0][1:])
+        module, inputs = zoo.load(name, batch=2, size=size)
+        assert shapes_of(inputs) == shapes
+        with torch.no_grad():
+            assert module(*inputs).isfinite().all()
+
+    def test_a_size_of_other_axes(self):
+        with pytest.raises(ValueError, match=r"distilbert has inputs of 1 sizes \(128\), not of 2"):
+            zoo.load("distilbert", size=(64, 64))
 
     @pytest.mark.parametrize("name", sorted(PARAMETERS.keys() - {"vgg16"} | {"unet"}))
     def test_outputs_are_well_scaled_and_differ_by_image(self, name):
@@ -289,7 +319,9 @@ class TestCommand:
             (["resnet50", "--against", "tensorrt"], "tensorrt"),
             (["resnet50", "--dtype", "float16"], "float16"),
             (["resnet50", "--dtype", "bfloat16", "--against", "onnxruntime"], "bfloat16"),
-            (["resnet50", "--size", "224"], "224"),
+            (["resnet50", "--size", "224"], "H,W"),
+            (["bert_base", "--size", "12,12"], "one number"),
+            (["resnet50", "--size", "224,0"], "224,0"),
         ],
     )
     def test_bad_arguments(self, arguments, message):

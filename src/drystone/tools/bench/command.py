@@ -19,16 +19,20 @@ from .report import show_result, show_summary
 from .results import Result, ResultFile
 from .rounds import measure, steps
 from .workload import DTYPES, Workload
-from .zoo import ZOO
+from .zoo import GROUPS, ZOO
 
 
 def bench(
-    models: Annotated[list[str], typer.Argument(metavar="MODEL…", help="Names of the zoo, `all`, or path.py:function.")],
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL…", help="Names of the zoo, `cnns`, `transformers`, `all`, or path.py:function.")
+    ],
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
     batch: Annotated[int, typer.Option(min=1)] = 1,
     threads: Annotated[int | None, typer.Option(min=1, help="Default: the physical cores.")] = None,
     against: Annotated[str | None, typer.Option(help=f"Contenders beside drystone, by comma: {', '.join(CONTENDERS)}.")] = None,
-    size: Annotated[str | None, typer.Option(metavar="H,W", help="Image size. Default: the model's own.")] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="H,W", help="Image size, tokens or samples. Default: the model's own.")
+    ] = None,
     rounds: Annotated[int, typer.Option(min=3, help="Bursts of each contender.")] = 12,
     again: Annotated[bool, typer.Option("--again", help="Prepare twice: with empty caches, then with filled ones.")] = False,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Add the results to this file.")] = None,
@@ -42,7 +46,8 @@ def bench(
     console = Console(width=None if sys.stdout.isatty() else 150)
     threads = threads or psutil.cpu_count(logical=False) or 1
     contenders = _contenders(against, dtype)
-    workloads = [Workload(model, dtype, batch, _size(size), threads) for model in _models(models)]
+    sizes = _size(size)
+    workloads = [Workload(model, dtype, batch, sizes, threads) for model in _models(models, sizes)]
     facts = environment()
     results: list[Result] = []
     try:
@@ -80,13 +85,16 @@ def _plot(kept: ResultFile, json: Path | None, target: Path) -> None:
             raise typer.BadParameter(str(error), param_hint="--plot") from error
 
 
-def _models(names: list[str]) -> list[str]:
-    models = [model for name in names for model in (ZOO if name == "all" else [name])]
+def _models(names: list[str], size: tuple[int, ...] | None) -> list[str]:
+    models = [model for name in names for model in GROUPS.get(name, [name])]
     for model in models:
         if ":" not in model and model not in ZOO:
             raise typer.BadParameter(
-                f"no model {model!r} in the zoo: {', '.join(ZOO)}, all, or path.py:function", param_hint="MODEL"
+                f"no model {model!r} in the zoo: {', '.join([*ZOO, *GROUPS])}, or path.py:function", param_hint="MODEL"
             )
+        if size and model in ZOO and len(size) != len(ZOO[model].size):
+            wanted = "H,W" if len(ZOO[model].size) == 2 else "one number"
+            raise typer.BadParameter(f"{model} takes {wanted}, not {','.join(map(str, size))}", param_hint="--size")
     return models
 
 
@@ -102,13 +110,13 @@ def _contenders(against: str | None, dtype: str) -> list[str]:
     return list(dict.fromkeys(("drystone", *names)))
 
 
-def _size(text: str | None) -> tuple[int, int] | None:
+def _size(text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None
     try:
-        height, width = (int(part) for part in text.split(","))
-        if min(height, width) < 1:
+        sizes = tuple(int(part) for part in text.split(","))
+        if min(sizes) < 1 or len(sizes) > 2:
             raise ValueError
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is not H,W", param_hint="--size") from None
-    return height, width
+        raise typer.BadParameter(f"{text!r} is neither H,W nor one number", param_hint="--size") from None
+    return sizes

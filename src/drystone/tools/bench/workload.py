@@ -20,12 +20,12 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Workload:
-    """``model`` is a name of the zoo or ``path.py:function``; ``size`` (height, width), or None for the model's own."""
+    """``model`` is a name of the zoo or ``path.py:function``; ``size``: of the inputs, or None for the model's own."""
 
     model: str
     dtype: str = "float32"
     batch: int = 1
-    size: tuple[int, int] | None = None
+    size: tuple[int, ...] | None = None
     threads: int = 1
     seed: int = 0
 

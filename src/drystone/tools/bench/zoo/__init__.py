@@ -1,7 +1,8 @@
-"""The benchmark zoo: convolutional networks by name, with random but well-behaved weights.
+"""The benchmark zoo: networks by name, with random but well-behaved weights.
 
 A network comes from transformers where that has it, from torchvision where that is installed, and else from a small
-definition in this folder with the same layer shapes. Nothing is downloaded: weights are drawn by ``weights.initialise``.
+definition in this folder with the same layer shapes. Nothing is downloaded: the weights of convolutional networks are drawn by
+``weights.initialise``, those of transformers by themselves.
 """
 
 from __future__ import annotations
@@ -12,22 +13,26 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from . import densenet, inception_v3, mobilenet_v3, resnext, shufflenet_v2, squeezenet, unet, vgg
+from . import densenet, encoders, inception_v3, mobilenet_v3, resnext, shufflenet_v2, squeezenet, unet, vgg
 from . import from_transformers as hf
+from .inputs import Inputs, features, images, sound, text
 from .weights import initialise
 
 
 @dataclass(frozen=True)
 class Entry:
-    """``build`` gives the architecture; ``size`` is the image size it was published with; ``torchvision`` its name there."""
+    """``build`` gives the architecture; ``size`` is that of its inputs, but for the batch, as it was published; ``torchvision`` its
+    name there. ``drawn``: whether ``weights.initialise`` draws its weights, or it has drawn them itself."""
 
     build: Callable[[], nn.Module]
-    size: tuple[int, int] = (224, 224)
+    size: tuple[int, ...] = (224, 224)
+    inputs: Inputs = images
+    drawn: bool = True
     torchvision: str | None = None
     torchvision_options: tuple[tuple[str, object], ...] = ()
 
 
-ZOO: dict[str, Entry] = {
+CNNS: dict[str, Entry] = {
     "resnet50": Entry(hf.resnet50),
     "resnext50": Entry(resnext.resnext50_32x4d, torchvision="resnext50_32x4d"),
     "regnet_x": Entry(hf.regnet_x_1_6gf),
@@ -50,6 +55,19 @@ ZOO: dict[str, Entry] = {
 }
 
 
+TRANSFORMERS: dict[str, Entry] = {
+    "bert_base": Entry(encoders.bert_base, (128,), text, drawn=False),
+    "distilbert": Entry(encoders.distilbert, (128,), text, drawn=False),
+    "roberta_base": Entry(encoders.roberta_base, (128,), text, drawn=False),
+    "vit_b_16": Entry(encoders.vit_b_16, drawn=False),
+    "swin_t": Entry(encoders.swin_t, drawn=False),
+    "whisper_base": Entry(encoders.whisper_base, (80, 3000), features, drawn=False),
+    "wav2vec2_base": Entry(encoders.wav2vec2_base, (16000,), sound, drawn=False),
+}
+ZOO = {**CNNS, **TRANSFORMERS}
+GROUPS = {"all": list(ZOO), "cnns": list(CNNS), "transformers": list(TRANSFORMERS)}
+
+
 def architecture(name: str) -> tuple[nn.Module, str]:
     """The network called ``name``, not yet initialised, and where its definition is from ("torchvision", …)."""
     entry = ZOO[name]
@@ -60,28 +78,27 @@ def architecture(name: str) -> tuple[nn.Module, str]:
             pass
         else:
             return getattr(models, entry.torchvision)(weights=None, **dict(entry.torchvision_options)), "torchvision"
-    return entry.build(), "transformers" if entry.build.__module__ == hf.__name__ else "drystone"
+    return entry.build(), "transformers" if entry.build.__module__ in (hf.__name__, encoders.__name__) else "drystone"
 
 
 def load(
-    name: str, batch: int = 1, size: tuple[int, int] | None = None, seed: int = 0
+    name: str, batch: int = 1, size: tuple[int, ...] | None = None, seed: int = 0
 ) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
-    """The network called ``name`` in evaluation mode, and its inputs: one float32 image batch (batch, 3, height, width).
+    """The network called ``name`` in evaluation mode, and its inputs for a batch of that many, of that size.
 
-    The same arguments give the same weights and the same images on every call. Raises ``KeyError`` for an unknown name.
+    The same arguments give the same weights and the same inputs on every call. Raises ``KeyError`` for an unknown name and
+    ``ValueError`` for a size of other axes than the network has.
     """
-    height, width = size or ZOO[name].size
-    module = architecture(name)[0].eval()
+    entry = ZOO[name]
+    size = size or entry.size
+    if len(size) != len(entry.size):
+        raise ValueError(f"{name} has inputs of {len(entry.size)} sizes ({','.join(map(str, entry.size))}), not of {len(size)}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = architecture(name)[0].eval()
     generator = torch.Generator().manual_seed(seed)
-    # The weights don't depend on the batch: one image calibrates them.
-    initialise(module, images(1, (height, width), generator), generator)
-    return module, (images(batch, (height, width), generator),)
-
-
-def images(batch: int, size: tuple[int, int], generator: torch.Generator) -> torch.Tensor:
-    """Random pictures (batch, 3, height, width): large smooth patches and a little grain.
-
-    White noise would look the same to a network whichever it is, once pooled; these differ as photographs do.
-    """
-    patches = nn.functional.interpolate(torch.randn(batch, 3, 8, 8, generator=generator), size, mode="bilinear")
-    return patches + 0.3 * torch.randn(batch, 3, *size, generator=generator)
+    if entry.drawn:
+        # The weights don't depend on the batch: one image calibrates them.
+        (image,) = entry.inputs(1, size, generator)
+        initialise(module, image, generator)
+    return module, entry.inputs(batch, size, generator)

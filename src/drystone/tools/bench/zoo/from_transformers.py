@@ -1,4 +1,4 @@
-"""The networks that transformers has, configured as published, with 1000 classes and the logits for output."""
+"""The convolutional networks that transformers has, configured as published, with 1000 classes and the logits for output."""
 
 from __future__ import annotations
 
