@@ -2,6 +2,7 @@
 # make test    format, lint, types, and every test under every instruction set of this machine
 # make bench   the whole zoo against the other engines (an hour on two cores)
 # make sanitize  the tests of the native code on builds with AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer
+# make emulate-amx  the tests of bfloat16 linear layers on a build that does in plain C++ what AMX instructions do
 # make clean   remove what these built, and the environment
 #
 # Everything runs in an environment of its own, .venv, which is made when it is missing. It is brought up to date when a
@@ -16,7 +17,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := pyproject.toml CMakeLists.txt constraints.txt \
            $(shell find src native -type f ! -name '*.pyc' ! -name '*.so')
 
-.PHONY: demo test lint check bench sanitize clean build/sanitize/address,undefined build/sanitize/thread
+.PHONY: demo test lint check bench sanitize emulate-amx clean build/sanitize/address,undefined build/sanitize/thread build/emulate-amx
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -49,23 +50,36 @@ bench: $(VENV)/.installed
 # ThreadSanitizer does not see OpenMP's barriers, it looks at Python threads that have one OpenMP thread each. One mean is left out
 # of the first: its sum is not vectorised in that build, and less exact than the limit.
 sanitize: build/sanitize/address,undefined build/sanitize/thread
-	$(call sanitized,address$(comma)undefined,asan ubsan) \
+	$(call sanitized,sanitize/address$(comma)undefined,asan ubsan) \
 	  tests/native tests/ops tests/test_threads.py tests/plan -k 'not fork and not (float32 and mean-dimNone)'
-	$(call sanitized,thread,tsan) tests/native/test_frames.py -k 'threads[1]'
+	$(call sanitized,sanitize/thread,tsan) tests/native/test_frames.py -k 'threads[1]'
+
+# For machines without AMX, but with AVX-512, whose kernels these are. Under the sanitizers: an emulated tile that is read or written
+# out of bounds is reported.
+emulate-amx: build/emulate-amx
+	$(call sanitized,emulate-amx,asan ubsan) tests/native/test_gemm.py tests/ops/test_ops.py -k 'test_gemm or bfloat16 and linear'
 
 comma := ,
 # $(1): the build; $(2): the libraries that have to be loaded first.
-sanitized = PYTHONPATH=build/sanitize/$(1)/package LD_PRELOAD="$(foreach name,$(2),$$(gcc -print-file-name=lib$(name).so))" \
+sanitized = PYTHONPATH=build/$(1)/package LD_PRELOAD="$(foreach name,$(2),$$(gcc -print-file-name=lib$(name).so))" \
   ASAN_OPTIONS=detect_leaks=0:halt_on_error=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
   TSAN_OPTIONS=ignore_noninstrumented_modules=1 $(BIN)/python -m pytest -p no:cacheprovider
 
 build/sanitize/address,undefined build/sanitize/thread: build/sanitize/%: $(VENV)/.installed-test
+	$(call build,-DDRYSTONE_SANITIZE=$*)
+
+build/emulate-amx: $(VENV)/.installed-test
+	$(call build,-DDRYSTONE_EMULATE_AMX=ON -DDRYSTONE_SANITIZE=address$(comma)undefined)
+
+# $(1): options of CMake.
+define build
 	$(PIP) install --quiet -c constraints.txt cmake ninja nanobind onednn-cpu-gomp onednn-devel-cpu-gomp
-	PATH=$(abspath $(BIN)):$$PATH cmake -G Ninja -S . -B $@ -DDRYSTONE_SANITIZE=$* -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+	PATH=$(abspath $(BIN)):$$PATH cmake -G Ninja -S . -B $@ $(1) -DCMAKE_BUILD_TYPE=RelWithDebInfo \
 	  -DPython_EXECUTABLE=$(abspath $(BIN)/python)
 	PATH=$(abspath $(BIN)):$$PATH cmake --build $@
 	rm -rf $@/package && mkdir -p $@/package && cp -r src/drystone $@/package/
 	cp $@/_native*.so $@/package/drystone/
+endef
 
 clean:
 	rm -rf $(VENV) build demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

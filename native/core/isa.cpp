@@ -15,6 +15,9 @@ const char* name_of(Isa isa) {
   return names[static_cast<int>(isa)];
 }
 
+#ifdef DRYSTONE_EMULATE_AMX
+static bool has_amx() { return true; }  // by kernels/amx_emulated.h
+#else
 // Linux hands out the 8 KB of tile memory only to processes that ask.
 static bool ask_for_tiles() {
   constexpr long arch_req_xcomp_perm = 0x1023, tile_data = 18;
@@ -27,6 +30,9 @@ static bool has_amx_bits() {
   constexpr unsigned amx_bf16 = 1u << 22, amx_tile = 1u << 24;
   return (d & amx_bf16) && (d & amx_tile);
 }
+
+static bool has_amx() { return has_amx_bits() && ask_for_tiles(); }
+#endif
 
 static Isa cap() {
   const char* text = std::getenv("DRYSTONE_MAX_ISA");
@@ -43,7 +49,7 @@ static Isa detect() {
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                       __builtin_cpu_supports("avx512vl");
   if (most == Isa::avx2 || !avx512) return Isa::avx2;
-  if (most == Isa::avx512 || !has_amx_bits() || !ask_for_tiles()) return Isa::avx512;
+  if (most == Isa::avx512 || !has_amx()) return Isa::avx512;
   return Isa::amx;
 }
 

@@ -6,7 +6,7 @@
 // spread over the rows. A single row block reads its weights as a stream, fetched some KB ahead; a single row best without.
 // What a tile summed goes through its epilogue in the first level, and to memory once. How the work is cut: steps/gemm.cpp.
 //
-// Another arithmetic is another tile function (gemm_tile.h): the packed rows and weights are in the order of AMX tiles already.
+// Another arithmetic is another tile function (gemm_tile.h, gemm_tiles.cpp): the packed rows and weights are in the order of AMX tiles.
 //
 // Zen 5, one core, weights cold, against oneDNN 3.2's matmul, geometric means over nine layers: float32 1.00 times as fast for 1 row, 1.44
 // for 16, 1.10 for 64, 1.04 for 128, 1.01 for 512; bfloat16 1.04, 1.37, 1.11, 1.06, 1.01. From 64 rows on that is 81 to 95 % of the
@@ -18,6 +18,7 @@
 #include "kernels/gemm_dot.h"
 #include "kernels/gemm_rows.h"
 #include "kernels/gemm_tile.h"
+#include "kernels/gemm_tiles.h"
 #include "kernels/instructions.h"
 
 namespace drystone::DRYSTONE_ISA {
@@ -27,7 +28,7 @@ namespace {
 constexpr int W = kFloats;
 constexpr int kStrip = kTile.vectors * W;  // columns
 constexpr int64_t kNear = 6144;            // bytes ahead, where weights are fetched as they are read
-constexpr int kTileFloats = kTile.rows * kStrip;
+constexpr int kTileFloats = gemm_tile(GemmArithmetic::bf16_tiles, W).rows * kStrip;  // of the largest tile
 
 struct Float32 {
   static constexpr int step_bytes = 4;
@@ -75,6 +76,7 @@ GemmTileFunction tile_function(const GemmArgs& a, int64_t rows, int64_t vectors)
   switch (a.arithmetic) {
     case GemmArithmetic::f32: return tile_of<Float32>(rows, vectors);
     case GemmArithmetic::bf16_widened: return tile_of<Widened>(rows, vectors);
+    case GemmArithmetic::bf16_tiles: return amx_tile(rows, vectors);
     default: return dot_tile(rows, vectors);
   }
 }
@@ -90,7 +92,11 @@ inline const char* strip_weights(const GemmArgs& a, int64_t strip, int64_t k) {
 // Epilogue and store of a tile, which lies row by row, `width` floats apart.
 struct Finish {
   const GemmArgs& a;
-  alignas(64) float operand[kTileFloats] = {};
+  alignas(64) float operand[kTileFloats];
+
+  explicit Finish(const GemmArgs& args) : a(args) {
+    for (int i = 0; i < tile_size(a).rows * kStrip; i++) operand[i] = 0;
+  }
 
   // What run() will read and write, while the tile is computed: rows of the output lie too far apart for the hardware to foresee them.
   void fetch(int64_t row, int64_t rows, int64_t column, int64_t columns) const {
@@ -131,17 +137,18 @@ struct Part {
 };
 
 void compute(const GemmArgs& a, const Part& part) {
-  Finish finish{a};
+  Finish finish(a);
   alignas(64) float tile[kTileFloats], first[kStrip];
-  const int64_t step = step_k(a), element = a.arithmetic == GemmArithmetic::bf16_dot ? 2 : 4;
+  const int64_t step = step_k(a), element = gemm_x_bytes(a.arithmetic);
   const int64_t row_total = part.rows.end - part.rows.begin, strip_total = part.strips.end - part.strips.begin;
   const int64_t row_parts = ceil_div(row_total, a.block_m), strip_parts = ceil_div(strip_total, a.block_strips);
   const int64_t padded_n = ceil_div(a.n, kStrip) * kStrip;
+  const bool tiles = a.arithmetic == GemmArithmetic::bf16_tiles;
   bool warm = false;
 
   for (int64_t mp = 0; mp < row_parts; mp++) {
-    const Range within = share(row_total, mp, row_parts), rows{part.rows.begin + within.begin, part.rows.begin + within.end};
-    const int64_t count = rows.end - rows.begin, blocks = ceil_div(count, kTile.rows);
+    const Range within = row_block(a, row_total, mp, row_parts), rows{part.rows.begin + within.begin, part.rows.begin + within.end};
+    const int64_t count = rows.end - rows.begin, blocks = ceil_div(count, tile_size(a).rows);
     for (int64_t np = 0; np < strip_parts; np++) {
       const Range some = share(strip_total, np, strip_parts), strips{part.strips.begin + some.begin, part.strips.begin + some.end};
       for (int64_t k = part.k.begin; k < part.k.end; k += a.block_k) {
@@ -162,11 +169,12 @@ void compute(const GemmArgs& a, const Part& part) {
                                                     : strip_weights(a, part.strips.begin, part.k.begin);
           const int64_t lines = ceil_div(4 * vectors * kVectorBytes / 64, blocks);
           for (int64_t b = 0; b < blocks; b++) {
-            const Range block = share(count, b, blocks);
+            const Range block = row_block(a, count, b, blocks);
             const int64_t height = block.end - block.begin, row = rows.begin + block.begin;
             const bool near = blocks == 1 || !warm;
             float* sums = part.sums + ((strip - strips.begin) * count + block.begin) * kStrip;
             GemmTile t{};
+            t.rows = height;
             t.x = packed + block.begin * padded * element;
             t.weights = weights;
             t.steps = steps;
@@ -175,7 +183,7 @@ void compute(const GemmArgs& a, const Part& part) {
             t.sums = closes ? tile : sums;
             t.sums_stride = width;
             t.ahead = near ? weights + kNear : next + b * (steps / 4) * lines * 64;
-            t.ahead_lines = !near ? lines : height > 1 ? 4 * vectors * kVectorBytes / 64 : 0;
+            t.ahead_lines = !near ? lines : height > 1 || tiles ? 4 * vectors * kVectorBytes / 64 : 0;
             warm = true;
             if (closes && part.results) {
               t.sums = part.results + row * padded_n + strip * kStrip;
@@ -193,9 +201,9 @@ void compute(const GemmArgs& a, const Part& part) {
 
 // The sums that the parts of k left, added up in their order, tile by tile.
 void add_up(const GemmArgs& a, const float* results, Range tiles) {
-  Finish finish{a};
+  Finish finish(a);
   alignas(64) float tile[kTileFloats];
-  const int64_t strips = ceil_div(a.n, kStrip), padded_n = strips * kStrip, blocks = ceil_div(a.m, kTile.rows);
+  const int64_t strips = ceil_div(a.n, kStrip), padded_n = strips * kStrip, blocks = ceil_div(a.m, tile_size(a).rows);
   for (int64_t i = tiles.begin; i < tiles.end; i++) {
     const int64_t strip = i % strips, width = strip_vectors(a, strip) * W;
     const Range rows = share(a.m, i / strips, blocks);
@@ -214,19 +222,20 @@ void add_up(const GemmArgs& a, const float* results, Range tiles) {
 }  // namespace
 
 void gemm(const GemmArgs& a) {
-  const int64_t parts = a.split_m * a.split_n * a.split_k, strips = ceil_div(a.n, kStrip), blocks = ceil_div(a.m, kTile.rows);
+  const int64_t parts = a.split_m * a.split_n * a.split_k, strips = ceil_div(a.n, kStrip), blocks = ceil_div(a.m, tile_size(a).rows);
   const int64_t chunks = ceil_div(a.k, chunk_k(a));
   float* results = a.split_k > 1 ? reinterpret_cast<float*>(a.scratch + parts * a.part_bytes) : nullptr;
 #pragma omp parallel num_threads(a.threads) if (a.threads > 1)
   {
     const int64_t team = omp_get_num_threads();
+    if (a.arithmetic == GemmArithmetic::bf16_tiles) open_tiles(a.m);
     for (int64_t i = omp_get_thread_num(); i < parts; i += team) {
       std::byte* scratch = a.scratch + i * a.part_bytes;
       const Range rows = share(blocks, i / a.split_n % a.split_m, a.split_m);
       const int64_t k_part = i / a.split_n / a.split_m;
       const Range k = share(chunks, k_part, a.split_k);
       Part part;
-      part.rows = {share(a.m, rows.begin, blocks).begin, share(a.m, rows.end - 1, blocks).end};
+      part.rows = {row_block(a, a.m, rows.begin, blocks).begin, row_block(a, a.m, rows.end - 1, blocks).end};
       part.strips = share(strips, i % a.split_n, a.split_n);
       part.k = {k.begin * chunk_k(a), least(a.k, k.end * chunk_k(a))};
       part.packed = reinterpret_cast<char*>(scratch);
@@ -234,6 +243,7 @@ void gemm(const GemmArgs& a) {
       part.results = results ? results + k_part * a.m * strips * kStrip : nullptr;
       compute(a, part);
     }
+    if (a.arithmetic == GemmArithmetic::bf16_tiles) close_tiles();
     if (results) {
 #pragma omp barrier
       add_up(a, results, share(strips * blocks, omp_get_thread_num(), team));

@@ -8,14 +8,21 @@
 
 namespace drystone {
 
-// bf16_dot multiplies pairs (VDPBF16PS); bf16_widened computes in float32 what it reads as bfloat16.
-enum class GemmArithmetic : uint8_t { f32, bf16_widened, bf16_dot };
+// bf16_dot multiplies pairs (VDPBF16PS), so does bf16_tiles (AMX); bf16_widened computes in float32 what it reads as bfloat16.
+enum class GemmArithmetic : uint8_t { f32, bf16_widened, bf16_dot, bf16_tiles };
 
-// The register tile on vectors of `lanes` float32: rows of x times vectors of columns. A strip is as wide as a tile.
+// An element of a packed row of x, in bytes.
+constexpr int gemm_x_bytes(GemmArithmetic a) { return a == GemmArithmetic::f32 || a == GemmArithmetic::bf16_widened ? 4 : 2; }
+
+// The tile on vectors of `lanes` float32: rows of x times vectors of columns. A strip is as wide as a tile, whatever the arithmetic.
+// Rows are dealt out to blocks and threads `unit` by unit.
 struct GemmTileSize {
-  int rows, vectors;
+  int rows, vectors, unit = 1;
 };
-constexpr GemmTileSize gemm_tile(int lanes) { return lanes == 16 ? GemmTileSize{8, 3} : GemmTileSize{6, 2}; }
+constexpr GemmTileSize gemm_tile(GemmArithmetic a, int lanes) {
+  if (a == GemmArithmetic::bf16_tiles) return {32, 3, 16};
+  return lanes == 16 ? GemmTileSize{8, 3} : GemmTileSize{6, 2};
+}
 
 // One instruction of the epilogue on the running result, which is its first operand.
 struct GemmOp {

@@ -9,7 +9,17 @@ namespace drystone::DRYSTONE_ISA {
 
 // How many k a step, and how many a chunk of a packed row.
 inline int64_t step_k(const GemmArgs& a) { return a.arithmetic == GemmArithmetic::f32 ? 1 : 2; }
-inline int64_t chunk_k(const GemmArgs& a) { return a.arithmetic == GemmArithmetic::bf16_dot ? 32 : 16; }
+inline int64_t chunk_k(const GemmArgs& a) { return kChunkBytes / gemm_x_bytes(a.arithmetic); }
+
+inline GemmTileSize tile_size(const GemmArgs& a) { return gemm_tile(a.arithmetic, kFloats); }
+
+// Block `index` of `blocks` nearly equal ones of rows [0, total). If they do not come out even, the first block lacks what makes the
+// last unit whole: with two blocks or more none is smaller than a unit.
+inline Range row_block(const GemmArgs& a, int64_t total, int64_t index, int64_t blocks) {
+  const int64_t unit = tile_size(a).unit, units = ceil_div(total, unit), lacking = units * unit - total;
+  const Range some = share(units, index, blocks);
+  return {index == 0 ? 0 : some.begin * unit - lacking, some.end * unit - lacking};
+}
 
 // One row's elements [0, count) of a block of k, chunk by chunk; what is left of the last chunk becomes 0.
 template <class To, class From>
@@ -36,10 +46,10 @@ void pack_row(const From* from, int64_t count, char* to, int64_t stride) {
 
 // Row blocks of `rows`, each [chunk][row][64 bytes].
 inline void pack_rows(const GemmArgs& a, Range rows, Range k, char* to) {
-  const int64_t count = rows.end - rows.begin, blocks = ceil_div(count, kTile.rows), depth = k.end - k.begin;
+  const int64_t count = rows.end - rows.begin, blocks = ceil_div(count, tile_size(a).rows), depth = k.end - k.begin;
   const int64_t chunks = ceil_div(depth, chunk_k(a));
   for (int64_t b = 0; b < blocks; b++) {
-    const Range block = share(count, b, blocks);
+    const Range block = row_block(a, count, b, blocks);
     const int64_t stride = (block.end - block.begin) * kChunkBytes;
     for (int64_t r = block.begin; r < block.end; r++, to += kChunkBytes) {
       const int64_t offset = (rows.begin + r) * a.x_stride + k.begin;

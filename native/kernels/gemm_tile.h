@@ -13,6 +13,7 @@ namespace drystone::DRYSTONE_ISA {
 using Lanes = Vector<float, kFloats>;
 
 struct GemmTile {
+  int64_t rows;
   const char* x;        // [chunk][row][64 bytes]
   const char* weights;  // [step][vector]
   int64_t steps;
@@ -27,7 +28,7 @@ struct GemmTile {
 using GemmTileFunction = void (*)(const GemmTile&);
 
 constexpr int kChunkBytes = 64;
-constexpr GemmTileSize kTile = gemm_tile(kFloats);
+constexpr GemmTileSize kTile = gemm_tile(GemmArithmetic::f32, kFloats);  // in registers, so not AMX's
 
 template <class Math, int Rows, int Vectors>
 void multiply_tile(const GemmTile& t) {

@@ -15,8 +15,8 @@ namespace drystone {
 namespace {
 
 int64_t lanes() { return isa() >= Isa::avx512 ? 16 : 8; }
-int64_t tile_rows() { return gemm_tile(static_cast<int>(lanes())).rows; }
-int64_t strip() { return gemm_tile(static_cast<int>(lanes())).vectors * lanes(); }
+GemmTileSize tile(GemmArithmetic arithmetic) { return gemm_tile(arithmetic, static_cast<int>(lanes())); }
+int64_t strip() { return tile(GemmArithmetic::f32).vectors * lanes(); }
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
@@ -45,6 +45,18 @@ GemmOp op_of(const PostOp& op, const TensorDesc& output) {
   return result;
 }
 
+GemmArithmetic arithmetic_of(DType dtype, bool widened) {
+  if (dtype == DType::f32) return GemmArithmetic::f32;
+  if (widened) return GemmArithmetic::bf16_widened;
+  if (isa() == Isa::amx) return GemmArithmetic::bf16_tiles;
+  return has_avx512_bf16() ? GemmArithmetic::bf16_dot : GemmArithmetic::bf16_widened;
+}
+
+std::string name_of_kernel(GemmArithmetic arithmetic) {
+  if (arithmetic == GemmArithmetic::bf16_tiles) return "gemm:amx";
+  return kernel_name("gemm") + (arithmetic == GemmArithmetic::bf16_dot ? "_bf16" : "");
+}
+
 }  // namespace
 
 Gemm::Gemm(const TensorDesc& x, int64_t n, bool has_bias, const TensorDesc& output, const std::vector<PostOp>& post_ops, bool widened)
@@ -57,8 +69,7 @@ Gemm::Gemm(const TensorDesc& x, int64_t n, bool has_bias, const TensorDesc& outp
   if (output.shape != Dims{x.shape[0], n}) throw std::invalid_argument("the output (" + output.str() + ") is not (M, N)");
   if (post_ops.size() > gemm_max_ops) throw std::invalid_argument("a GEMM takes eight post-ops at most");
 
-  const bool dot = has_avx512_bf16() && !widened;
-  args_.arithmetic = x.dtype == DType::f32 ? GemmArithmetic::f32 : dot ? GemmArithmetic::bf16_dot : GemmArithmetic::bf16_widened;
+  args_.arithmetic = arithmetic_of(x.dtype, widened);
   args_.m = x.shape[0];
   args_.n = n;
   args_.k = x.shape[1];
@@ -69,26 +80,31 @@ Gemm::Gemm(const TensorDesc& x, int64_t n, bool has_bias, const TensorDesc& outp
     args_.op[args_.ops++] = op_of(op, output);
     in_place_.push_back(op.kind == "sum");
   }
-  implementation = kernel_name("gemm") + (args_.arithmetic == GemmArithmetic::bf16_dot ? "_bf16" : "");
+  implementation = name_of_kernel(args_.arithmetic);
   if (args_.m > 0) plan(std::max(omp_get_max_threads(), 1));
 }
 
 // Which cut takes the fewest cycles: arithmetic or reading weights, whichever is more, and packing rows, which each part does for
-// itself. Rough figures of Zen 5 and its like; only their relation matters.
+// itself. Rough figures of Zen 5 and its like, and for AMX of Sapphire Rapids by its manual, never measured; only their relation matters.
+// AMX waits for weights rather than for arithmetic, so parts that read the same ones do not count as readers there.
 void Gemm::split(int64_t threads) {
   constexpr double weights_bytes = 6, packed_elements = 4, added_elements = 8, barrier = 10000;  // a cycle; and cycles
-  const bool dot = args_.arithmetic == GemmArithmetic::bf16_dot;
-  const double products = static_cast<double>(lanes()) * (dot ? 4 : 2), bytes = args_.arithmetic == GemmArithmetic::f32 ? 4 : 2;
-  const int64_t blocks = ceil_div(args_.m, tile_rows()), strips = ceil_div(args_.n, strip()), chunks = ceil_div(args_.k, dot ? 32 : 16);
+  const bool dot = args_.arithmetic == GemmArithmetic::bf16_dot, tiles = args_.arithmetic == GemmArithmetic::bf16_tiles;
+  const double products = tiles ? 512 : static_cast<double>(lanes()) * (dot ? 4 : 2);
+  const double bytes = args_.arithmetic == GemmArithmetic::f32 ? 4 : 2;
+  const int64_t tile_rows = tile(args_.arithmetic).rows, unit = tile(args_.arithmetic).unit, chunk = 64 / gemm_x_bytes(args_.arithmetic);
+  const int64_t blocks = ceil_div(args_.m, tile_rows), strips = ceil_div(args_.n, strip()), chunks = ceil_div(args_.k, chunk);
   double least = std::numeric_limits<double>::infinity();
   for (int64_t k = 1; k <= std::min(threads, chunks); k++) {
     for (int64_t n = 1; n <= std::min(threads / k, strips); n++) {
       const int64_t m = std::min(threads / k / n, blocks);
-      const double rows = std::min<double>(ceil_div(blocks, m) * tile_rows(), args_.m), depth = ceil_div(chunks, k) * (dot ? 32 : 16);
+      const int64_t rows = std::min(ceil_div(blocks, m) * tile_rows, args_.m), depth = ceil_div(chunks, k) * chunk;
       const double columns = ceil_div(strips, n) * strip();
-      const double multiplying = rows * columns * depth / products, reading = columns * depth * n * k * bytes / weights_bytes;
+      const double multiplying = round_up(rows, unit) * columns * depth / products,
+                   reading = columns * depth * n * k * bytes / weights_bytes;
       const double adding = k > 1 ? barrier + 2.0 * k * args_.m * args_.n / added_elements / (m * n * k) : 0;
-      const double cycles = std::max(multiplying, reading / std::min<int64_t>(m * n * k, 2)) + rows * depth / packed_elements + adding;
+      const int64_t readers = std::min<int64_t>(tiles ? n * k : m * n * k, 2);
+      const double cycles = std::max(multiplying, reading / readers) + rows * depth / packed_elements + adding;
       if (cycles < least * 0.99) {
         least = cycles;
         args_.split_m = m;
@@ -101,18 +117,22 @@ void Gemm::split(int64_t threads) {
 
 // How the work is cut: into parts for the threads, and those into blocks whose rows stay in the second level cache (1 MB) with the
 // strip in use and the next one. Sums between blocks of k are kept for a block of strips. One row block reads each weight once.
+// CPUs with AMX have 2 MB, and multiply so fast that a strip must serve some 256 rows to be there in time: rather more blocks of k.
 void Gemm::plan(int64_t threads) {
-  constexpr int64_t rows_cache = 384 << 10, sums_cache = 512 << 10, rows_limit = 8 << 20, few_products = 1 << 17;
-  const bool dot = args_.arithmetic == GemmArithmetic::bf16_dot;
-  const int64_t element = dot ? 2 : 4, chunk = 64 / element, longest = 6144 / element;
-  const int64_t blocks = ceil_div(args_.m, tile_rows()), strips = ceil_div(args_.n, strip()), padded_k = round_up(args_.k, chunk);
+  constexpr int64_t sums_cache = 512 << 10, rows_limit = 8 << 20, few_products = 1 << 17, busy_rows = 256;
+  const bool tiles = args_.arithmetic == GemmArithmetic::bf16_tiles;
+  const int64_t element = gemm_x_bytes(args_.arithmetic), chunk = 64 / element, tile_rows = tile(args_.arithmetic).rows;
+  const int64_t rows_cache = (tiles ? 768 : 384) << 10;
+  const int64_t blocks = ceil_div(args_.m, tile_rows), strips = ceil_div(args_.n, strip()), padded_k = round_up(args_.k, chunk);
   split(args_.m * args_.n * args_.k < few_products ? 1 : threads);
 
   const int64_t part_blocks = ceil_div(blocks, args_.split_m), part_k = ceil_div(padded_k / chunk, args_.split_k) * chunk;
+  const int64_t fitting_k = rows_cache / (std::min(part_blocks * tile_rows, busy_rows) * element);
+  const int64_t longest = std::min(6144 / element, tiles ? fitting_k : 6144);
   const int64_t k_blocks = part_blocks == 1 ? 1 : ceil_div(part_k, longest);
   args_.block_k = round_up(ceil_div(part_k, k_blocks), chunk);
   const int64_t fitting = std::min(rows_cache / (args_.block_k * element), rows_limit / (part_k * element));
-  args_.block_m = std::max<int64_t>(std::min(fitting / tile_rows(), part_blocks), 1) * tile_rows();
+  args_.block_m = std::max<int64_t>(std::min(fitting / tile_rows, part_blocks), 1) * tile_rows;
   const int64_t part_strips = ceil_div(strips, args_.split_n);
   const int64_t sums_strips = std::max<int64_t>(sums_cache / (args_.block_m * strip() * 4), 4);
   args_.block_strips = k_blocks > 1 ? std::min(part_strips, sums_strips) : part_strips;

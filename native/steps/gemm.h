@@ -13,7 +13,7 @@ namespace drystone {
 // x (M, K) * weights (N, K) transposed + bias (N) -> output (M, N), by the own kernel. x is float32 or bfloat16 and the weights
 // are of its dtype; the output is float32 or bfloat16, sums are float32. Rows of x and of the output may lie apart.
 // Post-ops: "sum" (adds what the output holds) and every pointwise instruction; operands (M, N), (1, N) or (1, 1), at most eight.
-// bfloat16 is multiplied by VDPBF16PS where the CPU has it, unless `widened`; denormal bfloat16 may count as zero.
+// bfloat16 is multiplied by AMX or VDPBF16PS where the CPU has it, unless `widened`; denormals may count as zero then.
 // Slots: x, packed weights, bias (float32) where there is one, output, operands. The output may be a post-op's operand, but
 // overlaps nothing else. Throws std::invalid_argument for anything else.
 class Gemm final : public Step {

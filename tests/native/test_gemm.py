@@ -19,7 +19,7 @@ from drystone.plan.implementations.gemm import Gemm as Implementation
 
 pytestmark = pytest.mark.skipif(native.isa() == "none", reason="no native kernels")
 
-ROWS, STRIP, CHUNK = (6, 16, 16) if native.isa() == "avx2" else (8, 48, 32)
+ROWS, STRIP, CHUNK = {"avx2": (6, 16, 16), "amx": (32, 48, 32)}.get(native.isa(), (8, 48, 32))
 NAN, INF = float("nan"), float("inf")
 
 # (dtype of x and the weights, whether bfloat16 is widened rather than multiplied in pairs)
@@ -112,6 +112,9 @@ def test_every_depth(kind: str) -> None:
         (700, 30, 200),  # rows, and blocks of them
         (150, 400, 2100),  # sums kept between blocks of k
         (70, 3000, 1700),  # and for some of the strips
+        (65, 50, 6500),  # the same where a block of k is longer
+        (300, 500, 1605),
+        (500, 60, 1605),  # and the rows are more than fit
         (200, 77, 13),
     ],
 )
@@ -129,6 +132,14 @@ def test_fewer_threads_than_planned(kind: str) -> None:
         for threads, result in zip((2, 1), results, strict=True):
             run(step, x, memory, result, threads=threads)
         assert torch.equal(*results), "the result depends on how many threads share the parts"
+
+
+@pytest.mark.parametrize("m", [0, 1, 2, 15, 16, 17, 31, 32, 33, 47, 48, 49, 64, 100])
+def test_remainders_of_rows_and_columns_and_depth(m: int) -> None:
+    """Around what AMX tiles hold: 16 rows, 16 columns, 32 k."""
+    for n in (1, 15, 16, 17, 31, 32, 33, 47, 48, 49, 64, 96, 97):
+        for k in (1, 2, 31, 32, 33, 63, 64, 65):
+            check_exact(m, n, k, "bfloat16")
 
 
 @settings(max_examples=60, deadline=None)
@@ -222,7 +233,7 @@ def test_denormals(kind: str) -> None:
     dtype = KINDS[kind][0]
     x, weight = torch.full((3, 64), 1e-39).to(dtype), integers(5, 64, dtype=dtype, seed=1)
     got, want = product(x, weight, kind=kind).double(), expected(x, weight)
-    loses = kind == "bfloat16" and native.isa() != "avx2" and native.has_avx512_bf16()
+    loses = kind == "bfloat16" and native.isa() != "avx2" and (native.has_avx512_bf16() or native.isa() == "amx")
     if loses:
         assert ((got == 0) | ((got - want).abs() <= 1e-42)).all()
     else:
