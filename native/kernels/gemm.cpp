@@ -28,7 +28,7 @@ namespace {
 constexpr int W = kFloats;
 constexpr int kStrip = kTile.vectors * W;  // columns
 constexpr int64_t kNear = 6144;            // bytes ahead, where weights are fetched as they are read
-constexpr int kTileFloats = gemm_tile(GemmArithmetic::bf16_tiles, W).rows * kStrip;  // of the largest tile
+constexpr int kTileFloats = kTile.rows * kStrip, kAmxTileFloats = kAmxTile.rows * kStrip;
 
 struct Float32 {
   static constexpr int step_bytes = 4;
@@ -92,10 +92,11 @@ inline const char* strip_weights(const GemmArgs& a, int64_t strip, int64_t k) {
 // Epilogue and store of a tile, which lies row by row, `width` floats apart.
 struct Finish {
   const GemmArgs& a;
-  alignas(64) float operand[kTileFloats];
+  alignas(64) float operand[kAmxTileFloats];
 
   explicit Finish(const GemmArgs& args) : a(args) {
-    for (int i = 0; i < tile_size(a).rows * kStrip; i++) operand[i] = 0;
+    for (int i = 0; i < kTileFloats; i++) operand[i] = 0;
+    for (int i = kTileFloats; on_amx(a) && i < kAmxTileFloats; i++) operand[i] = 0;
   }
 
   // What run() will read and write, while the tile is computed: rows of the output lie too far apart for the hardware to foresee them.
@@ -138,17 +139,16 @@ struct Part {
 
 void compute(const GemmArgs& a, const Part& part) {
   Finish finish(a);
-  alignas(64) float tile[kTileFloats], first[kStrip];
+  alignas(64) float tile[kAmxTileFloats], first[kStrip];
   const int64_t step = step_k(a), element = gemm_x_bytes(a.arithmetic);
   const int64_t row_total = part.rows.end - part.rows.begin, strip_total = part.strips.end - part.strips.begin;
   const int64_t row_parts = ceil_div(row_total, a.block_m), strip_parts = ceil_div(strip_total, a.block_strips);
   const int64_t padded_n = ceil_div(a.n, kStrip) * kStrip;
-  const bool tiles = a.arithmetic == GemmArithmetic::bf16_tiles;
   bool warm = false;
 
   for (int64_t mp = 0; mp < row_parts; mp++) {
     const Range within = row_block(a, row_total, mp, row_parts), rows{part.rows.begin + within.begin, part.rows.begin + within.end};
-    const int64_t count = rows.end - rows.begin, blocks = ceil_div(count, tile_size(a).rows);
+    const int64_t count = rows.end - rows.begin, blocks = row_blocks(a, count);
     for (int64_t np = 0; np < strip_parts; np++) {
       const Range some = share(strip_total, np, strip_parts), strips{part.strips.begin + some.begin, part.strips.begin + some.end};
       for (int64_t k = part.k.begin; k < part.k.end; k += a.block_k) {
@@ -183,7 +183,7 @@ void compute(const GemmArgs& a, const Part& part) {
             t.sums = closes ? tile : sums;
             t.sums_stride = width;
             t.ahead = near ? weights + kNear : next + b * (steps / 4) * lines * 64;
-            t.ahead_lines = !near ? lines : height > 1 || tiles ? 4 * vectors * kVectorBytes / 64 : 0;
+            t.ahead_lines = !near ? lines : height > 1 || on_amx(a) ? 4 * vectors * kVectorBytes / 64 : 0;
             warm = true;
             if (closes && part.results) {
               t.sums = part.results + row * padded_n + strip * kStrip;
@@ -202,8 +202,8 @@ void compute(const GemmArgs& a, const Part& part) {
 // The sums that the parts of k left, added up in their order, tile by tile.
 void add_up(const GemmArgs& a, const float* results, Range tiles) {
   Finish finish(a);
-  alignas(64) float tile[kTileFloats];
-  const int64_t strips = ceil_div(a.n, kStrip), padded_n = strips * kStrip, blocks = ceil_div(a.m, tile_size(a).rows);
+  alignas(64) float tile[kAmxTileFloats];
+  const int64_t strips = ceil_div(a.n, kStrip), padded_n = strips * kStrip, blocks = row_blocks(a, a.m);
   for (int64_t i = tiles.begin; i < tiles.end; i++) {
     const int64_t strip = i % strips, width = strip_vectors(a, strip) * W;
     const Range rows = share(a.m, i / strips, blocks);
@@ -222,13 +222,13 @@ void add_up(const GemmArgs& a, const float* results, Range tiles) {
 }  // namespace
 
 void gemm(const GemmArgs& a) {
-  const int64_t parts = a.split_m * a.split_n * a.split_k, strips = ceil_div(a.n, kStrip), blocks = ceil_div(a.m, tile_size(a).rows);
+  const int64_t parts = a.split_m * a.split_n * a.split_k, strips = ceil_div(a.n, kStrip), blocks = row_blocks(a, a.m);
   const int64_t chunks = ceil_div(a.k, chunk_k(a));
   float* results = a.split_k > 1 ? reinterpret_cast<float*>(a.scratch + parts * a.part_bytes) : nullptr;
 #pragma omp parallel num_threads(a.threads) if (a.threads > 1)
   {
     const int64_t team = omp_get_num_threads();
-    if (a.arithmetic == GemmArithmetic::bf16_tiles) open_tiles(a.m);
+    if (on_amx(a)) open_tiles(a.m);
     for (int64_t i = omp_get_thread_num(); i < parts; i += team) {
       std::byte* scratch = a.scratch + i * a.part_bytes;
       const Range rows = share(blocks, i / a.split_n % a.split_m, a.split_m);
@@ -243,7 +243,7 @@ void gemm(const GemmArgs& a) {
       part.results = results ? results + k_part * a.m * strips * kStrip : nullptr;
       compute(a, part);
     }
-    if (a.arithmetic == GemmArithmetic::bf16_tiles) close_tiles();
+    if (on_amx(a)) close_tiles();
     if (results) {
 #pragma omp barrier
       add_up(a, results, share(strips * blocks, omp_get_thread_num(), team));

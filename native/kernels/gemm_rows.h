@@ -11,12 +11,20 @@ namespace drystone::DRYSTONE_ISA {
 inline int64_t step_k(const GemmArgs& a) { return a.arithmetic == GemmArithmetic::f32 ? 1 : 2; }
 inline int64_t chunk_k(const GemmArgs& a) { return kChunkBytes / gemm_x_bytes(a.arithmetic); }
 
-inline GemmTileSize tile_size(const GemmArgs& a) { return gemm_tile(a.arithmetic, kFloats); }
+constexpr GemmTileSize kAmxTile = gemm_tile(GemmArithmetic::bf16_tiles, kFloats);
+inline bool on_amx(const GemmArgs& a) { return a.arithmetic == GemmArithmetic::bf16_tiles; }
 
-// Block `index` of `blocks` nearly equal ones of rows [0, total). If they do not come out even, the first block lacks what makes the
-// last unit whole: with two blocks or more none is smaller than a unit.
+// How many tiles rows take one below the other. By constants: other divisions are felt in the smallest GEMMs.
+inline int64_t row_blocks(const GemmArgs& a, int64_t rows) {
+  return on_amx(a) ? ceil_div(rows, kAmxTile.rows) : ceil_div(rows, kTile.rows);
+}
+
+// Block `index` of `blocks` nearly equal ones of rows [0, total). AMX gets whole units, of which the first block lacks what makes them
+// come out even: with two blocks or more, none is smaller than a unit.
 inline Range row_block(const GemmArgs& a, int64_t total, int64_t index, int64_t blocks) {
-  const int64_t unit = tile_size(a).unit, units = ceil_div(total, unit), lacking = units * unit - total;
+  if (!on_amx(a)) return share(total, index, blocks);
+  constexpr int64_t unit = kAmxTile.unit;
+  const int64_t units = ceil_div(total, unit), lacking = units * unit - total;
   const Range some = share(units, index, blocks);
   return {index == 0 ? 0 : some.begin * unit - lacking, some.end * unit - lacking};
 }
@@ -46,7 +54,7 @@ void pack_row(const From* from, int64_t count, char* to, int64_t stride) {
 
 // Row blocks of `rows`, each [chunk][row][64 bytes].
 inline void pack_rows(const GemmArgs& a, Range rows, Range k, char* to) {
-  const int64_t count = rows.end - rows.begin, blocks = ceil_div(count, tile_size(a).rows), depth = k.end - k.begin;
+  const int64_t count = rows.end - rows.begin, blocks = row_blocks(a, count), depth = k.end - k.begin;
   const int64_t chunks = ceil_div(depth, chunk_k(a));
   for (int64_t b = 0; b < blocks; b++) {
     const Range block = row_block(a, count, b, blocks);

@@ -1,12 +1,12 @@
 // The GEMM's tile in AMX: up to 32 rows of x times a strip of up to 48 columns, in up to six tile registers of sums, a seventh for x
 // and the eighth for weights. TDPBF16PS takes 32 k of 16 rows and 16 columns in 16 cycles; a chunk of k is six of them and seven loads
-// of eight cycles.
+// of about eight cycles. Loading a tile that the product before still reads counts on the CPU to rename tile registers.
 //
 // It has run in emulation only (DRYSTONE_EMULATE_AMX), never on a CPU that has AMX: nothing here is measured.
 //
-// A change of the configuration takes some 200 cycles and clears the tiles, so there is one for a whole GEMM: 16 rows, or all of x if it
-// has fewer. A block of 17 to 31 rows is two tiles that overlap: what both hold is computed twice, to the same bits. gemm_rows.h cuts rows
-// so that only one block of a GEMM is of that kind. Columns are padded with zeros where the weights are packed, k where x is packed,
+// A change of the configuration takes some hundred cycles and clears the tiles, so there is one for a whole GEMM: 16 rows, or all of x if
+// it has fewer. A block of 17 to 31 rows is two tiles that overlap: what both hold is computed twice, to the same bits. gemm_rows.h cuts
+// rows so that only one block of a GEMM is of that kind. Columns are padded with zeros where the weights are packed, k where x is packed,
 // and here in the weights, whose last chunk is copied if it is not whole.
 #include "kernels/gemm_tiles.h"
 

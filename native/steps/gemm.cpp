@@ -85,7 +85,7 @@ Gemm::Gemm(const TensorDesc& x, int64_t n, bool has_bias, const TensorDesc& outp
 }
 
 // Which cut takes the fewest cycles: arithmetic or reading weights, whichever is more, and packing rows, which each part does for
-// itself. Rough figures of Zen 5 and its like, and for AMX of Sapphire Rapids by its manual, never measured; only their relation matters.
+// itself. Rough figures of Zen 5 and its like, and for AMX of Sapphire Rapids as published, not measured; only their relation matters.
 // AMX waits for weights rather than for arithmetic, so parts that read the same ones do not count as readers there.
 void Gemm::split(int64_t threads) {
   constexpr double weights_bytes = 6, packed_elements = 4, added_elements = 8, barrier = 10000;  // a cycle; and cycles
