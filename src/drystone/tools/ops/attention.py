@@ -49,22 +49,22 @@ def case(dtype: str, length: int, causal: bool) -> Case:
 def attention(length: int, dtype: torch.dtype, causal: bool) -> Contest:
     """The contenders; each gives its result as (B, H, T, D)."""
     generator = torch.Generator().manual_seed(0)
-    operands = [torch.randn(1, length, HEADS, SIZE, generator=generator).to(dtype) for _ in range(3)]
-    heads_first = [x.transpose(1, 2) for x in operands]
+    q, k, v = (torch.randn(1, length, HEADS, SIZE, generator=generator).to(dtype) for _ in range(3))
+    heads_q, heads_k, heads_v = (x.transpose(1, 2) for x in (q, k, v))
 
     def drystone() -> Call:
-        result = torch.empty_like(operands[0])
-        descs = [desc(x) for x in (*operands, result)]
-        step = native.attention(*descs[:3], None, descs[3], (False,) * 4, 1 / math.sqrt(SIZE), causal, False)
-        return call_of(step, [[*operands, result]], result.transpose(1, 2))
+        y = torch.empty_like(q)
+        scale = 1 / math.sqrt(SIZE)
+        step = native.attention(desc(q), desc(k), desc(v), None, desc(y), (False,) * 4, scale, causal, False)
+        return call_of(step, [[q, k, v, y]], y.transpose(1, 2))
 
     def stock() -> Call:
-        return lambda _: F.scaled_dot_product_attention(*heads_first, is_causal=causal)
+        return lambda _: F.scaled_dot_product_attention(heads_q, heads_k, heads_v, is_causal=causal)
 
     def exact() -> torch.Tensor:
-        return F.scaled_dot_product_attention(*(x.double() for x in heads_first), is_causal=causal)
+        return F.scaled_dot_product_attention(heads_q.double(), heads_k.double(), heads_v.double(), is_causal=causal)
 
-    return Contest({"drystone": drystone, "torch": stock, "openvino": lambda: openvino(heads_first, causal)}, exact)
+    return Contest({"drystone": drystone, "torch": stock, "openvino": lambda: openvino([heads_q, heads_k, heads_v], causal)}, exact)
 
 
 def openvino(operands: list[torch.Tensor], causal: bool) -> Call:
@@ -90,6 +90,7 @@ def openvino(operands: list[torch.Tensor], causal: bool) -> Call:
     request.set_output_tensor(0, shared(result))
 
     def call(_: int) -> torch.Tensor:
+        assert tensors  # the request has no more than their addresses
         request.infer()
         return result
 
