@@ -284,7 +284,7 @@ class TestCommand:
         for text in (
             "gemm · float32 · threads 1",
             "attention · bfloat16 · threads 1",
-            "openvino / drystone",
+            "openvino",
             "M <= 128",
             "not causal",
         ):

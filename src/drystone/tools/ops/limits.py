@@ -8,6 +8,8 @@ from functools import partial
 
 import torch
 
+from drystone import native
+
 from ..bench.workload import DTYPES
 from .case import last_level_cache_bytes
 from .gemm import layer
@@ -23,8 +25,8 @@ def limits(dtypes: Sequence[str]) -> dict[str, float]:
     with torch.inference_mode():
         for dtype in dtypes:
             found[dtype] = max(_product_rate(side, DTYPES[dtype]) for side in SIDES)
-        # Not to be found in a cache either.
-        large = torch.ones(max(256 << 20, 4 * last_level_cache_bytes()) // 4)
+        # As packed weights lie, on huge pages where the system has them, and too large for the caches.
+        large = native.allocate(max(256 << 20, 4 * last_level_cache_bytes())).view(torch.float32).zero_()
         found[READ] = large.nbytes * 1e-9 / least_seconds(large.sum)
     return found
 

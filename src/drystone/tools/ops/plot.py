@@ -40,6 +40,8 @@ def plot(source: Path, target: Path) -> None:
         first = next(iter(lines.values()))[0]
         panel.axhline(1.0, color="#333333", linewidth=0.8)
         panel.set_xscale("log", base=2)
+        everywhere = sorted({m.axis_size for some in lines.values() for m in some})
+        panel.set_xticks(everywhere, [str(size) for size in everywhere], fontsize=8)
         panel.set_xlabel(first.axis)
         panel.set_ylabel(f"times as fast as the better of {' and '.join(first.others)}")
         panel.set_title(operator if several else f"{operator}, {first.run.threads} threads", loc="left", fontsize=10)

@@ -18,11 +18,11 @@ def show_operator(measurements: Sequence[Measurement], console: Console) -> None
     title = f"{first.operator} · {first.dtype} · threads {first.run.threads}"
     table = Table(title=title, title_justify="left")
     contenders = [OWN, *first.others]
-    ratios = [f"{name} / {OWN}" for name in first.others]
-    errors = [f"error, {name}" for name in contenders]
+    ratios = [f"{name}\n/ {OWN}" for name in first.others]
+    times, errors = ([f"{what}\n{name}" for name in contenders] for what in ("µs", "error"))
+    shares = [f"share of\n{limits[first.dtype]:.0f} GFLOP/s", f"share of\n{limits[READ]:.0f} GB/s"]
     table.add_column("tag")
-    shares = (f"of {limits[first.dtype]:.0f} GFLOP/s", f"of {limits[READ]:.0f} GB/s")
-    for column in (*first.sizes, *ratios, *(f"µs, {name}" for name in contenders), *shares, *errors):
+    for column in (*first.sizes, *ratios, *times, *shares, *errors):
         table.add_column(column, justify="right")
     for m in measurements:
         table.add_row(
