@@ -121,6 +121,34 @@ const float* mask_row(const AttentionArgs& args, int64_t batch, const Row& row, 
   return buffer;
 }
 
+// Whether all that the mask adds is 0, or it hides no key: then nothing reads it. As padding masks are in a batch of equal lengths.
+// A mask that hides something tells so soon.
+template <class T>
+bool is_idle(const AttentionArgs& args, T shown, T ignored) {
+  const int64_t sizes[] = {args.batch, args.heads, args.queries, args.keys}, *strides = args.mask_strides;
+  int64_t counts[4];
+  for (int i = 0; i < 4; i++) counts[i] = strides[i] == 0 ? 1 : sizes[i];
+  for (int64_t b = 0; b < counts[0]; b++)
+    for (int64_t h = 0; h < counts[1]; h++)
+      for (int64_t q = 0; q < counts[2]; q++) {
+        const T* row = static_cast<const T*>(args.mask) + b * strides[0] + h * strides[1] + q * strides[2];
+        T differs = 0;
+#pragma omp simd reduction(| : differs)
+        for (int64_t k = 0; k < counts[3]; k++) differs |= (row[k * strides[3]] ^ shown) & ~ignored;
+        if (differs) return false;
+      }
+  return true;
+}
+
+bool mask_is_idle(const AttentionArgs& args) {
+  switch (args.mask_kind) {
+    case AttentionMask::none: return true;
+    case AttentionMask::bytes: return is_idle<uint8_t>(args, 1, 0);
+    case AttentionMask::bf16: return is_idle<uint16_t>(args, 0, 0x8000);  // of either sign
+    default: return is_idle<uint32_t>(args, 0, 0x80000000);
+  }
+}
+
 // Weights as the values are multiplied with them.
 const float* as_units(const float* weights, int64_t, float*) { return weights; }
 #ifdef __AVX512F__
@@ -260,7 +288,9 @@ void chunk(const AttentionArgs& args, std::byte* scratch, const Rows& rows) {
 
 }  // namespace
 
-void attention(const AttentionArgs& args) {
+void attention(const AttentionArgs& given) {
+  AttentionArgs args = given;
+  if (mask_is_idle(args)) args.mask_kind = AttentionMask::none;
   const int64_t rows = args.heads / args.key_heads * args.queries, chunks = ceil_div(rows, args.chunk);
 #pragma omp parallel for num_threads(args.threads) schedule(dynamic) if (args.threads > 1)
   for (int64_t item = 0; item < args.batch * args.key_heads * chunks; item++) {

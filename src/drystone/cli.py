@@ -5,16 +5,13 @@ from __future__ import annotations
 import typer
 
 from drystone.tools.bench.command import bench
+from drystone.tools.ops.command import ops
 
 app = typer.Typer(
     help="PyTorch models on CPUs without the time between the arithmetic.", no_args_is_help=True, add_completion=False
 )
 app.command()(bench)
-
-
-@app.callback()
-def main() -> None:
-    """Keeps ``bench`` a command of its own while it is the only one."""
+app.command()(ops)
 
 
 if __name__ == "__main__":

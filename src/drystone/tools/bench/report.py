@@ -26,10 +26,7 @@ def show_result(result: Result, console: Console) -> None:
         name = f"[bold]{outcome.contender}[/]" if outcome.contender == base else outcome.contender
         table.add_row(name, *_cells(result, outcome, base, again))
     console.print(table)
-    if result.busy_percent > BUSY_PERCENT:
-        console.print(
-            f"Something else kept {result.busy_percent:.0f} % of the processors busy: measure again when it has ended.", style="red"
-        )
+    warn_if_busy(result.busy_percent, console)
     for outcome in result.outcomes:
         if not outcome.ok:
             console.print(f"{outcome.contender} failed: {outcome.reason}", markup=False, highlight=False)
@@ -39,12 +36,12 @@ def _cells(result: Result, outcome: Outcome, base: str, again: bool) -> list[str
     if not outcome.ok:
         return ["failed"]
     return [
-        _number(result.ratio(outcome.contender, base), ".2f"),
-        _number(outcome.milliseconds, ".2f"),
-        _number(outcome.prepare_seconds, ".1f"),
-        *([_number(outcome.prepare_again_seconds, ".1f")] if again else []),
-        _number(outcome.peak_rss / 1e6 if outcome.peak_rss else None, ".0f"),
-        _number(outcome.relative_error, ".1e"),
+        number(result.ratio(outcome.contender, base), ".2f"),
+        number(outcome.milliseconds, ".2f"),
+        number(outcome.prepare_seconds, ".1f"),
+        *([number(outcome.prepare_again_seconds, ".1f")] if again else []),
+        number(outcome.peak_rss / 1e6 if outcome.peak_rss else None, ".0f"),
+        number(outcome.relative_error, ".1e"),
     ]
 
 
@@ -56,24 +53,29 @@ def show_summary(results: Sequence[Result], console: Console) -> None:
     for name in (*contenders, "best engine / drystone", "eager / drystone"):
         table.add_column(name, justify="right")
     for result in results:
-        times = {outcome.contender: _number(outcome.milliseconds, ".2f") if outcome.ok else "failed" for outcome in result.outcomes}
+        times = {outcome.contender: number(outcome.milliseconds, ".2f") if outcome.ok else "failed" for outcome in result.outcomes}
         best = result.best_peer()
         table.add_row(
             result.model,
             *(times.get(name, "") for name in contenders),
             f"{best[1]:.2f} ({best[0]})" if best else "-",
-            _number(result.ratio("eager", "drystone"), ".2f"),
+            number(result.ratio("eager", "drystone"), ".2f"),
         )
     means = summary(results)
     table.add_section()
     table.add_row(
         "geometric mean",
         *("" for _ in contenders),
-        _number(means["best_peer_over_drystone"], ".2f"),
-        _number(means["eager_over_drystone"], ".2f"),
+        number(means["best_peer_over_drystone"], ".2f"),
+        number(means["eager_over_drystone"], ".2f"),
     )
     console.print(table)
 
 
-def _number(value: float | None, spec: str) -> str:
+def warn_if_busy(percent: float, console: Console) -> None:
+    if percent > BUSY_PERCENT:
+        console.print(f"Something else kept {percent:.0f} % of the processors busy: measure again when it has ended.", style="red")
+
+
+def number(value: float | None, spec: str) -> str:
     return "-" if value is None or value != value else format(value, spec)

@@ -76,7 +76,7 @@ class Result:
             return None
         if not (a.ok and b.ok):
             return None
-        return statistics.median(x / y for x, y in zip(a.rounds, b.rounds, strict=True))
+        return median_ratio(a.rounds, b.rounds)
 
     @property
     def base(self) -> str:
@@ -93,6 +93,11 @@ class Result:
     def identity(self) -> tuple[Any, ...]:
         """Two results of the same identity are two measurements of the same thing."""
         return self.model, self.dtype, self.batch, self.threads, str(self.shapes), self.environment
+
+
+def median_ratio(times: Sequence[float], base: Sequence[float]) -> float:
+    """The median over the rounds of the ratio within a round."""
+    return statistics.median(x / y for x, y in zip(times, base, strict=True))
 
 
 def geometric_mean(values: Iterable[float]) -> float | None:
@@ -119,6 +124,14 @@ def summaries(results: Sequence[Result]) -> list[dict[str, Any]]:
         groups.setdefault((result.dtype, result.batch, result.threads, result.environment), []).append(result)
     names = ("dtype", "batch", "threads", "environment")
     return [dict(zip(names, key, strict=True)) | summary(group) for key, group in groups.items()]
+
+
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    """Indented, in place of what was there; whoever interrupts it finds the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(_lists_on_one_line(json.dumps(data, indent=1)) + "\n")
+    partial.replace(path)
 
 
 def _lists_on_one_line(text: str) -> str:
@@ -165,7 +178,4 @@ class ResultFile:
             "environments": {key: facts for key, facts in self.environments.items() if key in used},
             "results": [asdict(result) for result in self.results],
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(_lists_on_one_line(json.dumps(data, indent=1)) + "\n")
-        partial.replace(path)
+        write_json(path, data)

@@ -80,13 +80,13 @@ def measure(
             else:
                 running[name] = worker
 
-        busy = _busy_percent()
+        busy = busy_percent()
         for i in range(rounds):
             announce(f"{workload.name}: round {i + 1} of {rounds}")
             for name in list(running):
                 time.sleep(PAUSE_SECONDS)
                 _burst(name, running, outcomes[name])
-        busy = max(busy, _busy_percent())
+        busy = max(busy, busy_percent())
         for name, worker in running.items():
             with contextlib.suppress(WorkerFailed):
                 outcomes[name].details = worker.ask(BURST_TIMEOUT, do="details")["details"]
@@ -104,7 +104,7 @@ def measure(
     )
 
 
-def _busy_percent() -> float:
+def busy_percent() -> float:
     """How busy the processors are while every worker sleeps: what else runs here, or a thread pool that never stops spinning."""
     time.sleep(10 * PAUSE_SECONDS)
     return psutil.cpu_percent(interval=0.5)

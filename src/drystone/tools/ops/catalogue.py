@@ -1,0 +1,32 @@
+"""The operators that can be measured, and the choice among their cases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from . import attention, gemm
+from .case import Case
+
+#: Gives the cases of a dtype.
+OPERATORS: dict[str, Callable[[str], Iterator[Case]]] = {
+    "gemm": gemm.cases,
+    "attention": attention.cases,
+}
+
+
+def choose(operators: Sequence[str], dtypes: Sequence[str], tags: Sequence[str] = ()) -> list[Case]:
+    """The cases that have, of each element of ``tags``, one of the labels that it names with commas between.
+
+    Raises ``ValueError`` where a label is no case's, or no case has all that is asked for.
+    """
+    cases = [case for operator in operators for dtype in dtypes for case in OPERATORS[operator](dtype)]
+    known = frozenset().union(*(case.labels for case in cases))
+    wanted = [frozenset(label.strip() for label in tag.split(",")) for tag in tags]
+    for label in sorted(frozenset().union(*wanted) - known):
+        names = ", ".join(dict.fromkeys(case.tag for case in cases))
+        sizes = ", ".join(dict.fromkeys(name for case in cases for name in case.sizes))
+        raise ValueError(f"no case is called {label!r}: there are {names}, and sizes, as M=128, of {sizes}")
+    chosen = [case for case in cases if all(case.labels & labels for labels in wanted)]
+    if not chosen:
+        raise ValueError(f"no case has all of {' and '.join(tags)}")
+    return chosen

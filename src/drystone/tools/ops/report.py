@@ -1,0 +1,52 @@
+"""Tables for the terminal: the cases of an operator, and the means over them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from ..bench.report import number
+from .results import OWN, READ, Measurement, summary
+
+
+def show_operator(measurements: Sequence[Measurement], console: Console) -> None:
+    """The cases of one operator and dtype: ratios first, then times, shares of the machine's limits, errors."""
+    first = measurements[0]
+    limits = first.run.limits
+    title = f"{first.operator} · {first.dtype} · threads {first.run.threads}"
+    table = Table(title=title, title_justify="left")
+    contenders = [OWN, *first.others]
+    ratios = [f"{name}\n/ {OWN}" for name in first.others]
+    times, errors = ([f"{what}\n{name}" for name in contenders] for what in ("µs", "error"))
+    shares = [f"share of\n{limits[first.dtype]:.0f} GFLOP/s", f"share of\n{limits[READ]:.0f} GB/s"]
+    table.add_column("tag")
+    for column in (*first.sizes, *ratios, *times, *shares, *errors):
+        table.add_column(column, justify="right")
+    for m in measurements:
+        table.add_row(
+            m.tag,
+            *map(str, m.sizes.values()),
+            *(number(m.ratio(name), ".2f") for name in m.others),
+            *(number(m[name].microseconds, ".1f") for name in contenders),
+            number(m.arithmetic_share, ".0%"),
+            number(m.reading_share, ".0%"),
+            *(number(m[name].relative_error, ".1e") for name in contenders),
+        )
+    console.print(table)
+    left_out = {(t.contender, t.reason): None for m in measurements for t in m.timings if t.reason}
+    for contender, reason in left_out:
+        console.print(f"{contender} is left out: {reason}", markup=False, highlight=False)
+
+
+def show_summary(measurements: Sequence[Measurement], console: Console) -> None:
+    """Geometric means of the time of the best of the others over drystone's."""
+    table = Table(title=f"best other / {OWN}, geometric mean", title_justify="left")
+    for column in ("operator", "dtype", "over"):
+        table.add_column(column)
+    for column in ("cases", "ratio"):
+        table.add_column(column, justify="right")
+    for mean in summary(measurements):
+        table.add_row(mean.operator, mean.dtype, mean.over, str(mean.cases), number(mean.best_other_over_own, ".2f"))
+    console.print(table)

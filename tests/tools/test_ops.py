@@ -1,0 +1,343 @@
+"""The benchmark of operators: its cases, its contenders' results, its arithmetic, files and command line. Nothing depends on speed."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import platform
+import sys
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from drystone import native
+from drystone.cli import app
+from drystone.tools.bench.worker import relative_error
+from drystone.tools.ops import attention, catalogue, gemm, limits, measure
+from drystone.tools.ops.case import Contest, copies_to_be_cold, last_level_cache_bytes
+from drystone.tools.ops.plot import plot
+from drystone.tools.ops.results import Measurement, ResultFile, Run, Timing, summary
+
+# Rounding alone, of operands that are exact: bfloat16 rounds the result, and inside attention the probabilities.
+ERROR = {"float32": 2e-6, "bfloat16": 8e-3}
+MIB = 1 << 20
+
+
+class TestCases:
+    def test_gemm_has_every_row_count_and_layer(self):
+        sizes = {(case.tag, *case.sizes.values()) for case in gemm.cases("float32")}
+        rows = (1, 4, 16, 64, 128, 512, 2048)
+        for tag, layers in {
+            "bert-base": [(768, 768), (2304, 768), (3072, 768), (768, 3072)],
+            "bert-large": [(1024, 1024), (4096, 1024), (1024, 4096)],
+            "llama-7b": [(4096, 4096), (11008, 4096), (4096, 11008)],
+        }.items():
+            assert sizes >= {(tag, m, n, k) for m in rows for n, k in layers}
+        odd = {case[1:] for case in sizes if case[0] == "odd"}
+        assert (197, 3072, 768) in odd and (197, 768, 3072) in odd
+        layers = {(n, k) for m, n, k in odd if m != 197}
+        assert odd >= {(m, n, k) for m in rows for n, k in layers}
+        for which, divisor in itertools.product((0, 1), (16, 32)):
+            assert any(layer[which] % divisor for layer in layers)
+        assert len(sizes) == len(list(gemm.cases("float32")))
+
+    def test_attention_has_every_length(self):
+        sizes = [tuple(case.sizes.values()) for case in attention.cases("bfloat16")]
+        assert sorted(sizes) == sorted(itertools.product((64, 128, 256, 512, 1024, 2048), ("no", "yes")))
+
+    def test_work(self):
+        case = gemm.case("odd", "bfloat16", 2, 3, 5, 32 * MIB)
+        assert (case.flops, case.bytes) == (60, 2 * (10 + 15 + 3 + 6))
+        full, causal = (attention.case("float32", 64, causal) for causal in (False, True))
+        assert full.flops == 4 * 12 * 64 * 64 * 64 and full.bytes == causal.bytes == 4 * 4 * 12 * 64 * 64
+        assert causal.flops == 4 * 12 * 64 * sum(range(1, 65))
+        assert full.copies == 1
+
+    @pytest.mark.parametrize("case", [*gemm.cases("float32"), *gemm.cases("bfloat16")], ids=lambda case: case.name)
+    def test_weights_are_cold(self, case):
+        weights = case.sizes["N"] * case.sizes["K"] * (4 if case.dtype == "float32" else 2)
+        assert case.copies * weights >= 4 * last_level_cache_bytes() and case.copies >= 2
+
+    def test_copies(self):
+        assert copies_to_be_cold(MIB, 32 * MIB) == 128 and copies_to_be_cold(MIB + 1, 32 * MIB) == 128
+        assert copies_to_be_cold(512 * MIB, 32 * MIB) == 2
+
+    def test_last_level_caches_are_counted_once_each(self, tmp_path):
+        for cpu, (index, level, size, shared) in itertools.product(range(4), [(0, 1, 48, 1), (2, 2, 1024, 1), (3, 3, 16384, 2)]):
+            folder = tmp_path / f"cpu{cpu}" / "cache" / f"index{index}"
+            folder.mkdir(parents=True)
+            for name, text in {"level": level, "size": f"{size}K", "shared_cpu_list": cpu // shared}.items():
+                (folder / name).write_text(f"{text}\n")
+        assert last_level_cache_bytes(tmp_path) == 2 * 16384 << 10
+        (tmp_path / "cpu0" / "cache" / "index3" / "level").unlink()
+        assert last_level_cache_bytes(tmp_path) == 32 * MIB
+        assert last_level_cache_bytes(tmp_path / "nothing") == 32 * MIB
+
+
+class TestChoice:
+    def names(self, *tags, operators=("gemm", "attention")):
+        return {case.name for case in catalogue.choose(operators, ["float32"], tags)}
+
+    def test_any_of_one_option_and_all_of_several(self):
+        assert self.names("N=333", "M=1") == {"gemm float32 odd M=1 N=333 K=1217"}
+        assert self.names("T=64, T=128", "causal=yes", "bert-base") == {
+            "attention float32 bert-base T=64 causal=yes",
+            "attention float32 bert-base T=128 causal=yes",
+        }
+        assert {name.split()[0] for name in self.names("bert-base")} == {"gemm", "attention"}
+
+    def test_without_tags_all(self):
+        chosen = catalogue.choose(["gemm"], ["float32", "bfloat16"])
+        assert len(chosen) == len(list(gemm.cases("float32"))) + len(list(gemm.cases("bfloat16")))
+
+    @pytest.mark.parametrize(
+        ("tags", "message"),
+        [(["M=1,M=3"], "'M=3'.*bert-base.*M, N, K"), (["llama-7b", "N=333"], "no case has all of llama-7b and N=333")],
+    )
+    def test_errors(self, tags, message):
+        with pytest.raises(ValueError, match=message):
+            catalogue.choose(["gemm"], ["float32"], tags)
+
+
+@pytest.mark.skipif(native.isa() == "none", reason="no native kernels")
+class TestContenders:
+    @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+    def test_linear_layers_agree_on_every_copy(self, dtype):
+        contest = gemm.layer(5, 33, 50, getattr(torch, dtype), 3)
+        calls, reasons = contest.prepare()
+        assert list(contest.contenders) == ["drystone", "onednn", "torch"] and not reasons
+        exact = contest.exact().numpy()
+        for name, call in calls.items():
+            for i in range(3):
+                assert relative_error(call(i), exact) < ERROR[dtype], (name, i)
+
+    @pytest.mark.parametrize("causal", [False, True])
+    @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+    def test_attention_agrees(self, dtype, causal):
+        pytest.importorskip("openvino")
+        contest = attention.attention(70, getattr(torch, dtype), causal)
+        calls, reasons = contest.prepare()
+        assert list(calls) == ["drystone", "torch", "openvino"] and not reasons
+        for name, call in calls.items():
+            assert relative_error(call(0), contest.exact().numpy()) < ERROR[dtype], name
+
+    def test_one_that_cannot_run_is_left_out_with_its_reason(self):
+        def missing():
+            raise ImportError("No module named 'library'")
+
+        def failing():
+            def call(i):
+                raise ValueError("not on this processor")
+
+            return call
+
+        contest = Contest({"a": missing, "b": failing, "c": lambda: lambda i: torch.ones(1)}, lambda: torch.ones(1))
+        calls, reasons = contest.prepare()
+        assert list(calls) == ["c"]
+        assert reasons == {"a": "ImportError: No module named 'library'", "b": "ValueError: not on this processor"}
+
+
+def run(threads: int = 2, date: str = "2026-01-01", **facts: str) -> Run:
+    return Run(date, threads, {"cpu": "c"} | facts, {"float32": 100.0, "bfloat16": 200.0, "read": 20.0})
+
+
+def measured(rounds: dict[str, list[float]], m: int = 1, **fields) -> Measurement:
+    timings = [Timing(name, None if values else "it broke", 1e-7, values) for name, values in rounds.items()]
+    values = {
+        "operator": "gemm",
+        "tag": "odd",
+        "dtype": "float32",
+        "sizes": {"M": m, "N": 2},
+        "axis": "M",
+        "group": "few" if m < 10 else "many",
+        "flops": 50_000,
+        "bytes": 40_000,
+        "copies": 3,
+        "run": run(),
+    } | fields
+    return Measurement(timings=timings, **values)
+
+
+class TestArithmetic:
+    def test_ratio_is_the_median_of_the_rounds_ratios(self):
+        # The machine slows down tenfold in the last two rounds; in each round the other takes twice as long, in one five times.
+        drifting = measured({"drystone": [1, 1, 1, 10, 10], "torch": [2, 2, 5, 20, 20]})
+        assert drifting.ratio("torch") == 2 and drifting["torch"].microseconds == 5
+
+    def test_best_other(self):
+        assert measured({"drystone": [2], "onednn": [3], "torch": [5], "openvino": []}).best_other_over_own == 1.5
+        assert measured({"drystone": [2], "onednn": [1]}).best_other_over_own == 0.5
+        assert measured({"drystone": [], "torch": [1]}).best_other_over_own is None
+        assert measured({"drystone": [1], "torch": []}).best_other_over_own is None
+
+    def test_shares_of_the_limits(self):
+        # 50 000 in 1 us are 50 GFLOP/s of 100; 40 000 bytes in 4 us are 10 GB/s of 20.
+        assert measured({"drystone": [1]}).arithmetic_share == pytest.approx(0.5)
+        assert measured({"drystone": [4]}).reading_share == pytest.approx(0.5)
+
+    def test_limits_of_both_ends(self):
+        some = Run("d", 2, {})
+        some.raise_limits({"float32": 3.0, "read": 2.0})
+        some.raise_limits({"float32": 1.0, "read": 4.0})
+        assert some.limits == {"float32": 3.0, "read": 4.0}
+
+    def test_summary(self):
+        rows = [
+            measured({"drystone": [1], "onednn": [2], "torch": [9]}, 16),
+            measured({"drystone": [1], "onednn": [9], "torch": [8]}, 16),
+            measured({"drystone": [1], "onednn": [1], "torch": [2]}, 1),
+            measured({"drystone": [], "onednn": [1], "torch": [2]}, 4),
+            measured({"drystone": [1], "onednn": [3], "torch": [3]}, 1, dtype="bfloat16"),
+            measured({"drystone": [1], "onednn": [5], "torch": [5]}, 1, run=run(threads=1)),
+        ]
+        found = [(mean.dtype, mean.threads, mean.over, mean.cases, mean.best_other_over_own) for mean in summary(rows)]
+        assert found == [
+            ("float32", 2, "many", 2, pytest.approx(4)),
+            ("float32", 2, "few", 1, pytest.approx(1)),
+            ("float32", 2, "M = 1", 1, pytest.approx(1)),
+            ("float32", 2, "M = 16", 2, pytest.approx(4)),
+            ("bfloat16", 2, "few", 1, pytest.approx(3)),
+            ("bfloat16", 2, "M = 1", 1, pytest.approx(3)),
+            ("float32", 1, "few", 1, pytest.approx(5)),
+            ("float32", 1, "M = 1", 1, pytest.approx(5)),
+        ]
+
+
+class TestFile:
+    def test_round_trip(self, tmp_path):
+        path = tmp_path / "new" / "r.json"
+        kept = ResultFile()
+        kept.add(measured({"drystone": [1.5, 2.5], "torch": [2.5, 3.5], "openvino": []}))
+        kept.add(measured({"drystone": [1.5]}, 16, run=run(date="2026-01-02")))
+        kept.write(path)
+        assert ResultFile.read(path) == kept
+        assert '"rounds": [1.5, 2.5]' in path.read_text() and list(json.loads(path.read_text())["runs"]) == [
+            "2026-01-01",
+            "2026-01-02",
+        ]
+
+    def test_a_new_measurement_replaces_the_old_of_the_same_thing_only(self):
+        kept = ResultFile()
+        for row in (
+            measured({"drystone": [1]}),
+            measured({"drystone": [2]}, 4),
+            measured({"drystone": [3]}, run=run(date="2026-01-02")),
+            measured({"drystone": [4]}, run=run(threads=1)),
+            measured({"drystone": [5]}, run=run(kernel="other")),
+            measured({"drystone": [6]}, tag="bert-base"),
+        ):
+            kept.add(row)
+        assert [row["drystone"].rounds[0] for row in kept.measurements] == [3, 2, 4, 5, 6]
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "",
+            "{}",
+            "[]",
+            '{"format": 99}',
+            '{"format": 1, "runs": [], "measurements": []}',
+            '{"format": 1, "runs": {}, "measurements": [{"run": "r", "timings": []}]}',
+        ],
+    )
+    def test_unreadable(self, tmp_path, text):
+        (tmp_path / "r.json").write_text(text)
+        with pytest.raises(ValueError, match=r"r\.json is not a file of operators' results"):
+            ResultFile.read(tmp_path / "r.json")
+
+    def test_plot(self, tmp_path):
+        kept = ResultFile()
+        kept.add(measured({"drystone": [1], "torch": [2], "openvino": []}))
+        kept.add(measured({"drystone": [1], "torch": [2]}, 16, run=run(threads=1)))
+        kept.add(measured({"drystone": [1], "torch": [4]}, operator="attention"))
+        kept.write(tmp_path / "r.json")
+        plot(tmp_path / "r.json", tmp_path / "new" / "r.png")
+        assert (tmp_path / "new" / "r.png").read_bytes().startswith(b"\x89PNG")
+
+    def test_plot_needs_others(self, tmp_path):
+        kept = ResultFile()
+        kept.add(measured({"drystone": [1], "torch": []}))
+        kept.write(tmp_path / "r.json")
+        with pytest.raises(ValueError, match="beside drystone"):
+            plot(tmp_path / "r.json", tmp_path / "r.png")
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Bursts of one call, and copies for a small cache."""
+    monkeypatch.setattr(measure, "BURST_SECONDS", 0.0)
+    monkeypatch.setattr(limits, "SECONDS", 0.0)
+    monkeypatch.setattr(gemm, "last_level_cache_bytes", lambda: MIB)
+
+
+@pytest.mark.skipif(native.isa() == "none", reason="no native kernels")
+@pytest.mark.usefixtures("short")
+class TestCommand:
+    def test_measures_shows_and_keeps(self, tmp_path):
+        pytest.importorskip("openvino")
+        tags = ["--tag", "M=1,T=64", "--tag", "N=333,T=64"]
+        files = ["--json", str(tmp_path / "r.json"), "--plot", str(tmp_path / "r.png")]
+        answer = CliRunner().invoke(app, ["ops", "all", *tags, "--rounds", "3", "--threads", "1", *files])
+        assert answer.exit_code == 0, answer.output
+        for text in (
+            "gemm · float32 · threads 1",
+            "attention · bfloat16 · threads 1",
+            "openvino",
+            "M <= 128",
+            "not causal",
+        ):
+            assert text in answer.output
+        text = (tmp_path / "r.json").read_text()
+        assert str(tmp_path) not in text and platform.node() not in text and os.getcwd() not in text
+        rows = ResultFile.read(tmp_path / "r.json").measurements
+        assert [(row.operator, row.dtype, *row.sizes.values()) for row in rows] == [
+            ("gemm", "float32", 1, 333, 1217),
+            ("gemm", "bfloat16", 1, 333, 1217),
+            ("attention", "float32", 64, "no"),
+            ("attention", "float32", 64, "yes"),
+            ("attention", "bfloat16", 64, "no"),
+            ("attention", "bfloat16", 64, "yes"),
+        ]
+        for row in rows:
+            for timing in row.timings:
+                assert timing.reason is None and len(timing.rounds) == 3 and min(timing.rounds) > 0
+                assert timing.relative_error < ERROR[row.dtype]
+            assert set(row.run.limits) == {"float32", "bfloat16", "read"} and min(row.run.limits.values()) > 0
+        assert (tmp_path / "r.png").stat().st_size > 1000
+
+    def test_without_openvino_the_table_says_so(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "openvino", None)
+        arguments = ["--tag", "T=64", "--tag", "causal=no", "--dtype", "float32", "--rounds", "3"]
+        answer = CliRunner().invoke(app, ["ops", "attention", *arguments])
+        assert answer.exit_code == 0, answer.output
+        assert "openvino is left out: ModuleNotFoundError" in answer.output
+
+    def test_code_1_where_drystone_cannot_run(self, monkeypatch):
+        def refuse(*_):
+            raise ValueError("not on this processor")
+
+        monkeypatch.setattr("drystone.native.attention", refuse)
+        arguments = ["--tag", "T=64", "--tag", "causal=no", "--dtype", "float32", "--rounds", "3"]
+        answer = CliRunner().invoke(app, ["ops", "attention", *arguments])
+        assert answer.exit_code == 1 and "drystone is left out: ValueError: not on this processor" in answer.output
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["softmux"], "softmux"),
+            (["gemm", "--dtype", "float16"], "float16"),
+            (["gemm", "--tag", "gpt-5"], "gpt-5"),
+            (["gemm", "--tag", "llama-7b", "--tag", "N=333"], "N=333"),
+            (["gemm", "--rounds", "2"], "rounds"),
+        ],
+    )
+    def test_bad_arguments(self, arguments, message):
+        answer = CliRunner().invoke(app, ["ops", *arguments])
+        assert answer.exit_code == 2 and message in answer.output
+
+    def test_a_file_of_something_else(self, tmp_path):
+        (tmp_path / "r.json").write_text('{"format": 1, "results": []}')
+        answer = CliRunner().invoke(app, ["ops", "gemm", "--json", str(tmp_path / "r.json")])
+        assert answer.exit_code == 2 and "operators' results" in answer.output.replace("\n", " ")
