@@ -22,6 +22,8 @@ from drystone.tools.ops.results import Measurement, ResultFile, Run, Timing, sum
 
 # Rounding alone, of operands that are exact: bfloat16 rounds the result, and inside attention the probabilities.
 ERROR = {"float32": 2e-6, "bfloat16": 8e-3}
+# Contenders and dtypes that do not go together here: oneDNN has no bfloat16 below AVX-512.
+REFUSED = {("onednn", "bfloat16")} if native.isa() == "avx2" else set()
 MIB = 1 << 20
 
 
@@ -107,7 +109,8 @@ class TestContenders:
     def test_linear_layers_agree_on_every_copy(self, dtype):
         contest = gemm.layer(5, 33, 50, getattr(torch, dtype), 3)
         calls, reasons = contest.prepare()
-        assert list(contest.contenders) == ["drystone", "onednn", "torch"] and not reasons
+        assert list(contest.contenders) == ["drystone", "onednn", "torch"]
+        assert {(name, dtype) for name in reasons} == {refused for refused in REFUSED if refused[1] == dtype}
         exact = contest.exact().numpy()
         for name, call in calls.items():
             for i in range(3):
@@ -302,6 +305,9 @@ class TestCommand:
         ]
         for row in rows:
             for timing in row.timings:
+                if (timing.contender, row.dtype) in REFUSED:
+                    assert timing.reason and not timing.rounds
+                    continue
                 assert timing.reason is None and len(timing.rounds) == 3 and min(timing.rounds) > 0
                 assert timing.relative_error < ERROR[row.dtype]
             assert set(row.run.limits) == {"float32", "bfloat16", "read"} and min(row.run.limits.values()) > 0
