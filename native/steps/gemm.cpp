@@ -86,7 +86,6 @@ Gemm::Gemm(const TensorDesc& x, int64_t n, bool has_bias, const TensorDesc& outp
 
 // Which cut takes the fewest cycles: arithmetic or reading weights, whichever is more, and packing rows, which each part does for
 // itself. Rough figures of Zen 5 and its like, and for AMX of Sapphire Rapids as published, not measured; only their relation matters.
-// AMX waits for weights rather than for arithmetic, so parts that read the same ones do not count as readers there.
 void Gemm::split(int64_t threads) {
   constexpr double weights_bytes = 6, packed_elements = 4, added_elements = 8, barrier = 10000;  // a cycle; and cycles
   const bool dot = args_.arithmetic == GemmArithmetic::bf16_dot, tiles = args_.arithmetic == GemmArithmetic::bf16_tiles;
@@ -103,7 +102,7 @@ void Gemm::split(int64_t threads) {
       const double multiplying = round_up(rows, unit) * columns * depth / products,
                    reading = columns * depth * n * k * bytes / weights_bytes;
       const double adding = k > 1 ? barrier + 2.0 * k * args_.m * args_.n / added_elements / (m * n * k) : 0;
-      const int64_t readers = std::min<int64_t>(tiles ? n * k : m * n * k, 2);
+      const int64_t readers = std::min<int64_t>(n * k, 2);  // parts that share weights read them all, each
       const double cycles = std::max(multiplying, reading / readers) + rows * depth / packed_elements + adding;
       if (cycles < least * 0.99) {
         least = cycles;
