@@ -223,11 +223,12 @@ class Conductor:
             warnings.warn("eager is faster than the program, so the model keeps its weights", DrystoneWarning, stacklevel=3)
             return
         # Inputs with NaN have a program of their own, which may pack in another way.
-        spoilt = [
-            torch.full(value.shape, math.nan if value.dtype.is_floating_point else 0, dtype=value.dtype)
-            for value in self.graph.inputs
-        ]
-        fast._find(spoilt, torch.get_num_threads(), finite=False)
+        if any(value.dtype.is_floating_point for value in self.graph.inputs):
+            spoilt = [
+                torch.full(value.shape, math.nan if value.dtype.is_floating_point else 0, dtype=value.dtype)
+                for value in self.graph.inputs
+            ]
+            fast._find(spoilt, torch.get_num_threads(), finite=False)
         fast._weights.release(self.model, self.graph)
         self.released = True
         native.trim()
