@@ -83,6 +83,19 @@ def test_parts_of_one_tensor_are_of_one_dtype():
     assert ops(graph) == ["convert", "matmul", "cat"]
 
 
+def test_folds_follow_what_they_read():
+    """Running sums and extremes are of one dtype with their operand: their kernel does not convert."""
+    for lower in (False, True):
+        s = Small((2, 4, 8))
+        y = s.matmul(s.x[0], 8) if lower else s.unary("relu", s.x[0])
+        total = s.add("fold", [y], (2, 4, 8), kind="cumsum", dims=(1,))
+        s.add("fold", [y], (2, 4), torch.int64, kind="argmax", dims=(2,))
+        graph = lowered(s.returns(total))
+        folds = [node for node in graph if node.op == "fold"]
+        assert [node.inputs[0].dtype for node in folds] == [BF16 if lower else F32] * 2
+        assert [node.output.dtype for node in folds] == [BF16 if lower else F32, torch.int64]
+
+
 def test_an_input_is_converted_once():
     s = Small((2, 4))
     graph = lowered(s.returns(s.matmul(s.x[0], 3), s.matmul(s.x[0], 4)))

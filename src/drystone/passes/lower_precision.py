@@ -24,6 +24,8 @@ FLOATS = (torch.float32, torch.bfloat16)
 PRODUCTS = ("conv", "matmul", "batch_matmul", "attention")
 # Kernels that read one dtype and write another.
 CONVERTING = ("conv", "matmul", "pointwise", "layer_norm", "group_norm", "softmax", "reduce")
+# Those that take no mixture of dtypes.
+UNIFORM = ("cat", "elementwise")
 VIEWS = ("reshape", "permute")
 # What torch's autocast lowers, of what may run on ATen.
 _NAMES = """
@@ -83,10 +85,8 @@ class _Lowering:
             self._lower_product(node)
         elif node.op == "rotary":
             self._become(node, node.inputs[0].dtype)
-        elif node.op not in ("convert", "elementwise", "fold"):
+        elif node.op != "convert":
             self._promote(node)
-        elif node.op == "elementwise":
-            self._promote(node, uniform=True)
         self.nodes.append(node)
 
     def _lower_product(self, node: Node) -> None:
@@ -100,15 +100,14 @@ class _Lowering:
         node.inputs = [self._as(value, torch.bfloat16) if index < factors else value for index, value in enumerate(node.inputs)]
         self._become(node, torch.float32 if wide else torch.bfloat16)
 
-    def _promote(self, node: Node, uniform: bool = False) -> None:
-        """float32 if something of it is, but for constants of one value a channel. ``uniform``: the kernel takes no mixture."""
-        floats = [value for value in node.inputs if value.dtype in FLOATS]
-        data = node.inputs[:1] if node.op in ("layer_norm", "group_norm") else floats
-        wide = any(_widens(value) for value in data) or all(value.is_constant for value in data)
-        if not floats or node.output.dtype not in FLOATS or node.attrs.get("_float32"):
-            wide = True
+    def _promote(self, node: Node) -> None:
+        """float32 if something of it is, but for constants of one value a channel."""
+        operands = node.inputs[:1] if node.op in ("layer_norm", "group_norm") else node.inputs
+        floats = [value for value in operands if value.dtype in FLOATS]
+        wide = any(map(_widens, floats)) or all(value.is_constant for value in floats)
+        wide = wide or node.output.dtype not in FLOATS or bool(node.attrs.get("_float32"))
         dtype = torch.float32 if wide else torch.bfloat16
-        if node.op == "cat" or uniform:
+        if node.op in UNIFORM:
             node.inputs = [self._as(value, dtype) for value in node.inputs]
         elif node.op == "pointwise" and not wide:
             node.attrs["ops"] = [_within(op) for op in node.attrs["ops"]]
