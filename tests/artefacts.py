@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -98,6 +99,11 @@ def node(program: Any, op: str, which: int = 0) -> Any:
     """A node of the first graph by its operator."""
     nodes = program["programs"][0]["graph"]["nodes"]
     return [entry for entry in nodes if entry["op"] == op][which]
+
+
+def refused(path: Path, match: str | None = None) -> None:
+    with pytest.raises(drystone.ArtefactError, match=match):
+        drystone.load(path)
 
 
 def header(path: Path) -> tuple[dict[str, Any], bytes]:

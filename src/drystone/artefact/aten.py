@@ -9,22 +9,10 @@ import torch
 from torch.utils import _pytree as pytree
 
 from drystone.artefact.allowed import ALLOWED
-from drystone.artefact.document import (
-    MAX_INT,
-    dtype_of,
-    entries,
-    listed,
-    name_of,
-    number,
-    of_number,
-    require,
-    text,
-    whole,
-    word,
-)
+from drystone.artefact.document import constant_of, listed, number, of_constant, of_number, require, text, whole, word
 from drystone.errors import ArtefactError
 from drystone.graph.aten import Ref, map_structure
-from drystone.graph.graph import Node, Value
+from drystone.graph.graph import INDICES, Node, Value
 
 _TARGET = re.compile(r"(\w{1,64})\.(\w{1,64})", re.ASCII)
 _MEMORY_FORMATS = {
@@ -58,23 +46,12 @@ def of_target(target: Any, what: str) -> str:
 
 def argument(item: Any, what: str, inputs: int, depth: int = 0) -> Any:
     """An argument of a call: a constant, ``{"input": i}``, a list of arguments, or one of torch's own kinds by name."""
-    if item is None or type(item) is bool:
-        return item
-    if type(item) is int:
-        return whole(item, what, -MAX_INT - 1)
-    if type(item) is str:
-        return text(item, what)
     if type(item) is list:
         require(depth < 3, f"{what}: lists in lists in lists")
         return [argument(entry, what, inputs, depth + 1) for entry in item]
-    require(type(item) is dict and len(item) == 1, f"{what}: {item!r:.80} is no argument")
-    (kind, value), *_ = item.items()
+    kind, value = next(iter(item.items())) if type(item) is dict and len(item) == 1 else ("", None)
     if kind == "input":
         return Ref(whole(value, what, 0, inputs - 1))
-    if kind == "float":
-        return number(value, what)
-    if kind == "dtype":
-        return dtype_of(value, what)
     if kind == "complex":
         real, imaginary = listed(value, what, 2)
         return complex(number(real, what), number(imaginary, what))
@@ -83,31 +60,27 @@ def argument(item: Any, what: str, inputs: int, depth: int = 0) -> Any:
     if kind == "layout":
         word(value, what, ("strided",))
         return torch.strided
-    word(entries(item, what, "device")[0], what, ("cpu",))
-    return torch.device("cpu")
+    if kind == "device":
+        word(value, what, ("cpu",))
+        return torch.device("cpu")
+    return constant_of(item, what)
 
 
 def of_argument(leaf: Any, what: str) -> Any:
     """What ``argument`` reads."""
     if isinstance(leaf, (list, tuple)):
         return [of_argument(entry, what) for entry in leaf]
-    if leaf is None or type(leaf) in (bool, int, str):
-        return leaf
     if isinstance(leaf, Ref):
         return {"input": leaf.index}
-    if isinstance(leaf, float):
-        return {"float": of_number(leaf)}
     if isinstance(leaf, complex):
         return {"complex": [of_number(leaf.real), of_number(leaf.imag)]}
-    if isinstance(leaf, torch.dtype):
-        return {"dtype": name_of(leaf)}
     if isinstance(leaf, torch.memory_format):
         return {"memory_format": str(leaf).removeprefix("torch.")}
     if leaf is torch.strided:
         return {"layout": "strided"}
     if isinstance(leaf, torch.device) and leaf.type == "cpu":
         return {"device": "cpu"}
-    raise ArtefactError(f"{what}: {leaf!r:.80} is an argument that no artefact holds")
+    return of_constant(leaf, what)
 
 
 def check(node: Node, read: set[int]) -> None:
@@ -152,7 +125,7 @@ def _name(node: Node) -> str:
 
 def _embedding(node: Node) -> list[torch.Tensor]:
     weight, indices = (_value(node, leaf) for leaf in node.attrs["args"][:2])
-    if weight is None or indices is None or len(weight.shape) != 2 or indices.dtype not in (torch.int64, torch.int32):
+    if weight is None or indices is None or len(weight.shape) != 2 or indices.dtype not in INDICES:
         return []
     return [torch.empty((*indices.shape, weight.shape[1]), dtype=weight.dtype, device="meta")]
 
@@ -196,13 +169,7 @@ def _check_indices(node: Node) -> None:
     x = _value(node, args[0])
     for dim, ref in indexed:
         value = _value(node, ref)
-        if (
-            x is None
-            or type(dim) is not int
-            or value is None
-            or not value.is_constant
-            or value.dtype not in (torch.int64, torch.int32)
-        ):
+        if x is None or type(dim) is not int or value is None or not value.is_constant or value.dtype not in INDICES:
             continue
         require(-len(x.shape) <= dim < len(x.shape), f"{node.name}: axis {dim} of {x}")
         size, data = x.shape[dim], value.constant

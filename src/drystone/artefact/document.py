@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from drystone.errors import ArtefactError
+from drystone.graph.graph import INTEGERS
 
 # What JSON may be at most, in bytes: a model of ten thousand operators takes 5 MB.
 MAX_BYTES = 32 << 20
@@ -20,7 +21,7 @@ DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (
         *(torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.complex64),
-        *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+        *INTEGERS,
     )
 }
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}

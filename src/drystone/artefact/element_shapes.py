@@ -6,7 +6,7 @@ import torch
 
 from drystone.artefact.document import require
 from drystone.artefact.shapes import Shape, axis_of, rank_of, rising, takes, together
-from drystone.graph.graph import Node
+from drystone.graph.graph import INDICES, Node
 
 ELEMENTWISE = {
     **dict.fromkeys(("eq", "ne", "lt", "le", "gt", "ge"), 2),
@@ -16,7 +16,6 @@ ELEMENTWISE = {
 }
 COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
 FOLDS = ("cumsum", "sum", "any", "all", "amax", "amin", "argmax", "argmin")
-INDICES = (torch.int64, torch.int32)
 
 
 def elementwise(node: Node) -> Shape:

@@ -15,11 +15,10 @@ import torch
 from drystone.artefact import element_shapes, product_shapes, shapes
 from drystone.artefact.document import finite, listed, number, require, truth, whole, wholes, word
 from drystone.artefact.shapes import MAX_TABLE, Shape
-from drystone.graph.graph import Node, PointwiseOp
+from drystone.graph.graph import FLOATS, INTEGERS, Node, PointwiseOp
 from drystone.graph.reference import INSTRUCTIONS
 
-FLOATS = (torch.float32, torch.bfloat16)
-ELEMENTS = (*FLOATS, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
+ELEMENTS = (*FLOATS, *INTEGERS)
 BINARY = ("add", "sub", "mul", "div", "maximum", "minimum", "pow2", "prelu")
 
 # Strides, dilations, paddings and the like: no model comes near, and products of a few of them fit 64 bits.

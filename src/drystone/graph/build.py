@@ -20,15 +20,13 @@ from drystone.graph import builders  # noqa: F401  (fills the table)
 from drystone.graph.aten import aten_node, is_strided, map_structure
 from drystone.graph.builders.registry import Built, Declined, Function, table, table_of_elements
 from drystone.graph.control_flow import REASON, control_flow
-from drystone.graph.graph import Graph, Node, PointwiseOp, Value, constant, make_node
+from drystone.graph.graph import FLOATS, INTEGERS, Graph, Node, PointwiseOp, Value, constant, make_node
 from drystone.graph.local_response_norm import recognize_local_response_norm
 from drystone.graph.traced import functional, hint, sizes, storage
 
 if TYPE_CHECKING:
     from drystone.capture.export import Captured
 
-FLOATS = (torch.float32, torch.bfloat16)
-INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 # Whatever the dtypes of their operands: batch norm, whose constants are folded in float64, attention and its mask.
 MIXED_DTYPES = {"batch_norm", "_native_batch_norm_legit_no_training", "scaled_dot_product_attention"}
 # Their result does not depend on the numbers in their operand.

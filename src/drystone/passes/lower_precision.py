@@ -17,10 +17,9 @@ import torch
 
 from drystone.graph.aten import map_structure
 from drystone.graph.control_flow import ControlFlow
-from drystone.graph.graph import Graph, Node, PointwiseOp, Value, make_node
+from drystone.graph.graph import FLOATS, Graph, Node, PointwiseOp, Value, make_node
 from drystone.passes.instructions import bypass, may_bypass, reading_counts
 
-FLOATS = (torch.float32, torch.bfloat16)
 PRODUCTS = ("conv", "matmul", "batch_matmul", "attention")
 # Kernels that read one dtype and write another.
 CONVERTING = ("conv", "matmul", "pointwise", "layer_norm", "group_norm", "softmax", "reduce")

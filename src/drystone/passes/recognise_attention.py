@@ -15,11 +15,10 @@ import torch
 
 from drystone.graph.aten import Ref
 from drystone.graph.attention import Mask, simplified
-from drystone.graph.graph import Graph, Node, PointwiseOp, Value, constant, make_node, origin
+from drystone.graph.graph import FLOATS, Graph, Node, PointwiseOp, Value, constant, make_node, origin
 from drystone.passes.instructions import reading_counts
 
 _PRODUCTS = (torch.ops.aten.matmul.default, torch.ops.aten.bmm.default)
-_FLOATS = (torch.float32, torch.bfloat16)
 
 
 def recognise_attention(graph: Graph) -> Graph:
@@ -52,7 +51,7 @@ def _product(node: Node | None) -> tuple[Value, Value] | None:
         return None
     a, b = (node.inputs[arg.index] for arg in node.attrs["args"] if isinstance(arg, Ref))
     same = len(a.shape) == len(b.shape) and len(a.shape) in (3, 4) and a.shape[:-2] == b.shape[:-2]
-    return (a, b) if same and a.dtype == b.dtype and a.dtype in _FLOATS else None
+    return (a, b) if same and a.dtype == b.dtype and a.dtype in FLOATS else None
 
 
 def _scores(node: Node) -> tuple[Value, Value, float, Value | None] | None:
@@ -73,7 +72,7 @@ def _match(node: Node, counts: Counter[int]) -> _Found | None:
     if outer is None:
         return None
     weights, value = outer
-    softmax = _before(weights, counts, "reshape")
+    softmax = _before_reshapes(weights, counts)
     if softmax is None or softmax.op != "softmax" or softmax.attrs["dim"] != len(softmax.output.shape) - 1:
         return None
     scale, shapes = 1.0, [weights.shape, softmax.output.shape]
@@ -112,10 +111,10 @@ def _match(node: Node, counts: Counter[int]) -> _Found | None:
     return None
 
 
-def _before(value: Value, counts: Counter[int], through: str) -> Node | None:
+def _before_reshapes(value: Value, counts: Counter[int]) -> Node | None:
     """The node that makes ``value``, itself or before reshapes, if nothing else reads what it makes."""
     while value.producer is not None and counts[value.id] == 1:
-        if value.producer.op != through:
+        if value.producer.op != "reshape":
             return value.producer
         value = value.producer.inputs[0]
     return None

@@ -12,24 +12,9 @@ import pytest
 import torch
 
 import drystone
-from artefacts import DOCUMENTS, FILES, change, copied, header, read, saved, write, write_header
+from artefacts import DOCUMENTS, FILES, change, header, read, refused, write, write_header
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*operators run on ATen")
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return saved(tmp_path_factory.mktemp("saved"))[0]
-
-
-@pytest.fixture
-def path(original: Path, tmp_path: Path) -> Path:
-    return copied(original, tmp_path / "m.drystone")
-
-
-def refused(path: Path, match: str | None = None) -> None:
-    with pytest.raises(drystone.ArtefactError, match=match):
-        drystone.load(path)
 
 
 @pytest.mark.parametrize("name", FILES)

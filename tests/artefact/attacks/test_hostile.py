@@ -13,26 +13,11 @@ import pytest
 import torch
 
 import drystone
-from artefacts import change, copied, header, node, read, saved, write_header
+from artefacts import change, copied, header, node, read, refused, write_header
 from drystone import native
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*operators run on ATen")
 HUGE = (2**31 - 1, 2**31, 2**62, 2**63 - 1, 2**64, -1, -(2**63), 10**40)
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return saved(tmp_path_factory.mktemp("saved"))[0]
-
-
-@pytest.fixture
-def path(original: Path, tmp_path: Path) -> Path:
-    return copied(original, tmp_path / "m.drystone")
-
-
-def refused(path: Path, match: str | None = None) -> None:
-    with pytest.raises(drystone.ArtefactError, match=match):
-        drystone.load(path)
 
 
 def attribute(op: str, name: str, value: Any, which: int = 0) -> Callable[[Any], None]:

@@ -8,9 +8,7 @@ import torch
 
 from drystone.graph.attention import Mask, simplified
 from drystone.graph.builders.registry import Built, Declined, Emitter, builds
-from drystone.graph.graph import Value
-
-FLOATS = (torch.float32, torch.bfloat16)
+from drystone.graph.graph import FLOATS, Value
 
 
 @builds("scaled_dot_product_attention")

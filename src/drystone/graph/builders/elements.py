@@ -13,10 +13,9 @@ import torch
 
 from drystone.graph.builders import pointwise
 from drystone.graph.builders.registry import Built, Declined, Emitter, Function, axis, builds_elements, scalar, table
-from drystone.graph.graph import Value
+from drystone.graph.graph import FLOATS, INDICES, Value
 
 Operand = Value | bool | int | float
-FLOATS = (torch.float32, torch.bfloat16)
 
 
 def promoted(*operands: Operand) -> torch.dtype:
@@ -256,10 +255,14 @@ def sum(b: Emitter, x: Value, dim: Any = None, keepdim: bool = False, dtype: tor
 # -- entries by index
 
 
+def _check_indices(*indices: Value) -> None:
+    if any(value.dtype not in INDICES for value in indices):
+        raise Declined("an index that is no int64 or int32")
+
+
 def by_index(b: Emitter, x: Value, indices: list[Value], dim: int, wraps: bool, name: str) -> Value:
     """The entries of ``x`` at ``indices`` along the axes from ``dim`` on."""
-    if any(value.dtype not in (torch.int64, torch.int32) for value in indices):
-        raise Declined("an index that is no int64 or int32")
+    _check_indices(*indices)
     return b.emit("index", [x, *indices], b.shape, x.dtype, dim=dim, wraps=wraps, caller=name)
 
 
@@ -286,6 +289,5 @@ def gather(b: Emitter, x: Value, dim: int, index: Value, sparse_grad: bool = Fal
     """Along ``dim`` by ``index``, in the other axes where the entry itself is."""
     if not x.shape or len(index.shape) != len(x.shape):
         raise Declined("a gather of a single number")
-    if index.dtype not in (torch.int64, torch.int32):
-        raise Declined("an index that is no int64 or int32")
+    _check_indices(index)
     return b.emit("index", [x, index], b.shape, x.dtype, dim=axis(dim, len(x.shape)), wraps=False, caller="gather")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import torch
-
 from drystone import native
-from drystone.graph.graph import Node
+from drystone.graph.graph import FLOATS, Node
 from drystone.plan.formats import PLAIN
 from drystone.plan.implementations.base import Context, Created, Implementation, Layout
 
@@ -19,7 +17,7 @@ class Attention(Implementation):
 
     def refuses(self, node: Node) -> str | None:
         for value in [*node.inputs[:3], *node.outputs]:
-            if value.dtype not in (torch.float32, torch.bfloat16) or value.dtype != node.output.dtype:
+            if value.dtype not in FLOATS or value.dtype != node.output.dtype:
                 return "attention has a native kernel for float32 and bfloat16 only"
         return super().refuses(node)
 

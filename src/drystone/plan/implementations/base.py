@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 
 from drystone import native
-from drystone.graph.graph import Node, Value
+from drystone.graph.graph import FLOATS, Node, Value
 from drystone.plan.formats import PLAIN, formats_of
 
 
@@ -185,7 +185,7 @@ class StandIns(WeightStore):
 def float_reason(node: Node) -> str | None:
     """Why the operands are no floats that the native side computes with, or None."""
     for value in [*node.inputs, *node.outputs]:
-        if value.dtype not in (torch.float32, torch.bfloat16):
+        if value.dtype not in FLOATS:
             return f"{str(value.dtype).removeprefix('torch.')} has no native kernel for {node.op}"
     return None
 

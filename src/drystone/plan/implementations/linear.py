@@ -1,4 +1,4 @@
-"""matmul (a linear layer) by oneDNN, as a matmul or as an inner product."""
+"""matmul (a linear layer): what its implementations share, and those by oneDNN, as a matmul or as an inner product."""
 
 from __future__ import annotations
 
@@ -13,39 +13,56 @@ from drystone.plan.implementations.base import Context, Created, Implementation,
 from drystone.plan.implementations.epilogue import post_ops
 
 
-class OneDnnLinear(Implementation):
-    """All axes but the last are rows: x (…, K) is read as (M, K)."""
+class Linear(Implementation):
+    """All axes but the last are rows: x (…, K) is read as (M, K). Weights are packed, biases float32."""
 
     op = "matmul"
 
-    def __init__(self, inner_product: bool) -> None:
-        self.inner_product = inner_product
-        self.name = "onednn_inner_product" if inner_product else "onednn_matmul"
-
     def refuses(self, node: Node) -> str | None:
-        return super().refuses(node) or linear_reason(node)
+        return super().refuses(node) or _reason(node)
 
     def layouts(self, node: Node) -> list[Layout]:
         return [Layout(tuple(PLAIN if not value.is_constant else None for value in node.inputs), PLAIN)]
 
     def create(self, node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, context: Context) -> Created:
-        weight = node.inputs[1]
+        weight, has_bias = node.inputs[1], node.attrs["has_bias"]
         n, k = weight.shape
         m = math.prod(node.output.shape[:-1])
-        rows = [as_rows(desc, m, n) if node.epilogue and i >= node.epilogue_start else desc for i, desc in enumerate(inputs)]
         if not inputs[0].is_dense or not output.is_dense:
             raise ValueError("a matmul reads and writes dense memory")
-        chain, operands, overwrites = post_ops(node, rows, as_rows(output, m, n), context.free_inputs)
-        step = native.Linear(self.inner_product, inputs[0].dtype, m, k, n, node.attrs["has_bias"], output.dtype, chain)
-        if step.implementation.startswith(("ref", "gemm:ref")):
-            raise ValueError("oneDNN has only its reference implementation")
+        rows = [_as_rows(desc, m, n) if node.epilogue and i >= node.epilogue_start else desc for i, desc in enumerate(inputs)]
+        target = _as_rows(output, m, n)
+        chain, operands, overwrites = post_ops(node, rows, target, context.free_inputs)
+        x = native.TensorDesc.dense(inputs[0].dtype, native.FORMATS["plain"], [m, k])
+        step = self.step(x, n, has_bias, target, chain)
         constants: list[torch.Tensor] = [context.weights.packed(step, weight)]
-        if node.attrs["has_bias"]:
+        if has_bias:
             constants.append(context.weights.plain(node.inputs[2], torch.float32))
         return Created(step, [("in", 0), *constants, ("out", 0), *operands], overwrites=overwrites)
 
+    def step(
+        self, x: native.TensorDesc, n: int, has_bias: bool, output: native.TensorDesc, chain: list[native.PostOp]
+    ) -> native.Gemm | native.Linear:
+        """The step for x (M, K) and output (M, N). Raises ``ValueError`` where the native side declines them."""
+        raise NotImplementedError
 
-def linear_reason(node: Node) -> str | None:
+
+class OneDnnLinear(Linear):
+    def __init__(self, inner_product: bool) -> None:
+        self.inner_product = inner_product
+        self.name = "onednn_inner_product" if inner_product else "onednn_matmul"
+
+    def step(
+        self, x: native.TensorDesc, n: int, has_bias: bool, output: native.TensorDesc, chain: list[native.PostOp]
+    ) -> native.Linear:
+        m, k = x.shape
+        step = native.Linear(self.inner_product, x.dtype, m, k, n, has_bias, output.dtype, chain)
+        if step.implementation.startswith(("ref", "gemm:ref")):
+            raise ValueError("oneDNN has only its reference implementation")
+        return step
+
+
+def _reason(node: Node) -> str | None:
     """Why the node is no linear layer of floats on constant weights, or None."""
     if not node.inputs[1].is_constant:
         return "the weight is not a constant"
@@ -56,7 +73,7 @@ def linear_reason(node: Node) -> str | None:
     return float_reason(node)
 
 
-def as_rows(desc: native.TensorDesc, m: int, n: int) -> native.TensorDesc:
+def _as_rows(desc: native.TensorDesc, m: int, n: int) -> native.TensorDesc:
     """An epilogue operand (or the output) as (M, N), (1, N) or (1, 1). Raises ``ValueError`` for other broadcasts."""
     count = math.prod(desc.shape)
     last = desc.shape[-1] if desc.shape else 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +12,7 @@ from rich.console import Console
 
 from .contenders import CONTENDERS, DEFAULTS
 from .environment import environment, key_of
+from .picture import draw_kept
 from .plot import plot as draw
 from .progress import progress_bar
 from .report import show_result, show_summary
@@ -67,22 +67,10 @@ def bench(
     if len(results) > 1:
         show_summary(results, console)
     if plot:
-        _plot(kept, json, plot)
+        draw_kept(kept, json, plot, draw)
         console.print(f"drawn: {plot}")
     if any(not result["drystone"].ok for result in results):
         raise typer.Exit(1)
-
-
-def _plot(kept: ResultFile, json: Path | None, target: Path) -> None:
-    """The picture comes from a file in any case, so that it can show nothing that the file does not hold."""
-    with tempfile.TemporaryDirectory() as folder:
-        if json is None:
-            json = Path(folder) / "results.json"
-            kept.write(json)
-        try:
-            draw(json, target)
-        except ValueError as error:
-            raise typer.BadParameter(str(error), param_hint="--plot") from error
 
 
 def _models(names: list[str], size: tuple[int, ...] | None) -> list[str]:

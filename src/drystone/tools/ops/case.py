@@ -45,9 +45,11 @@ class Contest:
 
 
 @dataclass(frozen=True)
-class Case:
-    """``sizes`` are for the table, by their usual names; results are summed up and drawn over the one named ``axis``, and by
-    ``group``. ``flops`` and ``bytes`` are the least that an implementation computes, and reads and writes.
+class Work:
+    """What is computed.
+
+    ``sizes`` are for the table, by their usual names; results are summed up and drawn over the one named ``axis`` and by ``group``.
+    ``flops`` and ``bytes`` are the least that an implementation computes, and reads and writes.
 
     ``copies``: so many of the cold operands exist, and each call takes the next; 1 where all operands stay in the caches.
     """
@@ -61,6 +63,12 @@ class Case:
     flops: int
     bytes: int
     copies: int
+
+
+@dataclass(frozen=True)
+class Case(Work):
+    """The work, and what makes its contenders."""
+
     make: Callable[[], Contest]
 
     @property

@@ -6,7 +6,6 @@ import datetime
 import itertools
 import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +17,7 @@ from rich.console import Console
 from drystone import native
 
 from ..bench.environment import environment
+from ..bench.picture import draw_kept
 from ..bench.progress import progress_bar
 from ..bench.report import warn_if_busy
 from ..bench.rounds import busy_percent
@@ -66,7 +66,7 @@ def ops(
         show_operator(list(rows), console)
     show_summary(found, console)
     if plot:
-        _plot(kept, json, plot)
+        draw_kept(kept, json, plot, draw)
         console.print(f"drawn: {plot}")
     if any(m[OWN].reason for m in found):
         raise typer.Exit(1)
@@ -92,18 +92,6 @@ def _measure(cases: list[Case], rounds: int, run: Run, kept: ResultFile, json: P
         kept.write(json)
     warn_if_busy(max(busy, busy_percent()), console)
     return found
-
-
-def _plot(kept: ResultFile, json: Path | None, target: Path) -> None:
-    """The picture comes from a file in any case, so that it can show nothing that the file does not hold."""
-    with tempfile.TemporaryDirectory() as folder:
-        if json is None:
-            json = Path(folder) / "results.json"
-            kept.write(json)
-        try:
-            draw(json, target)
-        except ValueError as error:
-            raise typer.BadParameter(str(error), param_hint="--plot") from error
 
 
 def _cases(operators: list[str], dtype: str, tags: list[str]) -> list[Case]:

@@ -14,12 +14,13 @@ import itertools
 import statistics
 import time
 from collections.abc import Iterator
+from dataclasses import fields
 
 import torch
 
 from ..bench.rounds import PAUSE_SECONDS
 from ..bench.worker import relative_error
-from .case import Call, Case
+from .case import Call, Case, Work
 from .results import Measurement, Run, Timing
 
 BURST_SECONDS = 0.06
@@ -41,19 +42,8 @@ def measure(case: Case, rounds: int, run: Run) -> Measurement:
             for name, call in calls.items():
                 time.sleep(PAUSE_SECONDS)
                 timings[name].rounds.append(round(burst(call, rings[name]), 3))
-    return Measurement(
-        operator=case.operator,
-        tag=case.tag,
-        dtype=case.dtype,
-        sizes=case.sizes,
-        axis=case.axis,
-        group=case.group,
-        flops=case.flops,
-        bytes=case.bytes,
-        copies=case.copies,
-        timings=list(timings.values()),
-        run=run,
-    )
+    work = {field.name: getattr(case, field.name) for field in fields(Work)}
+    return Measurement(**work, timings=list(timings.values()), run=run)
 
 
 def burst(call: Call, ring: Iterator[int]) -> float:

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..bench.environment import key_of
 from ..bench.results import geometric_mean, median_ratio, write_json
-from .case import Sizes
+from .case import Work
 
 FORMAT = 1
 OWN = "drystone"
@@ -56,19 +56,10 @@ class Timing:
         return statistics.median(self.rounds) if self.rounds else math.nan
 
 
-@dataclass
-class Measurement:
-    """All contenders on one case; the fields are the case's."""
+@dataclass(frozen=True)
+class Measurement(Work):
+    """All contenders on one case."""
 
-    operator: str
-    tag: str
-    dtype: str
-    sizes: Sizes
-    axis: str
-    group: str
-    flops: int
-    bytes: int
-    copies: int
     timings: list[Timing]
     run: Run
 
