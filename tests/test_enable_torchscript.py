@@ -45,7 +45,7 @@ class Decides(nn.Module):
 @pytest.fixture(autouse=True)
 def enabled() -> Iterator[None]:
     load, freeze = torch.jit.load, torch.jit.freeze
-    drystone.enable()
+    drystone.enable(torchscript=True)
     yield
     drystone.disable()
     assert torch.jit.load is load and torch.jit.freeze is freeze
@@ -179,18 +179,18 @@ def test_another_device_is_left_alone(tmp_path: Path) -> None:
 
 def test_twice_is_as_once_and_within_a_with_statement() -> None:
     replaced = torch.jit.load
-    drystone.enable()
+    drystone.enable(torchscript=True)
     assert torch.jit.load is replaced
-    with drystone.enabled():
+    with drystone.enabled(torchscript=True):
         pass
     assert torch.jit.load is replaced  # it was enabled before
     drystone.disable()
     drystone.disable()
     own = torch.jit.load
     assert own is not replaced
-    drystone.enable(torchscript=False)
+    drystone.enable()
     assert torch.jit.load is own
-    with drystone.enabled():
+    with drystone.enabled(torchscript=True):
         assert torch.jit.load is not own
     assert torch.jit.load is own
 

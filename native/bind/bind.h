@@ -15,5 +15,6 @@ void bind_winograd(nanobind::module_& m);     // winograd: convolution 3x3
 void bind_gemm(nanobind::module_& m);         // gemm: linear layers
 void bind_attention(nanobind::module_& m);    // attention
 void bind_elementwise(nanobind::module_& m);  // elementwise, fold, index: any dtype
+void bind_torch(nanobind::module_& m);        // operators under torch's own names, pages used again
 
 }  // namespace drystone

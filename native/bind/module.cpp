@@ -13,4 +13,5 @@ NB_MODULE(_native, m) {
   drystone::bind_gemm(m);
   drystone::bind_attention(m);
   drystone::bind_elementwise(m);
+  drystone::bind_torch(m);
 }

@@ -4,7 +4,9 @@
 >>> fast = drystone.optimize(model, example_inputs)   # doctest: +SKIP
 """
 
-from collections.abc import Iterator
+import importlib
+import sys
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from drystone.errors import (
@@ -36,43 +38,55 @@ __all__ = [
     "enable",
     "enabled",
     "load",
+    "ops",
     "optimize",
     "save",
 ]
 
 
-def enable(torchscript: bool = True) -> None:
-    """Prepare models without a change to the program that runs them, until ``disable()``. Twice is as once.
+def enable(only: Iterable[str] | None = None, *, reuse_pages: bool = True, torchscript: bool = False) -> None:
+    """Put faster operators under torch's own names, for CPU tensors, until ``disable()``. The last call counts.
+
+    Each operator takes the calls where it was measured to win and hands all others to torch's own kernel; results, gradients and
+    errors are torch's.
 
     Args:
+        only: names of operators, as ``["topk", "cat"]``; all that drystone has where left out.
+        reuse_pages: memory of large results (256 KB and more) is used again instead of given back to the system: at most
+            ``DRYSTONE_PAGES`` megabytes wait for use, an eighth of the machine's memory if that is not set.
         torchscript: what ``torch.jit.load`` and ``torch.jit.freeze`` give is optimised at its first call, for these inputs.
-    """
-    if torchscript:
-        from drystone.conductor import optimize
-        from drystone.eager.enable import replace_torchscript
 
-        replace_torchscript(optimize)
+    Raises:
+        ValueError: ``only`` names an operator that drystone does not have.
+    """
+    from drystone.conductor import optimize
+    from drystone.eager.enable import change
+
+    change(only, reuse_pages, torchscript, optimize)
 
 
 def disable() -> None:
-    """Put torch's own functions back. Modules that were loaded in between keep their programs."""
-    from drystone.eager.enable import restore_torchscript
+    """Put all that is torch's back. Modules that were loaded in between keep their programs, and tensors their memory."""
+    if "drystone.eager.enable" not in sys.modules:
+        return
+    from drystone.conductor import optimize
+    from drystone.eager.enable import Enabled, restore
 
-    restore_torchscript()
+    restore(Enabled(), optimize)
 
 
 @contextmanager
-def enabled(torchscript: bool = True) -> Iterator[None]:
+def enabled(only: Iterable[str] | None = None, *, reuse_pages: bool = True, torchscript: bool = False) -> Iterator[None]:
     """``enable`` within a ``with`` statement; afterwards all is as it was before."""
-    from drystone.eager.enable import torchscript_is_replaced
+    from drystone.conductor import optimize
+    from drystone.eager.enable import restore, state
 
-    before = torchscript_is_replaced()
-    enable(torchscript)
+    before = state()
+    enable(only, reuse_pages=reuse_pages, torchscript=torchscript)
     try:
         yield
     finally:
-        if not before:
-            disable()
+        restore(before, optimize)
 
 
 def __getattr__(name: str) -> object:
@@ -85,4 +99,6 @@ def __getattr__(name: str) -> object:
         from drystone import saving
 
         return getattr(saving, name)
+    if name == "ops":
+        return importlib.import_module("drystone.ops")
     raise AttributeError(f"module 'drystone' has no attribute {name!r}")

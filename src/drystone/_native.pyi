@@ -213,3 +213,28 @@ def fold(input: TensorDesc, output: TensorDesc, kind: str, dims: Sequence[int]) 
 def gather(input: TensorDesc, indices: TensorDesc, output: TensorDesc, dim: int) -> Step: ...
 def index(input: TensorDesc, indices: Sequence[TensorDesc], output: TensorDesc, dim: int, wraps: bool, name: str) -> Step: ...
 def rotary(x: TensorDesc, cosines: TensorDesc, sines: TensorDesc, output: TensorDesc) -> Step: ...
+def find_libtorch(path: str) -> None:
+    """Look up what registering operators needs, in the ``libtorch_cpu.so`` at ``path``. Raises RuntimeError for what is missing."""
+
+def operator_names() -> list[str]: ...
+def define_operators() -> None:
+    """Make ``torch.ops.drystone.NAME`` of all operators that this torch can have."""
+
+def replace_operator(name: str) -> bool:
+    """Put an operator under torch's own name; False where this torch's differs from the one that is known."""
+
+def restore_operator(name: str) -> None: ...
+def is_replaced(name: str) -> bool: ...
+
+class PageState:
+    on: bool
+    kept: int  # bytes that wait for use
+    limit: int
+    reused: int  # large allocations so far, by where they came from
+    fresh: int
+
+def keep_pages(limit: int) -> bool:
+    """Large CPU tensors use memory of earlier ones again; False where torch's allocator is not the one that is known."""
+
+def release_pages() -> None: ...
+def page_state() -> PageState: ...

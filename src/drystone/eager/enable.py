@@ -1,40 +1,41 @@
-"""What ``drystone.enable()`` changes in torch, and how it is put back: the only place that patches."""
+"""What ``drystone.enable()`` changes in torch, as a whole: one state, set and read at once."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from drystone.eager.script import self_preparing
-
-_originals: dict[str, Callable[..., Any]] = {}  # of torch.jit, by name, while they are replaced
+from drystone.eager import operators, pages, torchscript
 
 
-def replace_torchscript(optimize: Callable[..., Any]) -> None:
-    """``torch.jit.load`` and ``torch.jit.freeze`` give modules that ``optimize`` prepares at their first call."""
-    for name in ("load", "freeze"):
-        if name not in _originals:
-            _originals[name] = getattr(torch.jit, name)
-            setattr(torch.jit, name, _preparing(_originals[name], optimize))
+@dataclass(frozen=True)
+class Enabled:
+    """What is in place of torch's own."""
+
+    operators: frozenset[str] = frozenset()  # of aten
+    reuse_pages: bool = False
+    torchscript: bool = False
 
 
-def restore_torchscript() -> None:
-    """Torch's own functions again; modules that they gave in between stay as they are."""
-    while _originals:
-        name, function = _originals.popitem()
-        setattr(torch.jit, name, function)
+def state() -> Enabled:
+    return Enabled(operators.replaced(), pages.state().on, torchscript.is_replaced())
 
 
-def torchscript_is_replaced() -> bool:
-    return bool(_originals)
+def change(only: Iterable[str] | None, reuse_pages: bool, hook: bool, optimize: Callable[..., Any]) -> None:
+    """Exactly this and nothing else in place of torch's own; ``only`` None for all operators.
+
+    Raises:
+        ValueError: drystone has no operator of a name in ``only``.
+    """
+    restore(Enabled(operators.choose(only), reuse_pages, hook), optimize)
 
 
-def _preparing(function: Callable[..., Any], optimize: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(function)
-    def made(*args: Any, **kwargs: Any) -> Any:
-        return self_preparing(function(*args, **kwargs), optimize)
-
-    return made
+def restore(wanted: Enabled, optimize: Callable[..., Any]) -> None:
+    """The state that ``state()`` gave."""
+    operators.replace(wanted.operators)
+    pages.turn(wanted.reuse_pages)
+    if wanted.torchscript:
+        torchscript.replace(optimize)
+    else:
+        torchscript.restore()

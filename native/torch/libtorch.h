@@ -1,0 +1,79 @@
+// libtorch, found at run time: drystone is not linked against it, so that one build serves every torch.
+//
+// Two kinds of functions are looked up by name. torch's stable C shim (torch/csrc/stable/c/shim.h) registers kernels and knows
+// tensors; its handles are `at::Tensor*`. The C++ functions of torch's own CPU kernels (at::cpu::topk, say) take the calls that
+// ours do not serve, and throw what torch throws. A mangled name holds the types of the arguments: where they change, the name is
+// not found, and the operator is left to torch.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace drystone::torch {
+
+// An argument or a result of a registered kernel: the bits of an integer, a bool or a double; a handle; null for None.
+using StableIValue = uint64_t;
+using BoxedKernel = void (*)(StableIValue* stack, uint64_t inputs, uint64_t outputs);
+
+// at::Tensor: one pointer, which its destructor releases. This one does not; it is there so that it is returned as at::Tensor is.
+struct Tensor {
+  void* impl = nullptr;
+  Tensor() = default;
+  Tensor(const Tensor& other) : impl(other.impl) {}
+  ~Tensor() {}
+};
+
+// c10::ArrayRef
+template <class T>
+struct ArrayRef {
+  const T* data;
+  size_t size;
+};
+
+// c10::IListRef<at::Tensor> over an array.
+struct TensorListRef {
+  ArrayRef<Tensor> tensors;
+  int tag = 0;
+};
+
+// std::optional<at::Tensor>
+struct OptionalTensor {
+  Tensor tensor;
+  bool has_value = false;
+};
+
+// torch's ScalarType, whose numbers never change.
+enum class ScalarType : int32_t { u8 = 0, s8 = 1, s16 = 2, s32 = 3, s64 = 4, f16 = 5, f32 = 6, f64 = 7, boolean = 11, bf16 = 15 };
+int64_t size_of(ScalarType dtype);
+
+struct Shim {
+  int (*init_impl)(const char* space, const char* key, const char* file, uint32_t line, void** library);
+  int (*init_def)(const char* space, const char* file, uint32_t line, void** library);
+  int (*def)(void* library, const char* schema);
+  int (*impl)(void* library, const char* name, BoxedKernel kernel, uint64_t version);
+  int (*delete_library)(void* library);
+  int (*list_size)(void* list, size_t* size);
+  int (*list_get)(void* list, size_t index, StableIValue* item);
+  int (*delete_list)(void* list);
+  int (*new_tensor)(Tensor** tensor);
+  int (*delete_tensor)(Tensor* tensor);
+  int (*new_reference)(Tensor* tensor, Tensor** another);
+  int (*empty_strided)(int64_t rank, const int64_t* sizes, const int64_t* strides, int32_t dtype, int32_t device, int32_t index,
+                       Tensor** tensor);
+  int (*get_data)(Tensor* tensor, void** data);
+  int (*get_dim)(Tensor* tensor, int64_t* rank);
+  int (*get_sizes)(Tensor* tensor, int64_t** sizes);
+  int (*get_strides)(Tensor* tensor, int64_t** strides);
+  int (*get_dtype)(Tensor* tensor, int32_t* dtype);
+  int (*get_numel)(Tensor* tensor, int64_t* numel);
+  int (*threads)();  // at::get_num_threads
+};
+
+// Throws std::runtime_error, which names the first function that this torch lacks. `path` is that of libtorch_cpu.so.
+void find_libtorch(const char* path);
+const Shim& shim();
+
+// The address of a function of libtorch, or null.
+void* find(const char* mangled_name);
+
+}  // namespace drystone::torch

@@ -1,0 +1,116 @@
+#include "torch/tensor.h"
+
+#include <stdexcept>
+
+namespace drystone::torch {
+
+namespace {
+
+void check(int error, const char* what) {
+  if (error) throw std::runtime_error(std::string("torch could not ") + what);
+}
+
+std::vector<int64_t> dense_strides(const std::vector<int64_t>& sizes) {
+  std::vector<int64_t> strides(sizes.size());
+  int64_t stride = 1;
+  for (size_t axis = sizes.size(); axis-- > 0;) {
+    strides[axis] = stride;
+    stride *= sizes[axis] > 1 ? sizes[axis] : 1;
+  }
+  return strides;
+}
+
+}  // namespace
+
+Handle Handle::of(Tensor returned) {
+  Tensor* tensor;
+  check(shim().new_tensor(&tensor), "make a tensor");
+  tensor->impl = returned.impl;
+  return Handle(tensor);
+}
+
+Handle Handle::empty(ScalarType dtype, const std::vector<int64_t>& sizes) { return empty(dtype, sizes, dense_strides(sizes)); }
+
+Handle Handle::empty(ScalarType dtype, const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides) {
+  constexpr int cpu = 0, any_index = -1;
+  Tensor* tensor;
+  check(shim().empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), static_cast<int32_t>(dtype), cpu, any_index,
+                             &tensor),
+        "allocate memory for a result");
+  return Handle(tensor);
+}
+
+ScalarType Handle::dtype() const {
+  int32_t dtype;
+  check(shim().get_dtype(tensor_, &dtype), "tell a dtype");
+  return static_cast<ScalarType>(dtype);
+}
+
+int64_t Handle::rank() const {
+  int64_t rank;
+  check(shim().get_dim(tensor_, &rank), "tell a rank");
+  return rank;
+}
+
+ArrayRef<int64_t> Handle::sizes() const {
+  int64_t* sizes;
+  check(shim().get_sizes(tensor_, &sizes), "tell sizes");
+  return {sizes, static_cast<size_t>(rank())};
+}
+
+ArrayRef<int64_t> Handle::strides() const {
+  int64_t* strides;
+  check(shim().get_strides(tensor_, &strides), "tell strides");
+  return {strides, static_cast<size_t>(rank())};
+}
+
+int64_t Handle::numel() const {
+  int64_t numel;
+  check(shim().get_numel(tensor_, &numel), "tell the number of elements");
+  return numel;
+}
+
+void* Handle::data() const {
+  void* data;
+  check(shim().get_data(tensor_, &data), "tell an address");
+  return data;
+}
+
+bool Handle::is_contiguous() const {
+  const auto sizes = this->sizes(), strides = this->strides();
+  int64_t stride = 1;
+  for (size_t axis = sizes.size; axis-- > 0;) {
+    if (sizes.data[axis] != 1 && strides.data[axis] != stride) return false;
+    stride *= sizes.data[axis];
+  }
+  return true;
+}
+
+Handle Arguments::optional_tensor() {
+  auto* boxed = reinterpret_cast<StableIValue*>(*next_++);
+  if (!boxed) return Handle();
+  Handle tensor(reinterpret_cast<Tensor*>(*boxed));
+  delete boxed;
+  return tensor;
+}
+
+std::vector<Handle> Arguments::tensors() {
+  void* list = reinterpret_cast<void*>(*next_++);
+  size_t size;
+  check(shim().list_size(list, &size), "tell the length of a list");
+  std::vector<Handle> tensors;
+  tensors.reserve(size);
+  for (size_t i = 0; i < size; ++i) {
+    StableIValue item;
+    check(shim().list_get(list, i, &item), "read a list");
+    tensors.emplace_back(reinterpret_cast<Tensor*>(item));
+  }
+  shim().delete_list(list);
+  return tensors;
+}
+
+void give_back(StableIValue* stack, std::initializer_list<Handle*> results) {
+  for (Handle* result : results) *stack++ = result->release();
+}
+
+}  // namespace drystone::torch

@@ -1,0 +1,65 @@
+// The tensors that a registered kernel is called with, and those that it returns.
+#pragma once
+
+#include <initializer_list>
+#include <utility>
+#include <vector>
+
+#include "torch/libtorch.h"
+
+namespace drystone::torch {
+
+// A reference to a tensor of torch, owned.
+class Handle {
+ public:
+  Handle() = default;
+  explicit Handle(Tensor* taken) : tensor_(taken) {}
+  Handle(Handle&& other) noexcept : tensor_(std::exchange(other.tensor_, nullptr)) {}
+  Handle& operator=(Handle&& other) noexcept {
+    std::swap(tensor_, other.tensor_);
+    return *this;
+  }
+  ~Handle() {
+    if (tensor_) shim().delete_tensor(tensor_);
+  }
+  // What a C++ function of libtorch returned.
+  static Handle of(Tensor returned);
+  // New memory, not initialised; `strides` in elements, dense and row-major where left out.
+  static Handle empty(ScalarType dtype, const std::vector<int64_t>& sizes);
+  static Handle empty(ScalarType dtype, const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides);
+
+  explicit operator bool() const { return tensor_ != nullptr; }
+  const Tensor& operator*() const { return *tensor_; }
+  Tensor* get() const { return tensor_; }
+  StableIValue release() { return reinterpret_cast<StableIValue>(std::exchange(tensor_, nullptr)); }
+
+  ScalarType dtype() const;
+  ArrayRef<int64_t> sizes() const;
+  ArrayRef<int64_t> strides() const;  // in elements
+  int64_t rank() const;
+  int64_t numel() const;
+  void* data() const;
+  bool is_contiguous() const;
+
+ private:
+  Tensor* tensor_ = nullptr;
+};
+
+// The arguments on a kernel's stack, in the order of the schema; each is read once, and owned from then on.
+class Arguments {
+ public:
+  explicit Arguments(StableIValue* stack) : next_(stack) {}
+  Handle tensor() { return Handle(reinterpret_cast<Tensor*>(*next_++)); }
+  Handle optional_tensor();  // an empty handle for None
+  std::vector<Handle> tensors();
+  int64_t integer() { return static_cast<int64_t>(*next_++); }
+  bool boolean() { return (*next_++ & 1) != 0; }
+
+ private:
+  StableIValue* next_;
+};
+
+// Results, in the order of the schema; they take the place of the arguments.
+void give_back(StableIValue* stack, std::initializer_list<Handle*> results);
+
+}  // namespace drystone::torch

@@ -1,0 +1,187 @@
+"""``drystone.enable()``: what it puts in place of torch's own, and how that goes away again."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import drystone
+from drystone.eager import enable, operators, pages
+
+pytestmark = pytest.mark.skipif(operators.why_not() is not None, reason=str(operators.why_not()))
+
+ALL = frozenset(operators.names())
+
+
+@pytest.fixture(autouse=True)
+def disabled_afterwards() -> Iterator[None]:
+    yield
+    drystone.disable()
+
+
+def large_lookup() -> torch.Tensor:
+    return F.embedding(torch.arange(512), torch.randn(512, 64))
+
+
+def test_the_last_call_counts() -> None:
+    assert enable.state() == enable.Enabled()
+    drystone.enable()
+    drystone.enable()
+    assert enable.state() == enable.Enabled(ALL, reuse_pages=True)
+    drystone.enable(only=["embedding"], reuse_pages=False, torchscript=True)
+    assert enable.state() == enable.Enabled(frozenset({"embedding"}), torchscript=True)
+    drystone.disable()
+    drystone.disable()
+    assert enable.state() == enable.Enabled()
+
+
+def test_within_a_with_statement() -> None:
+    drystone.enable(only=["embedding"])
+    before = enable.state()
+    with pytest.raises(KeyError), drystone.enabled(only=[]):
+        assert enable.state() == enable.Enabled(reuse_pages=True)
+        raise KeyError
+    assert enable.state() == before
+
+
+def test_unknown_names_are_refused_before_anything_changes() -> None:
+    with pytest.raises(ValueError, match=r"no operator 'topq' in drystone; it has .*embedding"):
+        drystone.enable(only=["embedding", "topq"])
+    assert enable.state() == enable.Enabled()
+
+
+def test_our_kernel_runs_under_torchs_name() -> None:
+    # Only dispatch tells: results are the same.
+    drystone.enable(only=["embedding"])
+    kernels = torch._C._dispatch_dump("aten::embedding")
+    assert "operators.cpp" in kernels
+    drystone.disable()
+    assert "operators.cpp" not in torch._C._dispatch_dump("aten::embedding")
+
+
+def test_import_changes_nothing_and_nothing_is_printed() -> None:
+    code = (
+        "import torch, drystone\n"
+        "before = torch._C._dispatch_dump('aten::embedding')\n"
+        "import drystone.ops, drystone.eager.enable\n"
+        "assert torch._C._dispatch_dump('aten::embedding') == before\n"
+        "assert not drystone.eager.pages.state().on\n"
+        "drystone.disable()\n"
+        "with drystone.enabled(): torch.topk(torch.zeros(3), 1)\n"
+        "assert torch._C._dispatch_dump('aten::embedding') == before\n"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=120, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_auto_runs_a_program_as_if_it_were_called_itself(tmp_path: Path) -> None:
+    (tmp_path / "beside.py").write_text("value = 7\n")
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys\nimport beside\nfrom drystone.eager import enable\n"
+        "assert __name__ == '__main__' and sys.argv[1:] == ['--flag', '3'] and beside.value == 7\n"
+        "state = enable.state()\nassert state.operators and state.torchscript\nprint('ran')\n"
+    )
+    command = [sys.executable, "-m", "drystone.auto"]
+    done = subprocess.run([*command, str(program), "--flag", "3"], check=True, timeout=120, capture_output=True, text=True)
+    assert done.stdout == "ran\n"
+    missing = subprocess.run([*command, "no/such.py"], timeout=120, capture_output=True, text=True)
+    assert missing.returncode != 0 and "'no/such.py'" in missing.stderr
+    assert subprocess.run(command, timeout=120, capture_output=True, text=True).returncode != 0
+
+
+# -- pages ------------------------------------------------------------------------------------------------------------
+
+
+def test_large_results_reuse_memory() -> None:
+    drystone.enable(only=[])
+    x = torch.randn(1 << 20)
+    address = torch.tanh(x).data_ptr()
+    before = pages.state().reused
+    assert torch.tanh(x).data_ptr() == address
+    assert pages.state().reused == before + 1
+    small = torch.tanh(x[:100])
+    assert pages.state().reused == before + 1 and small.numel() == 100
+
+
+def test_what_waits_is_bounded_and_released(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DRYSTONE_PAGES", "8")
+    drystone.enable(only=[])
+    for size in range(1 << 18, 3 << 20, 1 << 18):
+        torch.empty(size)
+        assert pages.state().kept <= 8 << 20
+    assert pages.state().kept > 0
+    drystone.disable()
+    assert pages.state().kept == 0
+
+
+def test_a_block_is_not_given_to_a_much_smaller_tensor() -> None:
+    drystone.enable(only=[])
+    address = torch.empty(4 << 20).data_ptr()
+    assert torch.empty(1 << 20).data_ptr() != address
+    assert torch.empty((4 << 20) - 100).data_ptr() == address
+
+
+def test_tensors_outlive_the_allocator_that_made_them() -> None:
+    before = torch.arange(1 << 20)
+    drystone.enable(only=[])
+    within = torch.arange(1 << 20)
+    with drystone.enabled(only=[]):
+        nested = torch.arange(1 << 20)
+    del before
+    drystone.disable()
+    assert torch.equal(within, nested)
+    within.untyped_storage().resize_(16 << 20)
+    del within, nested
+    assert pages.state().kept == 0
+
+
+def test_onednn_within_torch_takes_bare_pointers_from_it() -> None:
+    x = torch.randn(2, 16, 128, 128)
+    layer = torch.nn.Conv2d(16, 32, 3)
+    with torch.no_grad():
+        expected = layer(x)
+        drystone.enable(only=[])
+        blocked = x.to_mkldnn()
+        assert torch.equal(layer(x), expected)
+    drystone.disable()
+    del blocked
+
+
+def test_no_pages_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DRYSTONE_PAGES", "0")
+    drystone.enable()
+    assert not pages.state().on
+    monkeypatch.setenv("DRYSTONE_PAGES", "much")
+    with pytest.raises(drystone.InputError, match="DRYSTONE_PAGES is 'much'"):
+        drystone.enable()
+
+
+# -- embedding, the first of the operators ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
+@pytest.mark.parametrize("indices", [torch.int64, torch.int32])
+def test_rows_are_torchs(dtype: torch.dtype, indices: torch.dtype) -> None:
+    table = torch.randint(-100, 100, (300, 33)).to(dtype)
+    which = torch.randint(0, 300, (70, 25), dtype=indices)
+    expected = F.embedding(which, table)
+    assert torch.equal(drystone.ops.embedding(which, table), expected)
+    drystone.enable()
+    assert torch.equal(F.embedding(which, table), expected)
+
+
+@pytest.mark.parametrize("bad", [300, -1, 1 << 40])
+@pytest.mark.parametrize("count", [1, 2000])
+def test_an_index_out_of_range_raises_what_torch_raises(bad: int, count: int) -> None:
+    drystone.enable()
+    which = torch.zeros(count, dtype=torch.int64)
+    which[-1] = bad
+    with pytest.raises(IndexError, match="index out of range"):
+        F.embedding(which, torch.randn(300, 33))
