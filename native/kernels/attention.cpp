@@ -10,6 +10,7 @@
 #include <omp.h>
 
 #include "kernels/attention_tiles.h"
+#include "kernels/vector_math.h"
 
 namespace drystone::DRYSTONE_ISA {
 
@@ -17,11 +18,11 @@ namespace {
 
 constexpr int64_t kKeys = attention_keys;
 
-// e^x for x <= 0; below the range of normal numbers, 0.
-inline float exp_below(float x) {
-  const SplitExp e = split_exp(x);
-  return x < -87.0f ? 0.0f : (1.0f + e.p) * power_of_two(e.n);
-}
+// Scores are kept in units of log2, in which e^x is 2^x.
+constexpr float log2_e = 1.44269504f;
+
+// 2^x for any x up to 0, -infinity included.
+inline Floats power(Floats x) { return exp2_below(most_or(all(-150.0f), x)); }
 
 // What the rows of a chunk carry from block to block.
 template <class Unit>
@@ -56,27 +57,53 @@ State<Unit> lay_out(const AttentionArgs& args, std::byte* scratch) {
   return state;
 }
 
-// scores = scale * scores + mask (may be null), and their maximum, at least `most`. The first `seen` count, the others are hidden.
-float finish_scores(float* scores, float scale, const float* mask, int64_t seen, float most) {
-  if (mask) {
-#pragma omp simd
-    for (int64_t i = 0; i < kKeys; i++) scores[i] = fma(scores[i], scale, mask[i]);
-  } else {
-#pragma omp simd
-    for (int64_t i = 0; i < kKeys; i++) scores[i] *= scale;
+struct Finished {
+  float most;   // the maximum so far
+  float scale;  // by which the scores are still to be multiplied
+};
+
+// scores = scale * scores + mask (may be null), the first `seen` of them; the others are hidden. A row without either is only looked at.
+Finished finish_scores(float* scores, float scale, const float* mask, int64_t seen, float most) {
+  const bool all_seen = !mask && seen >= kKeys && scale > 0.0f;
+  if (!all_seen) {
+    for (int64_t i = 0; i < kKeys; i += kFloats) {
+      if (!mask) {
+        store_raw(scores + i, load<kFloats>(scores + i) * scale);
+        continue;
+      }
+      // A mask of the lowest finite number hides nothing where all keys have it: it must not become -infinity here.
+      const Floats added = load<kFloats>(mask + i), lowest = added == -infinity ? added : all(-__FLT_MAX__);
+      store_raw(scores + i, most_or(lowest, fma(load<kFloats>(scores + i), all(scale), added * log2_e)));
+    }
+    for (int64_t i = seen > 0 ? seen : 0; i < kKeys; i++) scores[i] = -infinity;
   }
-  for (int64_t i = seen > 0 ? seen : 0; i < kKeys; i++) scores[i] = -infinity;
-#pragma omp simd reduction(max : most)
-  for (int64_t i = 0; i < kKeys; i++) most = scores[i] > most ? scores[i] : most;
-  return most;
+  Floats highest = load<kFloats>(scores);
+  for (int64_t i = kFloats; i < kKeys; i += kFloats) highest = most_or(load<kFloats>(scores + i), highest);
+  const float left = all_seen ? scale : 1.0f, here = largest(highest) * left;
+  return {here > most ? here : most, left};
 }
 
-// scores = e^(scores - base); sums = factor * sums + what they add up to, lane by lane.
-void exponentials(float* scores, float base, float factor, float* sums) {
-#pragma omp simd
-  for (int64_t i = 0; i < kKeys; i++) scores[i] = exp_below(scores[i] - base);
-  auto total = load<kFloats>(sums) * factor;
-  for (int64_t i = 0; i < kKeys; i += kFloats) total += load<kFloats>(scores + i);
+inline void store_weights(float* to, Floats weights) { store_raw(to, weights); }
+#ifdef __AVX512F__
+[[gnu::target("avx512bf16")]] inline void store_weights(uint32_t* to, Floats weights) {
+  const __m256bh rounded = _mm512_cvtneps_pbh((__m512)weights);
+  __builtin_memcpy(to, &rounded, sizeof rounded);
+}
+#endif
+
+// weights = 2^(scale * scores - base), as units; sums = factor * sums + what they add up to, lane by lane. weights may be scores.
+template <class Unit>
+#ifdef __AVX512F__
+[[gnu::target("avx512bf16")]]
+#endif
+void exponentials(Unit* weights, const float* scores, float scale, float base, float factor, float* sums) {
+  Floats total = load<kFloats>(sums) * factor;
+#pragma GCC unroll 8
+  for (int64_t i = 0; i < kKeys; i += kFloats) {
+    const Floats weight = power(fma(load<kFloats>(scores + i), all(scale), all(-base)));
+    store_weights(weights + i / kElements<Unit>, weight);
+    total += weight;
+  }
   store_raw(sums, total);
 }
 
@@ -149,15 +176,6 @@ bool mask_is_idle(const AttentionArgs& args) {
   }
 }
 
-// Weights as the values are multiplied with them.
-const float* as_units(const float* weights, int64_t, float*) { return weights; }
-#ifdef __AVX512F__
-const uint32_t* as_units(const float* weights, int64_t count, uint32_t* buffer) {
-  round_to_pairs(buffer, weights, count);
-  return buffer;
-}
-#endif
-
 // A block of `count` keys from `first` on. A tile of rows sees the first `seen` at most.
 struct Block {
   int64_t first, count, seen;
@@ -167,8 +185,8 @@ struct Block {
 template <int R, class Unit>
 void tile(const AttentionArgs& args, const State<Unit>& state, const Rows& rows, int64_t first, int64_t valid, const Block& block) {
   alignas(64) float scores[R * kKeys], buffer[kKeys];
-  alignas(64) Unit pairs[R * kKeys / kElements<Unit>];
-  float bases[R], factors[R];
+  alignas(64) Unit weights[R * kKeys / kElements<Unit>];
+  float scales[R], bases[kFloats], factors[kFloats];
   for (int64_t j = 0; j < block.seen; j += kPanel)
     multiply_tile<R, 2>(state.query + first * state.depth, state.depth, state.keys + j * state.depth, state.depth, scores + j, kKeys,
                         nullptr);
@@ -177,18 +195,17 @@ void tile(const AttentionArgs& args, const State<Unit>& state, const Rows& rows,
   for (int64_t r = 0; r < R; r++) {
     const float* mask = r < valid ? mask_row(args, rows.batch, row, block.first, block.count, buffer) : nullptr;
     const int64_t seen = args.causal ? least(row.position - block.first + 1, block.seen) : block.seen;
-    bases[r] = finish_scores(scores + r * kKeys, args.scale, mask, seen, most[r]);
+    const Finished finished = finish_scores(scores + r * kKeys, args.scale * log2_e, mask, seen, most[r]);
+    scales[r] = finished.scale;
+    bases[r] = finished.most == -infinity ? 0.0f : finished.most;  // all hidden so far: every weight is 0
+    factors[r] = most[r] - bases[r];
+    most[r] = finished.most;
     row = next(args, row);
   }
-#pragma omp simd
-  for (int r = 0; r < R; r++) {
-    const float base = bases[r] == -infinity ? 0.0f : bases[r];  // all hidden so far: every weight is 0
-    factors[r] = exp_below(most[r] - base);
-    most[r] = bases[r];
-    bases[r] = base;
-  }
-  for (int64_t r = 0; r < R; r++) exponentials(scores + r * kKeys, bases[r], factors[r], state.sums + (first + r) * kFloats);
-  const Unit* weights = as_units(scores, R * kKeys, pairs);
+  each(factors, factors, R, [](Floats x) { return power(x); });
+  for (int64_t r = 0; r < R; r++)
+    exponentials(weights + r * kKeys / kElements<Unit>, scores + r * kKeys, scales[r], bases[r], factors[r],
+                 state.sums + (first + r) * kFloats);
   const int64_t stride = kKeys / kElements<Unit>, depth = ceil_div(block.seen, kElements<Unit>);
   for (int64_t j = 0; j < args.width; j += kPanel) {
     float* output = state.output + first * state.width + j;
@@ -251,16 +268,17 @@ void end(const AttentionArgs& args, const State<Unit>& state, const Rows& rows) 
 void single(const AttentionArgs& args, const State<float>& state, const Rows& rows, const float* keys, const float* values) {
   alignas(64) float scores[kKeys], buffer[kKeys];
   const Row row = row_of(args, rows, 0);
-  const int64_t all = args.causal ? least(row.position + 1, args.keys) : args.keys;
+  const int64_t seen = args.causal ? least(row.position + 1, args.keys) : args.keys;
   float most = -infinity;
-  for (int64_t key = 0; key < all; key += kKeys) {
-    const int64_t count = least(kKeys, all - key);
+  for (int64_t key = 0; key < seen; key += kKeys) {
+    const int64_t count = least(kKeys, seen - key);
     multiply_keys(scores, state.query, keys + key * args.key_strides[2], args.key_strides[2], count, args.depth);
     const float* mask = mask_row(args, rows.batch, row, key, count, buffer);
     const float before = most;
-    most = finish_scores(scores, args.scale, mask, count, before);
-    const float base = most == -infinity ? 0.0f : most, factor = exp_below(before - base);
-    exponentials(scores, base, factor, state.sums);
+    const Finished finished = finish_scores(scores, args.scale * log2_e, mask, count, before);
+    most = finished.most;
+    const float base = most == -infinity ? 0.0f : most, factor = power(all(before - base))[0];
+    exponentials(scores, scores, finished.scale, base, factor, state.sums);
     add_values(state.output, factor, scores, values + key * args.value_strides[2], args.value_strides[2], count, args.width);
   }
 }

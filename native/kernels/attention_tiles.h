@@ -71,14 +71,6 @@ template <int R, int C>
 #pragma GCC unroll 2
     for (int j = 0; j < C; j++) _mm512_storeu_ps(c + r * c_stride + j * kFloats, sums[r][j]);
 }
-
-// count is a multiple of 16.
-[[gnu::target("avx512bf16")]] inline void round_to_pairs(uint32_t* to, const float* from, int64_t count) {
-  for (int64_t i = 0; i < count; i += 16) {
-    const __m256bh rounded = _mm512_cvtneps_pbh(_mm512_loadu_ps(from + i));
-    __builtin_memcpy(to + i / 2, &rounded, sizeof rounded);
-  }
-}
 #endif
 
 template <class Unit>

@@ -9,6 +9,7 @@
 
 #include "kernels/block.h"
 #include "kernels/instructions.h"
+#include "kernels/vector_math.h"
 
 namespace drystone::DRYSTONE_ISA {
 
@@ -47,16 +48,16 @@ void execute(const PointwiseInstruction& op, float* y, const float* a, const flo
     case PointwiseKind::relu: return unary(y, a, count, [](float x) { return x < 0.0f ? 0.0f : x; });
     case PointwiseKind::leaky_relu: return unary(y, a, count, [=](float x) { return x > 0.0f ? x : alpha * x; });
     case PointwiseKind::elu: return unary(y, a, count, [=](float x) { return x > 0.0f ? x : alpha * expm1(x); });
-    case PointwiseKind::gelu_erf: return unary(y, a, count, [](float x) { return gelu_erf(x); });
-    case PointwiseKind::gelu_tanh: return unary(y, a, count, [](float x) { return gelu_tanh(x); });
-    case PointwiseKind::silu: return unary(y, a, count, [](float x) { return silu(x); });
+    case PointwiseKind::gelu_erf: return each(y, a, count, [](Floats x) { return gelu_erf(x); });
+    case PointwiseKind::gelu_tanh: return each(y, a, count, [](Floats x) { return gelu_tanh(x); });
+    case PointwiseKind::silu: return each(y, a, count, [](Floats x) { return silu(x); });
     case PointwiseKind::mish: return unary(y, a, count, [](float x) { return mish(x); });
     case PointwiseKind::hardswish: return unary(y, a, count, [](float x) { return x * clamp(x + 3.0f, 0.0f, 6.0f) * (1.0f / 6.0f); });
     case PointwiseKind::hardsigmoid: return unary(y, a, count, [](float x) { return clamp(x + 3.0f, 0.0f, 6.0f) * (1.0f / 6.0f); });
-    case PointwiseKind::sigmoid: return unary(y, a, count, [](float x) { return sigmoid(x); });
-    case PointwiseKind::tanh: return unary(y, a, count, [](float x) { return tanh(x); });
+    case PointwiseKind::sigmoid: return each(y, a, count, [](Floats x) { return sigmoid(x); });
+    case PointwiseKind::tanh: return each(y, a, count, [](Floats x) { return tanh(x); });
     case PointwiseKind::clamp: return unary(y, a, count, [=](float x) { return clamp(x, alpha, beta); });
-    case PointwiseKind::exp: return unary(y, a, count, [](float x) { return exp(x); });
+    case PointwiseKind::exp: return each(y, a, count, [](Floats x) { return exp(x); });
     case PointwiseKind::log: return unary(y, a, count, [](float x) { return log(x); });
     case PointwiseKind::log1p: return unary(y, a, count, [](float x) { return log1p(x); });
     case PointwiseKind::sqrt: return unary(y, a, count, [](float x) { return __builtin_sqrtf(x); });

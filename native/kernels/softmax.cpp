@@ -6,6 +6,7 @@
 // and so does a row of -inf, whose maximum is subtracted from itself.
 #include "kernels/softmax.h"
 
+#include "kernels/vector_math.h"
 #include "kernels/walk_inline.h"
 
 namespace drystone::DRYSTONE_ISA {
@@ -23,13 +24,17 @@ float maximum_of(const float* x, int64_t count, float most) {
 
 // y = e^(x - most), and the sum; y may be x.
 float exponentials(float* y, const float* x, int64_t count, float most) {
-  float sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < count; i++) {
-    const float e = exp(x[i] - most);
-    y[i] = e;
-    sum += e;
+  Floats sums{};
+  int64_t i = 0;
+  for (; i + kFloats <= count; i += kFloats) {
+    const Floats e = exp(load<kFloats>(x + i) - most);
+    store_raw(y + i, e);
+    sums += e;
   }
+  float sum = 0.0f;
+  each(y + i, x + i, count - i, [=](Floats v) { return exp(v - most); });
+  for (; i < count; i++) sum += y[i];
+  for (int j = 0; j < kFloats; j++) sum += sums[j];
   return sum;
 }
 
@@ -80,6 +85,13 @@ void long_row(const SoftmaxArgs& args, const void* input, void* output, int64_t 
   });
 }
 
+// y = e^(x - most), each column with a maximum of its own; y may be x.
+void weights(float* y, const float* x, const float* most, int64_t count) {
+#pragma omp simd
+  for (int64_t j = 0; j < count; j++) y[j] = x[j] - most[j];
+  each(y, y, count, [](Floats v) { return exp(v); });
+}
+
 void columns(const SoftmaxArgs& args, const void* input, void* output, int64_t rows, int64_t count) {
   alignas(64) float buffer[width], most[width], sum[width];
   const int64_t from = args.inner.strides[0], to = args.inner.strides[1];
@@ -99,12 +111,9 @@ void columns(const SoftmaxArgs& args, const void* input, void* output, int64_t r
   for (int64_t row = 0; row < rows; row++) {
     const float* x = row_of(row);
     float* y = keep ? static_cast<float*>(output) + offset_of(args.reduced, row, 1) : buffer;
+    weights(y, x, most, count);
 #pragma omp simd
-    for (int64_t j = 0; j < count; j++) {
-      const float e = exp(x[j] - most[j]);
-      y[j] = e;
-      sum[j] += e;
-    }
+    for (int64_t j = 0; j < count; j++) sum[j] += y[j];
   }
 #pragma omp simd
   for (int64_t j = 0; j < count; j++) sum[j] = 1.0f / sum[j];
@@ -116,9 +125,9 @@ void columns(const SoftmaxArgs& args, const void* input, void* output, int64_t r
       for (int64_t j = 0; j < count; j++) y[j] *= sum[j];
       continue;
     }
-    const float* x = row_of(row);
+    weights(buffer, row_of(row), most, count);
 #pragma omp simd
-    for (int64_t j = 0; j < count; j++) buffer[j] = exp(x[j] - most[j]) * sum[j];
+    for (int64_t j = 0; j < count; j++) buffer[j] *= sum[j];
     store(advance(output, place, args.output_bf16), buffer, args.output_bf16, to, count);
   }
 }
