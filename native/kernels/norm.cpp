@@ -104,7 +104,7 @@ void apply_run(const NormArgs& args, float* y, const float* x, int64_t count, St
   }
 }
 
-void short_row(const NormArgs& args, const void* input, void* output, int64_t parameters, int64_t rows) {
+Statistics short_row(const NormArgs& args, const void* input, void* output, int64_t parameters, int64_t rows) {
   alignas(64) float buffer[longest];
   const int64_t size = args.inner.size, total = rows * size;
   const float* x = buffer;
@@ -124,6 +124,7 @@ void short_row(const NormArgs& args, const void* input, void* output, int64_t pa
     apply_run(args, y, x + row * size, size, s, parameters + offset_of(args.reduced, row, 2));
     if (!direct) store(to, y, args.output_bf16, args.inner.strides[1], size);
   }
+  return s;
 }
 
 // Calls f(row, column, x, count) for each piece of the rows.
@@ -139,7 +140,7 @@ void each_piece(const NormArgs& args, float* buffer, const void* input, int64_t 
   }
 }
 
-void long_row(const NormArgs& args, const void* input, void* output, int64_t parameters, int64_t rows) {
+Statistics long_row(const NormArgs& args, const void* input, void* output, int64_t parameters, int64_t rows) {
   alignas(64) float buffer[longest];
   const double total = static_cast<double>(rows * args.inner.size);
   double sum = 0.0;
@@ -161,6 +162,7 @@ void long_row(const NormArgs& args, const void* input, void* output, int64_t par
     apply_run(args, y, x, count, s, parameters + offset_of(args.reduced, row, 2) + along);
     if (!direct) store(to, y, args.output_bf16, args.inner.strides[1], count);
   });
+  return s;
 }
 
 // Sums of x - centre over the rows, and of its square where `squares` is not null: one a column.
@@ -259,12 +261,13 @@ void norm(const NormArgs& args) {
     const auto place = [&](int operand) { return offset_of(args.kept, index, operand) + column * args.inner.strides[operand]; };
     const void* input = advance(args.input, place(0), args.input_bf16);
     void* output = advance(args.output, place(1), args.output_bf16);
-    if (!args.inner_reduced)
+    if (!args.inner_reduced) {
       columns(args, input, output, place(2), rows, least(chunk, size - column));
-    else if (rows * size <= longest)
-      short_row(args, input, output, place(2), rows);
-    else
-      long_row(args, input, output, place(2), rows);
+      continue;
+    }
+    const Statistics s = (rows * size <= longest ? short_row : long_row)(args, input, output, place(2), rows);
+    if (args.means) args.means[index] = s.mean - s.correction / s.deviation;
+    if (args.deviations) args.deviations[index] = s.deviation;
   }
 }
 

@@ -18,6 +18,9 @@ struct NormArgs {
   int64_t merged;  // where the inner axis is kept: so many neighbours on it share their statistics
   double eps;
   bool centred;  // otherwise the mean counts as 0 (RMS norm)
+  // Where the inner axis is reduced, and where these are not null: the statistics of each step over `kept`.
+  float* means;
+  float* deviations;  // reciprocals of the standard deviations
   int threads;
 };
 

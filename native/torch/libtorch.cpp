@@ -53,6 +53,8 @@ void find_libtorch(const char* path) {
     require(found.list_size, "torch_list_size");
     require(found.list_get, "torch_list_get_item");
     require(found.delete_list, "torch_delete_list");
+    require(found.string_data, "torch_string_c_str");
+    require(found.delete_string, "torch_delete_string");
     require(found.new_tensor, "aoti_torch_new_uninitialized_tensor");
     require(found.delete_tensor, "aoti_torch_delete_tensor_object");
     require(found.new_reference, "aoti_torch_new_tensor_handle");

@@ -55,6 +55,8 @@ struct Shim {
   int (*list_size)(void* list, size_t* size);
   int (*list_get)(void* list, size_t index, StableIValue* item);
   int (*delete_list)(void* list);
+  int (*string_data)(void* string, const char** characters);
+  int (*delete_string)(void* string);
   int (*new_tensor)(Tensor** tensor);
   int (*delete_tensor)(Tensor* tensor);
   int (*new_reference)(Tensor* tensor, Tensor** another);

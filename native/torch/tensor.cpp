@@ -1,5 +1,6 @@
 #include "torch/tensor.h"
 
+#include <bit>
 #include <stdexcept>
 
 namespace drystone::torch {
@@ -84,6 +85,45 @@ bool Handle::is_contiguous() const {
     stride *= sizes.data[axis];
   }
   return true;
+}
+
+bool Handle::is_dense() const {
+  const auto sizes = this->sizes(), strides = this->strides();
+  int64_t stride = 1;
+  uint64_t seen = 0;  // axes, by bit
+  for (size_t found = 0; found < sizes.size; found++) {
+    size_t axis = 0;
+    while (axis < sizes.size && ((seen >> axis & 1) || (sizes.data[axis] != 1 && strides.data[axis] != stride))) axis++;
+    if (axis == sizes.size) return false;
+    seen |= uint64_t{1} << axis;
+    stride *= sizes.data[axis];
+  }
+  return true;
+}
+
+double Arguments::real() { return std::bit_cast<double>(*next_++); }
+
+std::string Arguments::string() {
+  void* string = reinterpret_cast<void*>(*next_++);
+  const char* characters;
+  check(shim().string_data(string, &characters), "read a string");
+  std::string copy(characters);
+  shim().delete_string(string);
+  return copy;
+}
+
+std::vector<int64_t> Arguments::integers() {
+  void* list = reinterpret_cast<void*>(*next_++);
+  size_t size;
+  check(shim().list_size(list, &size), "tell the length of a list");
+  std::vector<int64_t> integers(size);
+  for (size_t i = 0; i < size; ++i) {
+    StableIValue item;
+    check(shim().list_get(list, i, &item), "read a list");
+    integers[i] = static_cast<int64_t>(item);
+  }
+  shim().delete_list(list);
+  return integers;
 }
 
 Handle Arguments::optional_tensor() {

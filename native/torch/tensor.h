@@ -2,6 +2,7 @@
 #pragma once
 
 #include <initializer_list>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -40,6 +41,7 @@ class Handle {
   int64_t numel() const;
   void* data() const;
   bool is_contiguous() const;
+  bool is_dense() const;  // in some order of its axes: the elements fill their memory, each once
 
  private:
   Tensor* tensor_ = nullptr;
@@ -54,6 +56,9 @@ class Arguments {
   std::vector<Handle> tensors();
   int64_t integer() { return static_cast<int64_t>(*next_++); }
   bool boolean() { return (*next_++ & 1) != 0; }
+  double real();
+  std::string string();
+  std::vector<int64_t> integers();
 
  private:
   StableIValue* next_;

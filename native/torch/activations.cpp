@@ -1,0 +1,91 @@
+// tanh, sigmoid, silu and gelu of dense tensors, float32 or bfloat16.
+#include <string_view>
+
+#include "kernels/pointwise.h"
+#include "kernels/table.h"
+#include "torch/operators.h"
+#include "torch/tensor.h"
+
+namespace drystone::torch {
+
+namespace {
+
+// Below that the first of these costs as much as it saves, and threads do.
+constexpr int64_t least_elements = 1024, least_for_threads = 1 << 15;
+
+// An empty handle where torch's kernel serves better.
+Handle activated(const Handle& x, PointwiseKind kind) {
+  const KernelTable* table = kernels();
+  const ScalarType dtype = x.dtype();
+  const int64_t count = x.numel();
+  if (!table || count < least_elements || (dtype != ScalarType::f32 && dtype != ScalarType::bf16) || !x.is_dense()) return Handle();
+  const auto sizes = x.sizes(), strides = x.strides();
+  Handle y = Handle::empty(dtype, {sizes.data, sizes.data + sizes.size}, {strides.data, strides.data + strides.size});
+  const bool bf16 = dtype == ScalarType::bf16;
+  const PointwiseOperand operands[] = {{bf16, {0, 1}}, {bf16, {0, 1}}};
+  const PointwiseInstruction instruction = {kind, 0, 0, 1, 0.0f, 0.0f};
+  void* const slots[] = {x.data(), y.data()};
+  PointwiseArgs args{};
+  args.axes = 2;
+  args.sizes[0] = 1;
+  args.sizes[1] = count;
+  args.inputs = 1;
+  args.operands = operands;
+  args.instructions = 1;
+  args.program = &instruction;
+  args.slots = slots;
+  args.threads = count < least_for_threads ? 1 : shim().threads();
+  table->pointwise(args);
+  return y;
+}
+
+using Unary = Tensor (*)(const Tensor& x);
+
+// An operator of one tensor, and torch's own.
+template <PointwiseKind kind>
+struct Activation {
+  static inline Unary torchs;
+  static void kernel(StableIValue* stack, uint64_t, uint64_t) {
+    const Handle x = Arguments(stack).tensor();
+    Handle y = activated(x, kind);
+    if (!y) y = Handle::of(torchs(*x));
+    give_back(stack, {&y});
+  }
+  static bool find_as(const char* name) {
+    torchs = reinterpret_cast<Unary>(find(name));
+    return torchs != nullptr;
+  }
+};
+
+using Tanh = Activation<PointwiseKind::tanh>;
+using Sigmoid = Activation<PointwiseKind::sigmoid>;
+using Silu = Activation<PointwiseKind::silu>;
+
+Tensor (*torch_gelu)(const Tensor& x, std::string_view approximate);
+
+bool find_gelu() {
+  torch_gelu = reinterpret_cast<decltype(torch_gelu)>(find("_ZN2at3cpu4geluERKNS_6TensorESt17basic_string_viewIcSt11char_traitsIcEE"));
+  return torch_gelu != nullptr;
+}
+
+void gelu_kernel(StableIValue* stack, uint64_t, uint64_t) {
+  Arguments arguments(stack);
+  const Handle x = arguments.tensor();
+  const std::string approximate = arguments.string();
+  Handle y;
+  if (approximate == "tanh") y = activated(x, PointwiseKind::gelu_tanh);
+  // torch computes the error function of bfloat16 to fewer digits, and so faster.
+  if (approximate == "none" && x.dtype() == ScalarType::f32) y = activated(x, PointwiseKind::gelu_erf);
+  if (!y) y = Handle::of(torch_gelu(*x, approximate));
+  give_back(stack, {&y});
+}
+
+}  // namespace
+
+extern const Operator tanh{"tanh", "(Tensor self) -> Tensor", Tanh::kernel, [] { return Tanh::find_as("_ZN2at3cpu4tanhERKNS_6TensorE"); }};
+extern const Operator sigmoid{"sigmoid", "(Tensor self) -> Tensor", Sigmoid::kernel,
+                              [] { return Sigmoid::find_as("_ZN2at3cpu7sigmoidERKNS_6TensorE"); }};
+extern const Operator silu{"silu", "(Tensor self) -> Tensor", Silu::kernel, [] { return Silu::find_as("_ZN2at3cpu4siluERKNS_6TensorE"); }};
+extern const Operator gelu{"gelu", "(Tensor self, *, str approximate='none') -> Tensor", gelu_kernel, find_gelu};
+
+}  // namespace drystone::torch

@@ -1,0 +1,129 @@
+// softmax along any axis, and layer norm of contiguous rows.
+#include <algorithm>
+#include <tuple>
+
+#include "core/tensor.h"
+#include "kernels/norm.h"
+#include "steps/kernel_step.h"
+#include "steps/reductions.h"
+#include "torch/operators.h"
+#include "torch/tensor.h"
+
+namespace drystone::torch {
+
+namespace {
+
+Tensor (*torch_softmax)(const Tensor& x, int64_t dim, bool half_to_float);
+
+bool find_softmax() {
+  torch_softmax = reinterpret_cast<decltype(torch_softmax)>(find("_ZN2at3cpu8_softmaxERKNS_6TensorElb"));
+  return torch_softmax != nullptr;
+}
+
+// Along another axis than the last torch goes through memory once for each column.
+Handle softmaxed(const Handle& x, int64_t dim) {
+  const int64_t rank = x.rank();
+  if (dim < 0) dim += rank;
+  const ScalarType dtype = x.dtype();
+  if (!kernels() || dim < 0 || dim >= rank - 1 || rank > 5 || x.numel() < 4096 || dtype != ScalarType::f32 || !x.is_contiguous())
+    return Handle();
+  const auto sizes = x.sizes();
+  const std::vector<int64_t> shape(sizes.data, sizes.data + sizes.size);
+  Handle y = Handle::empty(dtype, shape);
+  const TensorDesc desc = TensorDesc::dense(DType::f32, Format::plain, shape);
+  void* const slots[] = {x.data(), y.data()};
+  SoftmaxStep(desc, desc, dim).run({slots, nullptr, shim().threads()}, nullptr);
+  return y;
+}
+
+void softmax_kernel(StableIValue* stack, uint64_t, uint64_t) {
+  Arguments arguments(stack);
+  const Handle x = arguments.tensor();
+  const int64_t dim = arguments.integer();
+  const bool half_to_float = arguments.boolean();
+  Handle y = half_to_float ? Handle() : softmaxed(x, dim);
+  if (!y) y = Handle::of(torch_softmax(*x, dim, half_to_float));
+  give_back(stack, {&y});
+}
+
+using NormResult = std::tuple<Tensor, Tensor, Tensor>;
+NormResult (*torch_norm)(const Tensor& x, ArrayRef<int64_t> shape, const OptionalTensor& weight, const OptionalTensor& bias, double eps);
+
+bool find_norm() {
+  torch_norm =
+      reinterpret_cast<decltype(torch_norm)>(find("_ZN2at3cpu17native_layer_normERKNS_6TensorEN3c108ArrayRefIlEERKSt8optionalIS1_ESA_d"));
+  return torch_norm != nullptr;
+}
+
+bool is_parameter(const Handle& parameter, const std::vector<int64_t>& shape) {
+  if (!parameter) return true;
+  const auto sizes = parameter.sizes();
+  return parameter.dtype() == ScalarType::f32 && parameter.is_contiguous() &&
+         std::equal(shape.begin(), shape.end(), sizes.data, sizes.data + sizes.size);
+}
+
+struct Normalised {
+  Handle y, means, deviations;
+};
+
+Normalised normalised(const Handle& x, const std::vector<int64_t>& shape, const Handle& weight, const Handle& bias, double eps) {
+  const KernelTable* table = kernels();
+  const auto sizes = x.sizes();
+  const int64_t elements = x.numel();
+  if (!table || shape.empty() || shape.size() > sizes.size || elements < 4096 || x.dtype() != ScalarType::f32 || !x.is_contiguous() ||
+      !std::equal(shape.begin(), shape.end(), sizes.data + sizes.size - shape.size()) || !is_parameter(weight, shape) ||
+      !is_parameter(bias, shape))
+    return {};
+  std::vector<int64_t> outer(sizes.data, sizes.data + sizes.size);
+  int64_t size = 1;
+  for (size_t axis = sizes.size - shape.size(); axis < sizes.size; axis++) {
+    size *= outer[axis];
+    outer[axis] = 1;
+  }
+  const int64_t rows = elements / size;
+  Normalised result{Handle::empty(ScalarType::f32, {sizes.data, sizes.data + sizes.size}), Handle::empty(ScalarType::f32, outer),
+                    Handle::empty(ScalarType::f32, outer)};
+  NormArgs args{};
+  args.input = x.data();
+  args.weight = weight ? weight.data() : nullptr;
+  args.bias = bias ? bias.data() : nullptr;
+  args.output = result.y.data();
+  args.kept.axes = 1;
+  args.kept.sizes[0] = rows;
+  args.kept.strides[0][0] = args.kept.strides[1][0] = size;
+  args.inner = {size, {1, 1, 1}};
+  args.inner_reduced = true;
+  args.period = size;
+  args.merged = 1;
+  args.eps = eps;
+  args.centred = true;
+  args.means = static_cast<float*>(result.means.data());
+  args.deviations = static_cast<float*>(result.deviations.data());
+  args.threads = threads_for(elements, shim().threads());
+  table->norm(args);
+  return result;
+}
+
+void norm_kernel(StableIValue* stack, uint64_t, uint64_t) {
+  Arguments arguments(stack);
+  const Handle x = arguments.tensor();
+  const std::vector<int64_t> shape = arguments.integers();
+  const Handle weight = arguments.optional_tensor(), bias = arguments.optional_tensor();
+  const double eps = arguments.real();
+  Normalised result = normalised(x, shape, weight, bias, eps);
+  if (!result.y) {
+    const auto optional = [](const Handle& tensor) { return tensor ? OptionalTensor{*tensor, true} : OptionalTensor{}; };
+    const auto [y, means, deviations] = torch_norm(*x, {shape.data(), shape.size()}, optional(weight), optional(bias), eps);
+    result = {Handle::of(y), Handle::of(means), Handle::of(deviations)};
+  }
+  give_back(stack, {&result.y, &result.means, &result.deviations});
+}
+
+}  // namespace
+
+extern const Operator softmax{"_softmax", "(Tensor self, int dim, bool half_to_float) -> Tensor", softmax_kernel, find_softmax};
+extern const Operator layer_norm{
+    "native_layer_norm", "(Tensor input, SymInt[] normalized_shape, Tensor? weight, Tensor? bias, float eps) -> (Tensor, Tensor, Tensor)",
+    norm_kernel, find_norm};
+
+}  // namespace drystone::torch
