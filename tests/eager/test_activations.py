@@ -51,8 +51,12 @@ def test_values(name: str, dtype: torch.dtype, count: int) -> None:
         x[x.isinf()] = 0.0  # torch's float32 gives NaN for infinity
     expected, exact = function(x), function(x.double())
     with drystone.enabled():
-        close(function(x), expected, exact)
-    close(by_name(x), expected, exact)
+        results = function(x), by_name(x)
+    for got in results:
+        if count < 1024:  # torch's own
+            torch.testing.assert_close(got, expected, rtol=0, atol=0, equal_nan=True)
+        else:
+            close(got, expected, exact)
 
 
 def test_gelu_of_infinity() -> None:
