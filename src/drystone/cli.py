@@ -5,12 +5,14 @@ from __future__ import annotations
 import typer
 
 from drystone.tools.bench.command import bench
+from drystone.tools.doctor import doctor
 from drystone.tools.ops.command import ops
 
 app = typer.Typer(
     help="PyTorch models on CPUs without the time between the arithmetic.", no_args_is_help=True, add_completion=False
 )
 app.command()(bench)
+app.command()(doctor)
 app.command()(ops)
 
 
