@@ -1,0 +1,66 @@
+#include "steps/topk.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace drystone {
+
+namespace {
+
+constexpr int64_t short_row = 4096;    // its keys stay in L1
+constexpr int64_t blocks_for_one = 8;  // for each element that is wanted: few of the wanted then share a block
+constexpr int64_t least_blocks = 128, longest_k_by_blocks = 512;
+constexpr int64_t vector_bytes = 64;
+
+int64_t round_up(int64_t count, int64_t multiple) { return (count + multiple - 1) / multiple * multiple; }
+
+void bound_by_sample(TopkArgs& args) {
+  const int64_t samples = args.count < (1 << 18) ? 1024 : 4096;
+  const double share = static_cast<double>(args.k) / static_cast<double>(args.count), size = static_cast<double>(samples);
+  // Four standard deviations above the expected rank.
+  args.rank = static_cast<int64_t>(size * share + 4 * std::sqrt(size * share * (1 - share))) + 2;
+  args.representatives = samples;
+  args.bound = args.rank < samples ? TopkBound::sample : TopkBound::none;
+}
+
+}  // namespace
+
+int64_t size_of(TopkElement element) {
+  switch (element) {
+    case TopkElement::f64:
+    case TopkElement::s64: return 8;
+    case TopkElement::f32:
+    case TopkElement::s32: return 4;
+    case TopkElement::f16:
+    case TopkElement::bf16:
+    case TopkElement::s16: return 2;
+    case TopkElement::s8:
+    case TopkElement::u8: return 1;
+  }
+  return 0;
+}
+
+void plan_topk(TopkArgs& args) {
+  const int64_t element = size_of(args.element), vector = vector_bytes / element, wanted_blocks = std::max(least_blocks, blocks_for_one * args.k);
+  args.block = args.count / wanted_blocks / vector * vector;
+  args.candidates = args.count;
+  args.rank = args.k;
+  if (args.k <= longest_k_by_blocks && args.block > 0) {
+    args.bound = TopkBound::blocks;
+    args.representatives = (args.count + args.block - 1) / args.block;
+    args.candidates = std::min(args.count, (args.k + args.k / 8) * args.block + args.k + vector);
+  } else if (args.k > args.count * 7 / 8) {
+    args.bound = TopkBound::none;
+  } else if (args.count <= short_row) {
+    args.bound = TopkBound::exact;
+    args.representatives = args.count;
+  } else {
+    bound_by_sample(args);
+  }
+  if (args.bound == TopkBound::none) args.representatives = 0;
+  const int64_t item = element == 8 ? 16 : 8;
+  const int64_t dense = args.stride == 1 ? 0 : args.count;
+  args.scratch_bytes = round_up(2 * args.candidates * item + (round_up(args.representatives, vector_bytes) + dense) * element, 64);
+}
+
+}  // namespace drystone
