@@ -7,25 +7,15 @@
 // Candidates are sorted by how many are less (few), or by radix.
 #include "kernels/topk.h"
 
-#include <immintrin.h>
 #include <omp.h>
 
+#include "kernels/topk_lanes.h"
 #include "kernels/topk_sort.h"
 #include "kernels/walk_inline.h"
 
 namespace drystone::DRYSTONE_ISA {
 
 namespace {
-
-// A bit for each byte of the lanes that are true.
-template <class V>
-uint64_t bytes_of(V lanes) {
-#ifdef __AVX512F__
-  return _mm512_movepi8_mask(reinterpret_cast<__m512i>(lanes));
-#else
-  return static_cast<uint32_t>(_mm256_movemask_epi8(reinterpret_cast<__m256i>(lanes)));
-#endif
-}
 
 template <class F>
 struct Row {
@@ -38,30 +28,28 @@ struct Row {
   Key flip;  // turns the order round: the complement, of which no key overflows
 
   V load(int64_t i) const { return F::keys(load_raw<lanes>(data + i)) ^ flip; }
-  // Lanes past `end` hold the greatest key.
-  V load(int64_t i, int64_t end) const {
-    if (i + lanes <= end) return load(i);
-    Key keys[lanes];
+  // Fewer elements than a vector has lanes; what the other lanes hold means nothing.
+  V load(int64_t i, int64_t size) const {
     V bits{};
-    __builtin_memcpy(&bits, data + i, static_cast<size_t>(end - i) * sizeof(Key));
-    store_raw(keys, F::keys(bits) ^ flip);
-    for (int64_t lane = end - i; lane < lanes; lane++) keys[lane] = greatest<Key>;
-    return load_raw<lanes>(keys);
+    __builtin_memcpy(&bits, data + i, static_cast<size_t>(size) * sizeof(Key));
+    return F::keys(bits) ^ flip;
   }
 };
 
 template <class F>
-typename F::Key least_of(const Row<F>& row, int64_t begin, int64_t end) {
+typename F::Key least_of(const Row<F> row, int64_t begin, int64_t end) {
   using Key = typename F::Key;
-  auto least = row.load(begin, end);
-  for (int64_t i = begin + row.lanes; i < end; i += row.lanes) {
-    const auto keys = row.load(i, end);
+  const int64_t whole = end - row.lanes;
+  auto least = whole >= begin ? row.load(whole) : row.load(begin, end - begin);
+  for (int64_t i = begin; i < whole; i += row.lanes) {
+    const auto keys = row.load(i);
     least = keys < least ? keys : least;
   }
   Key lanes[row.lanes], found = greatest<Key>;
   store_raw(lanes, least);
+  const int64_t size = whole >= begin ? row.lanes : end - begin;
 #pragma omp simd reduction(min : found)
-  for (int lane = 0; lane < row.lanes; lane++) found = lanes[lane] < found ? lanes[lane] : found;
+  for (int64_t lane = 0; lane < size; lane++) found = lanes[lane] < found ? lanes[lane] : found;
   return found;
 }
 
@@ -84,7 +72,9 @@ void find_representatives(const TopkArgs& args, const Row<F>& row, typename F::K
     for (int64_t i = 0; i < count; i++) to[i] = row.data[sample_place(i, row.count)];
     chosen.data = to;
   }
-  for (int64_t i = 0; i < count; i += row.lanes) store_raw(to + i, chosen.load(i, count));
+  int64_t i = 0;
+  for (; i + row.lanes <= count; i += row.lanes) store_raw(to + i, chosen.load(i));
+  if (i < count) store_raw(to + i, chosen.load(i, count - i));
 }
 
 // Items of the elements whose keys are not above a bound, in the order of their places.
@@ -99,25 +89,21 @@ struct Candidates {
   bool enough = false, full = false;
 
   // Once there are enough, only what is below the bound can still be chosen; nothing, where no key is.
-  void add(const Row<F>& row, int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end && !full; i += row.lanes) {
-      const auto keys = row.load(i, end);
-      uint64_t found = bytes_of(keys <= bound);
-      if (!found) continue;
-      if (end - i < row.lanes) found &= (uint64_t{1} << ((end - i) * static_cast<int64_t>(sizeof(Key)))) - 1;
-      Key lanes[row.lanes];
-      store_raw(lanes, keys);
-      constexpr uint64_t whole = (uint64_t{1} << (sizeof(Key))) - 1;
-      while (found) {
-        const int lane = __builtin_ctzll(found) / static_cast<int>(sizeof(Key));
-        found &= ~(whole << (lane * sizeof(Key)));
-        items[count++] = item_of(lanes[lane], i + lane);
-      }
-      if (!enough && count >= wanted) {
-        enough = true;
-        full = bound == ~greatest<Key>;
-        bound -= !full;
-      }
+  void add(const Row<F> row, int64_t begin, int64_t end) {
+    int64_t i = begin;
+    for (; i + row.lanes <= end && !full; i += row.lanes) add(row.load(i), i, row.lanes);
+    if (i < end && !full) add(row.load(i, end - i), i, end - i);
+  }
+
+ private:
+  void add(KeyVector<Key> keys, int64_t place, int64_t size) {
+    const uint64_t found = lanes_up_to(keys, bound) & (~uint64_t{0} >> (64 - size));
+    if (!found) return;
+    count = append_items<Key>(items + count, keys, place, found) - items;
+    if (!enough && count >= wanted) {
+      enough = true;
+      full = bound == ~greatest<Key>;
+      bound -= !full;
     }
   }
 };

@@ -15,6 +15,8 @@ enum class TopkBound : uint8_t {
   sample,  // a low element of a sample, which k elements are almost surely below
 };
 
+constexpr int64_t topk_spare_items = 8;  // memory after the candidates
+
 struct TopkArgs {
   TopkElement element;
   bool largest;
@@ -27,7 +29,7 @@ struct TopkArgs {
   TopkBound bound;
   int64_t representatives;         // elements, minima of blocks, or samples that the bound is found among
   int64_t block, rank;             // elements of a block; which of the representatives, from 1, is the bound
-  int64_t candidates;              // that there may be, all rows
+  int64_t candidates;              // that there may be in a row
   int threads;                     // over rows, or over the blocks of a row where there is one row
   char* scratch;                   // `scratch_bytes` for each thread, aligned to 64
   int64_t scratch_bytes;

@@ -55,11 +55,10 @@ Item<Key>* sort_many(Item<Key>* items, int64_t count, Item<Key>* other) {
     const uint64_t bits = static_cast<uint64_t>(key_of<Key>(item)) + (uint64_t{1} << (key_bits - 1));
     return static_cast<int>(bits >> (digit * digit_bits)) & (values - 1);
   };
-  uint32_t places[digits][values] = {};
-  for (int64_t i = 0; i < count; i++)
-    for (int digit = 0; digit < digits; digit++) places[digit][digit_of(items[i], digit)]++;
+  uint32_t place[values];
   for (int digit = 0; digit < digits; digit++) {
-    uint32_t* place = places[digit];
+    for (uint32_t& size : place) size = 0;
+    for (int64_t i = 0; i < count; i++) place[digit_of(items[i], digit)]++;
     if (place[digit_of(items[0], digit)] == count) continue;
     uint32_t next = 0;
     for (int value = 0; value < values; value++) {

@@ -58,6 +58,7 @@ void plan_topk(TopkArgs& args) {
     bound_by_sample(args);
   }
   if (args.bound == TopkBound::none) args.representatives = 0;
+  args.candidates = round_up(args.candidates + topk_spare_items, vector_bytes);
   const int64_t item = element == 8 ? 16 : 8;
   const int64_t dense = args.stride == 1 ? 0 : args.count;
   args.scratch_bytes = round_up(2 * args.candidates * item + (round_up(args.representatives, vector_bytes) + dense) * element, 64);
