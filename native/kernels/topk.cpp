@@ -36,21 +36,24 @@ struct Row {
   }
 };
 
-template <class F>
-typename F::Key least_of(const Row<F> row, int64_t begin, int64_t end) {
-  using Key = typename F::Key;
-  const int64_t whole = end - row.lanes;
-  auto least = whole >= begin ? row.load(whole) : row.load(begin, end - begin);
-  for (int64_t i = begin; i < whole; i += row.lanes) {
-    const auto keys = row.load(i);
-    least = keys < least ? keys : least;
-  }
-  Key lanes[row.lanes], found = greatest<Key>;
-  store_raw(lanes, least);
-  const int64_t size = whole >= begin ? row.lanes : end - begin;
+template <class Key>
+Key least_of(KeyVector<Key> keys, int64_t size) {
+  Key lanes[lanes_of<Key>], found = greatest<Key>;
+  store_raw(lanes, keys);
 #pragma omp simd reduction(min : found)
   for (int64_t lane = 0; lane < size; lane++) found = lanes[lane] < found ? lanes[lane] : found;
   return found;
+}
+
+template <class F>
+typename F::Key least_of(const Row<F> row, int64_t begin, int64_t end) {
+  if (end - begin < row.lanes) return least_of<typename F::Key>(row.load(begin, end - begin), end - begin);
+  auto least = row.load(end - row.lanes);
+  for (int64_t i = begin; i < end - row.lanes; i += row.lanes) {
+    const auto keys = row.load(i);
+    least = keys < least ? keys : least;
+  }
+  return least_of<typename F::Key>(least, row.lanes);
 }
 
 // Spread evenly over a row of any length, and in step with no pattern in it.

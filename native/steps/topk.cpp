@@ -23,6 +23,12 @@ void bound_by_sample(TopkArgs& args) {
   args.bound = args.rank < samples ? TopkBound::sample : TopkBound::none;
 }
 
+// Nanoseconds, roughly, on one thread.
+int64_t work(const TopkArgs& args) {
+  const int64_t looked_at = args.bound == TopkBound::none ? 0 : args.count * size_of(args.element) / 32;
+  return looked_at + (args.bound == TopkBound::blocks ? args.k + args.k / 8 : args.candidates) * 6;
+}
+
 }  // namespace
 
 int64_t size_of(TopkElement element) {
@@ -40,7 +46,7 @@ int64_t size_of(TopkElement element) {
   return 0;
 }
 
-void plan_topk(TopkArgs& args) {
+void plan_topk(TopkArgs& args, int64_t rows, int threads) {
   const int64_t element = size_of(args.element), vector = vector_bytes / element, wanted_blocks = std::max(least_blocks, blocks_for_one * args.k);
   args.block = args.count / wanted_blocks / vector * vector;
   args.candidates = args.count;
@@ -59,6 +65,9 @@ void plan_topk(TopkArgs& args) {
   }
   if (args.bound == TopkBound::none) args.representatives = 0;
   args.candidates = round_up(args.candidates + topk_spare_items, vector_bytes);
+  constexpr int64_t worth_a_thread = 8000;
+  const int64_t parts = rows > 1 ? rows : args.bound == TopkBound::blocks ? args.representatives : 1;
+  args.threads = static_cast<int>(std::clamp<int64_t>(std::min(rows * work(args) / worth_a_thread, parts), 1, threads));
   const int64_t item = element == 8 ? 16 : 8;
   const int64_t dense = args.stride == 1 ? 0 : args.count;
   args.scratch_bytes = round_up(2 * args.candidates * item + (round_up(args.representatives, vector_bytes) + dense) * element, 64);

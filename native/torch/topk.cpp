@@ -1,0 +1,104 @@
+// topk: the k largest or smallest elements along an axis.
+#include <algorithm>
+#include <cstdint>
+#include <tuple>
+
+#include "kernels/table.h"
+#include "steps/topk.h"
+#include "torch/operators.h"
+#include "torch/tensor.h"
+
+namespace drystone::torch {
+
+namespace {
+
+// Values and indices.
+using Pair = std::tuple<Tensor, Tensor>;
+Pair (*torch_topk)(const Tensor& self, int64_t k, int64_t dim, bool largest, bool sorted);
+
+bool find_torch() {
+  torch_topk = reinterpret_cast<decltype(torch_topk)>(find("_ZN2at3cpu4topkERKNS_6TensorEllbb"));
+  return torch_topk != nullptr;
+}
+
+bool element_of(ScalarType dtype, TopkElement& element) {
+  switch (dtype) {
+    case ScalarType::f64: element = TopkElement::f64; return true;
+    case ScalarType::f32: element = TopkElement::f32; return true;
+    case ScalarType::f16: element = TopkElement::f16; return true;
+    case ScalarType::bf16: element = TopkElement::bf16; return true;
+    case ScalarType::s64: element = TopkElement::s64; return true;
+    case ScalarType::s32: element = TopkElement::s32; return true;
+    case ScalarType::s16: element = TopkElement::s16; return true;
+    case ScalarType::s8: element = TopkElement::s8; return true;
+    case ScalarType::u8: element = TopkElement::u8; return true;
+    default: return false;
+  }
+}
+
+struct Results {
+  Handle values, indices;
+};
+
+// Empty handles where torch's kernel serves better, or is to say what is wrong.
+Results largest_of(const Handle& input, int64_t k, int64_t dim, bool largest) {
+  const KernelTable* table = kernels();
+  const auto shape = input.sizes(), strides = input.strides();
+  const auto rank = static_cast<int64_t>(shape.size);
+  if (!table || dim < -rank || dim >= rank) return {};
+  if (dim < 0) dim += rank;
+  TopkArgs args{};
+  args.count = shape.data[dim];
+  if (k < 1 || k > args.count || args.count > UINT32_MAX || !element_of(input.dtype(), args.element)) return {};
+
+  std::vector<int64_t> sizes(shape.data, shape.data + rank);
+  sizes[dim] = k;
+  int64_t rows = 1, step = 1;  // step: between two elements of the results along `axis`
+  for (int64_t axis = rank - 1; axis >= 0; step *= sizes[axis--]) {
+    if (axis == dim) {
+      args.stride = strides.data[axis];
+      args.result_stride = step;
+    } else if (sizes[axis] != 1) {
+      if (args.rows.axes == walk_max_axes) return {};
+      const int at = args.rows.axes++;
+      args.rows.sizes[at] = sizes[axis];
+      args.rows.strides[0][at] = strides.data[axis];
+      args.rows.strides[1][at] = step;
+      rows *= sizes[axis];
+    }
+  }
+  if (rows == 0) return {};
+  args.k = k;
+  args.largest = largest;
+  plan_topk(args, rows, shim().threads());
+
+  Results results{Handle::empty(input.dtype(), sizes), Handle::empty(ScalarType::s64, sizes)};
+  const Handle scratch = Handle::empty(ScalarType::u8, {args.threads * args.scratch_bytes});
+  args.input = input.data();
+  args.values = results.values.data();
+  args.indices = static_cast<int64_t*>(results.indices.data());
+  args.scratch = static_cast<char*>(scratch.data());
+  table->topk(args);
+  return results;
+}
+
+void kernel(StableIValue* stack, uint64_t, uint64_t) {
+  Arguments arguments(stack);
+  const Handle self = arguments.tensor();
+  const int64_t k = arguments.integer(), dim = arguments.integer();
+  const bool largest = arguments.boolean(), sorted = arguments.boolean();
+  Results results = largest_of(self, k, dim, largest);
+  if (!results.values) {
+    const auto [values, indices] = torch_topk(*self, k, dim, largest, sorted);
+    results = {Handle::of(values), Handle::of(indices)};
+  }
+  give_back(stack, {&results.values, &results.indices});
+}
+
+}  // namespace
+
+extern const Operator topk{"topk",
+                           "(Tensor self, SymInt k, int dim=-1, bool largest=True, bool sorted=True) -> (Tensor values, Tensor indices)",
+                           kernel, find_torch};
+
+}  // namespace drystone::torch
