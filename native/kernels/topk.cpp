@@ -129,7 +129,7 @@ void one_row(const TopkArgs& args, const void* input, void* values, int64_t* ind
   Candidates<F> found{items, args.k, greatest<Key>};
   if (args.bound != TopkBound::none) {
     find_representatives(args, row, representatives, threads);
-    found.bound = key_of_rank(representatives, args.representatives, args.rank, args.rank / 8);
+    found.bound = key_of_rank(representatives, args.representatives, args.rank, args.slack);
   }
   if (args.bound == TopkBound::blocks) {
     for (int64_t i = 0; i < args.representatives; i++)

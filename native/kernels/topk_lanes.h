@@ -43,44 +43,38 @@ alignas(32) inline constexpr int32_t chosen_halves[16][8] = {
 };
 #endif
 
-// Items of 64 bits for the chosen ones of half a vector's lanes, that begin at `place`. Gives the end; a whole vector is written.
+// The chosen ones of a vector of items. Gives the end; a whole vector is written.
+inline int64_t* append(int64_t* to, Vector<int64_t, lanes_of<int64_t>> items, uint64_t chosen) {
 #ifdef __AVX512F__
-inline int64_t* append_half(int64_t* items, __m256i keys, int64_t place, uint64_t chosen) {
-  const auto places = _mm512_add_epi64(_mm512_set1_epi64(place), _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7));
-  const auto all = _mm512_or_si512(_mm512_slli_epi64(_mm512_cvtepi32_epi64(keys), 32), places);
-  _mm512_storeu_si512(items, _mm512_maskz_compress_epi64(static_cast<__mmask8>(chosen), all));
-  return items + __builtin_popcountll(chosen);
-}
+  _mm512_storeu_si512(to, _mm512_maskz_compress_epi64(static_cast<__mmask8>(chosen), (__m512i)items));
 #else
-inline int64_t* append_half(int64_t* items, __m128i keys, int64_t place, uint64_t chosen) {
-  const auto places = _mm256_add_epi64(_mm256_set1_epi64x(place), _mm256_setr_epi64x(0, 1, 2, 3));
-  const auto all = _mm256_or_si256(_mm256_slli_epi64(_mm256_cvtepi32_epi64(keys), 32), places);
   const auto halves = _mm256_load_si256(reinterpret_cast<const __m256i*>(chosen_halves[chosen]));
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(items), _mm256_permutevar8x32_epi32(all, halves));
-  return items + __builtin_popcountll(chosen);
-}
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_permutevar8x32_epi32((__m256i)items, halves));
 #endif
+  return to + __builtin_popcountll(chosen);
+}
 
 // Items of the chosen lanes, of which the first is at `place`. Gives the end; up to `topk_spare_items` after it are overwritten.
 template <class Key>
 inline Item<Key>* append_items(Item<Key>* items, KeyVector<Key> keys, int64_t place, uint64_t chosen) {
-  if constexpr (sizeof(Key) == 4) {
-    constexpr int half = lanes_of<Key> / 2;
-#ifdef __AVX512F__
-    const auto first = _mm512_castsi512_si256((__m512i)keys), second = _mm512_extracti64x4_epi64((__m512i)keys, 1);
-#else
-    const auto first = _mm256_castsi256_si128((__m256i)keys), second = _mm256_extracti128_si256((__m256i)keys, 1);
-#endif
-    items = append_half(items, first, place, chosen & ((1 << half) - 1));
-    return append_half(items, second, place + half, chosen >> half);
-  }
   Key lanes[lanes_of<Key>];
   store_raw(lanes, keys);
-  for (; chosen; chosen &= chosen - 1) {
-    const int lane = __builtin_ctzll(chosen);
-    *items++ = item_of(lanes[lane], place + lane);
+  if constexpr (sizeof(Key) == 4) {
+    constexpr int half = lanes_of<Key> / 2;
+    constexpr int64_t steps[8] = {0, 1, 2, 3, 4, 5, 6, 7};
+    for (int lane = 0; lane < lanes_of<Key>; lane += half) {
+      const auto wide = __builtin_convertvector(load_raw<half>(lanes + lane), Vector<int64_t, half>);
+      const auto places = load_raw<half>(steps) + (place + lane);
+      items = append(items, (wide << place_bits<Key>) | places, (chosen >> lane) & ((1 << half) - 1));
+    }
+    return items;
+  } else {
+    for (; chosen; chosen &= chosen - 1) {
+      const int lane = __builtin_ctzll(chosen);
+      *items++ = item_of(lanes[lane], place + lane);
+    }
+    return items;
   }
-  return items;
 }
 
 }  // namespace drystone::DRYSTONE_ISA

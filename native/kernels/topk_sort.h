@@ -22,6 +22,7 @@ Key key_of_rank(const Key* keys, int64_t count, int64_t rank, int64_t slack) {
     low = keys[i] < low ? keys[i] : low;
     high = keys[i] > high ? keys[i] : high;
   }
+  if (rank == 1) return low;
   while (low < high) {
     const Key middle = static_cast<Key>(low + static_cast<Key>((static_cast<uint64_t>(high) - static_cast<uint64_t>(low)) >> 1));
     const int64_t found = count_up_to(keys, count, middle);

@@ -9,8 +9,9 @@ namespace {
 
 constexpr int64_t short_row = 4096;    // its keys stay in L1
 constexpr int64_t blocks_for_one = 8;  // for each element that is wanted: few of the wanted then share a block
-constexpr int64_t least_blocks = 128, longest_k_by_blocks = 512;
+constexpr int64_t least_blocks = 64, longest_k_by_blocks = 512;
 constexpr int64_t vector_bytes = 64;
+constexpr int64_t worth_a_thread = 20000;  // nanoseconds: waking threads that sleep takes about as long
 
 int64_t round_up(int64_t count, int64_t multiple) { return (count + multiple - 1) / multiple * multiple; }
 
@@ -19,14 +20,18 @@ void bound_by_sample(TopkArgs& args) {
   const double share = static_cast<double>(args.k) / static_cast<double>(args.count), size = static_cast<double>(samples);
   // Four standard deviations above the expected rank.
   args.rank = static_cast<int64_t>(size * share + 4 * std::sqrt(size * share * (1 - share))) + 2;
-  args.representatives = samples;
+  args.slack = args.rank / 32;
   args.bound = args.rank < samples ? TopkBound::sample : TopkBound::none;
+  args.representatives = args.bound == TopkBound::none ? 0 : samples;
 }
 
-// Nanoseconds, roughly, on one thread.
-int64_t work(const TopkArgs& args) {
-  const int64_t looked_at = args.bound == TopkBound::none ? 0 : args.count * size_of(args.element) / 32;
-  return looked_at + (args.bound == TopkBound::blocks ? args.k + args.k / 8 : args.candidates) * 6;
+// Roughly what a row takes on one thread.
+int64_t nanoseconds(const TopkArgs& args) {
+  constexpr int64_t for_one_candidate = 5, bytes_in_one = 32;
+  const int64_t likely = args.bound == TopkBound::none     ? args.count
+                         : args.bound == TopkBound::sample ? args.count * args.rank / args.representatives
+                                                           : args.k + args.slack;
+  return 300 + args.count * size_of(args.element) / bytes_in_one + likely * for_one_candidate;
 }
 
 }  // namespace
@@ -47,14 +52,15 @@ int64_t size_of(TopkElement element) {
 }
 
 void plan_topk(TopkArgs& args, int64_t rows, int threads) {
-  const int64_t element = size_of(args.element), vector = vector_bytes / element, wanted_blocks = std::max(least_blocks, blocks_for_one * args.k);
-  args.block = args.count / wanted_blocks / vector * vector;
-  args.candidates = args.count;
+  const int64_t element = size_of(args.element), vector = vector_bytes / element;
+  args.block = args.count / std::max(least_blocks, blocks_for_one * args.k) / vector * vector;
   args.rank = args.k;
+  args.slack = args.k / 8 + 2;
+  int64_t most = args.count;
   if (args.k <= longest_k_by_blocks && args.block > 0) {
     args.bound = TopkBound::blocks;
     args.representatives = (args.count + args.block - 1) / args.block;
-    args.candidates = std::min(args.count, (args.k + args.k / 8) * args.block + args.k + vector);
+    most = std::min(most, (args.k + args.slack) * args.block + args.k + vector);
   } else if (args.k > args.count * 7 / 8) {
     args.bound = TopkBound::none;
   } else if (args.count <= short_row) {
@@ -63,14 +69,12 @@ void plan_topk(TopkArgs& args, int64_t rows, int threads) {
   } else {
     bound_by_sample(args);
   }
-  if (args.bound == TopkBound::none) args.representatives = 0;
-  args.candidates = round_up(args.candidates + topk_spare_items, vector_bytes);
-  constexpr int64_t worth_a_thread = 8000;
+  args.candidates = round_up(most + topk_spare_items, vector_bytes);
+
   const int64_t parts = rows > 1 ? rows : args.bound == TopkBound::blocks ? args.representatives : 1;
-  args.threads = static_cast<int>(std::clamp<int64_t>(std::min(rows * work(args) / worth_a_thread, parts), 1, threads));
-  const int64_t item = element == 8 ? 16 : 8;
-  const int64_t dense = args.stride == 1 ? 0 : args.count;
-  args.scratch_bytes = round_up(2 * args.candidates * item + (round_up(args.representatives, vector_bytes) + dense) * element, 64);
+  args.threads = static_cast<int>(std::clamp<int64_t>(std::min(rows * nanoseconds(args) / worth_a_thread, parts), 1, threads));
+  const int64_t item = element == 8 ? 16 : 8, dense = args.stride == 1 ? 0 : args.count;
+  args.scratch_bytes = round_up(2 * args.candidates * item + (round_up(args.representatives, vector_bytes) + dense) * element, vector_bytes);
 }
 
 }  // namespace drystone

@@ -73,11 +73,14 @@ Results largest_of(const Handle& input, int64_t k, int64_t dim, bool largest) {
   plan_topk(args, rows, shim().threads());
 
   Results results{Handle::empty(input.dtype(), sizes), Handle::empty(ScalarType::s64, sizes)};
-  const Handle scratch = Handle::empty(ScalarType::u8, {args.threads * args.scratch_bytes});
+  alignas(64) char nearby[1 << 15];
+  Handle far;
+  const int64_t scratch_bytes = args.threads * args.scratch_bytes;
+  if (scratch_bytes > static_cast<int64_t>(sizeof nearby)) far = Handle::empty(ScalarType::u8, {scratch_bytes});
   args.input = input.data();
   args.values = results.values.data();
   args.indices = static_cast<int64_t*>(results.indices.data());
-  args.scratch = static_cast<char*>(scratch.data());
+  args.scratch = far ? static_cast<char*>(far.data()) : nearby;
   table->topk(args);
   return results;
 }
