@@ -23,16 +23,16 @@ struct TopkArgs {
   const void* input;
   void* values;
   int64_t* indices;
-  Walk rows;                       // all axes but the one looked along: strides of the input, then of both outputs
-  int64_t count, k;                // elements of a row, at least 1, below 2^32; 1 <= k <= count
-  int64_t stride, result_stride;   // along a row, in elements
+  Walk rows;                      // all axes but the one looked along: strides of the input, then of both outputs
+  int64_t count, k;               // elements of a row, at least 1, below 2^32; 1 <= k <= count
+  int64_t stride, result_stride;  // along a row, in elements
   TopkBound bound;
-  int64_t representatives;         // elements, minima of blocks, or samples that the bound is found among
-  int64_t rank, slack;             // which of the representatives, from 1, is the bound; so many more may be below it
-  int64_t block;                   // elements
-  int64_t candidates;              // that there may be in a row
-  int threads;                     // over rows, or over the blocks of a row where there is one row
-  char* scratch;                   // `scratch_bytes` for each thread, aligned to 64
+  int64_t representatives;  // elements, minima of blocks, or samples that the bound is found among
+  int64_t rank, slack;      // which of the representatives, from 1, is the bound; so many more may be below it
+  int64_t block;            // elements
+  int64_t candidates;       // that there may be in a row
+  int threads;              // over rows, or over the blocks of a row where there is one row
+  char* scratch;            // `scratch_bytes` for each thread, aligned to 64
   int64_t scratch_bytes;
 };
 

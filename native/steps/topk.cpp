@@ -74,7 +74,8 @@ void plan_topk(TopkArgs& args, int64_t rows, int threads) {
   const int64_t parts = rows > 1 ? rows : args.bound == TopkBound::blocks ? args.representatives : 1;
   args.threads = static_cast<int>(std::clamp<int64_t>(std::min(rows * nanoseconds(args) / worth_a_thread, parts), 1, threads));
   const int64_t item = element == 8 ? 16 : 8, dense = args.stride == 1 ? 0 : args.count;
-  args.scratch_bytes = round_up(2 * args.candidates * item + (round_up(args.representatives, vector_bytes) + dense) * element, vector_bytes);
+  args.scratch_bytes =
+      round_up(2 * args.candidates * item + (round_up(args.representatives, vector_bytes) + dense) * element, vector_bytes);
 }
 
 }  // namespace drystone

@@ -1,10 +1,11 @@
 // topk: the k largest or smallest elements along an axis.
+#include "steps/topk.h"
+
 #include <algorithm>
 #include <cstdint>
 #include <tuple>
 
 #include "kernels/table.h"
-#include "steps/topk.h"
 #include "torch/operators.h"
 #include "torch/tensor.h"
 
