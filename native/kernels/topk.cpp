@@ -11,6 +11,7 @@
 
 #include "kernels/topk_lanes.h"
 #include "kernels/topk_sort.h"
+#include "kernels/transpose.h"
 #include "kernels/walk_inline.h"
 
 namespace drystone::DRYSTONE_ISA {
@@ -111,61 +112,113 @@ struct Candidates {
   }
 };
 
-template <class F>
-void one_row(const TopkArgs& args, const void* input, void* values, int64_t* indices, char* scratch, int threads) {
-  using Key = typename F::Key;
-  const auto* x = static_cast<const Key*>(input);
-  auto* y = static_cast<Key*>(values);
-  auto* items = reinterpret_cast<Item<Key>*>(scratch);
-  auto* other = items + args.candidates;
-  auto* representatives = reinterpret_cast<Key*>(other + args.candidates);
-  if (args.stride != 1) {
-    Key* dense = representatives + (args.representatives + 63) / 64 * 64;
-    for (int64_t i = 0; i < args.count; i++) dense[i] = x[i * args.stride];
-    x = dense;
-  }
-  const Row<F> row{x, args.count, static_cast<Key>(args.largest ? -1 : 0)};
+// What one thread works in.
+template <class Key>
+struct Scratch {
+  Item<Key>*items, *other;
+  Key *representatives, *rows;
 
-  Candidates<F> found{items, args.k, greatest<Key>};
-  if (args.bound != TopkBound::none) {
-    find_representatives(args, row, representatives, threads);
-    found.bound = key_of_rank(representatives, args.representatives, args.rank, args.slack);
+  Scratch(const TopkArgs& args, int thread) {
+    items = reinterpret_cast<Item<Key>*>(args.scratch + thread * args.scratch_bytes);
+    other = items + args.candidates;
+    representatives = reinterpret_cast<Key*>(other + args.candidates);
+    rows = representatives + (args.representatives + 63) / 64 * 64;
   }
-  if (args.bound == TopkBound::blocks) {
-    for (int64_t i = 0; i < args.representatives; i++)
-      if (representatives[i] <= found.bound) found.add(row, i * args.block, least((i + 1) * args.block, args.count));
-  } else {
-    found.add(row, 0, args.count);
-    if (found.count < args.k) {
-      found = {items, args.k, greatest<Key>};
-      found.add(row, 0, args.count);
-    }
-  }
+};
 
-  const Item<Key>* sorted = sort<Key>(items, found.count, other);
-  for (int64_t i = 0; i < args.k; i++) {
-    const Key key = key_of<Key>(sorted[i]) ^ row.flip;
-    const int64_t place = place_of<Key>(sorted[i]);
-    y[i * args.result_stride] = F::is_unique(key) ? F::bits(key) : x[place];
-    indices[i * args.result_stride] = place;
+// Of as few as `wanted` items, all that are below the bound and as many of those at it as there is room for, the first ones.
+template <class Key>
+void leave_out_last(Item<Key>* items, int64_t count, int64_t wanted, Key bound) {
+  int64_t room = wanted, kept = 0;
+  for (int64_t i = 0; i < count; i++) room -= key_of<Key>(items[i]) < bound;
+  for (int64_t i = 0; i < count; i++) {
+    const bool at_bound = key_of<Key>(items[i]) == bound;
+    if (at_bound && room == 0) continue;
+    room -= at_bound;
+    items[kept++] = items[i];
   }
 }
 
 template <class F>
-void all_rows(const TopkArgs& args) {
-  const int64_t rows = count_of(args.rows);
-  const auto one = [&](int64_t index, char* scratch, int threads) {
-    const int64_t from = offset_of(args.rows, index, 0), to = offset_of(args.rows, index, 1);
-    using Key = typename F::Key;
-    one_row<F>(args, static_cast<const Key*>(args.input) + from, static_cast<Key*>(args.values) + to, args.indices + to, scratch, threads);
-  };
-  if (rows == 1) return one(0, args.scratch, args.threads);
-#pragma omp parallel num_threads(args.threads) if (args.threads > 1)
-  {
-    char* scratch = args.scratch + omp_get_thread_num() * args.scratch_bytes;
-#pragma omp for schedule(dynamic)
-    for (int64_t index = 0; index < rows; index++) one(index, scratch, 1);
+void one_row(const TopkArgs& args, const typename F::Key* x, typename F::Key* values, int64_t* indices,
+             const Scratch<typename F::Key>& scratch, int threads) {
+  using Key = typename F::Key;
+  const Row<F> row{x, args.count, static_cast<Key>(args.largest ? -1 : 0)};
+
+  Key bound = greatest<Key>;
+  if (args.bound != TopkBound::none) {
+    find_representatives(args, row, scratch.representatives, threads);
+    bound = key_of_rank(scratch.representatives, args.representatives, args.rank, args.slack);
   }
+  Candidates<F> found{scratch.items, args.k, bound};
+  if (args.bound == TopkBound::blocks) {
+    for (int64_t i = 0; i < args.representatives; i++)
+      if (scratch.representatives[i] <= found.bound) found.add(row, i * args.block, least((i + 1) * args.block, args.count));
+  } else {
+    found.add(row, 0, args.count);
+    if (found.count < args.k) {
+      found = {scratch.items, args.k, greatest<Key>};
+      found.add(row, 0, args.count);
+    }
+  }
+
+  const Item<Key>* chosen = scratch.items;
+  if (args.sorted)
+    chosen = sort<Key>(scratch.items, found.count, scratch.other);
+  else
+    leave_out_last(scratch.items, found.count, args.k, bound);
+  for (int64_t i = 0; i < args.k; i++) {
+    const Key key = key_of<Key>(chosen[i]) ^ row.flip;
+    const int64_t place = place_of<Key>(chosen[i]);
+    values[i * args.result_stride] = F::is_unique(key) ? F::bits(key) : x[place];
+    indices[i * args.result_stride] = place;
+  }
+}
+
+// Rows whose elements do not lie together, side by side into scratch memory. Where the rows lie together instead, by tiles.
+template <class Key>
+void gather(const TopkArgs& args, const Key* from, int64_t row_stride, int64_t rows, Key* to) {
+  int64_t done = 0;
+  if constexpr (sizeof(Key) == 4) {
+    constexpr int tile = lanes_of<Key>;
+    if (row_stride == 1)
+      for (; done + tile <= rows; done += tile) {
+        int64_t i = 0;
+        for (; i + tile <= args.count; i += tile)
+          transpose_tile<tile>(from + done + i * args.stride, to + done * args.count + i, args.stride, args.count);
+        for (; i < args.count; i++)
+          for (int64_t row = done; row < done + tile; row++) to[row * args.count + i] = from[row + i * args.stride];
+      }
+  }
+  for (int64_t i = 0; i < args.count; i++)
+    for (int64_t row = done; row < rows; row++) to[row * args.count + i] = from[row * row_stride + i * args.stride];
+}
+
+template <class F>
+void all_rows(const TopkArgs& args) {
+  using Key = typename F::Key;
+  const auto* input = static_cast<const Key*>(args.input);
+  auto* values = static_cast<Key*>(args.values);
+  const int last = args.rows.axes - 1;
+  const int64_t rows = count_of(args.rows), inner = last < 0 ? 1 : args.rows.sizes[last];
+  const int64_t row_stride = last < 0 ? 0 : args.rows.strides[0][last];
+  const int64_t gangs = ceil_div(inner, args.gang);  // of neighbouring rows
+  const auto gang = [&](int64_t index, int thread, int threads) {
+    const Scratch<Key> scratch(args, thread);
+    const int64_t begin = index % gangs * args.gang, end = least(begin + args.gang, inner);
+    const int64_t first = index / gangs * inner + begin;
+    const Key* from = input + offset_of(args.rows, first, 0);
+    if (args.stride != 1) gather(args, from, row_stride, end - begin, scratch.rows);
+    for (int64_t row = 0; row < end - begin; row++) {
+      const int64_t to = offset_of(args.rows, first + row, 1);
+      one_row<F>(args, args.stride == 1 ? from + row * row_stride : scratch.rows + row * args.count, values + to, args.indices + to,
+                 scratch, threads);
+    }
+  };
+  const int64_t work = rows / inner * gangs;
+  if (rows == 1) return gang(0, 0, args.threads);
+#pragma omp parallel for num_threads(args.threads) schedule(dynamic, work / (8 * args.threads) + 1) if (args.threads > 1)
+  for (int64_t index = 0; index < work; index++) gang(index, omp_get_thread_num(), 1);
 }
 
 }  // namespace

@@ -19,13 +19,14 @@ constexpr int64_t topk_spare_items = 8;  // memory after the candidates
 
 struct TopkArgs {
   TopkElement element;
-  bool largest;
+  bool largest, sorted;
   const void* input;
   void* values;
   int64_t* indices;
   Walk rows;                      // all axes but the one looked along: strides of the input, then of both outputs
   int64_t count, k;               // elements of a row, at least 1, below 2^32; 1 <= k <= count
   int64_t stride, result_stride;  // along a row, in elements
+  int64_t gang;                   // rows that are gathered at once, where their elements do not lie together
   TopkBound bound;
   int64_t representatives;  // elements, minima of blocks, or samples that the bound is found among
   int64_t rank, slack;      // which of the representatives, from 1, is the bound; so many more may be below it

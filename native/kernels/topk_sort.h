@@ -36,14 +36,30 @@ Key key_of_rank(const Key* keys, int64_t count, int64_t rank, int64_t slack) {
   return high;
 }
 
+constexpr int64_t few = 128, many = 8192;
+
 // Each item goes to the place that the number of lesser ones tells: no branches, and vectors throughout.
-template <class T>
-void sort_few(const T* items, int64_t count, T* sorted) {
+inline void sort_few(const int64_t* items, int64_t count, int64_t* sorted) {
   for (int64_t i = 0; i < count; i++) {
-    T rank = 0;
+    int64_t rank = 0;
 #pragma omp simd reduction(+ : rank)
     for (int64_t j = 0; j < count; j++) rank += items[j] < items[i];
-    sorted[static_cast<int64_t>(rank)] = items[i];
+    sorted[rank] = items[i];
+  }
+}
+
+// No vectors compare such items, but their keys, of which equal ones stay in order.
+inline void sort_few(const __int128* items, int64_t count, __int128* sorted) {
+  int64_t keys[few];
+  for (int64_t i = 0; i < count; i++) keys[i] = key_of<int64_t>(items[i]);
+  for (int64_t i = 0; i < count; i++) {
+    const int64_t key = keys[i];
+    int64_t rank = 0;
+#pragma omp simd reduction(+ : rank)
+    for (int64_t j = 0; j < i; j++) rank += keys[j] <= key;
+#pragma omp simd reduction(+ : rank)
+    for (int64_t j = i; j < count; j++) rank += keys[j] < key;
+    sorted[rank] = items[i];
   }
 }
 
@@ -75,11 +91,9 @@ Item<Key>* sort_many(Item<Key>* items, int64_t count, Item<Key>* other) {
   return items;
 }
 
-constexpr int64_t few = 256, many = 8192;
-
 template <class Key>
 Item<Key>* sort(Item<Key>* items, int64_t count, Item<Key>* other) {
-  if (sizeof(Key) < 8 && count <= few) {
+  if (count <= few) {
     sort_few(items, count, other);
     return other;
   }

@@ -11,6 +11,7 @@ constexpr int64_t short_row = 4096;    // its keys stay in L1
 constexpr int64_t blocks_for_one = 8;  // for each element that is wanted: few of the wanted then share a block
 constexpr int64_t least_blocks = 64, longest_k_by_blocks = 512;
 constexpr int64_t vector_bytes = 64;
+constexpr int64_t most_gathered = 16, gathered_bytes = 1 << 23;
 constexpr int64_t worth_a_thread = 20000;  // nanoseconds: waking threads that sleep takes about as long
 
 int64_t round_up(int64_t count, int64_t multiple) { return (count + multiple - 1) / multiple * multiple; }
@@ -61,6 +62,10 @@ void plan_topk(TopkArgs& args, int64_t rows, int threads) {
     args.bound = TopkBound::blocks;
     args.representatives = (args.count + args.block - 1) / args.block;
     most = std::min(most, (args.k + args.slack) * args.block + args.k + vector);
+  } else if (!args.sorted && args.count <= short_row) {
+    args.bound = TopkBound::exact;
+    args.representatives = args.count;
+    args.slack = 0;
   } else if (args.k > args.count * 7 / 8) {
     args.bound = TopkBound::none;
   } else if (args.count <= short_row) {
@@ -69,13 +74,15 @@ void plan_topk(TopkArgs& args, int64_t rows, int threads) {
   } else {
     bound_by_sample(args);
   }
+  if (args.bound != TopkBound::exact) args.sorted = true;  // few more are found than wanted, and sorting tells which
   args.candidates = round_up(most + topk_spare_items, vector_bytes);
+  args.gang = args.stride == 1 ? 1 : std::clamp<int64_t>(gathered_bytes / (args.count * element), 1, most_gathered);
 
   const int64_t parts = rows > 1 ? rows : args.bound == TopkBound::blocks ? args.representatives : 1;
   args.threads = static_cast<int>(std::clamp<int64_t>(std::min(rows * nanoseconds(args) / worth_a_thread, parts), 1, threads));
-  const int64_t item = element == 8 ? 16 : 8, dense = args.stride == 1 ? 0 : args.count;
+  const int64_t item = element == 8 ? 16 : 8, gathered = args.stride == 1 ? 0 : args.gang * args.count;
   args.scratch_bytes =
-      round_up(2 * args.candidates * item + (round_up(args.representatives, vector_bytes) + dense) * element, vector_bytes);
+      round_up(2 * args.candidates * item + (round_up(args.representatives, vector_bytes) + gathered) * element, vector_bytes);
 }
 
 }  // namespace drystone

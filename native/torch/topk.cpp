@@ -37,12 +37,15 @@ bool element_of(ScalarType dtype, TopkElement& element) {
   }
 }
 
+// Shorter rows torch sorts as fast.
+constexpr int64_t least_count = 32;
+
 struct Results {
   Handle values, indices;
 };
 
 // Empty handles where torch's kernel serves better, or is to say what is wrong.
-Results largest_of(const Handle& input, int64_t k, int64_t dim, bool largest) {
+Results largest_of(const Handle& input, int64_t k, int64_t dim, bool largest, bool sorted) {
   const KernelTable* table = kernels();
   const auto shape = input.sizes(), strides = input.strides();
   const auto rank = static_cast<int64_t>(shape.size);
@@ -50,27 +53,27 @@ Results largest_of(const Handle& input, int64_t k, int64_t dim, bool largest) {
   if (dim < 0) dim += rank;
   TopkArgs args{};
   args.count = shape.data[dim];
-  if (k < 1 || k > args.count || args.count > UINT32_MAX || !element_of(input.dtype(), args.element)) return {};
+  if (k < 1 || k > args.count || args.count < least_count || args.count > UINT32_MAX || !element_of(input.dtype(), args.element)) return {};
 
-  std::vector<int64_t> sizes(shape.data, shape.data + rank);
+  std::vector<int64_t> sizes(shape.data, shape.data + rank), steps(rank);
   sizes[dim] = k;
-  int64_t rows = 1, step = 1;  // step: between two elements of the results along `axis`
-  for (int64_t axis = rank - 1; axis >= 0; step *= sizes[axis--]) {
-    if (axis == dim) {
-      args.stride = strides.data[axis];
-      args.result_stride = step;
-    } else if (sizes[axis] != 1) {
-      if (args.rows.axes == walk_max_axes) return {};
-      const int at = args.rows.axes++;
-      args.rows.sizes[at] = sizes[axis];
-      args.rows.strides[0][at] = strides.data[axis];
-      args.rows.strides[1][at] = step;
-      rows *= sizes[axis];
-    }
+  int64_t rows = 1;
+  for (int64_t axis = rank - 1, step = 1; axis >= 0; step *= sizes[axis--]) steps[axis] = step;
+  args.stride = strides.data[dim];
+  args.result_stride = steps[dim];
+  for (int64_t axis = 0; axis < rank; axis++) {
+    if (axis == dim || sizes[axis] == 1) continue;
+    if (args.rows.axes == walk_max_axes) return {};
+    const int at = args.rows.axes++;
+    args.rows.sizes[at] = sizes[axis];
+    args.rows.strides[0][at] = strides.data[axis];
+    args.rows.strides[1][at] = steps[axis];
+    rows *= sizes[axis];
   }
   if (rows == 0) return {};
   args.k = k;
   args.largest = largest;
+  args.sorted = sorted;
   plan_topk(args, rows, shim().threads());
 
   Results results{Handle::empty(input.dtype(), sizes), Handle::empty(ScalarType::s64, sizes)};
@@ -91,7 +94,7 @@ void kernel(StableIValue* stack, uint64_t, uint64_t) {
   const Handle self = arguments.tensor();
   const int64_t k = arguments.integer(), dim = arguments.integer();
   const bool largest = arguments.boolean(), sorted = arguments.boolean();
-  Results results = largest_of(self, k, dim, largest);
+  Results results = largest_of(self, k, dim, largest, sorted);
   if (!results.values) {
     const auto [values, indices] = torch_topk(*self, k, dim, largest, sorted);
     results = {Handle::of(values), Handle::of(indices)};

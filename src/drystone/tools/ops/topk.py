@@ -2,7 +2,8 @@
 
 What a model ranks differs from call to call, while a benchmark that repeats one short row teaches the branch predictor its order:
 each call takes the next of several inputs, which together stay in the caches unless one is larger. Contenders are called in the
-same way, as operators of ``torch.ops``. One whose values are not torch's bit for bit, or whose indices do not name them, is left out.
+same way, as operators of ``torch.ops``. One whose values are not torch's bit for bit, or whose indices do not name them, is left
+out.
 """
 
 from __future__ import annotations
