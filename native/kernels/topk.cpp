@@ -57,7 +57,7 @@ typename F::Key least_of(const Row<F> row, int64_t begin, int64_t end) {
   return least_of<typename F::Key>(least, row.lanes);
 }
 
-// Spread evenly over a row of any length, and in step with no pattern in it.
+// Multiples of the golden ratio: spread evenly over a row of any length, and in step with no pattern in it.
 inline int64_t sample_place(int64_t i, int64_t count) {
   const uint64_t fraction = (static_cast<uint64_t>(i) * 0x9E3779B97F4A7C15u) >> 32;
   return static_cast<int64_t>((fraction * static_cast<uint64_t>(count)) >> 32);
@@ -81,7 +81,7 @@ void find_representatives(const TopkArgs& args, const Row<F>& row, typename F::K
   if (i < count) store_raw(to + i, chosen.load(i, count - i));
 }
 
-// Items of the elements whose keys are not above a bound, in the order of their places.
+// Collects the items of elements whose keys are not above a bound, in the order of their places.
 template <class F>
 struct Candidates {
   using Key = typename F::Key;
@@ -126,7 +126,7 @@ struct Scratch {
   }
 };
 
-// Of as few as `wanted` items, all that are below the bound and as many of those at it as there is room for, the first ones.
+// Keeps `wanted` items: those below the bound, and the first ones of those at it.
 template <class Key>
 void leave_out_last(Item<Key>* items, int64_t count, int64_t wanted, Key bound) {
   int64_t room = wanted, kept = 0;
@@ -175,7 +175,7 @@ void one_row(const TopkArgs& args, const typename F::Key* x, typename F::Key* va
   }
 }
 
-// Rows whose elements do not lie together, side by side into scratch memory. Where the rows lie together instead, by tiles.
+// Copies rows whose elements do not lie together; by tiles, where it is neighbouring rows' elements that do.
 template <class Key>
 void gather(const TopkArgs& args, const Key* from, int64_t row_stride, int64_t rows, Key* to) {
   int64_t done = 0;
@@ -216,7 +216,10 @@ void all_rows(const TopkArgs& args) {
     }
   };
   const int64_t work = rows / inner * gangs;
-  if (rows == 1) return gang(0, 0, args.threads);
+  if (rows < args.threads) {
+    for (int64_t index = 0; index < work; index++) gang(index, 0, args.threads);
+    return;
+  }
 #pragma omp parallel for num_threads(args.threads) schedule(dynamic, work / (8 * args.threads) + 1) if (args.threads > 1)
   for (int64_t index = 0; index < work; index++) gang(index, omp_get_thread_num(), 1);
 }

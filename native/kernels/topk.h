@@ -32,7 +32,7 @@ struct TopkArgs {
   int64_t rank, slack;      // which of the representatives, from 1, is the bound; so many more may be below it
   int64_t block;            // elements
   int64_t candidates;       // that there may be in a row
-  int threads;              // over rows, or over the blocks of a row where there is one row
+  int threads;              // over rows, or over the blocks of each row where there are fewer rows than threads
   char* scratch;            // `scratch_bytes` for each thread, aligned to 64
   int64_t scratch_bytes;
 };

@@ -57,28 +57,27 @@ void plan_topk(TopkArgs& args, int64_t rows, int threads) {
   args.block = args.count / std::max(least_blocks, blocks_for_one * args.k) / vector * vector;
   args.rank = args.k;
   args.slack = args.k / 8 + 2;
+  const bool nearly_all = args.k > args.count * 7 / 8;
   int64_t most = args.count;
   if (args.k <= longest_k_by_blocks && args.block > 0) {
     args.bound = TopkBound::blocks;
     args.representatives = (args.count + args.block - 1) / args.block;
     most = std::min(most, (args.k + args.slack) * args.block + args.k + vector);
-  } else if (!args.sorted && args.count <= short_row) {
+  } else if (args.count <= short_row && !(args.sorted && nearly_all)) {
     args.bound = TopkBound::exact;
     args.representatives = args.count;
-    args.slack = 0;
-  } else if (args.k > args.count * 7 / 8) {
+    if (!args.sorted) args.slack = 0;
+  } else if (nearly_all) {
     args.bound = TopkBound::none;
-  } else if (args.count <= short_row) {
-    args.bound = TopkBound::exact;
-    args.representatives = args.count;
   } else {
     bound_by_sample(args);
   }
-  if (args.bound != TopkBound::exact) args.sorted = true;  // few more are found than wanted, and sorting tells which
+  // More are found than wanted otherwise, and sorting tells which.
+  args.sorted |= args.bound != TopkBound::exact;
   args.candidates = round_up(most + topk_spare_items, vector_bytes);
   args.gang = args.stride == 1 ? 1 : std::clamp<int64_t>(gathered_bytes / (args.count * element), 1, most_gathered);
 
-  const int64_t parts = rows > 1 ? rows : args.bound == TopkBound::blocks ? args.representatives : 1;
+  const int64_t parts = rows < threads && args.bound == TopkBound::blocks ? args.representatives : rows;
   args.threads = static_cast<int>(std::clamp<int64_t>(std::min(rows * nanoseconds(args) / worth_a_thread, parts), 1, threads));
   const int64_t item = element == 8 ? 16 : 8, gathered = args.stride == 1 ? 0 : args.gang * args.count;
   args.scratch_bytes =

@@ -164,7 +164,10 @@ def test_rows_side_by_side(length: int, rows: int, dtype: torch.dtype) -> None:
     agrees(x.T.contiguous().T, 20, 0)
 
 
-@pytest.mark.parametrize(("rows", "length", "k"), [(1, 2_000_000, 100), (1, 100_001, 30_000), (7, 60_000, 50), (301, 1000, 300)])
+@pytest.mark.parametrize(
+    ("rows", "length", "k"),
+    [(1, 2_000_000, 100), (2, 1_000_000, 100), (2, 30_000, 9000), (1, 100_001, 30_000), (7, 60_000, 50), (301, 1000, 300)],
+)
 def test_as_many_threads_as_there_may_be(rows: int, length: int, k: int) -> None:
     x = torch.randint(0, 100_000, (rows, length)).float()
     for threads in (1, 2, 3):
