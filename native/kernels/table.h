@@ -23,6 +23,7 @@ struct ElementwiseArgs;
 struct IndexArgs;
 struct FoldArgs;
 struct RotaryArgs;
+struct TopkArgs;
 
 struct KernelTable {
   void (*pointwise)(const PointwiseArgs&);
@@ -41,6 +42,7 @@ struct KernelTable {
   bool (*index)(const IndexArgs&);
   void (*fold)(const FoldArgs&);
   void (*rotary)(const RotaryArgs&);
+  void (*topk)(const TopkArgs&);
 };
 
 // Null where the machine has no ISA that drystone serves.

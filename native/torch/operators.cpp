@@ -6,11 +6,11 @@
 
 namespace drystone::torch {
 
-extern const Operator embedding, gelu, layer_norm, sigmoid, silu, softmax, tanh;
+extern const Operator embedding, gelu, layer_norm, sigmoid, silu, softmax, tanh, topk;
 
 namespace {
 
-const Operator* const operators[] = {&embedding, &gelu, &layer_norm, &sigmoid, &silu, &softmax, &tanh};
+const Operator* const operators[] = {&embedding, &gelu, &layer_norm, &sigmoid, &silu, &softmax, &tanh, &topk};
 
 // The conventions by which torch fills the stack: those of 2.10, the first torch with lists.
 constexpr uint64_t shim_version = (uint64_t{2} << 56) | (uint64_t{10} << 48);

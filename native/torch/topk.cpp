@@ -1,0 +1,111 @@
+// topk: the k largest or smallest elements along an axis.
+#include "steps/topk.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <tuple>
+
+#include "kernels/table.h"
+#include "torch/operators.h"
+#include "torch/tensor.h"
+
+namespace drystone::torch {
+
+namespace {
+
+// Values and indices.
+using Pair = std::tuple<Tensor, Tensor>;
+Pair (*torch_topk)(const Tensor& self, int64_t k, int64_t dim, bool largest, bool sorted);
+
+bool find_torch() {
+  torch_topk = reinterpret_cast<decltype(torch_topk)>(find("_ZN2at3cpu4topkERKNS_6TensorEllbb"));
+  return torch_topk != nullptr;
+}
+
+bool element_of(ScalarType dtype, TopkElement& element) {
+  switch (dtype) {
+    case ScalarType::f64: element = TopkElement::f64; return true;
+    case ScalarType::f32: element = TopkElement::f32; return true;
+    case ScalarType::f16: element = TopkElement::f16; return true;
+    case ScalarType::bf16: element = TopkElement::bf16; return true;
+    case ScalarType::s64: element = TopkElement::s64; return true;
+    case ScalarType::s32: element = TopkElement::s32; return true;
+    case ScalarType::s16: element = TopkElement::s16; return true;
+    case ScalarType::s8: element = TopkElement::s8; return true;
+    case ScalarType::u8: element = TopkElement::u8; return true;
+    default: return false;
+  }
+}
+
+// Shorter rows torch sorts as fast.
+constexpr int64_t least_count = 32;
+
+struct Results {
+  Handle values, indices;
+};
+
+// Empty handles where torch's kernel serves better, or is to say what is wrong.
+Results largest_of(const Handle& input, int64_t k, int64_t dim, bool largest, bool sorted) {
+  const KernelTable* table = kernels();
+  const auto shape = input.sizes(), strides = input.strides();
+  const auto rank = static_cast<int64_t>(shape.size);
+  if (!table || dim < -rank || dim >= rank) return {};
+  if (dim < 0) dim += rank;
+  TopkArgs args{};
+  args.count = shape.data[dim];
+  if (k < 1 || k > args.count || args.count < least_count || args.count > UINT32_MAX || !element_of(input.dtype(), args.element)) return {};
+
+  std::vector<int64_t> sizes(shape.data, shape.data + rank), steps(rank);
+  sizes[dim] = k;
+  int64_t rows = 1;
+  for (int64_t axis = rank - 1, step = 1; axis >= 0; step *= sizes[axis--]) steps[axis] = step;
+  args.stride = strides.data[dim];
+  args.result_stride = steps[dim];
+  for (int64_t axis = 0; axis < rank; axis++) {
+    if (axis == dim || sizes[axis] == 1) continue;
+    if (args.rows.axes == walk_max_axes) return {};
+    const int at = args.rows.axes++;
+    args.rows.sizes[at] = sizes[axis];
+    args.rows.strides[0][at] = strides.data[axis];
+    args.rows.strides[1][at] = steps[axis];
+    rows *= sizes[axis];
+  }
+  if (rows == 0) return {};
+  args.k = k;
+  args.largest = largest;
+  args.sorted = sorted;
+  plan_topk(args, rows, shim().threads());
+
+  Results results{Handle::empty(input.dtype(), sizes), Handle::empty(ScalarType::s64, sizes)};
+  alignas(64) char nearby[1 << 15];
+  Handle far;
+  const int64_t scratch_bytes = args.threads * args.scratch_bytes;
+  if (scratch_bytes > static_cast<int64_t>(sizeof nearby)) far = Handle::empty(ScalarType::u8, {scratch_bytes});
+  args.input = input.data();
+  args.values = results.values.data();
+  args.indices = static_cast<int64_t*>(results.indices.data());
+  args.scratch = far ? static_cast<char*>(far.data()) : nearby;
+  table->topk(args);
+  return results;
+}
+
+void kernel(StableIValue* stack, uint64_t, uint64_t) {
+  Arguments arguments(stack);
+  const Handle self = arguments.tensor();
+  const int64_t k = arguments.integer(), dim = arguments.integer();
+  const bool largest = arguments.boolean(), sorted = arguments.boolean();
+  Results results = largest_of(self, k, dim, largest, sorted);
+  if (!results.values) {
+    const auto [values, indices] = torch_topk(*self, k, dim, largest, sorted);
+    results = {Handle::of(values), Handle::of(indices)};
+  }
+  give_back(stack, {&results.values, &results.indices});
+}
+
+}  // namespace
+
+extern const Operator topk{"topk",
+                           "(Tensor self, SymInt k, int dim=-1, bool largest=True, bool sorted=True) -> (Tensor values, Tensor indices)",
+                           kernel, find_torch};
+
+}  // namespace drystone::torch
