@@ -9,6 +9,7 @@ void norm(const NormArgs&);
 void pool(const PoolArgs&);
 void resize(const ResizeArgs&);
 void copy(const CopyArgs&);
+void concatenate(const ConcatenateArgs&);
 void lrn(const LrnArgs&);
 void winograd(const WinogradArgs&);
 void gemm(const GemmArgs&);
@@ -27,6 +28,7 @@ const KernelTable table = {
     .pool = pool,
     .resize = resize,
     .copy = copy,
+    .concatenate = concatenate,
     .lrn = lrn,
     .winograd = winograd,
     .gemm = gemm,

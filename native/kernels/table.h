@@ -11,6 +11,7 @@ struct PointwiseArgs;
 struct PoolArgs;
 struct ResizeArgs;
 struct CopyArgs;
+struct ConcatenateArgs;
 struct LrnArgs;
 struct ReduceArgs;
 struct SoftmaxArgs;
@@ -32,6 +33,7 @@ struct KernelTable {
   void (*pool)(const PoolArgs&);
   void (*resize)(const ResizeArgs&);
   void (*copy)(const CopyArgs&);
+  void (*concatenate)(const ConcatenateArgs&);
   void (*lrn)(const LrnArgs&);
   void (*winograd)(const WinogradArgs&);
   void (*gemm)(const GemmArgs&);

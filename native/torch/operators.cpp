@@ -6,11 +6,12 @@
 
 namespace drystone::torch {
 
+extern const Operator cat, cat_out;
 extern const Operator embedding;
 
 namespace {
 
-const Operator* const operators[] = {&embedding};
+const Operator* const operators[] = {&cat, &cat_out, &embedding};
 
 // The conventions by which torch fills the stack: those of 2.10, the first torch with lists.
 constexpr uint64_t shim_version = (uint64_t{2} << 56) | (uint64_t{10} << 48);
