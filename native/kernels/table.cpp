@@ -17,6 +17,8 @@ void finite(const FiniteArgs&);
 void attention(const AttentionArgs&);
 void elementwise(const ElementwiseArgs&);
 bool index(const IndexArgs&);
+bool bags(const BagArgs&);
+void scatter(const ScatterArgs&);
 void fold(const FoldArgs&);
 void rotary(const RotaryArgs&);
 
@@ -36,6 +38,8 @@ const KernelTable table = {
     .attention = attention,
     .elementwise = elementwise,
     .index = index,
+    .bags = bags,
+    .scatter = scatter,
     .fold = fold,
     .rotary = rotary,
 };

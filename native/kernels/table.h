@@ -22,6 +22,8 @@ struct FiniteArgs;
 struct AttentionArgs;
 struct ElementwiseArgs;
 struct IndexArgs;
+struct BagArgs;
+struct ScatterArgs;
 struct FoldArgs;
 struct RotaryArgs;
 
@@ -41,6 +43,8 @@ struct KernelTable {
   void (*attention)(const AttentionArgs&);
   void (*elementwise)(const ElementwiseArgs&);
   bool (*index)(const IndexArgs&);
+  bool (*bags)(const BagArgs&);
+  void (*scatter)(const ScatterArgs&);
   void (*fold)(const FoldArgs&);
   void (*rotary)(const RotaryArgs&);
 };

@@ -7,6 +7,7 @@
 #include "steps/copy.h"
 #include "torch/memory_format.h"
 #include "torch/operators.h"
+#include "torch/rows.h"
 #include "torch/tensor.h"
 
 
@@ -30,8 +31,6 @@ bool find_torch_out() {
 // Below this torch's own is as fast, unless there are many tensors: it takes 100 ns for each. To be asked at all costs 0.4 us and 50 ns a tensor.
 constexpr int64_t least_bytes = 1 << 13;
 constexpr size_t many_tensors = 64;
-// From here on threads pay, and non-temporal stores: half of what a last level cache holds.
-constexpr int64_t least_shared_bytes = 1 << 18, least_streamed_bytes = 1 << 24;
 // Each tensor whose rows don't lie together costs a loop nest of its own.
 constexpr size_t most_strided = 64;
 
@@ -131,7 +130,7 @@ class Joined {
   // Writes the elements, which lie in the result in the order of its axes, outermost first.
   bool fill(const Handle& result, const std::vector<int>& order) const {
     const int64_t bytes = width_ * result.numel();
-    const int threads = bytes < least_shared_bytes ? 1 : shim().threads();
+    const int threads = threads_for_bytes(bytes);
     std::vector<ConcatenatePart> parts(shapes_.size());
     int64_t row_bytes = 0;
     for (size_t i = 0; i < shapes_.size(); ++i) {

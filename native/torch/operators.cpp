@@ -7,11 +7,14 @@
 namespace drystone::torch {
 
 extern const Operator cat, cat_out;
-extern const Operator embedding;
+extern const Operator embedding, embedding_dense_backward;
+extern const Operator embedding_bag, embedding_bag_forward_only, embedding_bag_dense_backward;
+extern const Operator index_select, index_select_out;
 
 namespace {
 
-const Operator* const operators[] = {&cat, &cat_out, &embedding};
+const Operator* const operators[] = {&cat, &cat_out, &embedding, &embedding_dense_backward, &embedding_bag, &embedding_bag_forward_only,
+                                      &embedding_bag_dense_backward, &index_select, &index_select_out};
 
 // The conventions by which torch fills the stack: those of 2.10, the first torch with lists.
 constexpr uint64_t shim_version = (uint64_t{2} << 56) | (uint64_t{10} << 48);
