@@ -1,7 +1,8 @@
 // embedding_bag: sums, means and maxima of the rows of a table, bag by bag.
 //
-// Threads share the bags, in order. A row is asked for sixteen rows before it is added, across the ends of bags; its index is checked then,
-// once. Rows are added in their order, whatever the threads.
+// Threads share the bags, in order. Of a bag, as many columns as registers hold are taken at a time, from its first row to its last. The
+// same columns of the row sixteen further on are asked for meanwhile, across the ends of bags; it is then, too, that its index is
+// checked. Rows are added in their order, whatever the threads.
 #include "kernels/bags.h"
 
 #include <omp.h>
@@ -12,131 +13,149 @@ namespace drystone::DRYSTONE_ISA {
 
 namespace {
 
+constexpr int64_t rows_ahead = 16;
+
 template <class T>
 class Bags {
  public:
-  Bags(const BagArgs& args, int thread)
-      : args_(args), table_(static_cast<const T*>(args.table)), sums_(args.scratch + 2 * args.width * thread) {}
+  Bags(const BagArgs& args, Range bags) : args_(args), table_(static_cast<const T*>(args.table)), bags_(bags), last_(begin_of(bags.end)) {}
 
-  bool run(Range bags) {
-    if (bags.begin == bags.end) return true;
-    fetched_ = begin_of(bags.begin);
-    last_ = begin_of(bags.end);
-    fetch(fetched_ + rows_ahead);
-    for (int64_t bag = bags.begin; bag < bags.end && !bad_; bag++) {
+  // False where an index is out of range.
+  bool run() {
+    const int64_t first = begin_of(bags_.begin);
+    for (int64_t at = first; at < least(first + rows_ahead, last_); at++)
+      if (!valid(row_at(at))) return false;
+    for (int64_t bag = bags_.begin; bag < bags_.end; bag++) {
+      begin_ = begin_of(bag);
+      end_ = begin_of(bag + 1);
+      for (int64_t at = begin_ + rows_ahead; at < least(end_ + rows_ahead, last_); at++)
+        if (!valid(row_at(at))) return false;
+      counted_ = end_ - begin_;
+      if (args_.padding >= 0)
+        for (int64_t at = begin_; at < end_; at++) counted_ -= row_at(at) == args_.padding;
+      if (args_.sizes) set_index(args_.sizes, args_.wide, bag, counted_);
+      if (args_.bag_of)
+        for (int64_t at = begin_; at < end_; at++) set_index(args_.bag_of, args_.wide, at, bag);
       if (args_.mode == BagMode::max) {
-        find_max(bag);
+        all_columns<4>(bag, [this]<int K>(int64_t bag, int64_t column) { largest<K>(bag, column); });
       } else if (args_.weights) {
-        sum<true>(bag);
+        all_columns<8>(bag, [this]<int K>(int64_t bag, int64_t column) { sum<K, true>(bag, column); });
       } else {
-        sum<false>(bag);
+        all_columns<8>(bag, [this]<int K>(int64_t bag, int64_t column) { sum<K, false>(bag, column); });
       }
     }
-    return !bad_;
+    return true;
   }
 
  private:
   int64_t begin_of(int64_t bag) const { return bag < args_.bags ? index_at(args_.offsets, args_.wide, bag) : args_.count; }
+  int64_t row_at(int64_t at) const { return index_at(args_.indices, args_.wide, at); }
+  bool valid(int64_t row) const { return row >= 0 && row < args_.rows; }
+  T* output(int64_t bag) const { return static_cast<T*>(args_.output) + bag * args_.width; }
 
-  // Has the rows of all indices before `end` on their way.
-  void fetch(int64_t end) {
-    end = least(end, last_);
-    for (; fetched_ < end; fetched_++) {
-      const int64_t row = index_at(args_.indices, args_.wide, fetched_);
-      if (row < 0 || row >= args_.rows) {
-        bad_ = true;
-        return;
-      }
-      rows_[fetched_ % row_slots] = row;
-      prefetch_row(table_ + row * args_.row_stride, args_.width * static_cast<int64_t>(sizeof(T)));
-    }
-  }
-
-  // The indices of [at, end) that count, eight at most; `at` moves on.
-  Group<T> next_group(int64_t& at, int64_t end, int64_t bag, int64_t* rows) {
-    Group<T> group;
-    end = least(end, at + rows_in_group);
-    fetch(end + rows_ahead);
-    if (bad_) return group;
-    for (; at < end; at++) {
-      if (args_.bag_of) set_index(args_.bag_of, args_.wide, at, bag);
-      const int64_t row = rows_[at % row_slots];
-      if (row == args_.padding) continue;
-      group.rows[group.count] = table_ + row * args_.row_stride;
-      if (args_.weights) group.weights[group.count] = load_one(static_cast<const T*>(args_.weights) + at);
-      rows[group.count++] = row;
-    }
-    return group;
-  }
-
-  template <bool Weighted>
-  void sum(int64_t bag) {
-    fill_row(sums_, 0, args_.width);
-    int64_t counted = 0, rows[rows_in_group];
-    for (int64_t at = begin_of(bag), end = begin_of(bag + 1); at < end && !bad_;) {
-      const Group<T> group = next_group(at, end, bag, rows);
-      add_rows<Weighted>(sums_, group, args_.width);
-      counted += group.count;
-    }
-    if (args_.mode == BagMode::mean && counted > 1) {
-      const float divisor = static_cast<float>(counted);
-#pragma omp simd
-      for (int64_t column = 0; column < args_.width; column++) sums_[column] /= divisor;
-    }
-    finish(bag, counted);
-  }
-
-  void find_max(int64_t bag) {
-    auto* places = reinterpret_cast<int32_t*>(sums_ + args_.width);
-    fill_row(sums_, 0, args_.width);
-    for (int64_t column = 0; column < args_.width; column++) places[column] = 0;
-    int64_t counted = 0, rows[rows_in_group];
-    for (int64_t at = begin_of(bag), end = begin_of(bag + 1); at < end && !bad_;) {
-      const Group<T> group = next_group(at, end, bag, rows);
-      for (int r = 0; r < group.count; r++) take_larger(group.rows[r], static_cast<int32_t>(rows[r]), places, counted++ == 0);
-    }
-    for (int64_t column = 0; column < args_.width; column++) set_index(args_.places, args_.wide, bag * args_.width + column, places[column]);
-    finish(bag, counted);
-  }
-
-  void take_larger(const T* row, int32_t index, int32_t* places, bool first) {
-    using Floats = Vector<float, kFloats>;
-    using Places = Vector<int32_t, kFloats>;
+  // do_columns<K>: K vectors of columns from a place on; 0 for a single column. The last vector may overlap the one before it.
+  template <int Most, class Do>
+  void all_columns(int64_t bag, Do do_columns) const {
+    const int64_t width = args_.width;
     int64_t column = 0;
-    for (; column + kFloats <= args_.width; column += kFloats) {
-      const Floats value = load_floats(row + column), best = load_raw<kFloats>(sums_ + column);
-      const Places place = load_raw<kFloats>(places + column), larger = first ? Places{} - 1 : value > best;
-      store_raw(sums_ + column, larger ? value : best);
-      store_raw(places + column, larger ? Places{} + index : place);
+    if (width < kFloats) {
+      for (; column < width; column++) do_columns.template operator()<0>(bag, column);
+      return;
     }
-    for (; column < args_.width; column++) {
-      const float value = load_one(row + column);
-      if (first || value > sums_[column]) {
-        sums_[column] = value;
-        places[column] = index;
+    for (; column + Most * kFloats <= width; column += Most * kFloats) do_columns.template operator()<Most>(bag, column);
+    for (; column + 2 * kFloats <= width; column += 2 * kFloats) do_columns.template operator()<2>(bag, column);
+    for (; column + kFloats <= width; column += kFloats) do_columns.template operator()<1>(bag, column);
+    if (column < width) do_columns.template operator()<1>(bag, width - kFloats);
+  }
+
+  // take(row, its index, where it is in the bag's indices) for each that counts.
+  template <int K, class Take>
+  void each_row(int64_t column, Take take) const {
+    for (int64_t at = begin_; at < end_; at++) {
+      if (at + rows_ahead < last_) {
+        const T* ahead = table_ + row_at(at + rows_ahead) * args_.row_stride + column;
+        constexpr int in_line = kLine / (kFloats * static_cast<int>(sizeof(T)));
+        for (int k = 0; k < K; k += in_line) __builtin_prefetch(ahead + k * kFloats);
       }
+      const int64_t row = row_at(at);
+      if (row != args_.padding) take(table_ + row * args_.row_stride + column, row, at);
     }
   }
 
-  void finish(int64_t bag, int64_t counted) {
-    store_row(static_cast<T*>(args_.output) + bag * args_.width, sums_, args_.width);
-    if (args_.sizes) set_index(args_.sizes, args_.wide, bag, counted);
+  template <int K, bool Weighted>
+  void sum(int64_t bag, int64_t column) const {
+    const T* weights = static_cast<const T*>(args_.weights);
+    const float divisor = args_.mode == BagMode::mean && counted_ > 1 ? static_cast<float>(counted_) : 1;
+    if constexpr (K == 0) {
+      float sum = 0;
+      each_row<0>(column, [&](const T* row, int64_t, int64_t at) {
+        sum = Weighted ? fma(load_one(weights + at), load_one(row), sum) : sum + load_one(row);
+      });
+      store_one(output(bag) + column, sum / divisor);
+    } else {
+      Vector<float, kFloats> sums[K] = {};
+      each_row<K>(column, [&](const T* row, int64_t, int64_t at) {
+        const float weight = Weighted ? load_one(weights + at) : 1;
+        for (int k = 0; k < K; k++) {
+          const auto values = load_floats(row + k * kFloats);
+          sums[k] = Weighted ? sums[k] + weight * values : sums[k] + values;
+        }
+      });
+      for (int k = 0; k < K; k++) store_floats(output(bag) + column + k * kFloats, divisor == 1 ? sums[k] : sums[k] / divisor);
+    }
+  }
+
+  // The first that is larger than all before it; a NaN only if it is the bag's first.
+  template <int K>
+  void largest(int64_t bag, int64_t column) const {
+    const int64_t to = bag * args_.width + column;
+    bool first = true;
+    if constexpr (K == 0) {
+      float best = 0;
+      int64_t place = 0;
+      each_row<0>(column, [&](const T* row, int64_t index, int64_t) {
+        const float value = load_one(row);
+        if (first || value > best) {
+          best = value;
+          place = index;
+        }
+        first = false;
+      });
+      store_one(output(bag) + column, best);
+      set_index(args_.places, args_.wide, to, place);
+    } else {
+      using Places = Vector<int32_t, kFloats>;
+      Vector<float, kFloats> best[K] = {};
+      Places places[K] = {};
+      each_row<K>(column, [&](const T* row, int64_t index, int64_t) {
+        for (int k = 0; k < K; k++) {
+          const auto value = load_floats(row + k * kFloats);
+          const Places larger = first ? Places{} - 1 : value > best[k];
+          best[k] = larger ? value : best[k];
+          places[k] = larger ? Places{} + static_cast<int32_t>(index) : places[k];
+        }
+        first = false;
+      });
+      for (int k = 0; k < K; k++) {
+        store_floats(output(bag) + column + k * kFloats, best[k]);
+        for (int i = 0; i < kFloats; i++) set_index(args_.places, args_.wide, to + k * kFloats + i, places[k][i]);
+      }
+    }
   }
 
   const BagArgs& args_;
   const T* table_;
-  float* sums_;
-  int64_t rows_[row_slots];
-  int64_t fetched_ = 0, last_ = 0;  // indices that were fetched, and that this thread has
-  bool bad_ = false;
+  Range bags_;
+  int64_t last_;                              // where this thread's indices end
+  int64_t begin_ = 0, end_ = 0, counted_ = 0;  // of the bag
 };
 
 bool run_share(const BagArgs& args, int thread, int threads) {
   const Range bags = share(args.bags, thread, threads);
   switch (args.type) {
-    case RowType::f32: return Bags<float>(args, thread).run(bags);
-    case RowType::bf16: return Bags<uint16_t>(args, thread).run(bags);
-    case RowType::f16: return Bags<Half>(args, thread).run(bags);
+    case RowType::f32: return Bags<float>(args, bags).run();
+    case RowType::bf16: return Bags<uint16_t>(args, bags).run();
+    case RowType::f16: return Bags<Half>(args, bags).run();
   }
   return false;
 }

@@ -23,7 +23,6 @@ struct BagArgs {
   void* bag_of;         // null, or for each index its bag
   void* sizes;          // null, or for each bag how many indices count
   void* places;         // for maxima: (bags, width), the index of the row that each is from
-  float* scratch;       // 2 * width floats a thread
   int threads;
 };
 

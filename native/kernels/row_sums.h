@@ -39,7 +39,7 @@ inline void store_floats(T* to, const Vector<float, kFloats>& v) {
 inline float load_one(const Half* from) { return _cvtsh_ss(from->bits); }
 inline void store_one(Half* to, float value) { to->bits = _cvtss_sh(value, _MM_FROUND_TO_NEAREST_INT); }
 
-constexpr int rows_in_group = 8, rows_ahead = 16, row_slots = 32;
+constexpr int rows_in_group = 8;
 constexpr int64_t most_fetched = 2048;  // bytes of a row; the processor goes on by itself
 
 inline void prefetch_row(const void* row, int64_t bytes) {

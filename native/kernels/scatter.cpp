@@ -12,6 +12,8 @@ namespace drystone::DRYSTONE_ISA {
 
 namespace {
 
+constexpr int rows_ahead = 16;
+
 // Non-temporal or not; `from` is null for zeros.
 void write_bytes(char* to, const char* from, int64_t bytes, bool stream) {
   if (from) return stream ? stream_bytes(to, from, bytes) : copy_bytes(to, from, bytes);

@@ -215,7 +215,8 @@ void kernel_out(StableIValue* stack, uint64_t, uint64_t) {
 
 }  // namespace
 
-extern const Operator cat{"cat", "(Tensor[] tensors, int dim=0) -> Tensor", kernel, find_torch};
+// dim has no default: torch leaves defaults out of what the gradient of a list is compared with.
+extern const Operator cat{"cat", "(Tensor[] tensors, int dim) -> Tensor", kernel, find_torch};
 extern const Operator cat_out{"cat.out", "(Tensor[] tensors, int dim=0, *, Tensor(a!) out) -> Tensor(a!)", kernel_out, find_torch_out};
 
 }  // namespace drystone::torch

@@ -1,7 +1,6 @@
 // embedding_bag: sums, means and maxima of rows of a table; and its gradient.
 #include <climits>
 #include <cstring>
-#include <memory>
 #include <tuple>
 
 #include "kernels/table.h"
@@ -143,8 +142,6 @@ Results bags_of(const Bags& call, bool for_gradient) {
   args.padding = call.padding_idx;
   args.output = output.data();
   args.threads = threads_for_bytes(bytes);
-  const std::unique_ptr<float[]> scratch(new float[2 * width * args.threads]);
-  args.scratch = scratch.get();
   if (!kernels()->bags(args)) return Results();
 
   const size_t sizes_bytes = results.bag_size.numel() * size_of(index);

@@ -231,3 +231,20 @@ def test_tensors_that_only_the_interpreter_holds() -> None:
     x = values(300, 200)
     for _ in range(3):
         assert torch.equal(joined(x), torch.vstack((x + 1, x + 2, x + 3)))
+
+
+def test_by_name() -> None:
+    tensors = [torch.randn(3, size, 4, dtype=torch.float64, requires_grad=True) for size in (1, 2, 5)]
+    assert torch.equal(drystone.ops.cat(tensors, -2), torch.cat(tensors, 1))
+    assert torch.autograd.gradcheck(lambda *tensors: drystone.ops.cat(tensors, 1), tensors)
+    same = [torch.randn(60, 70, requires_grad=True) for _ in range(4)]
+    for dim in (0, 1, 2, -1):
+        assert torch.equal(drystone.ops.stack(same, dim), torch.stack(same, dim))
+        factor = torch.randn_like(torch.stack(same, dim))
+        ours = torch.autograd.grad((drystone.ops.stack(same, dim) * factor).sum(), same)
+        assert all(map(torch.equal, ours, torch.autograd.grad((torch.stack(same, dim) * factor).sum(), same)))
+    with pytest.raises(RuntimeError, match="one shape"):
+        drystone.ops.stack([values(3, 4), values(3, 5)], 0)
+    empty = torch.randn(0, requires_grad=True)
+    gradients = torch.autograd.grad(drystone.ops.cat([empty, same[0]], 1).sum(), [empty, same[0]])
+    assert gradients[0].shape == (0,) and torch.equal(gradients[1], torch.ones(60, 70))

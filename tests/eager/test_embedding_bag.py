@@ -209,3 +209,27 @@ def test_samples_of_torch() -> None:
                 results.append((result, *(x.to_dense() for x in torch.autograd.grad(result.sum(), leaves))))
         for stock, ours in zip(*results, strict=True):
             torch.testing.assert_close(ours, stock, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+def test_by_name(mode: str) -> None:
+    weight, which = torch.randn(50, 64, requires_grad=True), torch.randint(0, 50, (40, 10))
+    flat, offsets = which.flatten(), torch.arange(0, 400, 10)
+    for padding in (None, 3, -4):
+        expected = F.embedding_bag(which, weight, mode=mode, padding_idx=padding)
+        result = drystone.ops.embedding_bag(which, weight, mode=mode, padding_idx=padding)
+        torch.testing.assert_close(result, expected)
+        torch.testing.assert_close(drystone.ops.embedding_bag(flat, weight, offsets, mode=mode, padding_idx=padding), expected)
+        gradients = [torch.autograd.grad(y.square().sum(), weight)[0] for y in (result, expected)]
+        torch.testing.assert_close(*gradients)
+    with pytest.raises(ValueError, match="offsets go with"):
+        drystone.ops.embedding_bag(which, weight, offsets)
+
+
+def test_weights_of_samples_by_name() -> None:
+    weight, which = torch.randn(50, 64, requires_grad=True), torch.randint(0, 50, (40, 10))
+    scale = torch.randn(40, 10, requires_grad=True)
+    results = [f(which, weight, mode="sum", per_sample_weights=scale) for f in (drystone.ops.embedding_bag, F.embedding_bag)]
+    torch.testing.assert_close(*results)
+    for ours, stock in zip(*(torch.autograd.grad(y.square().sum(), [weight, scale]) for y in results), strict=True):
+        torch.testing.assert_close(ours, stock, rtol=1e-5, atol=1e-4)

@@ -219,3 +219,10 @@ def test_gradcheck() -> None:
     which = torch.randint(0, 30, (400,))
     assert torch.autograd.gradcheck(lambda w: F.embedding(which, w), weight)
     assert torch.autograd.gradcheck(lambda w: torch.index_select(w, 0, which), weight)
+
+
+def test_by_name() -> None:
+    x, which = torch.randn(30, 40, dtype=torch.float64, requires_grad=True), torch.randint(0, 30, (20,))
+    for dim in (0, 1, -1):
+        assert torch.equal(drystone.ops.index_select(x, dim, which), torch.index_select(x, dim, which))
+        assert torch.autograd.gradcheck(lambda x, dim=dim: drystone.ops.index_select(x, dim, which), x)
