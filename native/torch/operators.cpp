@@ -6,11 +6,22 @@
 
 namespace drystone::torch {
 
-extern const Operator embedding, gelu, layer_norm, sigmoid, silu, softmax, tanh, topk;
+extern const Operator cat, cat_out;
+extern const Operator embedding, embedding_dense_backward;
+extern const Operator embedding_bag, embedding_bag_forward_only, embedding_bag_dense_backward;
+extern const Operator gelu, sigmoid, silu, tanh;
+extern const Operator index_select, index_select_out;
+extern const Operator layer_norm, softmax;
+extern const Operator topk;
 
 namespace {
 
-const Operator* const operators[] = {&embedding, &gelu, &layer_norm, &sigmoid, &silu, &softmax, &tanh, &topk};
+const Operator* const operators[] = {
+    &cat,         &cat_out,         &embedding,  &embedding_dense_backward, &embedding_bag, &embedding_bag_forward_only, &embedding_bag_dense_backward,
+    &gelu,        &sigmoid,         &silu,       &tanh,
+    &index_select, &index_select_out, &layer_norm, &softmax,
+    &topk,
+};
 
 // The conventions by which torch fills the stack: those of 2.10, the first torch with lists.
 constexpr uint64_t shim_version = (uint64_t{2} << 56) | (uint64_t{10} << 48);
