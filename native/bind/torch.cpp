@@ -14,9 +14,9 @@ void bind_torch(nb::module_& m) {
   m.def("find_libtorch", [](const std::string& path) { torch::find_libtorch(path.c_str()); }, "path"_a);
   m.def("operator_names", &torch::operator_names);
   m.def("define_operators", &torch::define_operators);
-  m.def("replace_operator", &torch::replace, "name"_a);
-  m.def("restore_operator", &torch::restore, "name"_a);
-  m.def("is_replaced", &torch::is_replaced, "name"_a);
+  m.def("replace_operator", &torch::replace, "family"_a);
+  m.def("restore_operator", &torch::restore, "family"_a);
+  m.def("is_replaced", &torch::is_replaced, "family"_a);
 
   nb::class_<torch::PageState>(m, "PageState")
       .def_ro("on", &torch::PageState::on)

@@ -82,10 +82,12 @@ void gelu_kernel(StableIValue* stack, uint64_t, uint64_t) {
 
 }  // namespace
 
-extern const Operator tanh{"tanh", "(Tensor self) -> Tensor", Tanh::kernel, [] { return Tanh::find_as("_ZN2at3cpu4tanhERKNS_6TensorE"); }};
-extern const Operator sigmoid{"sigmoid", "(Tensor self) -> Tensor", Sigmoid::kernel,
+extern const Operator tanh{"tanh", "tanh", "(Tensor self) -> Tensor", Tanh::kernel,
+                           [] { return Tanh::find_as("_ZN2at3cpu4tanhERKNS_6TensorE"); }};
+extern const Operator sigmoid{"sigmoid", "sigmoid", "(Tensor self) -> Tensor", Sigmoid::kernel,
                               [] { return Sigmoid::find_as("_ZN2at3cpu7sigmoidERKNS_6TensorE"); }};
-extern const Operator silu{"silu", "(Tensor self) -> Tensor", Silu::kernel, [] { return Silu::find_as("_ZN2at3cpu4siluERKNS_6TensorE"); }};
-extern const Operator gelu{"gelu", "(Tensor self, *, str approximate='none') -> Tensor", gelu_kernel, find_gelu};
+extern const Operator silu{"silu", "silu", "(Tensor self) -> Tensor", Silu::kernel,
+                           [] { return Silu::find_as("_ZN2at3cpu4siluERKNS_6TensorE"); }};
+extern const Operator gelu{"gelu", "gelu", "(Tensor self, *, str approximate='none') -> Tensor", gelu_kernel, find_gelu};
 
 }  // namespace drystone::torch

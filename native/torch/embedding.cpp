@@ -86,11 +86,11 @@ void kernel_backward(StableIValue* stack, uint64_t, uint64_t) {
 
 }  // namespace
 
-extern const Operator embedding{"embedding",
+extern const Operator embedding{"embedding", "embedding",
                                 "(Tensor weight, Tensor indices, SymInt padding_idx=-1, bool scale_grad_by_freq=False, "
                                 "bool sparse=False) -> Tensor",
                                 kernel, find_torch};
-extern const Operator embedding_dense_backward{"embedding_dense_backward",
+extern const Operator embedding_dense_backward{"embedding", "embedding_dense_backward",
                                                "(Tensor grad_output, Tensor indices, SymInt num_weights, SymInt padding_idx, "
                                                "bool scale_grad_by_freq) -> Tensor",
                                                kernel_backward, find_torch_backward};

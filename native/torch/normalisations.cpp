@@ -121,9 +121,10 @@ void norm_kernel(StableIValue* stack, uint64_t, uint64_t) {
 
 }  // namespace
 
-extern const Operator softmax{"_softmax", "(Tensor self, int dim, bool half_to_float) -> Tensor", softmax_kernel, find_softmax};
+extern const Operator softmax{"softmax", "_softmax", "(Tensor self, int dim, bool half_to_float) -> Tensor", softmax_kernel, find_softmax};
 extern const Operator layer_norm{
-    "native_layer_norm", "(Tensor input, SymInt[] normalized_shape, Tensor? weight, Tensor? bias, float eps) -> (Tensor, Tensor, Tensor)",
-    norm_kernel, find_norm};
+    "layer_norm", "native_layer_norm",
+    "(Tensor input, SymInt[] normalized_shape, Tensor? weight, Tensor? bias, float eps) -> (Tensor, Tensor, Tensor)", norm_kernel,
+    find_norm};
 
 }  // namespace drystone::torch

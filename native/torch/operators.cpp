@@ -2,6 +2,7 @@
 
 #include <map>
 #include <mutex>
+#include <set>
 #include <stdexcept>
 
 namespace drystone::torch {
@@ -17,9 +18,21 @@ extern const Operator topk;
 namespace {
 
 const Operator* const operators[] = {
-    &cat,         &cat_out,         &embedding,  &embedding_dense_backward, &embedding_bag, &embedding_bag_forward_only, &embedding_bag_dense_backward,
-    &gelu,        &sigmoid,         &silu,       &tanh,
-    &index_select, &index_select_out, &layer_norm, &softmax,
+    &cat,
+    &cat_out,
+    &embedding,
+    &embedding_dense_backward,
+    &embedding_bag,
+    &embedding_bag_forward_only,
+    &embedding_bag_dense_backward,
+    &gelu,
+    &sigmoid,
+    &silu,
+    &tanh,
+    &index_select,
+    &index_select_out,
+    &layer_norm,
+    &softmax,
     &topk,
 };
 
@@ -30,10 +43,25 @@ std::mutex guard;
 std::map<std::string, void*> replaced;  // by name, what torch knows the registration by
 bool defined = false;
 
-const Operator& named(const std::string& name) {
+std::vector<const Operator*> members(const std::string& family) {
+  std::vector<const Operator*> found;
   for (const Operator* op : operators)
-    if (name == op->name) return *op;
-  throw std::invalid_argument("drystone has no operator " + name);
+    if (family == op->family) found.push_back(op);
+  if (found.empty()) throw std::invalid_argument("drystone has no operator " + family);
+  return found;
+}
+
+// Registers one kernel; false where this torch can't have it.
+bool register_kernel(const Operator& op) {
+  if (replaced.count(op.name)) return true;
+  void* library;
+  if (!op.find() || shim().init_impl("aten", "CPU", __FILE__, __LINE__, &library)) return false;
+  if (shim().impl(library, op.name, op.kernel, shim_version)) {
+    shim().delete_library(library);
+    return false;
+  }
+  replaced[op.name] = library;
+  return true;
 }
 
 void check(int error, const std::string& what) {
@@ -43,9 +71,9 @@ void check(int error, const std::string& what) {
 }  // namespace
 
 std::vector<std::string> operator_names() {
-  std::vector<std::string> names;
-  for (const Operator* op : operators) names.push_back(op->name);
-  return names;
+  std::set<std::string> families;
+  for (const Operator* op : operators) families.insert(op->family);
+  return {families.begin(), families.end()};
 }
 
 void define_operators() {
@@ -62,32 +90,29 @@ void define_operators() {
   defined = true;
 }
 
-bool replace(const std::string& name) {
+std::vector<std::string> replace(const std::string& family) {
   std::lock_guard lock(guard);
-  const Operator& op = named(name);
-  if (replaced.count(name)) return true;
-  if (!op.find()) return false;
-  void* library;
-  check(shim().init_impl("aten", "CPU", __FILE__, __LINE__, &library), name);
-  if (shim().impl(library, op.name, op.kernel, shim_version)) {
-    shim().delete_library(library);
-    return false;
+  std::vector<std::string> missing;
+  for (const Operator* op : members(family))
+    if (!register_kernel(*op)) missing.push_back(op->name);
+  return missing;
+}
+
+void restore(const std::string& family) {
+  std::lock_guard lock(guard);
+  for (const Operator* op : members(family)) {
+    const auto entry = replaced.find(op->name);
+    if (entry == replaced.end()) continue;
+    shim().delete_library(entry->second);
+    replaced.erase(entry);
   }
-  replaced[name] = library;
-  return true;
 }
 
-void restore(const std::string& name) {
+bool is_replaced(const std::string& family) {
   std::lock_guard lock(guard);
-  const auto entry = replaced.find(name);
-  if (entry == replaced.end()) return;
-  shim().delete_library(entry->second);
-  replaced.erase(entry);
-}
-
-bool is_replaced(const std::string& name) {
-  std::lock_guard lock(guard);
-  return replaced.count(name) != 0;
+  for (const Operator* op : members(family))
+    if (replaced.count(op->name)) return true;
+  return false;
 }
 
 }  // namespace drystone::torch

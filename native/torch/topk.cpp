@@ -104,7 +104,7 @@ void kernel(StableIValue* stack, uint64_t, uint64_t) {
 
 }  // namespace
 
-extern const Operator topk{"topk",
+extern const Operator topk{"topk", "topk",
                            "(Tensor self, SymInt k, int dim=-1, bool largest=True, bool sorted=True) -> (Tensor values, Tensor indices)",
                            kernel, find_torch};
 

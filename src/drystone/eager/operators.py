@@ -18,7 +18,7 @@ from drystone.errors import DrystoneWarning
 
 @functools.cache
 def names() -> tuple[str, ...]:
-    """All operators, by their names in ``torch.ops.aten``."""
+    """All operators. Some stand for several of ``torch.ops.aten``: the out= variant, the gradient."""
     return tuple(native.operator_names())
 
 
@@ -61,7 +61,7 @@ def replace(wanted: frozenset[str]) -> None:
         warnings.warn(f"torch's own operators stay: {reason}", DrystoneWarning, stacklevel=4)
         return
     _silence_torch()
-    if missing := sorted(name for name in wanted if not native.replace_operator(name)):
+    if missing := [name for family in sorted(wanted) for name in native.replace_operator(family)]:
         warnings.warn(
             f"torch's own {', '.join(missing)} stay: in torch {torch.__version__} they take other arguments than drystone knows",
             DrystoneWarning,
