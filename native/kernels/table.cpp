@@ -18,6 +18,7 @@ void elementwise(const ElementwiseArgs&);
 bool index(const IndexArgs&);
 void fold(const FoldArgs&);
 void rotary(const RotaryArgs&);
+void recurrent(const RecurrentArgs&);
 
 const KernelTable table = {
     .pointwise = pointwise,
@@ -36,6 +37,7 @@ const KernelTable table = {
     .index = index,
     .fold = fold,
     .rotary = rotary,
+    .recurrent = recurrent,
 };
 
 }  // namespace drystone::DRYSTONE_ISA

@@ -23,6 +23,7 @@ struct ElementwiseArgs;
 struct IndexArgs;
 struct FoldArgs;
 struct RotaryArgs;
+struct RecurrentArgs;
 
 struct KernelTable {
   void (*pointwise)(const PointwiseArgs&);
@@ -41,6 +42,7 @@ struct KernelTable {
   bool (*index)(const IndexArgs&);
   void (*fold)(const FoldArgs&);
   void (*rotary)(const RotaryArgs&);
+  void (*recurrent)(const RecurrentArgs&);
 };
 
 // Null where the machine has no ISA that drystone serves.

@@ -1,0 +1,309 @@
+// The hidden part of LSTM, GRU and RNN layers, all time steps in one call: h W_hh, the gates' functions, the cell. float32, or
+// bfloat16 weights and states with float32 sums and cells.
+//
+// What the inputs give the gates was computed for all steps at once by the GEMM. Here a thread owns strips of units with all
+// their gates, at every step the same ones, so that its share of the weights stays in its caches, and nothing but the new state goes from
+// core to core. A strip's sums (some rows times a vector for each gate) stay in registers until they have gone through the gates'
+// functions. Threads meet once a step. Every other step goes through the strips backwards: of weights that do not fit into
+// the second level cache, the part that was used last is still there.
+//
+// Both directions, and parts of a large batch, know nothing of each other: where there are enough threads they run side by side.
+#include "kernels/recurrent.h"
+
+#include <omp.h>
+#include <sched.h>
+
+#include "kernels/gemm_dot.h"
+#include "kernels/gemm_math.h"
+
+namespace drystone::DRYSTONE_ISA {
+
+namespace {
+
+constexpr int W = kFloats;
+constexpr int kMaxTile = kTile.rows * kTile.vectors * W;
+
+// Where the threads of a team wait for each other. They spin, as a step takes microseconds; and give the core away where the others
+// may need it to arrive at all.
+struct Meeting {
+  int arrived;
+
+  void meet(int team, int& expected) {
+    if (team == 1) return;
+    constexpr int spins = 2000;
+    expected += team;
+    __atomic_add_fetch(&arrived, 1, __ATOMIC_ACQ_REL);
+    for (int i = 0; __atomic_load_n(&arrived, __ATOMIC_ACQUIRE) < expected; i++) {
+      if (i < spins)
+        __builtin_ia32_pause();
+      else
+        sched_yield();
+    }
+  }
+};
+
+GemmTileFunction tile_function(GemmArithmetic arithmetic, int64_t rows, int64_t vectors) {
+  switch (arithmetic) {
+    case GemmArithmetic::f32: return tile_of_width<Float32>(rows, vectors);
+    case GemmArithmetic::bf16_widened: return tile_of_width<Widened>(rows, vectors);
+    default: return dot_tile_of_width(rows, vectors);
+  }
+}
+
+// Rows in the order in which tiles read them (gemm_tile.h): blocks of rows, each [chunk][row][64 bytes].
+struct Operand {
+  char* data;
+  int64_t row_bytes;  // whole chunks
+
+  // Elements from `unit` on, fewer than fill a chunk from there, of a row of a block. `unit` is a multiple of a vector's lanes.
+  char* at(Range block, int64_t row, int64_t unit, int element) const {
+    const int64_t byte = unit * element, chunk = byte / kChunkBytes, height = block.end - block.begin;
+    return data + block.begin * row_bytes + (chunk * height + row - block.begin) * kChunkBytes + byte % kChunkBytes;
+  }
+};
+
+// A vector of results, as the next product reads it.
+void store_operand(char* to, const float* values, GemmArithmetic arithmetic) {
+  if (arithmetic == GemmArithmetic::f32) {
+    __builtin_memcpy(to, values, W * sizeof(float));
+  } else if (arithmetic == GemmArithmetic::bf16_dot) {
+    store<W>(reinterpret_cast<uint16_t*>(to), load<W>(values));
+  } else {
+    uint16_t rounded[W];
+    store<W>(rounded, load<W>(values));
+    store<W>(reinterpret_cast<float*>(to), load<W>(rounded));
+  }
+}
+
+// `count` numbers as a whole vector, in place where they are one.
+inline const float* whole(const float* from, int64_t count, float* buffer) {
+  if (count == W) return from;
+  for (int i = 0; i < W; i++) buffer[i] = i < count ? from[i] : 0.0f;
+  return buffer;
+}
+
+// The gates' functions on a vector of units: from the sums of h W_hh and what the inputs give, `apart` elements between the gates, to
+// the new h. `cell` is an LSTM's cell and a GRU's own h; both are float32 from step to step.
+void lstm(const float* sums, const float* const* inputs, float* cell, float* h) {
+#pragma omp simd
+  for (int i = 0; i < W; i++) {
+    const float kept = sigmoid(sums[W + i] + inputs[1][i]) * cell[i];
+    const float c = kept + sigmoid(sums[i] + inputs[0][i]) * tanh(sums[2 * W + i] + inputs[2][i]);
+    cell[i] = c;
+    h[i] = sigmoid(sums[3 * W + i] + inputs[3][i]) * tanh(c);
+  }
+}
+
+void gru(const float* sums, const float* const* inputs, float* cell, float* h) {
+#pragma omp simd
+  for (int i = 0; i < W; i++) {
+    const float reset = sigmoid(sums[i] + inputs[0][i]), update = sigmoid(sums[W + i] + inputs[1][i]);
+    const float fresh = tanh(fma(reset, sums[2 * W + i], inputs[2][i]));
+    cell[i] = h[i] = fma(update, cell[i] - fresh, fresh);
+  }
+}
+
+void rnn_tanh(const float* sums, const float* const* inputs, float*, float* h) {
+#pragma omp simd
+  for (int i = 0; i < W; i++) h[i] = tanh(sums[i] + inputs[0][i]);
+}
+
+void rnn_relu(const float* sums, const float* const* inputs, float*, float* h) {
+#pragma omp simd
+  for (int i = 0; i < W; i++) h[i] = maximum(sums[i] + inputs[0][i], 0.0f);
+}
+
+using Unit = void (*)(const float*, const float* const*, float*, float*);
+
+Unit unit_of(RecurrentKind kind) {
+  switch (kind) {
+    case RecurrentKind::lstm: return lstm;
+    case RecurrentKind::gru: return gru;
+    case RecurrentKind::rnn_tanh: return rnn_tanh;
+    default: return rnn_relu;
+  }
+}
+
+// Some rows of one direction, computed by a team of threads; each has an object of its own.
+class Part {
+ public:
+  Part(const RecurrentArgs& args, int direction, Range rows, std::byte* scratch, int rank, int team)
+      : a(args), weights(args.direction[direction]), rows(rows), direction(direction), rank(rank), team(team) {
+    const int64_t count = rows.end - rows.begin;
+    const RecurrentMemory memory = recurrent_memory(a, count);
+    char* at = reinterpret_cast<char*>(scratch);
+    meeting = reinterpret_cast<Meeting*>(at + memory.meeting);
+    for (int i = 0; i < 2; i++) state[i] = {at + memory.state + i * memory.state_bytes, memory.state_bytes / count};
+    cells = reinterpret_cast<float*>(at + memory.cell);
+    inner = {at + memory.inner, a.projects ? (memory.bytes - memory.inner) / count : 0};
+    for (int i = 0; i < W; i++) start[i] = start[W + i] = 0;
+  }
+
+  void run() {
+    begin();
+    meeting->meet(team, expected);
+    for (int64_t step = 0; step < a.steps; step++) {
+      const int64_t time = direction == 1 ? a.steps - 1 - step : step;
+      const bool backwards = step % 2 == 1;
+      hidden_part(time, step, backwards);
+      meeting->meet(team, expected);
+      if (a.projects) {
+        project(time, step, backwards);
+        meeting->meet(team, expected);
+      }
+    }
+    end();
+  }
+
+ private:
+  const RecurrentArgs& a;
+  const RecurrentDirection& weights;
+  const Range rows;
+  const int direction, rank, team;
+  Meeting* meeting;
+  int expected = 0;
+  Operand state[2], inner;
+  float* cells;  // a row is as long as whole vectors
+  alignas(64) float start[4 * W];
+  alignas(64) float tile[kMaxTile];
+
+  int element() const { return gemm_x_bytes(a.arithmetic); }
+  int64_t steps_of(int64_t k) const { return a.arithmetic == GemmArithmetic::f32 ? k : ceil_div(k, 2); }
+  float* cell(int64_t row, int64_t unit) const { return cells + row * (ceil_div(a.hidden * 4, 64) * 16) + unit; }
+
+  // The first row of the part in a tensor (directions, batch, size).
+  int64_t offset(int64_t row, int64_t size) const { return (direction * a.batch + rows.begin + row) * size; }
+
+  // The initial state where the first step reads it. What fills the last chunk of a row is 0, as products read it too.
+  void begin() {
+    const int64_t count = rows.end - rows.begin, cell_floats = ceil_div(a.hidden * 4, 64) * 16;
+    const Range own = share(count, rank, team);
+    alignas(64) float values[W];
+    for_blocks([&](Range block) {
+      for (int64_t row = block.begin; row < block.end; row++) {
+        if (row < own.begin || row >= own.end) continue;
+        for (int i = 0; i < 2; i++)
+          for (int64_t chunk = 0; chunk < state[i].row_bytes; chunk += kChunkBytes)
+            __builtin_memset(state[i].at(block, row, chunk / element(), element()), 0, kChunkBytes);
+        for (int64_t unit = 0; a.initial && unit < a.state; unit += W) {
+          for (float& value : values) value = 0;
+          load(values, advance(a.initial, offset(row, a.state) + unit, a.initial_bf16), a.initial_bf16, 1, least(W, a.state - unit));
+          store_operand(state[0].at(block, row, unit, element()), values, a.arithmetic);
+        }
+      }
+    });
+    for (int64_t row = own.begin; row < own.end; row++) {
+      __builtin_memset(cell(row, 0), 0, cell_floats * sizeof(float));
+      const bool own_state = a.kind == RecurrentKind::gru;
+      const void* from = own_state ? a.initial : a.initial_cell;
+      const bool bf16 = own_state ? a.initial_bf16 : a.initial_cell_bf16;
+      if (from) load(cell(row, 0), advance(from, offset(row, a.hidden), bf16), bf16, 1, a.hidden);
+    }
+    if (a.projects)
+      for (int64_t row = own.begin; row < own.end; row++) __builtin_memset(inner.data + row * inner.row_bytes, 0, inner.row_bytes);
+  }
+
+  void end() const {
+    if (!a.final_cell) return;
+    const Range own = share(rows.end - rows.begin, rank, team);
+    for (int64_t row = own.begin; row < own.end; row++)
+      store(advance(a.final_cell, offset(row, a.hidden), a.final_cell_bf16), cell(row, 0), a.final_cell_bf16, 1, a.hidden);
+  }
+
+  // The rows, in blocks of which each is a tile's; a projection goes by those of the gates.
+  template <class F>
+  void for_blocks(F&& body) const {
+    const int gates = recurrent_gates(a.kind);
+    const int64_t count = rows.end - rows.begin, blocks = ceil_div(count, rows_beside(gates * recurrent_unit_vectors(gates)));
+    for (int64_t b = 0; b < blocks; b++) body(share(count, b, blocks));
+  }
+
+  // This thread's strips of a product with `units` columns a gate, and in each all rows: sums go to `finish`.
+  template <class Finish>
+  void product(const Operand& x, const void* packed, int64_t k, int64_t units, int gates, const float* bias, bool backwards,
+               Finish&& finish) {
+    const int wide = recurrent_unit_vectors(gates), vectors = wide * gates;
+    const int64_t width = wide * W, strips = ceil_div(units, width), steps = steps_of(k), strip_bytes = steps * vectors * kVectorBytes;
+    const Range own = share(strips, rank, team);
+    for (int64_t i = own.begin; i < own.end; i++) {
+      const int64_t strip = backwards ? own.end - 1 - (i - own.begin) : i;
+      for (int v = 0; v < vectors; v++)
+        for (int lane = 0; lane < W; lane++) {
+          const int64_t unit = strip * width + lane;
+          start[v * W + lane] = bias && v == vectors - 1 && unit < units ? bias[unit] : 0.0f;
+        }
+      for_blocks([&](Range block) {
+        GemmTile t{};
+        t.rows = block.end - block.begin;
+        t.x = x.data + block.begin * x.row_bytes;
+        t.weights = static_cast<const char*>(packed) + strip * strip_bytes;
+        t.steps = steps;
+        t.start = start;
+        t.start_stride = 0;
+        t.sums = tile;
+        t.sums_stride = vectors * W;
+        tile_function(a.arithmetic, t.rows, vectors)(t);
+        for (int64_t row = block.begin; row < block.end; row++)
+          for (int u = 0; u < wide; u++) {
+            const int64_t unit = strip * width + u * W;
+            if (unit < units) finish(block, row, unit, least(W, units - unit), tile + (row - block.begin) * vectors * W + u * W);
+          }
+      });
+    }
+  }
+
+  void hidden_part(int64_t time, int64_t step, bool backwards) {
+    const int gates = recurrent_gates(a.kind);
+    const Unit function = unit_of(a.kind);
+    const float* inputs = a.gates + time * a.gates_step + direction * gates * a.hidden;
+    product(state[step % 2], weights.weights, a.state, a.hidden, gates, weights.bias, backwards,
+            [&](Range block, int64_t row, int64_t unit, int64_t count, const float* sums) {
+              alignas(64) float h[W], padded[4][W];
+              const float* given[4];
+              for (int g = 0; g < gates; g++)
+                given[g] = whole(inputs + (rows.begin + row) * a.gates_row + g * a.hidden + unit, count, padded[g]);
+              function(sums, given, cell(row, unit), h);
+              if (a.projects)
+                store_operand(inner.at(block, row, unit, element()), h, a.arithmetic);
+              else
+                give(block, row, unit, count, h, time, step);
+            });
+  }
+
+  void project(int64_t time, int64_t step, bool backwards) {
+    product(inner, weights.projection, a.hidden, a.state, 1, nullptr, backwards,
+            [&](Range block, int64_t row, int64_t unit, int64_t count, const float* sums) {
+              alignas(64) float h[W];
+              for (int i = 0; i < W; i++) h[i] = sums[i];
+              give(block, row, unit, count, h, time, step);
+            });
+  }
+
+  // A vector of the new state: to the next step, and out.
+  void give(Range block, int64_t row, int64_t unit, int64_t count, const float* h, int64_t time, int64_t step) {
+    store_operand(state[(step + 1) % 2].at(block, row, unit, element()), h, a.arithmetic);
+    const int64_t at = time * a.output_step + (rows.begin + row) * a.output_row + direction * a.state + unit;
+    store(advance(a.output, at, a.output_bf16), h, a.output_bf16, 1, count);
+    if (step + 1 == a.steps) store(advance(a.final, offset(row, a.state) + unit, a.final_bf16), h, a.final_bf16, 1, count);
+  }
+};
+
+}  // namespace
+
+void recurrent(const RecurrentArgs& a) {
+  const int64_t parts = a.directions * a.row_parts;
+  for (int64_t i = 0; i < parts; i++) *reinterpret_cast<Meeting*>(a.scratch + i * a.part_bytes) = {0};
+#pragma omp parallel num_threads(a.threads) if (a.threads > 1)
+  {
+    // Every part gets as many threads; where that does not come out even, all threads compute one part after the other.
+    const int threads = omp_get_num_threads(), thread = omp_get_thread_num();
+    const int64_t teams = threads % parts == 0 ? parts : threads > 1 && parts % threads == 0 ? threads : 1;
+    const int team = static_cast<int>(threads / teams);
+    for (int64_t i = thread / team; i < parts; i += teams) {
+      const Range rows = share(a.batch, i % a.row_parts, a.row_parts);
+      Part(a, static_cast<int>(i / a.row_parts), rows, a.scratch + i * a.part_bytes, thread % team, team).run();
+    }
+  }
+}
+
+}  // namespace drystone::DRYSTONE_ISA
