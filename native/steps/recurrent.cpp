@@ -104,11 +104,12 @@ class RecurrentStep final : public Step {
  private:
   // A step of few products is done before the threads have met.
   void plan(int64_t threads) {
-    constexpr int64_t few_products = 1 << 15;
-    const int64_t gates = recurrent_gates(args_.kind), products = args_.batch * gates * args_.hidden * args_.state;
+    constexpr double few_products = 1 << 15;
+    const int64_t gates = recurrent_gates(args_.kind);
+    const double products = static_cast<double>(args_.batch) * gates * args_.hidden * args_.state;
     const int64_t strips = ceil_div(args_.hidden, lanes() * recurrent_unit_vectors(static_cast<int>(gates)));
     const int64_t team = products < few_products ? 1 : strips;
-    threads_ = products * args_.steps < few_products * 4 ? 1 : std::min(threads, team * args_.directions);
+    threads_ = products * static_cast<double>(args_.steps) < few_products * 4 ? 1 : std::min(threads, team * args_.directions);
     args_.row_parts = 1;
     args_.part_bytes = recurrent_memory(args_, args_.batch).bytes;
     scratchpad_bytes = args_.directions * args_.row_parts * args_.part_bytes + 63;

@@ -43,9 +43,9 @@ def run(graph: Graph, inputs: Sequence[Tensor], dtype: torch.dtype | None = None
 def evaluate(node: Node, inputs: list[Tensor]) -> list[Tensor]:
     """The outputs of a node that is not ``aten``. Low precision is computed in float32 and not yet rounded back."""
     inputs = [x.float() if x.dtype in (torch.bfloat16, torch.float16) else x for x in inputs]
-    if node.op == "recurrent":
-        return recurrent(node, inputs)
     result = _OPERATORS[node.op](node, inputs)
+    if isinstance(result, list):
+        return result
     if node.epilogue:
         result = pointwise(node.epilogue, [result, *inputs[node.epilogue_start :]])
     return [result]
@@ -267,7 +267,7 @@ def _rotary(node: Node, inputs: list[Tensor]) -> Tensor:
     return x * cosines + torch.cat([-second, first], -1) * sines
 
 
-_OPERATORS: dict[str, Callable[[Node, list[Tensor]], Tensor]] = {
+_OPERATORS: dict[str, Callable[[Node, list[Tensor]], Tensor | list[Tensor]]] = {
     "conv": _conv,
     "matmul": _matmul,
     "pointwise": lambda node, inputs: pointwise(node.attrs["ops"], inputs),
@@ -292,4 +292,5 @@ _OPERATORS: dict[str, Callable[[Node, list[Tensor]], Tensor]] = {
     "index": _index,
     "batch_matmul": _batch_matmul,
     "rotary": _rotary,
+    "recurrent": recurrent,
 }

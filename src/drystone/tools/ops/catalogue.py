@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from . import attention, gemm
+from . import attention, gemm, recurrent
 from .case import Case
 
 #: Gives the cases of a dtype.
 OPERATORS: dict[str, Callable[[str], Iterator[Case]]] = {
     "gemm": gemm.cases,
     "attention": attention.cases,
+    **recurrent.OPERATORS,
 }
 
 
