@@ -31,7 +31,7 @@ class Layer:
     """One layer's operands, drawn from its sizes, and what it gives: through the kernel, and as the interpreter has it."""
 
     def __init__(self, kind, hidden, batch, steps=3, directions=1, projection=None, states=True, dtype=torch.float32, bias=True):
-        generator = torch.Generator().manual_seed(hidden * 1000 + batch)
+        generator = torch.Generator().manual_seed(hidden * 1000 + batch + 7)
 
         def normal(*shape):
             return torch.randn(shape, generator=generator)
