@@ -30,7 +30,7 @@ struct Meeting {
 
   void meet(int team, int& expected) {
     if (team == 1) return;
-    constexpr int spins = 2000;
+    constexpr int spins = 400;  // some 6 us
     expected += team;
     __atomic_add_fetch(&arrived, 1, __ATOMIC_ACQ_REL);
     for (int i = 0; __atomic_load_n(&arrived, __ATOMIC_ACQUIRE) < expected; i++) {
@@ -82,30 +82,59 @@ inline const float* whole(const float* from, int64_t count, float* buffer) {
   return buffer;
 }
 
+// e^(-2 |x|) - 1, of which tanh |x| = -t / (t + 2): without cancellation near 0, and cheaper than the tanh of math.h by a polynomial. That
+// one is nearer to 1 where it is nearly 1, which matters to 1 + tanh(x) alone.
+inline float tanh_term(float x) {
+  const float magnitude = absolute(x);
+  const SplitExp e = split_exp(-2.0f * (magnitude > 10.0f ? 10.0f : magnitude));
+  const float scale = power_of_two(e.n);
+  return fma(scale, e.p, scale - 1.0f);
+}
+
+inline float cell_tanh(float x) {
+  const float t = tanh_term(x);
+  return copysign(t / (t + 2.0f), x);
+}
+
+// e^-x; infinite from x = -88.4 on, so that a closed gate is 0 where it would be a denormal number.
+inline float exp_of_negative(float x) {
+  const SplitExp e = split_exp(clamp(-x, -87.0f, 89.0f));
+  const float scale = power_of_two(e.n);
+  return fma(scale, e.p, scale);
+}
+
+inline float gate(float x) { return 1.0f / (1.0f + exp_of_negative(x)); }
+
+// gate(x) tanh(y) with one division.
+inline float gated_tanh(float x, float y) {
+  const float t = tanh_term(y);
+  return copysign(t / ((t + 2.0f) * (1.0f + exp_of_negative(x))), y);
+}
+
 // The gates' functions on a vector of units: from the sums of h W_hh and what the inputs give, `apart` elements between the gates, to
 // the new h. `cell` is an LSTM's cell and a GRU's own h; both are float32 from step to step.
 void lstm(const float* sums, const float* const* inputs, float* cell, float* h) {
 #pragma omp simd
   for (int i = 0; i < W; i++) {
-    const float kept = sigmoid(sums[W + i] + inputs[1][i]) * cell[i];
-    const float c = kept + sigmoid(sums[i] + inputs[0][i]) * tanh(sums[2 * W + i] + inputs[2][i]);
+    const float added = gated_tanh(sums[i] + inputs[0][i], sums[2 * W + i] + inputs[2][i]);
+    const float c = fma(gate(sums[W + i] + inputs[1][i]), cell[i], added);
     cell[i] = c;
-    h[i] = sigmoid(sums[3 * W + i] + inputs[3][i]) * tanh(c);
+    h[i] = gated_tanh(sums[3 * W + i] + inputs[3][i], c);
   }
 }
 
 void gru(const float* sums, const float* const* inputs, float* cell, float* h) {
 #pragma omp simd
   for (int i = 0; i < W; i++) {
-    const float reset = sigmoid(sums[i] + inputs[0][i]), update = sigmoid(sums[W + i] + inputs[1][i]);
-    const float fresh = tanh(fma(reset, sums[2 * W + i], inputs[2][i]));
+    const float reset = gate(sums[i] + inputs[0][i]), update = gate(sums[W + i] + inputs[1][i]);
+    const float fresh = cell_tanh(fma(reset, sums[2 * W + i], inputs[2][i]));
     cell[i] = h[i] = fma(update, cell[i] - fresh, fresh);
   }
 }
 
 void rnn_tanh(const float* sums, const float* const* inputs, float*, float* h) {
 #pragma omp simd
-  for (int i = 0; i < W; i++) h[i] = tanh(sums[i] + inputs[0][i]);
+  for (int i = 0; i < W; i++) h[i] = cell_tanh(sums[i] + inputs[0][i]);
 }
 
 void rnn_relu(const float* sums, const float* const* inputs, float*, float* h) {
@@ -131,6 +160,7 @@ class Part {
       : a(args), weights(args.direction[direction]), rows(rows), direction(direction), rank(rank), team(team) {
     const int64_t count = rows.end - rows.begin;
     const RecurrentMemory memory = recurrent_memory(a, count);
+    blocks = ceil_div(count, recurrent_rows(recurrent_gates(a.kind), kFloats));
     char* at = reinterpret_cast<char*>(scratch);
     meeting = reinterpret_cast<Meeting*>(at + memory.meeting);
     for (int i = 0; i < 2; i++) state[i] = {at + memory.state + i * memory.state_bytes, memory.state_bytes / count};
@@ -160,6 +190,7 @@ class Part {
   const RecurrentDirection& weights;
   const Range rows;
   const int direction, rank, team;
+  int64_t blocks;  // of rows; a projection goes by those of the gates
   Meeting* meeting;
   int expected = 0;
   Operand state[2], inner;
@@ -210,18 +241,17 @@ class Part {
       store(advance(a.final_cell, offset(row, a.hidden), a.final_cell_bf16), cell(row, 0), a.final_cell_bf16, 1, a.hidden);
   }
 
-  // The rows, in blocks of which each is a tile's; a projection goes by those of the gates.
+  // The rows, in blocks of which each is a tile's.
   template <class F>
   void for_blocks(F&& body) const {
-    const int gates = recurrent_gates(a.kind);
-    const int64_t count = rows.end - rows.begin, blocks = ceil_div(count, rows_beside(gates * recurrent_unit_vectors(gates)));
-    for (int64_t b = 0; b < blocks; b++) body(share(count, b, blocks));
+    for (int64_t b = 0; b < blocks; b++) body(share(rows.end - rows.begin, b, blocks));
   }
 
-  // This thread's strips of a product with `units` columns a gate, and in each all rows: sums go to `finish`.
-  template <class Finish>
+  // This thread's strips of a product with `units` columns a gate, and in each all rows: sums go to `finish`, and what that will read
+  // is for `fetch` to bring near meanwhile.
+  template <class Fetch, class Finish>
   void product(const Operand& x, const void* packed, int64_t k, int64_t units, int gates, const float* bias, bool backwards,
-               Finish&& finish) {
+               Fetch&& fetch, Finish&& finish) {
     const int wide = recurrent_unit_vectors(gates), vectors = wide * gates;
     const int64_t width = wide * W, strips = ceil_div(units, width), steps = steps_of(k), strip_bytes = steps * vectors * kVectorBytes;
     const Range own = share(strips, rank, team);
@@ -232,7 +262,11 @@ class Part {
           const int64_t unit = strip * width + lane;
           start[v * W + lane] = bias && v == vectors - 1 && unit < units ? bias[unit] : 0.0f;
         }
+      // The next strip is fetched into the second level evenly spread over the blocks of rows.
+      const char* ahead = static_cast<const char*>(packed) + (i + 1 < own.end ? strip + (backwards ? -1 : 1) : strip) * strip_bytes;
+      const int64_t lines = blocks > 1 ? ceil_div(4 * vectors * kVectorBytes / 64, blocks) : 0;
       for_blocks([&](Range block) {
+        for (int64_t row = block.begin; row < block.end; row++) fetch(row, strip * width);
         GemmTile t{};
         t.rows = block.end - block.begin;
         t.x = x.data + block.begin * x.row_bytes;
@@ -240,6 +274,9 @@ class Part {
         t.steps = steps;
         t.start = start;
         t.start_stride = 0;
+        t.ahead = ahead;
+        t.ahead_lines = lines;
+        ahead += steps / 4 * lines * 64;
         t.sums = tile;
         t.sums_stride = vectors * W;
         tile_function(a.arithmetic, t.rows, vectors)(t);
@@ -256,7 +293,13 @@ class Part {
     const int gates = recurrent_gates(a.kind);
     const Unit function = unit_of(a.kind);
     const float* inputs = a.gates + time * a.gates_step + direction * gates * a.hidden;
-    product(state[step % 2], weights.weights, a.state, a.hidden, gates, weights.bias, backwards,
+    const int64_t last = recurrent_unit_vectors(gates) * W - 1;
+    const auto fetch = [&](int64_t row, int64_t unit) {
+      const float* from = inputs + (rows.begin + row) * a.gates_row + unit;
+      for (int g = 0; g < gates; g++)
+        for (int64_t i = 0; i <= last; i += last) __builtin_prefetch(from + g * a.hidden + i);
+    };
+    product(state[step % 2], weights.weights, a.state, a.hidden, gates, weights.bias, backwards, fetch,
             [&](Range block, int64_t row, int64_t unit, int64_t count, const float* sums) {
               alignas(64) float h[W], padded[4][W];
               const float* given[4];
@@ -271,7 +314,7 @@ class Part {
   }
 
   void project(int64_t time, int64_t step, bool backwards) {
-    product(inner, weights.projection, a.hidden, a.state, 1, nullptr, backwards,
+    product(inner, weights.projection, a.hidden, a.state, 1, nullptr, backwards, [](int64_t, int64_t) {},
             [&](Range block, int64_t row, int64_t unit, int64_t count, const float* sums) {
               alignas(64) float h[W];
               for (int i = 0; i < W; i++) h[i] = sums[i];

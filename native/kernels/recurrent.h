@@ -17,6 +17,12 @@ constexpr int recurrent_gates(RecurrentKind kind) { return kind == RecurrentKind
 // for each of its gates; where there is one gate, as in a projection, two vectors.
 constexpr int recurrent_unit_vectors(int gates) { return gates == 1 ? 2 : 1; }
 
+// Rows of a register tile beside the vectors of a strip.
+constexpr int recurrent_rows(int gates, int lanes) {
+  const GemmTileSize tile = gemm_tile(GemmArithmetic::f32, lanes);
+  return tile.rows * tile.vectors / (gates * recurrent_unit_vectors(gates));
+}
+
 constexpr int recurrent_max_directions = 2;  // the second one runs backwards
 
 struct RecurrentDirection {

@@ -102,16 +102,27 @@ class RecurrentStep final : public Step {
   }
 
  private:
-  // A step of few products is done before the threads have met.
+  // How many threads, and into how many parts the batch is cut for teams of them: as few as keep the threads evenly busy, since each
+  // part reads all weights. A step of few products is done before a team has met.
   void plan(int64_t threads) {
     constexpr double few_products = 1 << 15;
-    const int64_t gates = recurrent_gates(args_.kind);
-    const double products = static_cast<double>(args_.batch) * gates * args_.hidden * args_.state;
-    const int64_t strips = ceil_div(args_.hidden, lanes() * recurrent_unit_vectors(static_cast<int>(gates)));
-    const int64_t team = products < few_products ? 1 : strips;
-    threads_ = products * static_cast<double>(args_.steps) < few_products * 4 ? 1 : std::min(threads, team * args_.directions);
-    args_.row_parts = 1;
-    args_.part_bytes = recurrent_memory(args_, args_.batch).bytes;
+    const int gates = recurrent_gates(args_.kind);
+    const double products = static_cast<double>(args_.batch) * gates * static_cast<double>(args_.hidden * args_.state);
+    const int64_t strips = ceil_div(args_.hidden, lanes() * recurrent_unit_vectors(gates));
+    const int64_t blocks = ceil_div(args_.batch, recurrent_rows(gates, static_cast<int>(lanes())));
+    const int64_t largest_team = products < few_products ? 1 : strips;
+    if (products * static_cast<double>(args_.steps) < few_products * 4) threads = 1;
+    double least = std::numeric_limits<double>::infinity();
+    for (int64_t parts = 1; parts <= std::min(threads, blocks); parts++) {
+      const int64_t items = args_.directions * parts;
+      const int64_t team = std::min(std::max<int64_t>(threads / items, 1), largest_team), turns = ceil_div(items * team, threads);
+      const double tiles = static_cast<double>(turns * ceil_div(strips, team) * ceil_div(blocks, parts));
+      if (tiles >= least * 0.8) continue;
+      least = tiles;
+      args_.row_parts = parts;
+      threads_ = std::min(threads, items * team);
+    }
+    args_.part_bytes = recurrent_round_up(recurrent_memory(args_, ceil_div(args_.batch, args_.row_parts)).bytes, 64);
     scratchpad_bytes = args_.directions * args_.row_parts * args_.part_bytes + 63;
   }
 

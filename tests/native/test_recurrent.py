@@ -200,3 +200,12 @@ def test_what_does_not_fit_is_refused():
     for bad in ((native.DType.s32, 4, 8, 8), (f32, 2, 8, 8), (f32, 4, 0, 8), (f32, 4, 2**31, 8)):
         with pytest.raises(ValueError):
             native.RecurrentWeights(*bad)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_parts_of_a_batch(kind):
+    """More threads than the layer has strips: teams of them take rows of their own."""
+    for directions in (1, 2):
+        layer = Layer(kind, 70, 41, 3, directions)
+        for threads in (3, 8, 13):
+            layer.check(threads=threads)
