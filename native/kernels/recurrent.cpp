@@ -250,8 +250,8 @@ class Part {
   // This thread's strips of a product with `units` columns a gate, and in each all rows: sums go to `finish`, and what that will read
   // is for `fetch` to bring near meanwhile.
   template <class Fetch, class Finish>
-  void product(const Operand& x, const void* packed, int64_t k, int64_t units, int gates, const float* bias, bool backwards,
-               Fetch&& fetch, Finish&& finish) {
+  void product(const Operand& x, const void* packed, int64_t k, int64_t units, int gates, const float* bias, bool backwards, Fetch&& fetch,
+               Finish&& finish) {
     const int wide = recurrent_unit_vectors(gates), vectors = wide * gates;
     const int64_t width = wide * W, strips = ceil_div(units, width), steps = steps_of(k), strip_bytes = steps * vectors * kVectorBytes;
     const Range own = share(strips, rank, team);
@@ -314,12 +314,13 @@ class Part {
   }
 
   void project(int64_t time, int64_t step, bool backwards) {
-    product(inner, weights.projection, a.hidden, a.state, 1, nullptr, backwards, [](int64_t, int64_t) {},
-            [&](Range block, int64_t row, int64_t unit, int64_t count, const float* sums) {
-              alignas(64) float h[W];
-              for (int i = 0; i < W; i++) h[i] = sums[i];
-              give(block, row, unit, count, h, time, step);
-            });
+    product(
+        inner, weights.projection, a.hidden, a.state, 1, nullptr, backwards, [](int64_t, int64_t) {},
+        [&](Range block, int64_t row, int64_t unit, int64_t count, const float* sums) {
+          alignas(64) float h[W];
+          for (int i = 0; i < W; i++) h[i] = sums[i];
+          give(block, row, unit, count, h, time, step);
+        });
   }
 
   // A vector of the new state: to the next step, and out.

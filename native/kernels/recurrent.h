@@ -33,18 +33,18 @@ struct RecurrentDirection {
 
 struct RecurrentArgs {
   RecurrentKind kind;
-  GemmArithmetic arithmetic;                // not of tiles
-  int64_t steps, batch, hidden, state;      // state: the size of h, which is hidden where there is no projection
+  GemmArithmetic arithmetic;            // not of tiles
+  int64_t steps, batch, hidden, state;  // state: the size of h, which is hidden where there is no projection
   int directions;
   bool projects;
-  int64_t gates_step, gates_row;            // strides in elements, of time and batch; directions lie side by side
+  int64_t gates_step, gates_row;  // strides in elements, of time and batch; directions lie side by side
   int64_t output_step, output_row;
   bool output_bf16, initial_bf16, initial_cell_bf16, final_bf16, final_cell_bf16;
 
-  const float* gates = nullptr;             // (steps, batch, directions * gates * hidden)
+  const float* gates = nullptr;  // (steps, batch, directions * gates * hidden)
   RecurrentDirection direction[recurrent_max_directions] = {};
   const void *initial = nullptr, *initial_cell = nullptr;  // (directions, batch, state or hidden), null for zeros
-  void* output = nullptr;                   // (steps, batch, directions * state)
+  void* output = nullptr;                                  // (steps, batch, directions * state)
   void *final = nullptr, *final_cell = nullptr;            // as the initial ones; the cell is an LSTM's
 
   // Rows of the batch do not meet: each direction's are cut into parts, which teams of threads compute on their own.

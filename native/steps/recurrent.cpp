@@ -28,7 +28,8 @@ RecurrentKind kind_of(const std::string& name) {
 void check_weights(DType dtype, int64_t columns, int64_t k) {
   require(dtype == DType::f32 || dtype == DType::bf16, std::string("recurrent weights are f32 or bf16, not ") + name_of(dtype));
   constexpr int64_t most = std::numeric_limits<int32_t>::max();
-  require(columns > 0 && k > 0 && columns <= most && k <= most, "recurrent weights are not empty, and have at most 2^31 - 1 rows and columns");
+  require(columns > 0 && k > 0 && columns <= most && k <= most,
+          "recurrent weights are not empty, and have at most 2^31 - 1 rows and columns");
 }
 
 bool is_bf16(const TensorDesc& desc, const std::string& name, const Dims& shape, bool dense) {
@@ -169,8 +170,8 @@ void RecurrentWeights::pack(DType dtype, const void* source, void* packed) const
   }
 }
 
-std::shared_ptr<Step> make_recurrent(const std::string& kind, DType weights, int64_t hidden, int directions, bool batch_first, bool has_bias,
-                                     bool projects, const RecurrentOperands& operands, bool widened) {
+std::shared_ptr<Step> make_recurrent(const std::string& kind, DType weights, int64_t hidden, int directions, bool batch_first,
+                                     bool has_bias, bool projects, const RecurrentOperands& operands, bool widened) {
   return std::make_shared<RecurrentStep>(kind, weights, hidden, directions, batch_first, has_bias, projects, operands, widened);
 }
 

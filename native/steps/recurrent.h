@@ -42,7 +42,7 @@ struct RecurrentOperands {
 // weights: f32 or bf16, the dtype of W_hh and of the projection; states are rounded to it where they are multiplied.
 // Slots: gates; for each direction W_hh packed, the bias (f32, (H)) of a GRU's new gate if has_bias, the projection packed if projects;
 // state, cell where there are any; output, final_state, final_cell. Throws std::invalid_argument where these do not fit together.
-std::shared_ptr<Step> make_recurrent(const std::string& kind, DType weights, int64_t hidden, int directions, bool batch_first, bool has_bias,
-                                     bool projects, const RecurrentOperands& operands, bool widened);
+std::shared_ptr<Step> make_recurrent(const std::string& kind, DType weights, int64_t hidden, int directions, bool batch_first,
+                                     bool has_bias, bool projects, const RecurrentOperands& operands, bool widened);
 
 }  // namespace drystone

@@ -17,7 +17,6 @@ from drystone.graph.recurrent import GATES, recurrent
 pytestmark = pytest.mark.skipif(native.isa() == "none", reason="everything runs on ATen")
 
 
-
 def dense(shape, dtype=torch.float32):
     return in_format(shape, Format.plain, dtype)
 
@@ -88,7 +87,11 @@ class Layer:
             operands += [self.projections[d]] if self.projections else []
         operands += [x for x in (self.state, self.cell) if x is not None]
         attrs = {"kind": self.kind, "directions": self.directions, "batch_first": False}
-        attrs |= {"has_bias": self.biases is not None, "projects": self.projections is not None, "has_state": self.state is not None}
+        attrs |= {
+            "has_bias": self.biases is not None,
+            "projects": self.projections is not None,
+            "has_state": self.state is not None,
+        }
         node = Node("recurrent", [Value(tuple(x.shape), x.dtype) for x in operands], [], attrs)
         return recurrent(node, [x.to(dtype) for x in operands])
 

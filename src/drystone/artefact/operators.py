@@ -32,7 +32,7 @@ Attribute = Callable[[Any, str], Any]
 @dataclass(frozen=True)
 class Operator:
     """``attributes``: name → what takes it from JSON and checks it. ``shape`` gives the output's shape for a node's operands and
-    attributes; it raises ``ArtefactError`` where they do not fit together. ``others`` gives those of the outputs after the first."""
+    attributes; it raises ``ArtefactError`` where they do not fit together. ``others``: of further outputs."""
 
     attributes: dict[str, Attribute]
     shape: Callable[[Node], Shape]

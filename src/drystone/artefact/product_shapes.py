@@ -60,7 +60,9 @@ def _recurrent_sizes(node: Node) -> tuple[int, int, int]:
     """(batch, hidden, state) of a recurrent node with the right number of operands, of which the first is a sequence."""
     given = operands(node, node.inputs)
     weight = given.directions[0].weight
-    require(len(given.gates.shape) == 3 and len(weight.shape) == 2, f"{node.name}: {given.gates} and {weight} are no recurrent layer")
+    require(
+        len(given.gates.shape) == 3 and len(weight.shape) == 2, f"{node.name}: {given.gates} and {weight} are no recurrent layer"
+    )
     return given.gates.shape[0 if node.attrs["batch_first"] else 1], weight.shape[0] // GATES[node.attrs["kind"]], weight.shape[1]
 
 
@@ -72,9 +74,13 @@ def recurrent(node: Node) -> Shape:
     batch, hidden, size = _recurrent_sizes(node)
     require(node.attrs["projects"] or size == hidden, f"{node.name}: a state of {size} for {hidden} units")
     given = operands(node, node.inputs)
-    expected = [(given.gates, (*given.gates.shape[:2], count * GATES[kind] * hidden))]
+    expected: list[tuple[Value | None, Shape]] = [(given.gates, (*given.gates.shape[:2], count * GATES[kind] * hidden))]
     for direction in given.directions:
-        expected += [(direction.weight, (GATES[kind] * hidden, size)), (direction.bias, (hidden,)), (direction.projection, (size, hidden))]
+        expected += [
+            (direction.weight, (GATES[kind] * hidden, size)),
+            (direction.bias, (hidden,)),
+            (direction.projection, (size, hidden)),
+        ]
         constants = [value for value in (direction.weight, direction.bias, direction.projection) if value is not None]
         require(all(value.is_constant for value in constants), f"{node.name}: a weight is no constant")
     expected += [(given.state, (count, batch, size)), (given.cell, (count, batch, hidden))]
@@ -87,4 +93,5 @@ def recurrent_states(node: Node) -> list[Shape]:
     """Of the last state, and of an LSTM's last cell."""
     count = node.attrs["directions"]
     batch, hidden, size = _recurrent_sizes(node)
-    return [(count, batch, size), (count, batch, hidden)][: 1 + (node.attrs["kind"] == "lstm")]
+    state, cell = (count, batch, size), (count, batch, hidden)
+    return [state, cell] if node.attrs["kind"] == "lstm" else [state]
