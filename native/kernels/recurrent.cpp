@@ -4,17 +4,18 @@
 // What the inputs give the gates was computed for all steps at once by the GEMM. Here a thread owns strips of units with all
 // their gates, at every step the same ones, so that its share of the weights stays in its caches, and nothing but the new state goes from
 // core to core. A strip's sums (some rows times a vector for each gate) stay in registers until they have gone through the gates'
-// functions. Threads meet once a step. Every other step goes through the strips backwards: of weights that do not fit into
+// functions. Every other step goes through the strips backwards: of weights that do not fit into
 // the second level cache, the part that was used last is still there.
 //
 // Both directions, and parts of a large batch, know nothing of each other: where there are enough threads they run side by side.
 #include "kernels/recurrent.h"
 
 #include <omp.h>
-#include <sched.h>
 
 #include "kernels/gemm_dot.h"
 #include "kernels/gemm_math.h"
+#include "kernels/recurrent_gates.h"
+#include "kernels/recurrent_team.h"
 
 namespace drystone::DRYSTONE_ISA {
 
@@ -22,25 +23,6 @@ namespace {
 
 constexpr int W = kFloats;
 constexpr int kMaxTile = kTile.rows * kTile.vectors * W;
-
-// Where the threads of a team wait for each other. They spin, as a step takes microseconds; and give the core away where the others
-// may need it to arrive at all.
-struct Meeting {
-  int arrived;
-
-  void meet(int team, int& expected) {
-    if (team == 1) return;
-    constexpr int spins = 400;  // some 6 us
-    expected += team;
-    __atomic_add_fetch(&arrived, 1, __ATOMIC_ACQ_REL);
-    for (int i = 0; __atomic_load_n(&arrived, __ATOMIC_ACQUIRE) < expected; i++) {
-      if (i < spins)
-        __builtin_ia32_pause();
-      else
-        sched_yield();
-    }
-  }
-};
 
 GemmTileFunction tile_function(GemmArithmetic arithmetic, int64_t rows, int64_t vectors) {
   switch (arithmetic) {
@@ -82,87 +64,15 @@ inline const float* whole(const float* from, int64_t count, float* buffer) {
   return buffer;
 }
 
-// e^(-2 |x|) - 1, of which tanh |x| = -t / (t + 2): without cancellation near 0, and cheaper than the tanh of math.h by a polynomial. That
-// one is nearer to 1 where it is nearly 1, which matters to 1 + tanh(x) alone.
-inline float tanh_term(float x) {
-  const float magnitude = absolute(x);
-  const SplitExp e = split_exp(-2.0f * (magnitude > 10.0f ? 10.0f : magnitude));
-  const float scale = power_of_two(e.n);
-  return fma(scale, e.p, scale - 1.0f);
-}
-
-inline float cell_tanh(float x) {
-  const float t = tanh_term(x);
-  return copysign(t / (t + 2.0f), x);
-}
-
-// e^-x; infinite from x = -88.4 on, so that a closed gate is 0 where it would be a denormal number.
-inline float exp_of_negative(float x) {
-  const SplitExp e = split_exp(clamp(-x, -87.0f, 89.0f));
-  const float scale = power_of_two(e.n);
-  return fma(scale, e.p, scale);
-}
-
-inline float gate(float x) { return 1.0f / (1.0f + exp_of_negative(x)); }
-
-// gate(x) tanh(y) with one division.
-inline float gated_tanh(float x, float y) {
-  const float t = tanh_term(y);
-  return copysign(t / ((t + 2.0f) * (1.0f + exp_of_negative(x))), y);
-}
-
-// The gates' functions on a vector of units: from the sums of h W_hh and what the inputs give, `apart` elements between the gates, to
-// the new h. `cell` is an LSTM's cell and a GRU's own h; both are float32 from step to step.
-void lstm(const float* sums, const float* const* inputs, float* cell, float* h) {
-#pragma omp simd
-  for (int i = 0; i < W; i++) {
-    const float added = gated_tanh(sums[i] + inputs[0][i], sums[2 * W + i] + inputs[2][i]);
-    const float c = fma(gate(sums[W + i] + inputs[1][i]), cell[i], added);
-    cell[i] = c;
-    h[i] = gated_tanh(sums[3 * W + i] + inputs[3][i], c);
-  }
-}
-
-void gru(const float* sums, const float* const* inputs, float* cell, float* h) {
-#pragma omp simd
-  for (int i = 0; i < W; i++) {
-    const float reset = gate(sums[i] + inputs[0][i]), update = gate(sums[W + i] + inputs[1][i]);
-    const float fresh = cell_tanh(fma(reset, sums[2 * W + i], inputs[2][i]));
-    cell[i] = h[i] = fma(update, cell[i] - fresh, fresh);
-  }
-}
-
-void rnn_tanh(const float* sums, const float* const* inputs, float*, float* h) {
-#pragma omp simd
-  for (int i = 0; i < W; i++) h[i] = cell_tanh(sums[i] + inputs[0][i]);
-}
-
-void rnn_relu(const float* sums, const float* const* inputs, float*, float* h) {
-#pragma omp simd
-  for (int i = 0; i < W; i++) h[i] = maximum(sums[i] + inputs[0][i], 0.0f);
-}
-
-using Unit = void (*)(const float*, const float* const*, float*, float*);
-
-Unit unit_of(RecurrentKind kind) {
-  switch (kind) {
-    case RecurrentKind::lstm: return lstm;
-    case RecurrentKind::gru: return gru;
-    case RecurrentKind::rnn_tanh: return rnn_tanh;
-    default: return rnn_relu;
-  }
-}
-
 // Some rows of one direction, computed by a team of threads; each has an object of its own.
 class Part {
  public:
   Part(const RecurrentArgs& args, int direction, Range rows, std::byte* scratch, int rank, int team)
-      : a(args), weights(args.direction[direction]), rows(rows), direction(direction), rank(rank), team(team) {
+      : a(args), weights(args.direction[direction]), rows(rows), direction(direction), team(scratch, rank, team) {
     const int64_t count = rows.end - rows.begin;
     const RecurrentMemory memory = recurrent_memory(a, count);
     blocks = ceil_div(count, recurrent_rows(recurrent_gates(a.kind), kFloats));
     char* at = reinterpret_cast<char*>(scratch);
-    meeting = reinterpret_cast<Meeting*>(at + memory.meeting);
     for (int i = 0; i < 2; i++) state[i] = {at + memory.state + i * memory.state_bytes, memory.state_bytes / count};
     cells = reinterpret_cast<float*>(at + memory.cell);
     inner = {at + memory.inner, a.projects ? (memory.bytes - memory.inner) / count : 0};
@@ -170,29 +80,22 @@ class Part {
   }
 
   void run() {
-    begin();
-    meeting->meet(team, expected);
+    team.run(1, false, [&](int64_t) { begin(); });
     for (int64_t step = 0; step < a.steps; step++) {
       const int64_t time = direction == 1 ? a.steps - 1 - step : step;
       const bool backwards = step % 2 == 1;
       hidden_part(time, step, backwards);
-      meeting->meet(team, expected);
-      if (a.projects) {
-        project(time, step, backwards);
-        meeting->meet(team, expected);
-      }
+      if (a.projects) project(time, step, backwards);
     }
-    end();
   }
 
  private:
   const RecurrentArgs& a;
   const RecurrentDirection& weights;
   const Range rows;
-  const int direction, rank, team;
+  const int direction;
+  Team team;
   int64_t blocks;  // of rows; a projection goes by those of the gates
-  Meeting* meeting;
-  int expected = 0;
   Operand state[2], inner;
   float* cells;  // a row is as long as whole vectors
   alignas(64) float start[4 * W];
@@ -207,38 +110,23 @@ class Part {
 
   // The initial state where the first step reads it. What fills the last chunk of a row is 0, as products read it too.
   void begin() {
-    const int64_t count = rows.end - rows.begin, cell_floats = ceil_div(a.hidden * 4, 64) * 16;
-    const Range own = share(count, rank, team);
+    const int64_t count = rows.end - rows.begin;
     alignas(64) float values[W];
+    for (int i = 0; i < 2; i++) __builtin_memset(state[i].data, 0, count * state[i].row_bytes);
+    __builtin_memset(inner.data, 0, count * inner.row_bytes);
+    __builtin_memset(cells, 0, (cell(count, 0) - cells) * sizeof(float));
     for_blocks([&](Range block) {
-      for (int64_t row = block.begin; row < block.end; row++) {
-        if (row < own.begin || row >= own.end) continue;
-        for (int i = 0; i < 2; i++)
-          for (int64_t chunk = 0; chunk < state[i].row_bytes; chunk += kChunkBytes)
-            __builtin_memset(state[i].at(block, row, chunk / element(), element()), 0, kChunkBytes);
-        for (int64_t unit = 0; a.initial && unit < a.state; unit += W) {
+      for (int64_t row = block.begin; a.initial && row < block.end; row++)
+        for (int64_t unit = 0; unit < a.state; unit += W) {
           for (float& value : values) value = 0;
           load(values, advance(a.initial, offset(row, a.state) + unit, a.initial_bf16), a.initial_bf16, 1, least(W, a.state - unit));
           store_operand(state[0].at(block, row, unit, element()), values, a.arithmetic);
         }
-      }
     });
-    for (int64_t row = own.begin; row < own.end; row++) {
-      __builtin_memset(cell(row, 0), 0, cell_floats * sizeof(float));
-      const bool own_state = a.kind == RecurrentKind::gru;
-      const void* from = own_state ? a.initial : a.initial_cell;
-      const bool bf16 = own_state ? a.initial_bf16 : a.initial_cell_bf16;
-      if (from) load(cell(row, 0), advance(from, offset(row, a.hidden), bf16), bf16, 1, a.hidden);
-    }
-    if (a.projects)
-      for (int64_t row = own.begin; row < own.end; row++) __builtin_memset(inner.data + row * inner.row_bytes, 0, inner.row_bytes);
-  }
-
-  void end() const {
-    if (!a.final_cell) return;
-    const Range own = share(rows.end - rows.begin, rank, team);
-    for (int64_t row = own.begin; row < own.end; row++)
-      store(advance(a.final_cell, offset(row, a.hidden), a.final_cell_bf16), cell(row, 0), a.final_cell_bf16, 1, a.hidden);
+    const bool is_state = a.kind == RecurrentKind::gru;  // whose own h is the cell
+    const void* from = is_state ? a.initial : a.initial_cell;
+    const bool bf16 = is_state ? a.initial_bf16 : a.initial_cell_bf16;
+    for (int64_t row = 0; from && row < count; row++) load(cell(row, 0), advance(from, offset(row, a.hidden), bf16), bf16, 1, a.hidden);
   }
 
   // The rows, in blocks of which each is a tile's.
@@ -247,24 +135,23 @@ class Part {
     for (int64_t b = 0; b < blocks; b++) body(share(rows.end - rows.begin, b, blocks));
   }
 
-  // This thread's strips of a product with `units` columns a gate, and in each all rows: sums go to `finish`, and what that will read
+  // One phase: a product with `units` columns a gate, strip by strip, and in each all rows. Sums go to `finish`, and what that will read
   // is for `fetch` to bring near meanwhile.
   template <class Fetch, class Finish>
   void product(const Operand& x, const void* packed, int64_t k, int64_t units, int gates, const float* bias, bool backwards, Fetch&& fetch,
                Finish&& finish) {
     const int wide = recurrent_unit_vectors(gates), vectors = wide * gates;
     const int64_t width = wide * W, strips = ceil_div(units, width), steps = steps_of(k), strip_bytes = steps * vectors * kVectorBytes;
-    const Range own = share(strips, rank, team);
-    for (int64_t i = own.begin; i < own.end; i++) {
-      const int64_t strip = backwards ? own.end - 1 - (i - own.begin) : i;
+    // The next strip is fetched into the second level evenly spread over the blocks of rows; a single block reads best without.
+    const int64_t lines = blocks > 1 ? ceil_div(4 * vectors * kVectorBytes / 64, blocks) : 0;
+    team.run(strips, backwards, [&](int64_t strip) {
       for (int v = 0; v < vectors; v++)
         for (int lane = 0; lane < W; lane++) {
           const int64_t unit = strip * width + lane;
           start[v * W + lane] = bias && v == vectors - 1 && unit < units ? bias[unit] : 0.0f;
         }
-      // The next strip is fetched into the second level evenly spread over the blocks of rows.
-      const char* ahead = static_cast<const char*>(packed) + (i + 1 < own.end ? strip + (backwards ? -1 : 1) : strip) * strip_bytes;
-      const int64_t lines = blocks > 1 ? ceil_div(4 * vectors * kVectorBytes / 64, blocks) : 0;
+      const int64_t next = backwards ? strip - (strip > 0) : least(strip + 1, strips - 1);
+      const char* ahead = static_cast<const char*>(packed) + next * strip_bytes;
       for_blocks([&](Range block) {
         for (int64_t row = block.begin; row < block.end; row++) fetch(row, strip * width);
         GemmTile t{};
@@ -276,17 +163,17 @@ class Part {
         t.start_stride = 0;
         t.ahead = ahead;
         t.ahead_lines = lines;
-        ahead += steps / 4 * lines * 64;
         t.sums = tile;
         t.sums_stride = vectors * W;
         tile_function(a.arithmetic, t.rows, vectors)(t);
+        ahead += steps / 4 * lines * 64;
         for (int64_t row = block.begin; row < block.end; row++)
           for (int u = 0; u < wide; u++) {
             const int64_t unit = strip * width + u * W;
             if (unit < units) finish(block, row, unit, least(W, units - unit), tile + (row - block.begin) * vectors * W + u * W);
           }
       });
-    }
+    });
   }
 
   void hidden_part(int64_t time, int64_t step, bool backwards) {
@@ -306,6 +193,8 @@ class Part {
               for (int g = 0; g < gates; g++)
                 given[g] = whole(inputs + (rows.begin + row) * a.gates_row + g * a.hidden + unit, count, padded[g]);
               function(sums, given, cell(row, unit), h);
+              if (a.final_cell && step + 1 == a.steps)
+                store(advance(a.final_cell, offset(row, a.hidden) + unit, a.final_cell_bf16), cell(row, unit), a.final_cell_bf16, 1, count);
               if (a.projects)
                 store_operand(inner.at(block, row, unit, element()), h, a.arithmetic);
               else
@@ -336,7 +225,7 @@ class Part {
 
 void recurrent(const RecurrentArgs& a) {
   const int64_t parts = a.directions * a.row_parts;
-  for (int64_t i = 0; i < parts; i++) *reinterpret_cast<Meeting*>(a.scratch + i * a.part_bytes) = {0};
+  for (int64_t i = 0; i < parts; i++) __builtin_memset(a.scratch + i * a.part_bytes, 0, recurrent_memory(a, 1).state);
 #pragma omp parallel num_threads(a.threads) if (a.threads > 1)
   {
     // Every part gets as many threads; where that does not come out even, all threads compute one part after the other.

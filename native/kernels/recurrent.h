@@ -56,14 +56,15 @@ struct RecurrentArgs {
 
 // What a part of `rows` rows needs between steps, each on lines of its own.
 struct RecurrentMemory {
-  int64_t meeting, state, cell, inner, bytes;  // offsets: of two states one after the other, of cells, of what a projection reads
-  int64_t state_bytes;                         // of one of the two
+  int64_t state, cell, inner, bytes;  // offsets, after the lines of a team: of two states, of cells, of what a projection reads
+  int64_t state_bytes;                // of one of the two
 };
+constexpr int64_t recurrent_line_bytes = 64;
 constexpr int64_t recurrent_round_up(int64_t a, int64_t b) { return (a + b - 1) / b * b; }
 constexpr RecurrentMemory recurrent_memory(const RecurrentArgs& a, int64_t rows) {
   const int64_t element = gemm_x_bytes(a.arithmetic);
   RecurrentMemory m{};
-  m.state = 64;
+  m.state = (1 + a.threads) * recurrent_line_bytes;
   m.state_bytes = rows * recurrent_round_up(a.state * element, 64);
   m.cell = m.state + 2 * m.state_bytes;
   m.inner = m.cell + rows * recurrent_round_up(a.hidden * 4, 64);

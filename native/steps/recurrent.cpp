@@ -98,7 +98,7 @@ class RecurrentStep final : public Step {
     if (args.kind == RecurrentKind::lstm) args.final_cell = *slot++;
     const auto scratch = reinterpret_cast<uintptr_t>(run.scratchpad);
     args.scratch = reinterpret_cast<std::byte*>((scratch + 63) / 64 * 64);
-    args.threads = static_cast<int>(std::min<int64_t>(run.threads, threads_));
+    args.threads = std::min(run.threads, args_.threads);
     kernel_(args);
   }
 
@@ -121,7 +121,7 @@ class RecurrentStep final : public Step {
       if (tiles >= least * 0.8) continue;
       least = tiles;
       args_.row_parts = parts;
-      threads_ = std::min(threads, items * team);
+      args_.threads = static_cast<int>(std::min(threads, items * team));
     }
     args_.part_bytes = recurrent_round_up(recurrent_memory(args_, ceil_div(args_.batch, args_.row_parts)).bytes, 64);
     scratchpad_bytes = args_.directions * args_.row_parts * args_.part_bytes + 63;
@@ -130,7 +130,6 @@ class RecurrentStep final : public Step {
   void (*kernel_)(const RecurrentArgs&);
   RecurrentArgs args_{};
   bool has_bias_, has_state_, has_cell_;
-  int64_t threads_ = 1;
 };
 
 }  // namespace
