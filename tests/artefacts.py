@@ -29,6 +29,7 @@ class Everything(nn.Module):
         self.second, self.grouped = nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 16, 3, groups=4, dilation=2)
         self.group_norm, self.layer_norm = nn.GroupNorm(4, 16), nn.LayerNorm(16)
         self.lrn, self.words, self.linear = nn.LocalResponseNorm(3), nn.Embedding(11, 16), nn.Linear(16, 16)
+        self.lstm, self.gru = nn.LSTM(16, 2, 2, batch_first=True, bidirectional=True), nn.GRU(4, 16, batch_first=True)
         self.register_buffer("order", torch.tensor([3, 0, 2]))
         self.register_buffer("frequencies", 0.5 ** torch.arange(8).repeat(2))
 
@@ -46,6 +47,8 @@ class Everything(nn.Module):
         turned = torch.cat([-z[..., 8:], z[..., :8]], -1)
         z = z * angles.cos() + turned * angles.sin()
         z = torch.einsum("bij,bkj->bik", z, z).softmax(-1) @ z  # an einsum begins no attention
+        z, (state, _) = self.lstm(z)
+        z = self.gru(z, state.sum((0, 2)).view(1, -1, 1).expand(1, -1, 16).contiguous())[0]
         picked = z.softmax(-1).transpose(0, 1)[self.order, :, self.order]
         return {"picked": picked, "sums": (y.sum((2, 3)) * scale, torch.cumprod(tokens, 1)), "none": None}
 

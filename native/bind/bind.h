@@ -14,6 +14,7 @@ void bind_movement(nanobind::module_& m);     // copy: cat, slice, permute, pad,
 void bind_winograd(nanobind::module_& m);     // winograd: convolution 3x3
 void bind_gemm(nanobind::module_& m);         // gemm: linear layers
 void bind_attention(nanobind::module_& m);    // attention
+void bind_recurrent(nanobind::module_& m);    // recurrent: the hidden part of LSTM, GRU and RNN
 void bind_elementwise(nanobind::module_& m);  // elementwise, fold, index: any dtype
 void bind_torch(nanobind::module_& m);        // operators under torch's own names, pages used again
 

@@ -12,6 +12,7 @@ NB_MODULE(_native, m) {
   drystone::bind_winograd(m);
   drystone::bind_gemm(m);
   drystone::bind_attention(m);
+  drystone::bind_recurrent(m);
   drystone::bind_elementwise(m);
   drystone::bind_torch(m);
 }

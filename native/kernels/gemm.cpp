@@ -16,6 +16,7 @@
 #include <omp.h>
 
 #include "kernels/gemm_dot.h"
+#include "kernels/gemm_math.h"
 #include "kernels/gemm_rows.h"
 #include "kernels/gemm_tile.h"
 #include "kernels/gemm_tiles.h"
@@ -29,48 +30,6 @@ constexpr int W = kFloats;
 constexpr int kStrip = kTile.vectors * W;  // columns
 constexpr int64_t kNear = 6144;            // bytes ahead, where weights are fetched as they are read
 constexpr int kTileFloats = kTile.rows * kStrip, kAmxTileFloats = kAmxTile.rows * kStrip;
-
-struct Float32 {
-  static constexpr int step_bytes = 4;
-
-  template <int Rows, int Vectors>
-  __attribute__((always_inline)) static inline void step(const char* x, const char* w, Lanes (&sum)[Rows][Vectors]) {
-    Lanes weight[Vectors];
-#pragma GCC unroll 4
-    for (int j = 0; j < Vectors; j++) weight[j] = load<W>(reinterpret_cast<const float*>(w) + j * W);
-#pragma GCC unroll 16
-    for (int r = 0; r < Rows; r++) {
-      const float value = *reinterpret_cast<const float*>(x + r * kChunkBytes);
-#pragma GCC unroll 4
-      for (int j = 0; j < Vectors; j++) sum[r][j] += weight[j] * value;
-    }
-  }
-};
-
-// Weights are pairs of bfloat16, x is float32 already: the even k first, then the odd one.
-struct Widened {
-  static constexpr int step_bytes = 8;
-
-  template <int Rows, int Vectors>
-  __attribute__((always_inline)) static inline void step(const char* x, const char* w, Lanes (&sum)[Rows][Vectors]) {
-    using Bits = Vector<uint32_t, W>;
-#pragma GCC unroll 2
-    for (int odd = 0; odd < 2; odd++) {
-      Lanes weight[Vectors];
-#pragma GCC unroll 4
-      for (int j = 0; j < Vectors; j++) {
-        const Bits pair = load_raw<W>(reinterpret_cast<const uint32_t*>(w) + j * W);
-        weight[j] = (Lanes)(odd ? pair & 0xffff0000 : pair << 16);
-      }
-#pragma GCC unroll 16
-      for (int r = 0; r < Rows; r++) {
-        const float value = *reinterpret_cast<const float*>(x + r * kChunkBytes + odd * 4);
-#pragma GCC unroll 4
-        for (int j = 0; j < Vectors; j++) sum[r][j] += weight[j] * value;
-      }
-    }
-  }
-};
 
 GemmTileFunction tile_function(const GemmArgs& a, int64_t rows, int64_t vectors) {
   switch (a.arithmetic) {

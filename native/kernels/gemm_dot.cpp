@@ -39,6 +39,7 @@ struct Dot {
 }  // namespace
 
 GemmTileFunction dot_tile(int64_t rows, int64_t vectors) { return tile_of<Dot>(rows, vectors); }
+GemmTileFunction dot_tile_of_width(int64_t rows, int64_t vectors) { return tile_of_width<Dot>(rows, vectors); }
 
 }  // namespace drystone::DRYSTONE_ISA
 
@@ -50,6 +51,7 @@ GemmTileFunction dot_tile(int64_t rows, int64_t vectors) { return tile_of<Dot>(r
 namespace drystone::DRYSTONE_ISA {
 
 GemmTileFunction dot_tile(int64_t, int64_t) { return nullptr; }
+GemmTileFunction dot_tile_of_width(int64_t, int64_t) { return nullptr; }
 
 }  // namespace drystone::DRYSTONE_ISA
 

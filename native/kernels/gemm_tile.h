@@ -88,4 +88,19 @@ GemmTileFunction tile_of(int64_t rows, int64_t vectors) {
   return multiply_tile<Math, Rows, Vectors>;
 }
 
+// Of strips that are `Vectors` wide, whatever kTile says, with as many rows as the registers then hold.
+constexpr int rows_beside(int vectors) { return kTile.rows * kTile.vectors / vectors; }
+
+template <class Math, int Vectors, int Rows = rows_beside(Vectors)>
+GemmTileFunction tile_of_width(int64_t rows) {
+  if constexpr (Rows > 1)
+    if (rows < Rows) return tile_of_width<Math, Vectors, Rows - 1>(rows);
+  return multiply_tile<Math, Rows, Vectors>;
+}
+
+template <class Math>
+GemmTileFunction tile_of_width(int64_t rows, int64_t vectors) {
+  return vectors == 4 ? tile_of_width<Math, 4>(rows) : vectors == 3 ? tile_of_width<Math, 3>(rows) : tile_of_width<Math, 2>(rows);
+}
+
 }  // namespace drystone::DRYSTONE_ISA

@@ -22,6 +22,7 @@ void scatter(const ScatterArgs&);
 void fold(const FoldArgs&);
 void rotary(const RotaryArgs&);
 void topk(const TopkArgs&);
+void recurrent(const RecurrentArgs&);
 
 const KernelTable table = {
     .pointwise = pointwise,
@@ -44,6 +45,7 @@ const KernelTable table = {
     .fold = fold,
     .rotary = rotary,
     .topk = topk,
+    .recurrent = recurrent,
 };
 
 }  // namespace drystone::DRYSTONE_ISA

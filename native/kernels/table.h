@@ -27,6 +27,7 @@ struct ScatterArgs;
 struct FoldArgs;
 struct RotaryArgs;
 struct TopkArgs;
+struct RecurrentArgs;
 
 struct KernelTable {
   void (*pointwise)(const PointwiseArgs&);
@@ -49,6 +50,7 @@ struct KernelTable {
   void (*fold)(const FoldArgs&);
   void (*rotary)(const RotaryArgs&);
   void (*topk)(const TopkArgs&);
+  void (*recurrent)(const RecurrentArgs&);
 };
 
 // Null where the machine has no ISA that drystone serves.

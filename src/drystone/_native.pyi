@@ -157,6 +157,16 @@ class Gemm(Step):
     def packed_key(self) -> str: ...
     def pack(self, dtype: DType, source: int, packed: int) -> None: ...
 
+class RecurrentWeights:
+    """How (gates * units, k) weights are packed for ``recurrent``."""
+
+    def __init__(self, dtype: DType, gates: int, units: int, k: int) -> None: ...
+    @property
+    def packed_bytes(self) -> int: ...
+    @property
+    def packed_key(self) -> str: ...
+    def pack(self, dtype: DType, source: int, packed: int) -> None: ...
+
 class BatchMatmul(Step):
     """Slots: a (…, M, K), b (…, K, N), output. Strides as they come; a batch axis of 1 is broadcast."""
 
@@ -196,6 +206,22 @@ def attention(
     scale: float,
     causal: bool,
     nan_if_hidden: bool,
+) -> Step: ...
+def recurrent(
+    kind: str,
+    weights: DType,
+    hidden: int,
+    directions: int,
+    batch_first: bool,
+    has_bias: bool,
+    projects: bool,
+    gates: TensorDesc,
+    state: TensorDesc | None,
+    cell: TensorDesc | None,
+    output: TensorDesc,
+    final_state: TensorDesc,
+    final_cell: TensorDesc | None,
+    widened: bool = False,
 ) -> Step: ...
 def pool(
     input: TensorDesc,

@@ -50,6 +50,8 @@ ENCODERS = {
     "whisper_base": 20_590_592,
     "wav2vec2_base": 94_371_712,
 }
+# Two layers of 4 gates: weights of inputs and states, two biases.
+LAYERS = {"lstm": 2 * 4 * 512 * (512 + 512 + 2)}
 
 MODELS = '''
 import os, time
@@ -87,15 +89,16 @@ def models(tmp_path: Path) -> Path:
 
 
 class TestZoo:
-    @pytest.mark.parametrize("name", PARAMETERS | ENCODERS)
+    @pytest.mark.parametrize("name", PARAMETERS | ENCODERS | LAYERS)
     def test_parameters_as_published(self, name):
         with torch.device("meta"):
             module = zoo.ZOO[name].build()
-        assert sum(parameter.numel() for parameter in module.parameters()) == (PARAMETERS | ENCODERS)[name]
+        assert sum(parameter.numel() for parameter in module.parameters()) == (PARAMETERS | ENCODERS | LAYERS)[name]
 
     def test_every_model_is_checked(self):
         assert zoo.CNNS.keys() == PARAMETERS.keys() | {"unet"}
         assert zoo.TRANSFORMERS.keys() == ENCODERS.keys()
+        assert zoo.RECURRENT.keys() == LAYERS.keys()
 
     @pytest.mark.parametrize(
         ("name", "shapes"),
@@ -103,9 +106,10 @@ class TestZoo:
             ("distilbert", [[2, 9], [2, 9]]),
             ("swin_t", [[2, 3, 224, 224]]),
             ("wav2vec2_base", [[2, 800]]),
+            ("lstm", [[2, 7, 512]]),
         ],
     )
-    def test_inputs_of_encoders(self, name, shapes):
+    def test_inputs_of_encoders_and_recurrent_networks(self, name, shapes):
         size = tuple(shapes[0][-2:] if name == "swin_t" else shapes[0][1:])
         module, inputs = zoo.load(name, batch=2, size=size)
         assert shapes_of(inputs) == shapes

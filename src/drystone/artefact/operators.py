@@ -16,6 +16,7 @@ from drystone.artefact import element_shapes, product_shapes, shapes
 from drystone.artefact.document import finite, listed, number, require, truth, whole, wholes, word
 from drystone.artefact.shapes import MAX_TABLE, Shape
 from drystone.graph.graph import FLOATS, INTEGERS, Node, PointwiseOp
+from drystone.graph.recurrent import GATES
 from drystone.graph.reference import INSTRUCTIONS
 
 ELEMENTS = (*FLOATS, *INTEGERS)
@@ -31,12 +32,13 @@ Attribute = Callable[[Any, str], Any]
 @dataclass(frozen=True)
 class Operator:
     """``attributes``: name → what takes it from JSON and checks it. ``shape`` gives the output's shape for a node's operands and
-    attributes; it raises ``ArtefactError`` where they do not fit together."""
+    attributes; it raises ``ArtefactError`` where they do not fit together. ``others``: of further outputs."""
 
     attributes: dict[str, Attribute]
     shape: Callable[[Node], Shape]
     keeps_dtype: bool = False
     dtypes: tuple[torch.dtype, ...] = FLOATS
+    others: Callable[[Node], list[Shape]] = lambda node: []
 
 
 def check(node: Node) -> None:
@@ -45,13 +47,13 @@ def check(node: Node) -> None:
     for value in [*node.inputs, *node.outputs]:
         require(value.dtype in operator.dtypes, f"{value} is no operand of a {node.op}")
         require(value.numel > 0, f"{value}: a {node.op} has no empty tensors")
-    require(node.inputs and len(node.outputs) == 1, f"{node.name}: a {node.op} has inputs, and one output")
+    require(node.inputs, f"{node.name}: a {node.op} has inputs")
     require(not operator.keeps_dtype or len({v.dtype for v in [*node.inputs, node.output]}) == 1, f"{node.name} changes its dtype")
     require(not node.epilogue or node.op in ("conv", "matmul"), f"{node.name}: a {node.op} has no epilogue")
-    shape = operator.shape(node)
-    require(
-        shape == node.output.shape, f"{node.name}: {node.output} is not the result of this {node.op}, whose shape is {list(shape)}"
-    )
+    made = [operator.shape(node), *operator.others(node)]
+    require(len(node.outputs) == len(made), f"{node.name}: this {node.op} has {len(made)} outputs, not {len(node.outputs)}")
+    for value, shape in zip(node.outputs, made, strict=True):
+        require(shape == value.shape, f"{node.name}: {value} is not the result of this {node.op}, whose shape is {list(shape)}")
 
 
 def instructions(item: Any, what: str) -> list[PointwiseOp]:
@@ -164,6 +166,18 @@ OPERATORS: dict[str, Operator] = {
         {"heads_first": _truths, "scale": number, "causal": truth, "has_mask": truth, "nan_if_hidden": truth},
         product_shapes.attention,
         dtypes=(*FLOATS, torch.bool),
+    ),
+    "recurrent": Operator(
+        {
+            "kind": _one_of(*GATES),
+            "directions": partial(whole, low=1, high=2),
+            "batch_first": truth,
+            "has_bias": truth,
+            "projects": truth,
+            "has_state": truth,
+        },
+        product_shapes.recurrent,
+        others=product_shapes.recurrent_states,
     ),
     "rotary": Operator({"dims": _sizes}, product_shapes.rotary),
     "elementwise": Operator({"kind": _one_of(*element_shapes.ELEMENTWISE)}, element_shapes.elementwise, dtypes=ELEMENTS),

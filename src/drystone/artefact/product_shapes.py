@@ -1,4 +1,4 @@
-"""The shapes of products of two computed matrices, of attention and of rotary embeddings. As shapes.py."""
+"""The shapes of products of two computed matrices, of attention, of rotary embeddings and of recurrent layers. As shapes.py."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from drystone.artefact.document import require
 from drystone.artefact.shapes import Shape, broadcasts, takes, together
 from drystone.graph.graph import Node, Value
+from drystone.graph.recurrent import GATES, operand_count, operands
 
 
 def _ordered(node: Node, value: Value, dims: Sequence[int]) -> Shape:
@@ -53,3 +54,44 @@ def attention(node: Node) -> Shape:
 def _heads_first(shape: Shape, already: bool) -> Shape:
     """(B, H, T, D) of that or of (B, T, H, D); and back."""
     return shape if already else (shape[0], shape[2], shape[1], shape[3])
+
+
+def _recurrent_sizes(node: Node) -> tuple[int, int, int]:
+    """(batch, hidden, state) of a recurrent node with the right number of operands, of which the first is a sequence."""
+    given = operands(node, node.inputs)
+    weight = given.directions[0].weight
+    require(
+        len(given.gates.shape) == 3 and len(weight.shape) == 2, f"{node.name}: {given.gates} and {weight} are no recurrent layer"
+    )
+    return given.gates.shape[0 if node.attrs["batch_first"] else 1], weight.shape[0] // GATES[node.attrs["kind"]], weight.shape[1]
+
+
+def recurrent(node: Node) -> Shape:
+    kind, count = node.attrs["kind"], node.attrs["directions"]
+    takes(node, operand_count(node))
+    require(kind == "lstm" or not node.attrs["projects"], f"{node.name}: a {kind} projects nothing")
+    require(kind == "gru" or not node.attrs["has_bias"], f"{node.name}: a {kind} has no bias inside")
+    batch, hidden, size = _recurrent_sizes(node)
+    require(node.attrs["projects"] or size == hidden, f"{node.name}: a state of {size} for {hidden} units")
+    given = operands(node, node.inputs)
+    expected: list[tuple[Value | None, Shape]] = [(given.gates, (*given.gates.shape[:2], count * GATES[kind] * hidden))]
+    for direction in given.directions:
+        expected += [
+            (direction.weight, (GATES[kind] * hidden, size)),
+            (direction.bias, (hidden,)),
+            (direction.projection, (size, hidden)),
+        ]
+        constants = [value for value in (direction.weight, direction.bias, direction.projection) if value is not None]
+        require(all(value.is_constant for value in constants), f"{node.name}: a weight is no constant")
+    expected += [(given.state, (count, batch, size)), (given.cell, (count, batch, hidden))]
+    for value, shape in expected:
+        require(value is None or value.shape == shape, f"{node.name}: {value} is not of the shape {list(shape)}")
+    return (*given.gates.shape[:2], count * size)
+
+
+def recurrent_states(node: Node) -> list[Shape]:
+    """Of the last state, and of an LSTM's last cell."""
+    count = node.attrs["directions"]
+    batch, hidden, size = _recurrent_sizes(node)
+    state, cell = (count, batch, size), (count, batch, hidden)
+    return [state, cell] if node.attrs["kind"] == "lstm" else [state]

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from drystone.graph.aten import call
 from drystone.graph.graph import Graph, Node, PointwiseOp, Value
+from drystone.graph.recurrent import recurrent
 
 Tensor = torch.Tensor
 
@@ -32,20 +33,22 @@ def run(graph: Graph, inputs: Sequence[Tensor], dtype: torch.dtype | None = None
     with torch.no_grad():
         for node in graph:
             operands = [read(value) for value in node.inputs]
-            results = call(node, operands) if node.op == "aten" else [evaluate(node, operands)]
+            results = call(node, operands) if node.op == "aten" else evaluate(node, operands)
             for value, result in zip(node.outputs, results, strict=True):
                 assert tuple(result.shape) == value.shape, f"{list(result.shape)} instead of {value}, from: {node}"
                 values[value.id] = cast(result, value.dtype)
     return [read(value) for value in graph.outputs]
 
 
-def evaluate(node: Node, inputs: list[Tensor]) -> Tensor:
-    """The output of a node that is not ``aten``. Low precision is computed in float32 and not yet rounded back."""
+def evaluate(node: Node, inputs: list[Tensor]) -> list[Tensor]:
+    """The outputs of a node that is not ``aten``. Low precision is computed in float32 and not yet rounded back."""
     inputs = [x.float() if x.dtype in (torch.bfloat16, torch.float16) else x for x in inputs]
     result = _OPERATORS[node.op](node, inputs)
+    if isinstance(result, list):
+        return result
     if node.epilogue:
         result = pointwise(node.epilogue, [result, *inputs[node.epilogue_start :]])
-    return result
+    return [result]
 
 
 def pointwise(ops: Sequence[PointwiseOp], operands: Sequence[Tensor]) -> Tensor:
@@ -264,7 +267,7 @@ def _rotary(node: Node, inputs: list[Tensor]) -> Tensor:
     return x * cosines + torch.cat([-second, first], -1) * sines
 
 
-_OPERATORS: dict[str, Callable[[Node, list[Tensor]], Tensor]] = {
+_OPERATORS: dict[str, Callable[[Node, list[Tensor]], Tensor | list[Tensor]]] = {
     "conv": _conv,
     "matmul": _matmul,
     "pointwise": lambda node, inputs: pointwise(node.attrs["ops"], inputs),
@@ -289,4 +292,5 @@ _OPERATORS: dict[str, Callable[[Node, list[Tensor]], Tensor]] = {
     "index": _index,
     "batch_matmul": _batch_matmul,
     "rotary": _rotary,
+    "recurrent": recurrent,
 }

@@ -82,8 +82,10 @@ class _Lowering:
             self.counted.add(node.output.id)
         elif node.op in PRODUCTS:
             self._lower_product(node)
+        elif node.op == "recurrent":
+            self._lower_recurrent(node)
         elif node.op == "rotary":
-            self._become(node, node.inputs[0].dtype)
+            self._become(node.output, node.inputs[0].dtype)
         elif node.op != "convert":
             self._promote(node)
         self.nodes.append(node)
@@ -97,7 +99,15 @@ class _Lowering:
         others = node.inputs[node.epilogue_start :] if node.epilogue else []
         wide = any(_widens(value) for value in others)
         node.inputs = [self._as(value, torch.bfloat16) if index < factors else value for index, value in enumerate(node.inputs)]
-        self._become(node, torch.float32 if wide else torch.bfloat16)
+        self._become(node.output, torch.float32 if wide else torch.bfloat16)
+
+    def _lower_recurrent(self, node: Node) -> None:
+        """Weights and states are bfloat16; the gates' inputs, which a product has summed, and cells stay float32."""
+        if not node.attrs.get("_float32"):
+            node.inputs[1:] = [self._as(value, torch.bfloat16) if len(value.shape) == 2 else value for value in node.inputs[1:]]
+            for value in node.outputs[:2]:
+                self._become(value, torch.bfloat16)
+        node.inputs[0] = self._as(node.inputs[0], torch.float32)
 
     def _promote(self, node: Node) -> None:
         """float32 if something of it is, but for constants of one value a channel."""
@@ -110,12 +120,12 @@ class _Lowering:
             node.inputs = [self._as(value, dtype) for value in node.inputs]
         elif node.op == "pointwise" and not wide:
             node.attrs["ops"] = [_within(op) for op in node.attrs["ops"]]
-        self._become(node, dtype)
+        self._become(node.output, dtype)
 
-    def _become(self, node: Node, dtype: torch.dtype) -> None:
-        if dtype == torch.bfloat16 and node.output.dtype == torch.float32:
-            node.output.dtype = dtype
-            self.changed.add(node.output.id)
+    def _become(self, value: Value, dtype: torch.dtype) -> None:
+        if dtype == torch.bfloat16 and value.dtype == torch.float32:
+            value.dtype = dtype
+            self.changed.add(value.id)
 
     def _lower_aten(self, node: Node) -> None:
         target = node.attrs["target"]

@@ -198,6 +198,7 @@ class _Assembler:
                 takes = (
                     not value.is_constant
                     and producer is not None
+                    and value is producer.output
                     and value.id not in self.parents
                     and value.id not in self.output_index
                     and self.choice[producer][0] is not ATEN
@@ -386,7 +387,11 @@ class _Assembler:
             if created.overwrites is not None:
                 target = Place(places[created.overwrites].buffer, 0, target.desc)
             place = target
-            operands = [self._operand(node, operand, places, target) for operand in created.operands]
+            targets = [target, *(self._output_place(value, PLAIN) for value in node.outputs[1:])]
+            for value, other in zip(node.outputs[1:], targets[1:], strict=True):
+                self._remember(value, PLAIN, other)
+                self.home[value.id] = PLAIN
+            operands = [self._operand(node, operand, places, targets) for operand in created.operands]
             name = f"{implementation.name} {created.step.implementation}".strip()
             self._emit(created.step, operands, StepRecord("node", node.output, name, str(layout), node))
         self._remember(node.output, layout.output, place)
@@ -396,12 +401,14 @@ class _Assembler:
         """Constants have a description for the implementation; it passes their memory itself (packed, or as it is)."""
         return Place(Buffer("constant", value.bytes), 0, dense(value, PLAIN))
 
-    def _operand(self, node: Node, operand: Operand, places: list[Place], target: Place) -> Place:
+    def _operand(self, node: Node, operand: Operand, places: list[Place], targets: list[Place]) -> Place:
         if not isinstance(operand, torch.Tensor):
             where, index = operand
+            if where == "out":
+                return targets[index]
             value = node.inputs[index]
-            if where == "out" or not value.is_constant:
-                return target if where == "out" else places[index]
+            if not value.is_constant:
+                return places[index]
             operand = self.weights.plain(value, value.dtype)  # as an epilogue reads it
         return self.constants.setdefault(operand.data_ptr(), self._constant(operand))
 

@@ -13,6 +13,7 @@ from drystone.plan.implementations.gemm import Gemm
 from drystone.plan.implementations.linear import OneDnnLinear
 from drystone.plan.implementations.movement import Movement
 from drystone.plan.implementations.pointwise import Convert, Pointwise
+from drystone.plan.implementations.recurrent import Recurrent
 from drystone.plan.implementations.reductions import Reduction
 from drystone.plan.implementations.rotary import Rotary
 from drystone.plan.implementations.windows import Window
@@ -26,6 +27,7 @@ IMPLEMENTATIONS: list[Implementation] = [
     OneDnnLinear(inner_product=False),
     OneDnnLinear(inner_product=True),
     Attention(),
+    Recurrent(),
     OneDnnBatchMatmul(),
     Pointwise(),
     Convert(),

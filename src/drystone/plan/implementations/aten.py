@@ -21,4 +21,4 @@ class Aten(Implementation):
     def create(self, node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, context: Context) -> Created:
         if node.op == "aten":
             return Created(call=lambda tensors: aten.call(node, tensors))
-        return Created(call=lambda tensors: [reference.evaluate(node, tensors)])
+        return Created(call=lambda tensors: reference.evaluate(node, tensors))

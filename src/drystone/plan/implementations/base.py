@@ -29,7 +29,10 @@ class Layout:
         return self.output if list(kinds) == [self.output] else f"{'+'.join(kinds)}→{self.output}"
 
 
-# A step's operand: input i of the node, its output, or constant memory made by the implementation (packed weights).
+# What packs weights: mostly the step that reads them.
+Packing = native.Convolution | native.Linear | native.Winograd | native.Gemm | native.RecurrentWeights
+
+# A step's operand: input i of the node, its output i, or constant memory made by the implementation (packed weights).
 Operand = tuple[Literal["in", "out"], int] | torch.Tensor
 
 
@@ -111,14 +114,14 @@ class WeightStore:
         self._used += -(-size // self.ALIGNMENT) * self.ALIGNMENT
         return memory
 
-    def packed(self, step: native.Convolution | native.Linear | native.Winograd | native.Gemm, weight: Value) -> torch.Tensor:
-        """``weight`` (a constant) in the layout that ``step`` reads."""
-        key = (weight.key, step.packed_key)
+    def packed(self, packing: Packing, weight: Value) -> torch.Tensor:
+        """``weight`` (a constant) in the layout that ``packing`` says."""
+        key = (weight.key, packing.packed_key)
         memory = self._packed.get(key)
         if memory is None:
             plain = weight.constant.detach().contiguous()
-            memory = self._allocate(max(step.packed_bytes, 1))
-            step.pack(native.DTYPES[plain.dtype], plain.data_ptr(), memory.data_ptr())
+            memory = self._allocate(max(packing.packed_bytes, 1))
+            packing.pack(native.DTYPES[plain.dtype], plain.data_ptr(), memory.data_ptr())
             self._packed[key] = memory
         return memory
 
@@ -163,10 +166,10 @@ class StandIns(WeightStore):
         self.reset()
         self._chunks.clear()
 
-    def packed(self, step: native.Convolution | native.Linear | native.Winograd | native.Gemm, weight: Value) -> torch.Tensor:
-        key = (weight.key, step.packed_key)
+    def packed(self, packing: Packing, weight: Value) -> torch.Tensor:
+        key = (weight.key, packing.packed_key)
         if key not in self._taken:
-            self._taken[key] = self._zeros(max(step.packed_bytes, 1))
+            self._taken[key] = self._zeros(max(packing.packed_bytes, 1))
         return self._taken[key]
 
     def plain(self, weight: Value, dtype: torch.dtype) -> torch.Tensor:

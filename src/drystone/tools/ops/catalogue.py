@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from . import attention, gemm, topk
+from . import attention, gemm, recurrent, topk
 from .case import Case
 
 #: Gives the cases of a dtype.
@@ -12,6 +12,7 @@ OPERATORS: dict[str, Callable[[str], Iterator[Case]]] = {
     "gemm": gemm.cases,
     "attention": attention.cases,
     "topk": topk.cases,
+    **recurrent.OPERATORS,
 }
 
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from . import densenet, encoders, inception_v3, mobilenet_v3, resnext, shufflenet_v2, squeezenet, unet, vgg
+from . import densenet, encoders, inception_v3, mobilenet_v3, recurrent, resnext, shufflenet_v2, squeezenet, unet, vgg
 from . import from_transformers as hf
-from .inputs import Inputs, features, images, sound, text
+from .inputs import Inputs, features, images, sequences, sound, text
 from .weights import initialise
 
 
@@ -64,8 +64,9 @@ TRANSFORMERS: dict[str, Entry] = {
     "whisper_base": Entry(encoders.whisper_base, (80, 3000), features, drawn=False),
     "wav2vec2_base": Entry(encoders.wav2vec2_base, (16000,), sound, drawn=False),
 }
-ZOO = {**CNNS, **TRANSFORMERS}
-GROUPS = {"all": list(ZOO), "cnns": list(CNNS), "transformers": list(TRANSFORMERS)}
+RECURRENT: dict[str, Entry] = {"lstm": Entry(recurrent.lstm, (50, 512), sequences, drawn=False)}
+ZOO = {**CNNS, **TRANSFORMERS, **RECURRENT}
+GROUPS = {"all": list(ZOO), "cnns": list(CNNS), "transformers": list(TRANSFORMERS), "recurrent": list(RECURRENT)}
 
 
 def architecture(name: str) -> tuple[nn.Module, str]:

@@ -34,6 +34,11 @@ def features(batch: int, size: tuple[int, ...], generator: torch.Generator) -> t
     return (torch.randn(batch, *size, generator=generator),)
 
 
+def sequences(batch: int, size: tuple[int, ...], generator: torch.Generator) -> tuple[torch.Tensor, ...]:
+    """Steps of features, float32 (batch, steps, features)."""
+    return (torch.randn(batch, *size, generator=generator),)
+
+
 def sound(batch: int, size: tuple[int, ...], generator: torch.Generator) -> tuple[torch.Tensor, ...]:
     """Samples of a few tones in noise, float32 (batch, samples)."""
     time = torch.arange(size[0]) / 16000

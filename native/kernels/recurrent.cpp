@@ -1,0 +1,242 @@
+// The hidden part of LSTM, GRU and RNN layers, all time steps in one call: h W_hh, the gates' functions, the cell. float32, or
+// bfloat16 weights and states with float32 sums and cells.
+//
+// What the inputs give the gates was computed for all steps at once by the GEMM. Here a thread owns strips of units with all
+// their gates, at every step the same ones, so that its share of the weights stays in its caches, and nothing but the new state goes from
+// core to core. A strip's sums (some rows times a vector for each gate) stay in registers until they have gone through the gates'
+// functions. Every other step goes through the strips backwards: of weights that do not fit into
+// the second level cache, the part that was used last is still there.
+//
+// Both directions, and parts of a large batch, know nothing of each other: where there are enough threads they run side by side.
+#include "kernels/recurrent.h"
+
+#include <omp.h>
+
+#include "kernels/gemm_dot.h"
+#include "kernels/gemm_math.h"
+#include "kernels/recurrent_gates.h"
+#include "kernels/recurrent_team.h"
+
+namespace drystone::DRYSTONE_ISA {
+
+namespace {
+
+constexpr int W = kFloats;
+constexpr int kMaxTile = kTile.rows * kTile.vectors * W;
+
+GemmTileFunction tile_function(GemmArithmetic arithmetic, int64_t rows, int64_t vectors) {
+  switch (arithmetic) {
+    case GemmArithmetic::f32: return tile_of_width<Float32>(rows, vectors);
+    case GemmArithmetic::bf16_widened: return tile_of_width<Widened>(rows, vectors);
+    default: return dot_tile_of_width(rows, vectors);
+  }
+}
+
+// Rows in the order in which tiles read them (gemm_tile.h): blocks of rows, each [chunk][row][64 bytes].
+struct Operand {
+  char* data;
+  int64_t row_bytes;  // whole chunks
+
+  // Elements from `unit` on, fewer than fill a chunk from there, of a row of a block. `unit` is a multiple of a vector's lanes.
+  char* at(Range block, int64_t row, int64_t unit, int element) const {
+    const int64_t byte = unit * element, chunk = byte / kChunkBytes, height = block.end - block.begin;
+    return data + block.begin * row_bytes + (chunk * height + row - block.begin) * kChunkBytes + byte % kChunkBytes;
+  }
+};
+
+// A vector of results, as the next product reads it.
+void store_operand(char* to, const float* values, GemmArithmetic arithmetic) {
+  if (arithmetic == GemmArithmetic::f32) {
+    __builtin_memcpy(to, values, W * sizeof(float));
+  } else if (arithmetic == GemmArithmetic::bf16_dot) {
+    store<W>(reinterpret_cast<uint16_t*>(to), load<W>(values));
+  } else {
+    uint16_t rounded[W];
+    store<W>(rounded, load<W>(values));
+    store<W>(reinterpret_cast<float*>(to), load<W>(rounded));
+  }
+}
+
+// `count` numbers as a whole vector, in place where they are one.
+inline const float* whole(const float* from, int64_t count, float* buffer) {
+  if (count == W) return from;
+  for (int i = 0; i < W; i++) buffer[i] = i < count ? from[i] : 0.0f;
+  return buffer;
+}
+
+// Some rows of one direction, computed by a team of threads; each has an object of its own.
+class Part {
+ public:
+  Part(const RecurrentArgs& args, int direction, Range rows, std::byte* scratch, int rank, int team)
+      : a(args), weights(args.direction[direction]), rows(rows), direction(direction), team(scratch, rank, team) {
+    const int64_t count = rows.end - rows.begin;
+    const RecurrentMemory memory = recurrent_memory(a, count);
+    blocks = ceil_div(count, recurrent_rows(recurrent_gates(a.kind), kFloats));
+    char* at = reinterpret_cast<char*>(scratch);
+    for (int i = 0; i < 2; i++) state[i] = {at + memory.state + i * memory.state_bytes, memory.state_bytes / count};
+    cells = reinterpret_cast<float*>(at + memory.cell);
+    inner = {at + memory.inner, a.projects ? (memory.bytes - memory.inner) / count : 0};
+    for (int i = 0; i < W; i++) start[i] = start[W + i] = 0;
+  }
+
+  void run() {
+    team.run(1, false, [&](int64_t) { begin(); });
+    for (int64_t step = 0; step < a.steps; step++) {
+      const int64_t time = direction == 1 ? a.steps - 1 - step : step;
+      const bool backwards = step % 2 == 1;
+      hidden_part(time, step, backwards);
+      if (a.projects) project(time, step, backwards);
+    }
+  }
+
+ private:
+  const RecurrentArgs& a;
+  const RecurrentDirection& weights;
+  const Range rows;
+  const int direction;
+  Team team;
+  int64_t blocks;  // of rows; a projection goes by those of the gates
+  Operand state[2], inner;
+  float* cells;  // a row is as long as whole vectors
+  alignas(64) float start[4 * W];
+  alignas(64) float tile[kMaxTile];
+
+  int element() const { return gemm_x_bytes(a.arithmetic); }
+  int64_t steps_of(int64_t k) const { return a.arithmetic == GemmArithmetic::f32 ? k : ceil_div(k, 2); }
+  float* cell(int64_t row, int64_t unit) const { return cells + row * (ceil_div(a.hidden * 4, 64) * 16) + unit; }
+
+  // The first row of the part in a tensor (directions, batch, size).
+  int64_t offset(int64_t row, int64_t size) const { return (direction * a.batch + rows.begin + row) * size; }
+
+  // The initial state where the first step reads it. What fills the last chunk of a row is 0, as products read it too.
+  void begin() {
+    const int64_t count = rows.end - rows.begin;
+    alignas(64) float values[W];
+    for (int i = 0; i < 2; i++) __builtin_memset(state[i].data, 0, count * state[i].row_bytes);
+    __builtin_memset(inner.data, 0, count * inner.row_bytes);
+    __builtin_memset(cells, 0, (cell(count, 0) - cells) * sizeof(float));
+    for_blocks([&](Range block) {
+      for (int64_t row = block.begin; a.initial && row < block.end; row++)
+        for (int64_t unit = 0; unit < a.state; unit += W) {
+          for (float& value : values) value = 0;
+          load(values, advance(a.initial, offset(row, a.state) + unit, a.initial_bf16), a.initial_bf16, 1, least(W, a.state - unit));
+          store_operand(state[0].at(block, row, unit, element()), values, a.arithmetic);
+        }
+    });
+    const bool is_state = a.kind == RecurrentKind::gru;  // whose own h is the cell
+    const void* from = is_state ? a.initial : a.initial_cell;
+    const bool bf16 = is_state ? a.initial_bf16 : a.initial_cell_bf16;
+    for (int64_t row = 0; from && row < count; row++) load(cell(row, 0), advance(from, offset(row, a.hidden), bf16), bf16, 1, a.hidden);
+  }
+
+  // The rows, in blocks of which each is a tile's.
+  template <class F>
+  void for_blocks(F&& body) const {
+    for (int64_t b = 0; b < blocks; b++) body(share(rows.end - rows.begin, b, blocks));
+  }
+
+  // One phase: a product with `units` columns a gate, strip by strip, and in each all rows. Sums go to `finish`, and what that will read
+  // is for `fetch` to bring near meanwhile.
+  template <class Fetch, class Finish>
+  void product(const Operand& x, const void* packed, int64_t k, int64_t units, int gates, const float* bias, bool backwards, Fetch&& fetch,
+               Finish&& finish) {
+    const int wide = recurrent_unit_vectors(gates), vectors = wide * gates;
+    const int64_t width = wide * W, strips = ceil_div(units, width), steps = steps_of(k), strip_bytes = steps * vectors * kVectorBytes;
+    // The next strip is fetched into the second level evenly spread over the blocks of rows; a single block reads best without.
+    const int64_t lines = blocks > 1 ? ceil_div(4 * vectors * kVectorBytes / 64, blocks) : 0;
+    team.run(strips, backwards, [&](int64_t strip) {
+      for (int v = 0; v < vectors; v++)
+        for (int lane = 0; lane < W; lane++) {
+          const int64_t unit = strip * width + lane;
+          start[v * W + lane] = bias && v == vectors - 1 && unit < units ? bias[unit] : 0.0f;
+        }
+      const int64_t next = backwards ? strip - (strip > 0) : least(strip + 1, strips - 1);
+      const char* ahead = static_cast<const char*>(packed) + next * strip_bytes;
+      for_blocks([&](Range block) {
+        for (int64_t row = block.begin; row < block.end; row++) fetch(row, strip * width);
+        GemmTile t{};
+        t.rows = block.end - block.begin;
+        t.x = x.data + block.begin * x.row_bytes;
+        t.weights = static_cast<const char*>(packed) + strip * strip_bytes;
+        t.steps = steps;
+        t.start = start;
+        t.start_stride = 0;
+        t.ahead = ahead;
+        t.ahead_lines = lines;
+        t.sums = tile;
+        t.sums_stride = vectors * W;
+        tile_function(a.arithmetic, t.rows, vectors)(t);
+        ahead += steps / 4 * lines * 64;
+        for (int64_t row = block.begin; row < block.end; row++)
+          for (int u = 0; u < wide; u++) {
+            const int64_t unit = strip * width + u * W;
+            if (unit < units) finish(block, row, unit, least(W, units - unit), tile + (row - block.begin) * vectors * W + u * W);
+          }
+      });
+    });
+  }
+
+  void hidden_part(int64_t time, int64_t step, bool backwards) {
+    const int gates = recurrent_gates(a.kind);
+    const Unit function = unit_of(a.kind);
+    const float* inputs = a.gates + time * a.gates_step + direction * gates * a.hidden;
+    const int64_t last = recurrent_unit_vectors(gates) * W - 1;
+    const auto fetch = [&](int64_t row, int64_t unit) {
+      const float* from = inputs + (rows.begin + row) * a.gates_row + unit;
+      for (int g = 0; g < gates; g++)
+        for (int64_t i = 0; i <= last; i += last) __builtin_prefetch(from + g * a.hidden + i);
+    };
+    product(state[step % 2], weights.weights, a.state, a.hidden, gates, weights.bias, backwards, fetch,
+            [&](Range block, int64_t row, int64_t unit, int64_t count, const float* sums) {
+              alignas(64) float h[W], padded[4][W];
+              const float* given[4];
+              for (int g = 0; g < gates; g++)
+                given[g] = whole(inputs + (rows.begin + row) * a.gates_row + g * a.hidden + unit, count, padded[g]);
+              function(sums, given, cell(row, unit), h);
+              if (a.final_cell && step + 1 == a.steps)
+                store(advance(a.final_cell, offset(row, a.hidden) + unit, a.final_cell_bf16), cell(row, unit), a.final_cell_bf16, 1, count);
+              if (a.projects)
+                store_operand(inner.at(block, row, unit, element()), h, a.arithmetic);
+              else
+                give(block, row, unit, count, h, time, step);
+            });
+  }
+
+  void project(int64_t time, int64_t step, bool backwards) {
+    product(
+        inner, weights.projection, a.hidden, a.state, 1, nullptr, backwards, [](int64_t, int64_t) {},
+        [&](Range block, int64_t row, int64_t unit, int64_t count, const float* sums) {
+          alignas(64) float h[W];
+          for (int i = 0; i < W; i++) h[i] = sums[i];
+          give(block, row, unit, count, h, time, step);
+        });
+  }
+
+  // A vector of the new state: to the next step, and out.
+  void give(Range block, int64_t row, int64_t unit, int64_t count, const float* h, int64_t time, int64_t step) {
+    store_operand(state[(step + 1) % 2].at(block, row, unit, element()), h, a.arithmetic);
+    const int64_t at = time * a.output_step + (rows.begin + row) * a.output_row + direction * a.state + unit;
+    store(advance(a.output, at, a.output_bf16), h, a.output_bf16, 1, count);
+    if (step + 1 == a.steps) store(advance(a.final, offset(row, a.state) + unit, a.final_bf16), h, a.final_bf16, 1, count);
+  }
+};
+
+}  // namespace
+
+void recurrent(const RecurrentArgs& a) {
+  const int64_t parts = a.directions * a.row_parts;
+  for (int64_t i = 0; i < parts; i++) __builtin_memset(a.scratch + i * a.part_bytes, 0, recurrent_memory(a, 1).state);
+#pragma omp parallel num_threads(a.threads) if (a.threads > 1)
+  {
+    // Every part gets as many threads; where that does not come out even, all threads compute one part after the other.
+    const int threads = omp_get_num_threads(), thread = omp_get_thread_num();
+    const int64_t teams = threads % parts == 0 ? parts : threads > 1 && parts % threads == 0 ? threads : 1;
+    const int team = static_cast<int>(threads / teams);
+    for (int64_t i = thread / team; i < parts; i += teams) {
+      const Range rows = share(a.batch, i % a.row_parts, a.row_parts);
+      Part(a, static_cast<int>(i / a.row_parts), rows, a.scratch + i * a.part_bytes, thread % team, team).run();
+    }
+  }
+}
+
+}  // namespace drystone::DRYSTONE_ISA

@@ -1,0 +1,70 @@
+"""recurrent, the hidden part of LSTM, GRU and RNN layers, by the own kernel."""
+
+from __future__ import annotations
+
+import torch
+
+from drystone import native
+from drystone.graph.graph import Node
+from drystone.graph.recurrent import GATES, operands
+from drystone.plan.formats import PLAIN, dense
+from drystone.plan.implementations.base import Context, Created, Implementation, Layout, Operand, float_reason
+
+
+class Recurrent(Implementation):
+    """Threads own units of the layer for all time steps; the sequences may lie with batch or time first, the output with holes."""
+
+    name = "drystone"
+    op = "recurrent"
+
+    def refuses(self, node: Node) -> str | None:
+        return super().refuses(node) or float_reason(node) or _reason(node)
+
+    def layouts(self, node: Node) -> list[Layout]:
+        return [Layout(tuple(None if value.is_constant else PLAIN for value in node.inputs), PLAIN)]
+
+    def create(self, node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, context: Context) -> Created:
+        a = node.attrs
+        values, descs = operands(node, node.inputs), operands(node, inputs)
+        _, final_state, *final_cell = node.outputs
+        weight = values.directions[0].weight
+        gates, dtype = GATES[a["kind"]], native.DTYPES[weight.dtype]
+        hidden = weight.shape[0] // gates
+        step = native.recurrent(
+            a["kind"],
+            dtype,
+            hidden,
+            a["directions"],
+            a["batch_first"],
+            a["has_bias"],
+            a["projects"],
+            descs.gates,
+            descs.state,
+            descs.cell,
+            output,
+            dense(final_state, PLAIN),
+            dense(final_cell[0], PLAIN) if final_cell else None,
+        )
+        constants: list[Operand] = []
+        for direction in values.directions:
+            packing = native.RecurrentWeights(dtype, gates, hidden, weight.shape[1])
+            constants.append(context.weights.packed(packing, direction.weight))
+            if direction.bias is not None:
+                constants.append(context.weights.plain(direction.bias, torch.float32))
+            if direction.projection is not None:
+                packing = native.RecurrentWeights(dtype, 1, weight.shape[1], hidden)
+                constants.append(context.weights.packed(packing, direction.projection))
+        last = len(node.inputs)
+        states = [context.operand(node, i) for i in range(last - sum(x is not None for x in (values.state, values.cell)), last)]
+        outputs: list[Operand] = [("out", i) for i in range(len(node.outputs))]
+        return Created(step, [("in", 0), *constants, *states, *outputs])
+
+
+def _reason(node: Node) -> str | None:
+    given = operands(node, node.inputs)
+    if given.gates.dtype != torch.float32:
+        return "what the inputs give the gates is not float32"
+    weights = [value for direction in given.directions for value in (direction.weight, direction.projection) if value is not None]
+    if not all(value.is_constant for value in weights) or len({value.dtype for value in weights}) > 1:
+        return "recurrent weights that are computed, or of several dtypes"
+    return None
