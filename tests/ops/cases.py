@@ -949,7 +949,7 @@ def attentions() -> Iterator[Case]:
 
 def transposed() -> Iterator[Case]:
     kinds: dict[str, tuple[Callable[..., nn.Module], Shape]] = {
-        "1d": (nn.ConvTranspose1d, (11,)), "2d": (nn.ConvTranspose2d, (5, 7)), "3d": (nn.ConvTranspose3d, (3, 4, 5))
+        "1d": (nn.ConvTranspose1d, (11,)), "2d": (nn.ConvTranspose2d, (5, 7)), "3d": (nn.ConvTranspose3d, (4, 4, 5))
     }  # fmt: skip
     for kind, (build, size) in kinds.items():
         for c, o, k, options in (
@@ -962,6 +962,10 @@ def transposed() -> Iterator[Case]:
             (32, 48, 3, {"stride": 2, "groups": 2}),
             (24, 24, 4, {"stride": 2, "padding": 1, "groups": 24}),
             (6, 9, 3, {"groups": 3, "dilation": 2}),
+            (16, 8, 3, {"stride": 2}),
+            (16, 8, 3, {"stride": 2, "padding": 1}),
+            (16, 8, 2, {"padding": 2, "bias": False}),
+            (1, 1, 3, {"padding": 1}),
         ):
             name = f"conv_transpose{kind}-" + label(k=k, c=c, o=o, **options)
             yield Case(name, lambda build=build, c=c, o=o, k=k, options=options: build(c, o, k, **options), ((2, c, *size),), True)

@@ -89,8 +89,13 @@ def conv_transpose(
     more = as_list(output_padding, spatial)
     if any(m >= s for m, s in zip(more, stride, strict=True)):
         raise Declined("a transposed convolution that ends in outputs of no input")
-    fused = bias is not None and finishes(groups, weight.shape[2:], stride)
+    kernel, dilation = weight.shape[2:], as_list(dilation, spatial)
     weight = _outputs_first(b, weight, groups)
+    reach = tuple(d * (k - 1) - p for d, k, p in zip(dilation, kernel, padding, strict=True))
+    if all(s == 1 for s in stride) and min(reach) >= 0:
+        flipped = b.constant(weight.constant.flip(tuple(range(2, spatial + 2))), weight.name)
+        return conv(b, x, flipped, bias, stride, reach, dilation, groups)
+    fused = bias is not None and finishes(groups, kernel, stride, b.shape[2:])
     result = b.emit(
         "conv_transpose",
         [x, weight, bias] if bias is not None and fused else [x, weight],
@@ -98,7 +103,7 @@ def conv_transpose(
         stride=stride,
         padding_l=padding,
         padding_r=tuple(p - m for p, m in zip(padding, more, strict=True)),
-        dilation=as_list(dilation, spatial),
+        dilation=dilation,
         groups=groups,
         has_bias=fused,
     )
