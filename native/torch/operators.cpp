@@ -7,10 +7,11 @@
 namespace drystone::torch {
 
 extern const Operator embedding;
+extern const Operator convolution;
 
 namespace {
 
-const Operator* const operators[] = {&embedding};
+const Operator* const operators[] = {&embedding, &convolution};
 
 // The conventions by which torch fills the stack: those of 2.10, the first torch with lists.
 constexpr uint64_t shim_version = (uint64_t{2} << 56) | (uint64_t{10} << 48);

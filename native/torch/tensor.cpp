@@ -94,19 +94,27 @@ Handle Arguments::optional_tensor() {
   return tensor;
 }
 
-std::vector<Handle> Arguments::tensors() {
-  void* list = reinterpret_cast<void*>(*next_++);
+// The items of a list, which is released.
+static std::vector<StableIValue> items_of(StableIValue argument) {
+  void* list = reinterpret_cast<void*>(argument);
   size_t size;
   check(shim().list_size(list, &size), "tell the length of a list");
-  std::vector<Handle> tensors;
-  tensors.reserve(size);
-  for (size_t i = 0; i < size; ++i) {
-    StableIValue item;
-    check(shim().list_get(list, i, &item), "read a list");
-    tensors.emplace_back(reinterpret_cast<Tensor*>(item));
-  }
+  std::vector<StableIValue> items(size);
+  for (size_t i = 0; i < size; ++i) check(shim().list_get(list, i, &items[i]), "read a list");
   shim().delete_list(list);
+  return items;
+}
+
+std::vector<Handle> Arguments::tensors() {
+  std::vector<Handle> tensors;
+  for (StableIValue item : items_of(*next_++)) tensors.emplace_back(reinterpret_cast<Tensor*>(item));
   return tensors;
+}
+
+std::vector<int64_t> Arguments::integers() {
+  std::vector<int64_t> integers;
+  for (StableIValue item : items_of(*next_++)) integers.push_back(static_cast<int64_t>(item));
+  return integers;
 }
 
 void give_back(StableIValue* stack, std::initializer_list<Handle*> results) {
