@@ -49,8 +49,8 @@ void bind_onednn(nb::module_& m) {
           [](Convolution* self, const TensorDesc& x, const Dims& weights, bool has_bias, const TensorDesc& output, const Dims& stride,
              const Dims& padding_l, const Dims& padding_r, const Dims& dilation, int64_t groups, const std::vector<PostOpTuple>& post_ops,
              bool transposed) {
-            new (self)
-                Convolution(x, weights, has_bias, output, stride, padding_l, padding_r, dilation, groups, post_ops_of(post_ops), transposed);
+            new (self) Convolution(x, weights, has_bias, output, stride, padding_l, padding_r, dilation, groups, post_ops_of(post_ops),
+                                   transposed);
           },
           "x"_a, "weights"_a, "has_bias"_a, "output"_a, "stride"_a, "padding_l"_a, "padding_r"_a, "dilation"_a, "groups"_a, "post_ops"_a,
           "transposed"_a = false)

@@ -35,8 +35,8 @@ Convolution::Convolution(const TensorDesc& x, const Dims& weights, bool has_bias
   const memory::desc source = onednn_desc(x), target = onednn_desc(output);
   const auto attributes = onednn_attributes(post_ops);
   const auto make = [&]<class Primitive>(dnnl::algorithm algorithm) {
-    const typename Primitive::primitive_desc desc(engine(), dnnl::prop_kind::forward_inference, algorithm, source, any_weights, bias, target,
-                                                  stride, dilates, padding_l, padding_r, attributes);
+    const typename Primitive::primitive_desc desc(engine(), dnnl::prop_kind::forward_inference, algorithm, source, any_weights, bias,
+                                                  target, stride, dilates, padding_l, padding_r, attributes);
     weights_.emplace(desc.weights_desc());
     std::vector<Argument> arguments = {{DNNL_ARG_SRC, desc.src_desc()}, {DNNL_ARG_WEIGHTS, desc.weights_desc()}};
     if (has_bias) arguments.push_back({DNNL_ARG_BIAS, desc.bias_desc()});

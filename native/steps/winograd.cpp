@@ -74,7 +74,8 @@ Winograd::Winograd(const TensorDesc& x, const Dims& weights, bool has_bias, cons
   const int64_t taps = spatial == 3 && weights.size() == 5 ? weights[2] : 1;
   const Dims kernel = spatial == 3 ? Dims{output.shape[1], x.shape[1], taps, 3, 3} : Dims{output.shape[1], x.shape[1], 3, 3};
   if (weights != kernel || (taps != 1 && taps != 3))
-    throw std::invalid_argument("Winograd's convolution needs weights (O, C, 3, 3), or of three axes (O, C, 1 or 3, 3, 3), that fit x and output");
+    throw std::invalid_argument(
+        "Winograd's convolution needs weights (O, C, 3, 3), or of three axes (O, C, 1 or 3, 3, 3), that fit x and output");
   if (padding_l.size() != spatial || padding_r.size() != spatial)
     throw std::invalid_argument("Winograd's convolution needs padding for each spatial axis");
   for (size_t i = 0; i < spatial; i++) {

@@ -94,26 +94,30 @@ Handle Arguments::optional_tensor() {
   return tensor;
 }
 
-// The items of a list, which is released.
-static std::vector<StableIValue> items_of(StableIValue argument) {
+// take(item) for each item of a list, which is released.
+template <class Take>
+static void read_list(StableIValue argument, const Take& take) {
   void* list = reinterpret_cast<void*>(argument);
   size_t size;
   check(shim().list_size(list, &size), "tell the length of a list");
-  std::vector<StableIValue> items(size);
-  for (size_t i = 0; i < size; ++i) check(shim().list_get(list, i, &items[i]), "read a list");
+  for (size_t i = 0; i < size; ++i) {
+    StableIValue item;
+    check(shim().list_get(list, i, &item), "read a list");
+    take(item);
+  }
   shim().delete_list(list);
-  return items;
 }
 
 std::vector<Handle> Arguments::tensors() {
   std::vector<Handle> tensors;
-  for (StableIValue item : items_of(*next_++)) tensors.emplace_back(reinterpret_cast<Tensor*>(item));
+  read_list(*next_++, [&](StableIValue item) { tensors.emplace_back(reinterpret_cast<Tensor*>(item)); });
   return tensors;
 }
 
 std::vector<int64_t> Arguments::integers() {
   std::vector<int64_t> integers;
-  for (StableIValue item : items_of(*next_++)) integers.push_back(static_cast<int64_t>(item));
+  integers.reserve(4);
+  read_list(*next_++, [&](StableIValue item) { integers.push_back(static_cast<int64_t>(item)); });
   return integers;
 }
 

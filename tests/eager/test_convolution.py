@@ -115,7 +115,9 @@ def test_a_result_lies_as_its_input_does(ours: None) -> None:
 def test_other_calls_are_torchs(ours: None) -> None:
     x, weight, bias = operands("conv3d", 32, 24, 3)
     for dtype in (torch.float64, torch.bfloat16):
-        assert torch.equal(F.conv3d(x.to(dtype), weight.to(dtype)), without(lambda dtype=dtype: F.conv3d(x.to(dtype), weight.to(dtype))))
+        assert torch.equal(
+            F.conv3d(x.to(dtype), weight.to(dtype)), without(lambda dtype=dtype: F.conv3d(x.to(dtype), weight.to(dtype)))
+        )
     image, kernel = torch.randn(2, 8, 20, 20), torch.randn(8, 8, 3, 3)
     assert torch.equal(F.conv2d(image, kernel), without(lambda: F.conv2d(image, kernel)))
     assert F.conv3d(x[:0], weight, bias).shape == (0, 24, 7, 8, 10)

@@ -74,7 +74,9 @@ def test_sizes(size: Sides, format: str, tile: int) -> None:
 
 @pytest.mark.parametrize("tile", TILES)
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize(("channels", "size"), [((16, 16), (9, 20, 24)), ((144, 80), (3, 9, 8)), ((512, 272), (2, 4, 4)), ((80, 16), (1, 7, 7))])
+@pytest.mark.parametrize(
+    ("channels", "size"), [((16, 16), (9, 20, 24)), ((144, 80), (3, 9, 8)), ((512, 272), (2, 4, 4)), ((80, 16), (1, 7, 7))]
+)
 def test_every_way_to_cut_the_work(channels: tuple[int, int], size: Sides, threads: int, tile: int) -> None:
     x, weight = integers(1, channels[0], *size), integers(channels[1], channels[0], 3, 3, 3, seed=1)
     native.set_threads(threads)

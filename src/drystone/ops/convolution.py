@@ -126,6 +126,4 @@ def _call(
     def each(sizes: Sizes) -> list[int]:
         return [sizes] * axes if isinstance(sizes, int) else list(sizes)
 
-    return _convolution(
-        input, weight, bias, each(stride), each(padding), each(dilation), transposed, each(output_padding), groups
-    )
+    return _convolution(input, weight, bias, each(stride), each(padding), each(dilation), transposed, each(output_padding), groups)

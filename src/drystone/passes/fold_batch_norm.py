@@ -88,7 +88,11 @@ def _fold_leading(graph: Graph, node: Node, value: Value, counts: Counter[int]) 
 
 
 def _fold_trailing(graph: Graph, node: Node, consumer: Node) -> None:
-    if consumer.op not in ("conv", "conv_transpose", "matmul") or consumer.inputs[0] is not node.output or not _has_constant_weight(consumer):
+    if (
+        consumer.op not in ("conv", "conv_transpose", "matmul")
+        or consumer.inputs[0] is not node.output
+        or not _has_constant_weight(consumer)
+    ):
         return
     axis = len(node.output.shape) - 1 if consumer.op == "matmul" else 1
     while True:

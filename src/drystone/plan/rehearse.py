@@ -187,7 +187,8 @@ class Planner:
             x, weight = node.inputs[:2]
             # Each weight meets every output of its channel; of a transposed convolution, every input.
             met = x.numel / max(x.shape[1], 1) if node.op == "conv_transpose" else node.output.numel / max(weight.shape[0], 1)
-            seconds += 2.0 * met * weight.numel / FLOPS_A_SECOND * (2.0 if option[1].output == PLAIN and node.op != "matmul" else 1.0)
+            slower = 2.0 if option[1].output == PLAIN and node.op != "matmul" else 1.0
+            seconds += 2.0 * met * weight.numel / FLOPS_A_SECOND * slower
         return seconds
 
     def _node_cost(self, node: Node, option: Option) -> float:

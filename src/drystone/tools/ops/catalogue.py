@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from . import attention, gemm
+from . import attention, gemm, volumes
 from .case import Case
 
 #: Gives the cases of a dtype.
 OPERATORS: dict[str, Callable[[str], Iterator[Case]]] = {
     "gemm": gemm.cases,
     "attention": attention.cases,
+    "conv3d": volumes.cases,
+    "conv_transpose3d": volumes.transposed_cases,
 }
 
 
