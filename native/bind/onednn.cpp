@@ -47,10 +47,13 @@ void bind_onednn(nb::module_& m) {
       .def(
           "__init__",
           [](Convolution* self, const TensorDesc& x, const Dims& weights, bool has_bias, const TensorDesc& output, const Dims& stride,
-             const Dims& padding_l, const Dims& padding_r, const Dims& dilation, int64_t groups, const std::vector<PostOpTuple>& post_ops) {
-            new (self) Convolution(x, weights, has_bias, output, stride, padding_l, padding_r, dilation, groups, post_ops_of(post_ops));
+             const Dims& padding_l, const Dims& padding_r, const Dims& dilation, int64_t groups, const std::vector<PostOpTuple>& post_ops,
+             bool transposed) {
+            new (self) Convolution(x, weights, has_bias, output, stride, padding_l, padding_r, dilation, groups, post_ops_of(post_ops),
+                                   transposed);
           },
-          "x"_a, "weights"_a, "has_bias"_a, "output"_a, "stride"_a, "padding_l"_a, "padding_r"_a, "dilation"_a, "groups"_a, "post_ops"_a)
+          "x"_a, "weights"_a, "has_bias"_a, "output"_a, "stride"_a, "padding_l"_a, "padding_r"_a, "dilation"_a, "groups"_a, "post_ops"_a,
+          "transposed"_a = false)
       .def_prop_ro("packed_bytes", [](const Convolution& self) { return self.weights().bytes(); })
       .def_prop_ro("packed_key", [](const Convolution& self) { return self.weights().key(); })
       .def("pack", &pack<Convolution>, "dtype"_a, "source"_a, "packed"_a);

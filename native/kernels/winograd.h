@@ -10,9 +10,9 @@ namespace drystone {
 // them that the transforms use, are exact in float32; of all such pairs tried they leave the smallest error.
 constexpr float winograd_a = 0.625f, winograd_b = 1.5f;
 
-// Channel c of pixel (h, w) of image n: n * image + c / block * block_stride + c % block + h * row + w * column.
+// Channel c of pixel (h, w) of slice d of image n: n * image + c / block * block_stride + c % block + d * slice + h * row + w * column.
 struct WinogradMap {
-  int64_t image, block, block_stride, row, column;
+  int64_t image, block, block_stride, slice, row, column;
 };
 
 enum class WinogradOpKind : uint8_t { relu, leaky_relu, clamp, add };
@@ -30,11 +30,12 @@ struct WinogradArgs {
   int tile;  // 2 or 4: the outputs of a tile, a side
   int64_t batch, in_channels, out_channels;
   int64_t in_height, in_width, out_height, out_width, pad_top, pad_left;
-  int64_t tile_rows, tile_columns;  // of an image
+  int64_t taps, in_depth, out_depth, pad_front;  // across slices; 1 tap and slices that do not see each other, or 3
+  int64_t tile_rows, tile_columns;               // of a slice
   WinogradMap in_map, out_map;
 
   const float* input = nullptr;
-  const float* weights = nullptr;  // panels of two vectors of output channels (the last may be one): [panel][point][in channel][lane]
+  const float* weights = nullptr;  // panels of two vectors of output channels (the last may be one): [panel][tap][point][in channel][lane]
   const float* bias = nullptr;
   float* output = nullptr;
   int ops = 0;

@@ -50,30 +50,33 @@ inline void recover_weights(const float* u, int64_t stride, Lanes* g) {
 }
 
 // The taps of a window that starts at `start` which lie inside [0, size): padding is not read, as 0 * infinity would be NaN.
-inline Range taps_inside(int64_t start, int64_t size) { return {start < 0 ? -start : 0, least(3, size - start)}; }
+inline Range taps_inside(int64_t start, int64_t size, int64_t taps = 3) { return {start < 0 ? -start : 0, least(taps, size - start)}; }
 
 // y: the first rows x columns of the m x m results of a tile, for the vector of output channels from channel `out` on.
 template <int m>
 __attribute__((noinline)) void convolve_directly(const WinogradArgs& a, const Position& at, int64_t out, const Lanes& bias, int64_t rows,
                                                  int64_t columns, Lanes* y) {
-  const int64_t vector = out / kFloats, panel = vector / kPanel, width = panel_width(a, panel);
-  const float* u = panel_weights(a, panel, 0) + vector % kPanel * kFloats;
+  const int64_t vector = out / kFloats, panel = vector / kPanel, width = panel_width(a, panel), front = at.slice - a.pad_front;
   for (int i = 0; i < m * m; i++) y[i] = bias;
-  for (int64_t c = 0; c < a.in_channels; c++) {
-    Lanes g[9];
-    recover_weights<m>(u + c * width * kFloats, width * kFloats * a.in_channels, g);
-    const float* in = a.input + offset(a.in_map, at.image, c, 0, 0);
-    for (int64_t i = 0; i < rows; i++) {
-      const int64_t top = at.row + i - a.pad_top;
-      const Range down = taps_inside(top, a.in_height);
-      for (int64_t j = 0; j < columns; j++) {
-        const int64_t left = at.column + j - a.pad_left;
-        const Range across = taps_inside(left, a.in_width);
-        Lanes sum = {};
-        for (int64_t h = down.begin; h < down.end; h++)
-          for (int64_t w = across.begin; w < across.end; w++)
-            sum += g[h * 3 + w] * in[(top + h) * a.in_map.row + (left + w) * a.in_map.column];
-        y[i * m + j] += sum;
+  const Range deep = taps_inside(front, a.in_depth, a.taps);
+  for (int64_t tap = deep.begin; tap < deep.end; tap++) {
+    const float* u = panel_weights(a, panel, tap, 0) + vector % kPanel * kFloats;
+    for (int64_t c = 0; c < a.in_channels; c++) {
+      Lanes g[9];
+      recover_weights<m>(u + c * width * kFloats, width * kFloats * a.in_channels, g);
+      const float* in = a.input + offset(a.in_map, {at.image, front + tap, 0, 0}, c);
+      for (int64_t i = 0; i < rows; i++) {
+        const int64_t top = at.row + i - a.pad_top;
+        const Range down = taps_inside(top, a.in_height);
+        for (int64_t j = 0; j < columns; j++) {
+          const int64_t left = at.column + j - a.pad_left;
+          const Range across = taps_inside(left, a.in_width);
+          Lanes sum = {};
+          for (int64_t h = down.begin; h < down.end; h++)
+            for (int64_t w = across.begin; w < across.end; w++)
+              sum += g[h * 3 + w] * in[(top + h) * a.in_map.row + (left + w) * a.in_map.column];
+          y[i * m + j] += sum;
+        }
       }
     }
   }

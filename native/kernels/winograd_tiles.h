@@ -9,26 +9,28 @@ namespace drystone::DRYSTONE_ISA {
 
 constexpr int kPanel = 2;  // vectors of output channels multiplied together
 
-inline int64_t offset(const WinogradMap& map, int64_t n, int64_t c, int64_t h, int64_t w) {
-  return n * map.image + c / map.block * map.block_stride + c % map.block + h * map.row + w * map.column;
-}
-
-// Where a tile lies: its image and its first output.
+// Where a tile lies: its image and slice, and its first output there.
 struct Position {
-  int64_t image, row, column;
+  int64_t image, slice, row, column;
 };
 
+inline int64_t offset(const WinogradMap& map, const Position& at, int64_t c) {
+  return at.image * map.image + c / map.block * map.block_stride + c % map.block + at.slice * map.slice + at.row * map.row +
+         at.column * map.column;
+}
+
 inline Position position(const WinogradArgs& a, int64_t tile) {
-  return {tile / a.tile_columns / a.tile_rows, tile / a.tile_columns % a.tile_rows * a.tile, tile % a.tile_columns * a.tile};
+  const int64_t rows = tile / a.tile_columns, slices = rows / a.tile_rows;
+  return {slices / a.out_depth, slices % a.out_depth, rows % a.tile_rows * a.tile, tile % a.tile_columns * a.tile};
 }
 
 // Vectors of output channels in a panel: the last may have fewer.
 inline int64_t panel_width(const WinogradArgs& a, int64_t panel) { return least(kPanel, a.out_channels / kFloats - panel * kPanel); }
 
-// The weights of a panel at a point: [in channel][vector of the panel][lane].
-inline const float* panel_weights(const WinogradArgs& a, int64_t panel, int64_t point) {
+// The weights of a panel at a point of a tap: [in channel][vector of the panel][lane].
+inline const float* panel_weights(const WinogradArgs& a, int64_t panel, int64_t tap, int64_t point) {
   const int64_t points = (a.tile + 2) * (a.tile + 2);
-  return a.weights + (panel * kPanel * points + point * panel_width(a, panel)) * kFloats * a.in_channels;
+  return a.weights + (panel * kPanel * a.taps * points + (tap * points + point) * panel_width(a, panel)) * kFloats * a.in_channels;
 }
 
 }  // namespace drystone::DRYSTONE_ISA

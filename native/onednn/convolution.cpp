@@ -20,7 +20,7 @@ static memory::desc dense_desc(const memory::dims& dims, DType dtype) {
 
 Convolution::Convolution(const TensorDesc& x, const Dims& weights, bool has_bias, const TensorDesc& output, const Dims& stride,
                          const Dims& padding_l, const Dims& padding_r, const Dims& dilation, int64_t groups,
-                         const std::vector<PostOp>& post_ops) {
+                         const std::vector<PostOp>& post_ops, bool transposed) {
   const size_t spatial = x.shape.size() - 2;
   if (weights.size() != x.shape.size() || output.shape.size() != x.shape.size() || stride.size() != spatial ||
       padding_l.size() != spatial || padding_r.size() != spatial || dilation.size() != spatial)
@@ -32,17 +32,25 @@ Convolution::Convolution(const TensorDesc& x, const Dims& weights, bool has_bias
   for (auto& d : dilates) d -= 1;  // oneDNN counts the gaps
   const memory::desc any_weights(weights_shape_, onednn_dtype(x.dtype), memory::format_tag::any);
   const memory::desc bias = has_bias ? memory::desc({weights[0]}, memory::data_type::f32, memory::format_tag::a) : memory::desc();
-  const dnnl::convolution_forward::primitive_desc desc(engine(), dnnl::prop_kind::forward_inference, dnnl::algorithm::convolution_direct,
-                                                       onednn_desc(x), any_weights, bias, onednn_desc(output), stride, dilates, padding_l,
-                                                       padding_r, onednn_attributes(post_ops));
-  weights_.emplace(desc.weights_desc());
-  std::vector<Argument> arguments = {{DNNL_ARG_SRC, desc.src_desc()}, {DNNL_ARG_WEIGHTS, desc.weights_desc()}};
-  if (has_bias) arguments.push_back({DNNL_ARG_BIAS, desc.bias_desc()});
-  arguments.push_back({DNNL_ARG_DST, desc.dst_desc()});
-  for (size_t i = 0; i < post_ops.size(); i++)
-    if (post_ops[i].operand)
-      arguments.push_back({DNNL_ARG_ATTR_MULTIPLE_POST_OP(static_cast<int>(i)) | DNNL_ARG_SRC_1, onednn_desc(*post_ops[i].operand)});
-  finish(dnnl::convolution_forward(desc), desc, std::move(arguments));
+  const memory::desc source = onednn_desc(x), target = onednn_desc(output);
+  const auto attributes = onednn_attributes(post_ops);
+  const auto make = [&]<class Primitive>(dnnl::algorithm algorithm) {
+    const typename Primitive::primitive_desc desc(engine(), dnnl::prop_kind::forward_inference, algorithm, source, any_weights, bias,
+                                                  target, stride, dilates, padding_l, padding_r, attributes);
+    weights_.emplace(desc.weights_desc());
+    std::vector<Argument> arguments = {{DNNL_ARG_SRC, desc.src_desc()}, {DNNL_ARG_WEIGHTS, desc.weights_desc()}};
+    if (has_bias) arguments.push_back({DNNL_ARG_BIAS, desc.bias_desc()});
+    arguments.push_back({DNNL_ARG_DST, desc.dst_desc()});
+    for (size_t i = 0; i < post_ops.size(); i++)
+      if (post_ops[i].operand)
+        arguments.push_back({DNNL_ARG_ATTR_MULTIPLE_POST_OP(static_cast<int>(i)) | DNNL_ARG_SRC_1, onednn_desc(*post_ops[i].operand)});
+    finish(Primitive(desc), desc, std::move(arguments));
+  };
+  if (transposed) {
+    make.operator()<dnnl::deconvolution_forward>(dnnl::algorithm::deconvolution_direct);
+  } else {
+    make.operator()<dnnl::convolution_forward>(dnnl::algorithm::convolution_direct);
+  }
 }
 
 void Convolution::pack(DType dtype, const void* source, void* packed) const {

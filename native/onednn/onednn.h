@@ -58,11 +58,13 @@ class OneDnnStep : public Step {
   std::vector<Argument> arguments_;
 };
 
-// x (N, C, spatial…) * weights (O, C/groups, k…) + bias (O). Slots: x, weights, bias where there is one, output, operands.
+// x (N, C, spatial…) * weights (O, C/groups, k…) + bias (O). Transposed: the gradient of a convolution of that stride, padding and
+// dilation; padding is what its output lacks on each side, and on the right may be negative, but not by a whole stride.
+// Slots: x, weights, bias where there is one, output, operands.
 class Convolution : public OneDnnStep {
  public:
   Convolution(const TensorDesc& x, const Dims& weights, bool has_bias, const TensorDesc& output, const Dims& stride, const Dims& padding_l,
-              const Dims& padding_r, const Dims& dilation, int64_t groups, const std::vector<PostOp>& post_ops);
+              const Dims& padding_r, const Dims& dilation, int64_t groups, const std::vector<PostOp>& post_ops, bool transposed);
   const PackedDesc& weights() const { return *weights_; }
   // weights: dense (O, C/groups, k…) of the given dtype.
   void pack(DType dtype, const void* source, void* packed) const;

@@ -17,14 +17,16 @@ int64_t lanes() { return isa() >= Isa::avx512 ? 16 : 8; }
 int64_t panel_channels() { return 2 * lanes(); }
 
 WinogradMap map_of(const TensorDesc& desc) {
-  const int64_t block = block_of(desc.format);
-  if (block > 1) return {desc.strides[0], block, desc.strides[1], desc.strides[2], desc.strides[3]};
-  return {desc.strides[0], desc.shape[1], 0, desc.strides[2], desc.strides[3]};
+  const int64_t block = block_of(desc.format), rank = desc.rank(), slice = rank == 5 ? desc.strides[2] : 0;
+  const int64_t row = desc.strides[rank - 2], column = desc.strides[rank - 1];
+  if (block > 1) return {desc.strides[0], block, desc.strides[1], slice, row, column};
+  return {desc.strides[0], desc.shape[1], 0, slice, row, column};
 }
 
 void require_served(const TensorDesc& desc) {
   if (desc.dtype != DType::f32) throw std::invalid_argument(std::string("Winograd's convolution is float32's, not ") + name_of(desc.dtype));
-  if (desc.rank() != 4) throw std::invalid_argument("Winograd's convolution takes maps of two spatial axes, not " + desc.str());
+  if (desc.rank() != 4 && desc.rank() != 5)
+    throw std::invalid_argument("Winograd's convolution takes maps of two or three spatial axes, not " + desc.str());
   if (desc.shape[1] % 16) throw std::invalid_argument("Winograd's convolution works on whole vectors of 16 channels, not on " + desc.str());
   const bool last = desc.format == Format::channels_last && desc.strides[1] == 1;
   if (!last && block_of(desc.format) % lanes())
@@ -68,13 +70,19 @@ Winograd::Winograd(const TensorDesc& x, const Dims& weights, bool has_bias, cons
   require_served(x);
   require_served(output);
   if (x.format != output.format) throw std::invalid_argument("Winograd's convolution keeps the format of its input");
-  if (weights != Dims{output.shape[1], x.shape[1], 3, 3})
-    throw std::invalid_argument("Winograd's convolution needs weights (O, C, 3, 3) that fit x and output");
-  if (padding_l.size() != 2 || padding_r.size() != 2) throw std::invalid_argument("Winograd's convolution needs padding for two axes");
-  for (int i = 0; i < 2; i++) {
-    if (padding_l[i] < 0 || padding_l[i] > 1 || padding_r[i] < 0 || padding_r[i] > 1)
-      throw std::invalid_argument("Winograd's convolution pads by 0 or 1");
-    if (output.shape[2 + i] != x.shape[2 + i] + padding_l[i] + padding_r[i] - 2)
+  const size_t spatial = x.shape.size() - 2;
+  const int64_t taps = spatial == 3 && weights.size() == 5 ? weights[2] : 1;
+  const Dims kernel = spatial == 3 ? Dims{output.shape[1], x.shape[1], taps, 3, 3} : Dims{output.shape[1], x.shape[1], 3, 3};
+  if (weights != kernel || (taps != 1 && taps != 3))
+    throw std::invalid_argument(
+        "Winograd's convolution needs weights (O, C, 3, 3), or of three axes (O, C, 1 or 3, 3, 3), that fit x and output");
+  if (padding_l.size() != spatial || padding_r.size() != spatial)
+    throw std::invalid_argument("Winograd's convolution needs padding for each spatial axis");
+  for (size_t i = 0; i < spatial; i++) {
+    const int64_t most = weights[2 + i] == 3 ? 1 : 0;
+    if (padding_l[i] < 0 || padding_l[i] > most || padding_r[i] < 0 || padding_r[i] > most)
+      throw std::invalid_argument("Winograd's convolution pads by 0 or 1, and not across slices that do not see each other");
+    if (output.shape[2 + i] != x.shape[2 + i] + padding_l[i] + padding_r[i] - weights[2 + i] + 1)
       throw std::invalid_argument("the output of a convolution does not have the size that follows from its input");
   }
   if (output.shape[0] != x.shape[0]) throw std::invalid_argument("a convolution keeps the batch");
@@ -84,12 +92,16 @@ Winograd::Winograd(const TensorDesc& x, const Dims& weights, bool has_bias, cons
   args_.batch = x.shape[0];
   args_.in_channels = x.shape[1];
   args_.out_channels = output.shape[1];
-  args_.in_height = x.shape[2];
-  args_.in_width = x.shape[3];
-  args_.out_height = output.shape[2];
-  args_.out_width = output.shape[3];
-  args_.pad_top = padding_l[0];
-  args_.pad_left = padding_l[1];
+  args_.taps = taps;
+  args_.in_depth = spatial == 3 ? x.shape[2] : 1;
+  args_.out_depth = spatial == 3 ? output.shape[2] : 1;
+  args_.pad_front = spatial == 3 ? padding_l[0] : 0;
+  args_.in_height = x.shape[spatial];
+  args_.in_width = x.shape[spatial + 1];
+  args_.out_height = output.shape[spatial];
+  args_.out_width = output.shape[spatial + 1];
+  args_.pad_top = padding_l[spatial - 2];
+  args_.pad_left = padding_l[spatial - 1];
   args_.tile_rows = (args_.out_height + tile - 1) / tile;
   args_.tile_columns = (args_.out_width + tile - 1) / tile;
   args_.in_map = map_of(x);
@@ -105,18 +117,19 @@ Winograd::Winograd(const TensorDesc& x, const Dims& weights, bool has_bias, cons
 // How the work is cut. 640 KB of the second level cache are counted on.
 void Winograd::plan(int64_t threads) {
   constexpr int64_t cache = 640 << 10, few = 28, many = 56;
-  const int64_t points = (args_.tile + 2) * (args_.tile + 2), tiles = args_.batch * args_.tile_rows * args_.tile_columns;
+  const int64_t points = (args_.tile + 2) * (args_.tile + 2), tiles = args_.batch * args_.out_depth * args_.tile_rows * args_.tile_columns;
   const int64_t panels = (args_.out_channels + panel_channels() - 1) / panel_channels(), own = (tiles + threads - 1) / threads;
   // Few tiles: reading the weights is the work to share.
   args_.shared = threads > 1 && own < few;
   const int64_t mine = args_.shared ? tiles : own;
   const int64_t fitting = cache / (points * 4 * (args_.in_channels + panel_channels()));
-  if (fitting >= few || fitting >= mine) {
+  if (args_.taps == 1 && (fitting >= few || fitting >= mine)) {
     args_.chunk_panels = 1;
     args_.block_tiles = std::min(mine, fitting);
   } else {
     // V would go through the second level once a panel: all panels at each point instead, and more tiles a reading of the weights.
-    args_.chunk_panels = args_.shared ? (panels + threads - 1) / threads : panels;
+    // Taps ask for it too: the sums of all panels stay from one to the next, however few threads then run.
+    args_.chunk_panels = args_.shared && args_.taps == 1 ? (panels + threads - 1) / threads : panels;
     args_.block_tiles = std::min(mine, many);
   }
   args_.block_tiles = std::max<int64_t>(args_.block_tiles, 1);
@@ -142,11 +155,13 @@ void Winograd::run(const Run& run, StepState*) const {
   kernel_(args);
 }
 
-int64_t Winograd::packed_bytes() const { return (args_.tile + 2) * (args_.tile + 2) * args_.in_channels * args_.out_channels * 4; }
+int64_t Winograd::packed_bytes() const {
+  return args_.taps * (args_.tile + 2) * (args_.tile + 2) * args_.in_channels * args_.out_channels * 4;
+}
 
 std::string Winograd::packed_key() const {
   return "winograd" + std::to_string(args_.tile) + ";" + std::to_string(panel_channels()) + ";" + std::to_string(args_.out_channels) + "," +
-         std::to_string(args_.in_channels);
+         std::to_string(args_.in_channels) + "," + std::to_string(args_.taps);
 }
 
 void Winograd::pack(DType dtype, const void* source, void* packed) const {
@@ -157,15 +172,18 @@ void Winograd::pack(DType dtype, const void* source, void* packed) const {
 #pragma omp parallel for schedule(static)
   for (int64_t o = 0; o < args_.out_channels; o++) {
     const int64_t first = o / panel * panel, width = std::min(panel, args_.out_channels - first);
-    float* to = static_cast<float*>(packed) + n * n * channels * first + o - first;
+    float* to = static_cast<float*>(packed) + args_.taps * n * n * channels * first + o - first;
     for (int64_t c = 0; c < channels; c++) {
-      const float* w = from + (o * channels + c) * 9;
-      double half[6][3];
-      for (int64_t i = 0; i < n; i++)
-        for (int j = 0; j < 3; j++) half[i][j] = g[i][0] * w[j] + g[i][1] * w[3 + j] + g[i][2] * w[6 + j];
-      for (int64_t i = 0; i < n; i++)
-        for (int64_t j = 0; j < n; j++)
-          to[((i * n + j) * channels + c) * width] = static_cast<float>(half[i][0] * g[j][0] + half[i][1] * g[j][1] + half[i][2] * g[j][2]);
+      for (int64_t tap = 0; tap < args_.taps; tap++) {
+        const float* w = from + ((o * channels + c) * args_.taps + tap) * 9;
+        double half[6][3];
+        for (int64_t i = 0; i < n; i++)
+          for (int j = 0; j < 3; j++) half[i][j] = g[i][0] * w[j] + g[i][1] * w[3 + j] + g[i][2] * w[6 + j];
+        for (int64_t i = 0; i < n; i++)
+          for (int64_t j = 0; j < n; j++)
+            to[(((tap * n + i) * n + j) * channels + c) * width] =
+                static_cast<float>(half[i][0] * g[j][0] + half[i][1] * g[j][1] + half[i][2] * g[j][2]);
+      }
     }
   }
 }

@@ -11,11 +11,11 @@
 namespace drystone {
 
 // x (N, C, H, W) * weights (O, C, 3, 3) + bias (O), stride 1, no dilation, padding 0 or 1 on each side, by Winograd's F(tile x tile,
-// 3 x 3) with tile 2 or 4. float32; x and output both channels_last or both blocked, C and O multiples of 16.
-// Post-ops: relu, leaky_relu, clamp, and "sum" or "add" of an operand of the output's shape and format, at most three.
-// NaN and infinities reach the outputs whose window holds them, and no others.
-// Slots: x, packed weights, bias where there is one, output, operands. The output may be a post-op's operand, but overlaps nothing else.
-// Throws std::invalid_argument for anything else.
+// 3 x 3) with tile 2 or 4; or x (N, C, D, H, W) * weights (O, C, 3, 3, 3) or (O, C, 1, 3, 3), slice by slice. float32; x and output both
+// channels_last or both blocked, C and O multiples of 16. Post-ops: relu, leaky_relu, clamp, and "sum" or "add" of an operand of the
+// output's shape and format, at most three. NaN and infinities reach the outputs whose window holds them, and no others. Slots: x, packed
+// weights, bias where there is one, output, operands. The output may be a post-op's operand, but overlaps nothing else. Throws
+// std::invalid_argument for anything else.
 class Winograd final : public Step {
  public:
   Winograd(const TensorDesc& x, const Dims& weights, bool has_bias, const TensorDesc& output, const Dims& padding_l, const Dims& padding_r,

@@ -8,6 +8,7 @@
 namespace drystone::torch {
 
 extern const Operator cat, cat_out;
+extern const Operator convolution;
 extern const Operator embedding, embedding_dense_backward;
 extern const Operator embedding_bag, embedding_bag_forward_only, embedding_bag_dense_backward;
 extern const Operator gelu, sigmoid, silu, tanh;
@@ -20,6 +21,7 @@ namespace {
 const Operator* const operators[] = {
     &cat,
     &cat_out,
+    &convolution,
     &embedding,
     &embedding_dense_backward,
     &embedding_bag,

@@ -134,19 +134,31 @@ Handle Arguments::optional_tensor() {
   return tensor;
 }
 
-std::vector<Handle> Arguments::tensors() {
-  void* list = reinterpret_cast<void*>(*next_++);
+// take(item) for each item of a list, which is released.
+template <class Take>
+static void read_list(StableIValue argument, const Take& take) {
+  void* list = reinterpret_cast<void*>(argument);
   size_t size;
   check(shim().list_size(list, &size), "tell the length of a list");
-  std::vector<Handle> tensors;
-  tensors.reserve(size);
   for (size_t i = 0; i < size; ++i) {
     StableIValue item;
     check(shim().list_get(list, i, &item), "read a list");
-    tensors.emplace_back(reinterpret_cast<Tensor*>(item));
+    take(item);
   }
   shim().delete_list(list);
+}
+
+std::vector<Handle> Arguments::tensors() {
+  std::vector<Handle> tensors;
+  read_list(*next_++, [&](StableIValue item) { tensors.emplace_back(reinterpret_cast<Tensor*>(item)); });
   return tensors;
+}
+
+std::vector<int64_t> Arguments::integers() {
+  std::vector<int64_t> integers;
+  integers.reserve(4);
+  read_list(*next_++, [&](StableIValue item) { integers.push_back(static_cast<int64_t>(item)); });
+  return integers;
 }
 
 void give_back(StableIValue* stack, std::initializer_list<Handle*> results) {

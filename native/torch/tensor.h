@@ -54,6 +54,7 @@ class Arguments {
   Handle tensor() { return Handle(reinterpret_cast<Tensor*>(*next_++)); }
   Handle optional_tensor();  // an empty handle for None
   std::vector<Handle> tensors();
+  std::vector<int64_t> integers();
   int64_t integer() { return static_cast<int64_t>(*next_++); }
   bool boolean() { return (*next_++ & 1) != 0; }
   double real();

@@ -98,6 +98,7 @@ class Convolution(Step):
         dilation: Sequence[int],
         groups: int,
         post_ops: Sequence[PostOp],
+        transposed: bool = False,
     ) -> None: ...
     @property
     def packed_bytes(self) -> int: ...

@@ -61,7 +61,9 @@ def reference(name: str, batch: int) -> Reference:
         initialise(module, *images(1, size, generator), generator)
         return Reference(module, images(batch, size, generator), name=name)
     # Inception's strides leave nothing of less than 75 pixels.
-    size = (75, 75) if name == "inception_v3" else (64, 64)
+    size: tuple[int, ...] = (75, 75) if name == "inception_v3" else (64, 64)
+    if name in zoo.VOLUMES:
+        size = (4, 32, 32) if zoo.ZOO[name].size[0] == 16 else (16, 16, 32)
     return Reference(*zoo.load(name, batch=batch, size=size), name=name)
 
 
@@ -106,14 +108,14 @@ def test_small_planned_by_measuring(name: str) -> None:
     expected.check_float32(fast(*expected.inputs))
 
 
-@pytest.mark.parametrize("name", zoo.CNNS)
+@pytest.mark.parametrize("name", zoo.CNNS | zoo.VOLUMES)
 def test_zoo_float32(name: str, no_tuning_cache: None) -> None:
     fast, expected = optimize(name, tuning="estimate")
     check(fast, expected, expected.check_float32)
 
 
 @pytest.mark.skipif(not NATIVE_BFLOAT16, reason="oneDNN has no bfloat16 on AVX2")
-@pytest.mark.parametrize("name", zoo.CNNS)
+@pytest.mark.parametrize("name", zoo.CNNS | zoo.VOLUMES)
 def test_zoo_bfloat16(name: str, no_tuning_cache: None) -> None:
     fast, expected = optimize(name, tuning="estimate", dtype=torch.bfloat16)
     check(fast, expected, expected.check_bfloat16)

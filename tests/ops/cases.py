@@ -944,12 +944,95 @@ def attentions() -> Iterator[Case]:
     yield Case("self-attention-spelled-mask", lambda: SelfAttention(3, 8, spelled=True), ((2, 33, 24), (2, 1, 33, 33)))
 
 
+# -- transposed convolutions, and what networks of three spatial axes have beside them -----------------------------------
+
+
+def transposed() -> Iterator[Case]:
+    kinds: dict[str, tuple[Callable[..., nn.Module], Shape]] = {
+        "1d": (nn.ConvTranspose1d, (11,)), "2d": (nn.ConvTranspose2d, (5, 7)), "3d": (nn.ConvTranspose3d, (4, 4, 5))
+    }  # fmt: skip
+    for kind, (build, size) in kinds.items():
+        for c, o, k, options in (
+            (16, 16, 2, {"stride": 2}),
+            (17, 33, 3, {"stride": 2, "padding": 1, "output_padding": 1}),
+            (8, 24, 4, {"stride": 2, "padding": 1}),
+            (24, 8, 3, {"stride": 2, "output_padding": 1, "bias": False}),
+            (15, 1, 3, {"dilation": 2, "padding": 2}),
+            (3, 5, 2, {"stride": 3, "output_padding": 2}),
+            (32, 48, 3, {"stride": 2, "groups": 2}),
+            (24, 24, 4, {"stride": 2, "padding": 1, "groups": 24}),
+            (6, 9, 3, {"groups": 3, "dilation": 2}),
+            (16, 8, 3, {"stride": 2}),
+            (16, 8, 3, {"stride": 2, "padding": 1}),
+            (16, 8, 2, {"padding": 2, "bias": False}),
+            (1, 1, 3, {"padding": 1}),
+        ):
+            name = f"conv_transpose{kind}-" + label(k=k, c=c, o=o, **options)
+            yield Case(name, lambda build=build, c=c, o=o, k=k, options=options: build(c, o, k, **options), ((2, c, *size),), True)
+    for groups, k, stride in ((1, 2, 2), (1, 3, 1), (1, 2, 3), (4, 3, 2)):
+        yield Case(
+            "conv_transpose2d-batch_norm-" + label(groups=groups, k=k, stride=stride),
+            lambda groups=groups, k=k, stride=stride: nn.Sequential(
+                nn.ConvTranspose2d(16, 24, k, stride, groups=groups), nn.BatchNorm2d(24), nn.ReLU()
+            ),
+            ((2, 16, 5, 6),),
+            measured=True,
+        )  # fmt: skip
+    yield net(
+        "conv_transpose2d-residual", lambda self, x, y: F.leaky_relu(self.up(x) + y, 0.1), lambda: {"up": nn.ConvTranspose2d(32, 16, 2, 2)},
+        (2, 32, 5, 6), (2, 16, 10, 12),
+    )  # fmt: skip
+    yield net(
+        "conv_transpose2d-scaled-before", lambda self, x: self.up(self.norm(x)),
+        lambda: {"up": nn.ConvTranspose2d(16, 8, 3, 2), "norm": nn.BatchNorm2d(16)}, (2, 16, 5, 6),
+    )  # fmt: skip
+
+
+def volumes() -> Iterator[Case]:
+    x = (2, 24, 5, 6, 7)
+    for c, o, k, options in (
+        (3, 16, (3, 7, 7), {"stride": (1, 2, 2), "padding": (1, 3, 3)}), (16, 32, 3, {"padding": 1}), (17, 33, 3, {"stride": 2, "padding": 1}),
+        (32, 16, (1, 3, 3), {"padding": (0, 1, 1)}), (32, 48, (3, 1, 1), {"padding": (1, 0, 0)}), (16, 24, 1, {"stride": 2, "bias": False}),
+        (8, 8, 3, {"groups": 8, "padding": 1}), (32, 32, 3, {"groups": 2, "dilation": 2, "padding": 2}), (1, 32, 3, {"padding": 1}),
+    ):  # fmt: skip
+        yield Case(
+            "conv3d-" + label(k=k, c=c, o=o, **options),
+            lambda c=c, o=o, k=k, options=options: nn.Conv3d(c, o, k, **options),
+            ((2, c, 5, 6, 7),),
+            True,
+        )
+    yield of("max_pool3d", lambda x: F.max_pool3d(x, 3, 2, 1), x, exact=True)
+    yield of("max_pool3d-ceil", lambda x: F.max_pool3d(x, 2, ceil_mode=True), x, exact=True)
+    yield of("avg_pool3d", lambda x: F.avg_pool3d(x, 2), x)
+    yield of("avg_pool3d-padded", lambda x: F.avg_pool3d(x, 3, 2, 1, count_include_pad=False), x)
+    yield of("adaptive_avg_pool3d", lambda x: F.adaptive_avg_pool3d(x, (2, 3, 4)), x)
+    yield of("adaptive_avg_pool3d-1", lambda x: F.adaptive_avg_pool3d(x, 1), x)
+    yield of("adaptive_max_pool3d", lambda x: F.adaptive_max_pool3d(x, (2, 3, 4)), x, exact=True)
+    for align in (False, True):
+        yield of(
+            "trilinear-" + label(align=align),
+            lambda x, align=align: F.interpolate(x, scale_factor=2, mode="trilinear", align_corners=align),
+            x,
+        )
+    yield of("trilinear-size", lambda x: F.interpolate(x, size=(3, 9, 11), mode="trilinear"), x)
+    yield of("nearest-3d", lambda x: F.interpolate(x, scale_factor=2, mode="nearest"), x, exact=True)
+    for mode in ("constant", "replicate", "reflect"):
+        yield of("pad3d-" + mode, lambda x, mode=mode: F.pad(x, (1, 2, 0, 1, 2, 1), mode=mode), x, exact=True)
+    yield of("cat3d-volumes", lambda x, y: torch.cat((x, y), 1), x, (2, 17, 5, 6, 7), exact=True)
+    yield Case("batch_norm3d-24", lambda: nn.BatchNorm3d(24), (x,))
+    yield Case("instance_norm3d", lambda: nn.InstanceNorm3d(24, affine=True), (x,))
+    yield Case("group_norm-volume", lambda: nn.GroupNorm(4, 24), (x,))
+    yield Case("prelu3d", lambda: nn.PReLU(24), (x,))
+    yield of("softmax3d-channels", lambda x: x.softmax(1), x)
+    yield of("mean3d", lambda x: x.mean((2, 3, 4)), x)
+
+
 # ------------------------------------------------------------------------------------------------------------------------
 
 
 def _all() -> Iterable[Case]:
     families = (convolutions, epilogues, linears, pointwise, normalisations, reductions, pools, resizes, cats, movements)
-    families += (products, rotations, choices, attentions, outputs)
+    families += (transposed, volumes, products, rotations, choices, attentions, outputs)
     return itertools.chain.from_iterable(family() for family in families)
 
 

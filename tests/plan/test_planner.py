@@ -268,7 +268,7 @@ def test_impossible_option_is_replaced(expected: Reference, monkeypatch: pytest.
 
 
 def test_without_any_option_aten_runs_and_says_why(expected: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("drystone.plan.implementations.IMPLEMENTATIONS", [OneDnnConvolution()])
+    monkeypatch.setattr("drystone.plan.implementations.IMPLEMENTATIONS", [OneDnnConvolution("conv")])
     without_formats(monkeypatch, *native.FORMATS)
     planner = planner_for(graph_of(expected))
     plan = planner.assemble(planner.best())

@@ -39,6 +39,8 @@ PARAMETERS = {
     "shufflenet_v2": 2_278_604,
     "inception_v3": 23_834_568,
     "convnext_tiny": 28_589_128,
+    "r3d_18": 33_371_472,
+    "r2plus1d_18": 31_505_325,
 }
 # As published, without heads and poolers.
 ENCODERS = {
@@ -96,7 +98,7 @@ class TestZoo:
         assert sum(parameter.numel() for parameter in module.parameters()) == (PARAMETERS | ENCODERS | LAYERS)[name]
 
     def test_every_model_is_checked(self):
-        assert zoo.CNNS.keys() == PARAMETERS.keys() | {"unet"}
+        assert (zoo.CNNS | zoo.VOLUMES).keys() == PARAMETERS.keys() | {"unet", "unet_3d"}
         assert zoo.TRANSFORMERS.keys() == ENCODERS.keys()
         assert zoo.RECURRENT.keys() == LAYERS.keys()
 
@@ -120,10 +122,11 @@ class TestZoo:
         with pytest.raises(ValueError, match=r"distilbert has inputs of 1 sizes \(128\), not of 2"):
             zoo.load("distilbert", size=(64, 64))
 
-    @pytest.mark.parametrize("name", sorted(PARAMETERS.keys() - {"vgg16"} | {"unet"}))
+    @pytest.mark.parametrize("name", sorted(PARAMETERS.keys() - {"vgg16"} | {"unet", "unet_3d"}))
     def test_outputs_are_well_scaled_and_differ_by_image(self, name):
         side = 192 if name == "inception_v3" else 96  # below, its last maps are single pixels
-        module, (images,) = zoo.load(name, batch=2, size=(side, side))
+        size = {"r3d_18": (8, 64, 64), "r2plus1d_18": (8, 64, 64), "unet_3d": (16, 32, 32)}.get(name, (side, side))
+        module, (images,) = zoo.load(name, batch=2, size=size)
         assert not module.training
         with torch.no_grad():
             output = module(images)

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from drystone import native
 from drystone.cli import app
 from drystone.tools.bench.worker import relative_error
-from drystone.tools.ops import attention, catalogue, gemm, limits, measure
+from drystone.tools.ops import attention, catalogue, gemm, limits, measure, volumes
 from drystone.tools.ops.case import Contest, copies_to_be_cold, last_level_cache_bytes
 from drystone.tools.ops.results import ResultFile
 
@@ -42,6 +42,14 @@ class TestCases:
         for which, divisor in itertools.product((0, 1), (16, 32)):
             assert any(layer[which] % divisor for layer in layers)
         assert len(sizes) == len(list(gemm.cases("float32")))
+
+    def test_volumes_count_their_work(self):
+        plain = volumes.case(volumes.Layer("x", 2, 3, (4, 5, 6), (1, 3, 3), (1, 2, 1)), "float32")
+        assert plain.flops == 2 * 2 * 3 * 9 * (4 * 3 * 6) and plain.bytes == 4 * (2 * 120 + 3 * 72 + 54)
+        turned = volumes.case(volumes.Layer("x", 2, 3, (4, 5, 6), (2, 2, 2), (2, 2, 2), True), "bfloat16")
+        assert turned.flops == 2 * 2 * 3 * 8 * 120 and turned.bytes == 2 * (2 * 120 + 3 * 960 + 48)
+        names = [case.name for operator in ("conv3d", "conv_transpose3d") for case in catalogue.OPERATORS[operator]("float32")]
+        assert len(names) == len(set(names))
 
     def test_attention_has_every_length(self):
         sizes = [tuple(case.sizes.values()) for case in attention.cases("bfloat16")]
@@ -113,6 +121,25 @@ class TestContenders:
         for name, call in calls.items():
             for i in range(3):
                 assert relative_error(call(i), exact) < ERROR[dtype], (name, i)
+
+    @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+    @pytest.mark.parametrize(
+        "layer",
+        [
+            volumes.Layer("plain", 16, 32, (5, 6, 7)),
+            volumes.Layer("strided", 3, 24, (5, 12, 13), (3, 7, 7), (1, 2, 2)),
+            volumes.Layer("transposed", 24, 16, (3, 4, 5), (2, 2, 2), (2, 2, 2), True),
+        ],
+        ids=lambda layer: layer.tag,
+    )
+    def test_volumes_agree(self, layer, dtype):
+        contest = volumes.contest(layer, getattr(torch, dtype))
+        calls, _ = contest.prepare()
+        assert calls.keys() >= {"drystone", "torch"} or (dtype == "bfloat16" and native.isa() == "avx2")
+        exact = contest.exact()
+        for name, call in calls.items():
+            assert call(0).shape == exact.shape
+            assert relative_error(call(0), exact.numpy()) < ERROR[dtype], name
 
     @pytest.mark.parametrize("causal", [False, True])
     @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -49,7 +49,7 @@ def check(node: Node) -> None:
         require(value.numel > 0, f"{value}: a {node.op} has no empty tensors")
     require(node.inputs, f"{node.name}: a {node.op} has inputs")
     require(not operator.keeps_dtype or len({v.dtype for v in [*node.inputs, node.output]}) == 1, f"{node.name} changes its dtype")
-    require(not node.epilogue or node.op in ("conv", "matmul"), f"{node.name}: a {node.op} has no epilogue")
+    require(not node.epilogue or node.op in ("conv", "conv_transpose", "matmul"), f"{node.name}: a {node.op} has no epilogue")
     made = [operator.shape(node), *operator.others(node)]
     require(len(node.outputs) == len(made), f"{node.name}: this {node.op} has {len(made)} outputs, not {len(node.outputs)}")
     for value, shape in zip(node.outputs, made, strict=True):
@@ -104,6 +104,7 @@ _step = partial(whole, low=1, high=MAX_STEP)
 _index = partial(whole, low=0, high=MAX_TABLE)
 _steps = partial(wholes, low=1, high=MAX_STEP)
 _sizes = partial(wholes, low=0, high=MAX_STEP)
+_signed_steps = partial(wholes, low=-MAX_STEP, high=MAX_STEP)
 _signed = partial(wholes, low=-MAX_TABLE, high=MAX_TABLE)
 
 
@@ -130,6 +131,10 @@ OPERATORS: dict[str, Operator] = {
     "conv": Operator(
         {"stride": _steps, "padding_l": _sizes, "padding_r": _sizes, "dilation": _steps, "groups": _step, "has_bias": truth},
         shapes.conv,
+    ),
+    "conv_transpose": Operator(
+        {"stride": _steps, "padding_l": _sizes, "padding_r": _signed_steps, "dilation": _steps, "groups": _step, "has_bias": truth},
+        shapes.conv_transpose,
     ),
     "matmul": Operator({"has_bias": truth}, shapes.matmul),
     "pointwise": Operator({"ops": instructions}, shapes.pointwise),

@@ -99,6 +99,22 @@ def conv(node: Node) -> Shape:
     return (x.shape[0], weight.shape[0], *sizes)
 
 
+def conv_transpose(node: Node) -> Shape:
+    x, weight = _weights(node)
+    a, rank = node.attrs, rank_of(node, 3, 5)
+    require(len(weight.shape) == rank, f"{node.name}: {weight} is no weight for {x}")
+    _per_axis(node, rank - 2, "stride", "padding_l", "padding_r", "dilation")
+    groups = a["groups"]
+    fits = weight.shape[0] % groups == 0 and x.shape[1] == weight.shape[1] * groups
+    require(fits, f"{node.name}: {weight} in {groups} groups does not fit {x}")
+    sizes = []
+    for i, (size, kernel) in enumerate(zip(x.shape[2:], weight.shape[2:], strict=True)):
+        require(a["padding_r"][i] > -a["stride"][i], f"{node.name}: outputs of no input")
+        sizes.append((size - 1) * a["stride"][i] + a["dilation"][i] * (kernel - 1) + 1 - a["padding_l"][i] - a["padding_r"][i])
+        require(sizes[-1] >= 1, f"{node.name}: nothing is left of the output")
+    return (x.shape[0], weight.shape[0], *sizes)
+
+
 def matmul(node: Node) -> Shape:
     x, weight = _weights(node)
     rank_of(node, 1)

@@ -91,8 +91,8 @@ class PointwiseOp:
 class Node:
     """One operator. ``inputs`` may hold constants.
 
-    ``epilogue`` is what a conv or a matmul does to each result before it is stored: a chain of ``PointwiseOp`` in which
-    ``("in", 0)`` is the result of the operator itself, and ``("in", i)`` the operand ``inputs[epilogue_start + i - 1]``.
+    ``epilogue`` is what a conv, a conv_transpose or a matmul does to each result before it is stored: a chain of ``PointwiseOp``
+    in which ``("in", 0)`` is the result of the operator itself, and ``("in", i)`` the operand ``inputs[epilogue_start + i - 1]``.
     """
 
     op: str

@@ -112,6 +112,17 @@ def _conv(node: Node, inputs: list[Tensor]) -> Tensor:
     return function(x, weight, bias, attrs["stride"], 0, attrs["dilation"], attrs["groups"])
 
 
+def _conv_transpose(node: Node, inputs: list[Tensor]) -> Tensor:
+    x, weight, *rest = inputs
+    attrs, groups = node.attrs, node.attrs["groups"]
+    weight = weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+    function = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[weight.ndim - 3]
+    whole = function(x, weight, None, attrs["stride"], 0, 0, groups, attrs["dilation"])
+    cuts = zip(reversed(attrs["padding_l"]), reversed(attrs["padding_r"]), strict=True)
+    result = F.pad(whole, [-cut for cut in itertools.chain.from_iterable(cuts)])
+    return result + rest[0].reshape(-1, *(1,) * (x.ndim - 2)) if attrs["has_bias"] else result
+
+
 def _matmul(node: Node, inputs: list[Tensor]) -> Tensor:
     return F.linear(inputs[0], inputs[1], inputs[2] if node.attrs["has_bias"] else None)
 
@@ -269,6 +280,7 @@ def _rotary(node: Node, inputs: list[Tensor]) -> Tensor:
 
 _OPERATORS: dict[str, Callable[[Node, list[Tensor]], Tensor | list[Tensor]]] = {
     "conv": _conv,
+    "conv_transpose": _conv_transpose,
     "matmul": _matmul,
     "pointwise": lambda node, inputs: pointwise(node.attrs["ops"], inputs),
     "pool": _pool,

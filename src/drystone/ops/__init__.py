@@ -2,6 +2,7 @@
 
 from drystone.ops.activations import gelu, sigmoid, silu, tanh
 from drystone.ops.cat import cat, stack
+from drystone.ops.convolution import conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d
 from drystone.ops.embedding import embedding
 from drystone.ops.embedding_bag import embedding_bag
 from drystone.ops.index_select import index_select
@@ -10,6 +11,10 @@ from drystone.ops.topk import topk
 
 __all__ = [
     "cat",
+    "conv3d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
     "embedding",
     "embedding_bag",
     "gelu",

@@ -2,7 +2,7 @@
 
 before:  conv(x, w, b) → mul(·, s) → add(·, t) → relu        mul(x, s) → add(·, t) → conv(·, w, b), no padding
 after:   conv(x, s * w, s * b + t) → relu                    conv(x, w * s, b + w · t)
-conv, matmul and the norms take what follows them (across a permute too), conv and matmul what comes before.
+conv, conv_transpose, matmul and the norms take what follows them (across a permute too), the products what comes before.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import torch
 
 from drystone.graph.graph import Graph, Node, Value, constant
+from drystone.graph.transposed import stays_bare
 from drystone.passes.instructions import (
     Affine,
     along_axis,
@@ -87,9 +88,13 @@ def _fold_leading(graph: Graph, node: Node, value: Value, counts: Counter[int]) 
 
 
 def _fold_trailing(graph: Graph, node: Node, consumer: Node) -> None:
-    if consumer.op not in ("conv", "matmul") or consumer.inputs[0] is not node.output or not _has_constant_weight(consumer):
+    if (
+        consumer.op not in ("conv", "conv_transpose", "matmul")
+        or consumer.inputs[0] is not node.output
+        or not _has_constant_weight(consumer)
+    ):
         return
-    axis = 1 if consumer.op == "conv" else len(node.output.shape) - 1
+    axis = len(node.output.shape) - 1 if consumer.op == "matmul" else 1
     while True:
         ops, shape = node.attrs["ops"], node.output.shape
         last = ops[-1]
@@ -122,7 +127,7 @@ def _foldable_producer(value: Value, counts: Counter[int]) -> tuple[Node, int] |
             value = producer.inputs[0]
             continue
         axis = _channel_axis(producer)
-        if axis is None or producer.epilogue or not _has_constant_weight(producer):
+        if axis is None or producer.epilogue or stays_bare(producer) or not _has_constant_weight(producer):
             return None
         for permute in reversed(permutes):
             axis = permute.attrs["dims"].index(axis)
@@ -132,7 +137,7 @@ def _foldable_producer(value: Value, counts: Counter[int]) -> tuple[Node, int] |
 
 def _channel_axis(node: Node) -> int | None:
     rank = len(node.output.shape)
-    if node.op in ("conv", "group_norm"):
+    if node.op in ("conv", "conv_transpose", "group_norm"):
         return 1
     if node.op == "matmul":
         return rank - 1
@@ -147,6 +152,9 @@ def _has_constant_weight(node: Node) -> bool:
 
 
 def _unpadded(node: Node) -> bool:
+    """Whether every output adds up all of its taps, so that a shift of the inputs is one of the outputs."""
+    if node.op == "conv_transpose":
+        return False
     return node.op == "matmul" or not any([*node.attrs["padding_l"], *node.attrs["padding_r"]])
 
 

@@ -1,4 +1,4 @@
-"""conv and matmul do what follows to each result before it is stored.
+"""conv, conv_transpose and matmul do what follows to each result before it is stored.
 
 before:  conv(x, w) → add(·, residual) → relu
 after:   conv(x, w, residual) | add(in0, in1), relu(reg0)
@@ -13,10 +13,11 @@ from collections import Counter
 from dataclasses import dataclass
 
 from drystone.graph.graph import Graph, Node, PointwiseOp, Value
+from drystone.graph.transposed import stays_bare
 from drystone.passes.instructions import Arg, readers, reading_counts, renamed, set_instructions, without
 
 MAX_INSTRUCTIONS = 4
-FUSED_OPS = ("conv", "matmul")
+FUSED_OPS = ("conv", "conv_transpose", "matmul")
 
 _UNARY = {
     *("relu", "leaky_relu", "elu", "gelu_erf", "gelu_tanh", "silu", "mish", "hardswish", "hardsigmoid", "sigmoid", "tanh"),
@@ -91,6 +92,7 @@ def _takes_epilogue(value: Value, node: Node, counts: Counter[int]) -> bool:
     return (
         producer is not None
         and producer.op in FUSED_OPS
+        and not stays_bare(producer)
         and counts[value.id] == 1
         and value.dtype == node.output.dtype
         and value.dtype.is_floating_point
@@ -132,7 +134,7 @@ def _broadcasts(operand: Value, into: Node) -> bool:
     if len(operand.shape) > len(shape):
         return False
     aligned = (1,) * (len(shape) - len(operand.shape)) + operand.shape
-    channel = 1 if into.op == "conv" else len(shape) - 1
+    channel = len(shape) - 1 if into.op == "matmul" else 1
     # Not one value an image and channel: oneDNN would compute the whole operator by its reference implementation.
     return all(length == 1 or (axis == channel and length == shape[axis]) for axis, length in enumerate(aligned))
 

@@ -20,9 +20,9 @@ from drystone.graph.control_flow import ControlFlow
 from drystone.graph.graph import FLOATS, Graph, Node, PointwiseOp, Value, make_node
 from drystone.passes.instructions import bypass, may_bypass, reading_counts
 
-PRODUCTS = ("conv", "matmul", "batch_matmul", "attention")
+PRODUCTS = ("conv", "conv_transpose", "matmul", "batch_matmul", "attention")
 # Kernels that read one dtype and write another.
-CONVERTING = ("conv", "matmul", "pointwise", "layer_norm", "group_norm", "softmax", "reduce")
+CONVERTING = ("conv", "conv_transpose", "matmul", "pointwise", "layer_norm", "group_norm", "softmax", "reduce")
 # Those that take no mixture of dtypes.
 UNIFORM = ("cat", "elementwise")
 VIEWS = ("reshape", "permute")

@@ -183,10 +183,12 @@ class Planner:
             return 0.0
         moved = sum(v.bytes for v in [*node.inputs, *node.outputs])
         seconds = START_SECONDS + moved / BYTES_A_SECOND
-        if node.op in ("conv", "matmul"):
-            weight = node.inputs[1]
-            work = 2.0 * node.output.numel * weight.numel / max(weight.shape[0], 1)
-            seconds += work / FLOPS_A_SECOND * (2.0 if option[1].output == PLAIN and node.op == "conv" else 1.0)
+        if node.op in ("conv", "conv_transpose", "matmul"):
+            x, weight = node.inputs[:2]
+            # Each weight meets every output of its channel; of a transposed convolution, every input.
+            met = x.numel / max(x.shape[1], 1) if node.op == "conv_transpose" else node.output.numel / max(weight.shape[0], 1)
+            slower = 2.0 if option[1].output == PLAIN and node.op != "matmul" else 1.0
+            seconds += 2.0 * met * weight.numel / FLOPS_A_SECOND * slower
         return seconds
 
     def _node_cost(self, node: Node, option: Option) -> float:

@@ -1,4 +1,4 @@
-"""Convolutions and products with a constant matrix."""
+"""Convolutions, transposed ones among them, and products with a constant matrix."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 
 from drystone.graph.builders.registry import Built, Declined, Emitter, as_list, builds, scalar
 from drystone.graph.graph import PointwiseOp, Value
+from drystone.graph.transposed import finishes
 
 
 @builds("conv1d", "conv2d", "conv3d", "_convolution_mode")
@@ -63,8 +64,60 @@ def convolution(
     *flags: bool,
 ) -> Built:
     if transposed:
-        raise Declined("a transposed convolution")
+        return conv_transpose(b, x, weight, bias, stride, padding, output_padding, groups, dilation)
     return conv(b, x, weight, bias, stride, padding, dilation, groups)
+
+
+@builds("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+def conv_transpose(
+    b: Emitter,
+    x: Value,
+    weight: Value,
+    bias: Value | None = None,
+    stride: int | Iterable[int] = 1,
+    padding: int | Iterable[int] = 0,
+    output_padding: int | Iterable[int] = 0,
+    groups: int = 1,
+    dilation: int | Iterable[int] = 1,
+) -> Built:
+    spatial = len(weight.shape) - 2
+    if len(x.shape) != spatial + 2:
+        raise Declined("a transposed convolution of an input without a batch dimension")
+    if not weight.is_constant or (bias is not None and not bias.is_constant):
+        raise Declined("a transposed convolution whose weight is computed")
+    stride, padding = as_list(stride, spatial), as_list(padding, spatial)
+    more = as_list(output_padding, spatial)
+    if any(m >= s for m, s in zip(more, stride, strict=True)):
+        raise Declined("a transposed convolution that ends in outputs of no input")
+    kernel, dilation = weight.shape[2:], as_list(dilation, spatial)
+    weight = _outputs_first(b, weight, groups)
+    reach = tuple(d * (k - 1) - p for d, k, p in zip(dilation, kernel, padding, strict=True))
+    if all(s == 1 for s in stride) and min(reach) >= 0:
+        flipped = b.constant(weight.constant.flip(tuple(range(2, spatial + 2))), weight.name)
+        return conv(b, x, flipped, bias, stride, reach, dilation, groups)
+    fused = bias is not None and finishes(groups, kernel, stride, b.shape[2:])
+    result = b.emit(
+        "conv_transpose",
+        [x, weight, bias] if bias is not None and fused else [x, weight],
+        b.shape,
+        stride=stride,
+        padding_l=padding,
+        padding_r=tuple(p - m for p, m in zip(padding, more, strict=True)),
+        dilation=dilation,
+        groups=groups,
+        has_bias=fused,
+    )
+    if bias is None or fused:
+        return result
+    column = b.constant(bias.constant.reshape(-1, *(1,) * spatial), bias.name)
+    return b.pointwise([result, column], [PointwiseOp("add", (("in", 0), ("in", 1)))])
+
+
+def _outputs_first(b: Emitter, weight: Value, groups: int) -> Value:
+    """(C, O / groups, *k) as (O, C / groups, *k), as a conv has it: without groups the same memory."""
+    data = weight.constant
+    grouped = data.unflatten(0, (groups, -1)).transpose(1, 2)
+    return b.constant(grouped.flatten(0, 1) if groups > 1 else grouped[0], weight.name)
 
 
 @builds("linear")

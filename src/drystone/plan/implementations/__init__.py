@@ -20,7 +20,7 @@ from drystone.plan.implementations.windows import Window
 from drystone.plan.implementations.winograd import Winograd
 
 IMPLEMENTATIONS: list[Implementation] = [
-    OneDnnConvolution(),
+    *(OneDnnConvolution(op) for op in ("conv", "conv_transpose")),
     Winograd(tile=4),
     Winograd(tile=2),
     Gemm(),

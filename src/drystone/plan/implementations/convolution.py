@@ -1,4 +1,4 @@
-"""conv by oneDNN, in each format."""
+"""conv and conv_transpose by oneDNN, in each format."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ class OneDnnConvolution(Implementation):
     """Direct convolution; what oneDNN calls it (jit, brgconv, gemm …) becomes known when it is made."""
 
     name = "onednn"
-    op = "conv"
+
+    def __init__(self, op: str) -> None:
+        self.op = op
 
     def refuses(self, node: Node) -> str | None:
         if not node.inputs[1].is_constant:
@@ -49,10 +51,11 @@ class OneDnnConvolution(Implementation):
 
     def create(self, node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, context: Context) -> Created:
         step, operands, overwrites = self._step(node, inputs, output, context.free_inputs)
-        if _is_reference(step) and overwrites is not None:
+        finishes = bool(node.epilogue) or node.attrs["has_bias"]
+        if _is_reference(step, finishes) and overwrites is not None:
             # Most kernels add into the output's memory at the beginning of an epilogue only.
             step, operands, overwrites = self._step(node, inputs, output, frozenset())
-        if _is_reference(step):
+        if _is_reference(step, finishes):
             raise ValueError("oneDNN has only its reference implementation")
         a, weight = node.attrs, node.inputs[1]
         constants: list[torch.Tensor] = [context.weights.packed(step, weight)]
@@ -77,9 +80,12 @@ class OneDnnConvolution(Implementation):
             list(a["dilation"]),
             a["groups"],
             chain,
+            node.op == "conv_transpose",
         )
         return step, operands, overwrites
 
 
-def _is_reference(step: native.Convolution) -> bool:
-    return step.implementation.startswith("ref")
+def _is_reference(step: native.Convolution, finishes: bool) -> bool:
+    """``finishes``: with a bias or an epilogue. A transposed convolution by way of a convolution's gradient ("conv:any+…") has
+    none of its own: oneDNN would add them to its results one by one."""
+    return step.implementation.startswith(("ref", "conv:any+") if finishes else "ref")

@@ -1,6 +1,8 @@
-"""conv 3x3 by Winograd's minimal filtering, in the formats in which vectors of channels lie together."""
+"""conv 3x3, 3x3x3 and 1x3x3 by Winograd's minimal filtering, in the formats in which vectors of channels lie together."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 
@@ -72,8 +74,8 @@ class Winograd(Implementation):
 
 
 def _tiles(node: Node, tile: int) -> int:
-    batch, _, height, width = node.output.shape
-    return batch * -(-height // tile) * -(-width // tile)
+    batch, _, *slices, height, width = node.output.shape
+    return batch * math.prod(slices) * -(-height // tile) * -(-width // tile)
 
 
 def _shape_reason(node: Node) -> str | None:
@@ -85,12 +87,13 @@ def _shape_reason(node: Node) -> str | None:
         return "the weight or the bias is not a constant"
     if any(value.dtype != torch.float32 for value in [*node.inputs, *node.outputs]):
         return "Winograd's convolution is float32's"
-    if tuple(weight.shape[2:]) != (3, 3):
-        return "the kernel is not 3x3"
+    if tuple(weight.shape[2:]) not in ((3, 3), (1, 3, 3), (3, 3, 3)):
+        return "the kernel is not 3x3, 1x3x3 or 3x3x3"
     if any(s != 1 for s in a["stride"]) or any(d != 1 for d in a["dilation"]) or a["groups"] != 1:
         return "Winograd's convolution has stride 1, dilation 1 and one group"
-    if any(p not in (0, 1) for p in [*a["padding_l"], *a["padding_r"]]):
-        return "Winograd's convolution pads by 0 or 1"
+    for before, after, size in zip(a["padding_l"], a["padding_r"], weight.shape[2:], strict=True):
+        if not 0 <= min(before, after) <= max(before, after) <= size // 2:
+            return "Winograd's convolution pads by 0 or 1, and not across slices that do not see each other"
     if x.shape[1] % VECTOR or node.output.shape[1] % VECTOR:
         return f"the channels do not fill vectors of {VECTOR}"
     return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from . import attention, gemm, recurrent, topk
+from . import attention, gemm, recurrent, topk, volumes
 from .case import Case
 
 #: Gives the cases of a dtype.
@@ -13,6 +13,8 @@ OPERATORS: dict[str, Callable[[str], Iterator[Case]]] = {
     "attention": attention.cases,
     "topk": topk.cases,
     **recurrent.OPERATORS,
+    "conv3d": volumes.cases,
+    "conv_transpose3d": volumes.transposed_cases,
 }
 
 

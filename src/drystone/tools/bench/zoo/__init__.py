@@ -13,9 +13,22 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from . import densenet, encoders, inception_v3, mobilenet_v3, recurrent, resnext, shufflenet_v2, squeezenet, unet, vgg
+from . import (
+    densenet,
+    encoders,
+    inception_v3,
+    mobilenet_v3,
+    recurrent,
+    resnext,
+    shufflenet_v2,
+    squeezenet,
+    unet,
+    unet_3d,
+    vgg,
+    video_resnet,
+)
 from . import from_transformers as hf
-from .inputs import Inputs, features, images, sequences, sound, text
+from .inputs import Inputs, clips, features, images, scans, sequences, sound, text
 from .weights import initialise
 
 
@@ -64,9 +77,20 @@ TRANSFORMERS: dict[str, Entry] = {
     "whisper_base": Entry(encoders.whisper_base, (80, 3000), features, drawn=False),
     "wav2vec2_base": Entry(encoders.wav2vec2_base, (16000,), sound, drawn=False),
 }
+VOLUMES: dict[str, Entry] = {
+    "r3d_18": Entry(video_resnet.r3d_18, (16, 112, 112), clips),
+    "r2plus1d_18": Entry(video_resnet.r2plus1d_18, (16, 112, 112), clips),
+    "unet_3d": Entry(unet_3d.UNet3d, (64, 64, 64), scans),
+}
 RECURRENT: dict[str, Entry] = {"lstm": Entry(recurrent.lstm, (50, 512), sequences, drawn=False)}
-ZOO = {**CNNS, **TRANSFORMERS, **RECURRENT}
-GROUPS = {"all": list(ZOO), "cnns": list(CNNS), "transformers": list(TRANSFORMERS), "recurrent": list(RECURRENT)}
+ZOO = {**CNNS, **VOLUMES, **TRANSFORMERS, **RECURRENT}
+GROUPS = {
+    "all": list(ZOO),
+    "cnns": list(CNNS),
+    "volumes": list(VOLUMES),
+    "transformers": list(TRANSFORMERS),
+    "recurrent": list(RECURRENT),
+}
 
 
 def architecture(name: str) -> tuple[nn.Module, str]:

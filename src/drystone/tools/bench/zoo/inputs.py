@@ -23,6 +23,21 @@ def images(batch: int, size: tuple[int, ...], generator: torch.Generator) -> tup
     return (patches + 0.3 * torch.randn(batch, 3, *size, generator=generator),)
 
 
+def clips(batch: int, size: tuple[int, ...], generator: torch.Generator) -> tuple[torch.Tensor, ...]:
+    """Moving pictures, float32 (batch, 3, frames, height, width), as ``images`` are."""
+    return (_volumes(batch, 3, size, generator),)
+
+
+def scans(batch: int, size: tuple[int, ...], generator: torch.Generator) -> tuple[torch.Tensor, ...]:
+    """Volumes of one channel, float32 (batch, 1, depth, height, width)."""
+    return (_volumes(batch, 1, size, generator),)
+
+
+def _volumes(batch: int, channels: int, size: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+    patches = nn.functional.interpolate(torch.randn(batch, channels, 4, 8, 8, generator=generator), size, mode="trilinear")
+    return patches + 0.3 * torch.randn(batch, channels, *size, generator=generator)
+
+
 def text(batch: int, size: tuple[int, ...], generator: torch.Generator) -> tuple[torch.Tensor, ...]:
     """Token ids and a mask that hides none of them, int64 (batch, tokens) both."""
     ids = torch.randint(FIRST_TOKEN, TOKENS, (batch, *size), generator=generator)

@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 _NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm)
 _PRODUCTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 @torch.no_grad()
@@ -23,8 +24,10 @@ def initialise(module: nn.Module, image: torch.Tensor, generator: torch.Generato
     """Draw every parameter of ``module`` from ``generator``, then set the batch norms by one forward of ``image``."""
     done: set[nn.Parameter] = set()
     for layer in module.modules():
-        if isinstance(layer, _PRODUCTS):
+        if isinstance(layer, (*_PRODUCTS, *_TRANSPOSED)):
             fan_in = layer.weight[0].numel()
+            if isinstance(layer, _TRANSPOSED):  # the weight is (C, O, *k), and an output meets one in prod(stride) of its taps
+                fan_in = layer.weight[:, 0].numel() // math.prod(layer.stride)
             layer.weight.normal_(0, math.sqrt(2 / fan_in), generator=generator)
             if layer.bias is not None:
                 layer.bias.normal_(0, 0.05, generator=generator)
