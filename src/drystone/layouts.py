@@ -175,8 +175,9 @@ class _Choice:
         maker: Any = fast._maker
         maker.measure = race is not None
         try:
-            for _ in range(CALLS):
-                got = run_once(fast, args, kwargs)
+            got = run_once(fast, args, kwargs)
+            for _ in range(CALLS - 1):
+                run_once(fast, args, kwargs)
         except Exception as failure:
             self.reasons.append(f"in {format} it raises {type(failure).__name__}: {failure}")
             return
@@ -210,7 +211,10 @@ class _Choice:
         }
         source = SimpleNamespace(constants={name: (name, tensor) for name, tensor in read.items()}, weights=set(read))
         maker = LayerMaker(format, piece, self.refusal, read.values())
-        tree = copy_tree(self.model, forwards, self.recording.stateful)[self.model]
+
+        def tree() -> nn.Module:
+            return copy_tree(self.model, forwards, self.recording.stateful)[self.model]
+
         changes = self.model in self.recording.effects
         return LayoutModule(
             self.model, tree, maker, changes, Weights(source, lambda: source), lambda fast: self._explanation(fast, maker, forwards)
@@ -224,6 +228,7 @@ class _Choice:
             warnings.warn(f"the model runs eagerly: {'; '.join(self.reasons)}", DrystoneWarning, stacklevel=5)
             return fast
         ratio, fast = self.best
+        fast.renew()  # what the model remembers of the rehearsal is not the caller's
         if ratio > 1:
             self.reasons.append("eager was faster in the rehearsal")
             fast.eagerly = True

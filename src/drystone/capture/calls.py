@@ -99,9 +99,11 @@ def trace(function: Callable[..., Any], kinds: Sequence[tuple[Sequence[int], tor
             recorder = _Recorder(operands)
             with recorder, _WholeFunctions(recorder):
                 result = function(*operands)
+            return recorder.finish(result)
+    except Untraceable:
+        raise
     except Exception as error:
         raise Untraceable(str(error)) from error
-    return recorder.finish(result)
 
 
 class _Recorder(TorchDispatchMode):

@@ -77,9 +77,10 @@ class CarriedTensor(torch.Tensor):
         if func in _FACTS:
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
-        result = _deferred(func, args, kwargs)
-        if result is not None:
-            return result
+        if func is not torch.Tensor.data_ptr:
+            result = _deferred(func, args, kwargs)
+            if result is not None:
+                return result
         return func(*_plainly(args, func), **_plainly(kwargs, func))
 
     @classmethod
@@ -120,7 +121,7 @@ def apply(
     if operation.changes is not None and type(operands[operation.changes]) is not CarriedTensor:
         return None
     structures: list[Structure] = []
-    leaves: tuple[torch.Tensor, ...] = ()
+    leaves: list[torch.Tensor] = []
     at_once = False
     for x in operands:
         if type(x) is CarriedTensor:
@@ -135,14 +136,14 @@ def apply(
         else:
             structure, memory, fixed = _leaf(table, x, operation.spatial)
             at_once = at_once or not fixed
-            leaves += (memory,)
+            leaves.append(memory)
         structures.append(structure)
     structure = table.structure(operation, tuple(structures))
     if operation.changes is None:
-        result = carry(table, structure, leaves)
+        result = carry(table, structure, tuple(leaves))
     else:
         result = operands[operation.changes]  # type: ignore[assignment]
-        result._structure, result._leaves, result._used = structure, leaves, False
+        result._structure, result._leaves, result._used = structure, tuple(leaves), False
     if at_once:
         settle(result)
     return result

@@ -66,16 +66,18 @@ class LayoutModule(nn.Module):
     def __init__(
         self,
         model: nn.Module,
-        tree: nn.Module,
+        tree: Callable[[], nn.Module],
         maker: Maker,
         changes_inputs: bool,
         weights: Weights,
         explain: Callable[[LayoutModule], LayoutExplanation],
     ) -> None:
-        """``tree``: the model's copy with packed layers. ``changes_inputs``: so does the model, or it gives back their memory."""
+        """``tree``: gives a copy of the model with packed layers. ``changes_inputs``: so does the model, or it gives back their memory."""
         super().__init__()
         # Past nn.Module's registration: the model's parameters stay the model's own, and are not listed twice.
-        self.__dict__.update(_model=model, _tree=tree)
+        self.__dict__["_model"] = model
+        self._make_tree = tree
+        self.renew()
         self.training = False
         self.eagerly = False  # eager was faster
         self.last = Tally()
@@ -94,6 +96,10 @@ class LayoutModule(nn.Module):
         if mode:
             raise InputError("this module is prepared for inference and has no training mode; train the original model")
         return self
+
+    def renew(self) -> None:
+        """Begin with a copy of the model as it is now. Programs are kept."""
+        self.__dict__["_tree"] = self._make_tree()
 
     def refresh(self) -> None:
         """Take over the model's weights as they are now. Layers are packed again when they are called."""
