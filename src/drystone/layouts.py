@@ -44,9 +44,9 @@ LAYERS = frozenset(
 )
 # What a program of its own is for; other operators of the graph may only be around these.
 COMPUTED = frozenset(
-    ("conv", "matmul", "pointwise", "pool", "reduce", "softmax", "layer_norm", "group_norm", "lrn", "resize", "cat")
+    ("conv", "matmul", "pointwise", "pool", "reduce", "softmax", "layer_norm", "group_norm", "lrn", "resize", "cat", "pad")
 )
-MOVED = frozenset(("slice", "reshape", "permute", "pad"))
+MOVED = frozenset(("slice", "reshape", "permute"))
 SPATIAL = frozenset(("conv", "pool", "resize", "lrn"))
 # Calls in which a model comes to rest: what is computed twice in one is kept in the next.
 CALLS = 3
@@ -88,13 +88,17 @@ class LayerMaker:
         composer = Composer()
         graph = build(composer.captured(composer.apply(traced, [composer.input(*kind) for kind in kinds])))
         ops = {node.op for node in graph}
+        if not ops and not graph.outputs[0].is_constant:
+            made.copies = next(i for i, value in enumerate(graph.inputs) if value is graph.outputs[0])
+            return made
         if traced.dtype not in FLOATS or ops - COMPUTED - MOVED or not ops & COMPUTED:
             reasons = [node.attrs.get("_reason") for node in graph if node.op == "aten"]
             raise Untraceable(next(filter(None, reasons), "it is no operator on floats that has a program of its own"))
         reason = self._refusal(graph)
         if reason:
             raise Untraceable(reason)
-        made.light, made.spatial, made.changes = ops == {"pointwise"}, bool(ops & SPATIAL), traced.changes
+        made.light, made.spatial, made.pads = ops == {"pointwise"}, bool(ops & SPATIAL), ops == {"pad"}
+        made.changes = traced.changes
         return made
 
     def program(self, structure: Structure, format: str, finite: bool) -> Program:
@@ -110,7 +114,7 @@ class LayerMaker:
             return composer.apply(given, operands)
 
         captured = composer.captured(compose(structure))
-        return self._piece(captured, self.format, formats, format, finite, self.measure)
+        return self._piece(captured, structure.format, formats, format, finite, self.measure)
 
 
 def optimize_layers(

@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 
 from drystone.graph.graph import FLOATS
 from drystone.plan.formats import BLOCK, CHANNELS_LAST, PLAIN
-from drystone.runtime.structures import Structure, Table
+from drystone.runtime.structures import Operation, Structure, Table
 
 # Operations that one program computes, at most.
 MAX_STEPS = 24
@@ -118,6 +118,8 @@ def apply(
         return None
     if operation.gives is not None:
         return operands[operation.gives]
+    if operation.copies is not None:
+        return _copy(operands[operation.copies])
     if operation.changes is not None and type(operands[operation.changes]) is not CarriedTensor:
         return None
     structures: list[Structure] = []
@@ -126,9 +128,7 @@ def apply(
     for x in operands:
         if type(x) is CarriedTensor:
             structure = x._structure
-            if structure.operation is not None and (
-                not operation.light or x._used or structure.wanted or structure.steps >= MAX_STEPS
-            ):
+            if structure.operation is not None and not _waits(x, structure.operation, operation):
                 settle(x)
                 structure = x._structure
             x._used = True
@@ -147,6 +147,21 @@ def apply(
     if at_once:
         settle(result)
     return result
+
+
+def _waits(x: CarriedTensor, below: Operation, reader: Operation) -> bool:
+    """Whether ``x``, a result of ``below``, need not be computed before ``reader`` is."""
+    if x._used or x._structure.wanted or x._structure.steps >= MAX_STEPS:
+        return False
+    return reader.light or (below.pads and reader.spatial)
+
+
+def _copy(x: torch.Tensor) -> torch.Tensor | None:
+    """Another tensor with the contents of ``x``; memory that nobody changes serves both."""
+    if type(x) is not CarriedTensor:
+        return None
+    settle(x)
+    return carry(x._table, x._structure, x._leaves)
 
 
 def _leaf(table: Table, x: torch.Tensor, spatial: bool) -> tuple[Structure, torch.Tensor, bool]:

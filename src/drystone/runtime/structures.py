@@ -27,8 +27,9 @@ Kind = tuple[tuple[int, ...], torch.dtype]  # shape and dtype
 class Operation:
     """A function or a module on operands of certain kinds. ``trace`` is what capture knows of it.
 
-    ``light``: it goes through its operands element by element. ``spatial``: it is fastest in the table's format. ``changes``: the
-    operand that it changes in place and gives back. ``gives``: the operand that it gives back as it is.
+    ``light``: it goes through its operands element by element. ``spatial``: it is fastest in the table's format. ``pads``: it only
+    pads, as a convolution does on the way. ``changes``: the operand that it changes in place and gives back. ``gives``: the operand
+    that it gives back as it is; ``copies``: the one that it gives a copy of.
     """
 
     name: str
@@ -36,8 +37,10 @@ class Operation:
     kind: Kind
     light: bool = False
     spatial: bool = False
+    pads: bool = False
     changes: int | None = None
     gives: int | None = None
+    copies: int | None = None
 
 
 @dataclass(eq=False)
