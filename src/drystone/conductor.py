@@ -196,9 +196,7 @@ def _optimize_layers(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
         weights, caches = WeightStore(), dict[int, TuningCache]()
         stores.append(weights)
 
-        def program(
-            captured: Captured, format: str, inputs: Sequence[str], output: str, finite: bool, measure: bool
-        ) -> Program:
+        def program(captured: Captured, format: str, inputs: Sequence[str], output: str, finite: bool, measure: bool) -> Program:
             threads = torch.get_num_threads()
             native.set_threads(threads)
             cache = caches.setdefault(threads, TuningCache(environment(threads)))
@@ -207,8 +205,10 @@ def _optimize_layers(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
             planner = Planner(graph if finite else split_epilogues(graph), weights, cache, format, ends=ends)
             if not measure:
                 return Program(planner.assemble(planner.best()), threads)
-            tensors = [torch.rand(dense(value, lies).bytes // value.dtype.itemsize, dtype=value.dtype)
-                       for value, lies in zip(graph.inputs, inputs, strict=True)]
+            tensors = [
+                torch.rand(dense(value, lies).bytes // value.dtype.itemsize, dtype=value.dtype)
+                for value, lies in zip(graph.inputs, inputs, strict=True)
+            ]
             assembled = planner.rehearse(lambda candidate: _runs(Program(candidate, threads), tensors))
             cache.save()
             return Program(assembled, threads)
@@ -222,7 +222,14 @@ def _optimize_layers(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
     measured = options.tuning == "measure"
     formats = [options.formats] if options.formats else _carried_formats() if measured else _carried_formats()[:1]
     return optimize_layers(
-        model, args, kwargs, formats, piece, refusal, lambda: sum(store.bytes for store in stores), _against_eager if measured else None
+        model,
+        args,
+        kwargs,
+        formats,
+        piece,
+        refusal,
+        lambda: sum(store.bytes for store in stores),
+        _against_eager if measured else None,
     )
 
 

@@ -206,7 +206,9 @@ class _Choice:
             for name, module in self.model.named_modules()
             if type(module) in LAYERS and self._obstacle(module) is None
         }
-        changing = {id(tensor) for module in self.recording.stateful for tensor in [*module.parameters(False), *module.buffers(False)]}
+        changing = {
+            id(tensor) for module in self.recording.stateful for tensor in [*module.parameters(False), *module.buffers(False)]
+        }
         packed = {id(tensor) for module in forwards for tensor in [*module.parameters(), *module.buffers()]}
         read = {
             name: tensor

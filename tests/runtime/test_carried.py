@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from agreement import relative_error
 from torch import nn
 from torch.testing._internal.common_methods_invocations import op_db
 from torch.utils import _pytree as pytree
 
 import drystone
+from agreement import relative_error
 from drystone import native
 from drystone.runtime.carried import CarriedTensor, call, carry, to_plain
 from drystone.runtime.structures import Table

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from agreement import Reference, relative_error
 from torch import nn
 from torch.nn import functional
 
 import drystone
+from agreement import Reference, relative_error
 from drystone import CaptureError, InputError, UnsupportedError, WeightsChangedError, native
 from drystone.runtime.carried import CarriedTensor
 from drystone.runtime.module import MAX_PROGRAMS

@@ -50,7 +50,7 @@ _WHOLE: dict[Any, torch._ops.OpOverload] = {
 
 @dataclass(frozen=True)
 class Slot:
-    """A tensor among the arguments of recorded calls: operand ``index`` of the whole, or what call ``index`` gave (its ``item``)."""
+    """A tensor among the arguments of recorded calls: operand ``index`` of the whole, or (``item``) of what call ``index`` gave."""
 
     kind: str  # "operand" or "call"
     index: int

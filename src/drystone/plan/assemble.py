@@ -107,9 +107,7 @@ def assemble(
 
 
 class _Assembler:
-    def __init__(
-        self, graph: Graph, choice: dict[Node, Option], weights: WeightStore, fallback: Fallback, ends: Ends
-    ) -> None:
+    def __init__(self, graph: Graph, choice: dict[Node, Option], weights: WeightStore, fallback: Fallback, ends: Ends) -> None:
         self.graph, self.choice, self.weights, self.fallback, self.ends = graph, choice, weights, fallback, ends
         self.places: dict[tuple[int, str], Place] = {}
         self.home: dict[int, str] = {}  # value → the format in which its producer left it

@@ -1,8 +1,8 @@
 """A tensor that keeps the memory format of the operator it comes from, and is any other tensor to whoever looks at it.
 
 A ``CarriedTensor`` has shape and dtype, but no memory that torch could read. Packed modules and elementwise operators take it
-as it is. Everything else, indexing, printing, numpy, an operator that only torch has, finds a plain tensor: the carried one *becomes*
-it, the same object with another inside, so that views and changes in place are seen where they are in eager.
+as it is. Everything else, indexing, printing, numpy, an operator that only torch has, finds a plain tensor: the carried one
+*becomes* it, the same object with another inside, so that views and changes in place are seen where they are in eager.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 
 from drystone.graph.graph import FLOATS
 from drystone.plan.formats import BLOCK, CHANNELS_LAST, PLAIN
+from drystone.runtime.facts import FACTS
 from drystone.runtime.structures import Operation, Structure, Table
 
 # Operations that one program computes, at most.
@@ -28,19 +29,6 @@ MAX_STEPS = 24
 _make = torch.Tensor._make_wrapper_subclass
 _TENSOR = object()
 _SCALARS = (int, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
-
-# What is answered without looking into the memory.
-_FACTS: set[Any] = {
-    *(getattr(torch.Tensor, name) for name in ("size", "dim", "ndimension", "numel", "nelement", "stride", "is_contiguous")),
-    *(getattr(torch.Tensor, name) for name in ("is_floating_point", "is_complex", "element_size", "storage_offset", "get_device")),
-    *(getattr(torch.Tensor, name) for name in ("__len__", "__hash__", "is_signed", "is_conj", "is_neg", "is_inference")),
-    *(getattr(torch.Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim", "layout", "requires_grad", "is_leaf")),
-    *(getattr(torch.Tensor, name).__get__ for name in ("is_cpu", "is_cuda", "is_sparse", "is_quantized", "is_meta", "grad_fn", "grad")),
-    *(getattr(torch.Tensor, name).__get__ for name in ("itemsize", "nbytes", "is_mkldnn", "is_nested", "is_sparse_csr")),
-    torch.is_floating_point,
-    torch.is_complex,
-    torch.numel,
-}
 
 
 @dataclass
@@ -62,8 +50,11 @@ call = _Call()
 
 
 class CarriedTensor(torch.Tensor):
-    """See above. ``_leaves``: the memory that ``_structure`` is computed of, which nobody changes. ``_used``: something else that is
-    not computed yet reads it. ``_plain``: where it could not become a plain tensor, because something holds on to its inside."""
+    """See above.
+
+    ``_leaves``: the memory that ``_structure`` is computed of, which nobody changes. ``_used``: something else that is not computed
+    yet reads it. ``_plain``: what it stands for since something that holds on to its inside kept it from becoming that.
+    """
 
     _table: Table
     _structure: Structure
@@ -74,7 +65,7 @@ class CarriedTensor(torch.Tensor):
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in _FACTS:
+        if func in FACTS:
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
         if func is not torch.Tensor.data_ptr:
@@ -84,7 +75,7 @@ class CarriedTensor(torch.Tensor):
         return func(*_plainly(args, func), **_plainly(kwargs, func))
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         """For callers in C++, who come past ``__torch_function__`` and hold on to the inside."""
 
         def plain(leaf: Any) -> Any:
@@ -106,13 +97,9 @@ def carry_input(table: Table, tensor: torch.Tensor) -> torch.Tensor:
     return carry(table, table.memory((tuple(tensor.shape), tensor.dtype), PLAIN), (tensor,))
 
 
-def apply(
-    table: Table, key: Hashable, function: Callable[..., Any], operands: Sequence[torch.Tensor]
-) -> torch.Tensor | None:
+def apply(table: Table, key: Hashable, function: Callable[..., Any], operands: Sequence[torch.Tensor]) -> torch.Tensor | None:
     """``function(*operands)``, computed at once or when it is read; None where only torch can."""
-    kinds = tuple(
-        [x._structure.kind if type(x) is CarriedTensor else (tuple(x.shape), x.dtype) for x in operands]
-    )
+    kinds = tuple([x._structure.kind if type(x) is CarriedTensor else (tuple(x.shape), x.dtype) for x in operands])
     operation = table.operation(key, function, kinds)
     if operation is None or table.full:
         return None
@@ -225,34 +212,6 @@ def _memory(x: CarriedTensor, asker: str) -> torch.Tensor:
     return memory
 
 
-def settled(result: Any) -> Any:
-    """``result`` of a model with a plain tensor for each carried one, also inside of objects that pytree does not know."""
-    if isinstance(result, torch.Tensor):
-        return to_plain(result, "the model's result") if type(result) is CarriedTensor else result
-    left: list[CarriedTensor] = []
-    _settle_inside(result, set(), left)
-    if not left:
-        return result
-    return pytree.tree_map(lambda leaf: leaf._plain if type(leaf) is CarriedTensor else leaf, result)
-
-
-def _settle_inside(item: Any, seen: set[int], left: list[CarriedTensor]) -> None:
-    if id(item) in seen:
-        return
-    seen.add(id(item))
-    if type(item) is CarriedTensor:
-        if to_plain(item, "the model's result") is not item:
-            left.append(item)
-    elif isinstance(item, dict):
-        for entry in item.values():
-            _settle_inside(entry, seen, left)
-    elif isinstance(item, (list, tuple, set)):
-        for entry in item:
-            _settle_inside(entry, seen, left)
-    if hasattr(item, "__dict__") and not isinstance(item, (type, torch.Tensor, nn.Module)):
-        _settle_inside(vars(item), seen, left)
-
-
 # -- functions ---------------------------------------------------------------------------------------------------------------
 
 
@@ -299,9 +258,9 @@ def _deferred(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch
         return None
     if not constants:
         return apply(table, key, _rebuilt(func, args, kwargs, {}), operands)
-    fixed = {id(x): x for x in constants}
-    key = (key, tuple(id(x) if id(x) in fixed else 0 for x in operands))
-    return apply(table, key, _rebuilt(func, args, kwargs, fixed), [x for x in operands if id(x) not in fixed])
+    fixed: dict[int, torch.Tensor] = {id(x): x for x in constants}
+    own_key = (key, tuple(id(x) if id(x) in fixed else 0 for x in operands))
+    return apply(table, own_key, _rebuilt(func, args, kwargs, fixed), [x for x in operands if id(x) not in fixed])
 
 
 def _computable(x: torch.Tensor) -> bool:

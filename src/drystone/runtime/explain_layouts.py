@@ -57,8 +57,8 @@ class LayoutExplanation:
         lines = [stream.getvalue().rstrip(), ""]
         asked = ", ".join(f"{name} ({count})" for name, count in sorted(self.asked.items(), key=lambda item: -item[1]))
         lines.append(
-            f"{self.programs} programs, packed weights {self.weights_bytes / 2**20:.1f} MB. The last call: {self.reorders} reorders "
-            f"inside programs; plain tensors were asked for by {asked or 'nobody'}."
+            f"{self.programs} programs, packed weights {self.weights_bytes / 2**20:.1f} MB. The last call: {self.reorders} "
+            f"reorders inside programs; plain tensors were asked for by {asked or 'nobody'}."
         )
         if self.milliseconds:
             tried = ", ".join(f"{name} {time:.3f} ms" for name, time in self.milliseconds.items())

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from drystone import native
 from drystone.errors import DrystoneError, InputError
-from drystone.runtime.carried import CarriedTensor, Tally, apply, call, carry_input, settled
+from drystone.runtime.carried import CarriedTensor, Tally, apply, call, carry_input, to_plain
 from drystone.runtime.explain_layouts import LayoutExplanation
 from drystone.runtime.module import MAX_PROGRAMS
 from drystone.runtime.parts import refusal
@@ -23,7 +23,7 @@ from drystone.runtime.weights import Weights
 
 
 class PackedForward:
-    """Takes the place of a layer's ``forward``: its operator on packed weights where that can be, the layer itself elsewhere."""
+    """Takes the place of a layer's ``forward``: its operator on packed weights where that can be, else the layer itself."""
 
     def __init__(self, name: str, module: nn.Module) -> None:
         self.name, self.kind = name, type(module).__name__
@@ -59,8 +59,8 @@ class PackedForward:
 class LayoutModule(nn.Module):
     """The model, run eagerly with packed layers. Inputs, outputs and attributes are the model's.
 
-    Calls may come from several threads, if the model's may. Results carry no gradient. Where the model's weights change after it was
-    prepared, calls raise ``WeightsChangedError`` until ``refresh()``.
+    Calls may come from several threads, if the model's may. Results carry no gradient. Where the model's weights change after it
+    was prepared, calls raise ``WeightsChangedError`` until ``refresh()``.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class LayoutModule(nn.Module):
         weights: Weights,
         explain: Callable[[LayoutModule], LayoutExplanation],
     ) -> None:
-        """``tree``: gives a copy of the model with packed layers. ``changes_inputs``: so does the model, or it gives back their memory."""
+        """``tree``: gives a copy of the model with packed layers. ``changes_inputs``: the model does, or it gives back their memory."""
         super().__init__()
         # Past nn.Module's registration: the model's parameters stay the model's own, and are not listed twice.
         self.__dict__["_model"] = model
@@ -134,7 +134,7 @@ class LayoutModule(nn.Module):
         try:
             if not self._changes_inputs:
                 args, kwargs = pytree.tree_map_only(torch.Tensor, lambda x: carry_input(table, x), (args, kwargs))
-            return settled(self._tree(*args, **kwargs))
+            return _settled(self._tree(*args, **kwargs))
         finally:
             self.last = call.tally
             call.table, call.tally = before
@@ -165,3 +165,31 @@ def _finite(x: torch.Tensor) -> bool:
     if x.dtype is torch.float32 and x.is_contiguous():
         return native.all_finite(x.data_ptr(), x.numel())
     return bool(x.isfinite().all())
+
+
+def _settled(result: Any) -> Any:
+    """``result`` of a model with a plain tensor for each carried one, also inside of objects that pytree does not know."""
+    if isinstance(result, torch.Tensor):
+        return to_plain(result, "the model's result") if type(result) is CarriedTensor else result
+    left: list[CarriedTensor] = []
+    _settle_inside(result, set(), left)
+    if not left:
+        return result
+    return pytree.tree_map(lambda leaf: leaf._plain if type(leaf) is CarriedTensor else leaf, result)
+
+
+def _settle_inside(item: Any, seen: set[int], left: list[CarriedTensor]) -> None:
+    if id(item) in seen:
+        return
+    seen.add(id(item))
+    if type(item) is CarriedTensor:
+        if to_plain(item, "the model's result") is not item:
+            left.append(item)
+    elif isinstance(item, dict):
+        for entry in item.values():
+            _settle_inside(entry, seen, left)
+    elif isinstance(item, (list, tuple, set)):
+        for entry in item:
+            _settle_inside(entry, seen, left)
+    if hasattr(item, "__dict__") and not isinstance(item, (type, torch.Tensor, nn.Module)):
+        _settle_inside(vars(item), seen, left)
