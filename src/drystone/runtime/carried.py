@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 from drystone.graph.graph import FLOATS
 from drystone.plan.formats import BLOCK, CHANNELS_LAST, PLAIN
 from drystone.runtime.facts import FACTS
-from drystone.runtime.structures import Operation, Structure, Table
+from drystone.runtime.structures import COMPUTED_FIRST, Operation, Structure, Table
 
 # Operations that one program computes, at most.
 MAX_STEPS = 24
@@ -59,8 +59,8 @@ class CarriedTensor(torch.Tensor):
     _table: Table
     _structure: Structure
     _leaves: tuple[torch.Tensor, ...]
-    _used: bool
-    _plain: torch.Tensor | None
+    _used = False
+    _plain: torch.Tensor | None = None
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -86,7 +86,7 @@ class CarriedTensor(torch.Tensor):
 
 def carry(table: Table, structure: Structure, leaves: tuple[torch.Tensor, ...]) -> CarriedTensor:
     tensor: CarriedTensor = _make(CarriedTensor, structure.size, dtype=structure.kind[1])
-    tensor._table, tensor._structure, tensor._leaves, tensor._used, tensor._plain = table, structure, leaves, False, None
+    tensor._table, tensor._structure, tensor._leaves = table, structure, leaves
     return tensor
 
 
@@ -97,13 +97,35 @@ def carry_input(table: Table, tensor: torch.Tensor) -> torch.Tensor:
     return carry(table, table.memory((tuple(tensor.shape), tensor.dtype), PLAIN), (tensor,))
 
 
+def apply_to_one(table: Table, key: Hashable, function: Callable[..., Any], x: CarriedTensor) -> torch.Tensor | None:
+    """``apply`` to one carried tensor of ``table``, by what followed from its structure before."""
+    structure = x._structure
+    found = structure.next.get(key)
+    if found is COMPUTED_FIRST:
+        settle(x)
+        structure = x._structure
+        found = structure.next.get(key)
+    if found is structure:
+        return x
+    if found is None or (structure.operation is not None and (x._used or structure.wanted)):
+        return apply(table, key, function, (x,))
+    if found.operation.changes is None:  # type: ignore[union-attr]
+        x._used = True
+        return carry(table, found, (*x._leaves,))
+    x._structure, x._leaves, x._used = found, (*x._leaves,), False
+    return x
+
+
 def apply(table: Table, key: Hashable, function: Callable[..., Any], operands: Sequence[torch.Tensor]) -> torch.Tensor | None:
     """``function(*operands)``, computed at once or when it is read; None where only torch can."""
     kinds = tuple([x._structure.kind if type(x) is CarriedTensor else (tuple(x.shape), x.dtype) for x in operands])
     operation = table.operation(key, function, kinds)
     if operation is None or table.full:
         return None
+    first = operands[0]._structure if type(operands[0]) is CarriedTensor and len(operands) == 1 else None
     if operation.gives is not None:
+        if first is not None:
+            first.next[key] = first
         return operands[operation.gives]
     if operation.copies is not None:
         return _copy(operands[operation.copies])
@@ -126,6 +148,10 @@ def apply(table: Table, key: Hashable, function: Callable[..., Any], operands: S
             leaves.append(memory)
         structures.append(structure)
     structure = table.structure(operation, tuple(structures))
+    if first is not None:
+        structures[0].next[key] = structure
+        if first is not structures[0] and not operation.light and not first.operation.pads:  # type: ignore[union-attr]
+            first.next[key] = COMPUTED_FIRST
     if operation.changes is None:
         result = carry(table, structure, tuple(leaves))
     else:
@@ -148,7 +174,7 @@ def _copy(x: torch.Tensor) -> torch.Tensor | None:
     if type(x) is not CarriedTensor:
         return None
     settle(x)
-    return carry(x._table, x._structure, x._leaves)
+    return carry(x._table, x._structure, (*x._leaves,))  # a tuple of its own: references to memory are counted
 
 
 def _leaf(table: Table, x: torch.Tensor, spatial: bool) -> tuple[Structure, torch.Tensor, bool]:

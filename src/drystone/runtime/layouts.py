@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from drystone import native
 from drystone.errors import DrystoneError, InputError
-from drystone.runtime.carried import CarriedTensor, Tally, apply, call, carry_input, to_plain
+from drystone.runtime.carried import CarriedTensor, Tally, apply, apply_to_one, call, carry_input, to_plain
 from drystone.runtime.explain_layouts import LayoutExplanation
 from drystone.runtime.module import MAX_PROGRAMS
 from drystone.runtime.parts import refusal
@@ -41,6 +41,9 @@ class PackedForward:
                         x = x._plain
                     elif x._table is not table:  # kept from a call before
                         table = None
+                    elif not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu"):
+                        result = apply_to_one(table, self, own, x)
+                        return own(x) if result is None else result
                 elif type(x) is not torch.Tensor or x.layout is not torch.strided or not x.is_cpu:
                     table = None
                 if table is not None and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu"):

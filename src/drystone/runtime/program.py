@@ -15,6 +15,8 @@ from drystone.plan.formats import PLAIN
 # A cache line before the arena's end is read by vector loads that run past a tensor's last element.
 _SLACK = 64
 
+_address = torch.Tensor.data_ptr
+
 
 class Program:
     """``program(inputs)`` for inputs of the shapes it was made for: outputs are fresh tensors.
@@ -57,6 +59,20 @@ class Program:
         finally:
             self._frames.append(frame)
         return outputs
+
+    def single(self, inputs: list[torch.Tensor]) -> torch.Tensor:
+        """The only output of a program without segments: as a call, with less between the calls of small ones."""
+        if not self._plain:
+            return self(inputs)[0]
+        ((extent, dtype),) = self._outputs
+        output = torch.empty(extent, dtype=dtype)
+        try:
+            frame = self._frames.pop()
+        except IndexError:
+            frame = _Frame(self)
+        frame.native.call([*map(_address, inputs), _address(output)], self._steps)
+        self._frames.append(frame)
+        return output
 
     def time_steps(self, inputs: list[torch.Tensor]) -> list[float]:
         """Seconds of each record of the program, in one call."""

@@ -8,6 +8,7 @@ and one program computes them all when the next convolution, or something that o
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -17,8 +18,10 @@ import torch
 from drystone.plan.formats import PLAIN
 from drystone.runtime.program import Program
 
-# Structures of one table, at most: a model whose sizes go on changing inside computes the rest as torch does.
+# Structures of one table, at most, and ways of calling one function: where sizes or numbers go on changing inside a model, what is
+# new is left to torch.
 MAX_STRUCTURES = 16384
+MAX_WAYS = 256
 
 Kind = tuple[tuple[int, ...], torch.dtype]  # shape and dtype
 
@@ -58,6 +61,11 @@ class Structure:
     steps: int = 0
     wanted: bool = False
     programs: dict[str, Program] = field(default_factory=dict)  # by the format of the result
+    next: dict[Hashable, Structure] = field(default_factory=dict)  # what functions of this alone give, by their key
+
+
+# Stands in ``Structure.next`` for what is only done to a tensor in memory.
+COMPUTED_FIRST = Structure(((), torch.float32), PLAIN, torch.Size())
 
 
 class Maker(Protocol):
@@ -82,6 +90,7 @@ class Table:
         self.maker, self.format, self.finite = maker, maker.format, finite
         self.operations: dict[Any, Operation | None] = {}
         self.structures: dict[Any, Structure] = {}
+        self._ways: Counter[Hashable] = Counter()
         self._lock = threading.RLock()
 
     def operation(self, key: Hashable, function: Callable[..., Any], kinds: tuple[Kind, ...]) -> Operation | None:
@@ -92,8 +101,11 @@ class Table:
         except KeyError:
             with self._lock:
                 if at not in self.operations:
-                    full = len(self.operations) >= MAX_STRUCTURES
-                    self.operations[at] = None if full else self.maker.operation(key, function, kinds)
+                    subject = key[0] if isinstance(key, tuple) else key
+                    self._ways[subject] += 1
+                    if self._ways[subject] > MAX_WAYS:
+                        return None
+                    self.operations[at] = self.maker.operation(key, function, kinds)
                 return self.operations[at]
 
     def memory(self, kind: Kind, format: str) -> Structure:
@@ -132,4 +144,4 @@ class Table:
                 program = structure.programs.get(format)
                 if program is None:
                     program = structure.programs[format] = self.maker.program(structure, format, self.finite)
-        return program(leaves)[0], program
+        return program.single(leaves), program
