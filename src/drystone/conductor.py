@@ -191,18 +191,22 @@ def _check_eager(model: nn.Module, dtype: Any, dynamic_shapes: Any, strict: bool
 def _optimize_layers(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], options: Options) -> LayoutModule:
     """``optimize_layers`` with programs of this conductor's making."""
     stores: list[WeightStore] = []
+    caches: dict[int, TuningCache] = {}
 
-    def piece() -> Piece:
-        weights, caches = WeightStore(), dict[int, TuningCache]()
+    def pieces() -> Piece:
+        weights = WeightStore()
         stores.append(weights)
 
         def program(captured: Captured, format: str, inputs: Sequence[str], output: str, finite: bool, measure: bool) -> Program:
             threads = torch.get_num_threads()
             native.set_threads(threads)
-            cache = caches.setdefault(threads, TuningCache(environment(threads)))
+            if threads not in caches:
+                caches[threads] = TuningCache(environment(threads))
             graph = simplify(build(captured))
+            for node in graph:
+                node.attrs["_strict"] = options.accuracy == "strict"
             ends = Ends(tuple(inputs), (output,))
-            planner = Planner(graph if finite else split_epilogues(graph), weights, cache, format, ends=ends)
+            planner = Planner(graph if finite else split_epilogues(graph), weights, caches[threads], format, ends=ends)
             if not measure:
                 return Program(planner.assemble(planner.best()), threads)
             tensors = [
@@ -210,7 +214,6 @@ def _optimize_layers(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
                 for value, lies in zip(graph.inputs, inputs, strict=True)
             ]
             assembled = planner.rehearse(lambda candidate: _runs(Program(candidate, threads), tensors))
-            cache.save()
             return Program(assembled, threads)
 
         return program
@@ -221,16 +224,11 @@ def _optimize_layers(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
 
     measured = options.tuning == "measure"
     formats = [options.formats] if options.formats else _carried_formats() if measured else _carried_formats()[:1]
-    return optimize_layers(
-        model,
-        args,
-        kwargs,
-        formats,
-        piece,
-        refusal,
-        lambda: sum(store.bytes for store in stores),
-        _against_eager if measured else None,
-    )
+    race = _against_eager if measured else None
+    fast = optimize_layers(model, args, kwargs, formats, pieces, refusal, lambda: sum(store.bytes for store in stores), race)
+    for cache in caches.values():
+        cache.save()
+    return fast
 
 
 def _carried_formats() -> list[str]:

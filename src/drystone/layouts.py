@@ -58,13 +58,21 @@ Piece = Callable[[Captured, str, Sequence[str], str, bool, bool], Program]
 
 
 class LayerMaker:
-    """Makes operations and programs in one format; packed weights are shared by all of them."""
+    """Makes operations and programs in one format; packed weights are shared by all of them.
 
-    def __init__(self, format: str, piece: Piece, refusal: Refusal, constants: Iterable[torch.Tensor]) -> None:
-        self.format, self._piece, self._refusal = format, piece, refusal
+    ``pieces()`` gives what makes programs, with a store of packed weights of its own.
+    """
+
+    def __init__(self, format: str, pieces: Callable[[], Piece], refusal: Refusal, constants: Iterable[torch.Tensor]) -> None:
+        self.format, self._pieces, self._piece, self._refusal = format, pieces, pieces(), refusal
         self._constants = {id(tensor): tensor for tensor in constants}
         self.reasons: dict[Hashable, str] = {}
         self.measure = False
+
+    def renew(self) -> None:
+        """The weights have changed: nothing that was packed is used again."""
+        self._piece = self._pieces()
+        self.reasons.clear()
 
     def is_constant(self, tensor: torch.Tensor) -> bool:
         return id(tensor) in self._constants
@@ -122,13 +130,13 @@ def optimize_layers(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     formats: Sequence[str],
-    piece: Callable[[], Piece],
+    pieces: Callable[[], Piece],
     refusal: Refusal,
     packed_bytes: Callable[[], int],
     race: Race | None,
 ) -> LayoutModule:
     """The model with packed layers, in the one of ``formats`` in which it is fastest. ``race`` times it against eager; None takes
-    the first format. ``piece()`` gives the maker of programs with a fresh store of packed weights.
+    the first format. ``pieces()`` gives the maker of programs with a fresh store of packed weights.
 
     Raises ``CaptureError`` for a model in training mode, or one that does not run on the example.
     """
@@ -140,7 +148,7 @@ def optimize_layers(
             raise CaptureError(f"the model does not run on its example inputs: {type(error).__name__}: {error}") from error
         planner = _Choice(model, recording, refusal, packed_bytes)
         for format in formats:
-            planner.consider(format, piece(), args, kwargs, race)
+            planner.consider(format, pieces, args, kwargs, race)
         return planner.taken()
 
 
@@ -174,8 +182,10 @@ class _Choice:
             return f"each run changes its {self.recording.stateful[module]!r}"
         return None if module in self.recording.calls else "no call of it is seen with the example inputs"
 
-    def consider(self, format: str, piece: Piece, args: tuple[Any, ...], kwargs: dict[str, Any], race: Race | None) -> None:
-        fast = self._prepared(format, piece)
+    def consider(
+        self, format: str, pieces: Callable[[], Piece], args: tuple[Any, ...], kwargs: dict[str, Any], race: Race | None
+    ) -> None:
+        fast = self._prepared(format, pieces)
         maker: Any = fast._maker
         maker.measure = race is not None
         try:
@@ -200,40 +210,42 @@ class _Choice:
             self.best = ratio, fast
             self.eager_milliseconds = None if race is None else 1e3 * eager
 
-    def _prepared(self, format: str, piece: Piece) -> LayoutModule:
+    def _prepared(self, format: str, pieces: Callable[[], Piece]) -> LayoutModule:
         forwards = {
             module: PackedForward(name, module)
             for name, module in self.model.named_modules()
             if type(module) in LAYERS and self._obstacle(module) is None
         }
-        changing = {
-            id(tensor) for module in self.recording.stateful for tensor in [*module.parameters(False), *module.buffers(False)]
-        }
-        packed = {id(tensor) for module in forwards for tensor in [*module.parameters(), *module.buffers()]}
+        changing = {id(tensor) for module in self.recording.stateful for tensor in _tensors(module)}
+        packed = {id(tensor) for module in forwards for tensor in _tensors(module)}
         read = {
             name: tensor
             for name, tensor in [*self.model.named_parameters(), *self.model.named_buffers()]
             if id(tensor) not in changing and (id(tensor) in packed or isinstance(tensor, nn.Parameter))
         }
         source = SimpleNamespace(constants={name: (name, tensor) for name, tensor in read.items()}, weights=set(read))
-        maker = LayerMaker(format, piece, self.refusal, read.values())
+        maker = LayerMaker(format, pieces, self.refusal, read.values())
 
         def tree() -> nn.Module:
             return copy_tree(self.model, forwards, self.recording.stateful)[self.model]
 
+        def again() -> SimpleNamespace:
+            maker.renew()
+            return source
+
         changes = self.model in self.recording.effects
         return LayoutModule(
-            self.model, tree, maker, changes, Weights(source, lambda: source), lambda fast: self._explanation(fast, maker, forwards)
+            self.model, tree, maker, changes, Weights(source, again), lambda fast: self._explanation(fast, maker, forwards)
         )
 
     def taken(self) -> LayoutModule:
         """The fastest, which leaves calls to eager where that is faster."""
         if self.best is None:
-            fast = self._prepared(PLAIN, _no_piece)
+            fast = self._prepared(PLAIN, lambda: _no_program)
             fast.eagerly = True
             warnings.warn(f"the model runs eagerly: {'; '.join(self.reasons)}", DrystoneWarning, stacklevel=5)
             return fast
-        ratio, fast = self.best
+        (ratio, fast), self.best = self.best, None
         fast.renew()  # what the model remembers of the rehearsal is not the caller's
         if ratio > 1:
             self.reasons.append("eager was faster in the rehearsal")
@@ -259,7 +271,11 @@ class _Choice:
         )
 
 
-def _no_piece(*_: Any) -> Program:
+def _tensors(module: nn.Module) -> list[torch.Tensor]:
+    return [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+
+
+def _no_program(*_: Any) -> Program:
     raise AssertionError("calls run eagerly")
 
 

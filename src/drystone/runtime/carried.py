@@ -100,11 +100,11 @@ def carry_input(table: Table, tensor: torch.Tensor) -> torch.Tensor:
 def apply_to_one(table: Table, key: Hashable, function: Callable[..., Any], x: CarriedTensor) -> torch.Tensor | None:
     """``apply`` to one carried tensor of ``table``, by what followed from its structure before."""
     structure = x._structure
-    found = structure.next.get(key)
+    found = table.following.get((key, structure))
     if found is COMPUTED_FIRST:
         settle(x)
         structure = x._structure
-        found = structure.next.get(key)
+        found = table.following.get((key, structure))
     if found is structure:
         return x
     if found is None or (structure.operation is not None and (x._used or structure.wanted)):
@@ -125,7 +125,7 @@ def apply(table: Table, key: Hashable, function: Callable[..., Any], operands: S
     first = operands[0]._structure if type(operands[0]) is CarriedTensor and len(operands) == 1 else None
     if operation.gives is not None:
         if first is not None:
-            first.next[key] = first
+            table.following[key, first] = first
         return operands[operation.gives]
     if operation.copies is not None:
         return _copy(operands[operation.copies])
@@ -149,9 +149,9 @@ def apply(table: Table, key: Hashable, function: Callable[..., Any], operands: S
         structures.append(structure)
     structure = table.structure(operation, tuple(structures))
     if first is not None:
-        structures[0].next[key] = structure
+        table.following[key, structures[0]] = structure
         if first is not structures[0] and not operation.light and not first.operation.pads:  # type: ignore[union-attr]
-            first.next[key] = COMPUTED_FIRST
+            table.following[key, first] = COMPUTED_FIRST
     if operation.changes is None:
         result = carry(table, structure, tuple(leaves))
     else:

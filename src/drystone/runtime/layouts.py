@@ -75,7 +75,7 @@ class LayoutModule(nn.Module):
         weights: Weights,
         explain: Callable[[LayoutModule], LayoutExplanation],
     ) -> None:
-        """``tree``: gives a copy of the model with packed layers. ``changes_inputs``: the model does, or it gives back their memory."""
+        """``tree``: gives a copy of the model with packed layers. ``changes_inputs``: it does, or gives back their memory."""
         super().__init__()
         # Past nn.Module's registration: the model's parameters stay the model's own, and are not listed twice.
         self.__dict__["_model"] = model

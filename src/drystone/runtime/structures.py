@@ -61,10 +61,9 @@ class Structure:
     steps: int = 0
     wanted: bool = False
     programs: dict[str, Program] = field(default_factory=dict)  # by the format of the result
-    next: dict[Hashable, Structure] = field(default_factory=dict)  # what functions of this alone give, by their key
 
 
-# Stands in ``Structure.next`` for what is only done to a tensor in memory.
+# Stands in ``Table.following`` for what is only done to a tensor in memory.
 COMPUTED_FIRST = Structure(((), torch.float32), PLAIN, torch.Size())
 
 
@@ -90,6 +89,8 @@ class Table:
         self.maker, self.format, self.finite = maker, maker.format, finite
         self.operations: dict[Any, Operation | None] = {}
         self.structures: dict[Any, Structure] = {}
+        # What the function of this key gives for one tensor of this structure. Not in the structures, which would be a cycle.
+        self.following: dict[tuple[Hashable, Structure], Structure] = {}
         self._ways: Counter[Hashable] = Counter()
         self._lock = threading.RLock()
 
