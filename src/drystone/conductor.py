@@ -29,16 +29,20 @@ from drystone.errors import CaptureError, DrystoneWarning, InputError, ShapeErro
 from drystone.graph.build import build
 from drystone.graph.graph import Graph, Node
 from drystone.graph.traced import resized
+from drystone.layouts import Piece, optimize_layers
 from drystone.parted import optimize_in_parts
 from drystone.passes import simplify
 from drystone.passes.lower_precision import lower_precision
 from drystone.passes.split_epilogues import split_epilogues
-from drystone.plan.assemble import Assembled
+from drystone.plan.assemble import Assembled, Ends
+from drystone.plan.formats import CHANNELS_LAST, PLAIN, dense
 from drystone.plan.implementations import Option
+from drystone.plan.implementations import options as operator_options
 from drystone.plan.implementations.base import WeightStore
 from drystone.plan.rehearse import Planner
 from drystone.plan.tuning_cache import TuningCache
 from drystone.runtime.explain import ExplainedStep, Explanation
+from drystone.runtime.layouts import LayoutModule
 from drystone.runtime.module import OptimizedModule, Prepared
 from drystone.runtime.parts import PartedModule
 from drystone.runtime.program import Program
@@ -63,11 +67,11 @@ def optimize(
     dynamic_shapes: Any = None,
     accuracy: Literal["default", "strict"] = "default",
     tuning: Literal["measure", "estimate"] = "measure",
-    capture: Literal["auto", "whole"] = "auto",
+    capture: Literal["auto", "whole", "eager"] = "auto",
     strict: bool = False,
     formats: str | None = None,
     release_originals: bool = False,
-) -> OptimizedModule | PartedModule:
+) -> OptimizedModule | PartedModule | LayoutModule:
     """Prepare ``model`` for inference on this CPU: a module of the same signature.
 
     The model is captured, simplified, planned as a whole (implementation and memory format of every operator, by measuring)
@@ -88,7 +92,8 @@ def optimize(
         accuracy: ``"strict"`` bars algorithms that reorder the arithmetic.
         tuning: ``"measure"`` rehearses candidates; ``"estimate"`` plans from known times and a cost model.
         capture: ``"auto"`` captures the model whole or, where torch.export can't and no ``dynamic_shapes`` are asked for, in
-            parts; ``"whole"`` raises instead.
+            parts; ``"whole"`` raises instead. ``"eager"`` captures nothing: the model's Python runs at each call, its layers run
+            packed, and tensors between them keep the memory format in which the model was fastest, or eager runs.
         strict: raise instead of running an operator on ATen, or a part of the model eagerly.
         formats: hold all tensors to one format where operators have it ("plain", "channels_last", "blocked16", "blocked8"),
             to compare; None chooses freely.
@@ -112,6 +117,9 @@ def optimize(
     if release_originals:
         _check_release(model, dynamic_shapes)
     options = Options(dtype, tuning, strict, formats, accuracy, chosen_modules(model, keep_fp32))
+    if capture == "eager":
+        _check_eager(model, dtype, dynamic_shapes, strict, release_originals)
+        return _optimize_layers(model, args, kwargs, options)
     conductor = Conductor(model, args, kwargs, options)
     try:
         fast = conductor.module(dynamic_shapes, any_batch=not release_originals)
@@ -159,11 +167,73 @@ def check_options(
     for name, given, allowed in (
         ("accuracy", accuracy, ("default", "strict")),
         ("tuning", tuning, ("measure", "estimate")),
-        ("capture", capture, ("auto", "whole")),
+        ("capture", capture, ("auto", "whole", "eager")),
         ("formats", formats, (None, *native.FORMATS)),
     ):
         if given not in allowed:
             raise InputError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {given!r}")
+
+
+def _check_eager(model: nn.Module, dtype: Any, dynamic_shapes: Any, strict: bool, release_originals: bool) -> None:
+    """Raise for what a model that stays eager can't have."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InputError('capture="eager": a TorchScript module runs no Python between its layers; leave capture out')
+    if dtype is torch.bfloat16:
+        raise UnsupportedError('capture="eager": the model computes in its own precision; convert it with model.to(torch.bfloat16)')
+    if dynamic_shapes is not None:
+        raise InputError('capture="eager": inputs of any shape are taken; leave out dynamic_shapes')
+    if strict:
+        raise UnsupportedError('capture="eager" leaves to torch what has no program, so it can\'t be strict')
+    if release_originals:
+        raise InputError('capture="eager": the model itself runs where a layer can\'t, so it keeps its weights')
+
+
+def _optimize_layers(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], options: Options) -> LayoutModule:
+    """``optimize_layers`` with programs of this conductor's making."""
+    stores: list[WeightStore] = []
+    caches: dict[int, TuningCache] = {}
+
+    def pieces() -> Piece:
+        weights = WeightStore()
+        stores.append(weights)
+
+        def program(captured: Captured, format: str, inputs: Sequence[str], output: str, finite: bool, measure: bool) -> Program:
+            threads = torch.get_num_threads()
+            native.set_threads(threads)
+            if threads not in caches:
+                caches[threads] = TuningCache(environment(threads))
+            graph = simplify(build(captured))
+            for node in graph:
+                node.attrs["_strict"] = options.accuracy == "strict"
+            ends = Ends(tuple(inputs), (output,))
+            planner = Planner(graph if finite else split_epilogues(graph), weights, caches[threads], format, ends=ends)
+            if not measure:
+                return Program(planner.assemble(planner.best()), threads)
+            tensors = [
+                torch.rand(dense(value, lies).bytes // value.dtype.itemsize, dtype=value.dtype)
+                for value, lies in zip(graph.inputs, inputs, strict=True)
+            ]
+            assembled = planner.rehearse(lambda candidate: _runs(Program(candidate, threads), tensors))
+            return Program(assembled, threads)
+
+        return program
+
+    def refusal(graph: Graph) -> str | None:
+        """Why torch must compute some of it, or None."""
+        return next((reason for found, reason in map(operator_options, graph) if not found), None)
+
+    measured = options.tuning == "measure"
+    formats = [options.formats] if options.formats else _carried_formats() if measured else _carried_formats()[:1]
+    race = _against_eager if measured else None
+    fast = optimize_layers(model, args, kwargs, formats, pieces, refusal, lambda: sum(store.bytes for store in stores), race)
+    for cache in caches.values():
+        cache.save()
+    return fast
+
+
+def _carried_formats() -> list[str]:
+    blocked = "blocked8" if native.isa() == "avx2" else "blocked16"
+    return [PLAIN] if native.isa() == "none" else [blocked, CHANNELS_LAST, PLAIN]
 
 
 @dataclass(frozen=True)

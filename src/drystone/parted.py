@@ -65,7 +65,7 @@ def optimize_in_parts(
     ``race`` times the result against eager; None takes the parts' word. Raises ``error`` again where the model does not run
     on the example, and with a sentence more where no part can be captured.
     """
-    with _undisturbed():
+    with undisturbed():
         recording = _recorded(model, args, kwargs, error)
         parts = list(divide(model, first_line(error), recording, lambda module, calls: _programs(module, calls, dtype, prepare)))
         if not any(part.prepared for part in parts):
@@ -91,13 +91,13 @@ def optimize_in_parts(
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
+def undisturbed() -> Iterator[None]:
     """As parts run later, whatever holds around the call of optimize."""
     with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False), torch.random.fork_rng(devices=[]):
         yield
 
 
-def _run(module: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def run_once(module: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A call that leaves the example alone and draws the same random numbers each time."""
     args, kwargs = _cloned(args, kwargs)
     with torch.random.fork_rng(devices=[]):
@@ -108,9 +108,14 @@ def _cloned(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
     return pytree.tree_map(lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, (args, kwargs))
 
 
+def record_once(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Recording:
+    recording: Recording = run_once(lambda *args, **kwargs: record(model, args, kwargs), args, kwargs)
+    return recording
+
+
 def _recorded(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], error: DrystoneError) -> Recording:
     try:
-        return _run(lambda *args, **kwargs: record(model, args, kwargs), args, kwargs)
+        return record_once(model, args, kwargs)
     except Exception as failure:  # the capture has met it too, and said on which line
         raise error from failure
 
@@ -121,7 +126,7 @@ def _programs(module: nn.Module, calls: list[Call], dtype: torch.dtype | None, p
     def program(call: Call) -> OptimizedModule:
         with torch.random.fork_rng(devices=[]):  # rehearsals draw numbers too
             made = prepare(module, call.args, call.kwargs)
-        differs = _difference(_run(made, call.args, call.kwargs), module, call.args, call.kwargs, dtype)
+        differs = difference(run_once(made, call.args, call.kwargs), module, call.args, call.kwargs, dtype)
         if differs:
             raise UnsupportedError(f"its program's results differ from its own {differs}")
         return made
@@ -165,10 +170,10 @@ def _verdict(
 ) -> _Verdict:
     """Whether the model in parts gives what the model gives, and sooner."""
     try:
-        got = _run(tree, args, kwargs)
+        got = run_once(tree, args, kwargs)
     except Exception as failure:  # some way of using a module that a copy of it does not bear
         return _Verdict("eager", f"in parts the model raises {type(failure).__name__}: {first_line(failure)}")
-    differs = _difference(got, eager, args, kwargs, dtype, want)
+    differs = difference(got, eager, args, kwargs, dtype, want)
     if differs:
         return _Verdict("eager", f"with its parts in drystone the model's results differ from its own {differs}")
     if race is None:
@@ -179,11 +184,11 @@ def _verdict(
     return _Verdict("eager" if slower else "drystone", "eager was faster in the rehearsal" if slower else "", ours, theirs)
 
 
-def _difference(
+def difference(
     got: Any, eager: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dtype: torch.dtype | None, want: Any = None
 ) -> str | None:
     """How ``got`` differs from ``want`` (None: what ``eager`` gives) by more than rounding; None where it does not."""
-    want = _run(eager, args, kwargs) if want is None else want
+    want = run_once(eager, args, kwargs) if want is None else want
     limit, error = _limit(eager, args, kwargs, want, dtype), relative_error(got, want)
     if error <= limit:
         return None
@@ -195,7 +200,7 @@ def _limit(eager: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], want
     low, high = BFLOAT16_LIMITS
     if dtype is torch.bfloat16:
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            rounding = relative_error(_floats(_run(eager, args, kwargs)), _floats(want))
+            rounding = relative_error(_floats(run_once(eager, args, kwargs)), _floats(want))
         return min(max(low, BFLOAT16_TIMES_AUTOCAST * rounding), high)
     dtypes = {leaf.dtype for leaf in pytree.tree_leaves(want) if isinstance(leaf, torch.Tensor)}
     reduced = not dtypes.isdisjoint((torch.bfloat16, torch.float16))

@@ -81,18 +81,34 @@ class Assembled:
         return sum(record.kind == "aten" for record in self.records)
 
 
+@dataclass(frozen=True)
+class Ends:
+    """The formats in which a program takes its inputs and leaves its outputs; those that are not named are plain."""
+
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+
+    def of_input(self, index: int) -> str:
+        return self.inputs[index] if self.inputs else PLAIN
+
+    def of_output(self, index: int) -> str:
+        return self.outputs[index] if self.outputs else PLAIN
+
+
 # Asked when a node's option turns out impossible: gives the next one to try.
 Fallback = Callable[[Node, Option, str], Option]
 
 
-def assemble(graph: Graph, choice: dict[Node, Option], weights: WeightStore, fallback: Fallback) -> Assembled:
+def assemble(
+    graph: Graph, choice: dict[Node, Option], weights: WeightStore, fallback: Fallback, ends: Ends | None = None
+) -> Assembled:
     """The program of ``graph`` under ``choice``. ``fallback`` is asked for another option where a step can't be made."""
-    return _Assembler(graph, dict(choice), weights, fallback).run()
+    return _Assembler(graph, dict(choice), weights, fallback, ends or Ends()).run()
 
 
 class _Assembler:
-    def __init__(self, graph: Graph, choice: dict[Node, Option], weights: WeightStore, fallback: Fallback) -> None:
-        self.graph, self.choice, self.weights, self.fallback = graph, choice, weights, fallback
+    def __init__(self, graph: Graph, choice: dict[Node, Option], weights: WeightStore, fallback: Fallback, ends: Ends) -> None:
+        self.graph, self.choice, self.weights, self.fallback, self.ends = graph, choice, weights, fallback, ends
         self.places: dict[tuple[int, str], Place] = {}
         self.home: dict[int, str] = {}  # value → the format in which its producer left it
         self.buffers: list[Buffer] = []
@@ -234,8 +250,9 @@ class _Assembler:
             return inside
         if value.id not in self.roots:
             desc = dense(value, format)
-            if value.id in self.output_index and same_memory(value, format, PLAIN):
-                self.roots[value.id] = self._buffer("output", desc.bytes, index=self.output_index[value.id])
+            index = self.output_index.get(value.id)
+            if index is not None and same_memory(value, format, self.ends.of_output(index)):
+                self.roots[value.id] = self._buffer("output", desc.bytes, index=index)
             else:
                 self.roots[value.id] = self._buffer("arena", desc.bytes)
         return Place(self.roots[value.id], 0, dense(value, format))
@@ -437,23 +454,26 @@ class _Assembler:
     def run(self) -> Assembled:
         inputs = []
         for i, value in enumerate(self.graph.inputs):
-            desc = dense(value, PLAIN)
+            format = self.ends.of_input(i)
+            desc = dense(value, format)
             place = Place(self._buffer("input", desc.bytes, index=i), 0, desc)
-            self._remember(value, PLAIN, place)
-            self.home[value.id] = PLAIN
+            self._remember(value, format, place)
+            self.home[value.id] = format
             inputs.append(place)
         self._place_parts()
         for position, node in enumerate(self.graph):
             self._node(position, node)
         outputs = []
         for i, value in enumerate(self.graph.outputs):
-            place = self.places.get((value.id, PLAIN)) or self._home(value)
+            format = self.ends.of_output(i)
+            place = self.places.get((value.id, format)) or self._home(value)
             if place.buffer.kind != "output" or place.buffer.index != i:
-                target = Place(self._buffer("output", dense(value, PLAIN).bytes, index=i), 0, dense(value, PLAIN))
-                kind, layout = ("copy", PLAIN) if (value.id, PLAIN) in self.places else ("reorder", f"{self.home[value.id]}→plain")
+                target = Place(self._buffer("output", dense(value, format).bytes, index=i), 0, dense(value, format))
+                moved = (value.id, format) not in self.places
+                kind, layout = ("reorder", f"{self.home[value.id]}→{format}") if moved else ("copy", format)
                 self._move(value, place, target, kind, layout)
                 place = target
-            outputs.append(place)
+            outputs.append(Place(place.buffer, place.offset, dense(value, format)))
         arena = [buffer for buffer in self.buffers if buffer.kind == "arena" and buffer.first >= 0]
         offsets, total = plan_arena([Lifetime(b.size, b.first, b.last) for b in arena], ALIGNMENT)
         for buffer, offset in zip(arena, offsets, strict=True):

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from drystone.graph.graph import Graph, Node, Value
-from drystone.plan.assemble import Assembled, assemble, uniform_layout
+from drystone.plan.assemble import Assembled, Ends, assemble, uniform_layout
 from drystone.plan.choose import choose
 from drystone.plan.formats import PLAIN, formats_of, same_memory
 from drystone.plan.implementations import ATEN, Option, options
@@ -66,9 +66,10 @@ class Planner:
         cache: TuningCache,
         held_format: str | None = None,
         kin: Planner | None = None,
+        ends: Ends | None = None,
     ) -> None:
         """``kin``: the planner of the same model for other shapes or threads, whose times stand in for what is unknown."""
-        self.graph, self.weights, self.cache = graph, weights, cache
+        self.graph, self.weights, self.cache, self.ends = graph, weights, cache, ends or Ends()
         same = kin is not None and [node.op for node in kin.graph] == [node.op for node in graph]
         self.kin = kin if same else None
         self.kin_node = dict(zip(graph, kin.graph, strict=True)) if kin is not None and same else {}
@@ -105,7 +106,7 @@ class Planner:
         return (same_layout or left or [(ATEN, ATEN.layouts(node)[0])])[0]
 
     def assemble(self, choice: dict[Node, Option], weights: WeightStore | None = None) -> Assembled:
-        assembled = assemble(self.graph, choice, weights or self.weights, self._decline)
+        assembled = assemble(self.graph, choice, weights or self.weights, self._decline, self.ends)
         for record in assembled.records:
             if record.kind == "aten" and record.node is not None:
                 record.reason = self.reasons[record.node]
@@ -236,6 +237,7 @@ class Planner:
         lists = [self.options[node] or [(ATEN, ATEN.layouts(node)[0])] for node in nodes]
         costs = [np.array([self._node_cost(node, o) for o in found]) for node, found in zip(nodes, lists, strict=True)]
         edges: dict[tuple[int, int], np.ndarray] = {}
+        given = {value.id: self.ends.of_input(i) for i, value in enumerate(self.graph.inputs)}
         for node, found in zip(nodes, lists, strict=True):
             j = position[node]
             for k, value in enumerate(node.inputs):
@@ -243,15 +245,16 @@ class Planner:
                     continue
                 wanted = [o[1].inputs[k] or PLAIN for o in found]
                 if value.producer is None:
-                    costs[j] = costs[j] + np.array([self._reorder_price(value, PLAIN, format) for format in wanted])
+                    lies = given[value.id]
+                    costs[j] = costs[j] + np.array([self._reorder_price(value, lies, format) for format in wanted])
                     continue
                 i = position[value.producer]
                 matrix = np.array([[self._reorder_price(value, p[1].output, format) for format in wanted] for p in lists[i]])
                 edges[i, j] = edges[i, j] + matrix if (i, j) in edges else matrix
-        for value in self.graph.outputs:
+        for index, value in enumerate(self.graph.outputs):
             if value.producer is not None:
-                i = position[value.producer]
-                costs[i] = costs[i] + np.array([self._reorder_price(value, o[1].output, PLAIN) for o in lists[i]])
+                i, left = position[value.producer], self.ends.of_output(index)
+                costs[i] = costs[i] + np.array([self._reorder_price(value, o[1].output, left) for o in lists[i]])
         picked = choose(costs, edges)
         return {node: found[option] for node, found, option in zip(nodes, lists, picked.options, strict=True)}
 

@@ -95,12 +95,12 @@ class PartedModule(nn.Module):
         plain = not kwargs and all(isinstance(arg, torch.Tensor) for arg in args)  # pytree takes longer than a small layer
         for leaf in args if plain else pytree.tree_leaves((args, kwargs)):
             if isinstance(leaf, torch.Tensor) and (not leaf.is_cpu or (grad and leaf.requires_grad)):
-                raise _refusal(args, kwargs, leaf)
+                raise refusal(args, kwargs, leaf)
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
             return self._tree(*args, **kwargs)
 
 
-def _refusal(args: tuple[Any, ...], kwargs: dict[str, Any], wrong: torch.Tensor) -> InputError:
+def refusal(args: tuple[Any, ...], kwargs: dict[str, Any], wrong: torch.Tensor) -> InputError:
     leaves = pytree.tree_flatten_with_path((args, kwargs))[0]
     name = next(pytree.keystr(path[1:]) for path, leaf in leaves if leaf is wrong)
     if not wrong.is_cpu:

@@ -10,9 +10,12 @@ import torch
 
 from drystone import native
 from drystone.plan.assemble import Assembled, Buffer, Place
+from drystone.plan.formats import PLAIN
 
 # A cache line before the arena's end is read by vector loads that run past a tensor's last element.
 _SLACK = 64
+
+_address = torch.Tensor.data_ptr
 
 
 class Program:
@@ -26,14 +29,19 @@ class Program:
         self.assembled = assembled
         self.threads = threads
         self._outputs = [
-            (list(place.desc.shape), dtype) for place, dtype in zip(assembled.outputs, assembled.output_dtypes, strict=True)
+            (_extent(place, dtype), dtype) for place, dtype in zip(assembled.outputs, assembled.output_dtypes, strict=True)
         ]
         self._frames: deque[_Frame] = deque()
         self._steps = len(assembled.program)
         self._plain = assembled.segments == 0
+        self.reorders = sum(record.kind in ("reorder", "copy") for record in assembled.records)
+        self.implementations = [record.implementation for record in assembled.records if record.kind == "node"]
 
     def __call__(self, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
-        """``inputs``: contiguous tensors in the graph's order. Their shapes and dtypes are not checked here."""
+        """``inputs``: contiguous tensors in the graph's order. Their shapes and dtypes are not checked here.
+
+        What lies in another format than plain, goes in and comes out as a tensor of one axis: its memory.
+        """
         outputs = [torch.empty(shape, dtype=dtype) for shape, dtype in self._outputs]
         try:
             frame = self._frames.pop()
@@ -51,6 +59,20 @@ class Program:
         finally:
             self._frames.append(frame)
         return outputs
+
+    def single(self, inputs: list[torch.Tensor]) -> torch.Tensor:
+        """The only output of a program without segments: as a call, with less between the calls of small ones."""
+        if not self._plain:
+            return self(inputs)[0]
+        ((extent, dtype),) = self._outputs
+        output = torch.empty(extent, dtype=dtype)
+        try:
+            frame = self._frames.pop()
+        except IndexError:
+            frame = _Frame(self)
+        frame.native.call([*map(_address, inputs), _address(output)], self._steps)
+        self._frames.append(frame)
+        return output
 
     def time_steps(self, inputs: list[torch.Tensor]) -> list[float]:
         """Seconds of each record of the program, in one call."""
@@ -123,3 +145,9 @@ class _Frame:
                         self._tensor(place, value.dtype, arguments).copy_(result)
                 seconds.append(time.perf_counter() - began)
         return seconds
+
+
+def _extent(place: Place, dtype: torch.dtype) -> list[int]:
+    """The shape of a tensor for ``place``: its own where it is plain, else one axis for all its memory."""
+    desc = place.desc
+    return list(desc.shape) if desc.format == native.FORMATS[PLAIN] else [desc.bytes // dtype.itemsize]

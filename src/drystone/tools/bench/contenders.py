@@ -58,6 +58,14 @@ def _drystone(module: nn.Module, inputs: Inputs, dtype: torch.dtype, formats: st
     return Prepared(lambda: fast(*inputs), details=details)
 
 
+def drystone_eager(module: nn.Module, inputs: Inputs, dtype: torch.dtype, threads: int) -> Prepared:
+    """Drystone without a capture: the model runs eagerly on packed layers, in the memory format that is fastest for the whole."""
+    from drystone.conductor import optimize
+
+    fast = optimize(module, inputs, capture="eager")
+    return Prepared(lambda: fast(*inputs), details=lambda: fast.explain().to_dict())
+
+
 def eager(module: nn.Module, inputs: Inputs, dtype: torch.dtype, threads: int) -> Prepared:
     """The model as it is, in its own dtype whatever is asked for."""
     return Prepared(lambda: module(*inputs))
@@ -161,6 +169,7 @@ class Contender:
 CONTENDERS: dict[str, Contender] = {
     "drystone": Contender(drystone),
     "drystone_channels_last": Contender(drystone_channels_last),
+    "drystone_eager": Contender(drystone_eager, ("float32",)),
     "eager": Contender(eager),
     "eager_autocast": Contender(eager_autocast, ("bfloat16",)),
     "channels_last": Contender(channels_last, ("float32",)),

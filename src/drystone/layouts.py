@@ -1,0 +1,296 @@
+"""A model that runs eagerly with packed layers: what is replaced, which memory format is the fastest, whether eager is.
+
+The conductor calls this and lends it what makes a program of a captured piece; capture and runtime meet here, passes and plan are
+not known.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from drystone.capture.calls import Composer, Trace, Untraceable, trace
+from drystone.capture.export import Captured, check_model
+from drystone.capture.module_tree import copy_tree
+from drystone.capture.recording import Recording
+from drystone.errors import CaptureError, DrystoneWarning
+from drystone.graph.build import build
+from drystone.graph.graph import FLOATS, Graph
+from drystone.parted import Race, difference, record_once, run_once, undisturbed
+from drystone.plan.formats import PLAIN
+from drystone.runtime.explain_layouts import ExplainedLayer, LayoutExplanation
+from drystone.runtime.layouts import LayoutModule, PackedForward
+from drystone.runtime.program import Program
+from drystone.runtime.structures import Kind, Operation, Structure, Table
+from drystone.runtime.weights import Weights
+
+# Layers that are one operator of one tensor. Recurrent ones would come here, once a program keeps their states.
+LAYERS = frozenset(
+    {
+        *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear),
+        *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm),
+        *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+        *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
+        *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
+        *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.Sigmoid),
+        *(nn.Tanh, nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Softsign, nn.Softmax, nn.Identity, nn.Dropout, nn.Dropout2d),
+        *(nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d),
+    }
+)
+# What a program of its own is for; other operators of the graph may only be around these.
+COMPUTED = frozenset(
+    ("conv", "matmul", "pointwise", "pool", "reduce", "softmax", "layer_norm", "group_norm", "lrn", "resize", "cat", "pad")
+)
+MOVED = frozenset(("slice", "reshape", "permute"))
+SPATIAL = frozenset(("conv", "pool", "resize", "lrn"))
+# Calls in which a model comes to rest: what is computed twice in one is kept in the next.
+CALLS = 3
+
+# Gives why torch must compute some of a graph, or None.
+Refusal = Callable[[Graph], str | None]
+# The program of a captured piece: ``(piece, format, formats of its inputs, of its output, finite, measure)``.
+Piece = Callable[[Captured, str, Sequence[str], str, bool, bool], Program]
+
+
+class LayerMaker:
+    """Makes operations and programs in one format; packed weights are shared by all of them.
+
+    ``pieces()`` gives what makes programs, with a store of packed weights of its own.
+    """
+
+    def __init__(self, format: str, pieces: Callable[[], Piece], refusal: Refusal, constants: Iterable[torch.Tensor]) -> None:
+        self.format, self._pieces, self._piece, self._refusal = format, pieces, pieces(), refusal
+        self._constants = {id(tensor): tensor for tensor in constants}
+        self.reasons: dict[Hashable, str] = {}
+        self.measure = False
+
+    def renew(self) -> None:
+        """The weights have changed: nothing that was packed is used again."""
+        self._piece = self._pieces()
+        self.reasons.clear()
+
+    def is_constant(self, tensor: torch.Tensor) -> bool:
+        return id(tensor) in self._constants
+
+    def operation(self, key: Hashable, function: Callable[..., Any], kinds: Sequence[Kind]) -> Operation | None:
+        try:
+            return self._operation(key, function, kinds)
+        except Untraceable as reason:
+            self.reasons[key] = str(reason)
+            return None
+
+    def _operation(self, key: Hashable, function: Callable[..., Any], kinds: Sequence[Kind]) -> Operation:
+        if any(dtype not in FLOATS or 0 in shape for shape, dtype in kinds):
+            raise Untraceable("an operand that is empty or not of a float dtype")
+        traced = trace(function, kinds)
+        name = key.name if isinstance(key, PackedForward) else str(key)
+        made = Operation(name, traced, (traced.shape, traced.dtype))
+        if not traced.calls:
+            made.gives = traced.result.index
+            return made
+        composer = Composer()
+        graph = build(composer.captured(composer.apply(traced, [composer.input(*kind) for kind in kinds])))
+        ops = {node.op for node in graph}
+        if not ops and not graph.outputs[0].is_constant:
+            made.copies = next(i for i, value in enumerate(graph.inputs) if value is graph.outputs[0])
+            return made
+        if traced.dtype not in FLOATS or ops - COMPUTED - MOVED or not ops & COMPUTED:
+            reasons = [node.attrs.get("_reason") for node in graph if node.op == "aten"]
+            raise Untraceable(next(filter(None, reasons), "it is no operator on floats that has a program of its own"))
+        reason = self._refusal(graph)
+        if reason:
+            raise Untraceable(reason)
+        made.light, made.spatial, made.pads = ops == {"pointwise"}, bool(ops & SPATIAL), ops == {"pad"}
+        made.changes = traced.changes
+        return made
+
+    def program(self, structure: Structure, format: str, finite: bool) -> Program:
+        composer = Composer()
+        formats: list[str] = []
+
+        def compose(part: Structure) -> fx.Node:
+            if part.operation is None:
+                formats.append(part.format)
+                return composer.input(*part.kind)
+            operands = [compose(operand) for operand in part.operands]
+            given: Trace = part.operation.trace
+            return composer.apply(given, operands)
+
+        captured = composer.captured(compose(structure))
+        return self._piece(captured, structure.format, formats, format, finite, self.measure)
+
+
+def optimize_layers(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    formats: Sequence[str],
+    pieces: Callable[[], Piece],
+    refusal: Refusal,
+    packed_bytes: Callable[[], int],
+    race: Race | None,
+) -> LayoutModule:
+    """The model with packed layers, in the one of ``formats`` in which it is fastest. ``race`` times it against eager; None takes
+    the first format. ``pieces()`` gives the maker of programs with a fresh store of packed weights.
+
+    Raises ``CaptureError`` for a model in training mode, or one that does not run on the example.
+    """
+    check_model(model, args, kwargs)
+    with undisturbed():
+        try:
+            recording = record_once(model, args, kwargs)
+        except Exception as error:
+            raise CaptureError(f"the model does not run on its example inputs: {type(error).__name__}: {error}") from error
+        planner = _Choice(model, recording, refusal, packed_bytes)
+        for format in formats:
+            planner.consider(format, pieces, args, kwargs, race)
+        return planner.taken()
+
+
+class _Choice:
+    """Prepares the model in one format after the other, and keeps the fastest."""
+
+    def __init__(self, model: nn.Module, recording: Recording, refusal: Refusal, packed_bytes: Callable[[], int]) -> None:
+        self.model, self.recording, self.refusal, self.packed_bytes = model, recording, refusal, packed_bytes
+        self.eager_layers = [
+            ExplainedLayer(name, type(module).__name__, "eager", reason=reason)
+            for name, module in model.named_modules()
+            if (reason := self._obstacle(module))
+        ]
+        self.milliseconds: dict[str, float] = {}
+        self.reasons: list[str] = []
+        self.best: tuple[float, LayoutModule] | None = None
+        self.eager_milliseconds: float | None = None
+
+    def _obstacle(self, module: nn.Module) -> str | None:
+        """Why a module that would be a layer, or has weights of its own, is left as it is; None where nothing is to be said."""
+        if type(module) not in LAYERS:
+            own = next(module.parameters(recurse=False), None) is not None
+            return "it is no layer that can be packed; its operators are where they take carried tensors" if own else None
+        if "forward" in vars(module):
+            return "its forward was replaced"
+        if module._forward_hooks or module._forward_pre_hooks:
+            return "it has forward hooks"
+        if module.training:
+            return "it is in training mode"
+        if module in self.recording.stateful:
+            return f"each run changes its {self.recording.stateful[module]!r}"
+        return None if module in self.recording.calls else "no call of it is seen with the example inputs"
+
+    def consider(
+        self, format: str, pieces: Callable[[], Piece], args: tuple[Any, ...], kwargs: dict[str, Any], race: Race | None
+    ) -> None:
+        fast = self._prepared(format, pieces)
+        maker: Any = fast._maker
+        maker.measure = race is not None
+        try:
+            got = run_once(fast, args, kwargs)
+            for _ in range(CALLS - 1):
+                run_once(fast, args, kwargs)
+        except Exception as failure:
+            self.reasons.append(f"in {format} it raises {type(failure).__name__}: {failure}")
+            return
+        finally:
+            maker.measure = False
+        differs = difference(got, self.model, args, kwargs, None, self.recording.output)
+        if differs:
+            self.reasons.append(f"in {format} its results differ from its own {differs}")
+            return
+        ratio = 0.0
+        if race is not None:
+            ours, eager = race(lambda: fast(*args, **kwargs), lambda: self.model(*args, **kwargs))
+            self.milliseconds[format] = 1e3 * ours
+            ratio = ours / eager
+        if self.best is None or ratio < self.best[0]:
+            self.best = ratio, fast
+            self.eager_milliseconds = None if race is None else 1e3 * eager
+
+    def _prepared(self, format: str, pieces: Callable[[], Piece]) -> LayoutModule:
+        forwards = {
+            module: PackedForward(name, module)
+            for name, module in self.model.named_modules()
+            if type(module) in LAYERS and self._obstacle(module) is None
+        }
+        changing = {id(tensor) for module in self.recording.stateful for tensor in _tensors(module)}
+        packed = {id(tensor) for module in forwards for tensor in _tensors(module)}
+        read = {
+            name: tensor
+            for name, tensor in [*self.model.named_parameters(), *self.model.named_buffers()]
+            if id(tensor) not in changing and (id(tensor) in packed or isinstance(tensor, nn.Parameter))
+        }
+        source = SimpleNamespace(constants={name: (name, tensor) for name, tensor in read.items()}, weights=set(read))
+        maker = LayerMaker(format, pieces, self.refusal, read.values())
+
+        def tree() -> nn.Module:
+            return copy_tree(self.model, forwards, self.recording.stateful)[self.model]
+
+        def again() -> SimpleNamespace:
+            maker.renew()
+            return source
+
+        changes = self.model in self.recording.effects
+        return LayoutModule(
+            self.model, tree, maker, changes, Weights(source, again), lambda fast: self._explanation(fast, maker, forwards)
+        )
+
+    def taken(self) -> LayoutModule:
+        """The fastest, which leaves calls to eager where that is faster."""
+        if self.best is None:
+            fast = self._prepared(PLAIN, lambda: _no_program)
+            fast.eagerly = True
+            warnings.warn(f"the model runs eagerly: {'; '.join(self.reasons)}", DrystoneWarning, stacklevel=5)
+            return fast
+        (ratio, fast), self.best = self.best, None
+        fast.renew()  # what the model remembers of the rehearsal is not the caller's
+        if ratio > 1:
+            self.reasons.append("eager was faster in the rehearsal")
+            fast.eagerly = True
+        return fast
+
+    def _explanation(self, fast: LayoutModule, maker: LayerMaker, forwards: dict[nn.Module, PackedForward]) -> LayoutExplanation:
+        tables = fast.tables
+        layers = [_layer(forward, tables, maker) for forward in forwards.values()]
+        order = {name: i for i, (name, _) in enumerate(self.model.named_modules())}
+        layers = sorted([*layers, *self.eager_layers], key=lambda layer: order[layer.name])
+        return LayoutExplanation(
+            layers=layers,
+            runs="eager" if fast.eagerly else "drystone",
+            reason="; ".join(self.reasons) if fast.eagerly else "",
+            format=maker.format,
+            milliseconds=self.milliseconds,
+            eager_milliseconds=self.eager_milliseconds,
+            reorders=fast.last.reorders,
+            asked=dict(fast.last.asked),
+            programs=sum(len(structure.programs) for table in tables for structure in table.structures.values()),
+            weights_bytes=self.packed_bytes(),
+        )
+
+
+def _tensors(module: nn.Module) -> list[torch.Tensor]:
+    return [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+
+
+def _no_program(*_: Any) -> Program:
+    raise AssertionError("calls run eagerly")
+
+
+def _layer(forward: PackedForward, tables: list[Table], maker: LayerMaker) -> ExplainedLayer:
+    formats: dict[str, None] = {}
+    implementations: dict[str, None] = {}
+    for table in tables:
+        mine = {operation for (key, *_), operation in table.operations.items() if key is forward and operation}
+        for structure in table.structures.values():
+            if structure.operation in mine:
+                formats[structure.format] = None
+                if structure.programs:
+                    implementations |= {by: None for program in structure.programs.values() for by in program.implementations}
+        if any(operation.gives is not None for operation in mine):
+            formats["as it comes"] = None
+    reason = forward.abandoned or ("" if formats else maker.reasons.get(forward, "no call of it so far"))
+    runs = "packed" if formats and not forward.abandoned else "eager"
+    return ExplainedLayer(forward.name, forward.kind, runs, "+".join(formats), list(implementations), reason)

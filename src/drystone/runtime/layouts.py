@@ -1,0 +1,198 @@
+"""What ``optimize`` gives back for ``capture="eager"``: the model runs eagerly, its layers packed, their results carried."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from drystone import native
+from drystone.errors import DrystoneError, InputError
+from drystone.runtime.carried import CarriedTensor, Tally, apply, apply_to_one, call, carry_input, to_plain
+from drystone.runtime.explain_layouts import LayoutExplanation
+from drystone.runtime.module import MAX_PROGRAMS
+from drystone.runtime.parts import refusal
+from drystone.runtime.structures import Maker, Table
+from drystone.runtime.weights import Weights
+
+
+class PackedForward:
+    """Takes the place of a layer's ``forward``: its operator on packed weights where that can be, else the layer itself."""
+
+    def __init__(self, name: str, module: nn.Module) -> None:
+        self.name, self.kind = name, type(module).__name__
+        self.abandoned = ""  # why it runs eagerly from now on
+
+    def around(self, own: Callable[..., Any]) -> Callable[..., Any]:
+        module: nn.Module = own.__self__  # type: ignore[attr-defined]
+
+        @functools.wraps(own)
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            if len(args) == 1 and not kwargs and not self.abandoned and not module.training:
+                x, table = args[0], call.table
+                if type(x) is CarriedTensor:
+                    if x._plain is not None:
+                        x = x._plain
+                    elif x._table is not table:  # kept from a call before
+                        table = None
+                    elif not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu"):
+                        result = apply_to_one(table, self, own, x)
+                        return own(x) if result is None else result
+                elif type(x) is not torch.Tensor or x.layout is not torch.strided or not x.is_cpu:
+                    table = None
+                if table is not None and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu"):
+                    result = apply(table, self, own, (x,))
+                    if result is not None:
+                        return result
+            return own(*args, **kwargs)
+
+        return forward
+
+    def abandon(self, name: str) -> None:
+        """Programs know the attributes of their module as they were."""
+        self.abandoned = f"the model has set its {name!r}"
+
+
+class LayoutModule(nn.Module):
+    """The model, run eagerly with packed layers. Inputs, outputs and attributes are the model's.
+
+    Calls may come from several threads, if the model's may. Results carry no gradient. Where the model's weights change after it
+    was prepared, calls raise ``WeightsChangedError`` until ``refresh()``.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tree: Callable[[], nn.Module],
+        maker: Maker,
+        changes_inputs: bool,
+        weights: Weights,
+        explain: Callable[[LayoutModule], LayoutExplanation],
+    ) -> None:
+        """``tree``: gives a copy of the model with packed layers. ``changes_inputs``: it does, or gives back their memory."""
+        super().__init__()
+        # Past nn.Module's registration: the model's parameters stay the model's own, and are not listed twice.
+        self.__dict__["_model"] = model
+        self._make_tree = tree
+        self.renew()
+        self.training = False
+        self.eagerly = False  # eager was faster
+        self.last = Tally()
+        self._maker, self._changes_inputs, self._weights, self._explain = maker, changes_inputs, weights, explain
+        self._tables: OrderedDict[Any, Table] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.__dict__["_model"], name)
+
+    def train(self, mode: bool = True) -> LayoutModule:
+        """Refuses training mode: packed layers are inference only."""
+        if mode:
+            raise InputError("this module is prepared for inference and has no training mode; train the original model")
+        return self
+
+    def renew(self) -> None:
+        """Begin with a copy of the model as it is now. Programs are kept."""
+        self.__dict__["_tree"] = self._make_tree()
+
+    def refresh(self) -> None:
+        """Take over the model's weights as they are now. Layers are packed again when they are called."""
+        with self._lock:
+            self._weights.refresh()
+            self._tables.clear()
+
+    def explain(self) -> LayoutExplanation:
+        """Which layers run packed, in which format, which eagerly and why; and the reorders of the last call."""
+        return self._explain(self)
+
+    @property
+    def tables(self) -> list[Table]:
+        return list(self._tables.values())
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        grad = torch.is_grad_enabled()
+        leaves = args if not kwargs and all(isinstance(arg, torch.Tensor) for arg in args) else pytree.tree_leaves((args, kwargs))
+        tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+        for tensor in tensors:
+            if not tensor.is_cpu or (grad and tensor.requires_grad):
+                raise refusal(args, kwargs, tensor)
+        self._weights.check()
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            if self.eagerly:
+                return self._model(*args, **kwargs)
+            return self._run(self._table(tensors), args, kwargs)
+
+    def _run(self, table: Table, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        before = call.table, call.tally
+        call.table, call.tally = table, Tally()
+        try:
+            if not self._changes_inputs:
+                args, kwargs = pytree.tree_map_only(torch.Tensor, lambda x: carry_input(table, x), (args, kwargs))
+            return _settled(self._tree(*args, **kwargs))
+        finally:
+            self.last = call.tally
+            call.table, call.tally = before
+
+    def _table(self, tensors: list[torch.Tensor]) -> Table:
+        """The programs for inputs of these shapes; with NaN or infinity in them, those that carry these as eager does."""
+        threads = torch.get_num_threads()
+        if native.forked() and threads > 1:
+            raise DrystoneError(
+                "this process was forked from one that had used drystone, and OpenMP's threads do not survive a fork: "
+                "call torch.set_num_threads(1) in the child, or start it with the 'spawn' method"
+            )
+        finite = all(map(_finite, tensors))
+        key = (threads, finite, *[(x.shape, x.dtype) for x in tensors])
+        with self._lock:
+            table = self._tables.get(key)
+            if table is None:
+                table = self._tables[key] = Table(self._maker, finite)
+                while len(self._tables) > MAX_PROGRAMS:
+                    self._tables.popitem(last=False)
+            self._tables.move_to_end(key)
+        return table
+
+
+def _finite(x: torch.Tensor) -> bool:
+    if not x.is_floating_point():
+        return True
+    if x.dtype is torch.float32 and x.is_contiguous():
+        return native.all_finite(x.data_ptr(), x.numel())
+    return bool(x.isfinite().all())
+
+
+def _settled(result: Any) -> Any:
+    """``result`` of a model with a plain tensor for each carried one, also inside of objects that pytree does not know."""
+    if isinstance(result, torch.Tensor):
+        return to_plain(result, "the model's result") if type(result) is CarriedTensor else result
+    left: list[CarriedTensor] = []
+    _settle_inside(result, set(), left)
+    if not left:
+        return result
+    return pytree.tree_map(lambda leaf: leaf._plain if type(leaf) is CarriedTensor else leaf, result)
+
+
+def _settle_inside(item: Any, seen: set[int], left: list[CarriedTensor]) -> None:
+    if id(item) in seen:
+        return
+    seen.add(id(item))
+    if type(item) is CarriedTensor:
+        if to_plain(item, "the model's result") is not item:
+            left.append(item)
+    elif isinstance(item, dict):
+        for entry in item.values():
+            _settle_inside(entry, seen, left)
+    elif isinstance(item, (list, tuple, set)):
+        for entry in item:
+            _settle_inside(entry, seen, left)
+    if hasattr(item, "__dict__") and not isinstance(item, (type, torch.Tensor, nn.Module)):
+        _settle_inside(vars(item), seen, left)
