@@ -108,9 +108,8 @@ void kernel(StableIValue* stack, uint64_t, uint64_t) {
   const Call call{Arguments(stack)};
   Handle result = convolved(call);
   if (!result) {
-    const OptionalTensor bias{call.bias ? *call.bias : Tensor(), static_cast<bool>(call.bias)};
-    result = Handle::of(torch_convolution(*call.x, *call.weight, bias, ref(call.stride), ref(call.padding), ref(call.dilation),
-                                          call.transposed, ref(call.output_padding), call.groups));
+    result = Handle::of(torch_convolution(*call.x, *call.weight, optional(call.bias), ref(call.stride), ref(call.padding),
+                                          ref(call.dilation), call.transposed, ref(call.output_padding), call.groups));
   }
   give_back(stack, {&result});
 }

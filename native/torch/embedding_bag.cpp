@@ -66,13 +66,6 @@ struct Results {
   Handle output, offset2bag, bag_size, max_indices;
 };
 
-OptionalTensor optional(const Handle& tensor) {
-  OptionalTensor given;
-  given.has_value = static_cast<bool>(tensor);
-  if (tensor) given.tensor.impl = (*tensor).impl;
-  return given;
-}
-
 // What C++ hands on for None may be a tensor that is not defined.
 bool is_given(const Handle& tensor) {
   bool defined = false;

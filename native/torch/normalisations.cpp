@@ -112,7 +112,6 @@ void norm_kernel(StableIValue* stack, uint64_t, uint64_t) {
   const double eps = arguments.real();
   Normalised result = normalised(x, shape, weight, bias, eps);
   if (!result.y) {
-    const auto optional = [](const Handle& tensor) { return tensor ? OptionalTensor{*tensor, true} : OptionalTensor{}; };
     const auto [y, means, deviations] = torch_norm(*x, {shape.data(), shape.size()}, optional(weight), optional(bias), eps);
     result = {Handle::of(y), Handle::of(means), Handle::of(deviations)};
   }

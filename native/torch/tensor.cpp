@@ -112,20 +112,6 @@ std::string Arguments::string() {
   return copy;
 }
 
-std::vector<int64_t> Arguments::integers() {
-  void* list = reinterpret_cast<void*>(*next_++);
-  size_t size;
-  check(shim().list_size(list, &size), "tell the length of a list");
-  std::vector<int64_t> integers(size);
-  for (size_t i = 0; i < size; ++i) {
-    StableIValue item;
-    check(shim().list_get(list, i, &item), "read a list");
-    integers[i] = static_cast<int64_t>(item);
-  }
-  shim().delete_list(list);
-  return integers;
-}
-
 Handle Arguments::optional_tensor() {
   auto* boxed = reinterpret_cast<StableIValue*>(*next_++);
   if (!boxed) return Handle();

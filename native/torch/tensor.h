@@ -47,6 +47,9 @@ class Handle {
   Tensor* tensor_ = nullptr;
 };
 
+// As torch's functions take an argument that may be None, which an empty handle stands for.
+inline OptionalTensor optional(const Handle& tensor) { return tensor ? OptionalTensor{*tensor, true} : OptionalTensor{}; }
+
 // The arguments on a kernel's stack, in the order of the schema; each is read once, and owned from then on.
 class Arguments {
  public:
@@ -54,7 +57,6 @@ class Arguments {
   Handle tensor() { return Handle(reinterpret_cast<Tensor*>(*next_++)); }
   Handle optional_tensor();  // an empty handle for None
   std::vector<Handle> tensors();
-  std::vector<int64_t> integers();
   int64_t integer() { return static_cast<int64_t>(*next_++); }
   bool boolean() { return (*next_++ & 1) != 0; }
   double real();
