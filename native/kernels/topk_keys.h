@@ -39,10 +39,12 @@ struct Integer {
 template <class Key>
 struct ItemOf {
   using type = int64_t;
+  using key = int32_t;  // all the item's bits of it
 };
 template <>
 struct ItemOf<int64_t> {
   using type = __int128;
+  using key = int64_t;
 };
 template <class Key>
 using Item = typename ItemOf<Key>::type;

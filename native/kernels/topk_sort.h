@@ -1,6 +1,7 @@
 // Finding a key by its rank, and sorting items.
 #pragma once
 
+#include "kernels/block.h"
 #include "kernels/topk_keys.h"
 
 namespace drystone::DRYSTONE_ISA {
@@ -36,31 +37,32 @@ Key key_of_rank(const Key* keys, int64_t count, int64_t rank, int64_t slack) {
   return high;
 }
 
-constexpr int64_t few = 128, many = 8192;
+constexpr int64_t few = 256, many = 8192;
 
-// Each item goes to the place that the number of lesser ones tells: no branches, and vectors throughout.
-inline void sort_few(const int64_t* items, int64_t count, int64_t* sorted) {
-  for (int64_t i = 0; i < count; i++) {
-    int64_t rank = 0;
-#pragma omp simd reduction(+ : rank)
-    for (int64_t j = 0; j < count; j++) rank += items[j] < items[i];
-    sorted[rank] = items[i];
-  }
+// How many of the keys come before those at `begin` to `begin` + lanes, as many as there are: lesser ones, and equal ones that are earlier.
+template <class Key>
+KeyVector<Key> ranks_of(const Key* keys, int64_t count, int64_t begin, KeyVector<Key> lane_numbers) {
+  using V = KeyVector<Key>;
+  const V mine = load_raw<lanes_of<Key>>(keys + begin);
+  const int64_t end = least(begin + lanes_of<Key>, count);
+  V later{}, rank{};  // -1 for each
+  for (int64_t j = 0; j < begin; j++) later += mine < keys[j];
+  for (int64_t j = begin; j < end; j++) rank += (keys[j] < mine) | ((keys[j] == mine) & (static_cast<Key>(j - begin) < lane_numbers));
+  for (int64_t j = end; j < count; j++) rank += keys[j] < mine;
+  return static_cast<Key>(begin) + later - rank;
 }
 
-// No vectors compare such items, but their keys, of which equal ones stay in order.
-inline void sort_few(const __int128* items, int64_t count, __int128* sorted) {
-  int64_t keys[few];
-  for (int64_t i = 0; i < count; i++) keys[i] = key_of<int64_t>(items[i]);
-  for (int64_t i = 0; i < count; i++) {
-    const int64_t key = keys[i];
-    int64_t rank = 0;
-#pragma omp simd reduction(+ : rank)
-    for (int64_t j = 0; j < i; j++) rank += keys[j] <= key;
-#pragma omp simd reduction(+ : rank)
-    for (int64_t j = i; j < count; j++) rank += keys[j] < key;
-    sorted[rank] = items[i];
-  }
+// Each item goes to the place that its rank tells: no branches, and vectors throughout. Items come in the order of their places.
+template <class Key>
+void sort_few(const Item<Key>* items, int64_t count, Item<Key>* sorted) {
+  using Wide = typename ItemOf<Key>::key;
+  constexpr int lanes = lanes_of<Wide>;
+  Wide keys[few + lanes], ranks[few + lanes];
+  for (int64_t i = 0; i < count; i++) keys[i] = key_of<Key>(items[i]);
+  KeyVector<Wide> lane_numbers;
+  for (int lane = 0; lane < lanes; lane++) lane_numbers[lane] = static_cast<Wide>(lane);
+  for (int64_t i = 0; i < count; i += lanes) store_raw(ranks + i, ranks_of<Wide>(keys, count, i, lane_numbers));
+  for (int64_t i = 0; i < count; i++) sorted[ranks[i]] = items[i];
 }
 
 // From the lowest digit of the keys to the highest; items come in the order of their places, which equal keys keep.
@@ -94,7 +96,7 @@ Item<Key>* sort_many(Item<Key>* items, int64_t count, Item<Key>* other) {
 template <class Key>
 Item<Key>* sort(Item<Key>* items, int64_t count, Item<Key>* other) {
   if (count <= few) {
-    sort_few(items, count, other);
+    sort_few<Key>(items, count, other);
     return other;
   }
   return count < many || sizeof(Key) < 4 ? sort_many<Key, 8>(items, count, other) : sort_many<Key, 11>(items, count, other);
