@@ -26,6 +26,7 @@ struct IndexArgs {
   int indexed;
   IndexedAxis indices[index_max_axes];
   bool wraps;  // negative indices count from the end
+  bool stream;  // past the caches
   int threads;
   // What was found out of range, where the kernel returns false: which of the indexed axes, and the index.
   int* bad_axis;

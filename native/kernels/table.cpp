@@ -9,6 +9,7 @@ void norm(const NormArgs&);
 void pool(const PoolArgs&);
 void resize(const ResizeArgs&);
 void copy(const CopyArgs&);
+void concatenate(const ConcatenateArgs&);
 void lrn(const LrnArgs&);
 void winograd(const WinogradArgs&);
 void gemm(const GemmArgs&);
@@ -16,6 +17,8 @@ void finite(const FiniteArgs&);
 void attention(const AttentionArgs&);
 void elementwise(const ElementwiseArgs&);
 bool index(const IndexArgs&);
+bool bags(const BagArgs&);
+void scatter(const ScatterArgs&);
 void fold(const FoldArgs&);
 void rotary(const RotaryArgs&);
 
@@ -27,6 +30,7 @@ const KernelTable table = {
     .pool = pool,
     .resize = resize,
     .copy = copy,
+    .concatenate = concatenate,
     .lrn = lrn,
     .winograd = winograd,
     .gemm = gemm,
@@ -34,6 +38,8 @@ const KernelTable table = {
     .attention = attention,
     .elementwise = elementwise,
     .index = index,
+    .bags = bags,
+    .scatter = scatter,
     .fold = fold,
     .rotary = rotary,
 };

@@ -11,6 +11,7 @@ struct PointwiseArgs;
 struct PoolArgs;
 struct ResizeArgs;
 struct CopyArgs;
+struct ConcatenateArgs;
 struct LrnArgs;
 struct ReduceArgs;
 struct SoftmaxArgs;
@@ -21,6 +22,8 @@ struct FiniteArgs;
 struct AttentionArgs;
 struct ElementwiseArgs;
 struct IndexArgs;
+struct BagArgs;
+struct ScatterArgs;
 struct FoldArgs;
 struct RotaryArgs;
 
@@ -32,6 +35,7 @@ struct KernelTable {
   void (*pool)(const PoolArgs&);
   void (*resize)(const ResizeArgs&);
   void (*copy)(const CopyArgs&);
+  void (*concatenate)(const ConcatenateArgs&);
   void (*lrn)(const LrnArgs&);
   void (*winograd)(const WinogradArgs&);
   void (*gemm)(const GemmArgs&);
@@ -39,6 +43,8 @@ struct KernelTable {
   void (*attention)(const AttentionArgs&);
   void (*elementwise)(const ElementwiseArgs&);
   bool (*index)(const IndexArgs&);
+  bool (*bags)(const BagArgs&);
+  void (*scatter)(const ScatterArgs&);
   void (*fold)(const FoldArgs&);
   void (*rotary)(const RotaryArgs&);
 };

@@ -161,7 +161,8 @@ CopyKind kind_of(DType in, DType out) {
   }
 }
 
-// Orders the dims as they lie in the output, joins those that run on, and picks the inner loops.
+}  // namespace
+
 CopyBox make_box(std::vector<CopyDim> dims, bool fills) {
   std::erase_if(dims, [](const CopyDim& dim) { return dim.size == 1 && !dim.table; });
   if (fills)
@@ -212,6 +213,8 @@ CopyBox make_box(std::vector<CopyDim> dims, bool fills) {
   std::copy(joined.begin(), joined.end(), box.dims);
   return box;
 }
+
+namespace {
 
 class CopyStep final : public Step {
  public:

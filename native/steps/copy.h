@@ -6,6 +6,7 @@
 
 #include "core/program.h"
 #include "core/tensor.h"
+#include "kernels/copy.h"
 
 namespace drystone {
 
@@ -16,5 +17,9 @@ namespace drystone {
 // Slots: input, output; they must not overlap. Throws std::invalid_argument for what does not fit together.
 std::shared_ptr<Step> make_copy(const TensorDesc& input, const TensorDesc& output, const std::vector<int64_t>& axes,
                                 const std::vector<Dims>& tables, double value);
+
+// The loop nest over `dims`, as they lie in the output, those that run on joined, and with the inner loops that suit the kernel best.
+// `fills`: a value is written, and nothing read.
+CopyBox make_box(std::vector<CopyDim> dims, bool fills);
 
 }  // namespace drystone

@@ -1,9 +1,9 @@
-// embedding: rows of a table, gathered.
-#include <cstring>
+// embedding: rows of a table, gathered; and its gradient.
+#include <climits>
 
-#include "kernels/index.h"
 #include "kernels/table.h"
 #include "torch/operators.h"
+#include "torch/rows.h"
 #include "torch/tensor.h"
 
 namespace drystone::torch {
@@ -11,44 +11,34 @@ namespace drystone::torch {
 namespace {
 
 Tensor (*torch_embedding)(const Tensor& weight, const Tensor& indices, int64_t padding_idx, bool scale_grad_by_freq, bool sparse);
+Tensor (*torch_backward)(const Tensor& gradient, const Tensor& indices, int64_t num_weights, int64_t padding_idx, bool scale_grad_by_freq);
 
 bool find_torch() {
   torch_embedding = reinterpret_cast<decltype(torch_embedding)>(find("_ZN2at25compositeexplicitautograd9embeddingERKNS_6TensorES3_lbb"));
   return torch_embedding != nullptr;
 }
 
-// Below this torch's own is as fast.
-constexpr int64_t least_bytes = 1 << 15;
+bool find_torch_backward() {
+  torch_backward = reinterpret_cast<decltype(torch_backward)>(find("_ZN2at3cpu24embedding_dense_backwardERKNS_6TensorES3_llb"));
+  return torch_backward != nullptr;
+}
+
+// Below these torch's own are as fast.
+constexpr int64_t least_bytes = 1 << 15, least_gradient_bytes = 1 << 12;
 
 // An empty handle where torch's kernel serves better, or is to say what is wrong.
 Handle rows_of(const Handle& weight, const Handle& indices) {
-  const KernelTable* table = kernels();
-  const ScalarType wide = indices.dtype();
-  if (!table || weight.rank() != 2 || !weight.is_contiguous() || !indices.is_contiguous() ||
-      (wide != ScalarType::s64 && wide != ScalarType::s32))
+  if (!kernels() || weight.rank() != 2 || !weight.is_contiguous() || !is_index(indices.dtype()) ||
+      (indices.rank() != 1 && !indices.is_contiguous()))
     return Handle();
   const auto shape = indices.sizes();
-  const int64_t count = indices.numel(), width = weight.sizes().data[1], run = width * size_of(weight.dtype());
-  if (count * run < least_bytes) return Handle();
+  const int64_t width = weight.sizes().data[1], run = width * size_of(weight.dtype());
+  if (indices.numel() * run < least_bytes) return Handle();
 
   std::vector<int64_t> sizes(shape.data, shape.data + shape.size);
   sizes.push_back(width);
   Handle result = Handle::empty(weight.dtype(), sizes);
-  int bad_axis;
-  int64_t bad_index;
-  IndexArgs args{};
-  args.input = weight.data();
-  args.output = result.data();
-  args.outer = 1;
-  args.run = run;
-  args.axes = 1;
-  args.sizes[0] = count;
-  args.indexed = 1;
-  args.indices[0] = {indices.data(), wide == ScalarType::s64, {1}, weight.sizes().data[0], run};
-  args.threads = shim().threads();
-  args.bad_axis = &bad_axis;
-  args.bad_index = &bad_index;
-  return table->index(args) ? std::move(result) : Handle();
+  return gather_rows(weight.data(), 1, weight.sizes().data[0], run, indices, result.data()) ? std::move(result) : Handle();
 }
 
 void kernel(StableIValue* stack, uint64_t, uint64_t) {
@@ -61,11 +51,48 @@ void kernel(StableIValue* stack, uint64_t, uint64_t) {
   give_back(stack, {&result});
 }
 
+Handle gradient_of_rows(const Handle& given, const Handle& indices, int64_t rows, int64_t padding_idx, bool by_frequency) {
+  ScatterArgs args{};
+  const int64_t count = indices.numel(), elements = given.numel();
+  if (!kernels() || count == 0 || elements == 0 || rows <= 0 || count > INT_MAX || rows > INT_MAX || elements % count ||
+      !is_index(indices.dtype()) || !indices.is_contiguous() || !row_type(given.dtype(), &args.type))
+    return Handle();
+  const int64_t width = elements / count, bytes = (elements + rows * width) * size_of(given.dtype());
+  if (given.sizes().data[given.rank() - 1] != width || bytes < least_gradient_bytes) return Handle();
+
+  Handle kept, result = Handle::empty(given.dtype(), {rows, width});
+  args.gradient = dense(given, kept).data();
+  args.indices = indices.data();
+  args.wide = indices.dtype() == ScalarType::s64;
+  args.count = count;
+  args.rows = rows;
+  args.width = width;
+  args.by_frequency = by_frequency;
+  args.padding = padding_idx;
+  args.output = result.data();
+  scatter_rows(args);
+  return result;
+}
+
+void kernel_backward(StableIValue* stack, uint64_t, uint64_t) {
+  Arguments arguments(stack);
+  const Handle gradient = arguments.tensor(), indices = arguments.tensor();
+  const int64_t rows = arguments.integer(), padding_idx = arguments.integer();
+  const bool by_frequency = arguments.boolean();
+  Handle result = gradient_of_rows(gradient, indices, rows, padding_idx, by_frequency);
+  if (!result) result = Handle::of(torch_backward(*gradient, *indices, rows, padding_idx, by_frequency));
+  give_back(stack, {&result});
+}
+
 }  // namespace
 
 extern const Operator embedding{"embedding",
                                 "(Tensor weight, Tensor indices, SymInt padding_idx=-1, bool scale_grad_by_freq=False, "
                                 "bool sparse=False) -> Tensor",
                                 kernel, find_torch};
+extern const Operator embedding_dense_backward{"embedding_dense_backward",
+                                               "(Tensor grad_output, Tensor indices, SymInt num_weights, SymInt padding_idx, "
+                                               "bool scale_grad_by_freq) -> Tensor",
+                                               kernel_backward, find_torch_backward};
 
 }  // namespace drystone::torch

@@ -65,6 +65,7 @@ void find_libtorch(const char* path) {
     require(found.get_strides, "aoti_torch_get_strides");
     require(found.get_dtype, "aoti_torch_get_dtype");
     require(found.get_numel, "aoti_torch_get_numel");
+    require(found.is_defined, "aoti_torch_is_defined");
     require(found.threads, "_ZN2at15get_num_threadsEv");
   } catch (...) {
     library = nullptr;

@@ -7,10 +7,16 @@
 namespace drystone::torch {
 
 extern const Operator embedding, gelu, layer_norm, sigmoid, silu, softmax, tanh;
+extern const Operator cat, cat_out, embedding_dense_backward, index_select, index_select_out;
+extern const Operator embedding_bag, embedding_bag_forward_only, embedding_bag_dense_backward;
 
 namespace {
 
-const Operator* const operators[] = {&embedding, &gelu, &layer_norm, &sigmoid, &silu, &softmax, &tanh};
+const Operator* const operators[] = {
+    &embedding, &gelu, &layer_norm, &sigmoid, &silu, &softmax, &tanh,  //
+    &cat, &cat_out, &embedding_dense_backward, &index_select, &index_select_out,
+    &embedding_bag, &embedding_bag_forward_only, &embedding_bag_dense_backward,
+};
 
 // The conventions by which torch fills the stack: those of 2.10, the first torch with lists.
 constexpr uint64_t shim_version = (uint64_t{2} << 56) | (uint64_t{10} << 48);

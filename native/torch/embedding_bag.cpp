@@ -1,0 +1,252 @@
+// embedding_bag: sums, means and maxima of rows of a table; and its gradient.
+#include <climits>
+#include <cstring>
+#include <tuple>
+
+#include "kernels/table.h"
+#include "torch/operators.h"
+#include "torch/rows.h"
+#include "torch/tensor.h"
+
+namespace drystone::torch {
+
+namespace {
+
+// Result, offset2bag, bag_size, max_indices.
+using FourTensors = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+using Forward = FourTensors (*)(const Tensor& weight, const Tensor& indices, const Tensor& offsets, bool scale_grad_by_freq, int64_t mode,
+                                bool sparse, const OptionalTensor& per_sample_weights, bool include_last_offset, int64_t padding_idx);
+Forward torch_embedding_bag, torch_forward_only;
+Tensor (*torch_backward)(const Tensor& grad, const Tensor& indices, const Tensor& offset2bag, const Tensor& bag_size,
+                         const Tensor& maximum_indices, int64_t num_weights, bool scale_grad_by_freq, int64_t mode,
+                         const OptionalTensor& per_sample_weights, int64_t padding_idx);
+
+bool find_torch() {
+  torch_embedding_bag =
+      reinterpret_cast<Forward>(find("_ZN2at3cpu14_embedding_bagERKNS_6TensorES3_S3_blbRKSt8optionalIS1_Ebl"));
+  return torch_embedding_bag != nullptr;
+}
+
+bool find_torch_forward_only() {
+  torch_forward_only =
+      reinterpret_cast<Forward>(find("_ZN2at3cpu27_embedding_bag_forward_onlyERKNS_6TensorES3_S3_blbRKSt8optionalIS1_Ebl"));
+  return torch_forward_only != nullptr;
+}
+
+bool find_torch_backward() {
+  torch_backward = reinterpret_cast<decltype(torch_backward)>(
+      find("_ZN2at3cpu29_embedding_bag_dense_backwardERKNS_6TensorES3_S3_S3_S3_lblRKSt8optionalIS1_El"));
+  return torch_backward != nullptr;
+}
+
+// Below these torch's own are as fast.
+constexpr int64_t least_bytes = 1 << 13, least_gradient_bytes = 1 << 12;
+
+struct Bags {
+  Handle weight, indices, offsets;
+  bool scale_grad_by_freq;
+  int64_t mode;
+  bool sparse;
+  Handle per_sample_weights;
+  bool include_last_offset;
+  int64_t padding_idx;
+
+  explicit Bags(Arguments arguments)
+      : weight(arguments.tensor()),
+        indices(arguments.tensor()),
+        offsets(arguments.tensor()),
+        scale_grad_by_freq(arguments.boolean()),
+        mode(arguments.integer()),
+        sparse(arguments.boolean()),
+        per_sample_weights(arguments.optional_tensor()),
+        include_last_offset(arguments.boolean()),
+        padding_idx(arguments.integer()) {}
+};
+
+struct Results {
+  Handle output, offset2bag, bag_size, max_indices;
+};
+
+OptionalTensor optional(const Handle& tensor) {
+  OptionalTensor given;
+  given.has_value = static_cast<bool>(tensor);
+  if (tensor) given.tensor.impl = (*tensor).impl;
+  return given;
+}
+
+// What C++ hands on for None may be a tensor that is not defined.
+bool is_given(const Handle& tensor) {
+  bool defined = false;
+  return tensor && !shim().is_defined(tensor.get(), &defined) && defined;
+}
+
+template <class Index>
+bool ascend(const void* offsets, int64_t count, int64_t last) {
+  const auto* at = static_cast<const Index*>(offsets);
+  if (at[0] != 0 || at[count - 1] > last) return false;
+  for (int64_t i = 1; i < count; ++i)
+    if (at[i] < at[i - 1]) return false;
+  return true;
+}
+
+bool is_row(const Handle& tensor, ScalarType dtype, int64_t count) {
+  return tensor.dtype() == dtype && tensor.rank() == 1 && tensor.numel() == count && tensor.is_contiguous();
+}
+
+// No output where torch's kernel serves better, or is to say what is wrong. `for_gradient`: sizes of bags are then always told.
+Results bags_of(const Bags& call, bool for_gradient) {
+  Results results;
+  BagArgs args{};
+  const ScalarType index = call.indices.dtype();
+  args.count = call.indices.numel();
+  const int64_t offsets = call.offsets.numel();
+  args.bags = offsets - call.include_last_offset;
+  if (!kernels() || call.weight.rank() != 2 || !is_index(index) || args.bags < 1 || !row_type(call.weight.dtype(), &args.type)) return results;
+  const auto shape = call.weight.sizes(), strides = call.weight.strides();
+  const int64_t width = shape.data[1], bytes = args.count * width * size_of(call.weight.dtype());
+  if (bytes < least_bytes || strides.data[1] != 1 || strides.data[0] < width || shape.data[0] > INT_MAX || call.mode < 0 || call.mode > 2 ||
+      !is_row(call.indices, index, args.count) || !is_row(call.offsets, index, offsets))
+    return results;
+  const bool weighted = is_given(call.per_sample_weights);
+  if (weighted && (call.mode != 0 || !is_row(call.per_sample_weights, call.weight.dtype(), args.count))) return results;
+  args.wide = index == ScalarType::s64;
+  if (!(args.wide ? ascend<int64_t> : ascend<int32_t>)(call.offsets.data(), offsets, args.count)) return results;
+  if (call.include_last_offset) {
+    const auto last = args.wide ? static_cast<const int64_t*>(call.offsets.data())[args.bags]
+                                : static_cast<const int32_t*>(call.offsets.data())[args.bags];
+    if (last != args.count) return results;
+  }
+
+  // What torch tells beside the result depends on the way that it takes itself.
+  args.mode = static_cast<BagMode>(call.mode);
+  const bool sums = args.mode == BagMode::sum;
+  Handle output = Handle::empty(call.weight.dtype(), {args.bags, width});
+  results.offset2bag = Handle::empty(index, {sums && call.padding_idx < 0 ? 0 : args.count});
+  results.bag_size = Handle::empty(index, {sums && !for_gradient ? offsets : args.bags});
+  if (args.mode == BagMode::max) {
+    results.max_indices = Handle::empty(index, {args.bags, width});
+    args.places = results.max_indices.data();
+  } else {
+    results.max_indices = Handle::empty(index, {results.bag_size.numel()});
+  }
+  if (results.offset2bag.numel()) args.bag_of = results.offset2bag.data();
+  if (!sums) args.sizes = results.bag_size.data();
+
+  args.table = call.weight.data();
+  args.rows = shape.data[0];
+  args.width = width;
+  args.row_stride = strides.data[0];
+  args.indices = call.indices.data();
+  args.offsets = call.offsets.data();
+  args.weights = weighted ? call.per_sample_weights.data() : nullptr;
+  args.padding = call.padding_idx;
+  args.output = output.data();
+  args.threads = threads_for_bytes(bytes);
+  if (!kernels()->bags(args)) return Results();
+
+  const size_t sizes_bytes = results.bag_size.numel() * size_of(index);
+  if (sums) std::memset(results.bag_size.data(), 0, sizes_bytes);
+  if (args.mode != BagMode::max) std::memcpy(results.max_indices.data(), results.bag_size.data(), sizes_bytes);
+  results.output = std::move(output);
+  return results;
+}
+
+void run(StableIValue* stack, Forward torchs, bool for_gradient) {
+  const Bags call{Arguments(stack)};
+  Results results = bags_of(call, for_gradient);
+  if (!results.output) {
+    const FourTensors own = torchs(*call.weight, *call.indices, *call.offsets, call.scale_grad_by_freq, call.mode, call.sparse,
+                                   optional(call.per_sample_weights), call.include_last_offset, call.padding_idx);
+    results = {Handle::of(std::get<0>(own)), Handle::of(std::get<1>(own)), Handle::of(std::get<2>(own)), Handle::of(std::get<3>(own))};
+  }
+  give_back(stack, {&results.output, &results.offset2bag, &results.bag_size, &results.max_indices});
+}
+
+void kernel(StableIValue* stack, uint64_t, uint64_t) { run(stack, torch_embedding_bag, true); }
+void kernel_forward_only(StableIValue* stack, uint64_t, uint64_t) { run(stack, torch_forward_only, false); }
+
+struct Gradient {
+  Handle grad, indices, offset2bag, bag_size, maximum_indices;
+  int64_t num_weights;
+  bool scale_grad_by_freq;
+  int64_t mode;
+  Handle per_sample_weights;
+  int64_t padding_idx;
+
+  explicit Gradient(Arguments arguments)
+      : grad(arguments.tensor()),
+        indices(arguments.tensor()),
+        offset2bag(arguments.tensor()),
+        bag_size(arguments.tensor()),
+        maximum_indices(arguments.tensor()),
+        num_weights(arguments.integer()),
+        scale_grad_by_freq(arguments.boolean()),
+        mode(arguments.integer()),
+        per_sample_weights(arguments.optional_tensor()),
+        padding_idx(arguments.integer()) {}
+};
+
+template <class Index>
+bool all_below(const void* values, int64_t count, int64_t limit) {
+  const auto* at = static_cast<const Index*>(values);
+  int64_t bad = 0;
+  for (int64_t i = 0; i < count; ++i) bad |= at[i] < 0 || at[i] >= limit;
+  return !bad;
+}
+
+// Where torch scales by frequency, it takes that of another index than the row's: such calls stay its own.
+Handle gradient_of_bags(const Gradient& call) {
+  ScatterArgs args{};
+  const ScalarType index = call.indices.dtype();
+  args.count = call.indices.numel();
+  args.rows = call.num_weights;
+  if (!kernels() || call.grad.rank() != 2 || call.mode < 0 || call.mode > 1 || call.scale_grad_by_freq || !is_index(index) || args.count == 0 || args.count > INT_MAX ||
+      args.rows <= 0 || args.rows > INT_MAX || !row_type(call.grad.dtype(), &args.type))
+    return Handle();
+  const int64_t bags = call.grad.sizes().data[0];
+  args.width = call.grad.sizes().data[1];
+  const bool means = call.mode == 1, weighted = is_given(call.per_sample_weights);
+  if ((args.count + args.rows) * args.width * size_of(call.grad.dtype()) < least_gradient_bytes || args.width == 0 ||
+      !is_row(call.indices, index, args.count) || !is_row(call.offset2bag, index, args.count) ||
+      (means && !is_row(call.bag_size, index, bags)) ||
+      (weighted && (means || !is_row(call.per_sample_weights, call.grad.dtype(), args.count))))
+    return Handle();
+  args.wide = index == ScalarType::s64;
+  if (!(args.wide ? all_below<int64_t> : all_below<int32_t>)(call.offset2bag.data(), args.count, bags)) return Handle();
+
+  Handle kept, result = Handle::empty(call.grad.dtype(), {args.rows, args.width});
+  args.gradient = dense(call.grad, kept).data();
+  args.indices = call.indices.data();
+  args.sources = call.offset2bag.data();
+  args.weights = weighted ? call.per_sample_weights.data() : nullptr;
+  args.sizes = means ? call.bag_size.data() : nullptr;
+  args.padding = call.padding_idx;
+  args.output = result.data();
+  scatter_rows(args);
+  return result;
+}
+
+void kernel_backward(StableIValue* stack, uint64_t, uint64_t) {
+  const Gradient call{Arguments(stack)};
+  Handle result = gradient_of_bags(call);
+  if (!result)
+    result = Handle::of(torch_backward(*call.grad, *call.indices, *call.offset2bag, *call.bag_size, *call.maximum_indices, call.num_weights,
+                                       call.scale_grad_by_freq, call.mode, optional(call.per_sample_weights), call.padding_idx));
+  give_back(stack, {&result});
+}
+
+}  // namespace
+
+constexpr const char* forward_signature =
+    "(Tensor weight, Tensor indices, Tensor offsets, bool scale_grad_by_freq=False, int mode=0, bool sparse=False, "
+    "Tensor? per_sample_weights=None, bool include_last_offset=False, int padding_idx=-1) -> (Tensor, Tensor, Tensor, Tensor)";
+extern const Operator embedding_bag{"_embedding_bag", forward_signature, kernel, find_torch};
+extern const Operator embedding_bag_forward_only{"_embedding_bag_forward_only", forward_signature, kernel_forward_only,
+                                                 find_torch_forward_only};
+extern const Operator embedding_bag_dense_backward{
+    "_embedding_bag_dense_backward",
+    "(Tensor grad, Tensor indices, Tensor offset2bag, Tensor bag_size, Tensor maximum_indices, SymInt num_weights, "
+    "bool scale_grad_by_freq, int mode, Tensor? per_sample_weights, int padding_idx=-1) -> Tensor",
+    kernel_backward, find_torch_backward};
+
+}  // namespace drystone::torch

@@ -1,0 +1,95 @@
+// index_select: entries along an axis, gathered; also into a tensor that is there.
+#include <algorithm>
+
+#include "kernels/table.h"
+#include "torch/operators.h"
+#include "torch/rows.h"
+#include "torch/tensor.h"
+
+namespace drystone::torch {
+
+namespace {
+
+Tensor (*torch_index_select)(const Tensor& self, int64_t dim, const Tensor& index);
+Tensor& (*torch_index_select_out)(const Tensor& self, int64_t dim, const Tensor& index, Tensor& out);
+
+bool find_torch() {
+  torch_index_select = reinterpret_cast<decltype(torch_index_select)>(find("_ZN2at3cpu12index_selectERKNS_6TensorElS3_"));
+  return torch_index_select != nullptr;
+}
+
+bool find_torch_out() {
+  torch_index_select_out = reinterpret_cast<decltype(torch_index_select_out)>(find("_ZN2at3cpu17index_select_outfERKNS_6TensorElS3_RS1_"));
+  return torch_index_select_out != nullptr;
+}
+
+// Below this torch's own is as fast.
+constexpr int64_t least_bytes = 1 << 15;
+
+// The shape of the result, and its bytes; nothing where torch's kernel serves better, or is to say what is wrong.
+std::vector<int64_t> shape_of(const Handle& self, int64_t& dim, const Handle& index) {
+  const int64_t rank = self.rank(), width = size_of(self.dtype());
+  if (!kernels() || dim < -rank || dim >= rank || !width || index.rank() != 1 || !is_index(index.dtype()) || !self.is_contiguous()) return {};
+  if (dim < 0) dim += rank;
+  const auto sizes = self.sizes();
+  std::vector<int64_t> shape(sizes.data, sizes.data + rank);
+  shape[dim] = index.numel();
+  int64_t bytes = width;
+  for (int64_t size : shape) bytes *= size;
+  if (bytes < least_bytes) return {};
+  return shape;
+}
+
+bool fill(const Handle& self, int64_t dim, const Handle& index, const Handle& result) {
+  const auto sizes = self.sizes();
+  int64_t outer = 1, run = size_of(self.dtype());
+  for (int64_t i = 0; i < dim; ++i) outer *= sizes.data[i];
+  for (size_t i = dim + 1; i < sizes.size; ++i) run *= sizes.data[i];
+  return gather_rows(self.data(), outer, sizes.data[dim], run, index, result.data());
+}
+
+bool overlap(const Handle& tensor, const Handle& other) {
+  const auto begin = static_cast<const char*>(tensor.data()), other_begin = static_cast<const char*>(other.data());
+  const auto span = [](const Handle& t) { return t.numel() * size_of(t.dtype()) * (t.rank() == 1 ? std::max<int64_t>(t.strides().data[0], 1) : 1); };
+  return begin < other_begin + span(other) && other_begin < begin + span(tensor);
+}
+
+void kernel(StableIValue* stack, uint64_t, uint64_t) {
+  Arguments arguments(stack);
+  const Handle self = arguments.tensor();
+  int64_t dim = arguments.integer();
+  const Handle index = arguments.tensor();
+  Handle result;
+  if (const std::vector<int64_t> shape = shape_of(self, dim, index); !shape.empty()) {
+    result = Handle::empty(self.dtype(), shape);
+    if (!fill(self, dim, index, result)) result = Handle();
+  }
+  if (!result) result = Handle::of(torch_index_select(*self, dim, *index));
+  give_back(stack, {&result});
+}
+
+void kernel_out(StableIValue* stack, uint64_t, uint64_t) {
+  Arguments arguments(stack);
+  const Handle self = arguments.tensor();
+  int64_t dim = arguments.integer();
+  const Handle index = arguments.tensor();
+  Handle out = arguments.tensor();
+  const std::vector<int64_t> shape = shape_of(self, dim, index);
+  const auto sizes = out.sizes();
+  const bool serves = !shape.empty() && out.dtype() == self.dtype() && sizes.size == shape.size() &&
+                      std::equal(shape.begin(), shape.end(), sizes.data) && out.is_contiguous() && !overlap(out, self) &&
+                      !overlap(out, index);
+  if (!serves || !fill(self, dim, index, out)) {
+    Tensor same = *out;
+    torch_index_select_out(*self, dim, *index, same);
+  }
+  give_back(stack, {&out});
+}
+
+}  // namespace
+
+extern const Operator index_select{"index_select", "(Tensor self, int dim, Tensor index) -> Tensor", kernel, find_torch};
+extern const Operator index_select_out{"index_select.out", "(Tensor self, int dim, Tensor index, *, Tensor(a!) out) -> Tensor(a!)",
+                                       kernel_out, find_torch_out};
+
+}  // namespace drystone::torch

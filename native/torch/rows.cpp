@@ -1,0 +1,69 @@
+#include "torch/rows.h"
+
+#include <memory>
+
+#include "kernels/copy.h"
+#include "kernels/index.h"
+#include "kernels/table.h"
+#include "steps/copy.h"
+
+namespace drystone::torch {
+
+bool row_type(ScalarType dtype, RowType* type) {
+  switch (dtype) {
+    case ScalarType::f32: *type = RowType::f32; return true;
+    case ScalarType::bf16: *type = RowType::bf16; return true;
+    case ScalarType::f16: *type = RowType::f16; return true;
+    default: return false;
+  }
+}
+
+bool gather_rows(const void* tables, int64_t outer, int64_t rows, int64_t run, const Handle& indices, void* output) {
+  const int64_t count = indices.numel(), bytes = outer * count * run;
+  int bad_axis;
+  int64_t bad_index;
+  IndexArgs args{};
+  args.input = tables;
+  args.output = output;
+  args.outer = outer;
+  args.outer_stride = rows * run;
+  args.run = run;
+  args.axes = 1;
+  args.sizes[0] = count;
+  args.indexed = 1;
+  const int64_t step = indices.rank() == 1 ? indices.strides().data[0] : 1;
+  args.indices[0] = {indices.data(), indices.dtype() == ScalarType::s64, {step}, rows, run};
+  args.stream = bytes >= least_streamed_bytes;
+  args.threads = threads_for_bytes(bytes);
+  args.bad_axis = &bad_axis;
+  args.bad_index = &bad_index;
+  return kernels()->index(args);
+}
+
+void scatter_rows(ScatterArgs args) {
+  const int64_t width_bytes = args.width * (args.type == RowType::f32 ? 4 : 2);
+  args.stream = args.rows * width_bytes >= least_streamed_bytes;
+  args.threads = threads_for_bytes((args.rows + args.count) * width_bytes);
+  const std::unique_ptr<int32_t[]> scratch(new int32_t[args.rows + args.count + 2 * args.width * args.threads]);
+  args.scratch = scratch.get();
+  kernels()->scatter(args);
+}
+
+const Handle& dense(const Handle& tensor, Handle& kept) {
+  if (tensor.is_contiguous()) return tensor;
+  const auto sizes = tensor.sizes(), strides = tensor.strides();
+  kept = Handle::empty(tensor.dtype(), {sizes.data, sizes.data + sizes.size});
+  std::vector<CopyDim> dims;
+  for (size_t i = 0; i < sizes.size; ++i) dims.push_back({sizes.data[i], strides.data[i], kept.strides().data[i], nullptr});
+  const CopyBox box = make_box(std::move(dims), false);
+  const int64_t width = size_of(tensor.dtype());
+  kernels()->copy({.input = tensor.data(),
+                   .output = kept.data(),
+                   .kind = width == 2 ? CopyKind::bytes2 : CopyKind::bytes4,
+                   .boxes = &box,
+                   .count = 1,
+                   .threads = threads_for_bytes(width * tensor.numel())});
+  return kept;
+}
+
+}  // namespace drystone::torch

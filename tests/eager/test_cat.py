@@ -1,0 +1,250 @@
+"""cat under torch's name: values, strides and errors are torch's, whether our kernel runs or torch's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch.testing._internal.common_methods_invocations import op_db
+
+import drystone
+from drystone.eager import operators
+
+pytestmark = pytest.mark.skipif(operators.why_not() is not None, reason=str(operators.why_not()))
+
+DTYPES = [torch.float32, torch.bfloat16, torch.int8, torch.float64, torch.bool, torch.complex64]
+
+
+@pytest.fixture(autouse=True)
+def disabled_afterwards() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    drystone.disable()
+
+
+def values(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randint(-100, 100, shape).to(dtype)
+
+
+def check(tensors: list[torch.Tensor], dim: int) -> None:
+    drystone.disable()
+    expected = torch.cat(tensors, dim)
+    drystone.enable(only=["cat", "cat.out"])
+    result = torch.cat(tensors, dim)
+    assert result.dtype == expected.dtype
+    assert result.stride() == expected.stride()
+    assert torch.equal(result, expected)
+    out = torch.empty_like(expected)
+    assert torch.cat(tensors, dim, out=out) is out
+    assert torch.equal(out, expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dim", [0, 1, 2, -1])
+def test_every_axis_and_dtype(dtype: torch.dtype, dim: int) -> None:
+    shapes = [[30, 40, 50] for _ in range(3)]
+    for shape, size in zip(shapes, (1, 17, 64), strict=True):
+        shape[dim] = size
+    check([values(*shape, dtype=dtype) for shape in shapes], dim)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bfloat16, torch.float32])
+def test_runs_of_every_length(dtype: torch.dtype) -> None:
+    for run in range(1, 140):
+        check([values(300, run, dtype=dtype), values(300, 140 - run, dtype=dtype)], 1)
+
+
+@pytest.mark.parametrize("bytes_before", [0, 1, 4, 63, 64])
+@pytest.mark.parametrize("shape", [(1, 70_001), (900, 77), (40_000, 3), (3, 30_000)])
+def test_no_alignment_is_taken_for_granted(shape: tuple[int, int], bytes_before: int) -> None:
+    rows, columns = shape
+    tensors = [values(rows * columns + 65, dtype=torch.int8)[bytes_before + i :][: rows * columns].view(shape) for i in range(2)]
+    check(tensors, 1)
+    memory = torch.zeros(2 * rows * columns + 128, dtype=torch.int8)
+    out = memory[bytes_before:][: 2 * rows * columns].view(rows, 2 * columns)
+    torch.cat(tensors, 1, out=out)
+    assert torch.equal(out, torch.hstack([tensor.clone() for tensor in tensors]))
+    assert not memory[:bytes_before].any() and not memory[bytes_before + out.numel() :].any()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("shape", [(6_000_000, 1), (2_000_001, 3), (50_000, 117), (1, 5_000_003), (13, 400_001)])
+def test_results_that_outgrow_the_caches(threads: int, shape: tuple[int, int]) -> None:
+    torch.set_num_threads(threads)
+    tensors = [torch.arange(i, shape[0] * shape[1] + i, dtype=torch.float32).view(shape) for i in range(2)]
+    check(tensors, 1)
+    out = torch.empty(2 * tensors[0].numel() + 3)[3:].view(shape[0], -1)
+    torch.cat(tensors, 1, out=out)
+    assert torch.equal(out[:, : shape[1]], tensors[0]) and torch.equal(out[:, shape[1] :], tensors[1])
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize(("count", "dim"), [(1, 0), (2, 1), (9, 1), (64, 0), (65, 1), (3000, 0), (30_000, 0), (30_000, 1)])
+def test_any_number_of_tensors(threads: int, count: int, dim: int) -> None:
+    torch.set_num_threads(threads)
+    check([values(2, 1 + i % 7) if dim else values(1 + i % 7, 2) for i in range(count)], dim)
+    drystone.enable(only=["cat"])
+    assert torch.equal(torch.stack([torch.full((3,), i) for i in range(count)], dim).movedim(dim, 0), torch.arange(count)[:, None].expand(count, 3))
+
+
+def spatial(rank: int) -> torch.memory_format:
+    return torch.channels_last if rank == 4 else torch.channels_last_3d
+
+
+LAYOUTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "dense": lambda x: x,
+    "channels last": lambda x: x.to(memory_format=spatial(x.ndim)),
+    "transposed": lambda x: x.transpose(1, -1).contiguous().transpose(1, -1),
+    "cut": lambda x: torch.cat([x, x], -1)[..., : x.shape[-1]],
+    "cut in front": lambda x: torch.stack([x, x])[0],
+    "every other": lambda x: x.repeat_interleave(2, -1)[..., ::2],
+    "expanded": lambda x: x[:1].expand(x.shape),
+    "first axis last": lambda x: x.movedim(0, -1).contiguous().movedim(-1, 0),
+}
+
+
+@pytest.mark.parametrize("rank", [4, 5])
+@pytest.mark.parametrize("first", LAYOUTS)
+@pytest.mark.parametrize("second", LAYOUTS)
+def test_mixed_strides(rank: int, first: str, second: str) -> None:
+    shape = (4, 16, 12, 20) if rank == 4 else (4, 8, 6, 10, 5)
+    tensors = [LAYOUTS[first](values(*shape)), LAYOUTS[second](values(*shape))]
+    for dim in range(rank):
+        check(tensors, dim)
+
+
+@pytest.mark.parametrize("shape", [(40, 1, 30, 30), (40, 30, 1, 30), (4000, 1, 1, 9), (9000, 1, 1, 1), (1, 1, 90, 90), (1, 90, 90, 1)])
+def test_ambiguous_formats(shape: tuple[int, ...]) -> None:
+    for layout in ("dense", "channels last"):
+        for dim in range(4):
+            check([LAYOUTS[layout](values(*shape))] * 2, dim)
+
+
+def test_into_tensors_of_other_strides() -> None:
+    tensors = [values(8, 16, 20, 20), values(8, 16, 20, 20)]
+    drystone.enable(only=["cat.out"])
+    expected = torch.cat(tensors, 1)
+    last = torch.empty_like(expected, memory_format=torch.channels_last)
+    torch.cat(tensors, 1, out=last)
+    assert torch.equal(last, expected) and last.is_contiguous(memory_format=torch.channels_last)
+    cut = torch.zeros(8, 32, 20, 40)
+    torch.cat(tensors, 1, out=cut[..., ::2])
+    assert torch.equal(cut[..., ::2], expected) and not cut[..., 1::2].any()
+    resized = torch.empty(0)
+    torch.cat(tensors, 1, out=resized)
+    assert torch.equal(resized, expected)
+    wider = torch.empty_like(expected, dtype=torch.float64)
+    torch.cat(tensors, 1, out=wider)
+    assert torch.equal(wider, expected.double())
+
+
+def test_memory_that_is_read_and_written_is_torchs_to_refuse() -> None:
+    drystone.enable()
+    memory = values(200, 200)
+    for out in (memory[:150], torch.zeros(1).expand(150, 200)):
+        with pytest.raises(RuntimeError, match="overlap|single memory location"):
+            torch.cat([memory[:75], memory[75:150]], 0, out=out)
+
+
+def test_empty_tensors() -> None:
+    check([values(0), values(300, 200), values(0)], 1)
+    check([values(300, 0), values(300, 200)], 1)
+    check([values(0, 200), values(0, 200)], 0)
+    check([values(0), values(0)], 0)
+
+
+def test_promotion() -> None:
+    check([values(300, 200), values(300, 200, dtype=torch.int64)], 1)
+    check([values(300, 200, dtype=torch.bfloat16), values(300, 200, dtype=torch.float16)], 0)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "dim"),
+    [
+        ([], 0),
+        ([values(300, 200), values(300, 201)], 0),
+        ([values(300, 200), values(300, 200, 1)], 0),
+        ([values(300, 200)] * 2, 2),
+        ([values(300, 200)] * 2, -3),
+        ([torch.tensor(1.0)] * 100, 0),
+    ],
+)
+def test_errors_are_torchs(tensors: list[torch.Tensor], dim: int) -> None:
+    def error() -> tuple[type[Exception], str]:
+        with pytest.raises((RuntimeError, IndexError, ValueError)) as raised:
+            torch.cat(tensors, dim)
+        return raised.type, str(raised.value)
+
+    expected = error()
+    drystone.enable()
+    assert error() == expected
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.data())
+def test_any_shapes(data: st.DataObject) -> None:
+    rank = data.draw(st.integers(1, 5))
+    shape = [data.draw(st.integers(1, 24)) for _ in range(rank)]
+    dim = data.draw(st.integers(-rank, rank - 1))
+    tensors = []
+    for _ in range(data.draw(st.integers(1, 12))):
+        shape[dim] = data.draw(st.integers(1, 200))
+        order = data.draw(st.permutations(range(rank)))
+        stored = values(*(shape[axis] for axis in order), dtype=torch.int16)
+        tensors.append(stored.permute([order.index(axis) for axis in range(rank)]))
+    check(tensors, dim)
+
+
+@pytest.mark.parametrize("name", ["cat", "stack", "hstack", "vstack", "dstack", "column_stack"])
+def test_samples_of_torch(name: str) -> None:
+    (info,) = [info for info in op_db if info.name == name]
+    for dtype in (torch.float32, torch.float64, torch.int64):
+        for sample in info.sample_inputs("cpu", dtype, requires_grad=dtype.is_floating_point):
+            drystone.disable()
+            expected = info(sample.input, *sample.args, **sample.kwargs)
+            drystone.enable()
+            result = info(sample.input, *sample.args, **sample.kwargs)
+            assert result.stride() == expected.stride() and torch.equal(result, expected)
+
+
+def test_gradients() -> None:
+    drystone.enable()
+    tensors = [values(60, size).double().requires_grad_() for size in (70, 1, 50)]
+    torch.cat(tensors, 1).square().sum().backward()
+    for tensor in tensors:
+        assert tensor.grad is not None and torch.equal(tensor.grad, 2 * tensor.detach())
+    small = [torch.randn(3, size, dtype=torch.float64, requires_grad=True) for size in (2, 3)]
+    assert torch.autograd.gradcheck(lambda *tensors: torch.cat(tensors, 1), small)
+
+
+def test_tensors_that_only_the_interpreter_holds() -> None:
+    # TorchScript moves the list into the call: nobody else holds the tensors.
+    @torch.jit.script
+    def joined(x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x + 1, x + 2, x + 3], 0)
+
+    drystone.enable()
+    x = values(300, 200)
+    for _ in range(3):
+        assert torch.equal(joined(x), torch.vstack((x + 1, x + 2, x + 3)))
+
+
+def test_by_name() -> None:
+    tensors = [torch.randn(3, size, 4, dtype=torch.float64, requires_grad=True) for size in (1, 2, 5)]
+    assert torch.equal(drystone.ops.cat(tensors, -2), torch.cat(tensors, 1))
+    assert torch.autograd.gradcheck(lambda *tensors: drystone.ops.cat(tensors, 1), tensors)
+    same = [torch.randn(60, 70, requires_grad=True) for _ in range(4)]
+    for dim in (0, 1, 2, -1):
+        assert torch.equal(drystone.ops.stack(same, dim), torch.stack(same, dim))
+        factor = torch.randn_like(torch.stack(same, dim))
+        ours = torch.autograd.grad((drystone.ops.stack(same, dim) * factor).sum(), same)
+        assert all(map(torch.equal, ours, torch.autograd.grad((torch.stack(same, dim) * factor).sum(), same)))
+    with pytest.raises(RuntimeError, match="one shape"):
+        drystone.ops.stack([values(3, 4), values(3, 5)], 0)
+    empty = torch.randn(0, requires_grad=True)
+    gradients = torch.autograd.grad(drystone.ops.cat([empty, same[0]], 1).sum(), [empty, same[0]])
+    assert gradients[0].shape == (0,) and torch.equal(gradients[1], torch.ones(60, 70))

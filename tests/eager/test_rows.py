@@ -1,0 +1,228 @@
+"""embedding, index_select and their gradient under torch's names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.testing._internal.common_methods_invocations import op_db
+
+import drystone
+from drystone.eager import operators
+
+pytestmark = pytest.mark.skipif(operators.why_not() is not None, reason=str(operators.why_not()))
+
+NAMES = ["embedding", "embedding_dense_backward", "index_select", "index_select.out"]
+
+
+@pytest.fixture(autouse=True)
+def disabled_afterwards() -> Iterator[None]:
+    yield
+    drystone.disable()
+
+
+def table(rows: int, width: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randint(-100, 100, (rows, width)).to(dtype)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("index", [torch.int64, torch.int32])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.int8, torch.float64])
+def test_rows_of_every_width(dtype: torch.dtype, index: torch.dtype, threads: int) -> None:
+    torch.set_num_threads(threads)
+    for width in [*range(1, 36), 63, 64, 65, 128, 1000, 5000]:
+        weight, which = table(70, width, dtype), torch.randint(0, 70, (max(1, 80_000 // width),), dtype=index)
+        expected = weight[which.long()]
+        with drystone.enabled(only=NAMES):
+            assert torch.equal(F.embedding(which, weight), expected)
+            assert torch.equal(torch.index_select(weight, 0, which), expected)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("width", [64, 67, 128, 500])
+def test_results_that_outgrow_the_caches(width: int, threads: int) -> None:
+    torch.set_num_threads(threads)
+    weight, which = torch.arange(1000 * width, dtype=torch.float32).view(1000, width), torch.randint(0, 1000, ((5 << 20) // width,))
+    out = torch.full((which.numel() * width + 7,), -1.0)[7:].view(-1, width)
+    drystone.enable(only=NAMES)
+    torch.index_select(weight, 0, which, out=out)
+    assert torch.equal(out, weight[which])
+    assert torch.equal(F.embedding(which, weight), out)
+
+
+@pytest.mark.parametrize("dim", [0, 1, 2, -1, -3])
+def test_every_axis(dim: int) -> None:
+    x = torch.randn(31, 40, 29)
+    which = torch.randint(0, 29, (57,))
+    expected = torch.index_select(x, dim, which)
+    drystone.enable(only=NAMES)
+    for index in (which, which.int(), which.repeat_interleave(3)[::3], which[:1].expand(57)):
+        result = torch.index_select(x, dim, index)
+        assert torch.equal(result, x.index_select(dim, index.clone().long())) and result.is_contiguous()
+    out = torch.empty(0)
+    assert torch.index_select(x, dim, which, out=out) is out and torch.equal(out, expected)
+    last = torch.empty_like(expected.movedim(0, 2)).movedim(2, 0)
+    torch.index_select(x, dim, which, out=last)
+    assert torch.equal(last, expected)
+    turned = x.transpose(0, 2)
+    assert torch.equal(torch.index_select(turned, 1, which), turned.contiguous()[:, which])
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (0,), (40, 50), (3, 0), (20, 10, 10)])
+def test_indices_of_any_shape(shape: tuple[int, ...]) -> None:
+    weight, which = table(70, 33), torch.randint(0, 70, shape)
+    drystone.enable(only=NAMES)
+    result = F.embedding(which, weight)
+    assert result.shape == (*shape, 33) and torch.equal(result, weight[which])
+    if len(shape) > 1:
+        assert torch.equal(F.embedding(which.transpose(0, 1), weight), weight[which.transpose(0, 1)])
+    cut = table(140, 66)[::2, :33]
+    assert torch.equal(F.embedding(which, cut), cut[which])
+
+
+@pytest.mark.parametrize("bad", [70, -1, -70, 1 << 40])
+@pytest.mark.parametrize("place", [0, 1234, 4999])
+def test_indices_out_of_range_raise_what_torch_raises(bad: int, place: int) -> None:
+    which = torch.randint(0, 70, (5000,))
+    which[place] = bad
+    x = torch.randn(70, 70, 9)
+    drystone.enable(only=NAMES)
+    for dim in (0, 1):
+        with pytest.raises((IndexError, RuntimeError), match="index out of range|INDICES element is out of DATA bounds"):
+            torch.index_select(x, dim, which)
+    with pytest.raises(IndexError, match="index out of range"):
+        F.embedding(which, x[0])
+
+
+def test_memory_that_is_read_and_written_is_torchs_to_refuse() -> None:
+    x, which = torch.randn(200, 200), torch.arange(100)
+    drystone.enable(only=NAMES)
+    with pytest.raises(RuntimeError, match="overlap|single memory location|storage"):
+        torch.index_select(x, 0, which, out=x[:100])
+
+
+# -- the gradient -----------------------------------------------------------------------------------------------------
+
+
+def expected_gradient(gradient: torch.Tensor, which: torch.Tensor, rows: int, padding: int, by_frequency: bool) -> torch.Tensor:
+    """In float64. Sums of few small integers are exact in every dtype."""
+    flat, wide = which.flatten().long(), gradient.flatten(0, which.ndim - 1).double()
+    if by_frequency:
+        wide = wide / flat.bincount(minlength=rows)[flat][:, None]
+    wide = wide * (flat != padding)[:, None]
+    return torch.zeros(rows, wide.shape[1], dtype=torch.float64).index_add_(0, flat, wide)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("index", [torch.int64, torch.int32])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_gradients_of_every_width(dtype: torch.dtype, index: torch.dtype, threads: int) -> None:
+    torch.set_num_threads(threads)
+    for width in [*range(1, 36), 63, 64, 65, 127, 128, 129, 300]:
+        for rows, count in ((1, 20), (7, 100), (3000, 900)):
+            gradient = torch.randint(-2, 3, (count, width)).to(dtype)
+            which = torch.randint(0, rows, (count,), dtype=index)
+            with drystone.enabled(only=NAMES):
+                result = torch.ops.aten.embedding_dense_backward(gradient, which, rows, -1, False)
+            assert result.dtype == dtype and torch.equal(result.double(), expected_gradient(gradient, which, rows, -1, False))
+
+
+@pytest.mark.parametrize("padding", [-1, 0, 5, 299])
+@pytest.mark.parametrize("by_frequency", [False, True])
+def test_gradients_are_torchs(padding: int, by_frequency: bool) -> None:
+    gradient, which = torch.randn(40, 50, 65), torch.randint(0, 300, (40, 50))
+    arguments = (gradient, which, 300, padding, by_frequency)
+    stock = torch.ops.aten.embedding_dense_backward(*arguments)
+    drystone.enable(only=NAMES)
+    ours = torch.ops.aten.embedding_dense_backward(*arguments)
+    expected = expected_gradient(gradient, which, 300, padding, by_frequency)
+    if by_frequency:
+        torch.testing.assert_close(ours.double(), expected, rtol=1e-5, atol=1e-6)
+    else:
+        assert torch.equal(ours, stock)
+        torch.testing.assert_close(ours.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("width", [64, 65, 3])
+def test_gradients_that_outgrow_the_caches(width: int, threads: int) -> None:
+    torch.set_num_threads(threads)
+    rows = (5 << 20) // width
+    gradient = torch.randint(-2, 3, (5000, width)).float()
+    which = torch.randint(0, rows, (5000,))
+    which[:3000] = 17  # one row has most of the work
+    drystone.enable(only=NAMES, reuse_pages=True)
+    for _ in range(2):  # the second time in memory that is not zero
+        result = torch.ops.aten.embedding_dense_backward(gradient, which, rows, 3, False)
+        assert torch.equal(result.double(), expected_gradient(gradient, which, rows, 3, False))
+        result.fill_(7)
+        del result
+
+
+def test_gradients_of_any_strides() -> None:
+    which = torch.randint(0, 300, (40, 50))
+    drystone.enable(only=NAMES)
+    for gradient in (torch.ones(1).expand(40, 50, 65), torch.randn(65, 50, 40).permute(2, 1, 0), torch.randn(40, 50, 130)[..., ::2]):
+        result = torch.ops.aten.embedding_dense_backward(gradient, which, 300, -1, False)
+        torch.testing.assert_close(result.double(), expected_gradient(gradient, which, 300, -1, False), rtol=1e-5, atol=1e-5)
+    turned = torch.ops.aten.embedding_dense_backward(torch.ones(50, 40, 65), which.t(), 300, -1, False)
+    assert torch.equal(turned.double(), expected_gradient(torch.ones(50, 40, 65), which.t(), 300, -1, False))
+
+
+def test_a_table_learns() -> None:
+    weight, which = torch.randn(300, 64, requires_grad=True), torch.randint(0, 300, (40, 50))
+    gradients = []
+    for names in ([], NAMES):
+        with drystone.enabled(only=names):
+            (gradient,) = torch.autograd.grad(F.embedding(which, weight, padding_idx=3).square().sum(), weight)
+        gradients.append(gradient)
+    assert torch.equal(*gradients)
+    (own,) = torch.autograd.grad(drystone.ops.embedding(which, weight, padding_idx=3).square().sum(), weight)
+    assert torch.equal(own, gradients[0])
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_any_shapes(data: st.DataObject) -> None:
+    shape = data.draw(st.lists(st.integers(1, 40), min_size=1, max_size=4))
+    dim = data.draw(st.integers(-len(shape), len(shape) - 1))
+    x = torch.randint(-9, 9, shape).to(data.draw(st.sampled_from([torch.int8, torch.int16, torch.float32, torch.int64])))
+    which = torch.randint(0, shape[dim], (data.draw(st.integers(0, 600)),))
+    with drystone.enabled(only=[]):
+        expected = torch.index_select(x, dim, which)
+    with drystone.enabled(only=NAMES):
+        assert torch.equal(torch.index_select(x, dim, which), expected)
+
+
+@pytest.mark.parametrize("name", ["index_select", "nn.functional.embedding"])
+def test_samples_of_torch(name: str) -> None:
+    (info,) = [info for info in op_db if info.name == name]
+    for sample in info.sample_inputs("cpu", torch.float32, requires_grad=True):
+        results = []
+        for names in ([], NAMES):
+            with drystone.enabled(only=names):
+                result = info(sample.input, *sample.args, **sample.kwargs)
+                inputs = [x for x in (sample.input, *sample.args) if isinstance(x, torch.Tensor) and x.requires_grad]
+                gradients = torch.autograd.grad(result.sum(), inputs) if result.requires_grad else ()
+            results.append((result, *(gradient.to_dense() for gradient in gradients)))
+        for stock, ours in zip(*results, strict=True):
+            torch.testing.assert_close(ours, stock, rtol=1e-6, atol=1e-6)
+
+
+def test_gradcheck() -> None:
+    drystone.enable(only=NAMES)
+    weight = torch.randn(30, 5, dtype=torch.float64, requires_grad=True)
+    which = torch.randint(0, 30, (400,))
+    assert torch.autograd.gradcheck(lambda w: F.embedding(which, w), weight)
+    assert torch.autograd.gradcheck(lambda w: torch.index_select(w, 0, which), weight)
+
+
+def test_by_name() -> None:
+    x, which = torch.randn(30, 40, dtype=torch.float64, requires_grad=True), torch.randint(0, 30, (20,))
+    for dim in (0, 1, -1):
+        assert torch.equal(drystone.ops.index_select(x, dim, which), torch.index_select(x, dim, which))
+        assert torch.autograd.gradcheck(lambda x, dim=dim: drystone.ops.index_select(x, dim, which), x)
