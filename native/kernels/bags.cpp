@@ -159,7 +159,7 @@ class Bags {
   const T* table_;
   const Index* indices_;
   Range bags_;
-  int64_t last_;                              // where this thread's indices end
+  int64_t last_;                               // where this thread's indices end
   int64_t begin_ = 0, end_ = 0, counted_ = 0;  // of the bag
 };
 

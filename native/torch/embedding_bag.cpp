@@ -22,8 +22,7 @@ Tensor (*torch_backward)(const Tensor& grad, const Tensor& indices, const Tensor
                          const OptionalTensor& per_sample_weights, int64_t padding_idx);
 
 bool find_torch() {
-  torch_embedding_bag =
-      reinterpret_cast<Forward>(find("_ZN2at3cpu14_embedding_bagERKNS_6TensorES3_S3_blbRKSt8optionalIS1_Ebl"));
+  torch_embedding_bag = reinterpret_cast<Forward>(find("_ZN2at3cpu14_embedding_bagERKNS_6TensorES3_S3_blbRKSt8optionalIS1_Ebl"));
   return torch_embedding_bag != nullptr;
 }
 
@@ -101,7 +100,8 @@ Results bags_of(const Bags& call, bool for_gradient) {
   args.count = call.indices.numel();
   const int64_t offsets = call.offsets.numel();
   args.bags = offsets - call.include_last_offset;
-  if (!kernels() || call.weight.rank() != 2 || !is_index(index) || args.bags < 1 || !row_type(call.weight.dtype(), &args.type)) return results;
+  if (!kernels() || call.weight.rank() != 2 || !is_index(index) || args.bags < 1 || !row_type(call.weight.dtype(), &args.type))
+    return results;
   const auto shape = call.weight.sizes(), strides = call.weight.strides();
   const int64_t width = shape.data[1], bytes = args.count * width * size_of(call.weight.dtype());
   if (bytes < least_bytes || strides.data[1] != 1 || strides.data[0] < width || shape.data[0] > INT_MAX || call.mode < 0 || call.mode > 2 ||
@@ -200,8 +200,8 @@ Handle gradient_of_bags(const Gradient& call) {
   const ScalarType index = call.indices.dtype();
   args.count = call.indices.numel();
   args.rows = call.num_weights;
-  if (!kernels() || call.grad.rank() != 2 || call.mode < 0 || call.mode > 1 || call.scale_grad_by_freq || !is_index(index) || args.count == 0 || args.count > INT_MAX ||
-      args.rows <= 0 || args.rows > INT_MAX || !row_type(call.grad.dtype(), &args.type))
+  if (!kernels() || call.grad.rank() != 2 || call.mode < 0 || call.mode > 1 || call.scale_grad_by_freq || !is_index(index) ||
+      args.count == 0 || args.count > INT_MAX || args.rows <= 0 || args.rows > INT_MAX || !row_type(call.grad.dtype(), &args.type))
     return Handle();
   const int64_t bags = call.grad.sizes().data[0];
   args.width = call.grad.sizes().data[1];

@@ -29,7 +29,8 @@ constexpr int64_t least_bytes = 1 << 15;
 // The shape of the result, and its bytes; nothing where torch's kernel serves better, or is to say what is wrong.
 std::vector<int64_t> shape_of(const Handle& self, int64_t& dim, const Handle& index) {
   const int64_t rank = self.rank(), width = size_of(self.dtype());
-  if (!kernels() || dim < -rank || dim >= rank || !width || index.rank() != 1 || !is_index(index.dtype()) || !self.is_contiguous()) return {};
+  if (!kernels() || dim < -rank || dim >= rank || !width || index.rank() != 1 || !is_index(index.dtype()) || !self.is_contiguous())
+    return {};
   if (dim < 0) dim += rank;
   const auto sizes = self.sizes();
   std::vector<int64_t> shape(sizes.data, sizes.data + rank);
@@ -50,7 +51,9 @@ bool fill(const Handle& self, int64_t dim, const Handle& index, const Handle& re
 
 bool overlap(const Handle& tensor, const Handle& other) {
   const auto begin = static_cast<const char*>(tensor.data()), other_begin = static_cast<const char*>(other.data());
-  const auto span = [](const Handle& t) { return t.numel() * size_of(t.dtype()) * (t.rank() == 1 ? std::max<int64_t>(t.strides().data[0], 1) : 1); };
+  const auto span = [](const Handle& t) {
+    return t.numel() * size_of(t.dtype()) * (t.rank() == 1 ? std::max<int64_t>(t.strides().data[0], 1) : 1);
+  };
   return begin < other_begin + span(other) && other_begin < begin + span(tensor);
 }
 

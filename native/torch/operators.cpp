@@ -13,9 +13,21 @@ extern const Operator embedding_bag, embedding_bag_forward_only, embedding_bag_d
 namespace {
 
 const Operator* const operators[] = {
-    &embedding, &gelu, &layer_norm, &sigmoid, &silu, &softmax, &tanh,  //
-    &cat, &cat_out, &embedding_dense_backward, &index_select, &index_select_out,
-    &embedding_bag, &embedding_bag_forward_only, &embedding_bag_dense_backward,
+    &embedding,
+    &gelu,
+    &layer_norm,
+    &sigmoid,
+    &silu,
+    &softmax,
+    &tanh,  //
+    &cat,
+    &cat_out,
+    &embedding_dense_backward,
+    &index_select,
+    &index_select_out,
+    &embedding_bag,
+    &embedding_bag_forward_only,
+    &embedding_bag_dense_backward,
 };
 
 // The conventions by which torch fills the stack: those of 2.10, the first torch with lists.

@@ -88,7 +88,9 @@ def test_any_number_of_tensors(threads: int, count: int, dim: int) -> None:
     torch.set_num_threads(threads)
     check([values(2, 1 + i % 7) if dim else values(1 + i % 7, 2) for i in range(count)], dim)
     drystone.enable(only=["cat"])
-    assert torch.equal(torch.stack([torch.full((3,), i) for i in range(count)], dim).movedim(dim, 0), torch.arange(count)[:, None].expand(count, 3))
+    assert torch.equal(
+        torch.stack([torch.full((3,), i) for i in range(count)], dim).movedim(dim, 0), torch.arange(count)[:, None].expand(count, 3)
+    )
 
 
 def spatial(rank: int) -> torch.memory_format:
@@ -117,7 +119,9 @@ def test_mixed_strides(rank: int, first: str, second: str) -> None:
         check(tensors, dim)
 
 
-@pytest.mark.parametrize("shape", [(40, 1, 30, 30), (40, 30, 1, 30), (4000, 1, 1, 9), (9000, 1, 1, 1), (1, 1, 90, 90), (1, 90, 90, 1)])
+@pytest.mark.parametrize(
+    "shape", [(40, 1, 30, 30), (40, 30, 1, 30), (4000, 1, 1, 9), (9000, 1, 1, 1), (1, 1, 90, 90), (1, 90, 90, 1)]
+)
 def test_ambiguous_formats(shape: tuple[int, ...]) -> None:
     for layout in ("dense", "channels last"):
         for dim in range(4):
@@ -146,7 +150,7 @@ def test_memory_that_is_read_and_written_is_torchs_to_refuse() -> None:
     drystone.enable()
     memory = values(200, 200)
     for out in (memory[:150], torch.zeros(1).expand(150, 200)):
-        with pytest.raises(RuntimeError, match="overlap|single memory location"):
+        with pytest.raises(RuntimeError, match=r"overlap|single memory location"):
             torch.cat([memory[:75], memory[75:150]], 0, out=out)
 
 

@@ -112,7 +112,7 @@ def test_indices_out_of_range_raise_what_torch_raises(mode: str, bad: int) -> No
     weight, which = torch.randn(50, 64), torch.randint(0, 50, (400,))
     which[333] = bad
     drystone.enable(only=NAMES)
-    with pytest.raises(RuntimeError, match="idx|i < index_size"):
+    with pytest.raises(RuntimeError, match=r"idx|i < index_size"):
         F.embedding_bag(which, weight, torch.arange(0, 400, 10), mode=mode)
 
 
@@ -169,10 +169,22 @@ def test_gradients_are_torchs(dtype: torch.dtype, mode: str, padding: int | None
             for names in ([], NAMES):
                 with drystone.enabled(only=names):
                     result = F.embedding_bag(
-                        which.to(index), weight, offsets_of(lengths, index), None, 2.0, by_frequency, mode, False, scale, False, padding
+                        which.to(index),
+                        weight,
+                        offsets_of(lengths, index),
+                        None,
+                        2.0,
+                        by_frequency,
+                        mode,
+                        False,
+                        scale,
+                        False,
+                        padding,
                     )
                     gradients.append(torch.autograd.grad((result * factor).sum(), leaves))
-                    gradients[-1] += torch.autograd.grad(F.embedding_bag(which.to(index), weight, offsets_of(lengths, index), mode=mode).sum(), weight)
+                    gradients[-1] += torch.autograd.grad(
+                        F.embedding_bag(which.to(index), weight, offsets_of(lengths, index), mode=mode).sum(), weight
+                    )
             for ours, stock in zip(*gradients, strict=True):
                 torch.testing.assert_close(ours, stock, rtol=1e-5, atol=1e-5)
 

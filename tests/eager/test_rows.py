@@ -92,7 +92,7 @@ def test_indices_out_of_range_raise_what_torch_raises(bad: int, place: int) -> N
     x = torch.randn(70, 70, 9)
     drystone.enable(only=NAMES)
     for dim in (0, 1):
-        with pytest.raises((IndexError, RuntimeError), match="index out of range|INDICES element is out of DATA bounds"):
+        with pytest.raises((IndexError, RuntimeError), match=r"index out of range|INDICES element is out of DATA bounds"):
             torch.index_select(x, dim, which)
     with pytest.raises(IndexError, match="index out of range"):
         F.embedding(which, x[0])
@@ -101,7 +101,7 @@ def test_indices_out_of_range_raise_what_torch_raises(bad: int, place: int) -> N
 def test_memory_that_is_read_and_written_is_torchs_to_refuse() -> None:
     x, which = torch.randn(200, 200), torch.arange(100)
     drystone.enable(only=NAMES)
-    with pytest.raises(RuntimeError, match="overlap|single memory location|storage"):
+    with pytest.raises(RuntimeError, match=r"overlap|single memory location|storage"):
         torch.index_select(x, 0, which, out=x[:100])
 
 
@@ -166,7 +166,11 @@ def test_gradients_that_outgrow_the_caches(width: int, threads: int) -> None:
 def test_gradients_of_any_strides() -> None:
     which = torch.randint(0, 300, (40, 50))
     drystone.enable(only=NAMES)
-    for gradient in (torch.ones(1).expand(40, 50, 65), torch.randn(65, 50, 40).permute(2, 1, 0), torch.randn(40, 50, 130)[..., ::2]):
+    for gradient in (
+        torch.ones(1).expand(40, 50, 65),
+        torch.randn(65, 50, 40).permute(2, 1, 0),
+        torch.randn(40, 50, 130)[..., ::2],
+    ):
         result = torch.ops.aten.embedding_dense_backward(gradient, which, 300, -1, False)
         torch.testing.assert_close(result.double(), expected_gradient(gradient, which, 300, -1, False), rtol=1e-5, atol=1e-5)
     turned = torch.ops.aten.embedding_dense_backward(torch.ones(50, 40, 65), which.t(), 300, -1, False)

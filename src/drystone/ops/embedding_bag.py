@@ -23,7 +23,18 @@ def _backward(ctx: Any, gradient: Tensor, *_: None) -> tuple[Tensor | None, ...]
     weight, indices, offsets, per_sample_weights, bag_of, sizes, places = ctx.saved_tensors
     by_frequency, mode, sparse, padding_idx = ctx.arguments
     own = torch.ops.aten._embedding_bag_backward(
-        gradient, indices, offsets, bag_of, sizes, places, weight.shape[0], by_frequency, mode, sparse, per_sample_weights, padding_idx
+        gradient,
+        indices,
+        offsets,
+        bag_of,
+        sizes,
+        places,
+        weight.shape[0],
+        by_frequency,
+        mode,
+        sparse,
+        per_sample_weights,
+        padding_idx,
     )
     of_samples = None
     if per_sample_weights is not None and ctx.needs_input_grad[6]:

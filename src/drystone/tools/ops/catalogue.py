@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from . import attention, gemm
+from . import attention, cat, embedding, gemm
 from .case import Case
 
 #: Gives the cases of a dtype.
 OPERATORS: dict[str, Callable[[str], Iterator[Case]]] = {
     "gemm": gemm.cases,
     "attention": attention.cases,
+    "cat": cat.cases,
+    "embedding": embedding.embedding_cases,
+    "embedding_bag": embedding.embedding_bag_cases,
 }
 
 
