@@ -1,8 +1,8 @@
 // embedding_bag: sums, means and maxima of the rows of a table, bag by bag.
 //
 // Threads share the bags, in order. Of a bag, as many columns as registers hold are taken at a time, from its first row to its last. The
-// same columns of the row sixteen further on are asked for meanwhile, across the ends of bags; it is then, too, that its index is
-// checked. Rows are added in their order, whatever the threads.
+// same columns of the row sixteen further on are asked for meanwhile, across the ends of bags. All indices are checked before. Rows are
+// added in their order, whatever the threads.
 #include "kernels/bags.h"
 
 #include <omp.h>
@@ -15,27 +15,28 @@ namespace {
 
 constexpr int64_t rows_ahead = 16;
 
-template <class T>
+template <class T, class Index>
 class Bags {
  public:
-  Bags(const BagArgs& args, Range bags) : args_(args), table_(static_cast<const T*>(args.table)), bags_(bags), last_(begin_of(bags.end)) {}
+  Bags(const BagArgs& args, Range bags)
+      : args_(args),
+        table_(static_cast<const T*>(args.table)),
+        indices_(static_cast<const Index*>(args.indices)),
+        bags_(bags),
+        last_(begin_of(bags.end)) {}
 
   // False where an index is out of range.
   bool run() {
-    const int64_t first = begin_of(bags_.begin);
-    for (int64_t at = first; at < least(first + rows_ahead, last_); at++)
-      if (!valid(row_at(at))) return false;
+    if (!valid()) return false;
     for (int64_t bag = bags_.begin; bag < bags_.end; bag++) {
       begin_ = begin_of(bag);
       end_ = begin_of(bag + 1);
-      for (int64_t at = begin_ + rows_ahead; at < least(end_ + rows_ahead, last_); at++)
-        if (!valid(row_at(at))) return false;
       counted_ = end_ - begin_;
       if (args_.padding >= 0)
-        for (int64_t at = begin_; at < end_; at++) counted_ -= row_at(at) == args_.padding;
-      if (args_.sizes) set_index(args_.sizes, args_.wide, bag, counted_);
+        for (int64_t at = begin_; at < end_; at++) counted_ -= indices_[at] == args_.padding;
+      if (args_.sizes) static_cast<Index*>(args_.sizes)[bag] = static_cast<Index>(counted_);
       if (args_.bag_of)
-        for (int64_t at = begin_; at < end_; at++) set_index(args_.bag_of, args_.wide, at, bag);
+        for (int64_t at = begin_; at < end_; at++) static_cast<Index*>(args_.bag_of)[at] = static_cast<Index>(bag);
       if (args_.mode == BagMode::max) {
         all_columns<4>(bag, [this]<int K>(int64_t bag, int64_t column) { largest<K>(bag, column); });
       } else if (args_.weights) {
@@ -48,9 +49,18 @@ class Bags {
   }
 
  private:
-  int64_t begin_of(int64_t bag) const { return bag < args_.bags ? index_at(args_.offsets, args_.wide, bag) : args_.count; }
-  int64_t row_at(int64_t at) const { return index_at(args_.indices, args_.wide, at); }
-  bool valid(int64_t row) const { return row >= 0 && row < args_.rows; }
+  int64_t begin_of(int64_t bag) const { return bag < args_.bags ? static_cast<const Index*>(args_.offsets)[bag] : args_.count; }
+  bool valid() const {
+    Index lowest = 0, highest = 0;
+#pragma omp simd reduction(min : lowest) reduction(max : highest)
+    for (int64_t at = begin_of(bags_.begin); at < last_; at++) {
+      lowest = indices_[at] < lowest ? indices_[at] : lowest;
+      highest = indices_[at] > highest ? indices_[at] : highest;
+    }
+    return lowest == 0 && (highest < args_.rows || begin_of(bags_.begin) == last_);
+  }
+
+  Index* places_of(int64_t at) const { return static_cast<Index*>(args_.places) + at; }
   T* output(int64_t bag) const { return static_cast<T*>(args_.output) + bag * args_.width; }
 
   // do_columns<K>: K vectors of columns from a place on; 0 for a single column. The last vector may overlap the one before it.
@@ -71,14 +81,13 @@ class Bags {
   // take(row, its index, where it is in the bag's indices) for each that counts.
   template <int K, class Take>
   void each_row(int64_t column, Take take) const {
+    const int64_t stride = args_.row_stride, padding = args_.padding;
     for (int64_t at = begin_; at < end_; at++) {
-      if (at + rows_ahead < last_) {
-        const T* ahead = table_ + row_at(at + rows_ahead) * args_.row_stride + column;
-        constexpr int in_line = kLine / (kFloats * static_cast<int>(sizeof(T)));
-        for (int k = 0; k < K; k += in_line) __builtin_prefetch(ahead + k * kFloats);
-      }
-      const int64_t row = row_at(at);
-      if (row != args_.padding) take(table_ + row * args_.row_stride + column, row, at);
+      const T* ahead = table_ + indices_[least(at + rows_ahead, last_ - 1)] * stride + column;
+      constexpr int in_line = kLine / (kFloats * static_cast<int>(sizeof(T)));
+      for (int k = 0; k < K; k += in_line) __builtin_prefetch(ahead + k * kFloats);
+      const int64_t row = indices_[at];
+      if (row != padding) take(table_ + row * stride + column, row, at);
     }
   }
 
@@ -93,7 +102,8 @@ class Bags {
       });
       store_one(output(bag) + column, sum / divisor);
     } else {
-      Vector<float, kFloats> sums[K] = {};
+      Vector<float, kFloats> sums[K];
+      for (auto& sum : sums) sum = Vector<float, kFloats>{};
       each_row<K>(column, [&](const T* row, int64_t, int64_t at) {
         const float weight = Weighted ? load_one(weights + at) : 1;
         for (int k = 0; k < K; k++) {
@@ -101,7 +111,9 @@ class Bags {
           sums[k] = Weighted ? sums[k] + weight * values : sums[k] + values;
         }
       });
-      for (int k = 0; k < K; k++) store_floats(output(bag) + column + k * kFloats, divisor == 1 ? sums[k] : sums[k] / divisor);
+      if (divisor != 1)
+        for (auto& sum : sums) sum /= divisor;
+      for (int k = 0; k < K; k++) store_floats(output(bag) + column + k * kFloats, sums[k]);
     }
   }
 
@@ -122,7 +134,7 @@ class Bags {
         first = false;
       });
       store_one(output(bag) + column, best);
-      set_index(args_.places, args_.wide, to, place);
+      places_of(to)[0] = static_cast<Index>(place);
     } else {
       using Places = Vector<int32_t, kFloats>;
       Vector<float, kFloats> best[K] = {};
@@ -138,24 +150,29 @@ class Bags {
       });
       for (int k = 0; k < K; k++) {
         store_floats(output(bag) + column + k * kFloats, best[k]);
-        for (int i = 0; i < kFloats; i++) set_index(args_.places, args_.wide, to + k * kFloats + i, places[k][i]);
+        for (int i = 0; i < kFloats; i++) places_of(to)[k * kFloats + i] = places[k][i];
       }
     }
   }
 
   const BagArgs& args_;
   const T* table_;
+  const Index* indices_;
   Range bags_;
-  int64_t last_;                              // where this thread's indices end
+  int64_t last_;                               // where this thread's indices end
   int64_t begin_ = 0, end_ = 0, counted_ = 0;  // of the bag
 };
 
-bool run_share(const BagArgs& args, int thread, int threads) {
-  const Range bags = share(args.bags, thread, threads);
+template <class T>
+bool run_share(const BagArgs& args, Range bags) {
+  return args.wide ? Bags<T, int64_t>(args, bags).run() : Bags<T, int32_t>(args, bags).run();
+}
+
+bool run_share(const BagArgs& args, Range bags) {
   switch (args.type) {
-    case RowType::f32: return Bags<float>(args, bags).run();
-    case RowType::bf16: return Bags<uint16_t>(args, bags).run();
-    case RowType::f16: return Bags<Half>(args, bags).run();
+    case RowType::f32: return run_share<float>(args, bags);
+    case RowType::bf16: return run_share<uint16_t>(args, bags);
+    case RowType::f16: return run_share<Half>(args, bags);
   }
   return false;
 }
@@ -166,7 +183,7 @@ bool run_share(const BagArgs& args, int thread, int threads) {
 bool bags(const BagArgs& args) {
   int bad = 0;
 #pragma omp parallel num_threads(args.threads) reduction(| : bad) if (args.threads > 1)
-  bad |= !run_share(args, omp_get_thread_num(), omp_get_num_threads());
+  bad |= !run_share(args, share(args.bags, omp_get_thread_num(), omp_get_num_threads()));
   return !bad;
 }
 

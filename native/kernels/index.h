@@ -25,7 +25,7 @@ struct IndexArgs {
   int64_t places[index_max_axes];  // bytes that a step along the grid moves in the input by itself
   int indexed;
   IndexedAxis indices[index_max_axes];
-  bool wraps;  // negative indices count from the end
+  bool wraps;   // negative indices count from the end
   bool stream;  // past the caches
   int threads;
   // What was found out of range, where the kernel returns false: which of the indexed axes, and the index.

@@ -20,6 +20,11 @@ inline Vector<float, 16> load_floats(const Half* from) {
 inline void store_floats(Half* to, const Vector<float, 16>& v) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_maskz_cvtps_ph(0xffff, (__m512)v, _MM_FROUND_TO_NEAREST_INT));
 }
+// Written out, as the compiler widens the halves of a vector one by one.
+inline Vector<float, 16> load_floats(const uint16_t* from) {
+  return (Vector<float, 16>)_mm512_maskz_slli_epi32(
+      0xffff, _mm512_maskz_cvtepu16_epi32(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))), 16);
+}
 #else
 inline Vector<float, 8> load_floats(const Half* from) {
   return (Vector<float, 8>)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
@@ -99,13 +104,6 @@ inline void fill_row(float* to, float value, int64_t width) {
 
 inline int64_t index_at(const void* indices, bool wide, int64_t at) {
   return wide ? static_cast<const int64_t*>(indices)[at] : static_cast<const int32_t*>(indices)[at];
-}
-inline void set_index(void* indices, bool wide, int64_t at, int64_t value) {
-  if (wide) {
-    static_cast<int64_t*>(indices)[at] = value;
-  } else {
-    static_cast<int32_t*>(indices)[at] = static_cast<int32_t>(value);
-  }
 }
 
 }  // namespace drystone::DRYSTONE_ISA

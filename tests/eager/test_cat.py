@@ -150,7 +150,7 @@ def test_memory_that_is_read_and_written_is_torchs_to_refuse() -> None:
     drystone.enable()
     memory = values(200, 200)
     for out in (memory[:150], torch.zeros(1).expand(150, 200)):
-        with pytest.raises(RuntimeError, match="overlap|single memory location"):
+        with pytest.raises(RuntimeError, match=r"overlap|single memory location"):
             torch.cat([memory[:75], memory[75:150]], 0, out=out)
 
 

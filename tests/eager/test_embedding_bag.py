@@ -112,7 +112,7 @@ def test_indices_out_of_range_raise_what_torch_raises(mode: str, bad: int) -> No
     weight, which = torch.randn(50, 64), torch.randint(0, 50, (400,))
     which[333] = bad
     drystone.enable(only=NAMES)
-    with pytest.raises(RuntimeError, match="idx|i < index_size"):
+    with pytest.raises(RuntimeError, match=r"idx|i < index_size"):
         F.embedding_bag(which, weight, torch.arange(0, 400, 10), mode=mode)
 
 

@@ -92,7 +92,7 @@ def test_indices_out_of_range_raise_what_torch_raises(bad: int, place: int) -> N
     x = torch.randn(70, 70, 9)
     drystone.enable(only=NAMES)
     for dim in (0, 1):
-        with pytest.raises((IndexError, RuntimeError), match="index out of range|INDICES element is out of DATA bounds"):
+        with pytest.raises((IndexError, RuntimeError), match=r"index out of range|INDICES element is out of DATA bounds"):
             torch.index_select(x, dim, which)
     with pytest.raises(IndexError, match="index out of range"):
         F.embedding(which, x[0])
@@ -101,7 +101,7 @@ def test_indices_out_of_range_raise_what_torch_raises(bad: int, place: int) -> N
 def test_memory_that_is_read_and_written_is_torchs_to_refuse() -> None:
     x, which = torch.randn(200, 200), torch.arange(100)
     drystone.enable(only=NAMES)
-    with pytest.raises(RuntimeError, match="overlap|single memory location|storage"):
+    with pytest.raises(RuntimeError, match=r"overlap|single memory location|storage"):
         torch.index_select(x, 0, which, out=x[:100])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from . import attention, gemm, recurrent, topk, volumes
+from . import attention, cat, embedding, gemm, recurrent, topk, volumes
 from .case import Case
 
 #: Gives the cases of a dtype.
@@ -15,6 +15,9 @@ OPERATORS: dict[str, Callable[[str], Iterator[Case]]] = {
     **recurrent.OPERATORS,
     "conv3d": volumes.cases,
     "conv_transpose3d": volumes.transposed_cases,
+    "cat": cat.cases,
+    "embedding": embedding.embedding_cases,
+    "embedding_bag": embedding.embedding_bag_cases,
 }
 
 

@@ -1,0 +1,117 @@
+"""Rows of tables of 128 columns, read at random: gathered, added up in bags, and the gradient of the table.
+
+100 000 rows are read of tables that fit the caches, and that do not. Rows are gathered into a result that is there, by
+``index_select``; what is new each time, the bags' sums and the table's gradient, is in the memory that torch's allocator gives to
+all contenders alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import psutil
+import torch
+
+import drystone.ops  # noqa: F401  (defines torch.ops.drystone)
+
+from ..bench.workload import DTYPES
+from .case import Call, Case, Contest
+
+ROWS = (10_000, 100_000, 1_000_000, 10_000_000)
+WIDTH, READ = 128, 100_000
+BAG = 50  # rows
+INDEX_BYTES = 8
+TABLES = 6  # of the size of the one: contenders' results, the exact one in float64, and room
+MODES = {"sum": 0, "mean": 1, "max": 2}
+
+
+def embedding_cases(dtype: str) -> Iterator[Case]:
+    """Rows gathered, from every table that there is memory for; and its gradient."""
+    row_bytes = WIDTH * DTYPES[dtype].itemsize
+    for rows in _rows(dtype, 2):
+        yield _case("embedding", "rows", dtype, rows, READ * (2 * row_bytes + INDEX_BYTES), gathered)
+    for rows in _rows(dtype, TABLES):
+        yield _case("embedding", "gradient", dtype, rows, (READ + rows) * row_bytes + READ * INDEX_BYTES, gradient)
+
+
+def embedding_bag_cases(dtype: str) -> Iterator[Case]:
+    """Every table that there is memory for, in each of the three ways."""
+    size = (READ + READ // BAG) * WIDTH * DTYPES[dtype].itemsize + READ * INDEX_BYTES
+    for rows in _rows(dtype, 2):
+        for mode in MODES:
+            yield _case("embedding_bag", mode, dtype, rows, size, partial(bags, mode))
+
+
+def _rows(dtype: str, tables: int) -> list[int]:
+    table = WIDTH * DTYPES[dtype].itemsize * tables
+    return [rows for rows in ROWS if rows * table < psutil.virtual_memory().available]
+
+
+def _case(operator: str, tag: str, dtype: str, rows: int, size: int, make: Callable[[int, torch.dtype], Contest]) -> Case:
+    return Case(
+        operator=operator,
+        tag=tag,
+        dtype=dtype,
+        sizes={"rows": rows, "read": READ, "as": tag},
+        axis="rows",
+        group=tag,
+        flops=READ * WIDTH,
+        bytes=size,
+        copies=1,
+        make=lambda: make(rows, DTYPES[dtype]),
+    )
+
+
+def _operands(rows: int, dtype: torch.dtype, table: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Small integers, whose sums are exact in every order; and the indices."""
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randint(-2, 3, (table, WIDTH), generator=generator, dtype=torch.int8).to(dtype)
+    return values, torch.randint(0, rows, (READ,), generator=generator)
+
+
+def gathered(rows: int, dtype: torch.dtype) -> Contest:
+    weight, which = _operands(rows, dtype, rows)
+
+    def call_of(operator: Callable[..., torch.Tensor]) -> Call:
+        out = torch.empty(READ, WIDTH, dtype=dtype)
+        return lambda _: operator(weight, 0, which, out=out)
+
+    contenders = {
+        "drystone": lambda: call_of(torch.ops.drystone.index_select.out),
+        "torch": lambda: call_of(torch.ops.aten.index_select.out),
+    }
+    return Contest(contenders, lambda: weight[which].double())
+
+
+def bags(mode: str, rows: int, dtype: torch.dtype) -> Contest:
+    weight, which = _operands(rows, dtype, rows)
+    offsets = torch.arange(0, READ, BAG)
+
+    def call_of(operator: Callable[..., tuple[torch.Tensor, ...]]) -> Call:
+        return lambda _: operator(weight, which, offsets, False, MODES[mode])[0]
+
+    def exact() -> torch.Tensor:
+        rows_of_bags = weight[which].double().view(-1, BAG, WIDTH)
+        if mode == "max":
+            return rows_of_bags.amax(1)
+        return rows_of_bags.sum(1) if mode == "sum" else rows_of_bags.mean(1)
+
+    contenders = {
+        "drystone": lambda: call_of(torch.ops.drystone._embedding_bag_forward_only.default),
+        "torch": lambda: call_of(torch.ops.aten._embedding_bag_forward_only.default),
+    }
+    return Contest(contenders, exact)
+
+
+def gradient(rows: int, dtype: torch.dtype) -> Contest:
+    given, which = _operands(rows, dtype, READ)
+
+    def call_of(operator: Callable[..., torch.Tensor]) -> Call:
+        return lambda _: operator(given, which, rows, -1, False)
+
+    contenders = {
+        "drystone": lambda: call_of(torch.ops.drystone.embedding_dense_backward.default),
+        "torch": lambda: call_of(torch.ops.aten.embedding_dense_backward.default),
+    }
+    return Contest(contenders, lambda: torch.zeros(rows, WIDTH, dtype=torch.float64).index_add_(0, which, given.double()))
