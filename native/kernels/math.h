@@ -100,17 +100,6 @@ inline float log1p(float x) {
   return (sum > 0.0f) & (sum < infinity) ? near : log(sum);
 }
 
-inline float sigmoid(float x) { return 1.0f / (1.0f + exp(-x)); }
-
-inline float tanh(float x) {
-  const float magnitude = absolute(x);
-  const float square = x * x;
-  const float small = polynomial(square, 2.269501684e-3f, -8.323187058e-3f, 2.176250291e-2f, -5.395846163e-2f, 1.333330015e-1f,
-                                 -3.333333315e-1f);  // (tanh(x) / x - 1) / x^2, x^2 <= 0.4
-  const float large = 1.0f - 2.0f / (exp(2.0f * magnitude) + 1.0f);
-  return magnitude < 0.6f ? fma(small * square, x, x) : copysign(large, x);
-}
-
 inline float erf(float x) {
   const float magnitude = absolute(x);
   const float square = x * x;
@@ -122,22 +111,6 @@ inline float erf(float x) {
   const float large = 1.0f - exp(-log_erfc);
   return magnitude < 1.0f ? x * small : copysign(large, x);
 }
-
-// x Phi(x), Phi the normal distribution: with h = Phi(-|x|) that is x (1 - h) or x h, which cancels nowhere. Absolute error of Phi: 5e-8.
-inline float gelu_erf(float x) {
-  const float magnitude = absolute(x);
-  const float z = magnitude > 6.0f ? 6.0f : magnitude;
-  const float log_h = polynomial(z, -1.400144121e-9f, 5.436876057e-8f, -9.347023423e-7f, 9.277099803e-6f, -5.690273152e-5f, 1.948141932e-4f,
-                                 1.600915487e-5f, -4.851468558e-3f, 3.638330080e-2f, 3.182937483e-1f, 7.978866481e-1f,
-                                 6.931471364e-1f);  // -log(Phi(-z)), 0 to 6
-  const SplitExp e = split_exp(-log_h);
-  const float near = (1.0f + e.p) * power_of_two(e.n);
-  const float h = magnitude > 6.0f ? 0.0f : near;
-  return x * (x > 0.0f ? 1.0f - h : h);
-}
-
-inline float gelu_tanh(float x) { return 0.5f * x * (1.0f + tanh(0.797884561f * fma(0.044715f * x * x, x, x))); }
-inline float silu(float x) { return x / (1.0f + exp(-x)); }
 
 // x tanh(log(1 + e^x)); with e = e^x the tanh is e (e + 2) / (e (e + 2) + 2), which is 1 in float32 beyond x = 20.
 inline float mish(float x) {

@@ -2,68 +2,35 @@
 #pragma once
 
 #include "kernels/recurrent.h"
-#include "kernels/vectors.h"
+#include "kernels/vector_math.h"
 
 namespace drystone::DRYSTONE_ISA {
 
-// e^(-2 |x|) - 1, of which tanh |x| = -t / (t + 2): without cancellation near 0, and cheaper than the tanh of math.h by a polynomial. That
-// one is nearer to 1 where it is nearly 1, which matters to 1 + tanh(x) alone.
-inline float tanh_term(float x) {
-  const float magnitude = absolute(x);
-  const SplitExp e = split_exp(-2.0f * (magnitude > 10.0f ? 10.0f : magnitude));
-  const float scale = power_of_two(e.n);
-  return fma(scale, e.p, scale - 1.0f);
-}
-
-inline float cell_tanh(float x) {
-  const float t = tanh_term(x);
-  return copysign(t / (t + 2.0f), x);
-}
-
-// e^-x; infinite from x = -88.4 on, so that a closed gate is 0 where it would be a denormal number.
-inline float exp_of_negative(float x) {
-  const SplitExp e = split_exp(clamp(-x, -87.0f, 89.0f));
-  const float scale = power_of_two(e.n);
-  return fma(scale, e.p, scale);
-}
-
-inline float gate(float x) { return 1.0f / (1.0f + exp_of_negative(x)); }
-
-// gate(x) tanh(y) with one division.
-inline float gated_tanh(float x, float y) {
-  const float t = tanh_term(y);
-  return copysign(t / ((t + 2.0f) * (1.0f + exp_of_negative(x))), y);
-}
-
-// The gates' functions on a vector of units: from the sums of h W_hh and what the inputs give, `apart` elements between the gates, to
+// The gates' functions on a vector of units: from the sums of h W_hh and what the inputs give, a vector for each gate, to
 // the new h. `cell` is an LSTM's cell and a GRU's own h; both are float32 from step to step.
+inline Floats gate_sum(const float* sums, const float* const* inputs, int gate) {
+  return load<kFloats>(sums + gate * kFloats) + load<kFloats>(inputs[gate]);
+}
+
 inline void lstm(const float* sums, const float* const* inputs, float* cell, float* h) {
-#pragma omp simd
-  for (int i = 0; i < kFloats; i++) {
-    const float added = gated_tanh(sums[i] + inputs[0][i], sums[2 * kFloats + i] + inputs[2][i]);
-    const float c = fma(gate(sums[kFloats + i] + inputs[1][i]), cell[i], added);
-    cell[i] = c;
-    h[i] = gated_tanh(sums[3 * kFloats + i] + inputs[3][i], c);
-  }
+  const Floats added = sigmoid_tanh(gate_sum(sums, inputs, 0), gate_sum(sums, inputs, 2));
+  const Floats c = fma(sigmoid(gate_sum(sums, inputs, 1)), load<kFloats>(cell), added);
+  store_raw(cell, c);
+  store_raw(h, sigmoid_tanh(gate_sum(sums, inputs, 3), c));
 }
 
 inline void gru(const float* sums, const float* const* inputs, float* cell, float* h) {
-#pragma omp simd
-  for (int i = 0; i < kFloats; i++) {
-    const float reset = gate(sums[i] + inputs[0][i]), update = gate(sums[kFloats + i] + inputs[1][i]);
-    const float fresh = cell_tanh(fma(reset, sums[2 * kFloats + i], inputs[2][i]));
-    cell[i] = h[i] = fma(update, cell[i] - fresh, fresh);
-  }
+  const Floats reset = sigmoid(gate_sum(sums, inputs, 0)), update = sigmoid(gate_sum(sums, inputs, 1));
+  const Floats fresh = tanh(fma(reset, load<kFloats>(sums + 2 * kFloats), load<kFloats>(inputs[2])));
+  const Floats next = fma(update, load<kFloats>(cell) - fresh, fresh);
+  store_raw(cell, next);
+  store_raw(h, next);
 }
 
-inline void rnn_tanh(const float* sums, const float* const* inputs, float*, float* h) {
-#pragma omp simd
-  for (int i = 0; i < kFloats; i++) h[i] = cell_tanh(sums[i] + inputs[0][i]);
-}
+inline void rnn_tanh(const float* sums, const float* const* inputs, float*, float* h) { store_raw(h, tanh(gate_sum(sums, inputs, 0))); }
 
 inline void rnn_relu(const float* sums, const float* const* inputs, float*, float* h) {
-#pragma omp simd
-  for (int i = 0; i < kFloats; i++) h[i] = maximum(sums[i] + inputs[0][i], 0.0f);
+  store_raw(h, most_or(all(0.0f), gate_sum(sums, inputs, 0)));
 }
 
 using Unit = void (*)(const float*, const float* const*, float*, float*);

@@ -73,14 +73,23 @@ inline Floats exp2_below(Floats x) {
 inline Floats sigmoid(Floats x) { return 1.0f / (1.0f + exp(-x)); }
 inline Floats silu(Floats x) { return x / (1.0f + exp(-x)); }
 
-// With m = e^2|x| - 1, which cancels nowhere, that is m / (m + 2).
-inline Floats tanh(Floats x) {
-  const Floats twice = absolute(x + x);
-  const Reduced e = reduced(least_or(all(20.0f), twice));  // tanh(10) rounds to 1
+// e^2|x| - 1, which cancels nowhere.
+inline Floats expm1_of_twice(Floats x) {
+  const Reduced e = reduced(least_or(all(20.0f), absolute(x + x)));  // tanh(10) rounds to 1
   const Floats tail = polynomial(e.r, 1.392637600e-3f, 8.363333082e-3f, 4.166655346e-2f, 1.666657606e-1f, 5.0e-1f);
   const Floats scale = scaled(all(1.0f), e.n);
-  const Floats m = fma(scale, fma(tail, e.r * e.r, e.r), scale - 1.0f);
+  return fma(scale, fma(tail, e.r * e.r, e.r), scale - 1.0f);
+}
+
+inline Floats tanh(Floats x) {
+  const Floats m = expm1_of_twice(x);
   return copysign(m / (m + 2.0f), x);
+}
+
+// sigmoid(x) tanh(y) with one division.
+inline Floats sigmoid_tanh(Floats x, Floats y) {
+  const Floats m = expm1_of_twice(y);
+  return copysign(m / ((m + 2.0f) * (1.0f + exp(-x))), y);
 }
 
 // x Phi(x), Phi the normal distribution: with h = Phi(-|x|) that is x (1 - h) or x h, which cancels nowhere. Absolute error of Phi: 5e-8.
