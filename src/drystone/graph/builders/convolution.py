@@ -95,7 +95,7 @@ def conv_transpose(
     if all(s == 1 for s in stride) and min(reach) >= 0:
         flipped = b.constant(weight.constant.flip(tuple(range(2, spatial + 2))), weight.name)
         return conv(b, x, flipped, bias, stride, reach, dilation, groups)
-    fused = bias is not None and finishes(groups, kernel, stride, b.shape[2:])
+    fused = bias is not None and finishes(groups, weight.shape, stride, b.shape[2:])
     result = b.emit(
         "conv_transpose",
         [x, weight, bias] if bias is not None and fused else [x, weight],
