@@ -99,3 +99,15 @@ def test_parts_of_a_model_take_over_changes_too() -> None:
         fast(x)
     fast.refresh()
     assert torch.allclose(fast(x), model(x), atol=1e-4)
+
+
+@pytest.mark.parametrize(("stride", "groups"), [(2, 1), (2, 2), (1, 1)])
+def test_refreshed_transposed_convolutions(stride: int, groups: int) -> None:
+    """Their weights are turned, and at stride 1 flipped, anew."""
+    module = torch.nn.ConvTranspose2d(16, 16, 3, stride, 1, groups=groups).eval()
+    x = torch.randn(1, 16, 6, 6)
+    fast = drystone.optimize(module, x, tuning="estimate")
+    with torch.no_grad():
+        module.weight.mul_(torch.rand_like(module.weight))
+        fast.refresh()
+        torch.testing.assert_close(fast(x), module(x), rtol=1e-4, atol=1e-5)

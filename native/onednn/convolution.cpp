@@ -1,6 +1,7 @@
 #include <stdexcept>
 
 #include "onednn/onednn.h"
+#include "onednn/trial.h"
 
 namespace drystone {
 
@@ -48,6 +49,9 @@ Convolution::Convolution(const TensorDesc& x, const Dims& weights, bool has_bias
   };
   if (transposed) {
     make.operator()<dnnl::deconvolution_forward>(dnnl::algorithm::deconvolution_direct);
+    const bool suspect = implementation.find("brgconv_strided") != std::string::npos && (has_bias || !post_ops.empty());
+    if (suspect && !adds_bias_once({x, output, weights, stride, dilation, padding_l, padding_r}))
+      throw std::invalid_argument("oneDNN's kernel adds the bias more than once");
   } else {
     make.operator()<dnnl::convolution_forward>(dnnl::algorithm::convolution_direct);
   }

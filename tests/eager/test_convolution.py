@@ -87,6 +87,13 @@ def test_conv_transpose3d(ours: None, options: dict[str, Any]) -> None:
     check("conv_transpose3d", x, weight, bias, **options)
 
 
+@pytest.mark.parametrize(("axes", "c", "o", "k", "stride"), [(2, 128, 64, 8, 4), (3, 64, 64, 4, 2), (2, 512, 256, 4, 2)])
+def test_large_weights_take_one_bias(ours: None, axes: int, c: int, o: int, k: int, stride: int) -> None:
+    x, weight = torch.randn(1, c, *(8,) * axes), torch.randn(c, o, *(k,) * axes)
+    check(f"conv_transpose{axes}d", x, weight, 100 * torch.randn(o), stride=stride, padding=1)
+    check(f"conv_transpose{axes}d", x, weight, None, stride=stride, padding=1)
+
+
 def variants() -> Iterator[tuple[str, Tensor]]:
     x, _, _ = operands("conv3d", 32, 24, 3, batch=2)
     yield "channels_last", x.contiguous(memory_format=torch.channels_last_3d)

@@ -969,6 +969,11 @@ def transposed() -> Iterator[Case]:
         ):
             name = f"conv_transpose{kind}-" + label(k=k, c=c, o=o, **options)
             yield Case(name, lambda build=build, c=c, o=o, k=k, options=options: build(c, o, k, **options), ((2, c, *size),), True)
+    # Weights beyond the second level cache, where kernels of oneDNN add the bias to parts of their sums.
+    yield Case(
+        "conv_transpose2d-large", lambda: nn.Sequential(nn.ConvTranspose2d(128, 64, 8, 4, 2), nn.ReLU()), ((1, 128, 5, 4),), True
+    )
+    yield Case("conv_transpose3d-large", lambda: nn.ConvTranspose3d(64, 64, 4, 2, 1), ((1, 64, 4, 4, 4),), True)
     for groups, k, stride in ((1, 2, 2), (1, 3, 1), (1, 2, 3), (4, 3, 2)):
         yield Case(
             "conv_transpose2d-batch_norm-" + label(groups=groups, k=k, stride=stride),

@@ -129,6 +129,7 @@ class TestContenders:
             volumes.Layer("plain", 16, 32, (5, 6, 7)),
             volumes.Layer("strided", 3, 24, (5, 12, 13), (3, 7, 7), (1, 2, 2)),
             volumes.Layer("transposed", 24, 16, (3, 4, 5), (2, 2, 2), (2, 2, 2), True),
+            volumes.Layer("without bias", 64, 64, (3, 4, 5), (4, 4, 4), (2, 2, 2), True, has_bias=False),
         ],
         ids=lambda layer: layer.tag,
     )

@@ -90,12 +90,11 @@ def conv_transpose(
     if any(m >= s for m, s in zip(more, stride, strict=True)):
         raise Declined("a transposed convolution that ends in outputs of no input")
     kernel, dilation = weight.shape[2:], as_list(dilation, spatial)
-    weight = _outputs_first(b, weight, groups)
+    weight = _outputs_first(weight, groups)
     reach = tuple(d * (k - 1) - p for d, k, p in zip(dilation, kernel, padding, strict=True))
     if all(s == 1 for s in stride) and min(reach) >= 0:
-        flipped = b.constant(weight.constant.flip(tuple(range(2, spatial + 2))), weight.name)
-        return conv(b, x, flipped, bias, stride, reach, dilation, groups)
-    fused = bias is not None and finishes(groups, kernel, stride, b.shape[2:])
+        return conv(b, x, _flipped(weight), bias, stride, reach, dilation, groups)
+    fused = bias is not None and finishes(groups, weight.shape, stride, b.shape[2:])
     result = b.emit(
         "conv_transpose",
         [x, weight, bias] if bias is not None and fused else [x, weight],
@@ -113,11 +112,25 @@ def conv_transpose(
     return b.pointwise([result, column], [PointwiseOp("add", (("in", 0), ("in", 1)))])
 
 
-def _outputs_first(b: Emitter, weight: Value, groups: int) -> Value:
+def _outputs_first(weight: Value, groups: int) -> Value:
     """(C, O / groups, *k) as (O, C / groups, *k), as a conv has it: without groups the same memory."""
-    data = weight.constant
-    grouped = data.unflatten(0, (groups, -1)).transpose(1, 2)
-    return b.constant(grouped.flatten(0, 1) if groups > 1 else grouped[0], weight.name)
+
+    def turned() -> torch.Tensor:
+        return weight.constant.detach().unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+
+    inputs, outputs, *kernel = weight.shape
+    shape = (outputs * groups, inputs // groups, *kernel)
+    data = weight.constant.transpose(0, 1) if groups == 1 else turned
+    return Value(shape, weight.dtype, weight.name, data=data, identity=("outputs first", weight.key, groups))
+
+
+def _flipped(weight: Value) -> Value:
+    """Back to front along the spatial axes."""
+
+    def flipped() -> torch.Tensor:
+        return weight.constant.detach().flip(tuple(range(2, len(weight.shape))))
+
+    return Value(weight.shape, weight.dtype, weight.name, data=flipped, identity=("flipped", weight.key))
 
 
 @builds("linear")

@@ -25,7 +25,9 @@ from .zoo import GROUPS, ZOO
 def bench(
     models: Annotated[
         list[str],
-        typer.Argument(metavar="MODEL…", help="Names of the zoo, `cnns`, `transformers`, `recurrent`, `all`, or path.py:function."),
+        typer.Argument(
+            metavar="MODEL…", help="Names of the zoo, `cnns`, `volumes`, `transformers`, `recurrent`, `all`, or path.py:function."
+        ),
     ],
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
     batch: Annotated[int, typer.Option(min=1)] = 1,
