@@ -8,10 +8,10 @@ namespace drystone::DRYSTONE_ISA {
 
 template <class Key>
 int64_t count_up_to(const Key* keys, int64_t count, Key bound) {
-  int32_t found = 0;
-#pragma omp simd reduction(+ : found)
-  for (int64_t i = 0; i < count; i++) found += keys[i] <= bound;
-  return found;
+  int32_t above = 0;
+#pragma GCC unroll 4
+  for (int64_t i = 0; i < count; i++) above += keys[i] > bound;
+  return count - above;
 }
 
 // A key that at least `rank` of the keys are not above, and at most `rank + slack`, but for those equal to it: by bisection.
@@ -46,8 +46,10 @@ KeyVector<Key> ranks_of(const Key* keys, int64_t count, int64_t begin, KeyVector
   const V mine = load_raw<lanes_of<Key>>(keys + begin);
   const int64_t end = least(begin + lanes_of<Key>, count);
   V later{}, rank{};  // -1 for each
+#pragma GCC unroll 4
   for (int64_t j = 0; j < begin; j++) later += mine < keys[j];
   for (int64_t j = begin; j < end; j++) rank += (keys[j] < mine) | ((keys[j] == mine) & (static_cast<Key>(j - begin) < lane_numbers));
+#pragma GCC unroll 4
   for (int64_t j = end; j < count; j++) rank += keys[j] < mine;
   return static_cast<Key>(begin) + later - rank;
 }

@@ -12,7 +12,7 @@ constexpr int64_t blocks_for_one = 8;  // for each element that is wanted: few o
 constexpr int64_t least_blocks = 64, longest_k_by_blocks = 512;
 constexpr int64_t vector_bytes = 64;
 constexpr int64_t most_gathered = 16, gathered_bytes = 1 << 23;
-constexpr int64_t worth_a_thread = 20000;  // nanoseconds: waking threads that sleep takes about as long
+constexpr int64_t worth_a_thread = 30000;  // nanoseconds: waking a thread that sleeps takes about half as long
 
 int64_t round_up(int64_t count, int64_t multiple) { return (count + multiple - 1) / multiple * multiple; }
 
@@ -28,7 +28,7 @@ void bound_by_sample(TopkArgs& args) {
 
 // Roughly what a row takes on one thread.
 int64_t nanoseconds(const TopkArgs& args) {
-  constexpr int64_t for_one_candidate = 5, bytes_in_one = 32;
+  constexpr int64_t for_one_candidate = 5, bytes_in_one = 64;
   const int64_t likely = args.bound == TopkBound::none     ? args.count
                          : args.bound == TopkBound::sample ? args.count * args.rank / args.representatives
                                                            : args.k + args.slack;

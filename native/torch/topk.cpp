@@ -76,7 +76,7 @@ Results largest_of(const Handle& input, int64_t k, int64_t dim, bool largest, bo
   args.sorted = sorted;
   plan_topk(args, rows, shim().threads());
 
-  Results results{Handle::empty(input.dtype(), sizes), Handle::empty(ScalarType::s64, sizes)};
+  Results results{Handle::empty(input.dtype(), sizes, steps), Handle::empty(ScalarType::s64, sizes, steps)};
   alignas(64) char nearby[1 << 15];
   Handle far;
   const int64_t scratch_bytes = args.threads * args.scratch_bytes;
