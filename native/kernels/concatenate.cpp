@@ -64,7 +64,7 @@ class Stager {
       at = kLine;
     }
     for (; at + kLine <= held_; at += kLine) stream_line(to_ + at, buffer_ + at);
-    copy_bytes(buffer_, buffer_ + at, at ? held_ - at : 0);
+    if (at) __builtin_memcpy(buffer_, buffer_ + at, kLine);
     held_ -= at;
     to_ += at;
   }

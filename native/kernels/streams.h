@@ -33,7 +33,14 @@ inline void copy_overlapping(char* to, const char* from, int64_t bytes) {
   store_raw(to + bytes - Bytes, last);
 }
 
+// From here on the C library's copy is the faster: it need not read what it overwrites.
+constexpr int64_t long_copy = 16384;
+
 inline void copy_bytes(char* to, const char* from, int64_t bytes) {
+  if (bytes >= long_copy) {
+    __builtin_memcpy(to, from, bytes);
+    return;
+  }
   constexpr int width = 32;  // wider ones cross lines at every access, as neither side is aligned
   if (bytes >= 2 * width) {
     const int64_t last = bytes - width;
