@@ -59,7 +59,7 @@ class Stager {
     held_ += bytes;
     int64_t at = 0;
     if (skipped_ && held_ >= kLine) {
-      copy_bytes(to_ + skipped_, buffer_ + skipped_, kLine - skipped_);
+      copy_short(to_ + skipped_, buffer_ + skipped_, kLine - skipped_);
       skipped_ = 0;
       at = kLine;
     }
@@ -69,7 +69,7 @@ class Stager {
     to_ += at;
   }
 
-  void finish() { copy_bytes(to_ + skipped_, buffer_ + skipped_, held_ - skipped_); }
+  void finish() { copy_short(to_ + skipped_, buffer_ + skipped_, held_ - skipped_); }
 
  private:
   static int64_t begun(const char* to) { return reinterpret_cast<intptr_t>(to) & (kLine - 1); }
