@@ -35,8 +35,7 @@ class Bags {
       if (args_.padding >= 0)
         for (int64_t at = begin_; at < end_; at++) counted_ -= indices_[at] == args_.padding;
       if (args_.sizes) static_cast<Index*>(args_.sizes)[bag] = static_cast<Index>(counted_);
-      if (args_.bag_of)
-        for (int64_t at = begin_; at < end_; at++) static_cast<Index*>(args_.bag_of)[at] = static_cast<Index>(bag);
+      for (int64_t at = begin_; at < end_; at++) static_cast<Index*>(args_.bag_of)[at] = static_cast<Index>(bag);
       if (args_.mode == BagMode::max) {
         all_columns<4>(bag, [this]<int K>(int64_t bag, int64_t column) { largest<K>(bag, column); });
       } else if (args_.weights) {
@@ -50,6 +49,7 @@ class Bags {
 
  private:
   int64_t begin_of(int64_t bag) const { return bag < args_.bags ? static_cast<const Index*>(args_.offsets)[bag] : args_.count; }
+
   bool valid() const {
     Index lowest = 0, highest = 0;
 #pragma omp simd reduction(min : lowest) reduction(max : highest)

@@ -20,7 +20,7 @@ struct BagArgs {
   const void* weights;  // null, or one an index, in the table's type; for sums
   int64_t padding;      // an index that counts as none; negative: none is
   void* output;         // (bags, width)
-  void* bag_of;         // null, or for each index its bag
+  void* bag_of;         // for each index its bag
   void* sizes;          // null, or for each bag how many indices count
   void* places;         // for maxima: (bags, width), the index of the row that each is from
   int threads;

@@ -59,17 +59,17 @@ class Stager {
     held_ += bytes;
     int64_t at = 0;
     if (skipped_ && held_ >= kLine) {
-      copy_bytes(to_ + skipped_, buffer_ + skipped_, kLine - skipped_);
+      copy_short(to_ + skipped_, buffer_ + skipped_, kLine - skipped_);
       skipped_ = 0;
       at = kLine;
     }
     for (; at + kLine <= held_; at += kLine) stream_line(to_ + at, buffer_ + at);
-    copy_bytes(buffer_, buffer_ + at, at ? held_ - at : 0);
+    if (at) __builtin_memcpy(buffer_, buffer_ + at, kLine);
     held_ -= at;
     to_ += at;
   }
 
-  void finish() { copy_bytes(to_ + skipped_, buffer_ + skipped_, held_ - skipped_); }
+  void finish() { copy_short(to_ + skipped_, buffer_ + skipped_, held_ - skipped_); }
 
  private:
   static int64_t begun(const char* to) { return reinterpret_cast<intptr_t>(to) & (kLine - 1); }

@@ -33,7 +33,7 @@ inline void copy_overlapping(char* to, const char* from, int64_t bytes) {
   store_raw(to + bytes - Bytes, last);
 }
 
-inline void copy_bytes(char* to, const char* from, int64_t bytes) {
+inline void copy_short(char* to, const char* from, int64_t bytes) {
   constexpr int width = 32;  // wider ones cross lines at every access, as neither side is aligned
   if (bytes >= 2 * width) {
     const int64_t last = bytes - width;
@@ -54,14 +54,25 @@ inline void copy_bytes(char* to, const char* from, int64_t bytes) {
   }
 }
 
+// From here on the C library's copy is the faster: it need not read what it overwrites.
+constexpr int64_t long_copy = 16384;
+
+inline void copy_bytes(char* to, const char* from, int64_t bytes) {
+  if (bytes >= long_copy) {
+    __builtin_memcpy(to, from, bytes);
+  } else {
+    copy_short(to, from, bytes);
+  }
+}
+
 // The whole lines of the target pass the caches by; what lies before and after them does not.
 inline void stream_bytes(char* to, const char* from, int64_t bytes) {
   const int64_t head = -reinterpret_cast<intptr_t>(to) & (kLine - 1);
-  if (bytes < head + kLine) return copy_bytes(to, from, bytes);
-  copy_bytes(to, from, head);
+  if (bytes < head + kLine) return copy_short(to, from, bytes);
+  copy_short(to, from, head);
   int64_t at = head;
   for (; at + kLine <= bytes; at += kLine) stream_line(to + at, from + at);
-  copy_bytes(to + at, from + at, bytes - at);
+  copy_short(to + at, from + at, bytes - at);
 }
 
 }  // namespace drystone::DRYSTONE_ISA

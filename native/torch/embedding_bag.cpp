@@ -100,6 +100,10 @@ Results bags_of(const Bags& call, bool for_gradient) {
   if (bytes < least_bytes || strides.data[1] != 1 || strides.data[0] < width || shape.data[0] > INT_MAX || call.mode < 0 || call.mode > 2 ||
       !is_row(call.indices, index, args.count) || !is_row(call.offsets, index, offsets))
     return results;
+  args.mode = static_cast<BagMode>(call.mode);
+  const bool sums = args.mode == BagMode::sum;
+  // Sums of all rows are as fast in torch: memory has no more to give.
+  if (sums && call.padding_idx < 0) return results;
   const bool weighted = is_given(call.per_sample_weights);
   if (weighted && (call.mode != 0 || !is_row(call.per_sample_weights, call.weight.dtype(), args.count))) return results;
   args.wide = index == ScalarType::s64;
@@ -110,11 +114,8 @@ Results bags_of(const Bags& call, bool for_gradient) {
     if (last != args.count) return results;
   }
 
-  // What torch tells beside the result depends on the way that it takes itself.
-  args.mode = static_cast<BagMode>(call.mode);
-  const bool sums = args.mode == BagMode::sum;
   Handle output = Handle::empty(call.weight.dtype(), {args.bags, width});
-  results.offset2bag = Handle::empty(index, {sums && call.padding_idx < 0 ? 0 : args.count});
+  results.offset2bag = Handle::empty(index, {args.count});
   results.bag_size = Handle::empty(index, {sums && !for_gradient ? offsets : args.bags});
   if (args.mode == BagMode::max) {
     results.max_indices = Handle::empty(index, {args.bags, width});
@@ -122,7 +123,7 @@ Results bags_of(const Bags& call, bool for_gradient) {
   } else {
     results.max_indices = Handle::empty(index, {results.bag_size.numel()});
   }
-  if (results.offset2bag.numel()) args.bag_of = results.offset2bag.data();
+  args.bag_of = results.offset2bag.data();
   if (!sums) args.sizes = results.bag_size.data();
 
   args.table = call.weight.data();
