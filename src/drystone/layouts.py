@@ -32,7 +32,7 @@ from drystone.runtime.weights import Weights
 # Layers that are one operator of one tensor. Recurrent ones would come here, once a program keeps their states.
 LAYERS = frozenset(
     {
-        *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear),
+        *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear),
         *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm),
         *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
         *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
@@ -43,11 +43,9 @@ LAYERS = frozenset(
     }
 )
 # What a program of its own is for; other operators of the graph may only be around these.
-COMPUTED = frozenset(
-    ("conv", "matmul", "pointwise", "pool", "reduce", "softmax", "layer_norm", "group_norm", "lrn", "resize", "cat", "pad")
-)
+COMPUTED = frozenset(("matmul", "pointwise", "reduce", "softmax", "layer_norm", "group_norm", "cat", "pad"))
 MOVED = frozenset(("slice", "reshape", "permute"))
-SPATIAL = frozenset(("conv", "pool", "resize", "lrn"))
+SPATIAL = frozenset(("conv", "conv_transpose", "pool", "resize", "lrn"))
 # Calls in which a model comes to rest: what is computed twice in one is kept in the next.
 CALLS = 3
 
@@ -99,7 +97,8 @@ class LayerMaker:
         if not ops and not graph.outputs[0].is_constant:
             made.copies = next(i for i, value in enumerate(graph.inputs) if value is graph.outputs[0])
             return made
-        if traced.dtype not in FLOATS or ops - COMPUTED - MOVED or not ops & COMPUTED:
+        computed = COMPUTED | SPATIAL
+        if traced.dtype not in FLOATS or ops - computed - MOVED or not ops & computed:
             reasons = [node.attrs.get("_reason") for node in graph if node.op == "aten"]
             raise Untraceable(next(filter(None, reasons), "it is no operator on floats that has a program of its own"))
         reason = self._refusal(graph)

@@ -18,6 +18,7 @@ SHAPE = (2, 16, 6, 6)
 LAYERS: list[nn.Module] = [
     nn.Conv2d(16, 8, 3, stride=2, padding=1),
     nn.Conv2d(16, 16, 3, groups=16, padding="same"),
+    nn.ConvTranspose2d(16, 8, 2, stride=2),
     nn.BatchNorm2d(16),
     nn.GroupNorm(4, 16),
     nn.InstanceNorm2d(16, affine=True),

@@ -144,6 +144,23 @@ def test_batch_norm_activation_and_residual_run_inside_the_convolution() -> None
 
 
 @packs
+@pytest.mark.parametrize("format", FORMATS)
+def test_transposed_convolutions(format: str) -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.down, self.up = conv(16, 32, stride=2), nn.ConvTranspose2d(32, 16, 2, stride=2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cat([x, functional.relu(self.up(self.down(x)))], dim=1)
+
+    model, x = Model().eval(), torch.randn(2, 16, 8, 8)
+    fast = optimized(model, x, formats=format)
+    Reference(model, (x,)).check_float32(fast(x))
+    assert "up" in carried_layers(fast)
+
+
+@packs
 def test_what_is_read_twice_is_computed_once() -> None:
     model, x = nn.Sequential(nn.Conv2d(16, 16, 1), PreActivation(16), PreActivation(16)).eval(), torch.randn(1, 16, 8, 8)
     fast = optimized(model, x, formats=FORMATS[2])
