@@ -8,6 +8,7 @@ import importlib
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from drystone.errors import (
     ArtefactError,
@@ -44,6 +45,13 @@ __all__ = [
 ]
 
 
+def _optimize(*args: Any, **kwargs: Any) -> Any:
+    # enable() hands this on and needs no more of it: capture alone takes longer to import than all else.
+    from drystone.conductor import optimize
+
+    return optimize(*args, **kwargs)
+
+
 def enable(only: Iterable[str] | None = None, *, reuse_pages: bool = True, torchscript: bool = False) -> None:
     """Put faster operators under torch's own names, for CPU tensors, until ``disable()``. The last call counts.
 
@@ -59,26 +67,23 @@ def enable(only: Iterable[str] | None = None, *, reuse_pages: bool = True, torch
     Raises:
         ValueError: ``only`` names an operator that drystone does not have.
     """
-    from drystone.conductor import optimize
     from drystone.eager.enable import change
 
-    change(only, reuse_pages, torchscript, optimize)
+    change(only, reuse_pages, torchscript, _optimize)
 
 
 def disable() -> None:
     """Put all that is torch's back. Modules that were loaded in between keep their programs, and tensors their memory."""
     if "drystone.eager.enable" not in sys.modules:
         return
-    from drystone.conductor import optimize
     from drystone.eager.enable import Enabled, restore
 
-    restore(Enabled(), optimize)
+    restore(Enabled(), _optimize)
 
 
 @contextmanager
 def enabled(only: Iterable[str] | None = None, *, reuse_pages: bool = True, torchscript: bool = False) -> Iterator[None]:
     """``enable`` within a ``with`` statement; afterwards all is as it was before."""
-    from drystone.conductor import optimize
     from drystone.eager.enable import restore, state
 
     before = state()
@@ -86,7 +91,7 @@ def enabled(only: Iterable[str] | None = None, *, reuse_pages: bool = True, torc
     try:
         yield
     finally:
-        restore(before, optimize)
+        restore(before, _optimize)
 
 
 def __getattr__(name: str) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -80,7 +81,17 @@ def test_import_changes_nothing_and_nothing_is_printed() -> None:
     assert (done.stdout, done.stderr) == ("", "")
 
 
-def test_auto_runs_a_program_as_if_it_were_called_itself(tmp_path: Path) -> None:
+def auto(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ``python -m drystone.auto ARGUMENTS`` does, in this process."""
+    monkeypatch.setattr(sys, "argv", ["drystone.auto", *arguments])
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    sys.modules.pop("drystone.auto", None)
+    runpy.run_module("drystone.auto", run_name="__main__")
+
+
+def test_auto_runs_a_program_as_if_it_were_called_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "beside.py").write_text("value = 7\n")
     program = tmp_path / "program.py"
     program.write_text(
@@ -88,12 +99,14 @@ def test_auto_runs_a_program_as_if_it_were_called_itself(tmp_path: Path) -> None
         "assert __name__ == '__main__' and sys.argv[1:] == ['--flag', '3'] and beside.value == 7\n"
         "state = enable.state()\nassert state.operators and state.torchscript\nprint('ran')\n"
     )
-    command = [sys.executable, "-m", "drystone.auto"]
-    done = subprocess.run([*command, str(program), "--flag", "3"], check=True, timeout=120, capture_output=True, text=True)
-    assert done.stdout == "ran\n"
-    missing = subprocess.run([*command, "no/such.py"], timeout=120, capture_output=True, text=True)
-    assert missing.returncode != 0 and "'no/such.py'" in missing.stderr
-    assert subprocess.run(command, timeout=120, capture_output=True, text=True).returncode != 0
+    auto([str(program), "--flag", "3"], monkeypatch)
+    assert capsys.readouterr().out == "ran\n"
+
+
+@pytest.mark.parametrize(("arguments", "message"), [(["no/such.py"], "'no/such.py'"), ([], "usage")])
+def test_auto_without_a_program(arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit, match=message):
+        auto(arguments, monkeypatch)
 
 
 # -- pages ------------------------------------------------------------------------------------------------------------
