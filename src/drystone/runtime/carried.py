@@ -27,6 +27,7 @@ from drystone.runtime.structures import COMPUTED_FIRST, Operation, Structure, Ta
 MAX_STEPS = 24
 
 _make = torch.Tensor._make_wrapper_subclass
+_bar_memory = torch._C._set_throw_on_mutable_data_ptr
 _TENSOR = object()
 _SCALARS = (int, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
 
@@ -86,6 +87,7 @@ class CarriedTensor(torch.Tensor):
 
 def carry(table: Table, structure: Structure, leaves: tuple[torch.Tensor, ...]) -> CarriedTensor:
     tensor: CarriedTensor = _make(CarriedTensor, structure.size, dtype=structure.kind[1])
+    _bar_memory(tensor)  # C++ that asks for it past the dispatcher gets an error, not a null pointer
     tensor._table, tensor._structure, tensor._leaves = table, structure, leaves
     return tensor
 
