@@ -57,6 +57,9 @@ Handle convolved(const Call& call) {
   if (call.groups != 1 || !kernels() || call.x.dtype() != ScalarType::f32 || call.weight.dtype() != ScalarType::f32 ||
       call.weight.rank() != rank)
     return Handle();
+  // The bound again, roughly and before anything is copied: padding may add positions to those of x, hardly eight times as many.
+  const int64_t in_channels = call.x.sizes().data[1];
+  if (in_channels < 1 || call.x.numel() / in_channels * call.weight.numel() < least_work / 8) return Handle();
   const size_t spatial = rank - 2;
   for (const Dims* list : {&call.stride, &call.padding, &call.dilation, &call.output_padding})
     if (list->size() != spatial) return Handle();
