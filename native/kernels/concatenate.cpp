@@ -9,6 +9,7 @@
 
 #include "kernels/block.h"
 #include "kernels/streams.h"
+#include "kernels/transpose.h"
 
 namespace drystone::DRYSTONE_ISA {
 
@@ -40,8 +41,46 @@ void copy_runs(char* to, int64_t to_pitch, const char* from, int64_t from_pitch,
   for (int64_t r = 0; r < rows; r++) copy_bytes(to + r * to_pitch, from + r * from_pitch, run);
 }
 
+template <class T, int... I>
+inline void interleave_vectors(T* to, const T* a, const T* b, Indices<I...>) {
+  constexpr int width = sizeof...(I);
+  const auto x = load_raw<width>(a), y = load_raw<width>(b);
+  store_raw(to, __builtin_shufflevector(x, y, (I / 2 + (I % 2) * width)...));
+  store_raw(to + width, __builtin_shufflevector(x, y, (width / 2 + I / 2 + (I % 2) * width)...));
+}
+
+// An element of each in turn.
+template <class T>
+void interleave(char* to_bytes, const char* a_bytes, const char* b_bytes, int64_t count) {
+  constexpr int width = kVectorBytes / sizeof(T);
+  T* to = reinterpret_cast<T*>(to_bytes);
+  const T *a = reinterpret_cast<const T*>(a_bytes), *b = reinterpret_cast<const T*>(b_bytes);
+  int64_t i = 0;
+  for (; i + width <= count; i += width) interleave_vectors(to + 2 * i, a + i, b + i, Indices<__integer_pack(width)...>());
+  for (; i < count; i++) {
+    __builtin_memcpy(to + 2 * i, a + i, sizeof(T));
+    __builtin_memcpy(to + 2 * i + 1, b + i, sizeof(T));
+  }
+}
+
+// Two dense parts of elements in turn: false for all else.
+bool fill_pairs(const ConcatenateArgs& args, int64_t begin, int64_t end, char* to) {
+  if (args.count != 2) return false;
+  const ConcatenatePart &a = args.parts[0], &b = args.parts[1];
+  const int64_t run = a.run;
+  if (b.run != run || a.pitch != run || b.pitch != run) return false;
+  const char *from_a = a.data + begin * run, *from_b = b.data + begin * run;
+  switch (run) {
+    case 2: interleave<uint16_t>(to, from_a, from_b, end - begin); return true;
+    case 4: interleave<uint32_t>(to, from_a, from_b, end - begin); return true;
+    case 8: interleave<uint64_t>(to, from_a, from_b, end - begin); return true;
+  }
+  return false;
+}
+
 // Rows [begin, end) of the result, at `to`.
 void fill_rows(const ConcatenateArgs& args, int64_t begin, int64_t end, char* to) {
+  if (fill_pairs(args, begin, end, to)) return;
   for (int64_t i = 0; i < args.count; i++) {
     const ConcatenatePart& part = args.parts[i];
     copy_runs(to + part.offset, args.row_bytes, part.data + begin * part.pitch, part.pitch, part.run, end - begin);

@@ -57,6 +57,14 @@ def test_runs_of_every_length(dtype: torch.dtype) -> None:
         check([values(300, run, dtype=dtype), values(300, 140 - run, dtype=dtype)], 1)
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bfloat16, torch.float32, torch.float64])
+def test_elements_in_turn(dtype: torch.dtype) -> None:
+    for rows in (*range(5000, 5070), 40_001):
+        pair = [values(rows, 1, dtype=dtype), values(rows + 1, 1, dtype=dtype)[1:]]
+        check(pair, 1)
+        check([*pair, pair[0]], 1)
+
+
 @pytest.mark.parametrize("bytes_before", [0, 1, 4, 63, 64])
 @pytest.mark.parametrize("shape", [(1, 70_001), (900, 77), (40_000, 3), (3, 30_000)])
 def test_no_alignment_is_taken_for_granted(shape: tuple[int, int], bytes_before: int) -> None:
