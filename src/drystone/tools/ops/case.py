@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+
+import drystone
 
 from ..bench.worker import shorten
 
@@ -24,10 +27,21 @@ class Contest:
     """The contenders of a case on the same operands. Making one may fail: it is then left out, with the reason.
 
     ``exact`` computes what all of them approximate, in float64, from the operands as they were rounded to the case's dtype.
+    ``within`` gives what some contenders are made and called in: ``drystone.enabled``, for what is called by torch's name.
     """
 
     contenders: dict[str, Callable[[], Call]]
     exact: Callable[[], torch.Tensor]
+    within: dict[str, Callable[[], AbstractContextManager[None]]] = field(default_factory=dict)
+
+    @classmethod
+    def enabled_or_not(cls, make: Callable[[], Call], exact: Callable[[], torch.Tensor]) -> Contest:
+        """The same call of torch's with ``drystone.enable()`` and without."""
+        return cls({"drystone": make, "torch": make}, exact, {"drystone": drystone.enabled})
+
+    def around(self, name: str) -> AbstractContextManager[None]:
+        """What a contender is called in."""
+        return self.within.get(name, nullcontext)()
 
     def prepare(self) -> tuple[dict[str, Call], dict[str, str]]:
         """The calls, each called once, and why the others are left out."""
@@ -35,8 +49,9 @@ class Contest:
         reasons: dict[str, str] = {}
         for name, make in self.contenders.items():
             try:
-                call = make()
-                call(0)
+                with self.around(name):
+                    call = make()
+                    call(0)
             except (ImportError, RuntimeError, ValueError) as error:
                 reasons[name] = shorten(f"{type(error).__name__}: {error}")
             else:

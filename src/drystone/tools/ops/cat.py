@@ -1,18 +1,17 @@
-"""Tensors joined along an axis, into a result that is there: the sizes of PyTorch's operator_benchmark, and larger ones.
+"""Tensors joined along an axis: the sizes of PyTorch's operator_benchmark, and larger ones.
 
-With ``out=``, as there: into new memory, most of the time would go into page faults. A contender whose result is not torch's bit
-for bit is left out. Large cases are cold in any case, small ones hot, as what has just been written is joined.
+The result is new each time: with ``drystone.enable()`` in pages that earlier ones left, without it in those that the C library
+gives. A contender whose result is not torch's bit for bit is left out. Large cases are cold in any case, small ones hot, as what
+has just been written is joined.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
-
-import drystone.ops  # noqa: F401  (defines torch.ops.drystone)
 
 from ..bench.workload import DTYPES
 from .case import Call, Case, Contest
@@ -83,19 +82,14 @@ def case(dtype: str, tag: str, name: str, shapes: Shapes, dim: int) -> Case:
 
 
 def joined(shapes: Shapes, dim: int, dtype: torch.dtype) -> Contest:
-    """The contenders, each with a result of its own."""
+    """The contenders."""
     generator = torch.Generator().manual_seed(0)
     tensors = [torch.randn(*shape, generator=generator).to(dtype) for shape in shapes]
     expected = torch.cat(tensors, dim)
 
-    def call_of(operator: Callable[..., torch.Tensor]) -> Call:
-        out = torch.empty_like(expected)
-        if not torch.equal(operator(tensors, dim, out=out), expected):
+    def make() -> Call:
+        if not torch.equal(torch.cat(tensors, dim), expected):
             raise ValueError("a result that is not torch's")
-        return lambda _: operator(tensors, dim, out=out)
+        return lambda _: torch.cat(tensors, dim)
 
-    contenders = {
-        "drystone": lambda: call_of(torch.ops.drystone.cat.out),
-        "torch": lambda: call_of(torch.ops.aten.cat.out),
-    }
-    return Contest(contenders, expected.double)
+    return Contest.enabled_or_not(make, expected.double)

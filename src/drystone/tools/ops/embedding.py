@@ -1,8 +1,7 @@
 """Rows of tables of 128 columns, read at random: gathered, added up in bags, and the gradient of the table.
 
-100 000 rows are read of tables that fit the caches, and that do not. Rows are gathered into a result that is there, by
-``index_select``; what is new each time, the bags' sums and the table's gradient, is in the memory that torch's allocator gives to
-all contenders alike.
+100 000 rows are read of tables that fit the caches, and that do not. Results are new each time: with ``drystone.enable()`` in pages
+that earlier ones left, without it in those that the C library gives.
 """
 
 from __future__ import annotations
@@ -12,18 +11,17 @@ from functools import partial
 
 import psutil
 import torch
-
-import drystone.ops  # noqa: F401  (defines torch.ops.drystone)
+import torch.nn.functional as F
 
 from ..bench.workload import DTYPES
-from .case import Call, Case, Contest
+from .case import Case, Contest
 
 ROWS = (10_000, 100_000, 1_000_000, 10_000_000)
 WIDTH, READ = 128, 100_000
 BAG = 50  # rows
 INDEX_BYTES = 8
 TABLES = 6  # of the size of the one: contenders' results, the exact one in float64, and room
-MODES = {"sum": 0, "mean": 1, "max": 2}
+MODES = ("sum", "mean", "max")
 
 
 def embedding_cases(dtype: str) -> Iterator[Case]:
@@ -72,46 +70,28 @@ def _operands(rows: int, dtype: torch.dtype, table: int) -> tuple[torch.Tensor, 
 
 def gathered(rows: int, dtype: torch.dtype) -> Contest:
     weight, which = _operands(rows, dtype, rows)
-
-    def call_of(operator: Callable[..., torch.Tensor]) -> Call:
-        out = torch.empty(READ, WIDTH, dtype=dtype)
-        return lambda _: operator(weight, 0, which, out=out)
-
-    contenders = {
-        "drystone": lambda: call_of(torch.ops.drystone.index_select.out),
-        "torch": lambda: call_of(torch.ops.aten.index_select.out),
-    }
-    return Contest(contenders, lambda: weight[which].double())
+    return Contest.enabled_or_not(lambda: lambda _: F.embedding(which, weight), lambda: weight[which].double())
 
 
 def bags(mode: str, rows: int, dtype: torch.dtype) -> Contest:
     weight, which = _operands(rows, dtype, rows)
-    offsets = torch.arange(0, READ, BAG)
-
-    def call_of(operator: Callable[..., tuple[torch.Tensor, ...]]) -> Call:
-        return lambda _: operator(weight, which, offsets, False, MODES[mode])[0]
+    in_bags = which.view(-1, BAG)
 
     def exact() -> torch.Tensor:
-        rows_of_bags = weight[which].double().view(-1, BAG, WIDTH)
+        rows_of_bags = weight[in_bags].double()
         if mode == "max":
             return rows_of_bags.amax(1)
         return rows_of_bags.sum(1) if mode == "sum" else rows_of_bags.mean(1)
 
-    contenders = {
-        "drystone": lambda: call_of(torch.ops.drystone._embedding_bag_forward_only.default),
-        "torch": lambda: call_of(torch.ops.aten._embedding_bag_forward_only.default),
-    }
-    return Contest(contenders, exact)
+    return Contest.enabled_or_not(lambda: lambda _: F.embedding_bag(in_bags, weight, mode=mode), exact)
 
 
 def gradient(rows: int, dtype: torch.dtype) -> Contest:
     given, which = _operands(rows, dtype, READ)
 
-    def call_of(operator: Callable[..., torch.Tensor]) -> Call:
-        return lambda _: operator(given, which, rows, -1, False)
+    def call(_: int) -> torch.Tensor:
+        return torch.ops.aten.embedding_dense_backward(given, which, rows, -1, False)
 
-    contenders = {
-        "drystone": lambda: call_of(torch.ops.drystone.embedding_dense_backward.default),
-        "torch": lambda: call_of(torch.ops.aten.embedding_dense_backward.default),
-    }
-    return Contest(contenders, lambda: torch.zeros(rows, WIDTH, dtype=torch.float64).index_add_(0, which, given.double()))
+    return Contest.enabled_or_not(
+        lambda: call, lambda: torch.zeros(rows, WIDTH, dtype=torch.float64).index_add_(0, which, given.double())
+    )

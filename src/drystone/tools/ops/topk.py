@@ -1,20 +1,16 @@
 """The largest elements of rows: N rows of C elements, as logits or scores lie, the k best of each in order.
 
 What a model ranks differs from call to call, while a benchmark that repeats one short row teaches the branch predictor its order:
-each call takes the next of several inputs, which together stay in the caches unless one is larger. Contenders are called in the
-same way, as operators of ``torch.ops``. One whose values are not torch's bit for bit, or whose indices do not name them, is left
+each call takes the next of several inputs, which together stay in the caches unless one is larger. One whose values are not torch's bit for bit, or whose indices do not name them, is left
 out.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import torch
-
-import drystone.ops  # noqa: F401  (defines torch.ops.drystone)
 
 from ..bench.workload import DTYPES
 from .case import Call, Case, Contest
@@ -57,15 +53,11 @@ def topk(c: int, n: int, k: int, dtype: torch.dtype, copies: int) -> Contest:
     inputs = [torch.randn(n, c, generator=generator).to(dtype) for _ in range(copies)]
     expected = torch.ops.aten.topk.default(inputs[0], k)[0]
 
-    def call_of(operator: Callable[..., Any]) -> Call:
-        check(inputs[0], expected, *operator(inputs[0], k))
-        return lambda i: operator(inputs[i], k)[0]
+    def make() -> Call:
+        check(inputs[0], expected, *torch.topk(inputs[0], k))
+        return lambda i: torch.topk(inputs[i], k)[0]
 
-    contenders = {
-        "drystone": lambda: call_of(torch.ops.drystone.topk.default),
-        "torch": lambda: call_of(torch.ops.aten.topk.default),
-    }
-    return Contest(contenders, expected.double)
+    return Contest.enabled_or_not(make, expected.double)
 
 
 def check(x: torch.Tensor, expected: torch.Tensor, values: torch.Tensor, indices: torch.Tensor) -> None:

@@ -1,8 +1,8 @@
 """Convolutions over three axes, as 3-D U-Nets and R3D-18 have them, batch 1.
 
 ``drystone`` is the step of a program, in channels_last on packed weights, Winograd's or oneDNN's, whichever is faster here as in a
-rehearsal. ``drystone.ops`` is the call by name, on plain tensors as torch's, which orders x, weights and output at each call.
-Operands are hot: in a model, the layer before has just written x.
+rehearsal. ``drystone.enable`` is torch's own call on plain tensors with ``drystone.enable()``, which orders x, weights and output
+at each call. Operands are hot: in a model, the layer before has just written x.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from drystone import native, ops
+import drystone
+from drystone import native
 
 from ..bench.workload import DTYPES
 from .case import Call, Case, Contest
@@ -122,7 +123,6 @@ def contest(layer: Layer, dtype: torch.dtype) -> Contest:
     bias = torch.randn(layer.outputs, generator=generator).to(dtype) if layer.has_bias else None
     options: dict[str, Any] = {"stride": layer.stride, "padding": layer.padding}
     by_torch = F.conv_transpose3d if layer.transposed else F.conv3d
-    by_name = ops.conv_transpose3d if layer.transposed else ops.conv3d
 
     def fastest() -> Call:
         return min(steps(layer, x, weight, bias), key=lambda call: least_seconds(lambda: call(0)))
@@ -134,9 +134,9 @@ def contest(layer: Layer, dtype: torch.dtype) -> Contest:
         "drystone": fastest,
         "torch": lambda: lambda _: by_torch(x, weight, bias, **options),
     }
-    if dtype == torch.float32:  # by name, bfloat16 is torch's
-        contenders["drystone.ops"] = lambda: lambda _: by_name(x, weight, bias, **options)
-    return Contest(contenders, exact)
+    if dtype == torch.float32:  # of bfloat16 torch's own is called
+        contenders["drystone.enable"] = contenders["torch"]
+    return Contest(contenders, exact, {"drystone.enable": drystone.enabled})
 
 
 def steps(layer: Layer, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> list[Call]:
