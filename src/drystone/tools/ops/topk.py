@@ -1,8 +1,8 @@
 """The largest elements of rows: N rows of C elements, as logits or scores lie, the k best of each in order.
 
 What a model ranks differs from call to call, while a benchmark that repeats one short row teaches the branch predictor its order:
-each call takes the next of several inputs, which together stay in the caches unless one is larger. One whose values are not torch's bit for bit, or whose indices do not name them, is left
-out.
+each call takes the next of several inputs, which together stay in the caches unless one is larger. A contender whose values are
+not torch's bit for bit, or whose indices do not name them, is left out.
 """
 
 from __future__ import annotations
