@@ -80,8 +80,9 @@ class Measurement(Work):
 
     @property
     def best_other_over_own(self) -> float | None:
-        """The least of the ratios: above 1, drystone is the fastest."""
-        return min((ratio for name in self.others if (ratio := self.ratio(name)) is not None), default=None)
+        """The least of the ratios to what is not drystone in another way: above 1, drystone is the fastest."""
+        others = [name for name in self.others if not name.startswith(OWN)]
+        return min((ratio for name in others if (ratio := self.ratio(name)) is not None), default=None)
 
     @property
     def arithmetic_share(self) -> float:
