@@ -5,6 +5,7 @@
 #include <malloc.h>
 #include <sys/mman.h>
 
+#include <bit>
 #include <cstdlib>
 #include <list>
 #include <memory>
@@ -41,6 +42,13 @@ constexpr size_t page = 4096, least_huge_bytes = 4 << 20;
 // Blocks are the C library's, as torch's own are: each can be freed by the other's means, whoever allocated it, and when.
 size_t size_of(void* block) { return malloc_usable_size(block); }
 
+// Blocks have few sizes, four to a power of two, so that a tensor that grows from call to call (keys and values of a text that is being
+// written) finds the block of the one before. What is never written costs no memory.
+size_t size_class(size_t bytes) {
+  const size_t step = std::bit_floor(bytes) / 4;
+  return (bytes + step - 1) / step * step;
+}
+
 class Pool {
  public:
   // Never destroyed: tensors may outlive all else.
@@ -67,7 +75,7 @@ class Pool {
       }
       ++state_.fresh;
     }
-    const size_t whole = (bytes + page - 1) / page * page;
+    const size_t whole = size_class(bytes);
     void* block = std::aligned_alloc(page, whole);
     if (!block) {
       drop(0);

@@ -141,6 +141,16 @@ def test_a_block_is_not_given_to_a_much_smaller_tensor() -> None:
     assert torch.empty((4 << 20) - 100).data_ptr() == address
 
 
+def test_a_tensor_that_grows_finds_the_block_of_the_one_before() -> None:
+    drystone.enable(only=[])
+    grown = torch.empty(1 << 20)
+    fresh = pages.state().fresh
+    for step in range(1, 200):
+        grown = torch.empty((1 << 20) + step * 1000)
+    assert grown.numel() == (1 << 20) + 199_000
+    assert pages.state().fresh - fresh <= 2
+
+
 def test_tensors_outlive_the_allocator_that_made_them() -> None:
     before = torch.arange(1 << 20)
     drystone.enable(only=[])
