@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from ..bench.results import geometric_mean
 from .results import OWN, Measurement, ResultFile
 
 _COLOURS = ("#2b6ca3", "#c0392b", "#f0a04b", "#7f6b9c", "#5fa8d3", "#8a8f98")
+_COLUMNS = 3
 
 
 def plot(source: Path, target: Path) -> None:
@@ -30,8 +32,12 @@ def plot(source: Path, target: Path) -> None:
     if not panels:
         raise ValueError(f"{source} holds nothing that was measured beside {OWN}")
 
-    figure, axes = plt.subplots(1, len(panels), figsize=(6.5 * len(panels), 4), layout="constrained", squeeze=False)
-    for (operator, lines), panel in zip(panels.items(), axes[0], strict=True):
+    columns = min(len(panels), _COLUMNS)
+    rows = math.ceil(len(panels) / columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(6.5 * columns, 4 * rows), layout="constrained", squeeze=False)
+    for empty in axes.flat[len(panels) :]:
+        empty.set_axis_off()
+    for (operator, lines), panel in zip(panels.items(), axes.flat, strict=False):
         for i, (series, some) in enumerate(lines.items()):
             colour = _COLOURS[i % len(_COLOURS)]
             sizes = sorted({m.axis_size for m in some})
@@ -43,7 +49,8 @@ def plot(source: Path, target: Path) -> None:
         everywhere = sorted({m.axis_size for some in lines.values() for m in some})
         panel.set_xticks(everywhere, [str(size) for size in everywhere], fontsize=8)
         panel.set_xlabel(first.axis)
-        panel.set_ylabel(f"times as fast as the better of {' and '.join(first.others)}")
+        others = [name for name in first.others if not name.startswith(OWN)]
+        panel.set_ylabel(f"times as fast as {'the better of ' if len(others) > 1 else ''}{' and '.join(others)}")
         panel.set_title(operator if several else f"{operator}, {first.run.threads} threads", loc="left", fontsize=10)
         panel.grid(color="#e3e3e3")
         panel.spines[["top", "right"]].set_visible(False)
