@@ -33,13 +33,13 @@ lint: $(VENV)/.installed-test
 
 # All tests as the machine is; then what depends on the instruction set again under each lower cap.
 check: $(VENV)/.installed-test
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2
 	@isa=$$($(BIN)/python -c "from drystone import native; print(native.isa())") || exit 1; \
 	case $$isa in amx) caps="avx512 avx2";; avx512) caps="avx2";; *) caps="";; esac; \
 	echo "The tests above ran uncapped, which is $$isa here; under a lower cap again: $${caps:-none}."; \
 	for cap in $$caps; do \
 	  echo "DRYSTONE_MAX_ISA=$$cap"; \
-	  DRYSTONE_MAX_ISA=$$cap $(BIN)/pytest tests/ops tests/native || exit 1; \
+	  DRYSTONE_MAX_ISA=$$cap $(BIN)/pytest -n 2 tests/ops tests/native tests/eager || exit 1; \
 	done
 
 bench: $(VENV)/.installed
