@@ -36,7 +36,8 @@ namespace {
 
 constexpr size_t vtable_bytes = 8 * sizeof(void*);  // offset, type, two destructors, four functions
 
-constexpr size_t least_bytes = 1 << 18;
+// Below that the C library keeps what is freed, after its first return, and hands it out warmer than a pool does.
+constexpr size_t least_bytes = 1 << 24;
 constexpr size_t page = 4096, least_huge_bytes = 4 << 20;
 
 // Blocks are the C library's, as torch's own are: each can be freed by the other's means, whoever allocated it, and when.

@@ -1,8 +1,7 @@
 // Memory of large tensors, used again instead of given back to the system.
 //
-// The C library returns blocks of more than 32 MB to the system at every free, and smaller ones often, so each new result is paid
-// for in page faults (0.25 us for each 4 KB: longer than it takes to write them). While this is on, torch's large CPU tensors
-// come from blocks that earlier ones left.
+// The C library returns blocks of more than 32 MB to the system at every free, so each new result is paid for in page faults (0.25 us for
+// each 4 KB: longer than it takes to write them). While this is on, torch's large CPU tensors come from blocks that earlier ones left.
 #pragma once
 
 #include <cstddef>

@@ -60,7 +60,7 @@ def enable(only: Iterable[str] | None = None, *, reuse_pages: bool = True, torch
 
     Args:
         only: names of operators, as ``["topk", "cat"]``; all that drystone has where left out.
-        reuse_pages: memory of large results (256 KB and more) is used again instead of given back to the system: at most
+        reuse_pages: memory of large results (16 MB and more) is used again instead of given back to the system: at most
             ``DRYSTONE_PAGES`` megabytes wait for use, an eighth of the machine's memory if that is not set.
         torchscript: what ``torch.jit.load`` and ``torch.jit.freeze`` give is optimised at its first call, for these inputs.
 

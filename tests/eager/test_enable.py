@@ -114,7 +114,7 @@ def test_auto_without_a_program(arguments: list[str], message: str, monkeypatch:
 
 def test_large_results_reuse_memory() -> None:
     drystone.enable(only=[])
-    x = torch.randn(1 << 20)
+    x = torch.zeros(1 << 23)
     address = torch.tanh(x).data_ptr()
     before = pages.state().reused
     assert torch.tanh(x).data_ptr() == address
@@ -124,11 +124,11 @@ def test_large_results_reuse_memory() -> None:
 
 
 def test_what_waits_is_bounded_and_released(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DRYSTONE_PAGES", "8")
+    monkeypatch.setenv("DRYSTONE_PAGES", "64")
     drystone.enable(only=[])
-    for size in range(1 << 18, 3 << 20, 1 << 18):
+    for size in range(1 << 22, 24 << 20, 1 << 21):
         torch.empty(size)
-        assert pages.state().kept <= 8 << 20
+        assert pages.state().kept <= 64 << 20
     assert pages.state().kept > 0
     drystone.disable()
     assert pages.state().kept == 0
@@ -136,31 +136,31 @@ def test_what_waits_is_bounded_and_released(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_block_is_not_given_to_a_much_smaller_tensor() -> None:
     drystone.enable(only=[])
-    address = torch.empty(4 << 20).data_ptr()
-    assert torch.empty(1 << 20).data_ptr() != address
-    assert torch.empty((4 << 20) - 100).data_ptr() == address
+    address = torch.empty(32 << 20).data_ptr()
+    assert torch.empty(8 << 20).data_ptr() != address
+    assert torch.empty((32 << 20) - 100).data_ptr() == address
 
 
 def test_a_tensor_that_grows_finds_the_block_of_the_one_before() -> None:
     drystone.enable(only=[])
-    grown = torch.empty(1 << 20)
+    grown = torch.empty(1 << 23)
     fresh = pages.state().fresh
     for step in range(1, 200):
-        grown = torch.empty((1 << 20) + step * 1000)
-    assert grown.numel() == (1 << 20) + 199_000
+        grown = torch.empty((1 << 23) + step * 8000)
+    assert grown.numel() == (1 << 23) + 1_592_000
     assert pages.state().fresh - fresh <= 2
 
 
 def test_tensors_outlive_the_allocator_that_made_them() -> None:
-    before = torch.arange(1 << 20)
+    before = torch.arange(1 << 23)
     drystone.enable(only=[])
-    within = torch.arange(1 << 20)
+    within = torch.arange(1 << 23)
     with drystone.enabled(only=[]):
-        nested = torch.arange(1 << 20)
+        nested = torch.arange(1 << 23)
     del before
     drystone.disable()
     assert torch.equal(within, nested)
-    within.untyped_storage().resize_(16 << 20)
+    within.untyped_storage().resize_(64 << 20)
     del within, nested
     assert pages.state().kept == 0
 
