@@ -3,7 +3,17 @@
 
 #include <nanobind/nanobind.h>
 
+#include <cstdint>
+
+#include "core/tensor.h"
+
 namespace drystone {
+
+// `pack` of whatever packs weights, on addresses.
+template <class Packing>
+void pack(const Packing& packing, DType dtype, uintptr_t source, uintptr_t packed) {
+  packing.pack(dtype, reinterpret_cast<const void*>(source), reinterpret_cast<void*>(packed));
+}
 
 void bind_core(nanobind::module_& m);         // TensorDesc, Step, Program, Frame, isa
 void bind_onednn(nanobind::module_& m);       // convolution, matmul, reorder

@@ -29,12 +29,7 @@ void bind_gemm(nb::module_& m) {
           "x"_a, "n"_a, "has_bias"_a, "output"_a, "post_ops"_a, "widened"_a = false)
       .def_prop_ro("packed_bytes", &Gemm::packed_bytes)
       .def_prop_ro("packed_key", &Gemm::packed_key)
-      .def(
-          "pack",
-          [](const Gemm& self, DType dtype, uintptr_t source, uintptr_t packed) {
-            self.pack(dtype, reinterpret_cast<const void*>(source), reinterpret_cast<void*>(packed));
-          },
-          "dtype"_a, "source"_a, "packed"_a);
+      .def("pack", &pack<Gemm>, "dtype"_a, "source"_a, "packed"_a);
 }
 
 }  // namespace drystone

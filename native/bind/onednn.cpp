@@ -24,11 +24,6 @@ std::vector<PostOp> post_ops_of(const std::vector<PostOpTuple>& tuples) {
   return list;
 }
 
-template <class Packing>
-void pack(const Packing& step, DType dtype, uintptr_t source, uintptr_t packed) {
-  step.pack(dtype, reinterpret_cast<const void*>(source), reinterpret_cast<void*>(packed));
-}
-
 }  // namespace
 
 void bind_onednn(nb::module_& m) {

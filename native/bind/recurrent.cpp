@@ -16,12 +16,7 @@ void bind_recurrent(nb::module_& m) {
       .def(nb::init<DType, int, int64_t, int64_t>(), "dtype"_a, "gates"_a, "units"_a, "k"_a)
       .def_prop_ro("packed_bytes", &RecurrentWeights::packed_bytes)
       .def_prop_ro("packed_key", &RecurrentWeights::packed_key)
-      .def(
-          "pack",
-          [](const RecurrentWeights& self, DType dtype, uintptr_t source, uintptr_t packed) {
-            self.pack(dtype, reinterpret_cast<const void*>(source), reinterpret_cast<void*>(packed));
-          },
-          "dtype"_a, "source"_a, "packed"_a);
+      .def("pack", &pack<RecurrentWeights>, "dtype"_a, "source"_a, "packed"_a);
   m.def(
       "recurrent",
       [](const std::string& kind, DType weights, int64_t hidden, int directions, bool batch_first, bool has_bias, bool projects,

@@ -29,12 +29,7 @@ void bind_winograd(nb::module_& m) {
           "x"_a, "weights"_a, "has_bias"_a, "output"_a, "padding_l"_a, "padding_r"_a, "tile"_a, "post_ops"_a)
       .def_prop_ro("packed_bytes", &Winograd::packed_bytes)
       .def_prop_ro("packed_key", &Winograd::packed_key)
-      .def(
-          "pack",
-          [](const Winograd& self, DType dtype, uintptr_t source, uintptr_t packed) {
-            self.pack(dtype, reinterpret_cast<const void*>(source), reinterpret_cast<void*>(packed));
-          },
-          "dtype"_a, "source"_a, "packed"_a);
+      .def("pack", &pack<Winograd>, "dtype"_a, "source"_a, "packed"_a);
 }
 
 }  // namespace drystone
