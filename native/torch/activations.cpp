@@ -63,10 +63,7 @@ using Silu = Activation<PointwiseKind::silu>;
 
 Tensor (*torch_gelu)(const Tensor& x, std::string_view approximate);
 
-bool find_gelu() {
-  torch_gelu = reinterpret_cast<decltype(torch_gelu)>(find("_ZN2at3cpu4geluERKNS_6TensorESt17basic_string_viewIcSt11char_traitsIcEE"));
-  return torch_gelu != nullptr;
-}
+bool find_gelu() { return find(torch_gelu, "_ZN2at3cpu4geluERKNS_6TensorESt17basic_string_viewIcSt11char_traitsIcEE"); }
 
 void gelu_kernel(StableIValue* stack, uint64_t, uint64_t) {
   Arguments arguments(stack);

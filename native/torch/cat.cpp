@@ -17,15 +17,9 @@ namespace {
 Tensor (*torch_cat)(const TensorListRef& tensors, int64_t dim);
 Tensor& (*torch_cat_out)(const TensorListRef& tensors, int64_t dim, Tensor& out);
 
-bool find_torch() {
-  torch_cat = reinterpret_cast<decltype(torch_cat)>(find("_ZN2at3cpu3catERKN3c108IListRefINS_6TensorEEEl"));
-  return torch_cat != nullptr;
-}
+bool find_torch() { return find(torch_cat, "_ZN2at3cpu3catERKN3c108IListRefINS_6TensorEEEl"); }
 
-bool find_torch_out() {
-  torch_cat_out = reinterpret_cast<decltype(torch_cat_out)>(find("_ZN2at3cpu8cat_outfERKN3c108IListRefINS_6TensorEEElRS3_"));
-  return torch_cat_out != nullptr;
-}
+bool find_torch_out() { return find(torch_cat_out, "_ZN2at3cpu8cat_outfERKN3c108IListRefINS_6TensorEEElRS3_"); }
 
 // Below this torch's own is as fast, unless there are many tensors: it takes 100 ns for each. To be asked at all costs 0.4 us and 50 ns a
 // tensor.

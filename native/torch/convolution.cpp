@@ -14,9 +14,8 @@ Tensor (*torch_convolution)(const Tensor& x, const Tensor& weight, const Optiona
                             Integers dilation, bool transposed, Integers output_padding, int64_t groups);
 
 bool find_torch() {
-  torch_convolution = reinterpret_cast<decltype(torch_convolution)>(
-      find("_ZN2at25compositeexplicitautograd11convolutionERKNS_6TensorES3_RKSt8optionalIS1_EN3c108ArrayRefIlEESA_SA_bSA_l"));
-  return torch_convolution != nullptr;
+  return find(torch_convolution,
+              "_ZN2at25compositeexplicitautograd11convolutionERKNS_6TensorES3_RKSt8optionalIS1_EN3c108ArrayRefIlEESA_SA_bSA_l");
 }
 
 // Below so many multiplications torch's own is as fast.
@@ -39,9 +38,6 @@ struct Call {
         transposed(arguments.boolean()),
         output_padding(arguments.integers()),
         groups(arguments.integer()) {}
-
-  // torch passes an undefined tensor on for None; it has no elements.
-  bool has_bias() const { return bias && bias.numel() > 0; }
 };
 
 Integers ref(const Dims& dims) { return {dims.data(), dims.size()}; }
@@ -76,7 +72,7 @@ Handle convolved(const Call& call) {
   if (!p.channels_last && !call.weight.is_contiguous()) return Handle();
   const int64_t channels = p.weights[call.transposed ? 1 : 0];
   if (p.x[1] != p.weights[call.transposed ? 0 : 1]) return Handle();
-  p.has_bias = call.has_bias();
+  p.has_bias = static_cast<bool>(call.bias);
   if (p.has_bias && (call.bias.dtype() != ScalarType::f32 || !call.bias.is_contiguous() || dims_of(call.bias.sizes()) != Dims{channels}))
     return Handle();
 

@@ -13,15 +13,9 @@ namespace {
 Tensor (*torch_embedding)(const Tensor& weight, const Tensor& indices, int64_t padding_idx, bool scale_grad_by_freq, bool sparse);
 Tensor (*torch_backward)(const Tensor& gradient, const Tensor& indices, int64_t num_weights, int64_t padding_idx, bool scale_grad_by_freq);
 
-bool find_torch() {
-  torch_embedding = reinterpret_cast<decltype(torch_embedding)>(find("_ZN2at25compositeexplicitautograd9embeddingERKNS_6TensorES3_lbb"));
-  return torch_embedding != nullptr;
-}
+bool find_torch() { return find(torch_embedding, "_ZN2at25compositeexplicitautograd9embeddingERKNS_6TensorES3_lbb"); }
 
-bool find_torch_backward() {
-  torch_backward = reinterpret_cast<decltype(torch_backward)>(find("_ZN2at3cpu24embedding_dense_backwardERKNS_6TensorES3_llb"));
-  return torch_backward != nullptr;
-}
+bool find_torch_backward() { return find(torch_backward, "_ZN2at3cpu24embedding_dense_backwardERKNS_6TensorES3_llb"); }
 
 // Below these torch's own are as fast.
 constexpr int64_t least_bytes = 1 << 15, least_gradient_bytes = 1 << 12;

@@ -21,21 +21,14 @@ Tensor (*torch_backward)(const Tensor& grad, const Tensor& indices, const Tensor
                          const Tensor& maximum_indices, int64_t num_weights, bool scale_grad_by_freq, int64_t mode,
                          const OptionalTensor& per_sample_weights, int64_t padding_idx);
 
-bool find_torch() {
-  torch_embedding_bag = reinterpret_cast<Forward>(find("_ZN2at3cpu14_embedding_bagERKNS_6TensorES3_S3_blbRKSt8optionalIS1_Ebl"));
-  return torch_embedding_bag != nullptr;
-}
+bool find_torch() { return find(torch_embedding_bag, "_ZN2at3cpu14_embedding_bagERKNS_6TensorES3_S3_blbRKSt8optionalIS1_Ebl"); }
 
 bool find_torch_forward_only() {
-  torch_forward_only =
-      reinterpret_cast<Forward>(find("_ZN2at3cpu27_embedding_bag_forward_onlyERKNS_6TensorES3_S3_blbRKSt8optionalIS1_Ebl"));
-  return torch_forward_only != nullptr;
+  return find(torch_forward_only, "_ZN2at3cpu27_embedding_bag_forward_onlyERKNS_6TensorES3_S3_blbRKSt8optionalIS1_Ebl");
 }
 
 bool find_torch_backward() {
-  torch_backward = reinterpret_cast<decltype(torch_backward)>(
-      find("_ZN2at3cpu29_embedding_bag_dense_backwardERKNS_6TensorES3_S3_S3_S3_lblRKSt8optionalIS1_El"));
-  return torch_backward != nullptr;
+  return find(torch_backward, "_ZN2at3cpu29_embedding_bag_dense_backwardERKNS_6TensorES3_S3_S3_S3_lblRKSt8optionalIS1_El");
 }
 
 // Below these torch's own are as fast.
@@ -65,12 +58,6 @@ struct Bags {
 struct Results {
   Handle output, offset2bag, bag_size, max_indices;
 };
-
-// What C++ hands on for None may be a tensor that is not defined.
-bool is_given(const Handle& tensor) {
-  bool defined = false;
-  return tensor && !shim().is_defined(tensor.get(), &defined) && defined;
-}
 
 template <class Index>
 bool ascend(const void* offsets, int64_t count, int64_t last) {
@@ -104,7 +91,7 @@ Results bags_of(const Bags& call, bool for_gradient) {
   const bool sums = args.mode == BagMode::sum;
   // Sums of all rows are as fast in torch: memory has no more to give.
   if (sums && call.padding_idx < 0) return results;
-  const bool weighted = is_given(call.per_sample_weights);
+  const bool weighted = static_cast<bool>(call.per_sample_weights);
   if (weighted && (call.mode != 0 || !is_row(call.per_sample_weights, call.weight.dtype(), args.count))) return results;
   args.wide = index == ScalarType::s64;
   if (!(args.wide ? ascend<int64_t> : ascend<int32_t>)(call.offsets.data(), offsets, args.count)) return results;
@@ -199,7 +186,7 @@ Handle gradient_of_bags(const Gradient& call) {
     return Handle();
   const int64_t bags = call.grad.sizes().data[0];
   args.width = call.grad.sizes().data[1];
-  const bool means = call.mode == 1, weighted = is_given(call.per_sample_weights);
+  const bool means = call.mode == 1, weighted = static_cast<bool>(call.per_sample_weights);
   if ((args.count + args.rows) * args.width * size_of(call.grad.dtype()) < least_gradient_bytes || args.width == 0 ||
       !is_row(call.indices, index, args.count) || !is_row(call.offset2bag, index, args.count) ||
       (means && !is_row(call.bag_size, index, bags)) ||

@@ -13,15 +13,9 @@ namespace {
 Tensor (*torch_index_select)(const Tensor& self, int64_t dim, const Tensor& index);
 Tensor& (*torch_index_select_out)(const Tensor& self, int64_t dim, const Tensor& index, Tensor& out);
 
-bool find_torch() {
-  torch_index_select = reinterpret_cast<decltype(torch_index_select)>(find("_ZN2at3cpu12index_selectERKNS_6TensorElS3_"));
-  return torch_index_select != nullptr;
-}
+bool find_torch() { return find(torch_index_select, "_ZN2at3cpu12index_selectERKNS_6TensorElS3_"); }
 
-bool find_torch_out() {
-  torch_index_select_out = reinterpret_cast<decltype(torch_index_select_out)>(find("_ZN2at3cpu17index_select_outfERKNS_6TensorElS3_RS1_"));
-  return torch_index_select_out != nullptr;
-}
+bool find_torch_out() { return find(torch_index_select_out, "_ZN2at3cpu17index_select_outfERKNS_6TensorElS3_RS1_"); }
 
 // Below this torch's own is as fast.
 constexpr int64_t least_bytes = 1 << 15;

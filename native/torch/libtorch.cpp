@@ -12,10 +12,9 @@ namespace {
 void* library = nullptr;
 Shim found{};
 
-template <class F>
-void require(F*& function, const char* name) {
-  function = reinterpret_cast<F*>(find(name));
-  if (!function) throw std::runtime_error(std::string("this torch has no ") + name + "; torch 2.10 is the first that has all");
+template <class Function>
+void require(Function& function, const char* name) {
+  if (!find(function, name)) throw std::runtime_error(std::string("this torch has no ") + name + "; torch 2.10 is the first that has all");
 }
 
 }  // namespace

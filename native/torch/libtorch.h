@@ -79,4 +79,11 @@ const Shim& shim();
 // The address of a function of libtorch, or null.
 void* find(const char* mangled_name);
 
+// The same into a pointer to it; false where there is none.
+template <class Function>
+bool find(Function& function, const char* mangled_name) {
+  function = reinterpret_cast<Function>(find(mangled_name));
+  return function != nullptr;
+}
+
 }  // namespace drystone::torch

@@ -15,10 +15,7 @@ namespace {
 
 Tensor (*torch_softmax)(const Tensor& x, int64_t dim, bool half_to_float);
 
-bool find_softmax() {
-  torch_softmax = reinterpret_cast<decltype(torch_softmax)>(find("_ZN2at3cpu8_softmaxERKNS_6TensorElb"));
-  return torch_softmax != nullptr;
-}
+bool find_softmax() { return find(torch_softmax, "_ZN2at3cpu8_softmaxERKNS_6TensorElb"); }
 
 // Along another axis than the last torch goes through memory once for each column.
 Handle softmaxed(const Handle& x, int64_t dim) {
@@ -49,11 +46,7 @@ void softmax_kernel(StableIValue* stack, uint64_t, uint64_t) {
 using NormResult = std::tuple<Tensor, Tensor, Tensor>;
 NormResult (*torch_norm)(const Tensor& x, ArrayRef<int64_t> shape, const OptionalTensor& weight, const OptionalTensor& bias, double eps);
 
-bool find_norm() {
-  torch_norm =
-      reinterpret_cast<decltype(torch_norm)>(find("_ZN2at3cpu17native_layer_normERKNS_6TensorEN3c108ArrayRefIlEERKSt8optionalIS1_ESA_d"));
-  return torch_norm != nullptr;
-}
+bool find_norm() { return find(torch_norm, "_ZN2at3cpu17native_layer_normERKNS_6TensorEN3c108ArrayRefIlEERKSt8optionalIS1_ESA_d"); }
 
 bool is_parameter(const Handle& parameter, const std::vector<int64_t>& shape) {
   if (!parameter) return true;

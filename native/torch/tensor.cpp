@@ -3,22 +3,14 @@
 #include <bit>
 #include <stdexcept>
 
+#include "torch/memory_format.h"
+
 namespace drystone::torch {
 
 namespace {
 
 void check(int error, const char* what) {
   if (error) throw std::runtime_error(std::string("torch could not ") + what);
-}
-
-std::vector<int64_t> dense_strides(const std::vector<int64_t>& sizes) {
-  std::vector<int64_t> strides(sizes.size());
-  int64_t stride = 1;
-  for (size_t axis = sizes.size(); axis-- > 0;) {
-    strides[axis] = stride;
-    stride *= sizes[axis] > 1 ? sizes[axis] : 1;
-  }
-  return strides;
 }
 
 }  // namespace
@@ -30,7 +22,9 @@ Handle Handle::of(Tensor returned) {
   return Handle(tensor);
 }
 
-Handle Handle::empty(ScalarType dtype, const std::vector<int64_t>& sizes) { return empty(dtype, sizes, dense_strides(sizes)); }
+Handle Handle::empty(ScalarType dtype, const std::vector<int64_t>& sizes) {
+  return empty(dtype, sizes, strides_of(sizes, Format::contiguous));
+}
 
 Handle Handle::empty(ScalarType dtype, const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides) {
   constexpr int cpu = 0, any_index = -1;
@@ -117,7 +111,9 @@ Handle Arguments::optional_tensor() {
   if (!boxed) return Handle();
   Handle tensor(reinterpret_cast<Tensor*>(*boxed));
   delete boxed;
-  return tensor;
+  bool defined;
+  check(shim().is_defined(tensor.get(), &defined), "tell whether a tensor is there");
+  return defined ? std::move(tensor) : Handle();
 }
 
 // take(item) for each item of a list, which is released.

@@ -55,7 +55,7 @@ class Arguments {
  public:
   explicit Arguments(StableIValue* stack) : next_(stack) {}
   Handle tensor() { return Handle(reinterpret_cast<Tensor*>(*next_++)); }
-  Handle optional_tensor();  // an empty handle for None
+  Handle optional_tensor();  // an empty handle for None, and for the undefined tensor that C++ hands on for it
   std::vector<Handle> tensors();
   int64_t integer() { return static_cast<int64_t>(*next_++); }
   bool boolean() { return (*next_++ & 1) != 0; }

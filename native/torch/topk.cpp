@@ -6,6 +6,7 @@
 #include <tuple>
 
 #include "kernels/table.h"
+#include "torch/memory_format.h"
 #include "torch/operators.h"
 #include "torch/tensor.h"
 
@@ -17,10 +18,7 @@ namespace {
 using Pair = std::tuple<Tensor, Tensor>;
 Pair (*torch_topk)(const Tensor& self, int64_t k, int64_t dim, bool largest, bool sorted);
 
-bool find_torch() {
-  torch_topk = reinterpret_cast<decltype(torch_topk)>(find("_ZN2at3cpu4topkERKNS_6TensorEllbb"));
-  return torch_topk != nullptr;
-}
+bool find_torch() { return find(torch_topk, "_ZN2at3cpu4topkERKNS_6TensorEllbb"); }
 
 bool element_of(ScalarType dtype, TopkElement& element) {
   switch (dtype) {
@@ -55,10 +53,10 @@ Results largest_of(const Handle& input, int64_t k, int64_t dim, bool largest, bo
   args.count = shape.data[dim];
   if (k < 1 || k > args.count || args.count < least_count || args.count > UINT32_MAX || !element_of(input.dtype(), args.element)) return {};
 
-  std::vector<int64_t> sizes(shape.data, shape.data + rank), steps(rank);
+  std::vector<int64_t> sizes(shape.data, shape.data + rank);
   sizes[dim] = k;
+  const std::vector<int64_t> steps = strides_of(sizes, Format::contiguous);
   int64_t rows = 1;
-  for (int64_t axis = rank - 1, step = 1; axis >= 0; step *= sizes[axis--]) steps[axis] = step;
   args.stride = strides.data[dim];
   args.result_stride = steps[dim];
   for (int64_t axis = 0; axis < rank; axis++) {
