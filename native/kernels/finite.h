@@ -5,7 +5,8 @@
 namespace drystone {
 
 struct FiniteArgs {
-  const float* data;
+  const void* data;  // f32 or bf16
+  bool bf16;
   int64_t count;
   bool* result;
 };

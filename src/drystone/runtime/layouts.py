@@ -12,12 +12,10 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from drystone import native
-from drystone.errors import DrystoneError, InputError
 from drystone.runtime.carried import CarriedTensor, Tally, apply, apply_to_one, call, carry_input, to_plain
 from drystone.runtime.explain_layouts import LayoutExplanation
 from drystone.runtime.module import MAX_PROGRAMS
-from drystone.runtime.parts import refusal
+from drystone.runtime.stand_in import StandIn, all_finite, checked_tensors, threads_in_force
 from drystone.runtime.structures import Maker, Table
 from drystone.runtime.weights import Weights
 
@@ -59,7 +57,7 @@ class PackedForward:
         self.abandoned = f"the model has set its {name!r}"
 
 
-class LayoutModule(nn.Module):
+class LayoutModule(StandIn):
     """The model, run eagerly with packed layers. Inputs, outputs and attributes are the model's.
 
     Calls may come from several threads, if the model's may. Results carry no gradient. Where the model's weights change after it
@@ -76,33 +74,18 @@ class LayoutModule(nn.Module):
         explain: Callable[[LayoutModule], LayoutExplanation],
     ) -> None:
         """``tree``: gives a copy of the model with packed layers. ``changes_inputs``: it does, or gives back their memory."""
-        super().__init__()
-        # Past nn.Module's registration: the model's parameters stay the model's own, and are not listed twice.
-        self.__dict__["_model"] = model
+        super().__init__(model)
         self._make_tree = tree
         self.renew()
-        self.training = False
         self.eagerly = False  # eager was faster
         self.last = Tally()
         self._maker, self._changes_inputs, self._weights, self._explain = maker, changes_inputs, weights, explain
         self._tables: OrderedDict[Any, Table] = OrderedDict()
         self._lock = threading.Lock()
 
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(self.__dict__["_model"], name)
-
-    def train(self, mode: bool = True) -> LayoutModule:
-        """Refuses training mode: packed layers are inference only."""
-        if mode:
-            raise InputError("this module is prepared for inference and has no training mode; train the original model")
-        return self
-
     def renew(self) -> None:
         """Begin with a copy of the model as it is now. Programs are kept."""
-        self.__dict__["_tree"] = self._make_tree()
+        self.keep_aside(_tree=self._make_tree())
 
     def refresh(self) -> None:
         """Take over the model's weights as they are now. Layers are packed again when they are called."""
@@ -119,12 +102,7 @@ class LayoutModule(nn.Module):
         return list(self._tables.values())
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        grad = torch.is_grad_enabled()
-        leaves = args if not kwargs and all(isinstance(arg, torch.Tensor) for arg in args) else pytree.tree_leaves((args, kwargs))
-        tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
-        for tensor in tensors:
-            if not tensor.is_cpu or (grad and tensor.requires_grad):
-                raise refusal(args, kwargs, tensor)
+        tensors = checked_tensors(args, kwargs)
         self._weights.check()
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
             if self.eagerly:
@@ -144,13 +122,8 @@ class LayoutModule(nn.Module):
 
     def _table(self, tensors: list[torch.Tensor]) -> Table:
         """The programs for inputs of these shapes; with NaN or infinity in them, those that carry these as eager does."""
-        threads = torch.get_num_threads()
-        if native.forked() and threads > 1:
-            raise DrystoneError(
-                "this process was forked from one that had used drystone, and OpenMP's threads do not survive a fork: "
-                "call torch.set_num_threads(1) in the child, or start it with the 'spawn' method"
-            )
-        finite = all(map(_finite, tensors))
+        threads = threads_in_force()
+        finite = all(map(all_finite, tensors))
         key = (threads, finite, *[(x.shape, x.dtype) for x in tensors])
         with self._lock:
             table = self._tables.get(key)
@@ -160,14 +133,6 @@ class LayoutModule(nn.Module):
                     self._tables.popitem(last=False)
             self._tables.move_to_end(key)
         return table
-
-
-def _finite(x: torch.Tensor) -> bool:
-    if not x.is_floating_point():
-        return True
-    if x.dtype is torch.float32 and x.is_contiguous():
-        return native.all_finite(x.data_ptr(), x.numel())
-    return bool(x.isfinite().all())
 
 
 def _settled(result: Any) -> Any:

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from drystone import native
-from drystone.errors import DrystoneError, InputError, ShapeError
+from drystone.errors import InputError, ShapeError
 from drystone.graph.graph import Graph, Value
 from drystone.runtime.explain import Explanation
 from drystone.runtime.program import Program
+from drystone.runtime.stand_in import StandIn, all_finite, refusal, threads_in_force
 from drystone.runtime.weights import Weights
 
 # Programs kept for other shapes and thread counts; the least recently used goes first.
@@ -43,12 +43,7 @@ Prepare = Callable[[list[torch.Tensor], bool, bool], Prepared]
 Key = tuple[int, bool, tuple[tuple[int, ...], ...]]
 
 
-def _finite(tensor: torch.Tensor) -> bool:
-    """Whether a contiguous input holds neither NaN nor infinity; where it does, a program that keeps them runs."""
-    return tensor.dtype is not torch.float32 or native.all_finite(tensor.data_ptr(), tensor.numel())
-
-
-class OptimizedModule(nn.Module):
+class OptimizedModule(StandIn):
     """The model, prepared for inference. Inputs and outputs are structured as the model's; attributes are the model's.
 
     Calls may come from several threads. Results carry no gradient. Where the model's weights change after it was prepared, calls
@@ -67,10 +62,7 @@ class OptimizedModule(nn.Module):
         weights: Weights,
     ) -> None:
         """``batch``: the inputs whose first dimensions vary together, though no dimension was declared dynamic."""
-        super().__init__()
-        # Past nn.Module's registration: the model's parameters stay the model's own, and are not listed twice.
-        self.__dict__["_model"] = model
-        self.training = False
+        super().__init__(model)
         self._flatten = flatten
         self._names = names
         self._expected = expected
@@ -83,18 +75,6 @@ class OptimizedModule(nn.Module):
         self._programs: OrderedDict[Key, Prepared] = OrderedDict()
         self._lock = threading.Lock()
         self._current: tuple[int, Prepared] | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(self.__dict__["_model"], name)
-
-    def train(self, mode: bool = True) -> OptimizedModule:
-        """Refuses training mode: the program is inference only."""
-        if mode:
-            raise InputError("this module is prepared for inference and has no training mode; train the original model")
-        return self
 
     def explain(self) -> Explanation:
         """What runs where, in which format, for how long; what torch runs instead, and why."""
@@ -125,12 +105,7 @@ class OptimizedModule(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         tensors, finite, usual = self._checked(args, kwargs)
         self._weights.check()
-        threads = torch.get_num_threads()
-        if native.forked() and threads > 1:
-            raise DrystoneError(
-                "this process was forked from one that had used drystone, and OpenMP's threads do not survive a fork: "
-                "call torch.set_num_threads(1) in the child, or start it with the 'spawn' method"
-            )
+        threads = threads_in_force()
         current = self._current
         if not usual or not finite or current is None or current[0] != threads:
             prepared = self._find(tensors, threads, finite)
@@ -159,7 +134,7 @@ class OptimizedModule(nn.Module):
                 tensors[i] = tensor.resolve_neg().resolve_conj().contiguous()
         if not usual:
             self._check_batch(tensors)
-        return tensors, all(map(_finite, tensors)), usual
+        return tensors, all(map(all_finite, tensors)), usual
 
     def _find(self, tensors: list[torch.Tensor], threads: int, finite: bool = True, rehearse: bool = False) -> Prepared:
         """The program for these shapes and threads; made if it is not there yet."""
@@ -186,16 +161,11 @@ class OptimizedModule(nn.Module):
     def _check(self, index: int, tensor: torch.Tensor, grad: bool) -> None:
         """Raise the error that says what is wrong with an input, if anything is."""
         name, expected = self._names[index], self._expected[index]
-        if not tensor.is_cpu:
-            raise InputError(f"input {name!r}: expected a tensor on the CPU, got one on {tensor.device}; move it with .cpu()")
+        if error := refusal(repr(name), tensor, grad):
+            raise error
         if tensor.dtype != expected.dtype:
             raise InputError(
                 f"input {name!r}: expected {expected.dtype}, got {tensor.dtype}; convert it with .to({expected.dtype})"
-            )
-        if grad and tensor.requires_grad:
-            raise InputError(
-                f"input {name!r} requires grad, but this module is inference only and gives no gradients: "
-                "call it under torch.no_grad() or torch.inference_mode(), or detach the input"
             )
         fits = len(tensor.shape) == len(expected.shape) and all(
             size == want or axis in self._dynamic[index]

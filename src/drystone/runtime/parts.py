@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
 from drystone.errors import DrystoneWarning, InputError
 from drystone.runtime.explain import PartedExplanation
 from drystone.runtime.module import OptimizedModule
+from drystone.runtime.stand_in import StandIn, checked_tensors
 
 
 class PartForward:
@@ -53,7 +53,7 @@ class PartForward:
         warnings.warn(f"part {self.name!r} {text}", DrystoneWarning, stacklevel=4)
 
 
-class PartedModule(nn.Module):
+class PartedModule(StandIn):
     """The model with programs in the place of its parts. Inputs, outputs and attributes are the model's.
 
     Calls may come from several threads, if the model's may. Results carry no gradient.
@@ -63,23 +63,9 @@ class PartedModule(nn.Module):
         self, model: nn.Module, tree: nn.Module, programs: list[OptimizedModule], explain: Callable[[], PartedExplanation]
     ) -> None:
         """``tree``: the model's copy in which ``programs`` run."""
-        super().__init__()
-        # Past nn.Module's registration: the model's parameters stay the model's own, and are not listed twice.
-        self.__dict__.update(_model=model, _tree=tree, _programs=programs)
-        self.training = False
+        super().__init__(model)
+        self.keep_aside(_tree=tree, _programs=programs)
         self._explain = explain
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(self.__dict__["_model"], name)
-
-    def train(self, mode: bool = True) -> PartedModule:
-        """Refuses training mode: the programs are inference only."""
-        if mode:
-            raise InputError("this module is prepared for inference and has no training mode; train the original model")
-        return self
 
     def refresh(self) -> None:
         """Take over the model's weights as they are now."""
@@ -91,21 +77,6 @@ class PartedModule(nn.Module):
         return self._explain()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        grad = torch.is_grad_enabled()
-        plain = not kwargs and all(isinstance(arg, torch.Tensor) for arg in args)  # pytree takes longer than a small layer
-        for leaf in args if plain else pytree.tree_leaves((args, kwargs)):
-            if isinstance(leaf, torch.Tensor) and (not leaf.is_cpu or (grad and leaf.requires_grad)):
-                raise refusal(args, kwargs, leaf)
+        checked_tensors(args, kwargs)
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
             return self._tree(*args, **kwargs)
-
-
-def refusal(args: tuple[Any, ...], kwargs: dict[str, Any], wrong: torch.Tensor) -> InputError:
-    leaves = pytree.tree_flatten_with_path((args, kwargs))[0]
-    name = next(pytree.keystr(path[1:]) for path, leaf in leaves if leaf is wrong)
-    if not wrong.is_cpu:
-        return InputError(f"input {name}: expected a tensor on the CPU, got one on {wrong.device}; move it with .cpu()")
-    return InputError(
-        f"input {name} requires grad, but this module is inference only and gives no gradients: "
-        "call it under torch.no_grad() or torch.inference_mode(), or detach the input"
-    )
