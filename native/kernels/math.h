@@ -1,4 +1,5 @@
-// Elementary functions of float32 without branches, so that loops over them vectorise under `#pragma omp simd`.
+// Elementary functions of float32 without branches, so that loops over them vectorise under `#pragma omp simd`. Those of e^x are in
+// vector_math.h.
 //
 // Relative error is at most 3e-7 over the whole range (sin, cos: |x| < 8192), denormals included; NaN stays NaN and the
 // infinities go where libm sends them. The polynomials are Chebyshev fits over the intervals named beside them.
@@ -16,7 +17,6 @@ inline float float_of(uint32_t bits) { return __builtin_bit_cast(float, bits); }
 inline float fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 inline double fma(double a, double b, double c) { return __builtin_fma(a, b, c); }
 inline float absolute(float x) { return __builtin_fabsf(x); }
-inline float copysign(float magnitude, float sign) { return __builtin_copysignf(magnitude, sign); }
 
 // Horner's rule, the highest coefficient first.
 template <typename T, typename... Rest>
@@ -44,37 +44,6 @@ inline float clamp(float x, float low, float high) {
   return above > high ? high : above;
 }
 
-// e^x = 2^n (1 + p): the exponent, and p = e^r - 1 for |r| <= ln(2) / 2.
-struct SplitExp {
-  int32_t n;
-  float p;
-};
-
-inline SplitExp split_exp(float x) {
-  constexpr float round = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer that its lowest bits hold
-  const float shifted = fma(x, 1.44269504f, round);
-  const float n = shifted - round;
-  const float r = fma(n, 1.90465421e-9f, fma(n, -0.693147182f, x));
-  const float tail = polynomial(r, 1.392637600e-3f, 8.363333082e-3f, 4.166655346e-2f, 1.666657606e-1f, 5.0e-1f);
-  return {static_cast<int32_t>(bits_of(shifted) - bits_of(round)), fma(tail, r * r, r)};
-}
-
-inline float power_of_two(int32_t n) { return float_of(static_cast<uint32_t>(n + 127) << 23); }  // -127 gives 0
-
-inline float exp(float x) {
-  const SplitExp e = split_exp(clamp(x, -105.0f, 89.0f));
-  // In two factors: n reaches 128 where the result is infinite and -151 where it is denormal or zero.
-  const int32_t half = e.n >> 1;
-  return (1.0f + e.p) * power_of_two(half) * power_of_two(e.n - half);
-}
-
-// e^x - 1 for x up to 80, without cancellation near 0.
-inline float expm1(float x) {
-  const SplitExp e = split_exp(clamp(x, -30.0f, 80.0f));
-  const float scale = power_of_two(e.n);
-  return fma(scale, e.p, scale - 1.0f);
-}
-
 inline float log(float x) {
   const bool denormal = x < 1.17549435e-38f;
   const float scaled = denormal ? x * 8388608.0f : x;
@@ -98,25 +67,6 @@ inline float log1p(float x) {
   const float corrected = log(sum) * (x / (sum - 1.0f));
   const float near = sum == 1.0f ? x : corrected;
   return (sum > 0.0f) & (sum < infinity) ? near : log(sum);
-}
-
-inline float erf(float x) {
-  const float magnitude = absolute(x);
-  const float square = x * x;
-  const float small = polynomial(square, 7.875875063e-5f, -8.016864287e-4f, 5.189087423e-3f, -2.685421201e-2f, 1.128359472e-1f,
-                                 -3.761262667e-1f, 1.128379166f);  // erf(x) / x, |x| <= 1
-  const float t = magnitude > 4.0f ? 4.0f : magnitude;             // erf(4) rounds to 1
-  const float log_erfc = polynomial(t, -1.622679171e-6f, 4.578624700e-5f, -5.946317951e-4f, 4.749935118e-3f, -2.639505451e-2f,
-                                    1.100362846e-1f, 6.318707643e-1f, 1.130208030f, -3.139770934e-4f);  // -log(erfc(t)), 0.95 to 4.05
-  const float large = 1.0f - exp(-log_erfc);
-  return magnitude < 1.0f ? x * small : copysign(large, x);
-}
-
-// x tanh(log(1 + e^x)); with e = e^x the tanh is e (e + 2) / (e (e + 2) + 2), which is 1 in float32 beyond x = 20.
-inline float mish(float x) {
-  const float e = exp(x > 20.0f ? 20.0f : x);
-  const float product = e * (e + 2.0f);
-  return x * (product / (product + 2.0f));
 }
 
 // sin and cos for |x| < 8192: quarter turns are taken off in three parts, the rest lies within pi / 4.

@@ -47,11 +47,11 @@ void execute(const PointwiseInstruction& op, float* y, const float* a, const flo
     case PointwiseKind::copy: return unary(y, a, count, [](float x) { return x; });
     case PointwiseKind::relu: return unary(y, a, count, [](float x) { return x < 0.0f ? 0.0f : x; });
     case PointwiseKind::leaky_relu: return unary(y, a, count, [=](float x) { return x > 0.0f ? x : alpha * x; });
-    case PointwiseKind::elu: return unary(y, a, count, [=](float x) { return x > 0.0f ? x : alpha * expm1(x); });
+    case PointwiseKind::elu: return each(y, a, count, [=](Floats x) { return x > 0.0f ? x : alpha * expm1(x); });
     case PointwiseKind::gelu_erf: return each(y, a, count, [](Floats x) { return gelu_erf(x); });
     case PointwiseKind::gelu_tanh: return each(y, a, count, [](Floats x) { return gelu_tanh(x); });
     case PointwiseKind::silu: return each(y, a, count, [](Floats x) { return silu(x); });
-    case PointwiseKind::mish: return unary(y, a, count, [](float x) { return mish(x); });
+    case PointwiseKind::mish: return each(y, a, count, [](Floats x) { return mish(x); });
     case PointwiseKind::hardswish: return unary(y, a, count, [](float x) { return x * clamp(x + 3.0f, 0.0f, 6.0f) * (1.0f / 6.0f); });
     case PointwiseKind::hardsigmoid: return unary(y, a, count, [](float x) { return clamp(x + 3.0f, 0.0f, 6.0f) * (1.0f / 6.0f); });
     case PointwiseKind::sigmoid: return each(y, a, count, [](Floats x) { return sigmoid(x); });
@@ -66,7 +66,7 @@ void execute(const PointwiseInstruction& op, float* y, const float* a, const flo
     case PointwiseKind::neg: return unary(y, a, count, [](float x) { return -x; });
     case PointwiseKind::square: return unary(y, a, count, [](float x) { return x * x; });
     case PointwiseKind::reciprocal: return unary(y, a, count, [](float x) { return 1.0f / x; });
-    case PointwiseKind::erf: return unary(y, a, count, [](float x) { return erf(x); });
+    case PointwiseKind::erf: return each(y, a, count, [](Floats x) { return erf(x); });
     case PointwiseKind::sin: return periodic(y, a, count, [](float x) { return sin(x); }, [](float x) { return __builtin_sinf(x); });
     case PointwiseKind::cos: return periodic(y, a, count, [](float x) { return cos(x); }, [](float x) { return __builtin_cosf(x); });
     case PointwiseKind::linear: return unary(y, a, count, [=](float x) { return alpha * x + beta; });

@@ -63,6 +63,18 @@ inline Floats exp(Floats x) {
   return scaled(polynomial(e.r, 1.392637600e-3f, 8.363333082e-3f, 4.166655346e-2f, 1.666657606e-1f, 5.0e-1f, 1.0f, 1.0f), e.n);
 }
 
+// e^x - 1 without cancellation near 0, for x from -87 to 87.
+inline Floats expm1_within(Floats x) {
+  const Reduced e = reduced(x);
+  const Floats tail = polynomial(e.r, 1.392637600e-3f, 8.363333082e-3f, 4.166655346e-2f, 1.666657606e-1f, 5.0e-1f);
+  const Floats scale = scaled(all(1.0f), e.n);
+  return fma(scale, fma(tail, e.r * e.r, e.r), scale - 1.0f);
+}
+
+// The same for x up to 80.
+inline Floats expm1(Floats x) { return expm1_within(most_or(all(-30.0f), least_or(all(80.0f), x))); }
+inline Floats expm1_of_twice(Floats x) { return expm1_within(least_or(all(20.0f), absolute(x + x))); }  // tanh(10) rounds to 1
+
 // 2^x for x from -149 to 0; error 1e-7.
 inline Floats exp2_below(Floats x) {
   const Floats n = rounded(x);
@@ -73,14 +85,6 @@ inline Floats exp2_below(Floats x) {
 inline Floats sigmoid(Floats x) { return 1.0f / (1.0f + exp(-x)); }
 inline Floats silu(Floats x) { return x / (1.0f + exp(-x)); }
 
-// e^2|x| - 1, which cancels nowhere.
-inline Floats expm1_of_twice(Floats x) {
-  const Reduced e = reduced(least_or(all(20.0f), absolute(x + x)));  // tanh(10) rounds to 1
-  const Floats tail = polynomial(e.r, 1.392637600e-3f, 8.363333082e-3f, 4.166655346e-2f, 1.666657606e-1f, 5.0e-1f);
-  const Floats scale = scaled(all(1.0f), e.n);
-  return fma(scale, fma(tail, e.r * e.r, e.r), scale - 1.0f);
-}
-
 inline Floats tanh(Floats x) {
   const Floats m = expm1_of_twice(x);
   return copysign(m / (m + 2.0f), x);
@@ -90,6 +94,23 @@ inline Floats tanh(Floats x) {
 inline Floats sigmoid_tanh(Floats x, Floats y) {
   const Floats m = expm1_of_twice(y);
   return copysign(m / ((m + 2.0f) * (1.0f + exp(-x))), y);
+}
+
+inline Floats erf(Floats x) {
+  const Floats magnitude = absolute(x);
+  const Floats small = polynomial(x * x, 7.875875063e-5f, -8.016864287e-4f, 5.189087423e-3f, -2.685421201e-2f, 1.128359472e-1f,
+                                  -3.761262667e-1f, 1.128379166f);  // erf(x) / x, |x| <= 1
+  const Floats log_erfc = polynomial(least_or(all(4.0f), magnitude), -1.622679171e-6f, 4.578624700e-5f, -5.946317951e-4f, 4.749935118e-3f,
+                                     -2.639505451e-2f, 1.100362846e-1f, 6.318707643e-1f, 1.130208030f,
+                                     -3.139770934e-4f);  // -log(erfc(t)), 0.95 to 4.05; erf(4) rounds to 1
+  return magnitude < 1.0f ? x * small : copysign(1.0f - exp(-log_erfc), x);
+}
+
+// x tanh(log(1 + e^x)); with e = e^x the tanh is e (e + 2) / (e (e + 2) + 2), which is 1 in float32 beyond x = 20.
+inline Floats mish(Floats x) {
+  const Floats e = exp(least_or(all(20.0f), x));
+  const Floats product = e * (e + 2.0f);
+  return x * (product / (product + 2.0f));
 }
 
 // x Phi(x), Phi the normal distribution: with h = Phi(-|x|) that is x (1 - h) or x h, which cancels nowhere. Absolute error of Phi: 5e-8.
