@@ -8,6 +8,11 @@ namespace drystone::DRYSTONE_ISA {
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// One of indices that are int64 where wide, else int32.
+inline int64_t index_at(const void* indices, bool wide, int64_t at) {
+  return wide ? static_cast<const int64_t*>(indices)[at] : static_cast<const int32_t*>(indices)[at];
+}
+
 // The elements between the start of a tensor and the address computed; data is f32 or bf16.
 inline const void* advance(const void* data, int64_t elements, bool bf16) {
   return static_cast<const char*>(data) + elements * (bf16 ? 2 : 4);

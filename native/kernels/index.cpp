@@ -13,10 +13,6 @@ namespace drystone::DRYSTONE_ISA {
 
 namespace {
 
-inline int64_t index_at(const IndexedAxis& axis, int64_t at) {
-  return axis.wide ? static_cast<const int64_t*>(axis.indices)[at] : static_cast<const int32_t*>(axis.indices)[at];
-}
-
 // One row: move(entry, offset in the input) for each entry; false where an index is out of range.
 template <class Move>
 bool walk_row(const IndexArgs& args, const int64_t* starts, int64_t offset, Move move) {
@@ -25,7 +21,7 @@ bool walk_row(const IndexArgs& args, const int64_t* starts, int64_t offset, Move
     int64_t from = offset;
     for (int axis = 0; axis < args.indexed; axis++) {
       const IndexedAxis& by = args.indices[axis];
-      const int64_t index = index_at(by, starts[axis] + entry * by.strides[last]);
+      const int64_t index = index_at(by.indices, by.wide, starts[axis] + entry * by.strides[last]);
       if (index < (args.wraps ? -by.size : 0) || index >= by.size) {
 #pragma omp critical(drystone_index)
         {
@@ -109,7 +105,7 @@ class Rows {
   // Checks an index, and has its row on the way.
   bool fetch(int64_t entry) {
     const int64_t outer = args_.outer == 1 ? 0 : entry / count_;
-    const int64_t index = index_at(by_, (entry - outer * count_) * by_.strides[0]);
+    const int64_t index = index_at(by_.indices, by_.wide, (entry - outer * count_) * by_.strides[0]);
     if (index < (args_.wraps ? -by_.size : 0) || index >= by_.size) {
 #pragma omp critical(drystone_index)
       {

@@ -102,8 +102,4 @@ inline void fill_row(float* to, float value, int64_t width) {
   for (int64_t column = 0; column < width; column++) to[column] = value;
 }
 
-inline int64_t index_at(const void* indices, bool wide, int64_t at) {
-  return wide ? static_cast<const int64_t*>(indices)[at] : static_cast<const int32_t*>(indices)[at];
-}
-
 }  // namespace drystone::DRYSTONE_ISA

@@ -27,7 +27,7 @@ from drystone.capture.shapes import LEAST, batch_inputs, batch_shapes, dynamic_d
 from drystone.capture.signature import Signature
 from drystone.errors import CaptureError, DrystoneWarning, InputError, ShapeError, UnsupportedError
 from drystone.graph.build import build
-from drystone.graph.graph import Graph, Node
+from drystone.graph.graph import Graph, Node, mark_strict
 from drystone.graph.traced import resized
 from drystone.layouts import Piece, optimize_layers
 from drystone.parted import optimize_in_parts
@@ -203,8 +203,8 @@ def _optimize_layers(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
             if threads not in caches:
                 caches[threads] = TuningCache(environment(threads))
             graph = simplify(build(captured))
-            for node in graph:
-                node.attrs["_strict"] = options.accuracy == "strict"
+            if options.accuracy == "strict":
+                mark_strict(graph)
             ends = Ends(tuple(inputs), (output,))
             planner = Planner(graph if finite else split_epilogues(graph), weights, caches[threads], format, ends=ends)
             if not measure:
@@ -348,8 +348,7 @@ class Conductor:
                 node.attrs["_float32"] = True
         simplify(graph)
         if self.options.accuracy == "strict":
-            for node in graph:
-                node.attrs["_strict"] = True
+            mark_strict(graph)
         return lower_precision(graph) if self.options.dtype is torch.bfloat16 else graph
 
     def prepare(self, tensors: list[torch.Tensor], finite: bool = True, rehearse: bool = False) -> Prepared:

@@ -20,7 +20,7 @@ from drystone.artefact.document import entries, listed, require, truth, whole, w
 from drystone.capture.signature import Signature
 from drystone.conductor import Conductor, Options, environment
 from drystone.errors import ArtefactError, InputError, ShapeError, UnsupportedError
-from drystone.graph.graph import Graph, Node
+from drystone.graph.graph import Graph, Node, mark_strict
 from drystone.plan.implementations import Option
 from drystone.plan.rehearse import Planner
 from drystone.plan.tuning_cache import TuningCache
@@ -119,8 +119,7 @@ class _Content:
             require([(value.dtype, len(value.shape)) for value in graph.inputs] == kinds, "the programs differ in their inputs")
         if truth(strict, "strict_accuracy"):
             for graph, _ in self.shapes:
-                for node in graph:
-                    node.attrs["_strict"] = True
+                mark_strict(graph)
         self.format = None if format is None else word(format, "format", native.FORMATS)
         lists = zip(inputs, listed(varying, "varying", len(inputs)), strict=True)
         self.varying = [set(wholes(entry, "a varying axis", 0, len(value.shape) - 1)) for value, entry in lists]

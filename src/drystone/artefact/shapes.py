@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from drystone.artefact.document import require
 from drystone.graph.graph import Node, Value
@@ -83,34 +83,35 @@ def together(node: Node, operands: Sequence[Shape]) -> Shape:
     return shape
 
 
-def conv(node: Node) -> Shape:
+def _kernel(node: Node) -> tuple[Value, Value, Iterator[tuple[int, int, int, int, int, int]]]:
+    """x and the weight of a conv or its transpose, and along each axis: size, kernel, stride, padding on both sides, dilation."""
     x, weight = _weights(node)
     a, rank = node.attrs, rank_of(node, 3, 5)
     require(len(weight.shape) == rank, f"{node.name}: {weight} is no weight for {x}")
-    _per_axis(node, rank - 2, "stride", "padding_l", "padding_r", "dilation")
+    names = "stride", "padding_l", "padding_r", "dilation"
+    _per_axis(node, rank - 2, *names)
     groups = a["groups"]
     fits = weight.shape[0] % groups == 0 and x.shape[1] == weight.shape[1] * groups
     require(fits, f"{node.name}: {weight} in {groups} groups does not fit {x}")
+    return x, weight, zip(x.shape[2:], weight.shape[2:], *(a[name] for name in names), strict=True)
+
+
+def conv(node: Node) -> Shape:
+    x, weight, axes = _kernel(node)
     sizes = []
-    for i, (size, kernel) in enumerate(zip(x.shape[2:], weight.shape[2:], strict=True)):
-        room = size + a["padding_l"][i] + a["padding_r"][i] - a["dilation"][i] * (kernel - 1) - 1
+    for size, kernel, stride, left, right, dilation in axes:
+        room = size + left + right - dilation * (kernel - 1) - 1
         require(room >= 0, f"{node.name}: the kernel is larger than its input")
-        sizes.append(room // a["stride"][i] + 1)
+        sizes.append(room // stride + 1)
     return (x.shape[0], weight.shape[0], *sizes)
 
 
 def conv_transpose(node: Node) -> Shape:
-    x, weight = _weights(node)
-    a, rank = node.attrs, rank_of(node, 3, 5)
-    require(len(weight.shape) == rank, f"{node.name}: {weight} is no weight for {x}")
-    _per_axis(node, rank - 2, "stride", "padding_l", "padding_r", "dilation")
-    groups = a["groups"]
-    fits = weight.shape[0] % groups == 0 and x.shape[1] == weight.shape[1] * groups
-    require(fits, f"{node.name}: {weight} in {groups} groups does not fit {x}")
+    x, weight, axes = _kernel(node)
     sizes = []
-    for i, (size, kernel) in enumerate(zip(x.shape[2:], weight.shape[2:], strict=True)):
-        require(a["padding_r"][i] > -a["stride"][i], f"{node.name}: outputs of no input")
-        sizes.append((size - 1) * a["stride"][i] + a["dilation"][i] * (kernel - 1) + 1 - a["padding_l"][i] - a["padding_r"][i])
+    for size, kernel, stride, left, right, dilation in axes:
+        require(right > -stride, f"{node.name}: outputs of no input")
+        sizes.append((size - 1) * stride + dilation * (kernel - 1) + 1 - left - right)
         require(sizes[-1] >= 1, f"{node.name}: nothing is left of the output")
     return (x.shape[0], weight.shape[0], *sizes)
 

@@ -187,6 +187,12 @@ def origin(node: Node) -> dict[str, Any]:
     return {key: node.attrs[key] for key in ("_module", "_float32") if key in node.attrs}
 
 
+def mark_strict(graph: Graph) -> None:
+    """Bar the implementations that ``accuracy="strict"`` leaves out."""
+    for node in graph:
+        node.attrs["_strict"] = True
+
+
 def make_node(op: str, inputs: list[Value], shape: Iterable[int], dtype: torch.dtype, name: str = "", **attrs: Any) -> Node:
     """A node with one new output of ``shape`` and ``dtype``, not yet in any graph."""
     output = Value(tuple(shape), dtype, name)
