@@ -28,7 +28,7 @@ def drystone(graph: fx.GraphModule, example_inputs: Sequence[Any], *, options: d
         InputError, UnsupportedError: an option that does not exist, or has a value out of range.
     """
     from drystone.compiled_graph import CompiledGraph
-    from drystone.conductor import check_options
+    from drystone.options import check_options
 
     options = dict(options or {})
     unknown = [name for name in options if name not in OPTIONS]

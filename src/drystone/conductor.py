@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import math
-import platform
-import sys
-import time
 import warnings
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Literal
 
-import psutil
 import torch
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from torch import nn
 from torch.utils import _pytree as pytree
 
@@ -25,16 +18,18 @@ from drystone.capture.export import capture as capture_module
 from drystone.capture.kept_modules import Choice, chosen_modules, names_of
 from drystone.capture.shapes import LEAST, batch_inputs, batch_shapes, dynamic_dims, resize
 from drystone.capture.signature import Signature
-from drystone.errors import CaptureError, DrystoneWarning, InputError, ShapeError, UnsupportedError
+from drystone.errors import CaptureError, DrystoneWarning, ShapeError, UnsupportedError
 from drystone.graph.build import build
 from drystone.graph.graph import Graph, Node, mark_strict
 from drystone.graph.traced import resized
 from drystone.layouts import Piece, optimize_layers
+from drystone.options import Options, check_arguments, check_eager, check_release
 from drystone.parted import optimize_in_parts
 from drystone.passes import simplify
 from drystone.passes.lower_precision import lower_precision
 from drystone.passes.split_epilogues import split_epilogues
 from drystone.plan.assemble import Assembled, Ends
+from drystone.plan.environment import environment
 from drystone.plan.formats import CHANNELS_LAST, PLAIN, dense
 from drystone.plan.implementations import Option
 from drystone.plan.implementations import options as operator_options
@@ -46,15 +41,9 @@ from drystone.runtime.layouts import LayoutModule
 from drystone.runtime.module import OptimizedModule, Prepared
 from drystone.runtime.parts import PartedModule
 from drystone.runtime.program import Program
+from drystone.runtime.timing import against_eager, step_seconds
 from drystone.runtime.weights import Weights
-
-# Timed runs of a candidate, at most, and the seconds after which fewer must do.
-REHEARSAL_RUNS = 5
-REHEARSAL_SECONDS = 0.15
-# Before eager is believed to be the faster: another process may have had the cores.
-DOUBT_SECONDS = 1.0
-# Where eager takes this many times as long, two runs of each must do.
-CLEARLY_FASTER = 1.5
+from drystone.spinner import spinner
 
 
 def optimize(
@@ -113,12 +102,12 @@ def optimize(
     """
     args = (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs or ())
     kwargs = dict(example_kwargs or {})
-    _check_arguments(args, kwargs, dtype, accuracy, tuning, capture, formats)
+    check_arguments(args, kwargs, dtype, accuracy, tuning, capture, formats)
     if release_originals:
-        _check_release(model, dynamic_shapes)
+        check_release(model, dynamic_shapes)
     options = Options(dtype, tuning, strict, formats, accuracy, chosen_modules(model, keep_fp32))
     if capture == "eager":
-        _check_eager(model, dtype, dynamic_shapes, strict, release_originals)
+        check_eager(model, dtype, dynamic_shapes, strict, release_originals)
         return _optimize_layers(model, args, kwargs, options)
     conductor = Conductor(model, args, kwargs, options)
     try:
@@ -140,52 +129,7 @@ def optimize(
         # A part may meet another first size at every call, which is no batch: a program for each would cost more than eager.
         return inner.module(None, any_batch=False)
 
-    return optimize_in_parts(model, args, kwargs, reason, dtype, prepare, _against_eager if tuning == "measure" else None)
-
-
-def _check_arguments(
-    args: tuple[Any, ...], kwargs: dict[str, Any], dtype: Any, accuracy: Any, tuning: Any, capture: Any, formats: Any
-) -> None:
-    if not args and not kwargs:
-        raise InputError("example_inputs is missing: optimize needs one set of inputs, as a tuple, to know shapes and dtypes")
-    check_options(dtype, accuracy, tuning, capture, formats)
-
-
-def _check_release(model: nn.Module, dynamic_shapes: Any) -> None:
-    if dynamic_shapes is not None:
-        raise InputError("release_originals: other shapes need the plain weights again; leave out dynamic_shapes, or keep them")
-    if isinstance(model, torch.jit.ScriptModule):
-        raise InputError("release_originals: a TorchScript module holds its weights itself; drop your own reference to it instead")
-
-
-def check_options(
-    dtype: Any = None, accuracy: Any = "default", tuning: Any = "measure", capture: Any = "auto", formats: Any = None
-) -> None:
-    """Raise ``UnsupportedError`` or ``InputError`` for an option of ``optimize`` that is out of range."""
-    if dtype not in (None, torch.float32, torch.bfloat16):
-        raise UnsupportedError(f"dtype: expected None, torch.float32 or torch.bfloat16, got {dtype}")
-    for name, given, allowed in (
-        ("accuracy", accuracy, ("default", "strict")),
-        ("tuning", tuning, ("measure", "estimate")),
-        ("capture", capture, ("auto", "whole", "eager")),
-        ("formats", formats, (None, *native.FORMATS)),
-    ):
-        if given not in allowed:
-            raise InputError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {given!r}")
-
-
-def _check_eager(model: nn.Module, dtype: Any, dynamic_shapes: Any, strict: bool, release_originals: bool) -> None:
-    """Raise for what a model that stays eager can't have."""
-    if isinstance(model, torch.jit.ScriptModule):
-        raise InputError('capture="eager": a TorchScript module runs no Python between its layers; leave capture out')
-    if dtype is torch.bfloat16:
-        raise UnsupportedError('capture="eager": the model computes in its own precision; convert it with model.to(torch.bfloat16)')
-    if dynamic_shapes is not None:
-        raise InputError('capture="eager": inputs of any shape are taken; leave out dynamic_shapes')
-    if strict:
-        raise UnsupportedError('capture="eager" leaves to torch what has no program, so it can\'t be strict')
-    if release_originals:
-        raise InputError('capture="eager": the model itself runs where a layer can\'t, so it keeps its weights')
+    return optimize_in_parts(model, args, kwargs, reason, dtype, prepare, against_eager if tuning == "measure" else None)
 
 
 def _optimize_layers(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], options: Options) -> LayoutModule:
@@ -213,7 +157,7 @@ def _optimize_layers(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
                 torch.rand(dense(value, lies).bytes // value.dtype.itemsize, dtype=value.dtype)
                 for value, lies in zip(graph.inputs, inputs, strict=True)
             ]
-            assembled = planner.rehearse(lambda candidate: _runs(Program(candidate, threads), tensors))
+            assembled = planner.rehearse(lambda candidate: step_seconds(Program(candidate, threads), tensors))
             return Program(assembled, threads)
 
         return program
@@ -224,7 +168,7 @@ def _optimize_layers(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
 
     measured = options.tuning == "measure"
     formats = [options.formats] if options.formats else _carried_formats() if measured else _carried_formats()[:1]
-    race = _against_eager if measured else None
+    race = against_eager if measured else None
     fast = optimize_layers(model, args, kwargs, formats, pieces, refusal, lambda: sum(store.bytes for store in stores), race)
     for cache in caches.values():
         cache.save()
@@ -234,18 +178,6 @@ def _optimize_layers(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
 def _carried_formats() -> list[str]:
     blocked = "blocked8" if native.isa() == "avx2" else "blocked16"
     return [PLAIN] if native.isa() == "none" else [blocked, CHANNELS_LAST, PLAIN]
-
-
-@dataclass(frozen=True)
-class Options:
-    """What ``optimize`` was asked for. ``float32_modules`` are those that bfloat16 leaves out."""
-
-    dtype: torch.dtype | None = None
-    tuning: str = "measure"
-    strict: bool = False
-    formats: str | None = None
-    accuracy: str = "default"
-    float32_modules: Collection[nn.Module] = ()
 
 
 class Conductor:
@@ -263,7 +195,7 @@ class Conductor:
 
     def module(self, dynamic_shapes: Any, any_batch: bool = True) -> OptimizedModule:
         """``any_batch``: where no dimension is declared to vary, the first one may."""
-        with _progress("preparing") as say:
+        with spinner("preparing") as say:
             say("capturing")
             captured = self._capture_example(dynamic_shapes)
             tensors = captured.signature.flatten(self.args, self.kwargs)
@@ -359,14 +291,14 @@ class Conductor:
         """
         threads = torch.get_num_threads()
         native.set_threads(threads)
-        with _progress("preparing") as say:
+        with spinner("preparing") as say:
             graph, signature = self._for_shapes(tensors)
             tensors = [tensor.detach() for tensor in tensors]
             cache = TuningCache(environment(threads))
             planner = Planner(graph if finite else split_epilogues(graph), self.weights, cache, self.options.formats, self.kin)
             measure = rehearse and finite and not self.released
             if measure:
-                assembled = planner.rehearse(lambda candidate: _runs(Program(candidate, threads), tensors), say)
+                assembled = planner.rehearse(lambda candidate: step_seconds(Program(candidate, threads), tensors), say)
                 cache.save()
             else:
                 assembled = planner.assemble(self._plan(planner, graph, threads, finite) or planner.best())
@@ -395,12 +327,12 @@ class Conductor:
             warnings.warn(f"{len(segments)} operators run on ATen: {text}", DrystoneWarning, stacklevel=4)
 
     def _explain(self, program: Program, planner: Planner, tensors: list[torch.Tensor], compare: bool) -> Explanation:
-        runs = _runs(program, tensors) if compare else [program.time_steps(tensors)]
+        runs = step_seconds(program, tensors) if compare else [program.time_steps(tensors)]
         steps = [min(times) for times in zip(*runs, strict=True)]
         args, kwargs = _refilled(self.args, self.kwargs, tensors)
         ours, eager = sum(steps), None
         if compare:
-            ours, eager = _against_eager(lambda: program(tensors), lambda: self.model(*args, **kwargs))
+            ours, eager = against_eager(lambda: program(tensors), lambda: self.model(*args, **kwargs))
         return self._explanation(program, steps, ours, eager)
 
     def _explanation(self, program: Program, steps: list[float], ours: float, eager: float | None) -> Explanation:
@@ -453,66 +385,3 @@ def _distinct(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
 
     leaves, spec = pytree.tree_flatten((args, kwargs))
     return pytree.tree_unflatten([once(leaf) for leaf in leaves], spec)
-
-
-def _runs(program: Program, tensors: list[torch.Tensor]) -> list[list[float]]:
-    """Seconds of each step, in a few runs after one that warms up."""
-    began = time.perf_counter()
-    program.time_steps(tensors)
-    runs: list[list[float]] = []
-    while len(runs) < REHEARSAL_RUNS and (len(runs) < 2 or time.perf_counter() - began < REHEARSAL_SECONDS):
-        runs.append(program.time_steps(tensors))
-    return runs
-
-
-def _against_eager(fast: Callable[[], Any], model: Callable[[], Any]) -> tuple[float, float]:
-    """Seconds of a call of the one and of the other, in turn, the best of a few each."""
-    ours: list[float] = []
-    eager: list[float] = []
-    began = time.perf_counter()
-    with torch.no_grad(), torch.autocast("cpu", enabled=False):
-        while len(ours) < 2 or (
-            len(ours) < 200
-            and time.perf_counter() - began < (DOUBT_SECONDS if min(eager) < min(ours) else REHEARSAL_SECONDS)
-            and min(eager) < CLEARLY_FASTER * min(ours)
-        ):
-            start = time.perf_counter()
-            fast()
-            middle = time.perf_counter()
-            model()
-            ours.append(middle - start)
-            eager.append(time.perf_counter() - middle)
-    return min(ours), min(eager)
-
-
-def environment(threads: int) -> dict[str, str]:
-    """What a measured time depends on beside the operator itself."""
-    return {
-        "cpu": _cpu_model(),
-        "cores": str(psutil.cpu_count(logical=False)),
-        "threads": str(threads),
-        "isa": native.isa(),
-        "onednn": native.onednn_version(),
-        "drystone": native.VERSION,
-        "torch": torch.__version__,
-    }
-
-
-def _cpu_model() -> str:
-    try:
-        with open("/proc/cpuinfo") as lines:
-            return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    except OSError:
-        return platform.processor()
-
-
-@contextmanager
-def _progress(title: str) -> Iterator[Any]:
-    """A spinner on the terminal that says what is being done; silent where there is none."""
-    if not sys.stderr.isatty():
-        yield lambda text: None
-        return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(title)
-        yield lambda text: progress.update(task, description=f"drystone: {text}")

@@ -18,9 +18,11 @@ from drystone import native
 from drystone.artefact import folder, graphs, plans, structures, weights
 from drystone.artefact.document import entries, listed, require, truth, whole, wholes, word
 from drystone.capture.signature import Signature
-from drystone.conductor import Conductor, Options, environment
+from drystone.conductor import Conductor
 from drystone.errors import ArtefactError, InputError, ShapeError, UnsupportedError
 from drystone.graph.graph import Graph, Node, mark_strict
+from drystone.options import Options
+from drystone.plan.environment import environment
 from drystone.plan.implementations import Option
 from drystone.plan.rehearse import Planner
 from drystone.plan.tuning_cache import TuningCache

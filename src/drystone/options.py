@@ -1,0 +1,70 @@
+"""What ``optimize`` can be asked for, and what it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from drystone import native
+from drystone.errors import InputError, UnsupportedError
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``optimize`` was asked for. ``float32_modules`` are those that bfloat16 leaves out."""
+
+    dtype: torch.dtype | None = None
+    tuning: str = "measure"
+    strict: bool = False
+    formats: str | None = None
+    accuracy: str = "default"
+    float32_modules: Collection[nn.Module] = ()
+
+
+def check_arguments(
+    args: tuple[Any, ...], kwargs: dict[str, Any], dtype: Any, accuracy: Any, tuning: Any, capture: Any, formats: Any
+) -> None:
+    if not args and not kwargs:
+        raise InputError("example_inputs is missing: optimize needs one set of inputs, as a tuple, to know shapes and dtypes")
+    check_options(dtype, accuracy, tuning, capture, formats)
+
+
+def check_release(model: nn.Module, dynamic_shapes: Any) -> None:
+    if dynamic_shapes is not None:
+        raise InputError("release_originals: other shapes need the plain weights again; leave out dynamic_shapes, or keep them")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InputError("release_originals: a TorchScript module holds its weights itself; drop your own reference to it instead")
+
+
+def check_options(
+    dtype: Any = None, accuracy: Any = "default", tuning: Any = "measure", capture: Any = "auto", formats: Any = None
+) -> None:
+    """Raise ``UnsupportedError`` or ``InputError`` for an option of ``optimize`` that is out of range."""
+    if dtype not in (None, torch.float32, torch.bfloat16):
+        raise UnsupportedError(f"dtype: expected None, torch.float32 or torch.bfloat16, got {dtype}")
+    for name, given, allowed in (
+        ("accuracy", accuracy, ("default", "strict")),
+        ("tuning", tuning, ("measure", "estimate")),
+        ("capture", capture, ("auto", "whole", "eager")),
+        ("formats", formats, (None, *native.FORMATS)),
+    ):
+        if given not in allowed:
+            raise InputError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {given!r}")
+
+
+def check_eager(model: nn.Module, dtype: Any, dynamic_shapes: Any, strict: bool, release_originals: bool) -> None:
+    """Raise for what a model that stays eager can't have."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InputError('capture="eager": a TorchScript module runs no Python between its layers; leave capture out')
+    if dtype is torch.bfloat16:
+        raise UnsupportedError('capture="eager": the model computes in its own precision; convert it with model.to(torch.bfloat16)')
+    if dynamic_shapes is not None:
+        raise InputError('capture="eager": inputs of any shape are taken; leave out dynamic_shapes')
+    if strict:
+        raise UnsupportedError('capture="eager" leaves to torch what has no program, so it can\'t be strict')
+    if release_originals:
+        raise InputError('capture="eager": the model itself runs where a layer can\'t, so it keeps its weights')
