@@ -23,6 +23,7 @@ void fold(const FoldArgs&);
 void rotary(const RotaryArgs&);
 void topk(const TopkArgs&);
 void recurrent(const RecurrentArgs&);
+void thin_product(const ThinProductArgs&);
 
 const KernelTable table = {
     .pointwise = pointwise,
@@ -46,6 +47,7 @@ const KernelTable table = {
     .rotary = rotary,
     .topk = topk,
     .recurrent = recurrent,
+    .thin_product = thin_product,
 };
 
 }  // namespace drystone::DRYSTONE_ISA

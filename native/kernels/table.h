@@ -28,6 +28,7 @@ struct FoldArgs;
 struct RotaryArgs;
 struct TopkArgs;
 struct RecurrentArgs;
+struct ThinProductArgs;
 
 struct KernelTable {
   void (*pointwise)(const PointwiseArgs&);
@@ -51,6 +52,7 @@ struct KernelTable {
   void (*rotary)(const RotaryArgs&);
   void (*topk)(const TopkArgs&);
   void (*recurrent)(const RecurrentArgs&);
+  void (*thin_product)(const ThinProductArgs&);
 };
 
 // Null where the machine has no ISA that drystone serves.

@@ -14,6 +14,7 @@ extern const Operator embedding_bag, embedding_bag_forward_only, embedding_bag_d
 extern const Operator gelu, sigmoid, silu, tanh;
 extern const Operator index_select, index_select_out;
 extern const Operator layer_norm, softmax;
+extern const Operator mm;
 extern const Operator topk;
 
 namespace {
@@ -35,6 +36,7 @@ const Operator* const operators[] = {
     &index_select_out,
     &layer_norm,
     &softmax,
+    &mm,
     &topk,
 };
 

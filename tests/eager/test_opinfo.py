@@ -15,13 +15,27 @@ from drystone.eager import operators
 pytestmark = pytest.mark.skipif(operators.why_not() is not None, reason=str(operators.why_not()))
 
 NAMES = {
-    *("cat", "stack", "hstack", "vstack", "dstack", "column_stack", "index_select", "topk", "tanh", "sigmoid", "softmax"),
+    *(
+        "cat",
+        "stack",
+        "hstack",
+        "vstack",
+        "dstack",
+        "column_stack",
+        "index_select",
+        "topk",
+        "mm",
+        "matmul",
+        "tanh",
+        "sigmoid",
+        "softmax",
+    ),
     *(
         f"nn.functional.{name}"
         for name in ("embedding", "embedding_bag", "silu", "gelu", "layer_norm", "conv1d", "conv2d", "conv3d")
     ),
     *(f"nn.functional.conv_transpose{axes}d" for axes in (1, 2, 3)),
-    "native_layer_norm",
+    *("native_layer_norm", "nn.functional.linear"),
 }
 INFOS = [info for info in op_db if info.name in NAMES]
 DTYPES = [torch.float32, torch.bfloat16, torch.int64]

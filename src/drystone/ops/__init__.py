@@ -6,6 +6,7 @@ from drystone.ops.convolution import conv3d, conv_transpose1d, conv_transpose2d,
 from drystone.ops.embedding import embedding
 from drystone.ops.embedding_bag import embedding_bag
 from drystone.ops.index_select import index_select
+from drystone.ops.mm import mm
 from drystone.ops.normalisations import layer_norm, softmax
 from drystone.ops.topk import topk
 
@@ -20,6 +21,7 @@ __all__ = [
     "gelu",
     "index_select",
     "layer_norm",
+    "mm",
     "sigmoid",
     "silu",
     "softmax",

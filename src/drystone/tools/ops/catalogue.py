@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from . import attention, cat, embedding, gemm, recurrent, topk, volumes
+from . import attention, cat, embedding, gemm, mm, recurrent, topk, volumes
 from .case import Case
 
 #: Gives the cases of a dtype.
@@ -18,6 +18,7 @@ OPERATORS: dict[str, Callable[[str], Iterator[Case]]] = {
     "cat": cat.cases,
     "embedding": embedding.embedding_cases,
     "embedding_bag": embedding.embedding_bag_cases,
+    "mm": mm.cases,
 }
 
 

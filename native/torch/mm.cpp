@@ -1,0 +1,56 @@
+// mm of a few rows with a matrix in float32, which costs little more than reading the matrix: torch's BLAS does so on one core for one
+// row, and at half the speed for more. A linear layer without bias comes here; one with bias is addmm, whose scalars the C shim can't
+// pass, and stays torch's.
+#include "kernels/table.h"
+#include "kernels/thin_product.h"
+#include "torch/operators.h"
+#include "torch/tensor.h"
+
+namespace drystone::torch {
+
+namespace {
+
+Tensor (*torch_mm)(const Tensor& self, const Tensor& mat2);
+
+bool find_torch() { return find(torch_mm, "_ZN2at3cpu2mmERKNS_6TensorES3_"); }
+
+// Below these torch's own is as fast.
+constexpr int64_t least_elements = 1 << 14, least_of_one_row = 1 << 17, least_transposed_depth = 128;
+
+// An empty handle where torch's kernel serves better, or is to say what is wrong.
+Handle product(const Handle& x, const Handle& weights) {
+  if (x.rank() != 2 || weights.rank() != 2 || !kernels()) return Handle();
+  const int64_t *sizes = x.sizes().data, *strides = x.strides().data;
+  const int64_t *matrix = weights.sizes().data, *matrix_strides = weights.strides().data;
+  ThinProductArgs args{};
+  args.rows = sizes[0], args.depth = sizes[1], args.columns = matrix[1];
+  if (args.rows < 1 || args.rows > thin_product_rows || args.depth != matrix[0]) return Handle();
+  if (args.depth * args.columns < (args.rows == 1 ? least_of_one_row : least_elements)) return Handle();
+  if (x.dtype() != ScalarType::f32 || weights.dtype() != ScalarType::f32) return Handle();
+  args.x_stride = args.rows > 1 ? strides[0] : args.depth;
+  if (strides[1] != 1 || args.x_stride < args.depth) return Handle();
+  args.transposed = matrix_strides[0] == 1 && matrix_strides[1] >= args.depth;
+  args.weights_stride = matrix_strides[args.transposed ? 1 : 0];
+  if (args.transposed ? args.depth < least_transposed_depth : matrix_strides[1] != 1 || args.weights_stride < args.columns) return Handle();
+  args.threads = shim().threads();
+  args.x = static_cast<const float*>(x.data());
+  args.weights = static_cast<const float*>(weights.data());
+  Handle result = Handle::empty(ScalarType::f32, {args.rows, args.columns});
+  args.y = static_cast<float*>(result.data());
+  kernels()->thin_product(args);
+  return result;
+}
+
+void kernel(StableIValue* stack, uint64_t, uint64_t) {
+  Arguments arguments(stack);
+  const Handle x = arguments.tensor(), weights = arguments.tensor();
+  Handle result = product(x, weights);
+  if (!result) result = Handle::of(torch_mm(*x, *weights));
+  give_back(stack, {&result});
+}
+
+}  // namespace
+
+extern const Operator mm{"mm", "mm", "(Tensor self, Tensor mat2) -> Tensor", kernel, find_torch};
+
+}  // namespace drystone::torch
