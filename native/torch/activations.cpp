@@ -47,7 +47,7 @@ struct Activation {
   static inline Unary torchs;
   static void kernel(StableIValue* stack, uint64_t, uint64_t) {
     const Handle x = Arguments(stack).tensor();
-    Handle y = activated(x, kind);
+    Handle y = if_memory_allows([&] { return activated(x, kind); });
     if (!y) y = Handle::of(torchs(*x));
     give_back(stack, {&y});
   }
@@ -69,10 +69,11 @@ void gelu_kernel(StableIValue* stack, uint64_t, uint64_t) {
   Arguments arguments(stack);
   const Handle x = arguments.tensor();
   const std::string approximate = arguments.string();
-  Handle y;
-  if (approximate == "tanh") y = activated(x, PointwiseKind::gelu_tanh);
-  // torch computes the error function of bfloat16 to fewer digits, and so faster.
-  if (approximate == "none" && x.dtype() == ScalarType::f32) y = activated(x, PointwiseKind::gelu_erf);
+  Handle y = if_memory_allows([&] {
+    if (approximate == "tanh") return activated(x, PointwiseKind::gelu_tanh);
+    // torch computes the error function of bfloat16 to fewer digits, and so faster.
+    return approximate == "none" && x.dtype() == ScalarType::f32 ? activated(x, PointwiseKind::gelu_erf) : Handle();
+  });
   if (!y) y = Handle::of(torch_gelu(*x, approximate));
   give_back(stack, {&y});
 }

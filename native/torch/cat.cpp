@@ -49,7 +49,7 @@ class Joined {
       for (int64_t i = 0; i < rank; ++i)
         if (own.data[i] == 0 || (i != axis_ && own.data[i] != sizes[i])) return;
       if (format_ != Format::contiguous && format_of(own, strides) != format_) format_ = Format::contiguous;
-      sizes[axis_] += own.data[axis_];
+      if (__builtin_add_overflow(sizes[axis_], own.data[axis_], &sizes[axis_])) return;
       shapes_.push_back({own.data, strides.data, static_cast<const char*>(tensor.data())});
     }
     serves = true;
@@ -87,9 +87,9 @@ class Joined {
     const char* data;
   };
 
-  static int64_t bytes_at_most(const std::vector<Handle>& tensors) {
-    int64_t elements = 0;
-    for (const Handle& tensor : tensors) elements += tensor.numel();
+  static double bytes_at_most(const std::vector<Handle>& tensors) {
+    double elements = 0;  // of expanded tensors, beyond 64 bits
+    for (const Handle& tensor : tensors) elements += static_cast<double>(tensor.numel());
     return elements * size_of(tensors[0].dtype());
   }
 
@@ -184,8 +184,7 @@ void kernel(StableIValue* stack, uint64_t, uint64_t) {
   const std::vector<Handle> tensors = arguments.tensors();
   const int64_t dim = arguments.integer();
   const Joined joined(tensors, dim);
-  Handle result;
-  if (joined.serves) result = joined.result();
+  Handle result = if_memory_allows([&] { return joined.serves ? joined.result() : Handle(); });
   if (!result) {
     const std::vector<Tensor> list = borrowed(tensors);
     result = Handle::of(torch_cat({{list.data(), list.size()}}, dim));

@@ -1,6 +1,9 @@
 // convolution in float32: over three axes, and transposed over one to three. torch leaves these to an unfolding kernel, which
 // multiplies image by image, or to oneDNN in plain formats, in which each call makes its primitives anew. Every other convolution
 // is torch's.
+#include <algorithm>
+#include <memory>
+
 #include "kernels/table.h"
 #include "torch/convolution_plan.h"
 #include "torch/operators.h"
@@ -13,13 +16,22 @@ using Integers = ArrayRef<int64_t>;
 Tensor (*torch_convolution)(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, Integers stride, Integers padding,
                             Integers dilation, bool transposed, Integers output_padding, int64_t groups);
 
+const std::shared_ptr<void>& (*tracing_state)();
+
 bool find_torch() {
   return find(torch_convolution,
-              "_ZN2at25compositeexplicitautograd11convolutionERKNS_6TensorES3_RKSt8optionalIS1_EN3c108ArrayRefIlEESA_SA_bSA_l");
+              "_ZN2at25compositeexplicitautograd11convolutionERKNS_6TensorES3_RKSt8optionalIS1_EN3c108ArrayRefIlEESA_SA_bSA_l") &&
+         find(tracing_state, "_ZN5torch3jit6tracer15getTracingStateEv");
 }
+
+// torch.jit.trace records a convolution not by this name, but by that of the operator which torch's own kernel calls.
+bool is_traced() { return tracing_state() != nullptr; }
 
 // Below so many multiplications torch's own is as fast.
 constexpr int64_t least_work = 1 << 21;
+// What a stride, a dilation or a padding may be, and the work, so that no product of sizes outgrows 64 bits.
+constexpr int64_t most_step = 1 << 16;
+constexpr double most_work = 1e18;
 
 struct Call {
   Handle x, weight, bias;  // read in the order in which they stand here
@@ -55,7 +67,8 @@ Handle convolved(const Call& call) {
     return Handle();
   // The bound again, roughly and before anything is copied: padding may add positions to those of x, hardly eight times as many.
   const int64_t in_channels = call.x.sizes().data[1];
-  if (in_channels < 1 || call.x.numel() / in_channels * call.weight.numel() < least_work / 8) return Handle();
+  const double products = static_cast<double>(call.x.numel()) * call.weight.numel();
+  if (in_channels < 1 || products / in_channels < least_work / 8) return Handle();
   const size_t spatial = rank - 2;
   for (const Dims* list : {&call.stride, &call.padding, &call.dilation, &call.output_padding})
     if (list->size() != spatial) return Handle();
@@ -67,8 +80,8 @@ Handle convolved(const Call& call) {
   p.weights_strides = dims_of(call.weight.strides());
   for (int64_t axis = 0; axis < rank; axis++)
     if ((p.x[axis] > 1 && p.x_strides[axis] < 1) || (p.weights[axis] > 1 && p.weights_strides[axis] < 1)) return Handle();  // expanded
-  // A result lies as x does; torch has another rule for weights alone in channels_last.
-  p.channels_last = !call.x.is_contiguous() && is_channels_last(p.x, p.x_strides);
+  // A result lies as x does, but over one axis; torch has another rule for weights alone in channels_last.
+  p.channels_last = spatial > 1 && !call.x.is_contiguous() && is_channels_last(p.x, p.x_strides);
   if (!p.channels_last && !call.weight.is_contiguous()) return Handle();
   const int64_t channels = p.weights[call.transposed ? 1 : 0];
   if (p.x[1] != p.weights[call.transposed ? 0 : 1]) return Handle();
@@ -77,18 +90,20 @@ Handle convolved(const Call& call) {
     return Handle();
 
   p.output = {p.x[0], channels};
-  int64_t work = p.x[0] * call.weight.numel();
+  double work = static_cast<double>(p.x[0]) * call.weight.numel();
   for (size_t i = 0; i < spatial; i++) {
     const int64_t size = p.x[2 + i], stride = call.stride[i], padding = call.padding[i], more = call.output_padding[i];
-    if (size < 1 || stride < 1 || call.dilation[i] < 1 || padding < 0 || more < 0 || more >= stride) return Handle();
+    if (size < 1 || stride < 1 || call.dilation[i] < 1 || padding < 0 || more < 0 || more >= stride ||
+        std::max({stride, call.dilation[i], padding}) > most_step)
+      return Handle();
     const int64_t reach = call.dilation[i] * (p.weights[2 + i] - 1) + 1, room = size + 2 * padding - reach;
     p.output.push_back(call.transposed ? (size - 1) * stride + reach - 2 * padding + more : room / stride + 1);
     if (p.output.back() < 1 || (!call.transposed && room < 0)) return Handle();
-    work *= call.transposed ? size : p.output.back();
+    work *= static_cast<double>(call.transposed ? size : p.output.back());
     p.padding_r.push_back(call.transposed ? padding - more : padding);
   }
   const bool product = call.weight.numel() == p.weights[0] * p.weights[1];  // of matrices, which torch's own are as fast at
-  if (work < least_work || product) return Handle();
+  if (work < least_work || work > most_work || product) return Handle();
   p.stride = call.stride;
   p.padding_l = call.padding;
   p.dilation = call.dilation;
@@ -105,7 +120,7 @@ Handle convolved(const Call& call) {
 
 void kernel(StableIValue* stack, uint64_t, uint64_t) {
   const Call call{Arguments(stack)};
-  Handle result = convolved(call);
+  Handle result = is_traced() ? Handle() : if_memory_allows([&] { return convolved(call); });
   if (!result) {
     result = Handle::of(torch_convolution(*call.x, *call.weight, optional(call.bias), ref(call.stride), ref(call.padding),
                                           ref(call.dilation), call.transposed, ref(call.output_padding), call.groups));

@@ -1,10 +1,10 @@
 #include "torch/convolution_plan.h"
 
 #include <list>
-#include <mutex>
 #include <stdexcept>
 
 #include "core/isa.h"
+#include "torch/forkable_mutex.h"
 
 namespace drystone::torch {
 
@@ -61,7 +61,7 @@ void ConvolutionPlan::run(const void* x, const void* weights, const void* bias, 
 
 std::shared_ptr<const ConvolutionPlan> plan_of(const ConvolutionProblem& problem) {
   using Entry = std::pair<ConvolutionProblem, std::shared_ptr<const ConvolutionPlan>>;
-  static std::mutex guard;
+  static ForkableMutex guard;
   static std::list<Entry> entries;  // the last used first
   {
     std::lock_guard lock(guard);

@@ -27,7 +27,7 @@ Handle rows_of(const Handle& weight, const Handle& indices) {
     return Handle();
   const auto shape = indices.sizes();
   const int64_t width = weight.sizes().data[1], run = width * size_of(weight.dtype());
-  if (indices.numel() * run < least_bytes) return Handle();
+  if (static_cast<double>(indices.numel()) * run < least_bytes) return Handle();  // of expanded indices, beyond 64 bits
 
   std::vector<int64_t> sizes(shape.data, shape.data + shape.size);
   sizes.push_back(width);
@@ -40,7 +40,7 @@ void kernel(StableIValue* stack, uint64_t, uint64_t) {
   const Handle weight = arguments.tensor(), indices = arguments.tensor();
   const int64_t padding_idx = arguments.integer();
   const bool scale_grad_by_freq = arguments.boolean(), sparse = arguments.boolean();
-  Handle result = rows_of(weight, indices);
+  Handle result = if_memory_allows([&] { return rows_of(weight, indices); });
   if (!result) result = Handle::of(torch_embedding(*weight, *indices, padding_idx, scale_grad_by_freq, sparse));
   give_back(stack, {&result});
 }
@@ -48,7 +48,7 @@ void kernel(StableIValue* stack, uint64_t, uint64_t) {
 Handle gradient_of_rows(const Handle& given, const Handle& indices, int64_t rows, int64_t padding_idx, bool by_frequency) {
   ScatterArgs args{};
   const int64_t count = indices.numel(), elements = given.numel();
-  if (!kernels() || count == 0 || elements == 0 || rows <= 0 || count > INT_MAX || rows > INT_MAX || elements % count ||
+  if (!kernels() || given.rank() == 0 || count == 0 || elements == 0 || rows <= 0 || count > INT_MAX || rows > INT_MAX || elements % count ||
       !is_index(indices.dtype()) || !indices.is_contiguous() || !row_type(given.dtype(), &args.type))
     return Handle();
   const int64_t width = elements / count, bytes = (elements + rows * width) * size_of(given.dtype());
@@ -73,7 +73,7 @@ void kernel_backward(StableIValue* stack, uint64_t, uint64_t) {
   const Handle gradient = arguments.tensor(), indices = arguments.tensor();
   const int64_t rows = arguments.integer(), padding_idx = arguments.integer();
   const bool by_frequency = arguments.boolean();
-  Handle result = gradient_of_rows(gradient, indices, rows, padding_idx, by_frequency);
+  Handle result = if_memory_allows([&] { return gradient_of_rows(gradient, indices, rows, padding_idx, by_frequency); });
   if (!result) result = Handle::of(torch_backward(*gradient, *indices, rows, padding_idx, by_frequency));
   give_back(stack, {&result});
 }

@@ -134,7 +134,7 @@ Results bags_of(const Bags& call, bool for_gradient) {
 
 void run(StableIValue* stack, Forward torchs, bool for_gradient) {
   const Bags call{Arguments(stack)};
-  Results results = bags_of(call, for_gradient);
+  Results results = if_memory_allows([&] { return bags_of(call, for_gradient); });
   if (!results.output) {
     const FourTensors own = torchs(*call.weight, *call.indices, *call.offsets, call.scale_grad_by_freq, call.mode, call.sparse,
                                    optional(call.per_sample_weights), call.include_last_offset, call.padding_idx);
@@ -209,7 +209,7 @@ Handle gradient_of_bags(const Gradient& call) {
 
 void kernel_backward(StableIValue* stack, uint64_t, uint64_t) {
   const Gradient call{Arguments(stack)};
-  Handle result = gradient_of_bags(call);
+  Handle result = if_memory_allows([&] { return gradient_of_bags(call); });
   if (!result)
     result = Handle::of(torch_backward(*call.grad, *call.indices, *call.offset2bag, *call.bag_size, *call.maximum_indices, call.num_weights,
                                        call.scale_grad_by_freq, call.mode, optional(call.per_sample_weights), call.padding_idx));

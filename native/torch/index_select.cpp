@@ -29,8 +29,8 @@ std::vector<int64_t> shape_of(const Handle& self, int64_t& dim, const Handle& in
   const auto sizes = self.sizes();
   std::vector<int64_t> shape(sizes.data, sizes.data + rank);
   shape[dim] = index.numel();
-  int64_t bytes = width;
-  for (int64_t size : shape) bytes *= size;
+  double bytes = width;  // of an expanded index, beyond 64 bits
+  for (int64_t size : shape) bytes *= static_cast<double>(size);
   if (bytes < least_bytes) return {};
   return shape;
 }
@@ -56,11 +56,12 @@ void kernel(StableIValue* stack, uint64_t, uint64_t) {
   const Handle self = arguments.tensor();
   int64_t dim = arguments.integer();
   const Handle index = arguments.tensor();
-  Handle result;
-  if (const std::vector<int64_t> shape = shape_of(self, dim, index); !shape.empty()) {
-    result = Handle::empty(self.dtype(), shape);
-    if (!fill(self, dim, index, result)) result = Handle();
-  }
+  Handle result = if_memory_allows([&] {
+    const std::vector<int64_t> shape = shape_of(self, dim, index);
+    if (shape.empty()) return Handle();
+    Handle made = Handle::empty(self.dtype(), shape);
+    return fill(self, dim, index, made) ? std::move(made) : Handle();
+  });
   if (!result) result = Handle::of(torch_index_select(*self, dim, *index));
   give_back(stack, {&result});
 }

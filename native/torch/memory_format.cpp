@@ -1,6 +1,7 @@
 #include "torch/memory_format.h"
 
 #include <algorithm>
+#include <new>
 #include <numeric>
 
 namespace drystone::torch {
@@ -32,7 +33,7 @@ std::vector<int64_t> strides_of(const std::vector<int64_t>& sizes, Format format
   int64_t stride = 1;
   for (size_t i = order.size(); i-- > 0;) {
     strides[order[i]] = stride;
-    stride *= std::max<int64_t>(sizes[order[i]], 1);
+    if (__builtin_mul_overflow(stride, std::max<int64_t>(sizes[order[i]], 1), &stride)) throw std::bad_alloc();
   }
   return strides;
 }

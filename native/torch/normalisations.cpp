@@ -38,7 +38,7 @@ void softmax_kernel(StableIValue* stack, uint64_t, uint64_t) {
   const Handle x = arguments.tensor();
   const int64_t dim = arguments.integer();
   const bool half_to_float = arguments.boolean();
-  Handle y = half_to_float ? Handle() : softmaxed(x, dim);
+  Handle y = half_to_float ? Handle() : if_memory_allows([&] { return softmaxed(x, dim); });
   if (!y) y = Handle::of(torch_softmax(*x, dim, half_to_float));
   give_back(stack, {&y});
 }
@@ -103,7 +103,7 @@ void norm_kernel(StableIValue* stack, uint64_t, uint64_t) {
   const std::vector<int64_t> shape = arguments.integers();
   const Handle weight = arguments.optional_tensor(), bias = arguments.optional_tensor();
   const double eps = arguments.real();
-  Normalised result = normalised(x, shape, weight, bias, eps);
+  Normalised result = if_memory_allows([&] { return normalised(x, shape, weight, bias, eps); });
   if (!result.y) {
     const auto [y, means, deviations] = torch_norm(*x, {shape.data(), shape.size()}, optional(weight), optional(bias), eps);
     result = {Handle::of(y), Handle::of(means), Handle::of(deviations)};

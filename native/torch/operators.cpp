@@ -1,9 +1,10 @@
 #include "torch/operators.h"
 
 #include <map>
-#include <mutex>
 #include <set>
 #include <stdexcept>
+
+#include "torch/forkable_mutex.h"
 
 namespace drystone::torch {
 
@@ -43,7 +44,7 @@ const Operator* const operators[] = {
 // The conventions by which torch fills the stack: those of 2.10, the first torch with lists.
 constexpr uint64_t shim_version = (uint64_t{2} << 56) | (uint64_t{10} << 48);
 
-std::mutex guard;
+ForkableMutex guard;
 std::map<std::string, void*> replaced;  // by name, what torch knows the registration by
 bool defined = false;
 

@@ -12,6 +12,7 @@
 #include <mutex>
 #include <new>
 
+#include "torch/forkable_mutex.h"
 #include "torch/libtorch.h"
 
 namespace drystone::torch {
@@ -126,7 +127,7 @@ class Pool {
   }
 
  private:
-  std::mutex guard_;
+  ForkableMutex guard_;
   std::list<void*> waiting_;  // the latest first
   PageState state_{};
 };

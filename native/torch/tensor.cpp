@@ -29,9 +29,9 @@ Handle Handle::empty(ScalarType dtype, const std::vector<int64_t>& sizes) {
 Handle Handle::empty(ScalarType dtype, const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides) {
   constexpr int cpu = 0, any_index = -1;
   Tensor* tensor;
-  check(shim().empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), static_cast<int32_t>(dtype), cpu, any_index,
-                             &tensor),
-        "allocate memory for a result");
+  if (shim().empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), static_cast<int32_t>(dtype), cpu, any_index,
+                           &tensor))
+    throw std::bad_alloc();
   return Handle(tensor);
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <initializer_list>
+#include <new>
 #include <string>
 #include <utility>
 #include <vector>
@@ -25,7 +26,7 @@ class Handle {
   }
   // What a C++ function of libtorch returned.
   static Handle of(Tensor returned);
-  // New memory, not initialised; `strides` in elements, dense and row-major where left out.
+  // New memory, not initialised; `strides` in elements, dense and row-major where left out. Throws std::bad_alloc.
   static Handle empty(ScalarType dtype, const std::vector<int64_t>& sizes);
   static Handle empty(ScalarType dtype, const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides);
 
@@ -66,6 +67,16 @@ class Arguments {
  private:
   StableIValue* next_;
 };
+
+// What `make` gives, or nothing where memory for it is out: torch's own kernel is called then, and says how much it lacks.
+template <class Make>
+auto if_memory_allows(const Make& make) -> decltype(make()) {
+  try {
+    return make();
+  } catch (const std::bad_alloc&) {
+    return {};
+  }
+}
 
 // Results, in the order of the schema; they take the place of the arguments.
 void give_back(StableIValue* stack, std::initializer_list<Handle*> results);

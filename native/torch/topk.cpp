@@ -92,7 +92,7 @@ void kernel(StableIValue* stack, uint64_t, uint64_t) {
   const Handle self = arguments.tensor();
   const int64_t k = arguments.integer(), dim = arguments.integer();
   const bool largest = arguments.boolean(), sorted = arguments.boolean();
-  Results results = largest_of(self, k, dim, largest, sorted);
+  Results results = if_memory_allows([&] { return largest_of(self, k, dim, largest, sorted); });
   if (!results.values) {
     const auto [values, indices] = torch_topk(*self, k, dim, largest, sorted);
     results = {Handle::of(values), Handle::of(indices)};

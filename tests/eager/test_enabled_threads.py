@@ -1,0 +1,160 @@
+"""Operators under torch's names in several Python threads, with thread counts that change, and in forked processes."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+import torch.nn.functional as F
+from operator_calls import CALLS, operand
+
+import drystone
+from drystone.eager import operators, pages
+
+pytestmark = pytest.mark.skipif(operators.why_not() is not None, reason=str(operators.why_not()))
+
+WORKERS = 4
+
+
+@pytest.fixture(autouse=True)
+def disabled_afterwards() -> Iterator[None]:
+    yield
+    drystone.disable()
+
+
+def volumes(size: int, channels: int) -> Callable[[], torch.Tensor]:
+    generator = torch.Generator().manual_seed(size * 100 + channels)
+    x, weight = torch.randn(1, 8, size, size, size, generator=generator), torch.randn(channels, 8, 3, 3, 3, generator=generator)
+    return lambda: F.conv3d(x, weight, padding=1)
+
+
+def large(value: int) -> Callable[[], torch.Tensor]:
+    """In memory that calls hand to each other."""
+    return lambda: torch.full((1 << 22,), value, dtype=torch.int32).add_(1)
+
+
+def mixed_calls() -> list[Callable[[], torch.Tensor]]:
+    calls = [lambda call=call, name=name: call(operand(name)) for name, (call, _) in CALLS.items()]
+    calls += [volumes(size, channels) for size in range(9, 14) for channels in (16, 24)]
+    return calls + [large(value) for value in range(4)]
+
+
+def test_calls_from_several_threads_at_once() -> None:
+    """Each worker begins at another call, and all plans of convolutions are made while others look for theirs."""
+    drystone.enable()
+    calls = mixed_calls()
+    expected = [call() for call in calls]
+    start = threading.Barrier(WORKERS)
+
+    def worker(rank: int) -> list[int]:
+        torch.set_num_threads(1 + rank % 2)
+        start.wait()
+        order = [(i * (2 * rank + 1) + 7 * rank) % len(calls) for i in range(3 * len(calls))]
+        return [i for i in order if not torch.allclose(calls[i](), expected[i], rtol=1e-4, atol=1e-4)]
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        assert not any(pool.map(worker, range(WORKERS)))
+
+
+def test_the_number_of_threads_changes_between_calls() -> None:
+    drystone.enable()
+    calls = mixed_calls()
+    torch.set_num_threads(1)
+    expected = [call() for call in calls]
+    for threads in (3, 1, 2, 4, 2):
+        torch.set_num_threads(threads)
+        for call, want in zip(calls, expected, strict=True):
+            torch.testing.assert_close(call(), want, rtol=1e-4, atol=1e-4)
+
+
+def answer_of_child(answer: Callable[[], bool]) -> str:
+    """What a forked child says within 20 s: "right" where ``answer()`` holds there."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        said = b"crashed"
+        try:
+            torch.set_num_threads(1)  # OpenMP's others are the parent's
+            said = b"right" if answer() else b"wrong"
+        finally:
+            os.write(writer, said)
+            os._exit(0)
+    os.close(writer)
+    with open(reader, "rb") as pipe:
+        ready, _, _ = select.select([pipe], [], [], 20)
+        if not ready:
+            os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        return pipe.read().decode() if ready else "nothing"
+
+
+def test_after_a_fork_calls_are_right() -> None:
+    drystone.enable()
+    calls = mixed_calls()
+    expected = [call() for call in calls]
+    right = lambda: all(torch.allclose(call(), want, rtol=1e-4, atol=1e-4) for call, want in zip(calls, expected, strict=True))  # noqa: E731
+    assert answer_of_child(right) == "right"
+
+
+FORKS_WHILE_OTHERS_CALL = """
+import os, signal, sys, threading, torch, drystone
+import torch.nn.functional as F
+torch.set_num_threads(1)
+drystone.enable()
+x, weight = torch.randn(1, 8, 12, 12, 12), torch.randn(16, 8, 3, 3, 3)
+stop = False
+
+def allocate():
+    while not stop:
+        torch.empty(5 << 20)
+
+def convolve():
+    while not stop:
+        F.conv3d(x, weight, padding=1)
+
+threads = [threading.Thread(target=f) for f in (allocate, allocate, convolve)]
+for thread in threads:
+    thread.start()
+try:
+    for _ in range(60):
+        child = os.fork()
+        if child == 0:
+            signal.alarm(5)
+            torch.empty(5 << 20)
+            F.conv3d(x, weight, padding=1)
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0, "a child hangs"
+finally:
+    stop = True
+    for thread in threads:
+        thread.join()
+"""
+
+
+def test_a_fork_while_other_threads_call() -> None:
+    """No child waits for what a thread of its parent held."""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", FORKS_WHILE_OTHERS_CALL], check=True, timeout=120)
+
+
+def test_pages_after_a_fork() -> None:
+    drystone.enable(only=[])
+    torch.empty(1 << 23)
+    kept = pages.state().kept
+    assert kept > 0
+
+    def in_child() -> bool:
+        reused = pages.state().reused
+        torch.empty(1 << 23)
+        drystone.disable()
+        return pages.state().kept == 0 and reused < pages.state().reused
+
+    assert answer_of_child(in_child) == "right"
+    assert pages.state().kept == kept
