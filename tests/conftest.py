@@ -14,9 +14,14 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 from torch import nn
 
 THREADS = 2
+
+# The same examples at each run: raise max_examples and load the profile "default" to search further.
+settings.register_profile("same", derandomize=True, database=None, deadline=None)
+settings.load_profile("same")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -72,9 +72,8 @@ Results largest_of(const Handle& input, int64_t k, int64_t dim, bool largest, bo
   args.k = k;
   args.largest = largest;
   args.sorted = sorted;
-  plan_topk(args, rows, shim().threads());
-
   Results results{Handle::empty(input.dtype(), sizes, steps), Handle::empty(ScalarType::s64, sizes, steps)};
+  plan_topk(args, rows, shim().threads());  // whose products fit 64 bits, as there is memory for the results
   alignas(64) char nearby[1 << 15];
   Handle far;
   const int64_t scratch_bytes = args.threads * args.scratch_bytes;

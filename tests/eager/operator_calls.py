@@ -85,7 +85,9 @@ def _kind(x: torch.Tensor) -> tuple[Any, ...]:
 
 
 def _agree_in_numbers(got: torch.Tensor, expected: torch.Tensor) -> None:
-    got, expected = (x.dequantize() if x.is_quantized else x.to_dense() if x.layout != torch.strided else x for x in (got, expected))
+    got, expected = (
+        x.dequantize() if x.is_quantized else x.to_dense() if x.layout != torch.strided else x for x in (got, expected)
+    )
     if got.is_complex():
         got, expected = torch.view_as_real(got.resolve_conj()), torch.view_as_real(expected.resolve_conj())
     if got.dtype == torch.float8_e4m3fn:  # which is moved, but not computed with

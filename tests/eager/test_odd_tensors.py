@@ -118,7 +118,10 @@ def test_results_that_are_given(name: str, result: str) -> None:
 
 
 def test_a_gradient_without_axes() -> None:
-    for gradient, which in ((torch.ones(()), torch.zeros((), dtype=torch.int64)), (torch.ones(()), torch.zeros(1, dtype=torch.int64))):
+    for gradient, which in (
+        (torch.ones(()), torch.zeros((), dtype=torch.int64)),
+        (torch.ones(()), torch.zeros(1, dtype=torch.int64)),
+    ):
         agree(lambda g=gradient, w=which: torch.ops.aten.embedding_dense_backward(g, w, 2000, -1, False))
 
 

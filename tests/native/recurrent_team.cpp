@@ -1,12 +1,13 @@
 // The team of threads of recurrent layers, alone, under ThreadSanitizer, which does not see OpenMP's barriers: `make sanitize`.
 //
 // Every item of a phase reads all that the phase before wrote. Threads end a phase by nothing but the team's own counters.
+#include "kernels/recurrent_team.h"
+
 #include <cstdio>
 #include <thread>
 #include <vector>
 
 #include "kernels/recurrent.h"
-#include "kernels/recurrent_team.h"
 
 namespace {
 
