@@ -11,6 +11,9 @@ namespace drystone::torch {
 namespace {
 
 constexpr size_t kept = 128;  // problems
+// Not made at the first call: a process that forks meanwhile would leave its child with half a mutex.
+ForkableMutex guard;
+std::list<std::pair<ConvolutionProblem, std::shared_ptr<const ConvolutionPlan>>> entries;  // the last used first
 
 Handle memory_of(int64_t bytes) { return Handle::empty(ScalarType::u8, {std::max<int64_t>(bytes, 1)}); }
 
@@ -60,9 +63,6 @@ void ConvolutionPlan::run(const void* x, const void* weights, const void* bias, 
 }
 
 std::shared_ptr<const ConvolutionPlan> plan_of(const ConvolutionProblem& problem) {
-  using Entry = std::pair<ConvolutionProblem, std::shared_ptr<const ConvolutionPlan>>;
-  static ForkableMutex guard;
-  static std::list<Entry> entries;  // the last used first
   {
     std::lock_guard lock(guard);
     for (auto entry = entries.begin(); entry != entries.end(); ++entry) {

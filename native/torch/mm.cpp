@@ -25,7 +25,7 @@ Handle product(const Handle& x, const Handle& weights) {
   ThinProductArgs args{};
   args.rows = sizes[0], args.depth = sizes[1], args.columns = matrix[1];
   if (args.rows < 1 || args.rows > thin_product_rows || args.depth != matrix[0]) return Handle();
-  if (args.depth * args.columns < (args.rows == 1 ? least_of_one_row : least_elements)) return Handle();
+  if (static_cast<double>(args.depth) * args.columns < (args.rows == 1 ? least_of_one_row : least_elements)) return Handle();
   if (x.dtype() != ScalarType::f32 || weights.dtype() != ScalarType::f32) return Handle();
   args.x_stride = args.rows > 1 ? strides[0] : args.depth;
   if (strides[1] != 1 || args.x_stride < args.depth) return Handle();
@@ -44,7 +44,7 @@ Handle product(const Handle& x, const Handle& weights) {
 void kernel(StableIValue* stack, uint64_t, uint64_t) {
   Arguments arguments(stack);
   const Handle x = arguments.tensor(), weights = arguments.tensor();
-  Handle result = product(x, weights);
+  Handle result = if_memory_allows([&] { return product(x, weights); });
   if (!result) result = Handle::of(torch_mm(*x, *weights));
   give_back(stack, {&result});
 }

@@ -19,6 +19,7 @@ _generator = torch.Generator().manual_seed(7)
 _which = torch.randint(0, 300, (400,), generator=_generator)
 _offsets = torch.arange(0, 400, 10)
 _weight, _turned = (torch.randn(*shape, 3, 3, 3, generator=_generator) for shape in ((16, 8), (8, 16)))
+_square = torch.randn(300, 300, generator=_generator)
 _MATRIX, _VOLUMES = (64, 300), (2, 8, 10, 12, 14)
 
 # (a function of one tensor, the shape of that tensor). Of topk the values: of equal ones, ours are the first and torch's are any.
@@ -39,6 +40,8 @@ CALLS: dict[str, tuple[Function, tuple[int, ...]]] = {
     "gelu": (F.gelu, _MATRIX),
     "gelu, tanh": (lambda x: F.gelu(x, approximate="tanh"), _MATRIX),
     "softmax": (lambda x: torch.softmax(x, 0), _MATRIX),
+    "mm": (lambda x: x.mm(_square.to(x.dtype)), _MATRIX),
+    "mm, transposed": (lambda x: x.mm(_square.to(x.dtype).t()), _MATRIX),
     "layer_norm": (lambda x: F.layer_norm(x, x.shape[-1:]), _MATRIX),
     "conv3d": (lambda x: F.conv3d(x, _weight.to(x.dtype), padding=1), _VOLUMES),
     "conv_transpose3d": (lambda x: F.conv_transpose3d(x, _turned.to(x.dtype), padding=1), _VOLUMES),
