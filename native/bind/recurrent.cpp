@@ -3,8 +3,10 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 
 #include "bind/bind.h"
+#include "steps/recurrent_layers.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -29,6 +31,29 @@ void bind_recurrent(nb::module_& m) {
       "cell"_a.none(), "output"_a, "final_state"_a, "final_cell"_a.none(), "widened"_a = false,
       "A step: the hidden part of a recurrent layer, all time steps. Slots: gates; for each direction W_hh packed, the bias of a GRU's new "
       "gate if has_bias, the projection packed if projects; state and cell where there are any; output, final_state, final_cell.");
+  nb::class_<RecurrentLayers>(m, "RecurrentLayers", "An LSTM, GRU or RNN on packed weights, for sequences of any length and batch.")
+      .def(
+          "__init__",
+          [](RecurrentLayers* self, const std::string& kind, DType weights, DType ends, int64_t inputs, int64_t hidden, int64_t state,
+             int layers, int directions, bool has_bias, const std::vector<uintptr_t>& parameters) {
+            new (self) RecurrentLayers(kind, weights, ends, {inputs, hidden, state, layers, directions, has_bias}, parameters);
+          },
+          "kind"_a, "weights"_a, "ends"_a, "inputs"_a, "hidden"_a, "state"_a, "layers"_a, "directions"_a, "has_bias"_a, "parameters"_a)
+      .def(
+          "run",
+          [](const RecurrentLayers& self, int64_t steps, int64_t batch, bool batch_first, std::vector<int64_t> batch_sizes, uintptr_t x,
+             uintptr_t state, uintptr_t cell, uintptr_t output, uintptr_t final_state, uintptr_t final_cell, int threads) {
+            nb::gil_scoped_release release;
+            const auto at = [](uintptr_t address) { return reinterpret_cast<void*>(address); };
+            self.run({steps, batch, batch_first, std::move(batch_sizes), at(x), at(state), at(cell), at(output), at(final_state),
+                      at(final_cell)},
+                     threads);
+          },
+          "steps"_a, "batch"_a, "batch_first"_a, "batch_sizes"_a, "x"_a, "state"_a, "cell"_a, "output"_a, "final_state"_a, "final_cell"_a,
+          "threads"_a,
+          "All on addresses, 0 for what there is not. Packed sequences have batch_sizes, and steps, batch and batch_first that go with them.")
+      .def_prop_ro("packed_bytes", &RecurrentLayers::packed_bytes)
+      .def_prop_ro("implementation", &RecurrentLayers::implementation);
 }
 
 }  // namespace drystone

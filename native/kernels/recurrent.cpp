@@ -7,6 +7,8 @@
 // functions. Every other step goes through the strips backwards: of weights that do not fit into
 // the second level cache, the part that was used last is still there.
 //
+// Packed sequences end one after the other: a step leaves out the blocks of rows that have ended, or backwards have not begun.
+//
 // Both directions, and parts of a large batch, know nothing of each other: where there are enough threads they run side by side.
 #include "kernels/recurrent.h"
 
@@ -84,6 +86,7 @@ class Part {
     for (int64_t step = 0; step < a.steps; step++) {
       const int64_t time = direction == 1 ? a.steps - 1 - step : step;
       const bool backwards = step % 2 == 1;
+      if (rows_at(time) == 0) continue;
       hidden_part(time, step, backwards);
       if (a.projects) project(time, step, backwards);
     }
@@ -105,23 +108,46 @@ class Part {
   int64_t steps_of(int64_t k) const { return a.arithmetic == GemmArithmetic::f32 ? k : ceil_div(k, 2); }
   float* cell(int64_t row, int64_t unit) const { return cells + row * (ceil_div(a.hidden * 4, 64) * 16) + unit; }
 
+  // How many of the part's rows, the first ones, are at a time step.
+  int64_t rows_at(int64_t time) const {
+    const int64_t count = rows.end - rows.begin;
+    if (!a.first_row) return count;
+    const int64_t here = a.first_row[time + 1] - a.first_row[time] - rows.begin;
+    return here < 0 ? 0 : least(here, count);
+  }
+
+  // The first row for which a time step is the last.
+  int64_t last_from(int64_t time) const {
+    if (direction == 1) return time == 0 ? 0 : rows.end - rows.begin;
+    return time + 1 == a.steps ? 0 : rows_at(time + 1);
+  }
+
+  // Where a row lies in a tensor of all time steps.
+  int64_t place(int64_t time, int64_t row, int64_t step_stride, int64_t row_stride) const {
+    return (a.first_row ? a.first_row[time] * row_stride : time * step_stride) + (rows.begin + row) * row_stride;
+  }
+
   // The first row of the part in a tensor (directions, batch, size).
   int64_t offset(int64_t row, int64_t size) const { return (direction * a.batch + rows.begin + row) * size; }
 
-  // The initial state where the first step reads it. What fills the last chunk of a row is 0, as products read it too.
+  // The initial state where a row's first step reads it: backwards, the later the shorter the row is. What fills the last chunk of a row is 0, as products read it too.
   void begin() {
     const int64_t count = rows.end - rows.begin;
     alignas(64) float values[W];
     for (int i = 0; i < 2; i++) __builtin_memset(state[i].data, 0, count * state[i].row_bytes);
     __builtin_memset(inner.data, 0, count * inner.row_bytes);
     __builtin_memset(cells, 0, (cell(count, 0) - cells) * sizeof(float));
-    for_blocks([&](Range block) {
-      for (int64_t row = block.begin; a.initial && row < block.end; row++)
+    int64_t length = a.steps;
+    for_blocks(count, [&](Range block) {
+      for (int64_t row = block.begin; a.initial && row < block.end; row++) {
+        while (rows_at(length - 1) <= row) length--;
+        const Operand& to = state[direction == 1 ? (a.steps - length) % 2 : 0];
         for (int64_t unit = 0; unit < a.state; unit += W) {
           for (float& value : values) value = 0;
           load(values, advance(a.initial, offset(row, a.state) + unit, a.initial_bf16), a.initial_bf16, 1, least(W, a.state - unit));
-          store_operand(state[0].at(block, row, unit, element()), values, a.arithmetic);
+          store_operand(to.at(block, row, unit, element()), values, a.arithmetic);
         }
+      }
     });
     const bool is_state = a.kind == RecurrentKind::gru;  // whose own h is the cell
     const void* from = is_state ? a.initial : a.initial_cell;
@@ -129,21 +155,24 @@ class Part {
     for (int64_t row = 0; from && row < count; row++) load(cell(row, 0), advance(from, offset(row, a.hidden), bf16), bf16, 1, a.hidden);
   }
 
-  // The rows, in blocks of which each is a tile's.
+  // The blocks of rows, each a tile's, in which the first `count` are.
   template <class F>
-  void for_blocks(F&& body) const {
-    for (int64_t b = 0; b < blocks; b++) body(share(rows.end - rows.begin, b, blocks));
+  void for_blocks(int64_t count, F&& body) const {
+    for (int64_t b = 0; b < blocks; b++)
+      if (const Range block = share(rows.end - rows.begin, b, blocks); block.begin < count) body(block);
   }
 
-  // One phase: a product with `units` columns a gate, strip by strip, and in each all rows. Sums go to `finish`, and what that will read
+  // One phase: a product with `units` columns a gate, strip by strip, and in each the first `count` rows. Sums go to `finish`, and what that will read
   // is for `fetch` to bring near meanwhile.
   template <class Fetch, class Finish>
-  void product(const Operand& x, const void* packed, int64_t k, int64_t units, int gates, const float* bias, bool backwards, Fetch&& fetch,
-               Finish&& finish) {
+  void product(int64_t count, const Operand& x, const void* packed, int64_t k, int64_t units, int gates, const float* bias, bool backwards,
+               Fetch&& fetch, Finish&& finish) {
     const int wide = recurrent_unit_vectors(gates), vectors = wide * gates;
     const int64_t width = wide * W, strips = ceil_div(units, width), steps = steps_of(k), strip_bytes = steps * vectors * kVectorBytes;
     // The next strip is fetched into the second level evenly spread over the blocks of rows; a single block reads best without.
-    const int64_t lines = blocks > 1 ? ceil_div(4 * vectors * kVectorBytes / 64, blocks) : 0;
+    int64_t running = 0;
+    for_blocks(count, [&](Range) { running++; });
+    const int64_t lines = running > 1 ? ceil_div(4 * vectors * kVectorBytes / 64, running) : 0;
     team.run(strips, backwards, [&](int64_t strip) {
       for (int v = 0; v < vectors; v++)
         for (int lane = 0; lane < W; lane++) {
@@ -152,8 +181,9 @@ class Part {
         }
       const int64_t next = backwards ? strip - (strip > 0) : least(strip + 1, strips - 1);
       const char* ahead = static_cast<const char*>(packed) + next * strip_bytes;
-      for_blocks([&](Range block) {
-        for (int64_t row = block.begin; row < block.end; row++) fetch(row, strip * width);
+      for_blocks(count, [&](Range block) {
+        const int64_t end = least(block.end, count);
+        for (int64_t row = block.begin; row < end; row++) fetch(row, strip * width);
         GemmTile t{};
         t.rows = block.end - block.begin;
         t.x = x.data + block.begin * x.row_bytes;
@@ -167,7 +197,7 @@ class Part {
         t.sums_stride = vectors * W;
         tile_function(a.arithmetic, t.rows, vectors)(t);
         ahead += steps / 4 * lines * 64;
-        for (int64_t row = block.begin; row < block.end; row++)
+        for (int64_t row = block.begin; row < end; row++)
           for (int u = 0; u < wide; u++) {
             const int64_t unit = strip * width + u * W;
             if (unit < units) finish(block, row, unit, least(W, units - unit), tile + (row - block.begin) * vectors * W + u * W);
@@ -179,45 +209,46 @@ class Part {
   void hidden_part(int64_t time, int64_t step, bool backwards) {
     const int gates = recurrent_gates(a.kind);
     const Unit function = unit_of(a.kind);
-    const float* inputs = a.gates + time * a.gates_step + direction * gates * a.hidden;
-    const int64_t last = recurrent_unit_vectors(gates) * W - 1;
+    const float* inputs = a.gates + place(time, 0, a.gates_step, a.gates_row) + direction * gates * a.hidden;
+    const int64_t last = recurrent_unit_vectors(gates) * W - 1, last_row = last_from(time);
     const auto fetch = [&](int64_t row, int64_t unit) {
-      const float* from = inputs + (rows.begin + row) * a.gates_row + unit;
+      const float* from = inputs + row * a.gates_row + unit;
       for (int g = 0; g < gates; g++)
         for (int64_t i = 0; i <= last; i += last) __builtin_prefetch(from + g * a.hidden + i);
     };
-    product(state[step % 2], weights.weights, a.state, a.hidden, gates, weights.bias, backwards, fetch,
+    product(rows_at(time), state[step % 2], weights.weights, a.state, a.hidden, gates, weights.bias, backwards, fetch,
             [&](Range block, int64_t row, int64_t unit, int64_t count, const float* sums) {
               alignas(64) float h[W], padded[4][W];
               const float* given[4];
               for (int g = 0; g < gates; g++)
-                given[g] = whole(inputs + (rows.begin + row) * a.gates_row + g * a.hidden + unit, count, padded[g]);
+                given[g] = whole(inputs + row * a.gates_row + g * a.hidden + unit, count, padded[g]);
               function(sums, given, cell(row, unit), h);
-              if (a.final_cell && step + 1 == a.steps)
+              if (a.final_cell && row >= last_row)
                 store(advance(a.final_cell, offset(row, a.hidden) + unit, a.final_cell_bf16), cell(row, unit), a.final_cell_bf16, 1, count);
               if (a.projects)
                 store_operand(inner.at(block, row, unit, element()), h, a.arithmetic);
               else
-                give(block, row, unit, count, h, time, step);
+                give(block, row, unit, count, h, time, step, last_row);
             });
   }
 
   void project(int64_t time, int64_t step, bool backwards) {
+    const int64_t last_row = last_from(time);
     product(
-        inner, weights.projection, a.hidden, a.state, 1, nullptr, backwards, [](int64_t, int64_t) {},
+        rows_at(time), inner, weights.projection, a.hidden, a.state, 1, nullptr, backwards, [](int64_t, int64_t) {},
         [&](Range block, int64_t row, int64_t unit, int64_t count, const float* sums) {
           alignas(64) float h[W];
           for (int i = 0; i < W; i++) h[i] = sums[i];
-          give(block, row, unit, count, h, time, step);
+          give(block, row, unit, count, h, time, step, last_row);
         });
   }
 
   // A vector of the new state: to the next step, and out.
-  void give(Range block, int64_t row, int64_t unit, int64_t count, const float* h, int64_t time, int64_t step) {
+  void give(Range block, int64_t row, int64_t unit, int64_t count, const float* h, int64_t time, int64_t step, int64_t last_row) {
     store_operand(state[(step + 1) % 2].at(block, row, unit, element()), h, a.arithmetic);
-    const int64_t at = time * a.output_step + (rows.begin + row) * a.output_row + direction * a.state + unit;
+    const int64_t at = place(time, row, a.output_step, a.output_row) + direction * a.state + unit;
     store(advance(a.output, at, a.output_bf16), h, a.output_bf16, 1, count);
-    if (step + 1 == a.steps) store(advance(a.final, offset(row, a.state) + unit, a.final_bf16), h, a.final_bf16, 1, count);
+    if (row >= last_row) store(advance(a.final, offset(row, a.state) + unit, a.final_bf16), h, a.final_bf16, 1, count);
   }
 };
 

@@ -42,6 +42,9 @@ struct RecurrentArgs {
   bool output_bf16, initial_bf16, initial_cell_bf16, final_bf16, final_cell_bf16;
 
   const float* gates = nullptr;  // (steps, batch, directions * gates * hidden)
+  // Of packed sequences, which lie step by step without what is past their ends: where each step's rows begin in gates and output, and
+  // the end of all. A step has the batch's first rows, and no fewer than the next one. Only the strides between rows are read then.
+  const int64_t* first_row = nullptr;
   RecurrentDirection direction[recurrent_max_directions] = {};
   const void *initial = nullptr, *initial_cell = nullptr;  // (directions, batch, state or hidden), null for zeros
   void* output = nullptr;                                  // (steps, batch, directions * state)

@@ -17,13 +17,45 @@ namespace {
 int64_t lanes() { return isa() >= Isa::avx512 ? 16 : 8; }
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-RecurrentKind kind_of(const std::string& name) {
+}  // namespace
+
+RecurrentKind recurrent_kind(const std::string& name) {
   if (name == "lstm") return RecurrentKind::lstm;
   if (name == "gru") return RecurrentKind::gru;
   if (name == "rnn_tanh") return RecurrentKind::rnn_tanh;
   require(name == "rnn_relu", "a recurrent layer is lstm, gru, rnn_tanh or rnn_relu, not " + name);
   return RecurrentKind::rnn_relu;
 }
+
+GemmArithmetic recurrent_arithmetic(DType weights, bool widened) {
+  if (weights == DType::f32) return GemmArithmetic::f32;
+  return has_avx512_bf16() && !widened ? GemmArithmetic::bf16_dot : GemmArithmetic::bf16_widened;
+}
+
+// As few parts as keep the threads evenly busy, since each part reads all weights. A step of few products is done before a team has met.
+int64_t plan_recurrent(RecurrentArgs& args, int64_t threads) {
+  constexpr double few_products = 1 << 15;
+  const int gates = recurrent_gates(args.kind);
+  const double products = static_cast<double>(args.batch) * gates * static_cast<double>(args.hidden * args.state);
+  const int64_t strips = ceil_div(args.hidden, lanes() * recurrent_unit_vectors(gates));
+  const int64_t blocks = ceil_div(args.batch, recurrent_rows(gates, static_cast<int>(lanes())));
+  const int64_t largest_team = products < few_products ? 1 : strips;
+  if (products * static_cast<double>(args.steps) < few_products * 4) threads = 1;
+  double least = std::numeric_limits<double>::infinity();
+  for (int64_t parts = 1; parts <= std::min(threads, blocks); parts++) {
+    const int64_t items = args.directions * parts;
+    const int64_t team = std::min(std::max<int64_t>(threads / items, 1), largest_team), turns = ceil_div(items * team, threads);
+    const double tiles = static_cast<double>(turns * ceil_div(strips, team) * ceil_div(blocks, parts));
+    if (tiles >= least * 0.8) continue;
+    least = tiles;
+    args.row_parts = parts;
+    args.threads = static_cast<int>(std::min(threads, items * team));
+  }
+  args.part_bytes = recurrent_round_up(recurrent_memory(args, ceil_div(args.batch, args.row_parts)).bytes, 64);
+  return args.directions * args.row_parts * args.part_bytes + 63;
+}
+
+namespace {
 
 void check_weights(DType dtype, int64_t columns, int64_t k) {
   require(dtype == DType::f32 || dtype == DType::bf16, std::string("recurrent weights are f32 or bf16, not ") + name_of(dtype));
@@ -44,7 +76,7 @@ class RecurrentStep final : public Step {
   RecurrentStep(const std::string& kind, DType weights, int64_t hidden, int directions, bool batch_first, bool has_bias, bool projects,
                 const RecurrentOperands& o, bool widened)
       : kernel_(require_kernels().recurrent), has_bias_(has_bias), has_state_(o.state), has_cell_(o.cell) {
-    args_.kind = kind_of(kind);
+    args_.kind = recurrent_kind(kind);
     const bool is_lstm = args_.kind == RecurrentKind::lstm, is_gru = args_.kind == RecurrentKind::gru;
     require(directions == 1 || directions == 2, "a recurrent layer has one direction or two");
     require(o.gates.rank() == 3 && o.output.rank() == 3 && o.final_state.rank() == 3, "gates, output and final state have three axes");
@@ -76,10 +108,9 @@ class RecurrentStep final : public Step {
     args_.output_step = o.output.strides[time];
     args_.output_row = o.output.strides[row];
 
-    const bool dot = has_avx512_bf16() && !widened;
-    args_.arithmetic = weights == DType::f32 ? GemmArithmetic::f32 : dot ? GemmArithmetic::bf16_dot : GemmArithmetic::bf16_widened;
+    args_.arithmetic = recurrent_arithmetic(weights, widened);
     implementation = kernel_name(kind) + (args_.arithmetic == GemmArithmetic::bf16_dot ? "_bf16" : "");
-    plan(std::max(omp_get_max_threads(), 1));
+    scratchpad_bytes = plan_recurrent(args_, std::max(omp_get_max_threads(), 1));
   }
 
   void run(const Run& run, StepState*) const override {
@@ -103,30 +134,6 @@ class RecurrentStep final : public Step {
   }
 
  private:
-  // How many threads, and into how many parts the batch is cut for teams of them: as few as keep the threads evenly busy, since each
-  // part reads all weights. A step of few products is done before a team has met.
-  void plan(int64_t threads) {
-    constexpr double few_products = 1 << 15;
-    const int gates = recurrent_gates(args_.kind);
-    const double products = static_cast<double>(args_.batch) * gates * static_cast<double>(args_.hidden * args_.state);
-    const int64_t strips = ceil_div(args_.hidden, lanes() * recurrent_unit_vectors(gates));
-    const int64_t blocks = ceil_div(args_.batch, recurrent_rows(gates, static_cast<int>(lanes())));
-    const int64_t largest_team = products < few_products ? 1 : strips;
-    if (products * static_cast<double>(args_.steps) < few_products * 4) threads = 1;
-    double least = std::numeric_limits<double>::infinity();
-    for (int64_t parts = 1; parts <= std::min(threads, blocks); parts++) {
-      const int64_t items = args_.directions * parts;
-      const int64_t team = std::min(std::max<int64_t>(threads / items, 1), largest_team), turns = ceil_div(items * team, threads);
-      const double tiles = static_cast<double>(turns * ceil_div(strips, team) * ceil_div(blocks, parts));
-      if (tiles >= least * 0.8) continue;
-      least = tiles;
-      args_.row_parts = parts;
-      args_.threads = static_cast<int>(std::min(threads, items * team));
-    }
-    args_.part_bytes = recurrent_round_up(recurrent_memory(args_, ceil_div(args_.batch, args_.row_parts)).bytes, 64);
-    scratchpad_bytes = args_.directions * args_.row_parts * args_.part_bytes + 63;
-  }
-
   void (*kernel_)(const RecurrentArgs&);
   RecurrentArgs args_{};
   bool has_bias_, has_state_, has_cell_;

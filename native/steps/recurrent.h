@@ -27,7 +27,15 @@ class RecurrentWeights {
   int64_t units_, k_;
 };
 
-// kind: lstm, gru, rnn_tanh or rnn_relu. With T time steps, batch N, D directions (the second one backwards), G gates of H units and a
+// lstm, gru, rnn_tanh or rnn_relu; throws std::invalid_argument for any other name.
+RecurrentKind recurrent_kind(const std::string& name);
+GemmArithmetic recurrent_arithmetic(DType weights, bool widened);
+
+// How many threads, and into how many parts the batch is cut for teams of them, for a layer of which the sizes are known. Gives the bytes
+// of scratch memory that this takes.
+int64_t plan_recurrent(RecurrentArgs& args, int64_t threads);
+
+// kind: see recurrent_kind. With T time steps, batch N, D directions (the second one backwards), G gates of H units and a
 // state of R (H, where nothing is projected):
 // gates: f32 (T, N, D G H), or (N, T, D G H) if batch_first, with b_ih + b_hh in it (a GRU's new gate: b_ih alone); output: (T, N, D R) or
 // (N, T, D R). state, final_state: (D, N, R). cell, final_cell (LSTM alone): (D, N, H). All plain and contiguous on the last axis; state

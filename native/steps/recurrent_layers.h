@@ -1,0 +1,75 @@
+// An LSTM, GRU or RNN of any layers and directions on packed weights, for sequences of any length and batch.
+//
+// A program knows the shapes of its inputs; this plans a GEMM and a recurrent step for each layer at the call, which takes a microsecond.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "core/memory.h"
+#include "core/tensor.h"
+#include "steps/gemm.h"
+#include "steps/recurrent.h"
+
+namespace drystone {
+
+// I inputs, D directions (the second one backwards), H units with a state of R, which differs from H where it is projected.
+struct RecurrentSizes {
+  int64_t inputs, hidden, state;
+  int layers, directions;
+  bool has_bias;
+};
+
+// The tensors of a call, all dense. T time steps, batch N: x (T, N, I), output (T, N, D R), or with the batch first; packed sequences,
+// where batch_sizes are given, are (rows of all steps, I or D R). States (layers D, N, R), an LSTM's cells (layers D, N, H); null for
+// initial ones that are zeros.
+struct RecurrentCall {
+  int64_t steps, batch;
+  bool batch_first;
+  std::vector<int64_t> batch_sizes;
+  int64_t rows;  // of x, in all time steps
+  const void *x, *state, *cell;
+  void *output, *final_state, *final_cell;
+};
+
+class RecurrentLayers {
+ public:
+  // kind: lstm, gru, rnn_tanh or rnn_relu. weights: f32 or bf16, in which x is given too; ends: that of states and results.
+  // parameters: dense, layer by layer and direction by direction as torch has them: W_ih and W_hh of `weights`, b_ih and b_hh of f32 if
+  // has_bias, the projection of `weights` if there is one. They are copied. Throws std::invalid_argument where these do not fit.
+  RecurrentLayers(const std::string& kind, DType weights, DType ends, const RecurrentSizes& sizes, const std::vector<uintptr_t>& parameters);
+
+  // Throws std::invalid_argument for shapes that are empty, and batch sizes that rise or do not make up the rows. Calls may come from
+  // several threads.
+  void run(const RecurrentCall& call, int threads) const;
+  int64_t packed_bytes() const { return packed_.bytes(); }
+  const std::string& implementation() const { return implementation_; }
+
+ private:
+  struct Layer {
+    int64_t inputs;
+    const std::byte* weights;  // W_ih of all directions
+    const float* bias;
+    RecurrentDirection direction[recurrent_max_directions];
+  };
+  class Pieces;
+  // Lays a layer out in `memory`, and fills it where there is any. Takes its `parameters` from the front.
+  Layer pack(int index, const uintptr_t*& parameters, Pieces& memory) const;
+  void run_layer(int index, const RecurrentCall& call, const int64_t* first_row, const Gemm& gemm, const RecurrentArgs& planned, int threads,
+                 std::byte* between, float* gates, std::byte* scratch) const;
+
+  void (*kernel_)(const RecurrentArgs&);
+  RecurrentArgs args_{};  // what is the same for all layers and calls
+  DType weights_, ends_;
+  RecurrentSizes sizes_;
+  int64_t columns_;  // gates of all directions
+  std::string implementation_;
+  Memory packed_;
+  std::vector<Layer> layers_;
+  mutable std::mutex lock_;
+  mutable std::vector<Memory> scratch_;  // of calls that are over
+};
+
+}  // namespace drystone
