@@ -35,13 +35,14 @@ std::byte* advance(void* from, int64_t elements, DType dtype) {
 // Where each step's rows begin, and the end of all.
 std::vector<int64_t> first_rows(const RecurrentCall& call) {
   std::vector<int64_t> first{0};
+  require(static_cast<int64_t>(call.batch_sizes.size()) == call.steps && call.batch_sizes.front() == call.batch,
+          "the batch sizes of a packed sequence are one a time step, from the batch on");
   int64_t before = call.batch;
   for (int64_t size : call.batch_sizes) {
     require(size > 0 && size <= before, "batch sizes of a packed sequence are positive and do not rise");
     first.push_back(first.back() + size);
     before = size;
   }
-  require(first.back() == call.rows && call.batch_sizes.front() == call.batch, "the batch sizes do not make up the packed rows");
   return first;
 }
 
@@ -130,10 +131,10 @@ RecurrentLayers::Layer RecurrentLayers::pack(int index, const uintptr_t*& parame
 }
 
 void RecurrentLayers::run(const RecurrentCall& call, int threads) const {
-  require(call.steps > 0 && call.batch > 0 && call.rows > 0, "a recurrent layer needs time steps and a batch");
+  require(call.steps > 0 && call.batch > 0, "a recurrent layer needs time steps and a batch");
   std::vector<int64_t> first_row;
   if (!call.batch_sizes.empty()) first_row = first_rows(call);
-  else require(call.rows / call.steps == call.batch && call.rows % call.steps == 0, "x has another number of rows");
+  const int64_t rows = first_row.empty() ? matrix(weights_, call.steps, call.batch).numel() : first_row.back();
   if (omp_get_max_threads() != threads) omp_set_num_threads(threads);
 
   RecurrentArgs planned = args_;
@@ -143,15 +144,15 @@ void RecurrentLayers::run(const RecurrentCall& call, int threads) const {
   const int64_t sequence = sizes_.directions * sizes_.state;
   std::vector<Gemm> gemms;  // of the first layer, and of the others
   for (int i = 0; i < std::min(sizes_.layers, 2); i++) {
-    gemms.emplace_back(matrix(weights_, call.rows, layers_[i].inputs), columns_, sizes_.has_bias, matrix(DType::f32, call.rows, columns_),
+    gemms.emplace_back(matrix(weights_, rows, layers_[i].inputs), columns_, sizes_.has_bias, matrix(DType::f32, rows, columns_),
                        std::vector<PostOp>{}, false);
     most_scratch = std::max(most_scratch, gemms.back().scratchpad_bytes);
   }
 
   Memory memory;
   const auto lay_out = [&](Pieces& pieces) {
-    std::byte* gates = pieces.take(matrix(DType::f32, call.rows, columns_).bytes());
-    std::byte* between = sizes_.layers > 1 ? pieces.take(matrix(weights_, call.rows, sequence).bytes()) : nullptr;
+    std::byte* gates = pieces.take(matrix(DType::f32, rows, columns_).bytes());
+    std::byte* between = sizes_.layers > 1 ? pieces.take(matrix(weights_, rows, sequence).bytes()) : nullptr;
     return std::tuple(gates, between, pieces.take(most_scratch));
   };
   Pieces counted(nullptr);

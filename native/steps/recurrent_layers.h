@@ -22,14 +22,13 @@ struct RecurrentSizes {
   bool has_bias;
 };
 
-// The tensors of a call, all dense. T time steps, batch N: x (T, N, I), output (T, N, D R), or with the batch first; packed sequences,
-// where batch_sizes are given, are (rows of all steps, I or D R). States (layers D, N, R), an LSTM's cells (layers D, N, H); null for
-// initial ones that are zeros.
+// The tensors of a call, all dense. T time steps, batch N: x (T, N, I), output (T, N, D R), or with the batch first. Of packed sequences
+// batch_sizes has how many rows each step has, T numbers that begin with N; x and output are (their sum, I or D R). States
+// (layers D, N, R), an LSTM's cells (layers D, N, H); initial ones are null for zeros.
 struct RecurrentCall {
   int64_t steps, batch;
   bool batch_first;
   std::vector<int64_t> batch_sizes;
-  int64_t rows;  // of x, in all time steps
   const void *x, *state, *cell;
   void *output, *final_state, *final_cell;
 };
@@ -41,8 +40,7 @@ class RecurrentLayers {
   // has_bias, the projection of `weights` if there is one. They are copied. Throws std::invalid_argument where these do not fit.
   RecurrentLayers(const std::string& kind, DType weights, DType ends, const RecurrentSizes& sizes, const std::vector<uintptr_t>& parameters);
 
-  // Throws std::invalid_argument for shapes that are empty, and batch sizes that rise or do not make up the rows. Calls may come from
-  // several threads.
+  // Throws std::invalid_argument for sizes that are not positive, and batch sizes that rise. Calls may come from several threads.
   void run(const RecurrentCall& call, int threads) const;
   int64_t packed_bytes() const { return packed_.bytes(); }
   const std::string& implementation() const { return implementation_; }

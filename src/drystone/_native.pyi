@@ -168,6 +168,42 @@ class RecurrentWeights:
     def packed_key(self) -> str: ...
     def pack(self, dtype: DType, source: int, packed: int) -> None: ...
 
+class RecurrentLayers:
+    """An LSTM, GRU or RNN on packed weights, for sequences of any length and batch. ``parameters``: addresses, in torch's order."""
+
+    def __init__(
+        self,
+        kind: str,
+        weights: DType,
+        ends: DType,
+        inputs: int,
+        hidden: int,
+        state: int,
+        layers: int,
+        directions: int,
+        has_bias: bool,
+        parameters: list[int],
+    ) -> None: ...
+    def run(
+        self,
+        steps: int,
+        batch: int,
+        batch_first: bool,
+        batch_sizes: list[int],
+        x: int,
+        state: int,
+        cell: int,
+        output: int,
+        final_state: int,
+        final_cell: int,
+        threads: int,
+    ) -> None:
+        """On addresses, 0 for what there is not. Packed sequences have ``batch_sizes``, as many as steps, from the batch on."""
+    @property
+    def packed_bytes(self) -> int: ...
+    @property
+    def implementation(self) -> str: ...
+
 class BatchMatmul(Step):
     """Slots: a (…, M, K), b (…, K, N), output. Strides as they come; a batch axis of 1 is broadcast."""
 

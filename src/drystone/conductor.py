@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 
 from drystone import native
@@ -48,7 +49,7 @@ from drystone.spinner import spinner
 
 def optimize(
     model: nn.Module,
-    example_inputs: tuple[Any, ...] | torch.Tensor | None = None,
+    example_inputs: tuple[Any, ...] | torch.Tensor | PackedSequence | None = None,
     *,
     example_kwargs: dict[str, Any] | None = None,
     dtype: torch.dtype | None = None,
@@ -100,7 +101,8 @@ def optimize(
     >>> fast(torch.ones(1, 4)).shape
     torch.Size([1, 2])
     """
-    args = (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs or ())
+    single = isinstance(example_inputs, (torch.Tensor, PackedSequence))
+    args = (example_inputs,) if single else tuple(example_inputs or ())
     kwargs = dict(example_kwargs or {})
     check_arguments(args, kwargs, dtype, accuracy, tuning, capture, formats)
     if release_originals:
@@ -129,7 +131,8 @@ def optimize(
         # A part may meet another first size at every call, which is no batch: a program for each would cost more than eager.
         return inner.module(None, any_batch=False)
 
-    return optimize_in_parts(model, args, kwargs, reason, dtype, prepare, against_eager if tuning == "measure" else None)
+    race = against_eager if tuning == "measure" else None
+    return optimize_in_parts(model, args, kwargs, reason, dtype, options.float32_modules, prepare, race)
 
 
 def _optimize_layers(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], options: Options) -> LayoutModule:

@@ -26,10 +26,11 @@ from drystone.plan.formats import PLAIN
 from drystone.runtime.explain_layouts import ExplainedLayer, LayoutExplanation
 from drystone.runtime.layouts import LayoutModule, PackedForward
 from drystone.runtime.program import Program
+from drystone.runtime.recurrent import RecurrentForward, is_recurrent
 from drystone.runtime.structures import Kind, Operation, Structure, Table
 from drystone.runtime.weights import Weights
 
-# Layers that are one operator of one tensor. Recurrent ones would come here, once a program keeps their states.
+# Layers that are one operator of one tensor. Recurrent ones, which keep states, have a forward of their own.
 LAYERS = frozenset(
     {
         *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear),
@@ -161,6 +162,11 @@ class _Choice:
             for name, module in model.named_modules()
             if (reason := self._obstacle(module))
         ]
+        self.recurrent = {
+            module: RecurrentForward(module)
+            for module in model.modules()
+            if is_recurrent(module) and self._obstacle(module) is None
+        }
         self.milliseconds: dict[str, float] = {}
         self.reasons: list[str] = []
         self.best: tuple[float, LayoutModule] | None = None
@@ -168,7 +174,7 @@ class _Choice:
 
     def _obstacle(self, module: nn.Module) -> str | None:
         """Why a module that would be a layer, or has weights of its own, is left as it is; None where nothing is to be said."""
-        if type(module) not in LAYERS:
+        if type(module) not in LAYERS and not is_recurrent(module):
             own = next(module.parameters(recurse=False), None) is not None
             return "it is no layer that can be packed; its operators are where they take carried tensors" if own else None
         if "forward" in vars(module):
@@ -216,7 +222,7 @@ class _Choice:
             if type(module) in LAYERS and self._obstacle(module) is None
         }
         changing = {id(tensor) for module in self.recording.stateful for tensor in _tensors(module)}
-        packed = {id(tensor) for module in forwards for tensor in _tensors(module)}
+        packed = {id(tensor) for module in [*forwards, *self.recurrent] for tensor in _tensors(module)}
         read = {
             name: tensor
             for name, tensor in [*self.model.named_parameters(), *self.model.named_buffers()]
@@ -226,10 +232,12 @@ class _Choice:
         maker = LayerMaker(format, pieces, self.refusal, read.values())
 
         def tree() -> nn.Module:
-            return copy_tree(self.model, forwards, self.recording.stateful)[self.model]
+            return copy_tree(self.model, forwards | self.recurrent, self.recording.stateful)[self.model]
 
         def again() -> SimpleNamespace:
             maker.renew()
+            for forward in self.recurrent.values():
+                forward.refresh()
             return source
 
         changes = self.model in self.recording.effects
@@ -254,6 +262,8 @@ class _Choice:
     def _explanation(self, fast: LayoutModule, maker: LayerMaker, forwards: dict[nn.Module, PackedForward]) -> LayoutExplanation:
         tables = fast.tables
         layers = [_layer(forward, tables, maker) for forward in forwards.values()]
+        names = {module: name for name, module in self.model.named_modules()}
+        layers += [_recurrent_layer(names[module], forward) for module, forward in self.recurrent.items()]
         order = {name: i for i, (name, _) in enumerate(self.model.named_modules())}
         layers = sorted([*layers, *self.eager_layers], key=lambda layer: order[layer.name])
         return LayoutExplanation(
@@ -266,12 +276,17 @@ class _Choice:
             reorders=fast.last.reorders,
             asked=dict(fast.last.asked),
             programs=sum(len(structure.programs) for table in tables for structure in table.structures.values()),
-            weights_bytes=self.packed_bytes(),
+            weights_bytes=self.packed_bytes() + sum(forward.packed_bytes for forward in self.recurrent.values()),
         )
 
 
 def _tensors(module: nn.Module) -> list[torch.Tensor]:
     return [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+
+
+def _recurrent_layer(name: str, forward: RecurrentForward) -> ExplainedLayer:
+    runs = "packed" if forward.runs else "eager"
+    return ExplainedLayer(name, forward.kind, runs, PLAIN, [forward.layers.implementation], forward.other_inputs)
 
 
 def _no_program(*_: Any) -> Program:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from textwrap import shorten
@@ -24,7 +24,8 @@ from drystone.errors import DrystoneError, DrystoneWarning, UnsupportedError
 from drystone.runtime.agreement import relative_error
 from drystone.runtime.explain import ExplainedPart, PartedExplanation
 from drystone.runtime.module import OptimizedModule
-from drystone.runtime.parts import PartedModule, PartForward
+from drystone.runtime.parts import Forward, PartedModule, PartForward
+from drystone.runtime.recurrent import RecurrentForward, is_recurrent
 
 # Programs of one part, for different ways of calling it.
 MAX_CALLS = 4
@@ -37,6 +38,8 @@ BFLOAT16_TIMES_AUTOCAST = 1.5
 NAMED, REASON = 8, 240
 
 Prepare = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], OptimizedModule]
+# Programs of a part, for its ways of being called; or what takes them all.
+Prepared = list[OptimizedModule] | RecurrentForward
 # Seconds of one and the other, called in turn.
 Race = Callable[[Callable[[], Any], Callable[[], Any]], tuple[float, float]]
 
@@ -57,23 +60,30 @@ def optimize_in_parts(
     kwargs: dict[str, Any],
     error: DrystoneError,
     dtype: torch.dtype | None,
+    float32_modules: Collection[nn.Module],
     prepare: Prepare,
     race: Race | None,
 ) -> PartedModule:
-    """The model with its largest capturable parts prepared. ``error``: why it is not captured whole.
+    """The model with its largest capturable parts prepared, and its recurrent layers. ``error``: why it is not captured whole.
 
-    ``race`` times the result against eager; None takes the parts' word. Raises ``error`` again where the model does not run
+    ``float32_modules`` are those that ``dtype`` leaves out. ``race`` times the result against eager; None takes the parts' word. Raises ``error`` again where the model does not run
     on the example, and with a sentence more where no part can be captured.
     """
     with undisturbed():
         recording = _recorded(model, args, kwargs, error)
-        parts = list(divide(model, first_line(error), recording, lambda module, calls: _programs(module, calls, dtype, prepare)))
+
+        def prepared(module: nn.Module, calls: list[Call]) -> Prepared:
+            if is_recurrent(module):
+                return _recurrent(module, calls, None if module in float32_modules else dtype, race)
+            return _programs(module, calls, dtype, prepare)
+
+        parts = list(divide(model, first_line(error), recording, prepared, is_recurrent))
         if not any(part.prepared for part in parts):
             tried = [f"{part.name} ({type(part.module).__name__}): {part.reason}" for part in parts[1 : NAMED + 1]]
             raise type(error)("\n".join([str(error), "None of its submodules can be captured either.", *tried])) from error
         forwards = {part.module: _forward(part, recording) for part in parts if _native(part)}
 
-        def assembled(forwards: dict[nn.Module, PartForward]) -> nn.Module:
+        def assembled(forwards: dict[nn.Module, Forward]) -> nn.Module:
             return copy_tree(model, forwards, recording.stateful)[model]
 
         verdict = _Verdict("eager", "no part that can be captured is faster in drystone")
@@ -83,7 +93,7 @@ def optimize_in_parts(
         fast = PartedModule(
             model,
             assembled(running),
-            [program for forward in running.values() for program in forward.programs],
+            list(running.values()),
             lambda: _explanation(parts, forwards, verdict),
         )
     _report(parts, verdict)
@@ -140,21 +150,45 @@ def _programs(module: nn.Module, calls: list[Call], dtype: torch.dtype | None, p
     return programs
 
 
-def _native(part: Part[list[OptimizedModule]]) -> bool:
+def _recurrent(module: nn.Module, calls: list[Call], dtype: torch.dtype | None, race: Race | None) -> RecurrentForward:
+    """The module on packed weights, held against itself in each way of calling it."""
+    made = RecurrentForward(module, dtype)
+    fast = made.around(module.forward)
+    for call in calls:
+        differs = difference(run_once(fast, call.args, call.kwargs), module.forward, call.args, call.kwargs, dtype)
+        if differs:
+            raise UnsupportedError(f"on packed weights its results differ from its own {differs}")
+    call = calls[0]
+    if race is not None:
+        ours, eager = race(lambda: fast(*call.args, **call.kwargs), lambda: module.forward(*call.args, **call.kwargs))
+        if eager < ours:
+            raise UnsupportedError("eager was faster in the rehearsal")
+    return made
+
+
+def _programs_of(part: Part[Prepared]) -> list[OptimizedModule]:
+    return part.prepared if isinstance(part.prepared, list) else []
+
+
+def _native(part: Part[Prepared]) -> bool:
     """Whether a program of the part computes anything itself, faster than eager."""
-    explanations = [program.explain() for program in part.prepared or []]
+    if isinstance(part.prepared, RecurrentForward):
+        return True
+    explanations = [program.explain() for program in _programs_of(part)]
     return any(explained.runs == "drystone" and len(explained.segments) < len(explained.steps) for explained in explanations)
 
 
-def _why_eager(part: Part[list[OptimizedModule]]) -> str:
-    steps = [step for program in part.prepared or [] for step in program.explain().steps]
+def _why_eager(part: Part[Prepared]) -> str:
+    steps = [step for program in _programs_of(part) for step in program.explain().steps]
     if part.prepared and all(step.kind == "aten" for step in steps):
         return "none of its operators has a native implementation"
     return part.reason or "eager was faster in the rehearsal"
 
 
-def _forward(part: Part[list[OptimizedModule]], recording: Recording) -> PartForward:
-    programs, calls = part.prepared or [], recording.calls[part.module]
+def _forward(part: Part[Prepared], recording: Recording) -> Forward:
+    if isinstance(part.prepared, RecurrentForward):
+        return part.prepared
+    programs, calls = _programs_of(part), recording.calls[part.module]
     left = len(calls) - len(programs)
     return PartForward(part.name, programs, f"eager in {left} of {len(calls)} ways of calling it" if left else "")
 
@@ -213,27 +247,29 @@ def _floats(result: Any) -> list[torch.Tensor]:
 
 
 def _explanation(
-    parts: list[Part[list[OptimizedModule]]], forwards: dict[nn.Module, PartForward], verdict: _Verdict
+    parts: list[Part[Prepared]], forwards: dict[nn.Module, Forward], verdict: _Verdict
 ) -> PartedExplanation:
     explained = []
     for part in parts:
         forward = forwards.get(part.module)
         reason = forward.other_inputs if forward else _why_eager(part)
-        runs = "drystone" if forward and forward.programs and verdict.runs == "drystone" else "eager"
-        programs = [program.explain() for program in part.prepared or []]
+        runs = "drystone" if forward and forward.runs and verdict.runs == "drystone" else "eager"
+        programs = [program.explain() for program in _programs_of(part)]
         explained.append(ExplainedPart(part.name, type(part.module).__name__, runs, reason or verdict.reason, programs))
     plan, eager = (seconds and 1e3 * seconds for seconds in (verdict.plan_seconds, verdict.eager_seconds))
     return PartedExplanation(explained, verdict.runs, verdict.reason, plan, eager)
 
 
-def _report(parts: list[Part[list[OptimizedModule]]], verdict: _Verdict) -> None:
-    """The one warning: what runs in drystone, what eagerly and why."""
+def _report(parts: list[Part[Prepared]], verdict: _Verdict) -> None:
+    """The one warning: what runs in drystone, what eagerly and why. None where the model is one part that does not."""
+    if _native(parts[0]) and verdict.runs == "drystone":
+        return
 
     def listed(items: list[str]) -> str:
         more = len(items) - NAMED
         return "; ".join(items[:NAMED]) + (f"; and {more} more" if more > 0 else "")
 
-    def shown(part: Part[list[OptimizedModule]]) -> str:
+    def shown(part: Part[Prepared]) -> str:
         return f"{part.name!r} ({type(part.module).__name__})"
 
     why = shorten(parts[0].reason, REASON)

@@ -35,13 +35,18 @@ class Part(Generic[Prepared]):
 
 
 def divide(
-    model: nn.Module, why: str, recording: Recording, prepare: Callable[[nn.Module, list[Call]], Prepared]
+    model: nn.Module,
+    why: str,
+    recording: Recording,
+    prepare: Callable[[nn.Module, list[Call]], Prepared],
+    direct: Callable[[nn.Module], bool],
 ) -> Iterator[Part[Prepared]]:
     """Parts top down, in the order of the tree. ``why``: the reason why the model is not one.
 
     ``prepare`` makes something of a module and the ways in which it is called, or raises a DrystoneError that says why not.
+    ``direct`` modules are not captured for it, so the model itself may be one, and what they give back is as they give it.
     """
-    seen = {model}
+    seen: set[nn.Module] = set()
 
     def visit(name: str, module: nn.Module) -> Iterator[Part[Prepared]]:
         if module in seen:
@@ -59,10 +64,10 @@ def divide(
             yield Part(name, module, reason=reason)
             return
         if calls:
-            reason = recording.obstacle(module)
+            reason = recording.obstacle(module, fresh=not direct(module))
             if reason is None:
                 try:
-                    yield Part(name, module, prepare(bare(module), calls))
+                    yield Part(name, module, prepare(module if direct(module) else bare(module), calls))
                     return
                 except DrystoneError as error:
                     reason = first_line(error)
@@ -70,6 +75,10 @@ def divide(
         for child_name, child in module.named_children():
             yield from visit(f"{name}.{child_name}", child)
 
+    if direct(model):
+        yield from visit("", model)
+        return
+    seen.add(model)
     yield Part("", model, reason=why)
     for child_name, child in model.named_children():
         yield from visit(child_name, child)

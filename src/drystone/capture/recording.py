@@ -37,14 +37,14 @@ class Recording:
     effects: dict[nn.Module, str] = field(default_factory=dict)  # what a call does to its inputs, or its results to them
     stateful: dict[nn.Module, str] = field(default_factory=dict)  # the attribute of the module itself that a run changes
 
-    def obstacle(self, module: nn.Module) -> str | None:
-        """Why no program can stand for ``module``; None where nothing is known against it."""
+    def obstacle(self, module: nn.Module, fresh: bool = True) -> str | None:
+        """Why nothing can stand for ``module``; None where nothing is known against it. ``fresh``: its results would be new."""
         for name, inner in module.named_modules():
             if inner is not module and (inner._forward_hooks or inner._forward_pre_hooks):
                 return f"its {name!r} has forward hooks"
             if inner in self.stateful:
                 return f"each run changes {self.stateful[inner]!r} of " + (f"its {name!r}" if name else "it")
-        return self.effects.get(module)
+        return self.effects.get(module) if fresh else None
 
 
 def record(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Recording:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import nn
 from drystone.errors import DrystoneWarning, InputError
 from drystone.runtime.explain import PartedExplanation
 from drystone.runtime.module import OptimizedModule
+from drystone.runtime.recurrent import RecurrentForward
 from drystone.runtime.stand_in import StandIn, checked_tensors
 
 
@@ -42,6 +43,14 @@ class PartForward:
             self._warn(f"is called with other inputs than with the example, and runs eagerly where it is: {self.other_inputs}")
         return own(*args, **kwargs)
 
+    @property
+    def runs(self) -> bool:
+        return bool(self.programs)
+
+    def refresh(self) -> None:
+        for program in self.programs:
+            program.refresh()
+
     def abandon(self, name: str) -> None:
         """The programs know the attributes of their module as they were."""
         if self.programs:
@@ -53,6 +62,9 @@ class PartForward:
         warnings.warn(f"part {self.name!r} {text}", DrystoneWarning, stacklevel=4)
 
 
+Forward = PartForward | RecurrentForward
+
+
 class PartedModule(StandIn):
     """The model with programs in the place of its parts. Inputs, outputs and attributes are the model's.
 
@@ -60,17 +72,17 @@ class PartedModule(StandIn):
     """
 
     def __init__(
-        self, model: nn.Module, tree: nn.Module, programs: list[OptimizedModule], explain: Callable[[], PartedExplanation]
+        self, model: nn.Module, tree: nn.Module, forwards: Sequence[Forward], explain: Callable[[], PartedExplanation]
     ) -> None:
-        """``tree``: the model's copy in which ``programs`` run."""
+        """``tree``: the model's copy in which ``forwards`` run."""
         super().__init__(model)
-        self.keep_aside(_tree=tree, _programs=programs)
+        self.keep_aside(_tree=tree, _forwards=forwards)
         self._explain = explain
 
     def refresh(self) -> None:
         """Take over the model's weights as they are now."""
-        for program in self.__dict__["_programs"]:
-            program.refresh()
+        for forward in self._forwards:
+            forward.refresh()
 
     def explain(self) -> PartedExplanation:
         """Which parts run in drystone, which eagerly and why, and what each part's program does."""

@@ -1,0 +1,205 @@
+"""LSTM, GRU and RNN modules of models whose Python runs at each call: on packed weights, for whatever sequences come.
+
+A program is for fixed shapes, and torch.export has none for packed sequences. Here one object serves any number of time steps and
+rows, in tensors and in ``PackedSequence``.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils.rnn import PackedSequence
+
+from drystone import native
+from drystone.graph.graph import FLOATS
+from drystone.runtime.carried import CarriedTensor, to_plain
+from drystone.runtime.stand_in import threads_in_force
+from drystone.runtime.weights import Weights
+
+_FORWARDS = frozenset((nn.LSTM.forward, nn.GRU.forward, nn.RNN.forward))
+
+Layers = native.RecurrentLayers
+
+
+def is_recurrent(module: nn.Module) -> bool:
+    """Whether it computes what torch's own LSTM, GRU or RNN does, and the native side can."""
+    if native.isa() == "none" or type(module).forward not in _FORWARDS or "forward" in vars(module):
+        return False
+    weights = [module._parameters.get(name) for name in module._flat_weights_names]  # type: ignore[union-attr]
+    dtypes = {None if weight is None else weight.dtype for weight in weights}  # None: it is computed from others
+    return len(dtypes) == 1 and dtypes.issubset(FLOATS)
+
+
+class RecurrentForward:
+    """Takes the place of such a module's ``forward``. What it does not take, the module does, or raises.
+
+    ``dtype``: ``torch.bfloat16`` multiplies in bfloat16; results keep the module's dtype. Calls may come from several threads.
+    """
+
+    def __init__(self, module: Any, dtype: torch.dtype | None = None) -> None:
+        self.kind = type(module).__name__
+        self._abandoned = ""  # why it runs eagerly from now on
+        self._module = module
+        self._dtype = module.weight_ih_l0.dtype
+        self._product_dtype = dtype or self._dtype
+        self._directions = 1 + module.bidirectional
+        self._width = module.proj_size or module.hidden_size
+        self._is_lstm = module.mode == "LSTM"
+        self._weights = Weights(_source(module), lambda: _source(module))
+        self._layers: Layers | None = None
+        self._lock = threading.Lock()
+
+    def around(self, own: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(own)  # models look at the parameters of their modules' forward
+        def forward(input: Any, hx: Any = None) -> Any:
+            eager = not self.runs or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")
+            result = None if eager else self.call(input, hx)
+            return own(input, hx) if result is None else result
+
+        return forward
+
+    def abandon(self, name: str) -> None:
+        """The packed layers know the attributes of their module as they were."""
+        self._abandoned = f"the model has set its {name!r}"
+
+    @property
+    def runs(self) -> bool:
+        return not self._abandoned
+
+    @property
+    def other_inputs(self) -> str:
+        """What is known of calls for which it does not run."""
+        return self._abandoned
+
+    def refresh(self) -> None:
+        """Take over the module's weights as they are now, at the next call."""
+        with self._lock:
+            self._weights.refresh()
+            self._layers = None
+
+    @property
+    def layers(self) -> Layers:
+        layers = self._layers
+        if layers is None:
+            with self._lock:
+                layers = self._layers = self._layers or self._packed()
+        return layers
+
+    @property
+    def packed_bytes(self) -> int:
+        return self._layers.packed_bytes if self._layers else 0
+
+    def call(self, input: Any, hx: Any) -> Any:
+        """What the module gives; None for inputs that it is to see itself."""
+        if type(input) is PackedSequence:
+            return self._packed_sequence(input, hx)
+        x = self._taken(input)
+        if x is None or x.dim() not in (2, 3):
+            return None
+        first = self._module.batch_first
+        batch = () if x.dim() == 2 else (x.shape[1 - first],)
+        steps = x.shape[0] if x.dim() == 2 else x.shape[first]
+        states = self._states(hx, batch)
+        if states is None:
+            return None
+        return self._run(x, steps, batch, [], states)
+
+    def _packed_sequence(self, input: PackedSequence, hx: Any) -> Any:
+        data, (batch_sizes, sorted_indices, unsorted_indices) = self._taken(input.data), input[1:]
+        sizes = batch_sizes.tolist()
+        falling = all(a >= b for a, b in zip(sizes, sizes[1:], strict=False))
+        if data is None or data.dim() != 2 or not sizes or not falling or sizes[-1] < 1 or sum(sizes) != len(data):
+            return None
+        states = self._states(hx, (sizes[0],))
+        if states is None:
+            return None
+        if sorted_indices is not None:
+            states = [state.index_select(1, sorted_indices) for state in states]
+        output, last = self._run(data, len(sizes), (sizes[0],), sizes, states)
+        if unsorted_indices is not None:
+            order = functools.partial(torch.index_select, dim=1, index=unsorted_indices)
+            last = tuple(map(order, last)) if self._is_lstm else order(last)
+        return PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices), last
+
+    def _taken(self, x: Any) -> torch.Tensor | None:
+        """``x`` as it can be read; None where its kind or width is another."""
+        if type(x) is CarriedTensor:
+            x = to_plain(x, self.kind)
+        if type(x) is not torch.Tensor or x.dtype is not self._dtype or not x.is_cpu or x.layout is not torch.strided:
+            return None
+        if not x.numel() or x.shape[-1] != self._module.input_size:
+            return None
+        return x.resolve_neg().to(self._product_dtype).contiguous()
+
+    def _shapes(self, batch: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """Those of the state, and of an LSTM's cell."""
+        rows = self._module.num_layers * self._directions
+        widths = (self._width, self._module.hidden_size) if self._is_lstm else (self._width,)
+        return [(rows, *batch, width) for width in widths]
+
+    def _states(self, hx: Any, batch: tuple[int, ...]) -> list[torch.Tensor] | None:
+        """The initial states, none for zeros; None where they do not fit."""
+        if hx is None:
+            return []
+        given, shapes = hx if self._is_lstm else (hx,), self._shapes(batch)
+        if type(given) not in (tuple, list) or len(given) != len(shapes):
+            return None
+        states = [to_plain(state, self.kind) if type(state) is CarriedTensor else state for state in given]
+        for state, shape in zip(states, shapes, strict=True):
+            plain = type(state) is torch.Tensor and state.is_cpu and state.layout is torch.strided
+            if not plain or state.dtype is not self._dtype or state.shape != shape:
+                return None
+        return [state.resolve_neg().contiguous() for state in states]
+
+    def _run(self, x: torch.Tensor, steps: int, batch: tuple[int, ...], sizes: list[int], states: list[torch.Tensor]) -> Any:
+        self._weights.check()
+        threads = threads_in_force()
+        layers = self.layers
+        native.note_use()
+        output = torch.empty((*x.shape[:-1], self._directions * self._width), dtype=self._dtype)
+        last = [torch.empty(shape, dtype=self._dtype) for shape in self._shapes(batch)]
+        addresses = [*(tensor.data_ptr() for tensor in states), 0, 0][:2]
+        finals = [*(tensor.data_ptr() for tensor in last), 0][:2]
+        layers.run(
+            steps,
+            *(batch or (1,)),
+            self._module.batch_first and not sizes,
+            sizes,
+            x.data_ptr(),
+            *addresses,
+            output.data_ptr(),
+            *finals,
+            threads,
+        )
+        return output, (tuple(last) if self._is_lstm else last[0])
+
+    def _packed(self) -> Layers:
+        module = self._module
+        parameters = [
+            parameter.detach().to(torch.float32 if parameter.dim() == 1 else self._product_dtype).contiguous()
+            for parameter in (getattr(module, name) for name in module._flat_weights_names)
+        ]
+        kind = module.mode.lower()
+        return Layers(
+            kind,
+            native.DTYPES[self._product_dtype],
+            native.DTYPES[self._dtype],
+            module.input_size,
+            module.hidden_size,
+            self._width,
+            module.num_layers,
+            self._directions,
+            module.bias,
+            [parameter.data_ptr() for parameter in parameters],
+        )
+
+
+def _source(module: nn.Module) -> SimpleNamespace:
+    named = dict(module.named_parameters(recurse=False))
+    return SimpleNamespace(constants={name: (name, tensor) for name, tensor in named.items()}, weights=set(named))
