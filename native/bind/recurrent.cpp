@@ -51,7 +51,8 @@ void bind_recurrent(nb::module_& m) {
           },
           "steps"_a, "batch"_a, "batch_first"_a, "batch_sizes"_a, "x"_a, "state"_a, "cell"_a, "output"_a, "final_state"_a, "final_cell"_a,
           "threads"_a,
-          "All on addresses, 0 for what there is not. Packed sequences have batch_sizes, and steps, batch and batch_first that go with them.")
+          "All on addresses, 0 for what there is not. Packed sequences have batch_sizes, and steps, batch and batch_first that go with "
+          "them.")
       .def_prop_ro("packed_bytes", &RecurrentLayers::packed_bytes)
       .def_prop_ro("implementation", &RecurrentLayers::implementation);
 }

@@ -130,7 +130,8 @@ class Part {
   // The first row of the part in a tensor (directions, batch, size).
   int64_t offset(int64_t row, int64_t size) const { return (direction * a.batch + rows.begin + row) * size; }
 
-  // The initial state where a row's first step reads it: backwards, the later the shorter the row is. What fills the last chunk of a row is 0, as products read it too.
+  // The initial state where a row's first step reads it: backwards, the later the shorter the row is. What fills the last chunk of a row is
+  // 0, as products read it too.
   void begin() {
     const int64_t count = rows.end - rows.begin;
     alignas(64) float values[W];
@@ -162,8 +163,8 @@ class Part {
       if (const Range block = share(rows.end - rows.begin, b, blocks); block.begin < count) body(block);
   }
 
-  // One phase: a product with `units` columns a gate, strip by strip, and in each the first `count` rows. Sums go to `finish`, and what that will read
-  // is for `fetch` to bring near meanwhile.
+  // One phase: a product with `units` columns a gate, strip by strip, and in each the first `count` rows. Sums go to `finish`, and what
+  // that will read is for `fetch` to bring near meanwhile.
   template <class Fetch, class Finish>
   void product(int64_t count, const Operand& x, const void* packed, int64_t k, int64_t units, int gates, const float* bias, bool backwards,
                Fetch&& fetch, Finish&& finish) {
@@ -220,8 +221,7 @@ class Part {
             [&](Range block, int64_t row, int64_t unit, int64_t count, const float* sums) {
               alignas(64) float h[W], padded[4][W];
               const float* given[4];
-              for (int g = 0; g < gates; g++)
-                given[g] = whole(inputs + row * a.gates_row + g * a.hidden + unit, count, padded[g]);
+              for (int g = 0; g < gates; g++) given[g] = whole(inputs + row * a.gates_row + g * a.hidden + unit, count, padded[g]);
               function(sums, given, cell(row, unit), h);
               if (a.final_cell && row >= last_row)
                 store(advance(a.final_cell, offset(row, a.hidden) + unit, a.final_cell_bf16), cell(row, unit), a.final_cell_bf16, 1, count);

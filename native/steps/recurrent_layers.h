@@ -38,7 +38,8 @@ class RecurrentLayers {
   // kind: lstm, gru, rnn_tanh or rnn_relu. weights: f32 or bf16, in which x is given too; ends: that of states and results.
   // parameters: dense, layer by layer and direction by direction as torch has them: W_ih and W_hh of `weights`, b_ih and b_hh of f32 if
   // has_bias, the projection of `weights` if there is one. They are copied. Throws std::invalid_argument where these do not fit.
-  RecurrentLayers(const std::string& kind, DType weights, DType ends, const RecurrentSizes& sizes, const std::vector<uintptr_t>& parameters);
+  RecurrentLayers(const std::string& kind, DType weights, DType ends, const RecurrentSizes& sizes,
+                  const std::vector<uintptr_t>& parameters);
 
   // Throws std::invalid_argument for sizes that are not positive, and batch sizes that rise. Calls may come from several threads.
   void run(const RecurrentCall& call, int threads) const;
@@ -55,8 +56,8 @@ class RecurrentLayers {
   class Pieces;
   // Lays a layer out in `memory`, and fills it where there is any. Takes its `parameters` from the front.
   Layer pack(int index, const uintptr_t*& parameters, Pieces& memory) const;
-  void run_layer(int index, const RecurrentCall& call, const int64_t* first_row, const Gemm& gemm, const RecurrentArgs& planned, int threads,
-                 std::byte* between, float* gates, std::byte* scratch) const;
+  void run_layer(int index, const RecurrentCall& call, const int64_t* first_row, const Gemm& gemm, const RecurrentArgs& planned,
+                 int threads, std::byte* between, float* gates, std::byte* scratch) const;
 
   void (*kernel_)(const RecurrentArgs&);
   RecurrentArgs args_{};  // what is the same for all layers and calls

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -124,8 +125,8 @@ def optimize(
         reason = error
     check_model(model, args, kwargs)  # what is wrong with the whole model is no matter of its parts
 
-    def prepare(part: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OptimizedModule:
-        inner = Conductor(part, args, kwargs, options)
+    def prepare(part: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dtype: torch.dtype | None) -> OptimizedModule:
+        inner = Conductor(part, args, kwargs, replace(options, dtype=dtype))
         inner.weights = conductor.weights
         inner.warned = True  # explain() lists what runs on ATen inside the parts
         # A part may meet another first size at every call, which is no batch: a program for each would cost more than eager.

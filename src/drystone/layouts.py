@@ -232,7 +232,7 @@ class _Choice:
         maker = LayerMaker(format, pieces, self.refusal, read.values())
 
         def tree() -> nn.Module:
-            return copy_tree(self.model, forwards | self.recurrent, self.recording.stateful)[self.model]
+            return copy_tree(self.model, {**forwards, **self.recurrent}, self.recording.stateful)[self.model]
 
         def again() -> SimpleNamespace:
             maker.renew()

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from drystone.capture.module_tree import copy_tree
+from drystone.capture.module_tree import bare, copy_tree
 from drystone.capture.parts import Part, divide, first_line
 from drystone.capture.recording import Call, Recording, record
 from drystone.errors import DrystoneError, DrystoneWarning, UnsupportedError
@@ -37,7 +37,7 @@ BFLOAT16_TIMES_AUTOCAST = 1.5
 # Parts that a message names, and characters of a reason; explain() has all.
 NAMED, REASON = 8, 240
 
-Prepare = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], OptimizedModule]
+Prepare = Callable[[nn.Module, tuple[Any, ...], dict[str, Any], torch.dtype | None], OptimizedModule]
 # Programs of a part, for its ways of being called; or what takes them all.
 Prepared = list[OptimizedModule] | RecurrentForward
 # Seconds of one and the other, called in turn.
@@ -66,16 +66,17 @@ def optimize_in_parts(
 ) -> PartedModule:
     """The model with its largest capturable parts prepared, and its recurrent layers. ``error``: why it is not captured whole.
 
-    ``float32_modules`` are those that ``dtype`` leaves out. ``race`` times the result against eager; None takes the parts' word. Raises ``error`` again where the model does not run
-    on the example, and with a sentence more where no part can be captured.
+    ``float32_modules`` are those that ``dtype`` leaves out. ``race`` times the result against eager; None takes the parts' word.
+    Raises ``error`` again where the model does not run on the example, and with a sentence more where no part can be captured.
     """
     with undisturbed():
         recording = _recorded(model, args, kwargs, error)
 
         def prepared(module: nn.Module, calls: list[Call]) -> Prepared:
+            own_dtype = None if module in float32_modules else dtype
             if is_recurrent(module):
-                return _recurrent(module, calls, None if module in float32_modules else dtype, race)
-            return _programs(module, calls, dtype, prepare)
+                return _recurrent(module, calls, own_dtype, race)
+            return _programs(bare(module), calls, own_dtype, prepare)
 
         parts = list(divide(model, first_line(error), recording, prepared, is_recurrent))
         if not any(part.prepared for part in parts):
@@ -135,7 +136,7 @@ def _programs(module: nn.Module, calls: list[Call], dtype: torch.dtype | None, p
 
     def program(call: Call) -> OptimizedModule:
         with torch.random.fork_rng(devices=[]):  # rehearsals draw numbers too
-            made = prepare(module, call.args, call.kwargs)
+            made = prepare(module, call.args, call.kwargs, dtype)
         differs = difference(run_once(made, call.args, call.kwargs), module, call.args, call.kwargs, dtype)
         if differs:
             raise UnsupportedError(f"its program's results differ from its own {differs}")
@@ -152,15 +153,15 @@ def _programs(module: nn.Module, calls: list[Call], dtype: torch.dtype | None, p
 
 def _recurrent(module: nn.Module, calls: list[Call], dtype: torch.dtype | None, race: Race | None) -> RecurrentForward:
     """The module on packed weights, held against itself in each way of calling it."""
-    made = RecurrentForward(module, dtype)
+    made, alone = RecurrentForward(module, dtype), bare(module)
     fast = made.around(module.forward)
     for call in calls:
-        differs = difference(run_once(fast, call.args, call.kwargs), module.forward, call.args, call.kwargs, dtype)
+        differs = difference(run_once(fast, call.args, call.kwargs), alone, call.args, call.kwargs, dtype)
         if differs:
             raise UnsupportedError(f"on packed weights its results differ from its own {differs}")
     call = calls[0]
     if race is not None:
-        ours, eager = race(lambda: fast(*call.args, **call.kwargs), lambda: module.forward(*call.args, **call.kwargs))
+        ours, eager = race(lambda: fast(*call.args, **call.kwargs), lambda: alone(*call.args, **call.kwargs))
         if eager < ours:
             raise UnsupportedError("eager was faster in the rehearsal")
     return made
@@ -246,9 +247,7 @@ def _floats(result: Any) -> list[torch.Tensor]:
     return [leaf.float() for leaf in leaves if leaf.is_floating_point()]
 
 
-def _explanation(
-    parts: list[Part[Prepared]], forwards: dict[nn.Module, Forward], verdict: _Verdict
-) -> PartedExplanation:
+def _explanation(parts: list[Part[Prepared]], forwards: dict[nn.Module, Forward], verdict: _Verdict) -> PartedExplanation:
     explained = []
     for part in parts:
         forward = forwards.get(part.module)

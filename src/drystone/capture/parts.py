@@ -17,7 +17,6 @@ from typing import Generic, TypeVar
 import torch
 from torch import nn
 
-from drystone.capture.module_tree import bare
 from drystone.capture.recording import Call, Recording
 from drystone.errors import DrystoneError
 
@@ -67,7 +66,7 @@ def divide(
             reason = recording.obstacle(module, fresh=not direct(module))
             if reason is None:
                 try:
-                    yield Part(name, module, prepare(module if direct(module) else bare(module), calls))
+                    yield Part(name, module, prepare(module, calls))
                     return
                 except DrystoneError as error:
                     reason = first_line(error)

@@ -113,8 +113,8 @@ class RecurrentForward:
     def _packed_sequence(self, input: PackedSequence, hx: Any) -> Any:
         data, (batch_sizes, sorted_indices, unsorted_indices) = self._taken(input.data), input[1:]
         sizes = batch_sizes.tolist()
-        falling = all(a >= b for a, b in zip(sizes, sizes[1:], strict=False))
-        if data is None or data.dim() != 2 or not sizes or not falling or sizes[-1] < 1 or sum(sizes) != len(data):
+        fit = data is not None and data.dim() == 2 and sum(sizes) == len(data) and sizes == sorted(sizes, reverse=True)
+        if data is None or not fit or sizes[-1] < 1:
             return None
         states = self._states(hx, (sizes[0],))
         if states is None:
@@ -166,17 +166,9 @@ class RecurrentForward:
         last = [torch.empty(shape, dtype=self._dtype) for shape in self._shapes(batch)]
         addresses = [*(tensor.data_ptr() for tensor in states), 0, 0][:2]
         finals = [*(tensor.data_ptr() for tensor in last), 0][:2]
-        layers.run(
-            steps,
-            *(batch or (1,)),
-            self._module.batch_first and not sizes,
-            sizes,
-            x.data_ptr(),
-            *addresses,
-            output.data_ptr(),
-            *finals,
-            threads,
-        )
+        first = self._module.batch_first and not sizes
+        rows = batch[0] if batch else 1
+        layers.run(steps, rows, first, sizes, x.data_ptr(), *addresses, output.data_ptr(), *finals, threads)
         return output, (tuple(last) if self._is_lstm else last[0])
 
     def _packed(self) -> Layers:
