@@ -164,11 +164,10 @@ class RecurrentForward:
         native.note_use()
         output = torch.empty((*x.shape[:-1], self._directions * self._width), dtype=self._dtype)
         last = [torch.empty(shape, dtype=self._dtype) for shape in self._shapes(batch)]
-        addresses = [*(tensor.data_ptr() for tensor in states), 0, 0][:2]
-        finals = [*(tensor.data_ptr() for tensor in last), 0][:2]
-        first = self._module.batch_first and not sizes
-        rows = batch[0] if batch else 1
-        layers.run(steps, rows, first, sizes, x.data_ptr(), *addresses, output.data_ptr(), *finals, threads)
+        state, cell = [*map(torch.Tensor.data_ptr, states), 0, 0][:2]
+        final_state, final_cell = [*map(torch.Tensor.data_ptr, last), 0][:2]
+        first, rows = self._module.batch_first and not sizes, batch[0] if batch else 1
+        layers.run(steps, rows, first, sizes, x.data_ptr(), state, cell, output.data_ptr(), final_state, final_cell, threads)
         return output, (tuple(last) if self._is_lstm else last[0])
 
     def _packed(self) -> Layers:
