@@ -1,7 +1,7 @@
 """LSTM, GRU and RNN by time steps, batch and size: a module of one layer, through ``drystone.optimize`` and as torch has it.
 
-From zeros, as most models begin. Weights are hot: a call reads the hidden ones once a time step. Packed sequences are of all lengths
-up to the time steps, evenly.
+From zeros, as most models begin. Weights are hot: a call reads the hidden ones once a time step. Packed sequences are of all
+lengths up to the time steps, evenly.
 """
 
 from __future__ import annotations
