@@ -78,6 +78,7 @@ class Part {
     for (int i = 0; i < 2; i++) state[i] = {at + memory.state + i * memory.state_bytes, memory.state_bytes / count};
     cells = reinterpret_cast<float*>(at + memory.cell);
     inner = {at + memory.inner, a.projects ? (memory.bytes - memory.inner) / count : 0};
+    first = a.initial || !all_finite() ? state[0] : Operand{};
     for (int i = 0; i < W; i++) start[i] = start[W + i] = 0;
   }
 
@@ -99,13 +100,22 @@ class Part {
   const int direction;
   Team team;
   int64_t blocks;  // of rows; a projection goes by those of the gates
-  Operand state[2], inner;
+  Operand state[2], inner, first;  // first: what the first step multiplies, without memory for zeros
   float* cells;  // a row is as long as whole vectors
   alignas(64) float start[4 * W];
   alignas(64) float tile[kMaxTile];
 
   int element() const { return gemm_x_bytes(a.arithmetic); }
   int64_t steps_of(int64_t k) const { return a.arithmetic == GemmArithmetic::f32 ? k : ceil_div(k, 2); }
+  int64_t strip_width(int gates) const { return recurrent_unit_vectors(gates) * W; }
+
+  bool all_finite() const {
+    const int gates = recurrent_gates(a.kind);
+    const int64_t width = strip_width(gates), strips = ceil_div(a.hidden, width);
+    const auto* end = static_cast<const char*>(weights.weights) + strips * width * gates * steps_of(a.state) * 4;
+    return *reinterpret_cast<const int64_t*>(end) == 1;
+  }
+
   float* cell(int64_t row, int64_t unit) const { return cells + row * (ceil_div(a.hidden * 4, 64) * 16) + unit; }
 
   // How many of the part's rows, the first ones, are at a time step.
@@ -169,7 +179,7 @@ class Part {
   void product(int64_t count, const Operand& x, const void* packed, int64_t k, int64_t units, int gates, const float* bias, bool backwards,
                Fetch&& fetch, Finish&& finish) {
     const int wide = recurrent_unit_vectors(gates), vectors = wide * gates;
-    const int64_t width = wide * W, strips = ceil_div(units, width), steps = steps_of(k), strip_bytes = steps * vectors * kVectorBytes;
+    const int64_t width = strip_width(gates), strips = ceil_div(units, width), steps = steps_of(k), strip_bytes = steps * vectors * kVectorBytes;
     // The next strip is fetched into the second level evenly spread over the blocks of rows; a single block reads best without.
     int64_t running = 0;
     for_blocks(count, [&](Range) { running++; });
@@ -196,7 +206,11 @@ class Part {
         t.ahead_lines = lines;
         t.sums = tile;
         t.sums_stride = vectors * W;
-        tile_function(a.arithmetic, t.rows, vectors)(t);
+        if (x.data) {
+          tile_function(a.arithmetic, t.rows, vectors)(t);
+        } else {
+          for (int64_t i = 0; i < t.rows * t.sums_stride; i++) tile[i] = start[i % t.sums_stride];
+        }
         ahead += steps / 4 * lines * 64;
         for (int64_t row = block.begin; row < end; row++)
           for (int u = 0; u < wide; u++) {
@@ -217,7 +231,7 @@ class Part {
       for (int g = 0; g < gates; g++)
         for (int64_t i = 0; i <= last; i += last) __builtin_prefetch(from + g * a.hidden + i);
     };
-    product(rows_at(time), state[step % 2], weights.weights, a.state, a.hidden, gates, weights.bias, backwards, fetch,
+    product(rows_at(time), step == 0 ? first : state[step % 2], weights.weights, a.state, a.hidden, gates, weights.bias, backwards, fetch,
             [&](Range block, int64_t row, int64_t unit, int64_t count, const float* sums) {
               alignas(64) float h[W], padded[4][W];
               const float* given[4];

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <limits>
 
+#include "kernels/finite.h"
 #include "steps/axes.h"
 #include "steps/elements.h"
 #include "steps/kernel_step.h"
@@ -148,7 +149,7 @@ RecurrentWeights::RecurrentWeights(DType dtype, int gates, int64_t units, int64_
 
 int64_t RecurrentWeights::packed_bytes() const {
   const int64_t step = dtype_ == DType::f32 ? 1 : 2, width = lanes() * recurrent_unit_vectors(gates_);
-  return ceil_div(units_, width) * width * gates_ * ceil_div(k_, step) * 4;
+  return ceil_div(units_, width) * width * gates_ * ceil_div(k_, step) * 4 + recurrent_line_bytes;
 }
 
 std::string RecurrentWeights::packed_key() const {
@@ -161,6 +162,10 @@ void RecurrentWeights::pack(DType dtype, const void* source, void* packed) const
   const int64_t step = dtype_ == DType::f32 ? 1 : 2, element = 4 / step, steps = ceil_div(k_, step);
   const int64_t width = lanes() * recurrent_unit_vectors(gates_), strips = ceil_div(units_, width);
   const auto* from = static_cast<const std::byte*>(source);
+  bool finite = true;
+  require_kernels().finite({source, dtype == DType::bf16, gates_ * units_ * k_, &finite});
+  const int64_t is_finite = finite;
+  std::memcpy(static_cast<std::byte*>(packed) + packed_bytes() - recurrent_line_bytes, &is_finite, sizeof(is_finite));
 #pragma omp parallel for schedule(static)
   for (int64_t strip = 0; strip < strips; strip++) {
     const int64_t first = strip * width, columns = std::min(width, units_ - first);

@@ -178,6 +178,17 @@ def test_not_a_number_stays_in_its_row(kind):
     assert got[0][2, 4].isnan().all() and not got[0][:, :4].isnan().any()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_zeros_times_a_weight_that_is_not_finite(kind):
+    for hidden, batch, directions in ((20, 2, 2), (33, 9, 1)):
+        layer = Layer(kind, hidden, batch, 1, directions, states=False)
+        layer.check()
+        layer.weights[-1][3, 5], layer.weights[0][-1, 0] = math.nan, math.inf
+        for given, expected in zip(layer.native(), layer.exact(torch.float32), strict=True):
+            torch.testing.assert_close(given, expected, equal_nan=True, rtol=1e-4, atol=1e-5)
+            assert given.isnan().any()
+
+
 def test_what_does_not_fit_is_refused():
     layer = Layer("lstm", 8, 2)
     f32, gates = native.DType.f32, dense((3, 2, 32))
