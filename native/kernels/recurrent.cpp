@@ -99,9 +99,9 @@ class Part {
   const Range rows;
   const int direction;
   Team team;
-  int64_t blocks;  // of rows; a projection goes by those of the gates
+  int64_t blocks;                  // of rows; a projection goes by those of the gates
   Operand state[2], inner, first;  // first: what the first step multiplies, without memory for zeros
-  float* cells;  // a row is as long as whole vectors
+  float* cells;                    // a row is as long as whole vectors
   alignas(64) float start[4 * W];
   alignas(64) float tile[kMaxTile];
 
@@ -179,7 +179,8 @@ class Part {
   void product(int64_t count, const Operand& x, const void* packed, int64_t k, int64_t units, int gates, const float* bias, bool backwards,
                Fetch&& fetch, Finish&& finish) {
     const int wide = recurrent_unit_vectors(gates), vectors = wide * gates;
-    const int64_t width = strip_width(gates), strips = ceil_div(units, width), steps = steps_of(k), strip_bytes = steps * vectors * kVectorBytes;
+    const int64_t width = strip_width(gates), strips = ceil_div(units, width), steps = steps_of(k),
+                  strip_bytes = steps * vectors * kVectorBytes;
     // The next strip is fetched into the second level evenly spread over the blocks of rows; a single block reads best without.
     int64_t running = 0;
     for_blocks(count, [&](Range) { running++; });

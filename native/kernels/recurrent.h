@@ -14,8 +14,8 @@ enum class RecurrentKind : uint8_t { lstm, gru, rnn_tanh, rnn_relu };
 constexpr int recurrent_gates(RecurrentKind kind) { return kind == RecurrentKind::lstm ? 4 : kind == RecurrentKind::gru ? 3 : 1; }
 
 // Packed weights lie in strips of units: [strip][k][gate][units], bf16: [strip][pair of k][gate][units][2]. A strip has a vector of units
-// for each of its gates; where there is one gate, as in a projection, two vectors. A line follows that begins with an int64_t: 1 where all are
-// finite, so that a state of zeros gives sums of zeros.
+// for each of its gates; where there is one gate, as in a projection, two vectors. A line follows that begins with an int64_t: 1 where all
+// are finite, so that a state of zeros gives sums of zeros.
 constexpr int recurrent_unit_vectors(int gates) { return gates == 1 ? 2 : 1; }
 
 // Rows of a register tile beside the vectors of a strip.

@@ -111,7 +111,7 @@ RecurrentLayers::Layer RecurrentLayers::pack(int index, const uintptr_t*& parame
   const int64_t rows = gates * sizes_.hidden, bytes = rows * layer.inputs * size_of(weights_);
   std::vector<std::byte> joined(inputs ? sizes_.directions * bytes : 0);
   for (int d = 0; d < sizes_.directions; d++) {
-    const void* given[5];
+    const void* given[5] = {};
     for (int i = 0; i < 2 + 2 * sizes_.has_bias + args_.projects; i++) given[i] = reinterpret_cast<const void*>(*parameters++);
     const auto *input_bias = static_cast<const float*>(given[2]), *hidden_bias = static_cast<const float*>(given[3]);
     const bool inside = sizes_.has_bias && args_.kind == RecurrentKind::gru;
