@@ -7,7 +7,8 @@
 // functions. Every other step goes through the strips backwards: of weights that do not fit into
 // the second level cache, the part that was used last is still there.
 //
-// Packed sequences end one after the other: a step leaves out the blocks of rows that have ended, or backwards have not begun.
+// Packed sequences end one after the other: a step leaves out the rows that have ended, or backwards have not begun. Tiles read the rows
+// that are there side by side, so each step lays out the state for those of the next one.
 //
 // Both directions, and parts of a large batch, know nothing of each other: where there are enough threads they run side by side.
 #include "kernels/recurrent.h"
@@ -66,6 +67,17 @@ inline const float* whole(const float* from, int64_t count, float* buffer) {
   return buffer;
 }
 
+// A step of a part, how many of its rows are there, the first ones, and how many at the next step.
+struct Moment {
+  int64_t step, time, rows, next;
+
+  bool is_last(int64_t row) const { return row >= next; }  // of a row that is there
+  bool backwards() const { return step % 2 == 1; }
+};
+
+// Of a block of rows those before `count`.
+Range within(Range block, int64_t count) { return {block.begin, least(block.end, count)}; }
+
 // Some rows of one direction, computed by a team of threads; each has an object of its own.
 class Part {
  public:
@@ -85,11 +97,13 @@ class Part {
   void run() {
     team.run(1, false, [&](int64_t) { begin(); });
     for (int64_t step = 0; step < a.steps; step++) {
-      const int64_t time = direction == 1 ? a.steps - 1 - step : step;
-      const bool backwards = step % 2 == 1;
-      if (rows_at(time) == 0) continue;
-      hidden_part(time, step, backwards);
-      if (a.projects) project(time, step, backwards);
+      const Moment now{step, time_of(step), rows_at(step), rows_at(step + 1)};
+      if (now.rows == 0) {
+        if (now.next > 0) team.run(1, false, [&](int64_t) { arrive(now); });
+        continue;
+      }
+      hidden_part(now);
+      if (a.projects) project(now);
     }
   }
 
@@ -118,18 +132,15 @@ class Part {
 
   float* cell(int64_t row, int64_t unit) const { return cells + row * (ceil_div(a.hidden * 4, 64) * 16) + unit; }
 
-  // How many of the part's rows, the first ones, are at a time step.
-  int64_t rows_at(int64_t time) const {
-    const int64_t count = rows.end - rows.begin;
+  int64_t time_of(int64_t step) const { return direction == 1 ? a.steps - 1 - step : step; }
+
+  // How many of the part's rows are there at a step, none after the last one.
+  int64_t rows_at(int64_t step) const {
+    const int64_t count = rows.end - rows.begin, time = time_of(step);
+    if (step == a.steps) return 0;
     if (!a.first_row) return count;
     const int64_t here = a.first_row[time + 1] - a.first_row[time] - rows.begin;
     return here < 0 ? 0 : least(here, count);
-  }
-
-  // The first row for which a time step is the last.
-  int64_t last_from(int64_t time) const {
-    if (direction == 1) return time == 0 ? 0 : rows.end - rows.begin;
-    return time + 1 == a.steps ? 0 : rows_at(time + 1);
   }
 
   // Where a row lies in a tensor of all time steps.
@@ -140,26 +151,32 @@ class Part {
   // The first row of the part in a tensor (directions, batch, size).
   int64_t offset(int64_t row, int64_t size) const { return (direction * a.batch + rows.begin + row) * size; }
 
-  // The initial state where a row's first step reads it: backwards, the later the shorter the row is. What fills the last chunk of a row is
-  // 0, as products read it too.
+  // The initial state of rows whose first step is the next one.
+  void arrive(const Moment& now) {
+    alignas(64) float values[W];
+    for_blocks(now.next, [&](Range block) {
+      for (int64_t row = block.begin < now.rows ? now.rows : block.begin; row < least(block.end, now.next); row++)
+        for (int64_t unit = 0; unit < a.state; unit += W) {
+          for (float& value : values) value = 0;
+          if (a.initial)
+            load(values, advance(a.initial, offset(row, a.state) + unit, a.initial_bf16), a.initial_bf16, 1, least(W, a.state - unit));
+          store_operand(next_state(now, block, row, unit), values, a.arithmetic);
+        }
+    });
+  }
+
+  // Where the next step reads a row's state.
+  char* next_state(const Moment& now, Range block, int64_t row, int64_t unit) const {
+    return state[(now.step + 1) % 2].at(within(block, now.next), row, unit, element());
+  }
+
+  // Cells of all rows, and the state for the first step. What fills the last chunk of a row is 0, as products read it too.
   void begin() {
     const int64_t count = rows.end - rows.begin;
-    alignas(64) float values[W];
     for (int i = 0; i < 2; i++) __builtin_memset(state[i].data, 0, count * state[i].row_bytes);
     __builtin_memset(inner.data, 0, count * inner.row_bytes);
     __builtin_memset(cells, 0, (cell(count, 0) - cells) * sizeof(float));
-    int64_t length = a.steps;
-    for_blocks(count, [&](Range block) {
-      for (int64_t row = block.begin; a.initial && row < block.end; row++) {
-        while (rows_at(length - 1) <= row) length--;
-        const Operand& to = state[direction == 1 ? (a.steps - length) % 2 : 0];
-        for (int64_t unit = 0; unit < a.state; unit += W) {
-          for (float& value : values) value = 0;
-          load(values, advance(a.initial, offset(row, a.state) + unit, a.initial_bf16), a.initial_bf16, 1, least(W, a.state - unit));
-          store_operand(to.at(block, row, unit, element()), values, a.arithmetic);
-        }
-      }
-    });
+    arrive({-1, -1, 0, rows_at(0)});
     const bool is_state = a.kind == RecurrentKind::gru;  // whose own h is the cell
     const void* from = is_state ? a.initial : a.initial_cell;
     const bool bf16 = is_state ? a.initial_bf16 : a.initial_cell_bf16;
@@ -173,19 +190,21 @@ class Part {
       if (const Range block = share(rows.end - rows.begin, b, blocks); block.begin < count) body(block);
   }
 
-  // One phase: a product with `units` columns a gate, strip by strip, and in each the first `count` rows. Sums go to `finish`, and what
+  // One phase: a product with `units` columns a gate, strip by strip, and in each the rows that are there. Sums go to `finish`, and what
   // that will read is for `fetch` to bring near meanwhile.
   template <class Fetch, class Finish>
-  void product(int64_t count, const Operand& x, const void* packed, int64_t k, int64_t units, int gates, const float* bias, bool backwards,
+  void product(const Moment& now, const Operand& x, const void* packed, int64_t k, int64_t units, int gates, const float* bias,
                Fetch&& fetch, Finish&& finish) {
+    const bool backwards = now.backwards();
     const int wide = recurrent_unit_vectors(gates), vectors = wide * gates;
     const int64_t width = strip_width(gates), strips = ceil_div(units, width), steps = steps_of(k),
                   strip_bytes = steps * vectors * kVectorBytes;
     // The next strip is fetched into the second level evenly spread over the blocks of rows; a single block reads best without.
     int64_t running = 0;
-    for_blocks(count, [&](Range) { running++; });
+    for_blocks(now.rows, [&](Range) { running++; });
     const int64_t lines = running > 1 ? ceil_div(4 * vectors * kVectorBytes / 64, running) : 0;
     team.run(strips, backwards, [&](int64_t strip) {
+      if (strip == 0) arrive(now);
       for (int v = 0; v < vectors; v++)
         for (int lane = 0; lane < W; lane++) {
           const int64_t unit = strip * width + lane;
@@ -193,11 +212,11 @@ class Part {
         }
       const int64_t next = backwards ? strip - (strip > 0) : least(strip + 1, strips - 1);
       const char* ahead = static_cast<const char*>(packed) + next * strip_bytes;
-      for_blocks(count, [&](Range block) {
-        const int64_t end = least(block.end, count);
+      for_blocks(now.rows, [&](Range block) {
+        const int64_t end = least(block.end, now.rows);
         for (int64_t row = block.begin; row < end; row++) fetch(row, strip * width);
         GemmTile t{};
-        t.rows = block.end - block.begin;
+        t.rows = end - block.begin;
         t.x = x.data + block.begin * x.row_bytes;
         t.weights = static_cast<const char*>(packed) + strip * strip_bytes;
         t.steps = steps;
@@ -222,48 +241,47 @@ class Part {
     });
   }
 
-  void hidden_part(int64_t time, int64_t step, bool backwards) {
+  void hidden_part(const Moment& now) {
     const int gates = recurrent_gates(a.kind);
     const Unit function = unit_of(a.kind);
-    const float* inputs = a.gates + place(time, 0, a.gates_step, a.gates_row) + direction * gates * a.hidden;
-    const int64_t last = recurrent_unit_vectors(gates) * W - 1, last_row = last_from(time);
+    const float* inputs = a.gates + place(now.time, 0, a.gates_step, a.gates_row) + direction * gates * a.hidden;
+    const int64_t last = recurrent_unit_vectors(gates) * W - 1;
     const auto fetch = [&](int64_t row, int64_t unit) {
       const float* from = inputs + row * a.gates_row + unit;
       for (int g = 0; g < gates; g++)
         for (int64_t i = 0; i <= last; i += last) __builtin_prefetch(from + g * a.hidden + i);
     };
-    product(rows_at(time), step == 0 ? first : state[step % 2], weights.weights, a.state, a.hidden, gates, weights.bias, backwards, fetch,
+    product(now, now.step == 0 ? first : state[now.step % 2], weights.weights, a.state, a.hidden, gates, weights.bias, fetch,
             [&](Range block, int64_t row, int64_t unit, int64_t count, const float* sums) {
               alignas(64) float h[W], padded[4][W];
               const float* given[4];
               for (int g = 0; g < gates; g++) given[g] = whole(inputs + row * a.gates_row + g * a.hidden + unit, count, padded[g]);
               function(sums, given, cell(row, unit), h);
-              if (a.final_cell && row >= last_row)
+              if (a.final_cell && now.is_last(row))
                 store(advance(a.final_cell, offset(row, a.hidden) + unit, a.final_cell_bf16), cell(row, unit), a.final_cell_bf16, 1, count);
               if (a.projects)
-                store_operand(inner.at(block, row, unit, element()), h, a.arithmetic);
+                store_operand(inner.at(within(block, now.rows), row, unit, element()), h, a.arithmetic);
               else
-                give(block, row, unit, count, h, time, step, last_row);
+                give(now, block, row, unit, count, h);
             });
   }
 
-  void project(int64_t time, int64_t step, bool backwards) {
-    const int64_t last_row = last_from(time);
+  void project(const Moment& now) {
     product(
-        rows_at(time), inner, weights.projection, a.hidden, a.state, 1, nullptr, backwards, [](int64_t, int64_t) {},
+        now, inner, weights.projection, a.hidden, a.state, 1, nullptr, [](int64_t, int64_t) {},
         [&](Range block, int64_t row, int64_t unit, int64_t count, const float* sums) {
           alignas(64) float h[W];
           for (int i = 0; i < W; i++) h[i] = sums[i];
-          give(block, row, unit, count, h, time, step, last_row);
+          give(now, block, row, unit, count, h);
         });
   }
 
   // A vector of the new state: to the next step, and out.
-  void give(Range block, int64_t row, int64_t unit, int64_t count, const float* h, int64_t time, int64_t step, int64_t last_row) {
-    store_operand(state[(step + 1) % 2].at(block, row, unit, element()), h, a.arithmetic);
-    const int64_t at = place(time, row, a.output_step, a.output_row) + direction * a.state + unit;
+  void give(const Moment& now, Range block, int64_t row, int64_t unit, int64_t count, const float* h) {
+    if (!now.is_last(row)) store_operand(next_state(now, block, row, unit), h, a.arithmetic);
+    const int64_t at = place(now.time, row, a.output_step, a.output_row) + direction * a.state + unit;
     store(advance(a.output, at, a.output_bf16), h, a.output_bf16, 1, count);
-    if (row >= last_row) store(advance(a.final, offset(row, a.state) + unit, a.final_bf16), h, a.final_bf16, 1, count);
+    if (now.is_last(row)) store(advance(a.final, offset(row, a.state) + unit, a.final_bf16), h, a.final_bf16, 1, count);
   }
 };
 
