@@ -8,6 +8,8 @@
 
 namespace drystone::torch {
 
+extern const Operator avg_pool3d, max_pool3d;
+extern const Operator batch_norm;
 extern const Operator cat, cat_out;
 extern const Operator convolution;
 extern const Operator embedding, embedding_dense_backward;
@@ -21,6 +23,8 @@ extern const Operator topk;
 namespace {
 
 const Operator* const operators[] = {
+    &avg_pool3d,
+    &batch_norm,
     &cat,
     &cat_out,
     &convolution,
@@ -36,6 +40,7 @@ const Operator* const operators[] = {
     &index_select,
     &index_select_out,
     &layer_norm,
+    &max_pool3d,
     &softmax,
     &mm,
     &topk,
