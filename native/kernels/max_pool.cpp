@@ -51,49 +51,50 @@ struct Maximum {
   }
 };
 
-// `Count` vectors of channels, which begin at `lane`, over a row of outputs.
+// `Count` vectors of channels of one output.
 template <int W, int Count, class T>
-void channels_row(const MaxPoolArgs& a, const T* in, T* out, int64_t* places, int64_t d, int64_t h, const int64_t* lane) {
+void channels_window(const MaxPoolArgs& a, const T* in, const Taps& planes, const Taps& rows, const Taps& columns, const int64_t* lane,
+                     T* out, int64_t* places) {
   using Places = typename Maximum<W>::Places;
-  const Taps planes = taps_of(a, 0, d), rows = taps_of(a, 1, h);
-  for (int64_t w = 0; w < a.out_size[2]; w++) {
-    const Taps columns = taps_of(a, 2, w);
-    const auto place_of = [&](int64_t z, int64_t y, int64_t x) { return (z * a.in_size[1] + y) * a.in_size[2] + x; };
-    Maximum<W> best[Count];
-    const auto first = static_cast<int32_t>(place_of(planes.start, rows.start, columns.start));
-    for (int k = 0; k < Count; k++) best[k] = {typename Maximum<W>::Values{} - infinity, Places{} + first};
-    for (int64_t z = planes.start; z < planes.stop; z += a.dilation[0]) {
-      for (int64_t y = rows.start; y < rows.stop; y += a.dilation[1]) {
-        for (int64_t x = columns.start; x < columns.stop; x += a.dilation[2]) {
-          const int64_t place = place_of(z, y, x);
-          for (int k = 0; k < Count; k++) best[k].take(load<W>(in + place * a.channels + lane[k]), Places{} + static_cast<int32_t>(place));
-        }
+  const auto place_of = [&](int64_t z, int64_t y, int64_t x) { return (z * a.in_size[1] + y) * a.in_size[2] + x; };
+  Maximum<W> best[Count];
+  const auto first = static_cast<int32_t>(place_of(planes.start, rows.start, columns.start));
+  for (int k = 0; k < Count; k++) best[k] = {typename Maximum<W>::Values{} - infinity, Places{} + first};
+  for (int64_t z = planes.start; z < planes.stop; z += a.dilation[0]) {
+    for (int64_t y = rows.start; y < rows.stop; y += a.dilation[1]) {
+      for (int64_t x = columns.start; x < columns.stop; x += a.dilation[2]) {
+        const int64_t place = place_of(z, y, x);
+        for (int k = 0; k < Count; k++) best[k].take(load<W>(in + place * a.channels + lane[k]), Places{} + static_cast<int32_t>(place));
       }
     }
-    for (int k = 0; k < Count; k++) best[k].store_to(out + w * a.channels + lane[k], places + w * a.channels + lane[k]);
   }
+  for (int k = 0; k < Count; k++) best[k].store_to(out + lane[k], places + lane[k]);
 }
 
 template <int W, class T>
 void channels_pool(const MaxPoolArgs& a) {
   constexpr int group = 4;
-  const int64_t vectors = (a.channels + W - 1) / W, groups = (vectors + group - 1) / group;
   const int64_t planes = a.out_size[0], rows = a.out_size[1], volume = a.in_size[0] * a.in_size[1] * a.in_size[2];
 #pragma omp parallel for num_threads(a.threads) schedule(static) if (a.threads > 1)
-  for (int64_t item = 0; item < a.batch * planes * rows * groups; item++) {
-    const int64_t g = item % groups, row = item / groups, h = row % rows, d = row / rows % planes, n = row / rows / planes;
-    const T* in = static_cast<const T*>(a.input) + n * volume * a.channels;
-    const int64_t to = row * a.out_size[2] * a.channels;
-    T* out = static_cast<T*>(a.output) + to;
-    int64_t lane[group];
-    const int64_t count = smaller(group, vectors - g * group);
-    // The last vector reaches back over its neighbour where it would not be full; both store the same.
-    for (int64_t k = 0; k < count; k++) lane[k] = smaller((g * group + k) * W, a.channels - W);
-    switch (count) {
-      case 1: channels_row<W, 1>(a, in, out, a.places + to, d, h, lane); break;
-      case 2: channels_row<W, 2>(a, in, out, a.places + to, d, h, lane); break;
-      case 3: channels_row<W, 3>(a, in, out, a.places + to, d, h, lane); break;
-      default: channels_row<W, 4>(a, in, out, a.places + to, d, h, lane);
+  for (int64_t row = 0; row < a.batch * planes * rows; row++) {
+    const T* in = static_cast<const T*>(a.input) + row / rows / planes * volume * a.channels;
+    const Taps z = taps_of(a, 0, row / rows % planes), y = taps_of(a, 1, row % rows);
+    for (int64_t column = 0; column < a.out_size[2]; column++) {
+      const Taps x = taps_of(a, 2, column);
+      const int64_t to = (row * a.out_size[2] + column) * a.channels;
+      T* out = static_cast<T*>(a.output) + to;
+      for (int64_t channel = 0; channel < a.channels; channel += group * W) {
+        int64_t lane[group];
+        const int64_t count = smaller(group, (a.channels - channel + W - 1) / W);
+        // The last vector reaches back over its neighbour where it would not be full; both store the same.
+        for (int64_t k = 0; k < count; k++) lane[k] = smaller(channel + k * W, a.channels - W);
+        switch (count) {
+          case 1: channels_window<W, 1>(a, in, z, y, x, lane, out, a.places + to); break;
+          case 2: channels_window<W, 2>(a, in, z, y, x, lane, out, a.places + to); break;
+          case 3: channels_window<W, 3>(a, in, z, y, x, lane, out, a.places + to); break;
+          default: channels_window<W, 4>(a, in, z, y, x, lane, out, a.places + to);
+        }
+      }
     }
   }
 }
