@@ -11,6 +11,7 @@ namespace drystone::torch {
 extern const Operator avg_pool3d, max_pool3d;
 extern const Operator batch_norm;
 extern const Operator cat, cat_out;
+extern const Operator clone;
 extern const Operator convolution;
 extern const Operator embedding, embedding_dense_backward;
 extern const Operator embedding_bag, embedding_bag_forward_only, embedding_bag_dense_backward;
@@ -27,6 +28,7 @@ const Operator* const operators[] = {
     &batch_norm,
     &cat,
     &cat_out,
+    &clone,
     &convolution,
     &embedding,
     &embedding_dense_backward,

@@ -29,6 +29,8 @@ NAMES = {
         "tanh",
         "sigmoid",
         "softmax",
+        "clone",
+        "contiguous",
     ),
     *(
         f"nn.functional.{name}"

@@ -3,6 +3,7 @@
 from drystone.ops.activations import gelu, sigmoid, silu, tanh
 from drystone.ops.batch_norm import batch_norm, instance_norm
 from drystone.ops.cat import cat, stack
+from drystone.ops.clone import clone
 from drystone.ops.convolution import conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d
 from drystone.ops.embedding import embedding
 from drystone.ops.embedding_bag import embedding_bag
@@ -16,6 +17,7 @@ __all__ = [
     "avg_pool3d",
     "batch_norm",
     "cat",
+    "clone",
     "conv3d",
     "conv_transpose1d",
     "conv_transpose2d",

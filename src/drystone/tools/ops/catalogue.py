@@ -19,6 +19,7 @@ OPERATORS: dict[str, Callable[[str], Iterator[Case]]] = {
     "avg_pool3d": volume_layers.avg_pool_cases,
     "batch_norm3d": volume_layers.batch_norm_cases,
     "instance_norm": volume_layers.instance_norm_cases,
+    "clone": volume_layers.clone_cases,
     "cat": cat.cases,
     "embedding": embedding.embedding_cases,
     "embedding_bag": embedding.embedding_bag_cases,

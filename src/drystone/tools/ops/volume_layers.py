@@ -1,4 +1,4 @@
-"""Pooling and normalisation over three axes, as 3-D U-Nets and R3D-18 have them, in plain memory and in channels_last_3d.
+"""Pooling, normalisation and changes of memory format over three axes, as in 3-D U-Nets and R3D-18, plain and in channels_last_3d.
 
 Operands are hot: in a model, the layer before has just written x. A contender whose maxima or their places are not torch's bit for
 bit is left out.
@@ -57,6 +57,13 @@ def instance_norm_cases(dtype: str) -> Iterator[Case]:
         yield from _cases("instance_norm", "affine", dtype, shape, moved, instance_norm)
 
 
+def clone_cases(dtype: str) -> Iterator[Case]:
+    """Into the memory format that the tag does not name."""
+    for shape in SHAPES:
+        moved = 2 * math.prod(shape) * DTYPES[dtype].itemsize
+        yield from _cases("clone", "into the other", dtype, shape, moved, reordered)
+
+
 def _outputs(shape: tuple[int, ...], window: int, stride: int, padding: int) -> int:
     return math.prod(shape[:2]) * math.prod((size + 2 * padding - window) // stride + 1 for size in shape[2:])
 
@@ -113,3 +120,8 @@ def instance_norm(x: torch.Tensor) -> Contest:
         lambda: lambda _: F.instance_norm(x, weight=weight, bias=bias),
         lambda: F.instance_norm(x.double(), weight=weight.double(), bias=bias.double()),
     )
+
+
+def reordered(x: torch.Tensor) -> Contest:
+    other = FORMATS["channels_last" if x.is_contiguous() else "plain"]
+    return Contest.enabled_or_not(lambda: lambda _: x.contiguous(memory_format=other), x.double)
