@@ -130,9 +130,15 @@ inline Vector<float, kFloats> load_within(const float* row, int64_t column, int6
 
 inline Vector<float, kFloats> load_within(const uint16_t* row, int64_t column, int64_t width) {
   if (column >= 0 && column + kFloats <= width) return load<kFloats>(row + column);
+#ifdef __AVX512F__
+  const __m256i outside = _mm256_set1_epi16(static_cast<int16_t>(0xff80));  // -inf
+  const __m256i bits = _mm256_mask_loadu_epi16(outside, lanes_within(column, width), row + column);
+  return (Vector<float, kFloats>)(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+#else
   Vector<float, kFloats> v;
   for (int i = 0; i < kFloats; i++) v[i] = column + i >= 0 && column + i < width ? load_one(row + column + i) : -infinity;
   return v;
+#endif
 }
 
 // Every `stride`-th element from `column` on.
