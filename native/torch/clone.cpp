@@ -24,7 +24,7 @@ bool find_torch() {
 }
 
 // Below these torch's own is as fast.
-constexpr int64_t least_elements = 1024, least_channels = 8;
+constexpr int64_t least_elements = 2048, least_channels = 8;
 
 // An empty handle where torch's kernel serves better.
 Handle reordered(const Handle& x, std::optional<MemoryFormat> wanted) {

@@ -29,8 +29,8 @@ Tensor (*torch_average)(const Tensor& x, Integers window, Integers stride, Integ
 bool find_max() { return find(torch_max, "_ZN2at3cpu23max_pool3d_with_indicesERKNS_6TensorEN3c108ArrayRefIlEES6_S6_S6_b"); }
 bool find_average() { return find(torch_average, "_ZN2at3cpu10avg_pool3dERKNS_6TensorEN3c108ArrayRefIlEES6_S6_bbSt8optionalIlE"); }
 
-// Below so many elements torch's own are as fast.
-constexpr int64_t least_elements = 1024;
+// Below these torch's own are as fast: elements, and windows in a row of plain memory, which become one vector.
+constexpr int64_t least_elements = 2048, least_columns = 6;
 
 Integers ref(const std::vector<int64_t>& list) { return {list.data(), list.size()}; }
 
@@ -84,6 +84,7 @@ std::optional<Pooling> pooling_of(const Call& call) {
     if (call.ceil_mode && (out - 1) * stride >= size + padding) out--;
     p.sizes[rank - 3 + i] = out;
   }
+  if (p.format == Format::contiguous && p.out[2] < least_columns) return {};
   return p;
 }
 

@@ -87,7 +87,7 @@ def test_nan_and_infinity(dtype: torch.dtype, memory_format: torch.memory_format
 
 def test_the_place_of_nothing_but_infinity_is_the_first() -> None:
     # Of the last channels, which do not fill a vector, torch's own gives a place outside of the window in channels_last.
-    x = torch.full((2, 21, 6, 6, 18), -math.inf)
+    x = torch.full((2, 21, 6, 6, 18), -math.inf)  # large enough to be ours
     with drystone.enabled():
         places = F.max_pool3d(x.contiguous(memory_format=LAST), 2, return_indices=True)[1]
     assert torch.equal(places, F.max_pool3d(x, 2, return_indices=True)[1])
@@ -110,6 +110,7 @@ def test_what_torch_serves() -> None:
         x.transpose(2, 4),
         x[:, :, :, :, :1].expand(x.shape),
         x[:, :, :2, :3, :4],
+        torch.randn(4, 16, 8, 12, 11),  # rows of five windows
         x[:0],
         x.contiguous(memory_format=LAST)[:, ::2],
     ):
@@ -167,7 +168,7 @@ def test_gradients(memory_format: torch.memory_format) -> None:
 
 
 def test_by_name() -> None:
-    x = torch.randn(1, 16, 8, 8, 8)
+    x = torch.randn(1, 16, 8, 8, 16)
     for ours, stock in zip(
         *(pool(x, 3, 2, 1, return_indices=True) for pool in (drystone.ops.max_pool3d, F.max_pool3d)), strict=True
     ):
