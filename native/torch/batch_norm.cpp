@@ -60,7 +60,9 @@ Normalised normalised(const Call& call) {
   const int64_t batch = sizes.data[0], channels = sizes.data[1], pixels = elements / batch / channels;
   if (pixels < least_pixels || batch * pixels < 2) return {};
   for (const Handle* parameter : {&call.weight, &call.bias, &call.running_mean, &call.running_var})
-    if (*parameter && (parameter->dtype() != ScalarType::f32 || parameter->numel() != channels || !parameter->is_contiguous())) return {};
+    if (*parameter &&
+        (parameter->dtype() != ScalarType::f32 || parameter->rank() != 1 || parameter->numel() != channels || !parameter->is_contiguous()))
+      return {};
 
   Normalised result{Handle::empty(ScalarType::f32, {sizes.data, sizes.data + sizes.size}), Handle::empty(ScalarType::f32, {channels}),
                     Handle::empty(ScalarType::f32, {channels})};

@@ -34,7 +34,8 @@ Handle reordered(const Handle& x, std::optional<MemoryFormat> wanted) {
   const int64_t width = size_of(x.dtype());
   const Format from = format_of(sizes, x.strides());
   const Format to = wanted == MemoryFormat::contiguous ? Format::contiguous : Format::channels_last;
-  if (from == to || sizes.data[1] < least_channels || (width != 2 && width != 4) || (from == Format::contiguous ? !x.is_contiguous() : !x.is_dense()))
+  if (from == to || sizes.data[1] < least_channels || (width != 2 && width != 4) ||
+      (from == Format::contiguous ? !x.is_contiguous() : !x.is_dense()))
     return Handle();
   // What torch holds back: a sign, and the memory of a tensor of zeros.
   if (is_negative(*x) || !x.data()) return Handle();

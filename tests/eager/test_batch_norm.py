@@ -156,7 +156,7 @@ def test_what_torch_serves() -> None:
                 torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
                 assert mine.stride() == theirs.stride()
     wide, narrow = (torch.ones(16, dtype=dtype) for dtype in (torch.float64, torch.bfloat16))
-    for weight in (wide, narrow, torch.ones(32)[::2], torch.ones(15)):
+    for weight in (wide, narrow, torch.ones(32)[::2], torch.ones(15), torch.ones(1, 16)):
         outcomes = []
         for only in ([], None):
             with drystone.enabled(only=only):
