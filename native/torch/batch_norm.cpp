@@ -99,7 +99,7 @@ Normalised normalised(const Call& call) {
 
 void kernel(StableIValue* stack, uint64_t, uint64_t) {
   const Call call{Arguments(stack)};
-  Normalised result = normalised(call);
+  Normalised result = if_memory_allows([&] { return normalised(call); });
   if (!result.y) {
     const auto [y, means, deviations] = torch_batch_norm(*call.x, optional(call.weight), optional(call.bias), optional(call.running_mean),
                                                          optional(call.running_var), call.training, call.momentum, call.eps);

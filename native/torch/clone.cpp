@@ -47,7 +47,7 @@ void kernel(StableIValue* stack, uint64_t, uint64_t) {
   const Handle x = arguments.tensor();
   std::optional<MemoryFormat> wanted;
   if (const auto format = arguments.optional_integer()) wanted = static_cast<MemoryFormat>(*format);
-  Handle result = reordered(x, wanted);
+  Handle result = if_memory_allows([&] { return reordered(x, wanted); });
   if (!result) result = Handle::of(torch_clone(*x, wanted));
   give_back(stack, {&result});
 }

@@ -125,7 +125,7 @@ void max_kernel(StableIValue* stack, uint64_t, uint64_t) {
   Arguments arguments(stack);
   const Call call{arguments.tensor(),   arguments.integers(), arguments.integers(),
                   arguments.integers(), arguments.integers(), arguments.boolean()};
-  Maxima maxima = maxima_of(call);
+  Maxima maxima = if_memory_allows([&] { return maxima_of(call); });
   if (!maxima.values) {
     const auto [values, places] =
         torch_max(*call.x, ref(call.window), ref(call.stride), ref(call.padding), ref(call.dilation), call.ceil_mode);
@@ -162,7 +162,7 @@ void average_kernel(StableIValue* stack, uint64_t, uint64_t) {
   const Call call{arguments.tensor(), arguments.integers(), arguments.integers(), arguments.integers(), {1}, arguments.boolean()};
   const bool count_padding = arguments.boolean();
   const std::optional<int64_t> divisor = arguments.optional_integer();
-  Handle result = average_of(call, count_padding, divisor);
+  Handle result = if_memory_allows([&] { return average_of(call, count_padding, divisor); });
   if (!result)
     result =
         Handle::of(torch_average(*call.x, ref(call.window), ref(call.stride), ref(call.padding), call.ceil_mode, count_padding, divisor));
