@@ -2,9 +2,9 @@
 //
 // One kernel serves layer norm, RMS norm and group norm: the step says which axes the statistics are over and how weight and bias lie
 // along each. Where the inner axis is among them, rows of up to 4096 elements stay in L1 for the three passes: mean, centred
-// variance, result. Where it is kept (channels-first layer norm, channels_last and blocked group norm), up to 256 columns go side
-// by side, and the columns of one group are put together between the passes. In a blocked format the pixels of a block of channels
-// are one row, along which weight and bias repeat.
+// variance, result; longer ones are read twice. Where it is kept (channels-first layer norm, channels_last and blocked group norm), up
+// to 256 columns go side by side, and the columns of one group are put together between the passes. In a blocked format the pixels of
+// a block of channels are one row, along which weight and bias repeat.
 //
 // A mean far from 0 loses in its rounding to float32 what the result would need. The second pass therefore sums x - mean as well as
 // its square: what is left of the mean corrects variance and result.
@@ -56,13 +56,20 @@ Moments centred_run(const float* x, int64_t count, float mean) {
 // The normalised x is (x - mean) * deviation + correction; `deviation` is the reciprocal of the standard deviation.
 struct Statistics {
   float mean, deviation, correction;
+  double variance;
 };
 
-Statistics statistics(const NormArgs& args, float mean, Moments centred, double count) {
-  const double rest = args.centred ? centred.sum / count : 0.0;
-  const double variance = centred.squares / count - rest * rest;
-  const double deviation = 1.0 / __builtin_sqrt((variance < 0.0 ? 0.0 : variance) + args.eps);
-  return {mean, static_cast<float>(deviation), static_cast<float>(-rest * deviation)};
+Statistics statistics(const NormArgs& args, double mean, double variance) {
+  const auto rounded = static_cast<float>(mean);
+  if (variance < 0.0) variance = 0.0;
+  const double deviation = 1.0 / __builtin_sqrt(variance + args.eps);
+  return {rounded, static_cast<float>(deviation), static_cast<float>((rounded - mean) * deviation), variance};
+}
+
+// Of `count` elements, from their moments about `centre`.
+Statistics statistics(const NormArgs& args, float centre, Moments moments, double count) {
+  const double rest = args.centred ? moments.sum / count : 0.0;
+  return statistics(args, centre + rest, moments.squares / count - rest * rest);
 }
 
 // weight or bias along `count` elements of a run, from element `offset` on; `missing` everywhere where there is none. They repeat
@@ -140,20 +147,20 @@ void each_piece(const NormArgs& args, float* buffer, const void* input, int64_t 
   }
 }
 
+// Pieces of a row that stay in L1 are summed about their own means, and put together as Chan, Golub and LeVeque do (1979).
 Statistics long_row(const NormArgs& args, const void* input, void* output, int64_t parameters, int64_t rows) {
   alignas(64) float buffer[longest];
-  const double total = static_cast<double>(rows * args.inner.size);
-  double sum = 0.0;
-  if (args.centred)
-    each_piece(args, buffer, input, rows, [&](int64_t, int64_t, const float* x, int64_t count) { sum += sum_run(x, count); });
-  const float mean = static_cast<float>(sum / total);
-  Moments centred{0.0, 0.0};
+  double seen = 0.0, mean = 0.0, squares = 0.0;
   each_piece(args, buffer, input, rows, [&](int64_t, int64_t, const float* x, int64_t count) {
-    const Moments part = centred_run(x, count, mean);
-    centred.sum += part.sum;
-    centred.squares += part.squares;
+    const auto size = static_cast<double>(count);
+    const float centre = args.centred ? static_cast<float>(sum_run(x, count) / size) : 0.0f;
+    const Moments part = centred_run(x, count, centre);
+    const double rest = args.centred ? part.sum / size : 0.0, apart = centre + rest - mean, both = seen + size;
+    mean += apart * size / both;
+    squares += part.squares - rest * part.sum + apart * apart * seen * size / both;
+    seen = both;
   });
-  const Statistics s = statistics(args, mean, centred, total);
+  const Statistics s = statistics(args, mean, squares / seen);
   const bool direct = !args.output_bf16 && args.inner.strides[1] == 1;
   each_piece(args, buffer, input, rows, [&](int64_t row, int64_t column, const float* x, int64_t count) {
     void* to = advance(output, offset_of(args.reduced, row, 1) + column * args.inner.strides[1], args.output_bf16);
@@ -268,6 +275,7 @@ void norm(const NormArgs& args) {
     const Statistics s = (rows * size <= longest ? short_row : long_row)(args, input, output, place(2), rows);
     if (args.means) args.means[index] = s.mean - s.correction / s.deviation;
     if (args.deviations) args.deviations[index] = s.deviation;
+    if (args.variances) args.variances[index] = static_cast<float>(s.variance);
   }
 }
 

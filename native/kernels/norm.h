@@ -1,4 +1,4 @@
-// Arguments of the normalisation kernel (layer norm and group norm).
+// Arguments of the normalisation kernel (layer norm, group norm and batch norm).
 #pragma once
 
 #include "kernels/walk.h"
@@ -21,6 +21,7 @@ struct NormArgs {
   // Where the inner axis is reduced, and where these are not null: the statistics of each step over `kept`.
   float* means;
   float* deviations;  // reciprocals of the standard deviations
+  float* variances;   // without eps
   int threads;
 };
 

@@ -7,6 +7,7 @@ void reduce(const ReduceArgs&);
 void softmax(const SoftmaxArgs&);
 void norm(const NormArgs&);
 void pool(const PoolArgs&);
+void max_pool(const MaxPoolArgs&);
 void resize(const ResizeArgs&);
 void copy(const CopyArgs&);
 void concatenate(const ConcatenateArgs&);
@@ -31,6 +32,7 @@ const KernelTable table = {
     .softmax = softmax,
     .norm = norm,
     .pool = pool,
+    .max_pool = max_pool,
     .resize = resize,
     .copy = copy,
     .concatenate = concatenate,

@@ -9,6 +9,7 @@ namespace drystone {
 
 struct PointwiseArgs;
 struct PoolArgs;
+struct MaxPoolArgs;
 struct ResizeArgs;
 struct CopyArgs;
 struct ConcatenateArgs;
@@ -36,6 +37,7 @@ struct KernelTable {
   void (*softmax)(const SoftmaxArgs&);
   void (*norm)(const NormArgs&);
   void (*pool)(const PoolArgs&);
+  void (*max_pool)(const MaxPoolArgs&);
   void (*resize)(const ResizeArgs&);
   void (*copy)(const CopyArgs&);
   void (*concatenate)(const ConcatenateArgs&);

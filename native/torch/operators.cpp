@@ -8,7 +8,10 @@
 
 namespace drystone::torch {
 
+extern const Operator avg_pool3d, max_pool3d;
+extern const Operator batch_norm;
 extern const Operator cat, cat_out;
+extern const Operator clone;
 extern const Operator convolution;
 extern const Operator embedding, embedding_dense_backward;
 extern const Operator embedding_bag, embedding_bag_forward_only, embedding_bag_dense_backward;
@@ -21,8 +24,11 @@ extern const Operator topk;
 namespace {
 
 const Operator* const operators[] = {
+    &avg_pool3d,
+    &batch_norm,
     &cat,
     &cat_out,
+    &clone,
     &convolution,
     &embedding,
     &embedding_dense_backward,
@@ -36,6 +42,7 @@ const Operator* const operators[] = {
     &index_select,
     &index_select_out,
     &layer_norm,
+    &max_pool3d,
     &softmax,
     &mm,
     &topk,

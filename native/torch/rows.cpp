@@ -1,11 +1,14 @@
 #include "torch/rows.h"
 
+#include <algorithm>
 #include <memory>
+#include <numeric>
 
 #include "kernels/copy.h"
 #include "kernels/index.h"
 #include "kernels/table.h"
 #include "steps/copy.h"
+#include "torch/memory_format.h"
 
 namespace drystone::torch {
 
@@ -49,20 +52,29 @@ void scatter_rows(ScatterArgs args) {
   kernels()->scatter(args);
 }
 
-const Handle& dense(const Handle& tensor, Handle& kept) {
-  if (tensor.is_contiguous()) return tensor;
+Handle copied(const Handle& tensor, const std::vector<int64_t>& result_strides) {
   const auto sizes = tensor.sizes(), strides = tensor.strides();
-  kept = Handle::empty(tensor.dtype(), {sizes.data, sizes.data + sizes.size});
+  Handle result = Handle::empty(tensor.dtype(), {sizes.data, sizes.data + sizes.size}, result_strides);
+  std::vector<size_t> order(sizes.size);
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return result_strides[a] > result_strides[b]; });
   std::vector<CopyDim> dims;
-  for (size_t i = 0; i < sizes.size; ++i) dims.push_back({sizes.data[i], strides.data[i], kept.strides().data[i], nullptr});
+  for (const size_t axis : order) dims.push_back({sizes.data[axis], strides.data[axis], result_strides[axis], nullptr});
   const CopyBox box = make_box(std::move(dims), false);
   const int64_t width = size_of(tensor.dtype());
   kernels()->copy({.input = tensor.data(),
-                   .output = kept.data(),
+                   .output = result.data(),
                    .kind = width == 2 ? CopyKind::bytes2 : CopyKind::bytes4,
                    .boxes = &box,
                    .count = 1,
                    .threads = threads_for_bytes(width * tensor.numel())});
+  return result;
+}
+
+const Handle& dense(const Handle& tensor, Handle& kept) {
+  if (tensor.is_contiguous()) return tensor;
+  const auto sizes = tensor.sizes();
+  kept = copied(tensor, strides_of({sizes.data, sizes.data + sizes.size}, Format::contiguous));
   return kept;
 }
 

@@ -22,6 +22,9 @@ bool gather_rows(const void* tables, int64_t outer, int64_t rows, int64_t run, c
 // The kernel with `output`, `rows` and all else set but for `scratch`, `stream` and `threads`.
 void scatter_rows(ScatterArgs args);
 
+// A copy with these strides, which leave no holes; of elements of two or four bytes.
+Handle copied(const Handle& tensor, const std::vector<int64_t>& strides);
+
 // The tensor itself, or a dense copy in `kept`; of elements of two or four bytes.
 const Handle& dense(const Handle& tensor, Handle& kept);
 

@@ -1,6 +1,7 @@
 #include "torch/tensor.h"
 
 #include <bit>
+#include <memory>
 #include <stdexcept>
 
 #include "torch/memory_format.h"
@@ -114,6 +115,11 @@ Handle Arguments::optional_tensor() {
   bool defined;
   check(shim().is_defined(tensor.get(), &defined), "tell whether a tensor is there");
   return defined ? std::move(tensor) : Handle();
+}
+
+std::optional<int64_t> Arguments::optional_integer() {
+  const std::unique_ptr<StableIValue> boxed(reinterpret_cast<StableIValue*>(*next_++));
+  return boxed ? std::optional(static_cast<int64_t>(*boxed)) : std::nullopt;
 }
 
 // take(item) for each item of a list, which is released.

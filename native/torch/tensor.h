@@ -3,6 +3,7 @@
 
 #include <initializer_list>
 #include <new>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -59,6 +60,7 @@ class Arguments {
   Handle optional_tensor();  // an empty handle for None, and for the undefined tensor that C++ hands on for it
   std::vector<Handle> tensors();
   int64_t integer() { return static_cast<int64_t>(*next_++); }
+  std::optional<int64_t> optional_integer();
   bool boolean() { return (*next_++ & 1) != 0; }
   double real();
   std::string string();

@@ -43,6 +43,13 @@ CALLS: dict[str, tuple[Function, tuple[int, ...]]] = {
     "mm": (lambda x: x.mm(_square.to(x.dtype)), _MATRIX),
     "mm, transposed": (lambda x: x.mm(_square.to(x.dtype).t()), _MATRIX),
     "layer_norm": (lambda x: F.layer_norm(x, x.shape[-1:]), _MATRIX),
+    "max_pool3d": (lambda x: F.max_pool3d(x, 3, 2, 1, return_indices=True), _VOLUMES),
+    "avg_pool3d": (lambda x: F.avg_pool3d(x, 3, 2, 1), _VOLUMES),
+    # Where x is one number, a norm by itself is nothing but torch's rounding errors.
+    "batch_norm": (lambda x: x + F.batch_norm(x, None, None, training=True), _VOLUMES),
+    "instance_norm": (lambda x: x + F.instance_norm(x), _VOLUMES),
+    "clone": (lambda x: x.clone(memory_format=torch.channels_last_3d), _VOLUMES),
+    "contiguous": (lambda x: x.contiguous(), _VOLUMES),
     "conv3d": (lambda x: F.conv3d(x, _weight.to(x.dtype), padding=1), _VOLUMES),
     "conv_transpose3d": (lambda x: F.conv_transpose3d(x, _turned.to(x.dtype), padding=1), _VOLUMES),
     "conv_transpose2d": (lambda x: F.conv_transpose2d(x, _turned[:, :, 0].to(x.dtype), padding=1), (2, 8, 40, 40)),

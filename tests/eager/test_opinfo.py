@@ -29,13 +29,18 @@ NAMES = {
         "tanh",
         "sigmoid",
         "softmax",
+        "clone",
+        "contiguous",
     ),
     *(
         f"nn.functional.{name}"
-        for name in ("embedding", "embedding_bag", "silu", "gelu", "layer_norm", "conv1d", "conv2d", "conv3d")
+        for name in (
+            *("embedding", "embedding_bag", "silu", "gelu", "layer_norm", "conv1d", "conv2d", "conv3d"),
+            *("max_pool3d", "avg_pool3d", "batch_norm", "instance_norm"),
+        )
     ),
     *(f"nn.functional.conv_transpose{axes}d" for axes in (1, 2, 3)),
-    *("native_layer_norm", "nn.functional.linear"),
+    *("native_layer_norm", "native_batch_norm", "nn.functional.linear"),
 }
 INFOS = [info for info in op_db if info.name in NAMES]
 DTYPES = [torch.float32, torch.bfloat16, torch.int64]

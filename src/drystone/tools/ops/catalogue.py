@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from . import attention, cat, embedding, gemm, mm, recurrent, topk, volumes
+from . import attention, cat, embedding, gemm, mm, recurrent, topk, volume_layers, volumes
 from .case import Case
 
 #: Gives the cases of a dtype.
@@ -15,6 +15,11 @@ OPERATORS: dict[str, Callable[[str], Iterator[Case]]] = {
     **recurrent.OPERATORS,
     "conv3d": volumes.cases,
     "conv_transpose3d": volumes.transposed_cases,
+    "max_pool3d": volume_layers.max_pool_cases,
+    "avg_pool3d": volume_layers.avg_pool_cases,
+    "batch_norm3d": volume_layers.batch_norm_cases,
+    "instance_norm": volume_layers.instance_norm_cases,
+    "clone": volume_layers.clone_cases,
     "cat": cat.cases,
     "embedding": embedding.embedding_cases,
     "embedding_bag": embedding.embedding_bag_cases,

@@ -34,11 +34,12 @@ def embedding_cases(dtype: str) -> Iterator[Case]:
 
 
 def embedding_bag_cases(dtype: str) -> Iterator[Case]:
-    """Every table that there is memory for, in each of the three ways."""
+    """Every table that there is memory for, in each of the three ways; and the gradient of sums as rows and their indices."""
     size = (READ + READ // BAG) * WIDTH * DTYPES[dtype].itemsize + READ * INDEX_BYTES
     for rows in _rows(dtype, 2):
         for mode in MODES:
             yield _case("embedding_bag", mode, dtype, rows, size, partial(bags, mode))
+        yield _case("embedding_bag", "sparse gradient", dtype, rows, size + 2 * READ * INDEX_BYTES, sparse_gradient)
 
 
 def _rows(dtype: str, tables: int) -> list[int]:
@@ -95,3 +96,17 @@ def gradient(rows: int, dtype: torch.dtype) -> Contest:
     return Contest.enabled_or_not(
         lambda: call, lambda: torch.zeros(rows, WIDTH, dtype=torch.float64).index_add_(0, which, given.double())
     )
+
+
+def sparse_gradient(rows: int, dtype: torch.dtype) -> Contest:
+    """The rows of the gradient, one for each index, in a tensor of their own."""
+    given, which = _operands(rows, dtype, READ // BAG)
+    bag_of = torch.arange(READ // BAG).repeat_interleave(BAG)
+    offsets = torch.arange(0, READ, BAG)
+    sizes = torch.full((READ // BAG,), BAG)
+
+    def call(_: int) -> torch.Tensor:
+        arguments = given, which, offsets, bag_of, sizes, sizes, rows, False, MODES.index("sum"), True, None
+        return torch.ops.aten._embedding_bag_backward(*arguments)._values()
+
+    return Contest.enabled_or_not(lambda: call, lambda: given[bag_of].double())

@@ -1,0 +1,118 @@
+// batch norm in training, of contiguous float32 tensors: statistics of each channel in one pass, and with it instance norm, which torch
+// calls batch norm of one image with all images' channels. torch sums a channel by one scalar after the other there. In channels_last
+// and in inference its own reach the memory's rate.
+#include <tuple>
+
+#include "kernels/norm.h"
+#include "steps/kernel_step.h"
+#include "torch/memory_format.h"
+#include "torch/operators.h"
+#include "torch/tensor.h"
+
+namespace drystone::torch {
+
+namespace {
+
+using Result = std::tuple<Tensor, Tensor, Tensor>;
+Result (*torch_batch_norm)(const Tensor& x, const OptionalTensor& weight, const OptionalTensor& bias, const OptionalTensor& running_mean,
+                           const OptionalTensor& running_var, bool training, double momentum, double eps);
+
+bool find_torch() { return find(torch_batch_norm, "_ZN2at3cpu17native_batch_normERKNS_6TensorERKSt8optionalIS1_ES7_S7_S7_bdd"); }
+
+// Below these torch's own is as fast.
+constexpr int64_t least_elements = 4096, least_pixels = 16;
+
+struct Call {
+  Handle x, weight, bias, running_mean, running_var;  // read in the order in which they stand here
+  bool training;
+  double momentum, eps;
+
+  explicit Call(Arguments arguments)
+      : x(arguments.tensor()),
+        weight(arguments.optional_tensor()),
+        bias(arguments.optional_tensor()),
+        running_mean(arguments.optional_tensor()),
+        running_var(arguments.optional_tensor()),
+        training(arguments.boolean()),
+        momentum(arguments.real()),
+        eps(arguments.real()) {}
+};
+
+struct Normalised {
+  Handle y, means, deviations;
+};
+
+// running = momentum * value + (1 - momentum) * running
+void update(const Handle& running, const float* values, double scale, double momentum) {
+  if (!running) return;
+  auto* data = static_cast<float*>(running.data());
+  for (int64_t i = 0; i < running.numel(); i++) data[i] = static_cast<float>(momentum * scale * values[i] + (1.0 - momentum) * data[i]);
+}
+
+// Empty handles where torch's kernel serves better, or is to say what is wrong.
+Normalised normalised(const Call& call) {
+  const Handle& x = call.x;
+  const auto sizes = x.sizes();
+  const int64_t elements = x.numel();
+  if (!kernels() || !call.training || elements < least_elements || sizes.size < 3 || x.dtype() != ScalarType::f32 || !(call.eps > 0.0) ||
+      !x.is_contiguous() || format_of(sizes, x.strides()) != Format::contiguous)
+    return {};
+  const int64_t batch = sizes.data[0], channels = sizes.data[1], pixels = elements / batch / channels;
+  if (pixels < least_pixels || batch * pixels < 2) return {};
+  for (const Handle* parameter : {&call.weight, &call.bias, &call.running_mean, &call.running_var})
+    if (*parameter &&
+        (parameter->dtype() != ScalarType::f32 || parameter->rank() != 1 || parameter->numel() != channels || !parameter->is_contiguous()))
+      return {};
+
+  Normalised result{Handle::empty(ScalarType::f32, {sizes.data, sizes.data + sizes.size}), Handle::empty(ScalarType::f32, {channels}),
+                    Handle::empty(ScalarType::f32, {channels})};
+  std::vector<float> variances(channels);
+  NormArgs args{};
+  args.input = x.data();
+  args.weight = call.weight ? call.weight.data() : nullptr;
+  args.bias = call.bias ? call.bias.data() : nullptr;
+  args.output = result.y.data();
+  args.kept.axes = 1;
+  args.kept.sizes[0] = channels;
+  args.kept.strides[0][0] = args.kept.strides[1][0] = pixels;
+  args.kept.strides[2][0] = 1;
+  args.reduced.axes = 1;
+  args.reduced.sizes[0] = batch;
+  args.reduced.strides[0][0] = args.reduced.strides[1][0] = channels * pixels;
+  args.inner = {pixels, {1, 1, 0}};
+  args.inner_reduced = true;
+  args.period = pixels;
+  args.merged = 1;
+  args.eps = call.eps;
+  args.centred = true;
+  args.means = static_cast<float*>(result.means.data());
+  args.deviations = static_cast<float*>(result.deviations.data());
+  args.variances = variances.data();
+  args.threads = threads_for(elements, shim().threads());
+  kernels()->norm(args);
+
+  const auto count = static_cast<double>(batch * pixels);
+  update(call.running_mean, args.means, 1.0, call.momentum);
+  update(call.running_var, args.variances, count / (count - 1.0), call.momentum);
+  return result;
+}
+
+void kernel(StableIValue* stack, uint64_t, uint64_t) {
+  const Call call{Arguments(stack)};
+  Normalised result = if_memory_allows([&] { return normalised(call); });
+  if (!result.y) {
+    const auto [y, means, deviations] = torch_batch_norm(*call.x, optional(call.weight), optional(call.bias), optional(call.running_mean),
+                                                         optional(call.running_var), call.training, call.momentum, call.eps);
+    result = {Handle::of(y), Handle::of(means), Handle::of(deviations)};
+  }
+  give_back(stack, {&result.y, &result.means, &result.deviations});
+}
+
+}  // namespace
+
+extern const Operator batch_norm{"batch_norm", "native_batch_norm",
+                                 "(Tensor input, Tensor? weight, Tensor? bias, Tensor? running_mean, Tensor? running_var, bool training, "
+                                 "float momentum, float eps) -> (Tensor, Tensor, Tensor)",
+                                 kernel, find_torch};
+
+}  // namespace drystone::torch

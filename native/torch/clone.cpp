@@ -1,0 +1,59 @@
+// clone between plain memory and channels_last_3d, which is what contiguous() does to give a tensor another memory format, and instance
+// norm to each tensor that is not plain. torch copies these element by element; those of two spatial axes it knows how to transpose.
+#include <optional>
+
+#include "kernels/table.h"
+#include "torch/memory_format.h"
+#include "torch/operators.h"
+#include "torch/rows.h"
+#include "torch/tensor.h"
+
+namespace drystone::torch {
+
+namespace {
+
+// c10::MemoryFormat
+enum class MemoryFormat : int8_t { contiguous = 0, preserve = 1, channels_last = 2, channels_last_3d = 3 };
+
+Tensor (*torch_clone)(const Tensor& x, std::optional<MemoryFormat> format);
+bool (*is_negative)(const Tensor& x);
+
+bool find_torch() {
+  return find(torch_clone, "_ZN2at6native5cloneERKNS_6TensorESt8optionalIN3c1012MemoryFormatEE") &&
+         find(is_negative, "_ZN2at6native6is_negERKNS_6TensorE");
+}
+
+// Below these torch's own is as fast.
+constexpr int64_t least_elements = 2048, least_channels = 8;
+
+// An empty handle where torch's kernel serves better.
+Handle reordered(const Handle& x, std::optional<MemoryFormat> wanted) {
+  if (wanted != MemoryFormat::contiguous && wanted != MemoryFormat::channels_last_3d) return Handle();
+  if (x.rank() != 5 || x.numel() < least_elements || !kernels()) return Handle();
+  const auto sizes = x.sizes();
+  const int64_t width = size_of(x.dtype());
+  const Format from = format_of(sizes, x.strides());
+  const Format to = wanted == MemoryFormat::contiguous ? Format::contiguous : Format::channels_last;
+  if (from == to || sizes.data[1] < least_channels || (width != 2 && width != 4) ||
+      (from == Format::contiguous ? !x.is_contiguous() : !x.is_dense()))
+    return Handle();
+  // What torch holds back: a sign, and the memory of a tensor of zeros.
+  if (is_negative(*x) || !x.data()) return Handle();
+  return copied(x, strides_of({sizes.data, sizes.data + sizes.size}, to));
+}
+
+void kernel(StableIValue* stack, uint64_t, uint64_t) {
+  Arguments arguments(stack);
+  const Handle x = arguments.tensor();
+  std::optional<MemoryFormat> wanted;
+  if (const auto format = arguments.optional_integer()) wanted = static_cast<MemoryFormat>(*format);
+  Handle result = if_memory_allows([&] { return reordered(x, wanted); });
+  if (!result) result = Handle::of(torch_clone(*x, wanted));
+  give_back(stack, {&result});
+}
+
+}  // namespace
+
+extern const Operator clone{"clone", "clone", "(Tensor self, *, MemoryFormat? memory_format=None) -> Tensor", kernel, find_torch};
+
+}  // namespace drystone::torch
