@@ -12,6 +12,7 @@ void copy(const CopyArgs&);
 void concatenate(const ConcatenateArgs&);
 void lrn(const LrnArgs&);
 void winograd(const WinogradArgs&);
+void winograd_weights(const WinogradWeights&);
 void gemm(const GemmArgs&);
 void finite(const FiniteArgs&);
 void attention(const AttentionArgs&);
@@ -36,6 +37,7 @@ const KernelTable table = {
     .concatenate = concatenate,
     .lrn = lrn,
     .winograd = winograd,
+    .winograd_weights = winograd_weights,
     .gemm = gemm,
     .finite = finite,
     .attention = attention,

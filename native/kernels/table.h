@@ -17,6 +17,7 @@ struct ReduceArgs;
 struct SoftmaxArgs;
 struct NormArgs;
 struct WinogradArgs;
+struct WinogradWeights;
 struct GemmArgs;
 struct FiniteArgs;
 struct AttentionArgs;
@@ -41,6 +42,7 @@ struct KernelTable {
   void (*concatenate)(const ConcatenateArgs&);
   void (*lrn)(const LrnArgs&);
   void (*winograd)(const WinogradArgs&);
+  void (*winograd_weights)(const WinogradWeights&);
   void (*gemm)(const GemmArgs&);
   void (*finite)(const FiniteArgs&);
   void (*attention)(const AttentionArgs&);

@@ -3,7 +3,6 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <array>
 #include <stdexcept>
 
 #include "steps/kernel_step.h"
@@ -47,19 +46,23 @@ WinogradOp op_of(const PostOp& op, const TensorDesc& output) {
 }
 
 // Row p of G, which transforms the weights: (1, p, p^2) / M'(p) for the finite points, M(x) the product of all x - p.
-std::vector<std::array<double, 3>> weight_transform(int tile) {
-  std::vector<double> points = {0, 1, -1};
-  if (tile == 4) points = {0, winograd_a, -winograd_a, winograd_b, -winograd_b};
-  std::vector<std::array<double, 3>> rows;
-  for (double p : points) {
-    double divisor = 1;
-    for (double q : points)
-      if (q != p) divisor *= p - q;
-    rows.push_back({1 / divisor, p / divisor, p * p / divisor});
+struct WeightTransform {
+  double rows[6][3] = {};
+
+  explicit WeightTransform(int tile) {
+    std::vector<double> points = {0, 1, -1};
+    if (tile == 4) points = {0, winograd_a, -winograd_a, winograd_b, -winograd_b};
+    int count = 0;
+    for (double p : points) {
+      double divisor = 1;
+      for (double q : points)
+        if (q != p) divisor *= p - q;
+      const double row[3] = {1 / divisor, p / divisor, p * p / divisor};
+      std::copy(row, row + 3, rows[count++]);
+    }
+    rows[count][2] = 1;
   }
-  rows.push_back({0, 0, 1});
-  return rows;
-}
+};
 
 }  // namespace
 
@@ -166,26 +169,15 @@ std::string Winograd::packed_key() const {
 
 void Winograd::pack(DType dtype, const void* source, void* packed) const {
   if (dtype != DType::f32) throw std::invalid_argument("Winograd's convolution packs weights of float32");
-  const auto g = weight_transform(args_.tile);
-  const int64_t n = args_.tile + 2, channels = args_.in_channels, panel = panel_channels();
-  const auto* from = static_cast<const float*>(source);
-#pragma omp parallel for schedule(static)
-  for (int64_t o = 0; o < args_.out_channels; o++) {
-    const int64_t first = o / panel * panel, width = std::min(panel, args_.out_channels - first);
-    float* to = static_cast<float*>(packed) + args_.taps * n * n * channels * first + o - first;
-    for (int64_t c = 0; c < channels; c++) {
-      for (int64_t tap = 0; tap < args_.taps; tap++) {
-        const float* w = from + ((o * channels + c) * args_.taps + tap) * 9;
-        double half[6][3];
-        for (int64_t i = 0; i < n; i++)
-          for (int j = 0; j < 3; j++) half[i][j] = g[i][0] * w[j] + g[i][1] * w[3 + j] + g[i][2] * w[6 + j];
-        for (int64_t i = 0; i < n; i++)
-          for (int64_t j = 0; j < n; j++)
-            to[(((tap * n + i) * n + j) * channels + c) * width] =
-                static_cast<float>(half[i][0] * g[j][0] + half[i][1] * g[j][1] + half[i][2] * g[j][2]);
-      }
-    }
-  }
+  pack(static_cast<const float*>(source), {args_.in_channels * args_.taps * 9, args_.taps * 9, 9, 3, 1}, omp_get_max_threads(), packed);
+}
+
+void Winograd::pack(const float* source, const Dims& strides, int threads, void* packed) const {
+  const WeightTransform g(args_.tile);
+  const size_t rank = strides.size();
+  require_kernels().winograd_weights({args_.tile, args_.out_channels, args_.in_channels, args_.taps, source, strides[0], strides[1],
+                                      rank == 5 ? strides[2] : 0, strides[rank - 2], strides[rank - 1], g.rows,
+                                      static_cast<float*>(packed), threads});
 }
 
 }  // namespace drystone

@@ -26,6 +26,8 @@ class Winograd final : public Step {
   std::string packed_key() const;  // equal keys: the same bytes for the same weights
   // source: dense (O, C, 3, 3) of float32; packed: packed_bytes() of memory.
   void pack(DType dtype, const void* source, void* packed) const;
+  // strides: of the axes of the weights, in elements; they may be negative.
+  void pack(const float* source, const Dims& strides, int threads, void* packed) const;
 
  private:
   void plan(int64_t threads);

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "onednn/onednn.h"
+#include "steps/winograd.h"
 #include "torch/tensor.h"
 
 namespace drystone::torch {
@@ -18,8 +19,8 @@ struct ConvolutionProblem {
   auto operator<=>(const ConvolutionProblem&) const = default;
 };
 
-// oneDNN's primitives for it, between reorders to the formats in which its kernels are fast and back. Making them takes longer than
-// a small convolution: they are kept. Shared by threads.
+// The step that computes it, Winograd's where that pays and else oneDNN's, between reorders to the format in which it is fast and back.
+// Making one takes longer than a small convolution: they are kept. Shared by threads.
 class ConvolutionPlan {
  public:
   // Throws what a step throws that is not served.
@@ -27,10 +28,15 @@ class ConvolutionPlan {
   void run(const void* x, const void* weights, const void* bias, void* output) const;
 
  private:
+  const Step& step() const { return winograd_ ? static_cast<const Step&>(*winograd_) : *convolution_; }
+  void pack(const void* weights, void* packed) const;
+
   int threads_;
-  TensorDesc source_, target_;  // as the convolution reads and writes
-  dnnl::memory::desc weights_;
-  Convolution convolution_;
+  TensorDesc source_, target_;  // as the step reads and writes
+  std::unique_ptr<Winograd> winograd_;
+  std::unique_ptr<Convolution> convolution_;
+  Dims weights_, strides_;  // outputs first
+  bool turned_;             // Winograd's are read from their end on
   std::unique_ptr<Reorder> before_, after_;  // null where x, or the output, lies so already
 };
 
