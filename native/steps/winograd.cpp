@@ -6,6 +6,7 @@
 #include <stdexcept>
 
 #include "steps/kernel_step.h"
+#include "steps/winograd_weights.h"
 
 namespace drystone {
 
@@ -45,25 +46,6 @@ WinogradOp op_of(const PostOp& op, const TensorDesc& output) {
   return {WinogradOpKind::add, 0, 0, nullptr, map_of(*op.operand)};
 }
 
-// Row p of G, which transforms the weights: (1, p, p^2) / M'(p) for the finite points, M(x) the product of all x - p.
-struct WeightTransform {
-  double rows[6][3] = {};
-
-  explicit WeightTransform(int tile) {
-    std::vector<double> points = {0, 1, -1};
-    if (tile == 4) points = {0, winograd_a, -winograd_a, winograd_b, -winograd_b};
-    int count = 0;
-    for (double p : points) {
-      double divisor = 1;
-      for (double q : points)
-        if (q != p) divisor *= p - q;
-      const double row[3] = {1 / divisor, p / divisor, p * p / divisor};
-      std::copy(row, row + 3, rows[count++]);
-    }
-    rows[count][2] = 1;
-  }
-};
-
 }  // namespace
 
 Winograd::Winograd(const TensorDesc& x, const Dims& weights, bool has_bias, const TensorDesc& output, const Dims& padding_l,
@@ -82,9 +64,9 @@ Winograd::Winograd(const TensorDesc& x, const Dims& weights, bool has_bias, cons
   if (padding_l.size() != spatial || padding_r.size() != spatial)
     throw std::invalid_argument("Winograd's convolution needs padding for each spatial axis");
   for (size_t i = 0; i < spatial; i++) {
-    const int64_t most = weights[2 + i] == 3 ? 1 : 0;
+    const int64_t most = weights[2 + i] - 1;
     if (padding_l[i] < 0 || padding_l[i] > most || padding_r[i] < 0 || padding_r[i] > most)
-      throw std::invalid_argument("Winograd's convolution pads by 0 or 1, and not across slices that do not see each other");
+      throw std::invalid_argument("Winograd's convolution pads by 0 to 2, and not across slices that do not see each other");
     if (output.shape[2 + i] != x.shape[2 + i] + padding_l[i] + padding_r[i] - weights[2 + i] + 1)
       throw std::invalid_argument("the output of a convolution does not have the size that follows from its input");
   }
@@ -176,8 +158,8 @@ void Winograd::pack(const float* source, const Dims& strides, int threads, void*
   const WeightTransform g(args_.tile);
   const size_t rank = strides.size();
   require_kernels().winograd_weights({args_.tile, args_.out_channels, args_.in_channels, args_.taps, source, strides[0], strides[1],
-                                      rank == 5 ? strides[2] : 0, strides[rank - 2], strides[rank - 1], g.rows,
-                                      static_cast<float*>(packed), threads});
+                                      rank == 5 ? strides[2] : 0, strides[rank - 2], strides[rank - 1], g.rows, static_cast<float*>(packed),
+                                      threads});
 }
 
 }  // namespace drystone

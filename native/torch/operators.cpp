@@ -9,7 +9,7 @@
 namespace drystone::torch {
 
 extern const Operator cat, cat_out;
-extern const Operator convolution;
+extern const Operator convolution, convolution_backward;
 extern const Operator embedding, embedding_dense_backward;
 extern const Operator embedding_bag, embedding_bag_forward_only, embedding_bag_dense_backward;
 extern const Operator gelu, sigmoid, silu, tanh;
@@ -24,6 +24,7 @@ const Operator* const operators[] = {
     &cat,
     &cat_out,
     &convolution,
+    &convolution_backward,
     &embedding,
     &embedding_dense_backward,
     &embedding_bag,
