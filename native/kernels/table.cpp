@@ -12,7 +12,10 @@ void resize(const ResizeArgs&);
 void copy(const CopyArgs&);
 void concatenate(const ConcatenateArgs&);
 void lrn(const LrnArgs&);
+void side_by_side(const SideBySideArgs&);
 void winograd(const WinogradArgs&);
+void winograd_weights(const WinogradWeights&);
+void winograd_gradient(const WinogradGradientArgs&);
 void gemm(const GemmArgs&);
 void finite(const FiniteArgs&);
 void attention(const AttentionArgs&);
@@ -37,7 +40,10 @@ const KernelTable table = {
     .copy = copy,
     .concatenate = concatenate,
     .lrn = lrn,
+    .side_by_side = side_by_side,
     .winograd = winograd,
+    .winograd_weights = winograd_weights,
+    .winograd_gradient = winograd_gradient,
     .gemm = gemm,
     .finite = finite,
     .attention = attention,

@@ -16,8 +16,8 @@
 #include <omp.h>
 
 #include "kernels/winograd_nonfinite.h"
+#include "kernels/winograd_patches.h"
 #include "kernels/winograd_tiles.h"
-#include "kernels/winograd_transforms.h"
 
 namespace drystone::DRYSTONE_ISA {
 
@@ -27,67 +27,18 @@ constexpr int W = kFloats;
 constexpr int kGroup = kVectorBytes == 64 ? 14 : 6;  // tiles multiplied together
 constexpr int64_t kRun = 64;                         // channels summed in one go: float32 sums of sums stay more accurate
 
-// What the tile to the right adds, while this one is computed: rows lie too far apart for the hardware to foresee them.
-template <int m>
-inline void fetch_tile(const float* from, int64_t rows, const WinogradMap& map) {
-  for (int64_t i = 0; i < rows; i++)
-    for (int j = 0; j < m; j++) __builtin_prefetch(from + i * map.row + j * map.column);
-}
-
-// A tile whose pixels lie `row` and `column` apart -> its points, `stride` apart.
-template <int m>
-inline void transform_input(const float* in, int64_t row, int64_t column, float* v, int64_t stride) {
-  constexpr int n = m + 2;
-  Lanes half[n][n];
-#pragma GCC unroll 6
-  for (int j = 0; j < n; j++) {
-    Lanes d[n], e[n];
-#pragma GCC unroll 6
-    for (int i = 0; i < n; i++) d[i] = load<W>(in + i * row + j * column);
-    Transform<m>::input(d, e);
-#pragma GCC unroll 6
-    for (int i = 0; i < n; i++) half[i][j] = e[i];
-  }
-#pragma GCC unroll 6
-  for (int i = 0; i < n; i++) {
-    Lanes e[n];
-    Transform<m>::input(half[i], e);
-#pragma GCC unroll 6
-    for (int j = 0; j < n; j++) store<W>(v + (i * n + j) * stride, e[j]);
-  }
-}
-
 // Items [begin, end) of a block, an item being one vector of channels of one tile, of the slices that the tap reads.
 template <int m>
 void transform_inputs(const WinogradArgs& a, int64_t first, int64_t tiles, Range items, int64_t tap, float* v) {
-  constexpr int n = m + 2;
   const int64_t vectors = a.in_channels / W, stride = tiles * a.in_channels + winograd_gap;
-  const WinogradMap& map = a.in_map;
   for (int64_t item = items.begin; item < items.end;) {
     const int64_t t = item / vectors, last = least(items.end, (t + 1) * vectors);
     Position at = position(a, first + t);
-    const int64_t top = at.row - a.pad_top, left = at.column - a.pad_left;
-    at = {at.image, at.slice - a.pad_front + tap, 0, 0};
-    const bool known = at.slice >= 0 && at.slice < a.in_depth;
-    const bool inside = known && top >= 0 && left >= 0 && top + n <= a.in_height && left + n <= a.in_width;
+    at.slice += tap;
+    const Patch patch = patch_at<m>(a, at);
     for (; item < last; item++) {
       const int64_t vector = item % vectors;
-      float* to = v + (vector * tiles + t) * W;
-      const float* in = a.input + offset(map, at, vector * W);
-      if (inside) {
-        fetch_tile<m>(in + top * map.row + (left + n) * map.column, n, map);
-        transform_input<m>(in + top * map.row + left * map.column, map.row, map.column, to, stride);
-        continue;
-      }
-      alignas(64) float padded[n * n * W];
-      for (int i = 0; i < n; i++) {
-        for (int j = 0; j < n; j++) {
-          const int64_t h = top + i, w = left + j;
-          const bool exists = known && h >= 0 && h < a.in_height && w >= 0 && w < a.in_width;
-          store<W>(padded + (i * n + j) * W, exists ? load<W>(in + h * map.row + w * map.column) : Lanes{});
-        }
-      }
-      transform_input<m>(padded, n * W, W, to, stride);
+      transform_patch<m>(a, patch, vector * W, v + (vector * tiles + t) * W, stride);
     }
   }
 }

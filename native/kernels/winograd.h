@@ -50,6 +50,17 @@ struct WinogradArgs {
   int64_t inputs_bytes, results_bytes;
 };
 
+// Weights on their way into the order that WinogradArgs has. Strides count elements, and may be negative.
+struct WinogradWeights {
+  int tile;
+  int64_t out_channels, in_channels, taps;
+  const float* source;
+  int64_t out_stride, in_stride, tap_stride, row_stride, column_stride;
+  const double (*transform)[3];  // the tile + 2 rows of G
+  float* packed;
+  int threads;
+};
+
 // The points of a transformed block lie tiles * channels + winograd_gap floats apart, as strides of whole pages share cache sets.
 constexpr int64_t winograd_gap = 16;
 

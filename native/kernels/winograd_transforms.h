@@ -59,6 +59,17 @@ struct Transform<4> {
     y[2] = a2 * even_a + b2 * even_b;
     y[3] = (s[5] + (a2 * a) * odd_a) + (b2 * b) * odd_b;
   }
+  // The output's transposed: of the gradient of a tile.
+  static inline void gradient(const Lanes* y, Lanes* s) {
+    s[0] = y[0];
+    const Lanes even_a = y[0] + a2 * y[2], odd_a = a * y[1] + (a2 * a) * y[3];
+    s[1] = even_a + odd_a;
+    s[2] = even_a - odd_a;
+    const Lanes even_b = y[0] + b2 * y[2], odd_b = b * y[1] + (b2 * b) * y[3];
+    s[3] = even_b + odd_b;
+    s[4] = even_b - odd_b;
+    s[5] = y[3];
+  }
 };
 
 }  // namespace drystone::DRYSTONE_ISA

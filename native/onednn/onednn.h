@@ -95,10 +95,25 @@ class BatchMatmul : public OneDnnStep {
   BatchMatmul(const TensorDesc& a, const TensorDesc& b, const TensorDesc& output);
 };
 
+// The gradient of the weights (O, C, k…) of the convolution that makes (N, O, spatial…) of x (N, C, spatial…). oneDNN chooses how all
+// three lie. Slots: x, the gradient of the output, that of the weights.
+class ConvolutionWeightGradient : public OneDnnStep {
+ public:
+  ConvolutionWeightGradient(const Dims& x, const Dims& weights, const Dims& output, const Dims& stride, const Dims& padding_l,
+                            const Dims& padding_r, const Dims& dilation);
+  const dnnl::memory::desc& x() const { return x_; }
+  const dnnl::memory::desc& output() const { return output_; }
+  const dnnl::memory::desc& weights() const { return weights_; }
+
+ private:
+  dnnl::memory::desc x_, output_, weights_;
+};
+
 // The same tensor in another format or dtype. Slots: source, destination.
 class Reorder : public OneDnnStep {
  public:
   Reorder(const TensorDesc& source, const TensorDesc& destination);
+  Reorder(const dnnl::memory::desc& source, const dnnl::memory::desc& destination);
 };
 
 }  // namespace drystone

@@ -2,10 +2,11 @@
 
 namespace drystone {
 
-Reorder::Reorder(const TensorDesc& source, const TensorDesc& destination) {
-  const auto from = onednn_desc(source), to = onednn_desc(destination);
-  const dnnl::reorder::primitive_desc desc(engine(), from, engine(), to, onednn_attributes({}));
-  finish(dnnl::reorder(desc), desc, {{DNNL_ARG_FROM, from}, {DNNL_ARG_TO, to}});
+Reorder::Reorder(const TensorDesc& source, const TensorDesc& destination) : Reorder(onednn_desc(source), onednn_desc(destination)) {}
+
+Reorder::Reorder(const dnnl::memory::desc& source, const dnnl::memory::desc& destination) {
+  const dnnl::reorder::primitive_desc desc(engine(), source, engine(), destination, onednn_attributes({}));
+  finish(dnnl::reorder(desc), desc, {{DNNL_ARG_FROM, source}, {DNNL_ARG_TO, destination}});
 }
 
 }  // namespace drystone

@@ -3,10 +3,10 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <array>
 #include <stdexcept>
 
 #include "steps/kernel_step.h"
+#include "steps/winograd_weights.h"
 
 namespace drystone {
 
@@ -46,21 +46,6 @@ WinogradOp op_of(const PostOp& op, const TensorDesc& output) {
   return {WinogradOpKind::add, 0, 0, nullptr, map_of(*op.operand)};
 }
 
-// Row p of G, which transforms the weights: (1, p, p^2) / M'(p) for the finite points, M(x) the product of all x - p.
-std::vector<std::array<double, 3>> weight_transform(int tile) {
-  std::vector<double> points = {0, 1, -1};
-  if (tile == 4) points = {0, winograd_a, -winograd_a, winograd_b, -winograd_b};
-  std::vector<std::array<double, 3>> rows;
-  for (double p : points) {
-    double divisor = 1;
-    for (double q : points)
-      if (q != p) divisor *= p - q;
-    rows.push_back({1 / divisor, p / divisor, p * p / divisor});
-  }
-  rows.push_back({0, 0, 1});
-  return rows;
-}
-
 }  // namespace
 
 Winograd::Winograd(const TensorDesc& x, const Dims& weights, bool has_bias, const TensorDesc& output, const Dims& padding_l,
@@ -79,9 +64,9 @@ Winograd::Winograd(const TensorDesc& x, const Dims& weights, bool has_bias, cons
   if (padding_l.size() != spatial || padding_r.size() != spatial)
     throw std::invalid_argument("Winograd's convolution needs padding for each spatial axis");
   for (size_t i = 0; i < spatial; i++) {
-    const int64_t most = weights[2 + i] == 3 ? 1 : 0;
+    const int64_t most = weights[2 + i] - 1;
     if (padding_l[i] < 0 || padding_l[i] > most || padding_r[i] < 0 || padding_r[i] > most)
-      throw std::invalid_argument("Winograd's convolution pads by 0 or 1, and not across slices that do not see each other");
+      throw std::invalid_argument("Winograd's convolution pads by 0 to 2, and not across slices that do not see each other");
     if (output.shape[2 + i] != x.shape[2 + i] + padding_l[i] + padding_r[i] - weights[2 + i] + 1)
       throw std::invalid_argument("the output of a convolution does not have the size that follows from its input");
   }
@@ -166,26 +151,15 @@ std::string Winograd::packed_key() const {
 
 void Winograd::pack(DType dtype, const void* source, void* packed) const {
   if (dtype != DType::f32) throw std::invalid_argument("Winograd's convolution packs weights of float32");
-  const auto g = weight_transform(args_.tile);
-  const int64_t n = args_.tile + 2, channels = args_.in_channels, panel = panel_channels();
-  const auto* from = static_cast<const float*>(source);
-#pragma omp parallel for schedule(static)
-  for (int64_t o = 0; o < args_.out_channels; o++) {
-    const int64_t first = o / panel * panel, width = std::min(panel, args_.out_channels - first);
-    float* to = static_cast<float*>(packed) + args_.taps * n * n * channels * first + o - first;
-    for (int64_t c = 0; c < channels; c++) {
-      for (int64_t tap = 0; tap < args_.taps; tap++) {
-        const float* w = from + ((o * channels + c) * args_.taps + tap) * 9;
-        double half[6][3];
-        for (int64_t i = 0; i < n; i++)
-          for (int j = 0; j < 3; j++) half[i][j] = g[i][0] * w[j] + g[i][1] * w[3 + j] + g[i][2] * w[6 + j];
-        for (int64_t i = 0; i < n; i++)
-          for (int64_t j = 0; j < n; j++)
-            to[(((tap * n + i) * n + j) * channels + c) * width] =
-                static_cast<float>(half[i][0] * g[j][0] + half[i][1] * g[j][1] + half[i][2] * g[j][2]);
-      }
-    }
-  }
+  pack(static_cast<const float*>(source), {args_.in_channels * args_.taps * 9, args_.taps * 9, 9, 3, 1}, omp_get_max_threads(), packed);
+}
+
+void Winograd::pack(const float* source, const Dims& strides, int threads, void* packed) const {
+  const WeightTransform g(args_.tile);
+  const size_t rank = strides.size();
+  require_kernels().winograd_weights({args_.tile, args_.out_channels, args_.in_channels, args_.taps, source, strides[0], strides[1],
+                                      rank == 5 ? strides[2] : 0, strides[rank - 2], strides[rank - 1], g.rows, static_cast<float*>(packed),
+                                      threads});
 }
 
 }  // namespace drystone

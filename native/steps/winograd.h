@@ -10,7 +10,7 @@
 
 namespace drystone {
 
-// x (N, C, H, W) * weights (O, C, 3, 3) + bias (O), stride 1, no dilation, padding 0 or 1 on each side, by Winograd's F(tile x tile,
+// x (N, C, H, W) * weights (O, C, 3, 3) + bias (O), stride 1, no dilation, padding 0 to 2 on each side, by Winograd's F(tile x tile,
 // 3 x 3) with tile 2 or 4; or x (N, C, D, H, W) * weights (O, C, 3, 3, 3) or (O, C, 1, 3, 3), slice by slice. float32; x and output both
 // channels_last or both blocked, C and O multiples of 16. Post-ops: relu, leaky_relu, clamp, and "sum" or "add" of an operand of the
 // output's shape and format, at most three. NaN and infinities reach the outputs whose window holds them, and no others. Slots: x, packed
@@ -26,6 +26,10 @@ class Winograd final : public Step {
   std::string packed_key() const;  // equal keys: the same bytes for the same weights
   // source: dense (O, C, 3, 3) of float32; packed: packed_bytes() of memory.
   void pack(DType dtype, const void* source, void* packed) const;
+  // strides: of the axes of the weights, in elements; they may be negative.
+  void pack(const float* source, const Dims& strides, int threads, void* packed) const;
+
+  const WinogradArgs& args() const { return args_; }  // its sizes and maps
 
  private:
   void plan(int64_t threads);

@@ -12,7 +12,7 @@ extern const Operator avg_pool3d, max_pool3d;
 extern const Operator batch_norm;
 extern const Operator cat, cat_out;
 extern const Operator clone;
-extern const Operator convolution;
+extern const Operator convolution, convolution_backward;
 extern const Operator embedding, embedding_dense_backward;
 extern const Operator embedding_bag, embedding_bag_forward_only, embedding_bag_dense_backward;
 extern const Operator gelu, sigmoid, silu, tanh;
@@ -30,6 +30,7 @@ const Operator* const operators[] = {
     &cat_out,
     &clone,
     &convolution,
+    &convolution_backward,
     &embedding,
     &embedding_dense_backward,
     &embedding_bag,

@@ -23,6 +23,12 @@ Handle Handle::of(Tensor returned) {
   return Handle(tensor);
 }
 
+Handle Handle::undefined() {
+  Tensor* tensor;
+  check(shim().new_tensor(&tensor), "make a tensor");
+  return Handle(tensor);
+}
+
 Handle Handle::empty(ScalarType dtype, const std::vector<int64_t>& sizes) {
   return empty(dtype, sizes, strides_of(sizes, Format::contiguous));
 }
@@ -142,10 +148,26 @@ std::vector<Handle> Arguments::tensors() {
   return tensors;
 }
 
-std::vector<int64_t> Arguments::integers() {
+static std::vector<int64_t> integers_of(StableIValue argument) {
   std::vector<int64_t> integers;
   integers.reserve(4);
-  read_list(*next_++, [&](StableIValue item) { integers.push_back(static_cast<int64_t>(item)); });
+  read_list(argument, [&](StableIValue item) { integers.push_back(static_cast<int64_t>(item)); });
+  return integers;
+}
+
+std::vector<int64_t> Arguments::integers() { return integers_of(*next_++); }
+
+std::vector<bool> Arguments::booleans() {
+  std::vector<bool> booleans;
+  read_list(*next_++, [&](StableIValue item) { booleans.push_back((item & 1) != 0); });
+  return booleans;
+}
+
+std::optional<std::vector<int64_t>> Arguments::optional_integers() {
+  auto* boxed = reinterpret_cast<StableIValue*>(*next_++);
+  if (!boxed) return {};
+  const std::optional<std::vector<int64_t>> integers = integers_of(*boxed);
+  delete boxed;
   return integers;
 }
 

@@ -27,6 +27,8 @@ class Handle {
   }
   // What a C++ function of libtorch returned.
   static Handle of(Tensor returned);
+  // The tensor that stands for none among results.
+  static Handle undefined();
   // New memory, not initialised; `strides` in elements, dense and row-major where left out. Throws std::bad_alloc.
   static Handle empty(ScalarType dtype, const std::vector<int64_t>& sizes);
   static Handle empty(ScalarType dtype, const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides);
@@ -65,6 +67,8 @@ class Arguments {
   double real();
   std::string string();
   std::vector<int64_t> integers();
+  std::optional<std::vector<int64_t>> optional_integers();
+  std::vector<bool> booleans();
 
  private:
   StableIValue* next_;

@@ -87,6 +87,68 @@ def test_conv_transpose3d(ours: None, options: dict[str, Any]) -> None:
     check("conv_transpose3d", x, weight, bias, **options)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("window", [(1, 1, 2), (2, 2, 2), (3, 2, 1), (1, 3, 4), (2, 1, 3)])
+@pytest.mark.parametrize(("batch", "c", "o", "size"), [(2, 24, 5, (7, 9, 21)), (1, 33, 17, (6, 16, 16)), (3, 130, 32, (1, 3, 15))])
+def test_windows_side_by_side(
+    ours: None, batch: int, c: int, o: int, size: tuple[int, ...], window: tuple[int, ...], threads: int
+) -> None:
+    """Every remainder of positions and of rows; windows of any width."""
+    generator = torch.Generator().manual_seed(0)
+    kept = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for axes in (1, 2, 3):
+            many = 40 if axes == 1 else 1
+            x = torch.randn(batch * many, c, *size[3 - axes :], generator=generator)
+            weight = torch.randn(c, o, *window[3 - axes :], generator=generator)
+            check(f"conv_transpose{axes}d", x, weight, torch.randn(o, generator=generator), stride=window[3 - axes :])
+            check(f"conv_transpose{axes}d", x, weight, None, stride=window[3 - axes :])
+        # Windows with a rest that fills none.
+        wide = torch.randn(batch, o, *(n * k + k - 1 for n, k in zip(size, window, strict=True)), generator=generator)
+        check("conv3d", wide, weight, torch.randn(c, generator=generator), stride=window)
+        check("conv3d", wide, weight, None, stride=window)
+    finally:
+        torch.set_num_threads(kept)
+
+
+@pytest.mark.parametrize(("c", "o", "size"), [(256, 128, (5, 7, 9)), (16, 64, (20, 20, 24)), (300, 64, (2, 3, 4))])
+def test_windows_side_by_side_beyond_the_caches(ours: None, c: int, o: int, size: tuple[int, ...]) -> None:
+    x, weight = torch.randn(1, c, *size), torch.randn(c, o, 2, 2, 2)
+    check("conv_transpose3d", x, weight, torch.randn(o), stride=2)
+    check("conv3d", torch.randn(1, o, *(2 * n for n in size)), weight, torch.randn(c), stride=2)
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("size", [(9, 16, 18), (5, 5, 7)])
+@pytest.mark.parametrize(("k", "padding"), [((3, 3, 3), 1), ((3, 3, 3), (0, 1, 0)), ((1, 3, 3), (0, 1, 1)), ((3, 3, 3), 2)])
+def test_kernels_of_three_with_stride_one(
+    ours: None, k: tuple[int, ...], padding: int | tuple[int, ...], size: tuple[int, ...], last: bool
+) -> None:
+    """Winograd's, transposed or not, where there are tiles enough."""
+    generator = torch.Generator().manual_seed(0)
+    x, bias = torch.randn(3, 32, *size, generator=generator), torch.randn(48, generator=generator)
+    x = x.contiguous(memory_format=torch.channels_last_3d) if last else x
+    for name in ("conv3d", "conv_transpose3d"):
+        channels = (32, 48) if "transpose" in name else (48, 32)
+        weight = torch.randn(*channels, *k, generator=generator)
+        check(name, x, weight, bias, padding=padding)
+        check(name, x, weight.contiguous(memory_format=torch.channels_last_3d), bias, padding=padding)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_what_is_not_finite_reaches_the_outputs_that_torchs_reaches(ours: None, value: float) -> None:
+    x, weight, _ = operands("conv3d", 16, 32, 3, batch=2)
+    for place in ((0, 3, 0, 0, 0), (1, 7, 4, 5, 6), (1, 15, 8, 9, 11)):
+        x[place] = value
+    for name in ("conv3d", "conv_transpose3d"):
+        turned = weight.transpose(0, 1).contiguous() if "transpose" in name else weight
+        want, got = (TORCH[name](x.to(dtype), turned.to(dtype), padding=1) for dtype in (torch.float64, torch.float32))
+        assert torch.equal(got.isnan(), want.isnan()) and torch.equal(got.isinf(), want.isinf())
+        finite = want.isfinite()
+        assert relative_error(got[finite], want[finite]) < 2e-6
+
+
 @pytest.mark.parametrize(("axes", "c", "o", "k", "stride"), [(2, 128, 64, 8, 4), (3, 64, 64, 4, 2), (2, 512, 256, 4, 2)])
 def test_large_weights_take_one_bias(ours: None, axes: int, c: int, o: int, k: int, stride: int) -> None:
     x, weight = torch.randn(1, c, *(8,) * axes), torch.randn(c, o, *(k,) * axes)

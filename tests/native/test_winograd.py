@@ -109,7 +109,7 @@ def test_every_way_to_cut_the_work(channels: int, size: int, batch: int, threads
 
 @pytest.mark.parametrize("tile", TILES)
 @pytest.mark.parametrize("after", [(0, 0), (0, 1), (1, 0), (1, 1)])
-@pytest.mark.parametrize("before", [(0, 0), (0, 1), (1, 0), (1, 1)])
+@pytest.mark.parametrize("before", [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (1, 2)])
 def test_padding(before: Sides, after: Sides, tile: int) -> None:
     weight = integers(32, 16, 3, 3, seed=1)
     for format in FORMATS:
@@ -223,7 +223,7 @@ def test_nan_and_infinities_go_where_the_direct_convolution_puts_them(places: Pl
 
 
 @pytest.mark.parametrize("tile", TILES)
-@pytest.mark.parametrize("before", [(0, 0), (0, 1), (1, 0)])
+@pytest.mark.parametrize("before", [(0, 0), (0, 1), (1, 0), (2, 1), (0, 2)])
 def test_infinities_with_other_padding(before: Sides, tile: int) -> None:
     x, weight = normal(1, 16, 9, 10), normal(16, 16, 3, 3, seed=1)
     x[0, 3, 0, 9] = x[0, 5, 8, 0] = INF
@@ -284,7 +284,7 @@ def step_of(changed: dict[str, Any]) -> Winograd:
         ({"x": ((1, 16, 8), "channels_last")}, "two or three spatial axes"),
         ({"weights": [16, 16, 5, 5]}, "weights"),
         ({"weights": [16, 8, 3, 3]}, "weights"),
-        ({"padding_l": [2, 1]}, "pads by 0 or 1"),
+        ({"padding_l": [3, 1]}, "pads by 0 to 2"),
         ({"padding_l": [1]}, "each spatial axis"),
         ({"output": ((1, 16, 7, 8), "channels_last")}, "size"),
         ({"output": ((2, 16, 8, 8), "channels_last")}, "batch"),
@@ -323,7 +323,7 @@ def conv_node(size: int = 56, channels: int = 64, **changed: Any) -> Node:
         ({"stride": (2, 2)}, "stride"),
         ({"dilation": (2, 2)}, "dilation"),
         ({"groups": 4}, "group"),
-        ({"padding_l": (2, 1)}, "pads"),
+        ({"padding_l": (3, 1)}, "pads"),
         ({"channels": 24}, "vectors of 16"),
         ({"_strict": True}, "strict"),
         ({"size": 7}, "too few"),

@@ -89,7 +89,8 @@ def test_every_way_to_cut_the_work(channels: tuple[int, int], size: Sides, threa
 @pytest.mark.parametrize("tile", TILES)
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize(
-    ("before", "after"), [((0, 0, 0), (0, 0, 0)), ((1, 0, 1), (0, 1, 1)), ((0, 1, 0), (1, 1, 0)), ((0, 0, 0), (1, 0, 1))]
+    ("before", "after"),
+    [((0, 0, 0), (0, 0, 0)), ((1, 0, 1), (0, 1, 1)), ((0, 1, 0), (1, 1, 0)), ((0, 0, 0), (1, 0, 1)), ((2, 1, 0), (0, 2, 2))],
 )
 def test_padding(before: Sides, after: Sides, format: str, tile: int) -> None:
     x, weight = integers(2, 16, 4, 7, 6), integers(32, 16, 3, 3, 3, seed=1)

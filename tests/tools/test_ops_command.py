@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from drystone import native
 from drystone.cli import app
+from drystone.eager import operators
 from drystone.tools.bench.worker import relative_error
 from drystone.tools.ops import attention, catalogue, gemm, limits, measure, volumes
 from drystone.tools.ops.case import Contest, copies_to_be_cold, last_level_cache_bytes
@@ -141,6 +142,26 @@ class TestContenders:
         for name, call in calls.items():
             assert call(0).shape == exact.shape
             assert relative_error(call(0), exact.numpy()) < ERROR[dtype], name
+
+    @pytest.mark.skipif(operators.why_not() is not None, reason=str(operators.why_not()))
+    @pytest.mark.parametrize("of", volumes.MASKS)
+    @pytest.mark.parametrize(
+        "layer",
+        [
+            volumes.Layer("plain", 16, 32, (5, 16, 17)),
+            volumes.Layer("transposed", 24, 16, (3, 14, 15), (2, 2, 2), (2, 2, 2), True, has_bias=False),
+        ],
+        ids=lambda layer: layer.tag,
+    )
+    def test_gradients_of_volumes_agree(self, layer, of):
+        contest = volumes.gradient(layer, of)
+        calls, reasons = contest.prepare()
+        assert calls.keys() == {"drystone", "torch"} and not reasons
+        exact = contest.exact()
+        for name, call in calls.items():
+            with contest.around(name):
+                assert call(0).shape == exact.shape
+                assert relative_error(call(0), exact.numpy()) < ERROR["float32"], name
 
     @pytest.mark.parametrize("causal", [False, True])
     @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

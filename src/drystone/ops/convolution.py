@@ -39,7 +39,10 @@ def conv3d(
     dilation: Sizes = 1,
     groups: int = 1,
 ) -> Tensor:
-    """``torch.nn.functional.conv3d``, in float32 by kernels on channels_last.
+    """``torch.nn.functional.conv3d``, in float32 by kernels on channels_last or blocks of channels.
+
+    Kernels of 3x3x3 and 1x3x3 with stride 1 go by Winograd's method (Lavin and Gray, CVPR 2016) where channels are multiples of 16:
+    rounding errors are about 4 times those of a direct convolution.
 
     Args:
         input: (N, C, D, H, W).
@@ -95,6 +98,8 @@ def conv_transpose3d(
     dilation: Sizes = 1,
 ) -> Tensor:
     """``torch.nn.functional.conv_transpose3d``, in float32 by kernels on channels_last.
+
+    If the stride is the kernel's size, as one product on plain memory.
 
     Args:
         input: (N, C, D, H, W).

@@ -92,8 +92,8 @@ def _shape_reason(node: Node) -> str | None:
     if any(s != 1 for s in a["stride"]) or any(d != 1 for d in a["dilation"]) or a["groups"] != 1:
         return "Winograd's convolution has stride 1, dilation 1 and one group"
     for before, after, size in zip(a["padding_l"], a["padding_r"], weight.shape[2:], strict=True):
-        if not 0 <= min(before, after) <= max(before, after) <= size // 2:
-            return "Winograd's convolution pads by 0 or 1, and not across slices that do not see each other"
+        if not 0 <= min(before, after) <= max(before, after) < size:
+            return "Winograd's convolution pads by 0 to 2, and not across slices that do not see each other"
     if x.shape[1] % VECTOR or node.output.shape[1] % VECTOR:
         return f"the channels do not fill vectors of {VECTOR}"
     return None

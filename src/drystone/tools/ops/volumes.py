@@ -3,12 +3,14 @@
 ``drystone`` is the step of a program, in channels_last on packed weights, Winograd's or oneDNN's, whichever is faster here as in a
 rehearsal. ``drystone.enable`` is torch's own call on plain tensors with ``drystone.enable()``, which orders x, weights and output
 at each call. Operands are hot: in a model, the layer before has just written x.
+
+The gradients, of x, and of the weights and the bias together, are torch's own calls with ``drystone.enable()`` and without.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,24 +82,42 @@ TRANSPOSED_LAYERS = (
     Layer("overlapping", 64, 64, (16, 16, 16), (4, 4, 4), _TWO, True, has_bias=False),
 )
 
+#: Which gradients are computed: of x, of the weights, of the bias.
+MASKS = {"x": (True, False, False), "weight": (False, True, True)}
+
 
 def cases(dtype: str) -> Iterator[Case]:
-    for layer in PLAIN_LAYERS:
-        yield case(layer, dtype)
+    yield from _cases(PLAIN_LAYERS, dtype)
 
 
 def transposed_cases(dtype: str) -> Iterator[Case]:
-    for layer in TRANSPOSED_LAYERS:
+    yield from _cases(TRANSPOSED_LAYERS, dtype)
+
+
+def _cases(layers: Sequence[Layer], dtype: str) -> Iterator[Case]:
+    for layer in layers:
         yield case(layer, dtype)
+    if dtype == "float32":  # of bfloat16 torch's own are called
+        for layer in layers:
+            for of in MASKS:
+                yield gradient_case(layer, of)
 
 
 def case(layer: Layer, dtype: str) -> Case:
+    return _case(layer, layer.tag, dtype, {}, lambda: contest(layer, DTYPES[dtype]))
+
+
+def gradient_case(layer: Layer, of: str) -> Case:
+    return _case(layer, "gradient", "float32", {"of": of}, lambda: gradient(layer, of))
+
+
+def _case(layer: Layer, tag: str, dtype: str, more: dict[str, str], make: Callable[[], Contest]) -> Case:
     taps = layer.channels * layer.outputs * math.prod(layer.kernel)
     met = math.prod(layer.size if layer.transposed else layer.result)
     values = layer.channels * math.prod(layer.size) + layer.outputs * math.prod(layer.result) + taps
     return Case(
         operator="conv_transpose3d" if layer.transposed else "conv3d",
-        tag=layer.tag,
+        tag=tag,
         dtype=dtype,
         sizes={
             "C": layer.channels,
@@ -105,22 +125,19 @@ def case(layer: Layer, dtype: str) -> Case:
             "size": "x".join(map(str, layer.size)),
             "k": "x".join(map(str, layer.kernel)),
             "s": "x".join(map(str, layer.stride)),
+            **more,
         },
         axis="C",
-        group=layer.tag,
+        group=tag,
         flops=2 * taps * met,
         bytes=values * DTYPES[dtype].itemsize,
         copies=1,
-        make=lambda: contest(layer, DTYPES[dtype]),
+        make=make,
     )
 
 
 def contest(layer: Layer, dtype: torch.dtype) -> Contest:
-    generator = torch.Generator().manual_seed(0)
-    axes = (layer.channels, layer.outputs) if layer.transposed else (layer.outputs, layer.channels)
-    x = torch.randn(1, layer.channels, *layer.size, generator=generator).to(dtype)
-    weight = torch.randn(*axes, *layer.kernel, generator=generator).to(dtype)
-    bias = torch.randn(layer.outputs, generator=generator).to(dtype) if layer.has_bias else None
+    x, weight, bias, _ = _operands(layer, dtype)
     options: dict[str, Any] = {"stride": layer.stride, "padding": layer.padding}
     by_torch = F.conv_transpose3d if layer.transposed else F.conv3d
 
@@ -137,6 +154,31 @@ def contest(layer: Layer, dtype: torch.dtype) -> Contest:
     if dtype == torch.float32:  # of bfloat16 torch's own is called
         contenders["drystone.enable"] = contenders["torch"]
     return Contest(contenders, exact, {"drystone.enable": drystone.enabled})
+
+
+def gradient(layer: Layer, of: str) -> Contest:
+    x, weight, bias, given = _operands(layer, torch.float32)
+    sizes = None if bias is None else list(bias.shape)
+    mask = [*MASKS[of][:2], MASKS[of][2] and layer.has_bias]
+    geometry = [list(layer.stride), list(layer.padding), [1] * 3, layer.transposed, [0] * 3, 1]
+
+    def call(*operands: torch.Tensor) -> torch.Tensor:
+        gradients = torch.ops.aten.convolution_backward(*operands, sizes, *geometry, mask)
+        return next(result for result, wanted in zip(gradients, mask, strict=True) if wanted)
+
+    return Contest.enabled_or_not(
+        lambda: lambda _: call(given, x, weight), lambda: call(given.double(), x.double(), weight.double())
+    )
+
+
+def _operands(layer: Layer, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]:
+    """x, weights, bias, and a gradient of the result."""
+    generator = torch.Generator().manual_seed(0)
+    axes = (layer.channels, layer.outputs) if layer.transposed else (layer.outputs, layer.channels)
+    x = torch.randn(1, layer.channels, *layer.size, generator=generator).to(dtype)
+    weight = torch.randn(*axes, *layer.kernel, generator=generator).to(dtype)
+    bias = torch.randn(layer.outputs, generator=generator).to(dtype) if layer.has_bias else None
+    return x, weight, bias, torch.randn(1, layer.outputs, *layer.result, generator=generator).to(dtype)
 
 
 def steps(layer: Layer, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> list[Call]:

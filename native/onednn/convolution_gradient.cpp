@@ -1,0 +1,25 @@
+#include "onednn/onednn.h"
+
+namespace drystone {
+
+using dnnl::memory;
+
+ConvolutionWeightGradient::ConvolutionWeightGradient(const Dims& x, const Dims& weights, const Dims& output, const Dims& stride,
+                                                     const Dims& padding_l, const Dims& padding_r, const Dims& dilation) {
+  Dims dilates = dilation;
+  for (auto& d : dilates) d -= 1;  // oneDNN counts the gaps
+  const auto any = [](const Dims& shape) { return memory::desc(shape, memory::data_type::f32, memory::format_tag::any); };
+  const auto algorithm = dnnl::algorithm::convolution_direct;
+  const auto attributes = onednn_attributes({});
+  const dnnl::convolution_forward::primitive_desc forward(engine(), dnnl::prop_kind::forward_training, algorithm, any(x), any(weights),
+                                                          any(output), stride, dilates, padding_l, padding_r, attributes);
+  const dnnl::convolution_backward_weights::primitive_desc desc(engine(), algorithm, any(x), any(weights), any(output), stride, dilates,
+                                                                padding_l, padding_r, forward, attributes);
+  x_ = desc.src_desc();
+  output_ = desc.diff_dst_desc();
+  weights_ = desc.diff_weights_desc();
+  finish(dnnl::convolution_backward_weights(desc), desc,
+         {{DNNL_ARG_SRC, x_}, {DNNL_ARG_DIFF_DST, output_}, {DNNL_ARG_DIFF_WEIGHTS, weights_}});
+}
+
+}  // namespace drystone

@@ -1,0 +1,16 @@
+#include "torch/plans.h"
+
+#include <vector>
+
+namespace drystone::torch {
+
+void run_step(const Step& step, std::initializer_list<const void*> operands, int threads) {
+  std::vector<void*> slots;
+  for (const void* operand : operands)
+    if (operand) slots.push_back(const_cast<void*>(operand));
+  const Handle scratchpad = memory_of(step.scratchpad_bytes);
+  const auto state = step.make_state();
+  step.run({slots.data(), static_cast<std::byte*>(scratchpad.data()), threads}, state.get());
+}
+
+}  // namespace drystone::torch
