@@ -77,7 +77,7 @@ def test_topk(
     dim = data.draw(st.integers(-x.ndim, x.ndim - 1))
     k = data.draw(st.one_of(st.integers(0, min(20, x.shape[dim])), st.integers(0, x.shape[dim])))
     values, indices = drystone.ops.topk(x, k, dim, largest, is_sorted)
-    assert indices.numel() == 0 or (0 <= indices.min() and indices.max() < x.shape[dim])
+    assert indices.numel() == 0 or (indices.min() >= 0 and indices.max() < x.shape[dim])
     torch.testing.assert_close(values, x.gather(dim, indices), rtol=0, atol=0, equal_nan=True)
     chosen = indices.sort(dim).values
     assert not (chosen.diff(dim=dim) == 0).any()
