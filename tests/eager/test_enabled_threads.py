@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.utils import _pytree as pytree
 from operator_calls import CALLS, operand
+from torch.utils import _pytree as pytree
 
 import drystone
 from drystone.eager import operators, pages
