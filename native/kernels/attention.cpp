@@ -7,8 +7,8 @@
 // the sum of values. The exponentials of a tile are computed between the products of the next one's scores. float32 accumulation and
 // softmax; bfloat16 is multiplied in pairs where the CPU can, else widened when packed.
 //
-// Zen 5, one core, 12 heads of 64: 430 GFLOP/s of 521 in bfloat16 from 512 keys on, 380 at 128, 335 at 64. A tile over a block takes some
-// 1240 cycles, of which 1024 are its products and 100 the exponentials' share of the same multipliers.
+// Zen 5, one core, 12 heads of 64: 420 GFLOP/s of 521 in bfloat16 from 512 keys on, 385 at 128, 335 at 64. A tile over a block takes some
+// 1260 cycles, of which 1024 are its products and 100 the exponentials' share of the same multipliers.
 #include "kernels/attention.h"
 
 #include <omp.h>
