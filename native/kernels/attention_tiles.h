@@ -4,12 +4,15 @@
 // a float32, or a pair of neighbouring bfloat16 where the CPU multiplies those (VDPBF16PS); packing widens bfloat16 otherwise.
 #pragma once
 
-#ifdef __AVX512F__
-#include <immintrin.h>
-#endif
-
 #include "kernels/block.h"
 #include "kernels/transpose.h"
+#include "kernels/vector_math.h"
+
+#ifdef __AVX512F__
+// From here on, so for the templates that multiply pairs, but not for what the headers above share with other sources. Only intrinsics
+// give instructions of it, and only steps/attention.cpp's word that the CPU has them leads there.
+#pragma GCC target("avx512bf16")
+#endif
 
 namespace drystone::DRYSTONE_ISA {
 
@@ -21,55 +24,81 @@ constexpr int kTileRows = 8;
 constexpr int kTileRows = 6;
 #endif
 
-// c (R rows, C vectors of columns) = a (R, depth) times a panel, plus c with row r times factors[r] where there are factors.
+constexpr int64_t kRun = 8;
+
 template <int R, int C>
-void multiply_tile(const float* a, int64_t a_stride, const float* panel, int64_t depth, float* c, int64_t c_stride, const float* factors) {
-  Vector<float, kFloats> sums[R][C];
+inline void load_tile(Floats (&sums)[R][C], const float* c, int64_t c_stride) {
 #pragma GCC unroll 16
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 2
-    for (int j = 0; j < C; j++)
-      sums[r][j] = factors ? load<kFloats>(c + r * c_stride + j * kFloats) * factors[r] : Vector<float, kFloats>{};
-  for (int64_t d = 0; d < depth; d++) {
-    Vector<float, kFloats> b[C];
-#pragma GCC unroll 2
-    for (int j = 0; j < C; j++) b[j] = load<kFloats>(panel + d * kPanel + j * kFloats);
-#pragma GCC unroll 16
-    for (int r = 0; r < R; r++)
-#pragma GCC unroll 2
-      for (int j = 0; j < C; j++) sums[r][j] += a[r * a_stride + d] * b[j];
-  }
+    for (int j = 0; j < C; j++) sums[r][j] = load<kFloats>(c + r * c_stride + j * kFloats);
+}
+
+template <int R, int C>
+inline void store_tile(const Floats (&sums)[R][C], float* c, int64_t c_stride) {
 #pragma GCC unroll 16
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 2
     for (int j = 0; j < C; j++) store_raw(c + r * c_stride + j * kFloats, sums[r][j]);
 }
 
+// The left operand of a tile, in chunks of kChunk units of depth: all rows' first ones, their second ones …, the rows of a chunk RowStep
+// apart, chunks ChunkStep. Steps known beforehand take no registers.
+constexpr int64_t kChunk = 16;
+
+template <class Unit, int RowStep, int ChunkStep>
+struct Left {
+  const Unit* data;
+  inline const Unit* from(int64_t d) const { return data + d / kChunk * ChunkStep + d % kChunk; }
+  static constexpr int row_step = RowStep;
+};
+
+// c (R rows, C vectors of columns) = a (R, depth) times a panel, or that added to c. `meanwhile` is called after every eighth unit of
+// depth: what it does has execution units of its own while the products keep theirs busy.
+template <int R, int C, bool Adds, int RowStep, int ChunkStep, class Meanwhile>
+inline void multiply_tile(Left<float, RowStep, ChunkStep> a, const float* panel, int64_t depth, float* c, int64_t c_stride,
+                          Meanwhile meanwhile) {
+  Floats sums[R][C] = {};
+  if constexpr (Adds) load_tile<R, C>(sums, c, c_stride);
+  for (int64_t d = 0; d < depth;) {
+    const auto* left = a.from(d);
+    for (const int64_t end = least(depth, d + kRun); d < end; d++, left++) {
+      Floats b[C];
+#pragma GCC unroll 2
+      for (int j = 0; j < C; j++) b[j] = load<kFloats>(panel + d * kPanel + j * kFloats);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; r++)
+#pragma GCC unroll 2
+        for (int j = 0; j < C; j++) sums[r][j] += left[r * RowStep] * b[j];
+    }
+    meanwhile();
+  }
+  store_tile<R, C>(sums, c, c_stride);
+}
+
 #ifdef __AVX512F__
 // The same on pairs of bfloat16.
-template <int R, int C>
-[[gnu::target("avx512bf16")]] void multiply_tile(const uint32_t* a, int64_t a_stride, const uint32_t* panel, int64_t depth, float* c,
-                                                 int64_t c_stride, const float* factors) {
-  __m512 sums[R][C];
+template <int R, int C, bool Adds, int RowStep, int ChunkStep, class Meanwhile>
+inline void multiply_tile(Left<uint32_t, RowStep, ChunkStep> a, const uint32_t* panel, int64_t depth, float* c, int64_t c_stride,
+                          Meanwhile meanwhile) {
+  Floats sums[R][C] = {};
+  if constexpr (Adds) load_tile<R, C>(sums, c, c_stride);
+  for (int64_t d = 0; d < depth;) {
+    const auto* left = a.from(d);
+    for (const int64_t end = least(depth, d + kRun); d < end; d++, left++) {
+      __m512bh b[C];
+#pragma GCC unroll 2
+      for (int j = 0; j < C; j++) b[j] = (__m512bh)_mm512_loadu_si512(panel + d * kPanel + j * kFloats);
 #pragma GCC unroll 16
-  for (int r = 0; r < R; r++)
+      for (int r = 0; r < R; r++) {
+        const __m512bh pair = (__m512bh)_mm512_set1_epi32(static_cast<int>(left[r * RowStep]));
 #pragma GCC unroll 2
-    for (int j = 0; j < C; j++) sums[r][j] = factors ? _mm512_loadu_ps(c + r * c_stride + j * kFloats) * factors[r] : _mm512_setzero_ps();
-  for (int64_t d = 0; d < depth; d++) {
-    __m512bh b[C];
-#pragma GCC unroll 2
-    for (int j = 0; j < C; j++) b[j] = (__m512bh)_mm512_loadu_si512(panel + d * kPanel + j * kFloats);
-#pragma GCC unroll 16
-    for (int r = 0; r < R; r++) {
-      const __m512bh pair = (__m512bh)_mm512_set1_epi32(static_cast<int>(a[r * a_stride + d]));
-#pragma GCC unroll 2
-      for (int j = 0; j < C; j++) sums[r][j] = _mm512_dpbf16_ps(sums[r][j], pair, b[j]);
+        for (int j = 0; j < C; j++) sums[r][j] = (Floats)_mm512_dpbf16_ps((__m512)sums[r][j], pair, b[j]);
+      }
     }
+    meanwhile();
   }
-#pragma GCC unroll 16
-  for (int r = 0; r < R; r++)
-#pragma GCC unroll 2
-    for (int j = 0; j < C; j++) _mm512_storeu_ps(c + r * c_stride + j * kFloats, sums[r][j]);
+  store_tile<R, C>(sums, c, c_stride);
 }
 #endif
 
@@ -86,12 +115,20 @@ inline uint32_t unit(const uint16_t* row, int64_t index, int64_t size, uint32_t*
   return row[2 * index] | second << 16;
 }
 
-// A row of `size` elements as units.
-inline void pack_row(float* to, const float* row, int64_t size) { load(to, row, false, 1, size); }
-inline void pack_row(float* to, const uint16_t* row, int64_t size) { load(to, row, true, 1, size); }
-inline void pack_row(uint32_t* to, const uint16_t* row, int64_t size) {
-  to[(size - 1) / 2] = 0;
-  __builtin_memcpy(to, row, size * sizeof *row);
+// One of the rows of a tile (its left operand), of `size` elements: chunks of units, kTileRows chunks apart.
+template <class In, class Unit>
+inline void pack_row(Unit* to, const In* row, int64_t size) {
+  const int64_t depth = ceil_div(size, kElements<Unit>), whole = size / kElements<Unit>;
+  for (int64_t first = 0; first < depth; first += kChunk, to += kTileRows * kChunk) {
+    if (first + kChunk <= whole) {
+      if constexpr (sizeof(In) * kElements<Unit> == sizeof(Unit))
+        __builtin_memcpy(to, row + first * kElements<Unit>, kChunk * sizeof(Unit));
+      else
+        load(to, row + first, true, 1, kChunk);
+      continue;
+    }
+    for (int64_t d = 0; d < kChunk; d++) to[d] = first + d < depth ? unit(row, first + d, size, static_cast<Unit*>(nullptr)) : Unit{};
+  }
 }
 
 // A square of units, transposed.
@@ -146,24 +183,58 @@ inline void pack_values(float* panels, const In* values, int64_t stride, int64_t
     }
   }
 }
+#ifdef __AVX512F__
+// 32 columns of two rows, as pairs.
+template <int... I>
+inline void store_pairs(uint32_t* to, const uint16_t* first, const uint16_t* second, Indices<I...>) {
+  const auto a = load_raw<kPanel>(first), b = load_raw<kPanel>(second);
+  store_raw(to, __builtin_shufflevector(a, b, (I % 2 * kPanel + I / 2)...));
+  store_raw(to + kFloats, __builtin_shufflevector(a, b, (I % 2 * kPanel + I / 2 + kFloats)...));
+}
+template <int Columns = kPanel>
+inline void store_pairs(uint32_t* to, const uint16_t* first, const uint16_t* second) {
+  store_pairs(to, first, second, Indices<__integer_pack(Columns)...>());
+}
+
 inline void pack_values(uint32_t* panels, const uint16_t* values, int64_t stride, int64_t count, int64_t size) {
-  using Wide = Vector<uint32_t, kFloats>;
   const int64_t depth = ceil_div(count, 2);
-  for (int64_t column = 0; column < size; column += kFloats) {
-    uint32_t* out = panels + column / kPanel * depth * kPanel + column % kPanel;
-    const int64_t columns = least(kFloats, size - column);
-    for (int64_t k = 0; k < count; k += 2) {
+  for (int64_t column = 0; column < size; column += kPanel) {
+    uint32_t* out = panels + column * depth;
+    const int64_t columns = least(kPanel, size - column);
+    for (int64_t k = 0; k < count; k += 2, out += kPanel) {
       const uint16_t* first = values + k * stride + column;
       const uint16_t* second = k + 1 < count ? first + stride : nullptr;
-      if (columns == kFloats && second) {
-        const Wide low = __builtin_convertvector(load_raw<kFloats>(first), Wide);
-        store_raw(out + k / 2 * kPanel, low | __builtin_convertvector(load_raw<kFloats>(second), Wide) << 16);
-      } else {
-        for (int64_t j = 0; j < kFloats; j++)
-          out[k / 2 * kPanel + j] = j < columns ? first[j] | (second ? static_cast<uint32_t>(second[j]) << 16 : 0) : 0;
+      if (columns == kPanel && second) {
+        store_pairs(out, first, second);
+        continue;
       }
+      for (int64_t j = 0; j < kPanel; j++) out[j] = j < columns ? first[j] | (second ? static_cast<uint32_t>(second[j]) << 16 : 0) : 0;
     }
   }
+}
+#endif
+
+// A row of results, multiplied by factor.
+template <class Unit>
+inline void store_row(void* to, float* row, float factor, bool bf16, int64_t size) {
+  int64_t i = 0;
+  for (; i + kFloats <= size; i += kFloats) {
+    const Floats result = load<kFloats>(row + i) * factor;
+#ifdef __AVX512F__
+    if constexpr (kElements<Unit> == 2) {
+      const __m256bh rounded = _mm512_cvtneps_pbh((__m512)result);
+      __builtin_memcpy(static_cast<uint16_t*>(to) + i, &rounded, sizeof rounded);
+      continue;
+    }
+#endif
+    if (bf16)
+      store<kFloats>(static_cast<uint16_t*>(to) + i, result);
+    else
+      store<kFloats>(static_cast<float*>(to) + i, result);
+  }
+  if (i == size) return;
+  for (int64_t j = i; j < size; j++) row[j] *= factor;
+  store(advance(to, i, bf16), row + i, bf16, 1, size - i);
 }
 
 // For a single row, which packing would cost more than it computes: the products of `query` with keys where they lie.
@@ -177,15 +248,14 @@ inline void multiply_keys(float* scores, const float* query, const float* keys, 
   }
 }
 
-// output = factor * output + weights times values where they lie.
-inline void add_values(float* output, float factor, const float* weights, const float* values, int64_t stride, int64_t count,
-                       int64_t size) {
+// output += weights times values where they lie.
+inline void add_values(float* output, const float* weights, const float* values, int64_t stride, int64_t count, int64_t size) {
   constexpr int64_t vectors = 4, run = vectors * kFloats;
   int64_t first = 0;
   for (; first + run <= size; first += run) {
     Vector<float, kFloats> sums[vectors];
 #pragma GCC unroll 4
-    for (int64_t j = 0; j < vectors; j++) sums[j] = load<kFloats>(output + first + j * kFloats) * factor;
+    for (int64_t j = 0; j < vectors; j++) sums[j] = load<kFloats>(output + first + j * kFloats);
     for (int64_t k = 0; k < count; k++)
 #pragma GCC unroll 4
       for (int64_t j = 0; j < vectors; j++) sums[j] += weights[k] * load<kFloats>(values + k * stride + first + j * kFloats);
@@ -193,8 +263,6 @@ inline void add_values(float* output, float factor, const float* weights, const 
     for (int64_t j = 0; j < vectors; j++) store_raw(output + first + j * kFloats, sums[j]);
   }
   if (first == size) return;
-#pragma omp simd
-  for (int64_t d = first; d < size; d++) output[d] *= factor;
   for (int64_t k = 0; k < count; k++)
 #pragma omp simd
     for (int64_t d = first; d < size; d++) output[d] += weights[k] * values[k * stride + d];

@@ -33,6 +33,15 @@ inline Floats scaled(Floats x, Floats n) {
 }
 #endif
 
+// Whether a comparison holds in some lane.
+inline bool any(Vector<int32_t, kFloats> comparison) {
+#ifdef __AVX512F__
+  return _mm512_movepi32_mask((__m512i)comparison) != 0;
+#else
+  return _mm256_movemask_ps((__m256)comparison) != 0;
+#endif
+}
+
 inline Floats all(float x) { return Floats{} + x; }
 
 template <typename... Rest>
@@ -75,12 +84,23 @@ inline Floats expm1_within(Floats x) {
 inline Floats expm1(Floats x) { return expm1_within(most_or(all(-30.0f), least_or(all(80.0f), x))); }
 inline Floats expm1_of_twice(Floats x) { return expm1_within(least_or(all(20.0f), absolute(x + x))); }  // tanh(10) rounds to 1
 
-// 2^x for x from -149 to 0; error 1e-7.
+// 2^x for x from -149 to 127; error 1e-7.
 inline Floats exp2_below(Floats x) {
   const Floats n = rounded(x);
   const Floats f = x - n;
   return scaled(polynomial(f, 1.327647245e-3f, 9.675541893e-3f, 5.550713092e-2f, 2.402212024e-1f, 6.931469440e-1f, 1.0f), n);
 }
+
+#ifdef __AVX512F__
+// 2^x for x up to 127, to 2^-18: for what is rounded to bfloat16 next. 0 from -127 down, -infinity included. The products keep AVX-512's
+// two multipliers busy, so the power of two is an integer added to the exponent of a number in [1, 2], which other units do.
+inline Floats exp2_roughly(Floats x) {
+  const Floats bounded = most_or(all(-127.0f), x);
+  const __m512 n = _mm512_roundscale_ps((__m512)bounded, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+  const Floats mantissa = polynomial(bounded - (Floats)n, 1.342668682e-2f, 5.224247013e-2f, 2.412802067e-1f, 6.930448447e-1f, 1.0f);
+  return (Floats)_mm512_add_epi32((__m512i)mantissa, _mm512_slli_epi32(_mm512_cvtps_epi32(n), 23));
+}
+#endif
 
 inline Floats sigmoid(Floats x) { return 1.0f / (1.0f + exp(-x)); }
 inline Floats silu(Floats x) { return x / (1.0f + exp(-x)); }

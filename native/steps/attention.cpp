@@ -108,9 +108,10 @@ class AttentionStep final : public Step {
     while (chunk >= 2 * fewest_rows && heads * ((rows + chunk - 1) / chunk) < 2 * threads_) chunk = (chunk / 2 + 7) / 8 * 8;
     args_.chunk = chunk;
     // As the kernel lays it out, for the widest vectors.
-    constexpr int64_t vector = 16, panel = 32, tile = 8, slack = 6 * 16;
+    constexpr int64_t vector = 16, panel = 32, tile = 8, bases = vector / tile, slack = 8 * 16;
     const int64_t width = (args_.width + panel - 1) / panel * panel;
-    const int64_t floats = (chunk + tile) * (args_.depth + width + vector + 1) + attention_keys * (args_.depth + width) + slack;
+    const int64_t depth = (args_.depth + 15) / 16 * 16;
+    const int64_t floats = (chunk + tile) * (depth + width + vector + bases) + attention_keys * (args_.depth + width) + slack;
     args_.scratch_bytes = (floats * 4 + 63) / 64 * 64;
     scratchpad_bytes = threads_ * args_.scratch_bytes + 63;
   }
