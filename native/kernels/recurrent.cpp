@@ -18,6 +18,7 @@
 #include "kernels/gemm_dot.h"
 #include "kernels/gemm_math.h"
 #include "kernels/recurrent_gates.h"
+#include "kernels/recurrent_operand.h"
 #include "kernels/recurrent_team.h"
 
 namespace drystone::DRYSTONE_ISA {
@@ -32,31 +33,6 @@ GemmTileFunction tile_function(GemmArithmetic arithmetic, int64_t rows, int64_t 
     case GemmArithmetic::f32: return tile_of_width<Float32>(rows, vectors);
     case GemmArithmetic::bf16_widened: return tile_of_width<Widened>(rows, vectors);
     default: return dot_tile_of_width(rows, vectors);
-  }
-}
-
-// Rows in the order in which tiles read them (gemm_tile.h): blocks of rows, each [chunk][row][64 bytes].
-struct Operand {
-  char* data;
-  int64_t row_bytes;  // whole chunks
-
-  // Elements from `unit` on, fewer than fill a chunk from there, of a row of a block. `unit` is a multiple of a vector's lanes.
-  char* at(Range block, int64_t row, int64_t unit, int element) const {
-    const int64_t byte = unit * element, chunk = byte / kChunkBytes, height = block.end - block.begin;
-    return data + block.begin * row_bytes + (chunk * height + row - block.begin) * kChunkBytes + byte % kChunkBytes;
-  }
-};
-
-// A vector of results, as the next product reads it.
-void store_operand(char* to, const float* values, GemmArithmetic arithmetic) {
-  if (arithmetic == GemmArithmetic::f32) {
-    __builtin_memcpy(to, values, W * sizeof(float));
-  } else if (arithmetic == GemmArithmetic::bf16_dot) {
-    store<W>(reinterpret_cast<uint16_t*>(to), load<W>(values));
-  } else {
-    uint16_t rounded[W];
-    store<W>(rounded, load<W>(values));
-    store<W>(reinterpret_cast<float*>(to), load<W>(rounded));
   }
 }
 
