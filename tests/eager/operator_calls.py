@@ -43,7 +43,8 @@ CALLS: dict[str, tuple[Function, tuple[int, ...]]] = {
     "mm": (lambda x: x.mm(_square.to(x.dtype)), _MATRIX),
     "mm, transposed": (lambda x: x.mm(_square.to(x.dtype).t()), _MATRIX),
     "layer_norm": (lambda x: F.layer_norm(x, x.shape[-1:]), _MATRIX),
-    "max_pool3d": (lambda x: F.max_pool3d(x, 3, 2, 1, return_indices=True), _VOLUMES),
+    "max_pool3d": (lambda x: F.max_pool3d(x, 3, 2, 1), _VOLUMES),
+    "max_pool3d, places": (lambda x: F.max_pool3d(x, 3, 2, 1, return_indices=True)[1], _VOLUMES),
     "avg_pool3d": (lambda x: F.avg_pool3d(x, 3, 2, 1), _VOLUMES),
     # Where x is one number, a norm by itself is nothing but torch's rounding errors.
     "batch_norm": (lambda x: x + F.batch_norm(x, None, None, training=True), _VOLUMES),
