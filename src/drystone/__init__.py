@@ -56,7 +56,8 @@ def enable(only: Iterable[str] | None = None, *, reuse_pages: bool = True, torch
     """Put faster operators under torch's own names, for CPU tensors, until ``disable()``. The last call counts.
 
     Each operator takes the calls where it was measured to win and hands all others to torch's own kernel; results, gradients and
-    errors are torch's.
+    errors are torch's. The operators may run in any number of threads, but not while this function, ``disable()`` or ``enabled()``
+    changes them: torch's table of kernels has no lock.
 
     Args:
         only: names of operators, as ``["topk", "cat"]``; all that drystone has where left out.

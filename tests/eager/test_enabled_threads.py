@@ -49,15 +49,16 @@ def mixed_calls() -> list[Callable[[], torch.Tensor]]:
     return calls + [large(value) for value in range(4)]
 
 
-def test_calls_from_several_threads_at_once() -> None:
-    """Each worker begins at another call, and all plans of convolutions are made while others look for theirs."""
-    drystone.enable()
+@pytest.mark.parametrize("openmp_threads", [1, 2])
+def test_calls_from_several_threads_at_once(openmp_threads: int) -> None:
+    """Each worker begins at another call, and plans of convolutions are made while others look for theirs."""
     calls = mixed_calls()
     expected = [call() for call in calls]
+    drystone.enable()
     start = threading.Barrier(WORKERS)
 
     def worker(rank: int) -> list[int]:
-        torch.set_num_threads(1 + rank % 2)
+        torch.set_num_threads(openmp_threads)
         start.wait()
         order = [(i * (2 * rank + 1) + 7 * rank) % len(calls) for i in range(3 * len(calls))]
         return [i for i in order if not torch.allclose(calls[i](), expected[i], rtol=1e-4, atol=1e-4)]
