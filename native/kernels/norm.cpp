@@ -30,6 +30,9 @@ double sum_run(const float* x, int64_t count) {
     for (int64_t i = begin; i < least(begin + partial, count); i++) sum += x[i];
     total += sum;
   }
+  if (total - total == 0.0) return total;
+  total = 0.0;  // sums of large numbers outgrow float32
+  for (int64_t i = 0; i < count; i++) total += x[i];
   return total;
 }
 
@@ -50,6 +53,13 @@ Moments centred_run(const float* x, int64_t count, float mean) {
     total.sum += sum;
     total.squares += squares;
   }
+  if (total.squares - total.squares == 0.0) return total;
+  total = {0.0, 0.0};
+  for (int64_t i = 0; i < count; i++) {
+    const double centred = static_cast<double>(x[i]) - mean;
+    total.sum += centred;
+    total.squares += centred * centred;
+  }
   return total;
 }
 
@@ -68,7 +78,8 @@ Statistics statistics(const NormArgs& args, double mean, double variance) {
 
 // Of `count` elements, from their moments about `centre`.
 Statistics statistics(const NormArgs& args, float centre, Moments moments, double count) {
-  const double rest = args.centred ? moments.sum / count : 0.0;
+  const bool finite = centre - centre == 0.0f;  // an infinite mean has no rest
+  const double rest = args.centred && finite ? moments.sum / count : 0.0;
   return statistics(args, centre + rest, moments.squares / count - rest * rest);
 }
 
@@ -150,16 +161,19 @@ void each_piece(const NormArgs& args, float* buffer, const void* input, int64_t 
 // Pieces of a row that stay in L1 are summed about their own means, and put together as Chan, Golub and LeVeque do (1979).
 Statistics long_row(const NormArgs& args, const void* input, void* output, int64_t parameters, int64_t rows) {
   alignas(64) float buffer[longest];
-  double seen = 0.0, mean = 0.0, squares = 0.0;
+  double seen = 0.0, mean = 0.0, squares = 0.0, total = 0.0;
   each_piece(args, buffer, input, rows, [&](int64_t, int64_t, const float* x, int64_t count) {
     const auto size = static_cast<double>(count);
-    const float centre = args.centred ? static_cast<float>(sum_run(x, count) / size) : 0.0f;
+    const double sum = args.centred ? sum_run(x, count) : 0.0;
+    const auto centre = static_cast<float>(sum / size);
+    total += sum;
     const Moments part = centred_run(x, count, centre);
     const double rest = args.centred ? part.sum / size : 0.0, apart = centre + rest - mean, both = seen + size;
     mean += apart * size / both;
     squares += part.squares - rest * part.sum + apart * apart * seen * size / both;
     seen = both;
   });
+  if (mean - mean != 0.0) mean = total / seen;  // infinite, or NaN
   const Statistics s = statistics(args, mean, squares / seen);
   const bool direct = !args.output_bf16 && args.inner.strides[1] == 1;
   each_piece(args, buffer, input, rows, [&](int64_t row, int64_t column, const float* x, int64_t count) {
@@ -228,6 +242,7 @@ void columns(const NormArgs& args, const void* input, void* output, int64_t para
   merge(squares, count, args.merged);
   for (int64_t j = 0; j < count; j++) {
     const Statistics s = statistics(args, mean[j], {sums[j], squares[j]}, total);
+    mean[j] = s.mean;
     deviation[j] = s.deviation;
     correction[j] = s.correction;
   }
@@ -273,7 +288,7 @@ void norm(const NormArgs& args) {
       continue;
     }
     const Statistics s = (rows * size <= longest ? short_row : long_row)(args, input, output, place(2), rows);
-    if (args.means) args.means[index] = s.mean - s.correction / s.deviation;
+    if (args.means) args.means[index] = s.mean;
     if (args.deviations) args.deviations[index] = s.deviation;
     if (args.variances) args.variances[index] = static_cast<float>(s.variance);
   }

@@ -170,6 +170,8 @@ void RecurrentLayers::run(const RecurrentCall& call, int threads) const {
   for (int i = 0; i < sizes_.layers; i++)
     run_layer(i, call, first_row.empty() ? nullptr : first_row.data(), gemms[i > 0], planned, threads, between,
               reinterpret_cast<float*>(gates), scratch);
+  constexpr int64_t always_kept = 16 << 20;
+  if (static_cast<int64_t>(memory.bytes()) > std::max<int64_t>(always_kept, 2 * counted.used())) return;  // a longer call's
   const std::lock_guard guard(lock_);
   scratch_.push_back(std::move(memory));
 }

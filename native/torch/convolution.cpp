@@ -45,8 +45,8 @@ Handle convolved(const Call& call) {
   const auto plan = plan_of<ConvolutionPlan>(*p);
   if (!plan) return Handle();
   Handle result = empty_map(p->output, p->channels_last);
-  plan->run(call.x.data(), call.weight.data(), p->has_bias ? call.bias.data() : nullptr, result.data());
-  return result;
+  const bool computed = plan->run(call.x.data(), call.weight.data(), p->has_bias ? call.bias.data() : nullptr, result.data());
+  return computed ? std::move(result) : Handle();
 }
 
 void kernel(StableIValue* stack, uint64_t, uint64_t) {

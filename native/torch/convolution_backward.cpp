@@ -84,7 +84,7 @@ bool differentiated(const Call& call, Gradients& results) {
   if (call.mask[1] && !(of_weight = plan_of<WeightGradientPlan>({*p, strides}))) return false;
   if (of_x) {
     results.x = empty_map(p->x, p->channels_last);
-    of_x->run(gradient.data(), call.weight.data(), nullptr, results.x.data());
+    if (!of_x->run(gradient.data(), call.weight.data(), nullptr, results.x.data())) return false;
   }
   if (of_weight) {
     results.weight = Handle::empty(ScalarType::f32, p->weights, p->weights_strides);

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/table.h"
+#include "torch/memory_format.h"
 
 namespace drystone::torch {
 
@@ -13,10 +14,6 @@ constexpr int64_t least_work = 1 << 21;
 // What a stride, a dilation or a padding may be, and the work, so that no product of sizes outgrows 64 bits.
 constexpr int64_t most_step = 1 << 16;
 constexpr double most_work = 1e18;
-
-bool is_channels_last(const Dims& sizes, const Dims& strides) {
-  return strides == TensorDesc::dense(DType::f32, Format::channels_last, sizes).strides;
-}
 
 }  // namespace
 
@@ -31,8 +28,7 @@ bool is_expanded(const Handle& tensor) {
 }
 
 Handle empty_map(const Dims& sizes, bool channels_last) {
-  const Format format = channels_last ? Format::channels_last : Format::plain;
-  return Handle::empty(ScalarType::f32, sizes, TensorDesc::dense(DType::f32, format, sizes).strides);
+  return Handle::empty(ScalarType::f32, sizes, strides_of(sizes, channels_last ? Format::channels_last : Format::contiguous));
 }
 
 ConvolutionGeometry::ConvolutionGeometry(Arguments& arguments)
@@ -62,8 +58,10 @@ std::optional<ConvolutionProblem> problem_of(const Handle& x, const Handle& weig
   p.x_strides = dims_of(x.strides());
   p.weights = dims_of(weight.sizes());
   p.weights_strides = dims_of(weight.strides());
-  // A result lies as x does, but over one axis; torch has another rule for weights alone in channels_last.
-  p.channels_last = spatial > 1 && !x.is_contiguous() && is_channels_last(p.x, p.x_strides);
+  // A result lies as x does, but over one axis. What lies in channels_last and not densely, or in both formats, is torch's, and so is
+  // weights' being in it alone, for which torch has another rule.
+  p.channels_last = spatial > 1 && !x.is_contiguous() && p.x_strides == strides_of(p.x, Format::channels_last);
+  if (!p.channels_last && format_of(x.sizes(), x.strides()) == Format::channels_last) return {};
   if (!p.channels_last && !weight.is_contiguous()) return {};
   if (p.x[1] != p.weights[geometry.transposed ? 0 : 1]) return {};
   p.has_bias = false;

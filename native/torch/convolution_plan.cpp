@@ -96,6 +96,7 @@ void ConvolutionPlan::use_winograd(const ConvolutionProblem& p, int tile) {
   }
   auto step = std::make_unique<Winograd>(source_, weights, p.has_bias, target_, padding, padding, tile, std::vector<PostOp>());
   packed_bytes_ = step->packed_bytes();
+  transforms_ = true;
   pack_ = [step = step.get(), strides, first, threads = p.threads](const void* from, void* packed) {
     step->pack(static_cast<const float*>(from) + first, strides, threads, packed);
   };
@@ -124,13 +125,15 @@ void ConvolutionPlan::use_onednn(const ConvolutionProblem& p) {
   step_ = std::move(step);
 }
 
-void ConvolutionPlan::run(const void* x, const void* weights, const void* bias, void* output) const {
+bool ConvolutionPlan::run(const void* x, const void* weights, const void* bias, void* output) const {
   const Handle source = memory_of(before_ ? source_.bytes() : 0), target = memory_of(after_ ? target_.bytes() : 0);
   const Handle packed = memory_of(packed_bytes_);
   if (pack_) pack_(weights, packed.data());
+  if (transforms_ && !all_finite(packed.data(), packed_bytes_ / 4, threads_)) return false;
   if (before_) run_step(*before_, {x, source.data()}, threads_);
   run_step(*step_, {before_ ? source.data() : x, pack_ ? packed.data() : weights, bias, after_ ? target.data() : output}, threads_);
   if (after_) run_step(*after_, {target.data(), output}, threads_);
+  return true;
 }
 
 ConvolutionProblem input_gradient_of(const ConvolutionProblem& problem, const Dims& gradient_strides) {

@@ -35,7 +35,8 @@ class ConvolutionPlan {
 
   // Throws what a step throws that is not served.
   explicit ConvolutionPlan(const ConvolutionProblem& problem);
-  void run(const void* x, const void* weights, const void* bias, void* output) const;
+  // False, and nothing is computed, where the weights hold infinities or NaN, or come near, and Winograd's method would spread them.
+  bool run(const void* x, const void* weights, const void* bias, void* output) const;
 
  private:
   // Makes the step, and says in which formats it reads and writes.
@@ -50,6 +51,7 @@ class ConvolutionPlan {
   // Weights into the order that the step has for them, of so many bytes; 0 where it reads them as they are.
   std::function<void(const void* weights, void* packed)> pack_;
   int64_t packed_bytes_ = 0;
+  bool transforms_ = false;                  // the weights, so that they must be finite
   std::unique_ptr<Reorder> before_, after_;  // null where x, or the output, lies so already
 };
 

@@ -20,6 +20,8 @@ inline Handle memory_of(int64_t bytes) { return Handle::empty(ScalarType::u8, {s
 // operands: of the slots; null for those that this step does not have.
 void run_step(const Step& step, std::initializer_list<const void*> operands, int threads);
 
+bool all_finite(const void* floats, int64_t count, int threads);
+
 template <class Plan>
 struct KeptPlans {
   ForkableMutex guard;

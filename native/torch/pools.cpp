@@ -135,8 +135,11 @@ void max_kernel(StableIValue* stack, uint64_t, uint64_t) {
 }
 
 Handle average_of(const Call& call, bool count_padding, std::optional<int64_t> divisor) {
-  const auto p = pooling_of(call);
+  auto p = pooling_of(call);
   if (!p || p->dtype != ScalarType::f32 || divisor.value_or(1) < 1) return Handle();
+  for (int i = 0; i < 3; i++)
+    if (p->in[i] < p->window[i]) return Handle();  // which torch refuses, whatever the padding
+  if (p->channels == 1) p->format = Format::contiguous;
   std::vector<std::vector<Window>> windows(3);
   std::vector<std::vector<int64_t>> divisors(3);
   for (int i = 0; i < 3; i++) {

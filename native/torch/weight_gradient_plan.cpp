@@ -2,8 +2,6 @@
 
 #include <stdexcept>
 
-#include "kernels/finite.h"
-#include "kernels/table.h"
 #include "steps/winograd_gradient.h"
 #include "torch/plans.h"
 
@@ -55,9 +53,7 @@ void WeightGradientPlan::run(const void* x, const void* gradient, void* result) 
   if (transposed_) std::swap(x, gradient);
   if (winograd_.step) {
     run(winograd_, x, gradient, result);
-    bool finite = true;
-    kernels()->finite({result, false, weights_, &finite});
-    if (finite) return;
+    if (all_finite(result, weights_, threads_)) return;
   }
   run(onednn_, x, gradient, result);
 }

@@ -21,6 +21,7 @@ _which = torch.randint(0, 300, (400,), generator=_generator)
 _offsets = torch.arange(0, 400, 10)
 _weight, _turned = (torch.randn(*shape, 3, 3, 3, generator=_generator) for shape in ((16, 8), (8, 16)))
 _square = torch.randn(300, 300, generator=_generator)
+_wide = torch.randn(32, 16, 3, 3, 3, generator=_generator)
 _MATRIX, _VOLUMES = (64, 300), (2, 8, 10, 12, 14)
 
 # (a function of one tensor, the shape of that tensor). Of topk the values: of equal ones, ours are the first and torch's are any.
@@ -53,6 +54,7 @@ CALLS: dict[str, tuple[Function, tuple[int, ...]]] = {
     "clone": (lambda x: x.clone(memory_format=torch.channels_last_3d), _VOLUMES),
     "contiguous": (lambda x: x.contiguous(), _VOLUMES),
     "conv3d": (lambda x: F.conv3d(x, _weight.to(x.dtype), padding=1), _VOLUMES),
+    "conv3d of many channels": (lambda x: F.conv3d(x, _wide.to(x.dtype), padding=1), (2, 16, 10, 16, 16)),
     "conv_transpose3d": (lambda x: F.conv_transpose3d(x, _turned.to(x.dtype), padding=1), _VOLUMES),
     "conv_transpose2d": (lambda x: F.conv_transpose2d(x, _turned[:, :, 0].to(x.dtype), padding=1), (2, 8, 40, 40)),
     "conv_transpose1d": (lambda x: F.conv_transpose1d(x, _turned[:, :, 0, 0].to(x.dtype), padding=1), (2, 8, 4000)),

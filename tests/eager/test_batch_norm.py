@@ -88,8 +88,20 @@ def test_nan_and_infinity_stay_in_their_channel() -> None:
     stock = normalised(x, True)
     with drystone.enabled():
         ours = normalised(x, True)
-    for mine, theirs in zip((ours[0], ours[2], ours[4]), (stock[0], stock[2], stock[4]), strict=True):
+    for mine, theirs in zip(ours, stock, strict=True):
         torch.testing.assert_close(mine, theirs, equal_nan=True, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1e18, 1e36])
+def test_squares_that_outgrow_float32(size: float) -> None:
+    x = size * torch.randn(4, 16, 8, 20, 20, generator=torch.Generator().manual_seed(0))
+    with drystone.enabled():
+        y, means, _, running_mean, running_var = normalised(x, False)
+    exact = normalised(x.double(), False)
+    assert relative_error(y, exact[0]) < 1e-6
+    torch.testing.assert_close(means.double(), exact[1], rtol=1e-5, atol=1e-6 * size)
+    torch.testing.assert_close(running_mean.double(), exact[3], rtol=1e-5, atol=1e-6 * size)
+    assert torch.equal(running_var.isinf(), exact[4].float().isinf())
 
 
 BATCH: tuple[Callable[..., torch.Tensor], ...] = (

@@ -149,6 +149,22 @@ def test_what_is_not_finite_reaches_the_outputs_that_torchs_reaches(ours: None, 
         assert relative_error(got[finite], want[finite]) < 2e-6
 
 
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 3e38])
+def test_weights_that_are_not_finite_or_nearly_so(value: float) -> None:
+    """Winograd's method would spread them over all outputs of a channel."""
+    x, weight = torch.full((1, 16, 4, 32, 32), 1e-6), torch.ones(16, 16, 3, 3, 3)
+    weight[0, 0, 1, 1, 1] = value
+    for name in ("conv3d", "conv_transpose3d"):
+        want = TORCH[name](x, weight, padding=1)
+        with drystone.enabled(only=["convolution"]):
+            torch.testing.assert_close(TORCH[name](x, weight, padding=1), want, equal_nan=True)
+            given = x.clone().requires_grad_()
+            (got,) = torch.autograd.grad(TORCH[name](given, weight, padding=1).sum(), given)
+        given = x.clone().requires_grad_()
+        (expected,) = torch.autograd.grad(TORCH[name](given, weight, padding=1).sum(), given)
+        torch.testing.assert_close(got, expected, equal_nan=True)
+
+
 @pytest.mark.parametrize(("axes", "c", "o", "k", "stride"), [(2, 128, 64, 8, 4), (3, 64, 64, 4, 2), (2, 512, 256, 4, 2)])
 def test_large_weights_take_one_bias(ours: None, axes: int, c: int, o: int, k: int, stride: int) -> None:
     x, weight = torch.randn(1, c, *(8,) * axes), torch.randn(c, o, *(k,) * axes)

@@ -56,6 +56,8 @@ KINDS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "cut out": lambda x: torch.cat([x, x], -1)[..., : x.shape[-1]],
     "at odd addresses": lambda x: torch.cat([x.new_zeros(3), x.flatten()])[3:].view(x.shape),
     "channels last": lambda x: x.transpose(1, -1).contiguous().transpose(1, -1),
+    "channels last, cut out": lambda x: torch.cat([x, x], 1).transpose(1, -1).contiguous().transpose(1, -1)[:, : x.shape[1]],
+    "channels last, every other": lambda x: x.repeat_interleave(2, 0).transpose(1, -1).contiguous().transpose(1, -1)[::2],
     "without rows": lambda x: x[:0],
     "without columns": lambda x: x[..., :0],
     "without a batch": lambda x: x[0],

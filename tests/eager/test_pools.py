@@ -131,6 +131,22 @@ def test_errors(call: Any) -> None:
                 call(other, 2)
 
 
+def test_a_mean_of_windows_larger_than_what_they_are_of() -> None:
+    """torch takes maxima of them, if padding makes up for it, but no means."""
+    x = torch.randn(2, 16, 2, 16, 16)
+    same(*both(F.max_pool3d, x, 3, 1, 1))
+    with drystone.enabled(), pytest.raises(RuntimeError, match="smaller than kernel"):
+        F.avg_pool3d(x, 3, 1, 1)
+
+
+def test_one_channel_in_either_format() -> None:
+    x = torch.empty(4, 1, 8, 16, 32, memory_format=LAST).normal_()
+    for pool in (F.max_pool3d, F.avg_pool3d):
+        ours, stock = both(pool, x, 2)
+        assert ours.stride() == stock.stride()
+        torch.testing.assert_close(ours, stock, rtol=1e-6, atol=1e-6)
+
+
 def test_torch_has_no_means_of_bfloat16() -> None:
     with drystone.enabled(), pytest.raises(RuntimeError, match="not implemented"):
         F.avg_pool3d(torch.zeros(1, 16, 8, 8, 8, dtype=torch.bfloat16), 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from itertools import pairwise
@@ -14,6 +15,8 @@ from drystone.plan.formats import PLAIN
 
 # A cache line before the arena's end is read by vector loads that run past a tensor's last element.
 _SLACK = 64
+# Elements of an output whose likeness may have memory.
+_SMALL = 1024
 
 _address = torch.Tensor.data_ptr
 
@@ -28,10 +31,8 @@ class Program:
         native.note_use()
         self.assembled = assembled
         self.threads = threads
-        # What outputs are made like: this takes torch half as long as making them of a shape. Their memory is never touched.
         self._outputs = [
-            torch.empty(_extent(place, dtype), dtype=dtype)
-            for place, dtype in zip(assembled.outputs, assembled.output_dtypes, strict=True)
+            _template(_extent(place, dtype), dtype) for place, dtype in zip(assembled.outputs, assembled.output_dtypes, strict=True)
         ]
         self._frames: deque[_Frame] = deque()
         self._steps = len(assembled.program)
@@ -145,6 +146,12 @@ class _Frame:
                         self._tensor(place, value.dtype, arguments).copy_(result)
                 seconds.append(time.perf_counter() - began)
         return seconds
+
+
+def _template(shape: list[int], dtype: torch.dtype) -> torch.Tensor:
+    """What outputs are made like, which takes torch two thirds of making them of a shape. Large ones hold one element."""
+    small = math.prod(shape) <= _SMALL
+    return torch.empty(shape, dtype=dtype) if small else torch.empty((), dtype=dtype).expand(shape)
 
 
 def _extent(place: Place, dtype: torch.dtype) -> list[int]:
