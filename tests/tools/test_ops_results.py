@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
+from rich.console import Console
 
 from drystone.tools.ops.plot import plot
+from drystone.tools.ops.report import show_operator
 from drystone.tools.ops.results import Measurement, ResultFile, Run, Timing, summary
 
 
@@ -133,3 +136,15 @@ class TestFile:
         kept.write(tmp_path / "r.json")
         with pytest.raises(ValueError, match="beside drystone"):
             plot(tmp_path / "r.json", tmp_path / "r.png")
+
+
+def test_a_table_of_cases_that_differ_in_contenders_and_sizes():
+    rows = [
+        measured({"drystone": [1], "drystone.enable": [3], "torch": [7]}),
+        measured({"drystone": [2], "torch": [9]}, sizes={"M": 1, "N": 2, "of": "weight"}),
+    ]
+    shown = io.StringIO()
+    show_operator(rows, Console(file=shown, width=300))
+    forward, gradient = (line.split("\u2502") for line in shown.getvalue().splitlines() if "odd" in line)
+    assert [cell.strip() for cell in forward[2:10]] == ["1", "2", "", "3.00", "7.00", "1.0", "3.0", "7.0"]
+    assert [cell.strip() for cell in gradient[2:10]] == ["1", "2", "weight", "-", "4.50", "2.0", "-", "9.0"]

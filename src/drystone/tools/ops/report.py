@@ -17,22 +17,26 @@ def show_operator(measurements: Sequence[Measurement], console: Console) -> None
     limits = first.run.limits
     title = f"{first.operator} · {first.dtype} · threads {first.run.threads}"
     table = Table(title=title, title_justify="left")
-    contenders = [OWN, *first.others]
-    ratios = [f"{name}\n/ {OWN}" for name in first.others]
+    others = [*dict.fromkeys(name for m in measurements for name in m.others)]
+    sizes = [*dict.fromkeys(name for m in measurements for name in m.sizes)]
+    contenders = [OWN, *others]
+    ratios = [f"{name}\n/ {OWN}" for name in others]
     times, errors = ([f"{what}\n{name}" for name in contenders] for what in ("µs", "error"))
     shares = [f"share of\n{limits[first.dtype]:.0f} GFLOP/s", f"share of\n{limits[READ]:.0f} GB/s"]
     table.add_column("tag")
-    for column in (*first.sizes, *ratios, *times, *shares, *errors):
+    for column in (*sizes, *ratios, *times, *shares, *errors):
         table.add_column(column, justify="right")
     for m in measurements:
+        timings = {timing.contender: timing for timing in m.timings}
+        known = [timings.get(name) for name in contenders]  # None for those that other cases alone have
         table.add_row(
             m.tag,
-            *map(str, m.sizes.values()),
-            *(number(m.ratio(name), ".2f") for name in m.others),
-            *(number(m[name].microseconds, ".1f") for name in contenders),
+            *(str(m.sizes.get(name, "")) for name in sizes),
+            *(number(m.ratio(name) if name in timings else None, ".2f") for name in others),
+            *(number(timing.microseconds if timing else None, ".1f") for timing in known),
             number(m.arithmetic_share, ".0%"),
             number(m.reading_share, ".0%"),
-            *(number(m[name].relative_error, ".1e") for name in contenders),
+            *(number(timing.relative_error if timing else None, ".1e") for timing in known),
         )
     console.print(table)
     left_out = {(t.contender, t.reason): None for m in measurements for t in m.timings if t.reason}
