@@ -11,7 +11,6 @@ namespace drystone::torch {
 
 namespace {
 
-using Integers = ArrayRef<int64_t>;
 Tensor (*torch_convolution)(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, Integers stride, Integers padding,
                             Integers dilation, bool transposed, Integers output_padding, int64_t groups);
 

@@ -14,7 +14,6 @@ namespace drystone::torch {
 
 namespace {
 
-using Integers = ArrayRef<int64_t>;
 using Mask = std::array<bool, 3>;
 
 // c10::OptionalArrayRef

@@ -18,7 +18,6 @@ constexpr double most_work = 1e18;
 }  // namespace
 
 Dims dims_of(ArrayRef<int64_t> list) { return Dims(list.data, list.data + list.size); }
-ArrayRef<int64_t> ref(const Dims& dims) { return {dims.data(), dims.size()}; }
 
 bool is_expanded(const Handle& tensor) {
   const auto sizes = tensor.sizes(), strides = tensor.strides();

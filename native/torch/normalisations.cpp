@@ -105,7 +105,7 @@ void norm_kernel(StableIValue* stack, uint64_t, uint64_t) {
   const double eps = arguments.real();
   Normalised result = if_memory_allows([&] { return normalised(x, shape, weight, bias, eps); });
   if (!result.y) {
-    const auto [y, means, deviations] = torch_norm(*x, {shape.data(), shape.size()}, optional(weight), optional(bias), eps);
+    const auto [y, means, deviations] = torch_norm(*x, ref(shape), optional(weight), optional(bias), eps);
     result = {Handle::of(y), Handle::of(means), Handle::of(deviations)};
   }
   give_back(stack, {&result.y, &result.means, &result.deviations});

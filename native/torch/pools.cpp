@@ -18,7 +18,6 @@ namespace drystone::torch {
 
 namespace {
 
-using Integers = ArrayRef<int64_t>;
 using Triple = std::array<int64_t, 3>;
 
 using Pair = std::tuple<Tensor, Tensor>;
@@ -31,8 +30,6 @@ bool find_average() { return find(torch_average, "_ZN2at3cpu10avg_pool3dERKNS_6T
 
 // Below these torch's own are as fast: elements, and windows in a row of plain memory, which become one vector.
 constexpr int64_t least_elements = 2048, least_columns = 6;
-
-Integers ref(const std::vector<int64_t>& list) { return {list.data(), list.size()}; }
 
 // What both are called with, in this order.
 struct Call {

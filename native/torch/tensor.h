@@ -12,6 +12,10 @@
 
 namespace drystone::torch {
 
+// As torch's functions take lists of integers.
+using Integers = ArrayRef<int64_t>;
+inline Integers ref(const std::vector<int64_t>& list) { return {list.data(), list.size()}; }
+
 // A reference to a tensor of torch, owned.
 class Handle {
  public:
