@@ -6,6 +6,7 @@
 namespace drystone::DRYSTONE_ISA {
 
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // One of indices that are int64 where wide, else int32.

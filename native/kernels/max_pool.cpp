@@ -13,14 +13,12 @@
 
 #include <immintrin.h>
 
+#include "kernels/block.h"
 #include "kernels/vectors.h"
 
 namespace drystone::DRYSTONE_ISA {
 
 namespace {
-
-inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // Where the window of an output begins on an axis, and past its end: within the input, `dilation` apart.
 struct Taps {
@@ -29,7 +27,7 @@ struct Taps {
 
 inline Taps taps_of(const MaxPoolArgs& a, int axis, int64_t index) {
   const int64_t dilation = a.dilation[axis], start = index * a.stride[axis] - a.padding[axis];
-  const int64_t stop = smaller(start + (a.window[axis] - 1) * dilation + 1, a.in_size[axis]);
+  const int64_t stop = least(start + (a.window[axis] - 1) * dilation + 1, a.in_size[axis]);
   return {start < 0 ? start + (dilation - 1 - start) / dilation * dilation : start, stop};
 }
 
@@ -91,9 +89,9 @@ void channels_pool(const MaxPoolArgs& a) {
       T* out = static_cast<T*>(a.output) + to;
       for (int64_t channel = 0; channel < a.channels; channel += group * W) {
         int64_t lane[group];
-        const int64_t count = smaller(group, (a.channels - channel + W - 1) / W);
+        const int64_t count = least(group, ceil_div(a.channels - channel, W));
         // The last vector reaches back over its neighbour where it would not be full; both store the same.
-        for (int64_t k = 0; k < count; k++) lane[k] = smaller(channel + k * W, a.channels - W);
+        for (int64_t k = 0; k < count; k++) lane[k] = least(channel + k * W, a.channels - W);
         switch (count) {
           case 1: channels_window<W, 1>(a, in, z, y, x, lane, out, a.places + to); break;
           case 2: channels_window<W, 2>(a, in, z, y, x, lane, out, a.places + to); break;
@@ -108,7 +106,7 @@ void channels_pool(const MaxPoolArgs& a) {
 #ifdef __AVX512F__
 // A bit for each of `kFloats` neighbouring columns: whether it lies within the row.
 inline __mmask16 lanes_within(int64_t column, int64_t width) {
-  const int64_t low = smaller(larger(-column, 0), kFloats), high = larger(smaller(width - column, kFloats), 0);
+  const int64_t low = least(larger(-column, 0), kFloats), high = larger(least(width - column, kFloats), 0);
   return static_cast<__mmask16>(((uint32_t{1} << high) - 1) & ~((uint32_t{1} << low) - 1));
 }
 #endif
@@ -195,10 +193,10 @@ void plain_row(const MaxPoolArgs& a, const T* in, T* out, int64_t* places, int64
   const Taps planes = taps_of(a, 0, d), rows = taps_of(a, 1, h);
   const int64_t size = a.out_size[2], vectors = (size + W - 1) / W;
   for (int64_t vector = 0; vector < vectors; vector += group) {
-    const int64_t count = smaller(group, vectors - vector);
+    const int64_t count = least(group, vectors - vector);
     int64_t begin[group];
     // The last vector reaches back over its neighbour where it would not be full; both store the same.
-    for (int64_t k = 0; k < count; k++) begin[k] = larger(smaller((vector + k) * W, size - W), 0);
+    for (int64_t k = 0; k < count; k++) begin[k] = larger(least((vector + k) * W, size - W), 0);
     Maximum<W> best[group];
     switch (count) {
       case 1: windows_of_row<Stride, 1>(a, in, planes, rows, begin, best); break;

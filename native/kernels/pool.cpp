@@ -7,6 +7,7 @@
 // too wide for a line is reduced in place.
 #include "kernels/pool.h"
 
+#include "kernels/block.h"
 #include "kernels/vectors.h"
 
 namespace drystone::DRYSTONE_ISA {
@@ -15,9 +16,6 @@ namespace {
 
 constexpr int64_t kLine = 2048;      // floats in a line: 8 KB of stack
 constexpr int64_t kWideWindow = 32;  // columns from which a window is reduced along the row instead
-
-inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
 template <bool Max>
 constexpr float start_value() {
@@ -91,11 +89,11 @@ void channels_pool(const PoolArgs& a) {
     const T* in = static_cast<const T*>(a.input) + rest * a.in_batch_stride;
     T* out = static_cast<T*>(a.output) + rest * a.out_batch_stride + d * a.out_stride[0] + h * a.out_stride[1];
     int64_t in_lane[group], out_lane[group];
-    const int64_t count = smaller(group, vectors - g * group);
+    const int64_t count = least(group, vectors - g * group);
     for (int64_t k = 0; k < count; k++) {
       const int64_t vector = g * group + k, block = vector / per_block;
       // The last vector of a block reaches back over its neighbour where it would not be full; both store the same.
-      const int64_t lane = smaller(vector % per_block * W, a.block - W);
+      const int64_t lane = least(vector % per_block * W, a.block - W);
       in_lane[k] = block * a.in_block_stride + lane;
       out_lane[k] = block * a.out_block_stride + lane;
     }
@@ -190,13 +188,13 @@ void plain_row(const PoolArgs& a, const T* in, T* out, int64_t d, int64_t h) {
     // As many outputs as one line of input serves.
     int64_t first = columns[begin].start, last = columns[begin].stop, end = begin;
     for (; end < a.out_size[2] && end - begin < kLine; end++) {
-      const int64_t low = smaller(first, columns[end].start), high = larger(last, columns[end].stop);
+      const int64_t low = least(first, columns[end].start), high = larger(last, columns[end].stop);
       if (high - low > kLine || columns[end].stop - columns[end].start > kWideWindow) break;
       first = low;
       last = high;
     }
     combine_rows<Max>(a, in, planes, rows, first, last - first, line);
-    const int64_t inner_begin = smaller(end, larger(begin, a.interior_begin)), inner_end = smaller(end, a.interior_end);
+    const int64_t inner_begin = least(end, larger(begin, a.interior_begin)), inner_end = least(end, a.interior_end);
     for (int64_t w = begin; w < end; w++) {
       if (w == inner_begin && inner_begin < inner_end) w = inner_end;
       if (w == end) break;
