@@ -11,6 +11,14 @@ from ..bench.report import number
 from .results import OWN, READ, Measurement, summary
 
 
+def show_row(m: Measurement, console: Console) -> None:
+    """One case as soon as it is measured: drystone's time, and the others' over it."""
+    sizes = " ".join(f"{name}={value}" for name, value in m.sizes.items())
+    ratios = ", ".join(f"{name} {number(m.ratio(name), '.2f')}" for name in m.others)
+    line = f"{m.operator} {m.dtype} {m.tag} {sizes}: {number(m[OWN].microseconds, '.1f')} µs; times that: {ratios}"
+    console.print(line, markup=False, highlight=False)
+
+
 def show_operator(measurements: Sequence[Measurement], console: Console) -> None:
     """The cases of one operator and dtype: ratios first, then times, shares of the machine's limits, errors."""
     first = measurements[0]
