@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 import drystone
+from drystone import native
 from drystone.capture.export import capture
 from drystone.graph.build import build
 from drystone.passes import simplify
@@ -24,7 +25,7 @@ from drystone.plan.implementations.base import WeightStore
 from drystone.plan.rehearse import CONTENDED, Planner
 from drystone.plan.tuning_cache import TuningCache
 
-requires_native = pytest.mark.skipif(drystone.native.isa() == "none", reason="nothing native to measure below AVX2")
+requires_native = pytest.mark.skipif(native.isa() == "none", reason="nothing native to measure below AVX2")
 
 
 @pytest.fixture
