@@ -36,7 +36,7 @@ Eltwise eltwise(const PostOp& op) {
       {"log", {algorithm::eltwise_log, 0, 0}},
       {"sqrt", {algorithm::eltwise_sqrt, 0, 0}},
       {"abs", {algorithm::eltwise_abs, 0, 0}},
-      {"neg", {algorithm::eltwise_linear, -1, 0}},
+      {"neg", {algorithm::eltwise_linear, -1, -0.0f}},
       {"square", {algorithm::eltwise_square, 0, 0}},
       {"linear", {algorithm::eltwise_linear, op.alpha, op.beta}},
   };

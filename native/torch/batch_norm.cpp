@@ -58,7 +58,7 @@ Normalised normalised(const Call& call) {
       !x.is_contiguous() || format_of(sizes, x.strides()) != Format::contiguous)
     return {};
   const int64_t batch = sizes.data[0], channels = sizes.data[1], pixels = elements / batch / channels;
-  if (pixels < least_pixels || batch * pixels < 2) return {};
+  if (pixels < least_pixels || batch * pixels < 2 || !call.running_mean != !call.running_var) return {};
   for (const Handle* parameter : {&call.weight, &call.bias, &call.running_mean, &call.running_var})
     if (*parameter &&
         (parameter->dtype() != ScalarType::f32 || parameter->rank() != 1 || parameter->numel() != channels || !parameter->is_contiguous()))
