@@ -59,9 +59,9 @@ def parse(data: bytes, what: str) -> Any:
         raise ArtefactError(f"{what} can't be read: {error}") from None
 
 
-def serialise(content: Any, what: str) -> bytes:
+def serialise(content: Any, what: str, limit: int = MAX_BYTES) -> bytes:
     data = json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
-    require(len(data) <= MAX_BYTES, f"{what} would be larger than {MAX_BYTES} bytes")
+    require(len(data) <= limit, f"{what} would be larger than {limit} bytes")
     return data
 
 
