@@ -15,7 +15,7 @@ def progress_bar(total: int, console: Console) -> Iterator[Callable[[str], None]
 
     The bar is drawn at those calls only: a refreshing thread would take time from the contender that is being measured.
     """
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, auto_refresh=False, transient=True) as progress:
         task = progress.add_task("", total=total)
 
