@@ -102,6 +102,7 @@ class _Stored:
     sha256: str
     name: str
     seen: bool = False
+    extremes: tuple[int, int] | None = None
 
     def __call__(self) -> torch.Tensor:
         complex_ = self.dtype.is_complex
@@ -141,6 +142,15 @@ def read(file: BinaryIO, described: Any, max_bytes: int) -> list[Value]:
     require(end == total, f"the weights must be {end} bytes, and are {total}")
     require(total <= max_bytes, f"the weights take {total} bytes, and this machine has {max_bytes}")
     return constants
+
+
+def extremes(value: Value) -> tuple[int, int]:
+    """The least and the greatest of the integers that a constant holds, (0, -1) where it is empty. It is read once."""
+    stored = _stored(value)
+    if stored.extremes is None:
+        data = stored()
+        stored.extremes = (int(data.min()), int(data.max())) if data.numel() else (0, -1)
+    return stored.extremes
 
 
 def check_all(constants: list[Value]) -> None:
