@@ -193,13 +193,17 @@ class _Assembler:
     def _move(self, value: Value, source: Place, target: Place, kind: str, layout: str, node: Node | None = None) -> None:
         """One step that copies ``value`` from place to place, whatever their formats."""
         try:
-            step: native.Step = native.Reorder(source.desc, target.desc)
-            name = f"onednn {step.implementation}"
-            if "ref" in step.implementation or "simple" in step.implementation:
-                raise ValueError("slow")
+            step: native.Step | None = native.Reorder(source.desc, target.desc)
         except ValueError:
-            step = copy_step(source.desc, target.desc)
-            name = f"drystone {step.implementation}"
+            step = None
+        name = f"onednn {step.implementation}" if step else ""
+        if step is None or "ref" in name or "simple" in name:
+            try:
+                step = copy_step(source.desc, target.desc)
+                name = f"drystone {step.implementation}"
+            except ValueError:  # no kernels for this CPU
+                if step is None:
+                    raise
         self._emit(step, [source, target], StepRecord(kind, value, name, layout, node))
 
     def _emit(self, step: native.Step, places: list[Place], record: StepRecord) -> None:
