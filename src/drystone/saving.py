@@ -30,6 +30,7 @@ from drystone.runtime.explain import Explanation
 from drystone.runtime.module import OptimizedModule, Prepared
 from drystone.runtime.program import Program
 from drystone.runtime.weights import Weights
+from drystone.spinner import spinner
 
 
 def save(fast: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -81,7 +82,8 @@ def save(fast: nn.Module, path: str | os.PathLike[str]) -> None:
     threads = next((threads for (threads, _, _), _ in known), torch.get_num_threads())
     folder.check_replaceable(Path(path))
     try:
-        folder.write(Path(path), program, plans.of_plan(environment(threads), choices, times))
+        with spinner(f"drystone: saving {os.fspath(path)}"):
+            folder.write(Path(path), program, plans.of_plan(environment(threads), choices, times))
     except OSError as error:
         raise ArtefactError(f"{path} can't be written: {error.strerror or error}; what was there is as it was") from error
     except ArtefactError as error:

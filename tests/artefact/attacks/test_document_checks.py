@@ -220,6 +220,7 @@ OF_ATEN: dict[str, Attack] = {
     "one that gives a truth": (target("equal.default"), "'equal.default' does not just give tensors"),
     "a function, written": (lambda: of_aten.of_target(torch.add, "d"), "is no operator of ATen"),
     "another namespace, written": (lambda: of_aten.of_target(torch.ops.prims.cos.default, "d"), "is no operator of ATen"),
+    "another object of the same name, written": (lambda: of_aten.of_target(_namesake(), "d"), "aten.add.Tensor can't be named"),
     "lists in lists in lists": (argument([[[[1]]]]), "d: lists in lists in lists"),
     "beyond the operands": (argument({"input": 1}), "d: 1 is no integer from 0 to 0"),
     "half a complex number": (argument({"complex": [1]}), "d must have 2 entries"),
@@ -238,19 +239,27 @@ OF_ATEN: dict[str, Attack] = {
     "an argument twice": (lambda: read(aten(kwargs={"dim": 1})), "has no such arguments"),
     "an axis too many": (lambda: read(aten(args=[{"input": 0}, 7])), "torch refuses this call of aten.cumprod.default"),
     "an axis too many, as a lookup": (
-        lambda: of_aten._check_indices(_indexing("index_select.default", [{"input": 0}, 2, {"input": 1}])),
-        "n: axis 2 of",
+        lambda: of_aten._check_indices(_indexing("index_select.default", [{"input": 0}, 1, {"input": 1}])),
+        "n: axis 1 of",
     ),
 }
+
+
+def _namesake() -> object:
+    known = torch.ops.aten.add.Tensor
+    other = object.__new__(type(known))
+    other.__dict__.update(known.__dict__)
+    return other
 
 
 def _indexing(name: str, args: list[Any], indices: torch.Tensor | None = None) -> Node:
     data = torch.tensor([0, 2]) if indices is None else indices
     constant = Value(tuple(data.shape), data.dtype, "i", data=_stored(data))
-    node = Node("aten", [Value((3, 3), torch.float32, "x"), constant], [], name="n")
+    x = Value((3, 3) if name == "embedding.default" else (3,), torch.float32, "x")
+    node = Node("aten", [x, constant, Value((), torch.float32, "v")], [], name="n")
     node.attrs = {
         "target": of_aten.target_of(name, "d"),
-        "args": tuple(of_aten.argument(arg, "d", 2) for arg in args),
+        "args": tuple(of_aten.argument(arg, "d", 3) for arg in args),
         "kwargs": {},
     }
     return node
@@ -263,24 +272,26 @@ def _stored(data: torch.Tensor) -> weights._Stored:
 
 INDEXING = {
     "embedding.default": [{"input": 0}, {"input": 1}],
-    "index_select.default": [{"input": 0}, 1, {"input": 1}],
-    "gather.default": [{"input": 0}, 1, {"input": 1}],
-    "scatter.value": [{"input": 0}, 1, {"input": 1}, 1],
-    "scatter_add.default": [{"input": 0}, 1, {"input": 1}, {"input": 0}],
-    "index.Tensor": [{"input": 0}, [None, {"input": 1}]],
-    "index_put.default": [{"input": 0}, [None, {"input": 1}], {"input": 0}],
+    "index_select.default": [{"input": 0}, 0, {"input": 1}],
+    "gather.default": [{"input": 0}, -1, {"input": 1}],
+    "scatter.value": [{"input": 0}, 0, {"input": 1}, 1],
+    "scatter_add.default": [{"input": 0}, 0, {"input": 1}, {"input": 0}],
+    "index.Tensor": [{"input": 0}, [{"input": 1}]],
+    "index_put.default": [{"input": 0}, [{"input": 1}], {"input": 2}],
 }
 
 
 @pytest.mark.parametrize("name", INDEXING)
 def test_constants_that_index(name: str) -> None:
+    def checked(indices: list[int]) -> None:
+        node = _indexing(name, INDEXING[name], torch.tensor(indices, dtype=torch.int64))
+        node.outputs = [Value(tuple(result.shape), result.dtype, "y") for result in of_aten._results(node)]
+        of_aten.check(node, set())
+
     for right in ([0, 2], [-3, 2], []):
-        of_aten._check_indices(_indexing(name, INDEXING[name], torch.tensor(right, dtype=torch.int64)))
+        checked(right)
     for wrong in ([0, 3], [-4, 0]):
-        broken(
-            lambda wrong=wrong: of_aten._check_indices(_indexing(name, INDEXING[name], torch.tensor(wrong))),  # type: ignore[misc]
-            "n: an index beyond x:float32[3, 3]",
-        )
+        broken(lambda wrong=wrong: checked(wrong), "n: an index beyond x:float32[3")  # type: ignore[misc]
 
 
 # -- structures ----------------------------------------------------------------------------------------------------------
