@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -214,6 +215,8 @@ OF_ATEN: dict[str, Attack] = {
     "one that writes": (target("add_.Tensor"), "is no operator that an artefact may call"),
     "no operator at all": (target("../add.Tensor"), "is no operator that an artefact may call"),
     "no text": (target([]), "is no text of at most"),  # type: ignore[arg-type]
+    "one that this torch lacks": (lambda: _allowing("no_such_operator"), "this torch has no operator 'no_such_operator.default'"),
+    "one that gives nothing": (lambda: _allowing("_assert_async"), "'_assert_async.default' does not just give tensors"),
     "no overload": (target("add.exec"), "this torch has no operator 'add.exec'"),
     "what every object has": (target("add.__init__"), "this torch has no operator 'add.__init__'"),
     "one that writes to what it is given": (target("add.out"), "'add.out' does not just give tensors"),
@@ -243,6 +246,12 @@ OF_ATEN: dict[str, Attack] = {
         "n: axis 1 of",
     ),
 }
+
+
+def _allowing(name: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(of_aten, "ALLOWED", of_aten.ALLOWED | {name})
+        of_aten.target_of(f"{name}.default", "d")
 
 
 def _namesake() -> object:
@@ -484,6 +493,17 @@ def truths(path: Path) -> None:
     write_header(path, content, data + b"\x01\x02")
 
 
+DIFFER = "the programs differ in their inputs"
+
+
+def passing(program: Any, first: Any) -> Any:
+    """A program that gives back its first input, which is this one."""
+    made = copy.deepcopy(program["programs"][0])
+    graph = made["graph"]
+    graph |= {"inputs": [first, graph["inputs"][1]], "nodes": [], "outputs": [["value", 0]] * len(graph["outputs"])}
+    return made
+
+
 OF_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "the plan: an option less": (of_plan(lambda p: p["choices"][0]["options"].pop()), "options for"),
     "the plan: a time less": (of_plan(lambda p: p["seconds"]["nodes"].pop()), "the plan has times for"),
@@ -535,6 +555,12 @@ OF_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "the weights: another checksum": (of_program(lambda p: p["constants"][0].update(sha256="0")), "its checksum differs"),
     "the weights: truths beyond 1": (truths, "holds a bool beyond 1"),
     "no programs": (of_program(lambda p: p.update(programs=[])), "the artefact holds no program"),
+    "programs of other inputs": (of_program(lambda p: p["programs"].append(passing(p, ["x", "bfloat16", [2, 3, 8, 8]]))), DIFFER),
+    "programs of other axes": (of_program(lambda p: p["programs"].append(passing(p, ["x", "float32", [2, 3, 8]]))), DIFFER),
+    "a batch of no axes": (
+        of_program(lambda p: p.update(programs=[passing(p, ["x", "float32", []])], batch=[0], varying=[[], []])),
+        "an input without axes has no batch",
+    ),
     "another batch": (of_program(lambda p: p.update(batch=[5])), "batch: 5 is no integer from 0 to 1"),
     "another axis that varies": (of_program(lambda p: p["varying"].__setitem__(0, [4])), "a varying axis: 4 is no integer"),
     "a format of no table": (of_program(lambda p: p.update(format="nchw")), "format: 'nchw' is none of"),
