@@ -234,9 +234,12 @@ class Planner:
         """What is known, or estimated, of the records of a program; a node's time is shared by its records."""
         seconds = []
         records = Counter(record.node for record in assembled.records)
+        of_node = {
+            node: self._node_cost(node, assembled.choice[node]) / count for node, count in records.items() if node is not None
+        }
         for record in assembled.records:
             if record.node is not None:
-                seconds.append(self._node_cost(record.node, assembled.choice[record.node]) / records[record.node])
+                seconds.append(of_node[record.node])
             else:
                 source, _, target = record.layout.partition("→")
                 seconds.append(self._reorder_cost(record.value, source, target or source))

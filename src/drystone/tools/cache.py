@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from drystone.console import console
 from drystone.plan.tuning_cache import cache_files, cache_folder, clear
 
 cache = typer.Typer(
@@ -21,15 +20,15 @@ def show() -> None:
     """A row for each machine, thread count and version that times are kept of."""
     folder = _folder()
     files = cache_files(folder) if folder.is_dir() else []
-    table = Table(title=escape(str(folder)), title_justify="left")
+    table = Table(title=str(folder), title_justify="left")
     for column in ("file", "cpu", "threads", "instructions", "drystone", "torch"):
         table.add_column(column)
     for column in ("times", "kB"):
         table.add_column(column, justify="right")
     for file in files:
         facts = (file.environment.get(name, "?") for name in ("cpu", "threads", "isa", "drystone", "torch"))
-        table.add_row(*map(escape, (file.path.name, *facts)), str(file.entries), f"{file.bytes / 1e3:.0f}")
-    Console().print(table if files else f"no times are kept in {escape(str(folder))}")
+        table.add_row(file.path.name, *facts, str(file.entries), f"{file.bytes / 1e3:.0f}")
+    console().print(table if files else f"no times are kept in {folder}")
 
 
 @cache.command("clear")

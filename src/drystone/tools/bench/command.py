@@ -8,7 +8,8 @@ from typing import Annotated
 
 import psutil
 import typer
-from rich.console import Console
+
+from drystone.console import console as plain
 
 from .contenders import CONTENDERS, DEFAULTS
 from .environment import environment, key_of
@@ -47,7 +48,7 @@ def bench(
     Ends with code 1 where drystone could not run a model. Ctrl-C and SIGTERM end it early; what was measured is shown and kept.
     """
     # Where the output goes into a file, tables need not be squeezed into eighty columns.
-    console = Console(width=None if sys.stdout.isatty() else 150)
+    console = plain(width=None if sys.stdout.isatty() else 150)
     threads = threads or psutil.cpu_count(logical=False) or 1
     contenders = _contenders(against, dtype)
     sizes = _size(size)

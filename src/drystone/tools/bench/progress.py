@@ -22,7 +22,7 @@ def progress_bar(total: int, console: Console) -> Iterator[Callable[[str], None]
     if not console.is_terminal:
         yield _lines(total, console)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, auto_refresh=False, transient=True) as progress:
         task = progress.add_task("", total=total)
 

@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from drystone import native
+from drystone.console import console as plain
 
 from ..bench.environment import environment
 from ..bench.interruption import until_interrupted
@@ -49,7 +50,7 @@ def ops(
     Ends with code 1 where drystone could not run a case. Ctrl-C and SIGTERM end it early; what was measured is shown and kept.
     """
     # Where the output goes into a file, tables need not be squeezed into eighty columns.
-    console = Console(width=None if sys.stdout.isatty() else 180)
+    console = plain(width=None if sys.stdout.isatty() else 180)
     cases = _cases(operators, dtype, tag or [])
     try:
         kept = ResultFile.read(json) if json and json.exists() else ResultFile()

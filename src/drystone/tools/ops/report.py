@@ -46,7 +46,7 @@ def show_operator(measurements: Sequence[Measurement], console: Console) -> None
             number(m.reading_share, ".0%"),
             *(number(timing.relative_error if timing else None, ".1e") for timing in known),
         )
-    console.print(table)
+    console.print(table, markup=False)
     left_out = {(t.contender, t.reason): None for m in measurements for t in m.timings if t.reason}
     for contender, reason in left_out:
         console.print(f"{contender} is left out: {reason}", markup=False, highlight=False)
@@ -61,4 +61,4 @@ def show_summary(measurements: Sequence[Measurement], console: Console) -> None:
         table.add_column(column, justify="right")
     for mean in summary(measurements):
         table.add_row(mean.operator, mean.dtype, mean.over, str(mean.cases), number(mean.best_other_over_own, ".2f"))
-    console.print(table)
+    console.print(table, markup=False)
