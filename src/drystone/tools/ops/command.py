@@ -95,9 +95,9 @@ def _measure(
             announce(case.name)
             found.append(measure(case, rounds, run))
             kept.add(found[-1])
-            show_row(found[-1], console)
             if json:
                 kept.write(json)
+            show_row(found[-1], console)
         announce("the machine's limits")
         run.raise_limits(limits(dtypes))
     if json:
