@@ -58,7 +58,7 @@ def enable(only: Iterable[str] | None = None, *, reuse_pages: bool = True, torch
     Each operator takes the calls where it was measured to win and hands all others to torch's own kernel; results, gradients and
     errors are torch's. This function, ``disable()`` and ``enabled()`` may be called beside running calls, each of which is computed
     by one kernel or the other. The first call in a process that names an operator registers it with torch, whose table of kernels
-    has no lock: call it before other threads compute where that is possible. Registered operators stay, switched off or on; off they
+    has no lock: call it before other threads compute where that is possible. Registered operators stay; switched off they
     hand every call to torch's own kernel.
 
     Args:
