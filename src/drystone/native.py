@@ -71,6 +71,7 @@ try:
         advise_huge_pages,
         all_finite,
         attention,
+        can_keep_pages,
         copy,
         define_operators,
         elementwise,
@@ -79,7 +80,7 @@ try:
         gather,
         has_avx512_bf16,
         index,
-        is_replaced,
+        is_on,
         isa,
         keep_pages,
         lrn,
@@ -94,10 +95,10 @@ try:
         release_pages,
         replace_operator,
         resize,
-        restore_operator,
         rotary,
         set_threads,
         softmax,
+        switch_operators,
     )
 except ImportError as error:
     raise DrystoneError(
@@ -129,6 +130,7 @@ __all__ = [
     "all_finite",
     "allocate",
     "attention",
+    "can_keep_pages",
     "copy",
     "define_operators",
     "elementwise",
@@ -138,7 +140,7 @@ __all__ = [
     "gather",
     "has_avx512_bf16",
     "index",
-    "is_replaced",
+    "is_on",
     "isa",
     "keep_pages",
     "lrn",
@@ -155,10 +157,10 @@ __all__ = [
     "release_pages",
     "replace_operator",
     "resize",
-    "restore_operator",
     "rotary",
     "set_threads",
     "softmax",
+    "switch_operators",
 ]
 
 # (kind, alpha, beta, operand): an operation on each result before it is stored.
@@ -212,5 +214,7 @@ def trim() -> None:
 def allocate(size: int) -> torch.Tensor:
     """``size`` bytes of memory (a uint8 tensor) aligned to 64 bytes, on huge pages where the system has them."""
     memory = torch.empty(size, dtype=torch.uint8)
+    if size and not memory.data_ptr():
+        raise DrystoneError("torch gives tensors without memory: call this outside of FakeTensorMode, functionalize and the like")
     advise_huge_pages(memory.data_ptr(), size)
     return memory

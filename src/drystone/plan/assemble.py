@@ -72,6 +72,7 @@ class Assembled:
     records: list[StepRecord]
     slots: list[tuple[Buffer, int]]
     inputs: list[Place]
+    input_names: list[str]
     outputs: list[Place]
     output_dtypes: list[torch.dtype]  # a place knows only what its elements are moved as
     arena_bytes: int
@@ -498,7 +499,8 @@ class _Assembler:
         for buffer, offset in zip(arena, offsets, strict=True):
             buffer.offset = offset
         dtypes = [value.dtype for value in self.graph.outputs]
-        return Assembled(self.program, self.records, self.slots, inputs, outputs, dtypes, total, self.choice)
+        names = [value.name for value in self.graph.inputs]
+        return Assembled(self.program, self.records, self.slots, inputs, names, outputs, dtypes, total, self.choice)
 
 
 def uniform_layout(layouts: list[Layout], format: str) -> Layout:
