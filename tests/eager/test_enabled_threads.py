@@ -67,6 +67,38 @@ def test_calls_from_several_threads_at_once(openmp_threads: int) -> None:
         assert not any(pool.map(worker, range(WORKERS)))
 
 
+def test_switched_beside_calls() -> None:
+    """Results are right whichever kernel serves, and whoever leaves a ``with`` switches nobody else's off."""
+    calls = mixed_calls()
+    expected = [call() for call in calls]
+    drystone.enable()  # enters the operators in torch's table, before other threads call them
+    drystone.disable()
+    stop = threading.Event()
+
+    def worker(rank: int) -> list[int]:
+        torch.set_num_threads(1)
+        wrong = []
+        while not stop.is_set():
+            wrong += [i for i, call in enumerate(calls) if not torch.allclose(call(), expected[i], rtol=1e-4, atol=1e-4)]
+        return wrong
+
+    def switcher(only: list[str]) -> int:
+        left_out = 0
+        for _ in range(300):
+            with drystone.enabled(only):
+                left_out += not operators.replaced() >= set(only)
+        return left_out
+
+    with ThreadPoolExecutor(2 + 2) as pool:
+        workers = [pool.submit(worker, rank) for rank in range(2)]
+        switchers = [pool.submit(switcher, only) for only in (["softmax", "layer_norm"], ["softmax", "convolution", "topk"])]
+        left_out = [switching.result() for switching in switchers]
+        stop.set()
+        assert not any(working.result() for working in workers)
+    assert left_out == [0, 0]
+    assert not operators.replaced()
+
+
 def test_the_number_of_threads_changes_between_calls() -> None:
     drystone.enable()
     calls = mixed_calls()
