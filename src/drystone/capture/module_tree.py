@@ -75,7 +75,9 @@ def _watch(made: nn.Module, changed: Callable[[str], None]) -> None:
             changed(name)
         kind.__setattr__(self, name, value)
 
-    made.__class__ = type(kind.__name__, (kind,), {"__setattr__": set_attribute, "__module__": kind.__module__})
+    # Past __setattr__: a module of several parts has one that watches already.
+    watched = type(kind.__name__, (kind,), {"__setattr__": set_attribute, "__module__": kind.__module__})
+    object.__setattr__(made, "__class__", watched)
 
 
 def bare(module: nn.Module) -> nn.Module:

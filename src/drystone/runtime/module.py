@@ -61,7 +61,7 @@ class OptimizedModule(StandIn):
         batch: list[int],
         weights: Weights,
     ) -> None:
-        """``batch``: the inputs whose first dimensions vary together, though no dimension was declared dynamic."""
+        """``batch``: the inputs with the first size of the example, which may vary though no dimension was declared dynamic."""
         super().__init__(model)
         self._flatten = flatten
         self._names = names
@@ -132,8 +132,6 @@ class OptimizedModule(StandIn):
                 usual = False
             if not tensor.is_contiguous() or tensor.is_neg() or tensor.is_conj():
                 tensors[i] = tensor.resolve_neg().resolve_conj().contiguous()
-        if not usual:
-            self._check_batch(tensors)
         return tensors, all(map(all_finite, tensors)), usual
 
     def _find(self, tensors: list[torch.Tensor], threads: int, finite: bool = True, rehearse: bool = False) -> Prepared:
@@ -150,13 +148,6 @@ class OptimizedModule(StandIn):
             if finite and list(shapes) == [tuple(shape) for shape in self._shapes]:
                 self._current = (threads, prepared)
             return prepared
-
-    def _check_batch(self, tensors: list[torch.Tensor]) -> None:
-        """The batch may be another one, but the same in all inputs that have it."""
-        sizes = {tensors[i].shape[0] for i in self._batch}
-        if len(sizes) > 1:
-            given = ", ".join(f"{self._names[i]!r} {list(tensors[i].shape)}" for i in self._batch)
-            raise ShapeError(f"the first dimension is the batch, which must be one number in all inputs that have it; got {given}")
 
     def _check(self, index: int, tensor: torch.Tensor, grad: bool) -> None:
         """Raise the error that says what is wrong with an input, if anything is."""
