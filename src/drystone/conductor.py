@@ -43,6 +43,7 @@ from drystone.runtime.layouts import LayoutModule
 from drystone.runtime.module import OptimizedModule, Prepared
 from drystone.runtime.parts import PartedModule
 from drystone.runtime.program import Program
+from drystone.runtime.stand_in import StandIn
 from drystone.runtime.timing import against_eager, step_seconds
 from drystone.runtime.weights import Weights
 from drystone.spinner import spinner
@@ -70,7 +71,8 @@ def optimize(
     the rest runs eagerly; a DrystoneWarning says which. The model itself is left as it is; it must be in eval mode.
 
     Args:
-        model: any ``nn.Module`` in eval mode, on the CPU; or a TorchScript module, traced, scripted or frozen.
+        model: any ``nn.Module`` in eval mode, on the CPU; or a TorchScript module, traced, scripted or frozen. For a module that
+            was optimised, alone or as a submodule, its original is taken.
         example_inputs: a tuple of its positional inputs (or one tensor); shapes and dtypes decide what is prepared.
         example_kwargs: its inputs by name.
         dtype: ``torch.bfloat16`` computes in bfloat16 with float32 accumulation; inputs and outputs keep the model's dtypes.
@@ -102,6 +104,8 @@ def optimize(
     >>> fast(torch.ones(1, 4)).shape
     torch.Size([1, 2])
     """
+    if isinstance(model, StandIn):
+        model = model.original()
     single = isinstance(example_inputs, (torch.Tensor, PackedSequence))
     args = (example_inputs,) if single else tuple(example_inputs or ())
     kwargs = dict(example_kwargs or {})

@@ -29,6 +29,7 @@ from drystone.plan.tuning_cache import TuningCache
 from drystone.runtime.explain import Explanation
 from drystone.runtime.module import OptimizedModule, Prepared
 from drystone.runtime.program import Program
+from drystone.runtime.stand_in import NoModel
 from drystone.runtime.weights import Weights
 
 
@@ -129,18 +130,11 @@ class _Content:
         require(all(inputs[index].shape for index in self.batch), "an input without axes has no batch")
 
 
-class Stand(nn.Module):
-    """What stands for the model of a module that was loaded."""
-
-    def forward(self, *args: Any, **kwargs: Any) -> NoReturn:
-        raise UnsupportedError("an artefact holds no model, only its programs")
-
-
 class _Loaded(Conductor):
     """Makes programs of the graphs of an artefact, and of no others."""
 
     def __init__(self, content: _Content, plan: plans.Plan) -> None:
-        super().__init__(Stand().eval(), (), {}, Options(tuning="estimate", formats=content.format))
+        super().__init__(NoModel().eval(), (), {}, Options(tuning="estimate", formats=content.format))
         self.content, self.plan = content, plan
         self.graph, self.signature = content.shapes[0]
         self.kin = Planner(self.graph, self.weights, TuningCache.in_memory(), content.format)

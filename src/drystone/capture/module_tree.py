@@ -37,7 +37,7 @@ def copy_tree(
     tensors: dict[int, torch.Tensor] = {}
 
     def visit(module: nn.Module) -> nn.Module:
-        if module in copies or isinstance(module, torch.jit.ScriptModule):
+        if module in copies or stands_alone(module):
             return copies.get(module, module)
         copies[module] = made = _shallow(module)
         if module in stateful:
@@ -59,6 +59,11 @@ def copy_tree(
             if inner in copies:
                 _watch(copies[inner], replacement.abandon)
     return copies
+
+
+def stands_alone(module: nn.Module) -> bool:
+    """Whether ``module`` runs something of its own, so that no copy is made: TorchScript, or what drystone has prepared."""
+    return isinstance(module, torch.jit.ScriptModule) or getattr(type(module), "stands_alone", False)
 
 
 def unchanged(old: Any, new: Any) -> bool:

@@ -16,6 +16,7 @@ from drystone.graph.graph import Graph, Value
 from drystone.runtime.explain import Explanation
 from drystone.runtime.program import Program
 from drystone.runtime.stand_in import StandIn, all_finite, refusal, threads_in_force
+from drystone.runtime.traced_calls import is_traced
 from drystone.runtime.weights import Weights
 
 # Programs kept for other shapes and thread counts; the least recently used goes first.
@@ -103,6 +104,8 @@ class OptimizedModule(StandIn):
         return self.forward(*args, **kwargs)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if is_traced():
+            return self.call_original(args, kwargs)
         tensors, finite, usual = self._checked(args, kwargs)
         self._weights.check()
         threads = threads_in_force()

@@ -29,7 +29,7 @@ Layers = native.RecurrentLayers
 
 def is_recurrent(module: nn.Module) -> bool:
     """Whether it computes what torch's own LSTM, GRU or RNN does, and the native side can."""
-    if native.isa() == "none" or type(module).forward not in _FORWARDS or "forward" in vars(module):
+    if native.isa() == "none" or getattr(type(module), "forward", None) not in _FORWARDS or "forward" in vars(module):
         return False
     weights = [module._parameters.get(name) for name in module._flat_weights_names]  # type: ignore[union-attr]
     dtypes = {None if weight is None else weight.dtype for weight in weights}  # None: it is computed from others
