@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from test_stand_in import model_of, optimize
 from torch import nn
 from torch.autograd import forward_ad
 from torch.func import functionalize, grad, jacrev, jvp, vmap
@@ -20,7 +21,6 @@ import drystone
 from drystone import UnsupportedError
 from drystone.runtime import module as runtime_module
 from drystone.runtime.traced_calls import is_traced
-from test_stand_in import model_of, optimize
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::drystone.DrystoneWarning"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
@@ -93,6 +94,24 @@ class StandIn(nn.Module):
         if mode:
             raise InputError("this module is prepared for inference and has no training mode; train the original model")
         return self
+
+    # The artefact's form is what programs are copied in.
+
+    def __copy__(self) -> nn.Module:
+        from drystone import copies
+
+        return copies.copied(self, lambda original: original)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
+        from drystone import copies
+
+        made = memo[id(self)] = copies.copied(self, lambda original: copy.deepcopy(original, memo))
+        return made
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        from drystone import copies
+
+        return copies.reduced(self)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """The model's."""
