@@ -21,6 +21,7 @@ from drystone.capture.module_tree import bare, copy_tree
 from drystone.capture.parts import Part, divide, first_line
 from drystone.capture.recording import Call, Recording, record
 from drystone.errors import DrystoneError, DrystoneWarning, UnsupportedError
+from drystone.factories import on_cpu
 from drystone.runtime.agreement import relative_error
 from drystone.runtime.explain import ExplainedPart, PartedExplanation
 from drystone.runtime.module import OptimizedModule
@@ -104,7 +105,13 @@ def optimize_in_parts(
 @contextmanager
 def undisturbed() -> Iterator[None]:
     """As parts run later, whatever holds around the call of optimize."""
-    with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False), torch.random.fork_rng(devices=[]):
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+        torch.autocast("cpu", enabled=False),
+        on_cpu(),
+        torch.random.fork_rng(devices=[]),
+    ):
         yield
 
 

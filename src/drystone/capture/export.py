@@ -26,6 +26,7 @@ from drystone.capture.mutation import functionalize, read_by
 from drystone.capture.signature import InputLeaf, OutputLeaf, Signature
 from drystone.capture.torchscript import Interpreter
 from drystone.errors import CaptureError, DrystoneError, DrystoneWarning, InputError, UnsupportedError
+from drystone.factories import on_cpu
 from drystone.graph.traced import hint
 
 
@@ -89,7 +90,7 @@ def _plain_modes() -> Iterator[None]:
 
     nn.modules.transformer._detect_is_causal_mask = detect_outside
     try:
-        with torch.no_grad(), torch.autocast("cpu", enabled=False), torch.device("cpu"):
+        with torch.no_grad(), torch.autocast("cpu", enabled=False), on_cpu():
             yield
     finally:
         nn.modules.transformer._detect_is_causal_mask = detect

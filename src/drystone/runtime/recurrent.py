@@ -162,8 +162,8 @@ class RecurrentForward:
         threads = threads_in_force()
         layers = self.layers
         native.note_use()
-        output = torch.empty((*x.shape[:-1], self._directions * self._width), dtype=self._dtype)
-        last = [torch.empty(shape, dtype=self._dtype) for shape in self._shapes(batch)]
+        output = torch.empty((*x.shape[:-1], self._directions * self._width), dtype=self._dtype, device="cpu")
+        last = [torch.empty(shape, dtype=self._dtype, device="cpu") for shape in self._shapes(batch)]
         state, cell = [*map(torch.Tensor.data_ptr, states), 0, 0][:2]
         final_state, final_cell = [*map(torch.Tensor.data_ptr, last), 0][:2]
         first, rows = self._module.batch_first and not sizes, batch[0] if batch else 1
