@@ -64,11 +64,11 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
         with torch.inference_mode(_of_inference_mode(model)), _plain_modes(), _attributes_kept(model), _quiet():
             program = torch.export.export(model, tuple(args), kwargs, dynamic_shapes=dynamic_shapes, strict=False)
             program = functionalize(program)
+        return describe(program, inspect.signature(model.forward))
     except DrystoneError:
         raise
     except Exception as error:
         raise CaptureError(_explanation(model, error)) from error
-    return describe(program, inspect.signature(model.forward))
 
 
 def _of_inference_mode(model: nn.Module) -> bool:
