@@ -94,10 +94,23 @@ def test_inputs_of_one_batch_vary_together() -> None:
     fast = drystone.optimize(Two().eval(), (torch.randn(2, 3), torch.randn(2, 3), torch.randn(3)), tuning="estimate")
     x = torch.randn(4, 3)
     assert torch.equal(fast(x, x, torch.zeros(3)), x + x)
-    with pytest.raises(ShapeError, match="batch"):
+    with pytest.raises(ShapeError, match=r"does not take \[4, 3\], \[2, 3\]"):
         fast(x, torch.randn(2, 3), torch.zeros(3))
     with pytest.raises(ShapeError, match="'shift'"):
         fast(x, x, torch.zeros(4))
+
+
+class Products(nn.Module):
+    def forward(self, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        return torch.relu(x) @ w.t()
+
+
+@pytest.mark.parametrize("first, second", [(7, 4), (4, 7), (7, 6), (1, 4), (7, 7)])
+def test_inputs_that_share_a_size_by_chance_may_part(first: int, second: int) -> None:
+    fast = drystone.optimize(Products().eval(), (torch.randn(4, 8), torch.randn(4, 8)), tuning="estimate")
+    x, w = torch.randn(first, 8), torch.randn(second, 8)
+    torch.testing.assert_close(fast(x, w), torch.relu(x) @ w.t())
+    torch.testing.assert_close(fast(w, x), torch.relu(w) @ x.t())
 
 
 def test_a_batch_that_the_model_does_not_take() -> None:

@@ -132,11 +132,13 @@ def test_global_settings_are_untouched() -> None:
     assert settings() == before
 
 
-def test_parameters_are_not_listed_twice() -> None:
-    fast = drystone.optimize(Block().eval(), (torch.randn(2, 3, 9, 8),), tuning="estimate")
-    assert list(fast.parameters()) == []
-    outer = nn.Sequential(fast)
-    assert list(outer.state_dict()) == []
+def test_parameters_are_the_models_own() -> None:
+    model = Block().eval()
+    fast = drystone.optimize(model, (torch.randn(2, 3, 9, 8),), tuning="estimate")
+    assert list(map(id, fast.parameters())) == list(map(id, model.parameters()))
+    outer = nn.ModuleList([model, fast])
+    assert len(list(outer.parameters())) == len(list(model.parameters())), "listed twice"
+    assert list(outer.state_dict()) == [f"{i}.{name}" for i in (0, 1) for name in model.state_dict()]
 
 
 def test_attributes_are_the_models() -> None:

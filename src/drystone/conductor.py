@@ -21,6 +21,7 @@ from drystone.capture.kept_modules import Choice, chosen_modules, names_of
 from drystone.capture.shapes import LEAST, batch_inputs, batch_shapes, dynamic_dims, resize
 from drystone.capture.signature import Signature
 from drystone.errors import CaptureError, DrystoneWarning, ShapeError, UnsupportedError
+from drystone.factories import on_cpu
 from drystone.graph.build import build
 from drystone.graph.graph import Graph, Node, mark_strict
 from drystone.graph.traced import resized
@@ -43,6 +44,7 @@ from drystone.runtime.layouts import LayoutModule
 from drystone.runtime.module import OptimizedModule, Prepared
 from drystone.runtime.parts import PartedModule
 from drystone.runtime.program import Program
+from drystone.runtime.stand_in import StandIn
 from drystone.runtime.timing import against_eager, step_seconds
 from drystone.runtime.weights import Weights
 from drystone.spinner import spinner
@@ -70,7 +72,8 @@ def optimize(
     the rest runs eagerly; a DrystoneWarning says which. The model itself is left as it is; it must be in eval mode.
 
     Args:
-        model: any ``nn.Module`` in eval mode, on the CPU; or a TorchScript module, traced, scripted or frozen.
+        model: any ``nn.Module`` in eval mode, on the CPU; or a TorchScript module, traced, scripted or frozen. For a module that
+            was optimised, alone or as a submodule, its original is taken.
         example_inputs: a tuple of its positional inputs (or one tensor); shapes and dtypes decide what is prepared.
         example_kwargs: its inputs by name.
         dtype: ``torch.bfloat16`` computes in bfloat16 with float32 accumulation; inputs and outputs keep the model's dtypes.
@@ -102,6 +105,8 @@ def optimize(
     >>> fast(torch.ones(1, 4)).shape
     torch.Size([1, 2])
     """
+    if isinstance(model, StandIn):
+        model = model.original()
     single = isinstance(example_inputs, (torch.Tensor, PackedSequence))
     args = (example_inputs,) if single else tuple(example_inputs or ())
     kwargs = dict(example_kwargs or {})
@@ -151,6 +156,12 @@ def _optimize_layers(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
             native.set_threads(threads)
             if threads not in caches:
                 caches[threads] = TuningCache(environment(threads))
+            with on_cpu():
+                return made(captured, format, inputs, output, finite, measure, threads)
+
+        def made(
+            captured: Captured, format: str, inputs: Sequence[str], output: str, finite: bool, measure: bool, threads: int
+        ) -> Program:
             graph = simplify(build(captured))
             if options.accuracy == "strict":
                 mark_strict(graph)
@@ -201,7 +212,7 @@ class Conductor:
 
     def module(self, dynamic_shapes: Any, any_batch: bool = True) -> OptimizedModule:
         """``any_batch``: where no dimension is declared to vary, the first one may."""
-        with spinner("preparing") as say:
+        with on_cpu(), spinner("preparing") as say:
             say("capturing")
             captured = self._capture_example(dynamic_shapes)
             tensors = captured.signature.flatten(self.args, self.kwargs)
@@ -243,7 +254,8 @@ class Conductor:
 
     def _capture_example(self, dynamic_shapes: Any) -> Captured:
         captured = capture_module(self.model, self.args, self.kwargs, dynamic_shapes)
-        self.graph, self.signature = self._graph(captured), captured.signature
+        with on_cpu():
+            self.graph, self.signature = self._graph(captured), captured.signature
         # The capture that is resized for other shapes; None until one is made, False where none can be.
         self.symbolic: Captured | Literal[False] | None = None if dynamic_shapes is None else captured
         return captured
@@ -297,7 +309,7 @@ class Conductor:
         """
         threads = torch.get_num_threads()
         native.set_threads(threads)
-        with spinner("preparing") as say:
+        with on_cpu(), spinner("preparing") as say:
             graph, signature = self._for_shapes(tensors)
             tensors = [tensor.detach() for tensor in tensors]
             cache = TuningCache(environment(threads))

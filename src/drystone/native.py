@@ -213,7 +213,7 @@ def trim() -> None:
 
 def allocate(size: int) -> torch.Tensor:
     """``size`` bytes of memory (a uint8 tensor) aligned to 64 bytes, on huge pages where the system has them."""
-    memory = torch.empty(size, dtype=torch.uint8)
+    memory = torch.empty(size, dtype=torch.uint8, device="cpu")
     if size and not memory.data_ptr():
         raise DrystoneError("torch gives tensors without memory: call this outside of FakeTensorMode, functionalize and the like")
     advise_huge_pages(memory.data_ptr(), size)

@@ -21,6 +21,7 @@ from drystone.capture.module_tree import bare, copy_tree
 from drystone.capture.parts import Part, divide, first_line
 from drystone.capture.recording import Call, Recording, record
 from drystone.errors import DrystoneError, DrystoneWarning, UnsupportedError
+from drystone.factories import on_cpu
 from drystone.runtime.agreement import relative_error
 from drystone.runtime.explain import ExplainedPart, PartedExplanation
 from drystone.runtime.module import OptimizedModule
@@ -79,7 +80,8 @@ def optimize_in_parts(
             return _programs(bare(module), calls, own_dtype, prepare)
 
         parts = list(divide(model, first_line(error), recording, prepared, is_recurrent))
-        if not any(part.prepared for part in parts):
+        quantised = any(map(_is_quantised, model.modules()))
+        if not quantised and not any(part.prepared for part in parts):
             tried = [f"{part.name} ({type(part.module).__name__}): {part.reason}" for part in parts[1 : NAMED + 1]]
             raise type(error)("\n".join([str(error), "None of its submodules can be captured either.", *tried])) from error
         forwards = {part.module: _forward(part, recording) for part in parts if _native(part)}
@@ -87,7 +89,8 @@ def optimize_in_parts(
         def assembled(forwards: dict[nn.Module, Forward]) -> nn.Module:
             return copy_tree(model, forwards, recording.stateful)[model]
 
-        verdict = _Verdict("eager", "no part that can be captured is faster in drystone")
+        others = "all of its layers that have weights are torch's quantised ones, which have kernels of their own"
+        verdict = _Verdict("eager", others if quantised else "no part that can be captured is faster in drystone")
         if forwards:
             verdict = _verdict(assembled(forwards), assembled({}), args, kwargs, recording.output, dtype, race)
         running = forwards if verdict.runs == "drystone" else {}
@@ -101,10 +104,21 @@ def optimize_in_parts(
     return fast
 
 
+def _is_quantised(module: nn.Module) -> bool:
+    """Whether it is one of torch.ao's, as torch.ao.quantization.quantize_dynamic makes: weights in an object of C++."""
+    return type(module).__module__.startswith("torch.ao.nn.quantized")
+
+
 @contextmanager
 def undisturbed() -> Iterator[None]:
     """As parts run later, whatever holds around the call of optimize."""
-    with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False), torch.random.fork_rng(devices=[]):
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+        torch.autocast("cpu", enabled=False),
+        on_cpu(),
+        torch.random.fork_rng(devices=[]),
+    ):
         yield
 
 

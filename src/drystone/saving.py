@@ -6,6 +6,7 @@ The format is in docs/artefact.md; ``drystone.artefact`` reads and checks it. He
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, BinaryIO, NoReturn
@@ -17,6 +18,7 @@ from torch import nn
 from drystone import native
 from drystone.artefact import folder, graphs, plans, structures, weights
 from drystone.artefact.document import entries, listed, require, truth, whole, wholes, word
+from drystone.capture.export import Captured
 from drystone.capture.signature import Signature
 from drystone.conductor import Conductor
 from drystone.errors import ArtefactError, InputError, ShapeError, UnsupportedError
@@ -29,6 +31,7 @@ from drystone.plan.tuning_cache import TuningCache
 from drystone.runtime.explain import Explanation
 from drystone.runtime.module import OptimizedModule, Prepared
 from drystone.runtime.program import Program
+from drystone.runtime.stand_in import NoModel
 from drystone.runtime.weights import Weights
 from drystone.spinner import spinner
 
@@ -90,6 +93,19 @@ def save(fast: nn.Module, path: str | os.PathLike[str]) -> None:
         raise UnsupportedError(f"this module can't be saved: {error}") from None
 
 
+@dataclass
+class Original:
+    """The model of a module that is copied, and what it takes to capture it again."""
+
+    model: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    options: Options  # without the modules that stay float32
+    float32: set[str]  # their names
+    weights: list[str]  # the names of those that were packed
+    verdict: str | None
+
+
 def load(path: str | os.PathLike[str]) -> OptimizedModule:
     """The module that was saved to the folder ``path``, without the model's code.
 
@@ -98,9 +114,14 @@ def load(path: str | os.PathLike[str]) -> OptimizedModule:
 
     Raises ``ArtefactError`` for a folder that is damaged, of another version, or not what ``save`` writes.
     """
-    program, plan, file = folder.read(Path(path))
+    return read(Path(path), None)
+
+
+def read(path: Path, original: Original | None) -> OptimizedModule:
+    """``load``; with the ``original``, other shapes and ``refresh()`` are as of a module that was optimised."""
+    program, plan, file = folder.read(path)
     content = _Content(program, file)
-    fast = _Loaded(content, plans.plan(plan)).restored()
+    fast = _Loaded(content, plans.plan(plan), original).restored()
     weights.check_all(content.constants)
     return fast
 
@@ -134,20 +155,21 @@ class _Content:
         require(all(inputs[index].shape for index in self.batch), "an input without axes has no batch")
 
 
-class Stand(nn.Module):
-    """What stands for the model of a module that was loaded."""
-
-    def forward(self, *args: Any, **kwargs: Any) -> NoReturn:
-        raise UnsupportedError("an artefact holds no model, only its programs")
-
-
 class _Loaded(Conductor):
-    """Makes programs of the graphs of an artefact, and of no others."""
+    """Makes programs of the graphs of an artefact; of others too where the original is there."""
 
-    def __init__(self, content: _Content, plan: plans.Plan) -> None:
-        super().__init__(Stand().eval(), (), {}, Options(tuning="estimate", formats=content.format))
-        self.content, self.plan = content, plan
+    def __init__(self, content: _Content, plan: plans.Plan, original: Original | None = None) -> None:
+        if original is None:
+            super().__init__(NoModel().eval(), (), {}, Options(tuning="estimate", formats=content.format))
+        else:
+            modules = dict(original.model.named_modules(remove_duplicate=False))
+            options = replace(original.options, float32_modules={modules[name] for name in original.float32})
+            super().__init__(original.model, original.args, original.kwargs, options)
+            self.verdict = original.verdict
+        self.content, self.plan, self.original = content, plan, original
+        self.known = content.shapes
         self.graph, self.signature = content.shapes[0]
+        self.symbolic = None
         self.kin = Planner(self.graph, self.weights, TuningCache.in_memory(), content.format)
         plan.put_times(self.kin)
         self.warned = True  # who saved the module was told what runs on ATen
@@ -161,11 +183,25 @@ class _Loaded(Conductor):
             self.prepare,
             self.content.varying,
             self.content.batch,
-            Weights(SimpleNamespace(constants={}, weights=set()), _no_model),
+            self._watched(),
         )
         examples = [torch.empty(value.shape, dtype=value.dtype, device="meta") for value in self.graph.inputs]
         fast._find(examples, torch.get_num_threads())
         return fast
+
+    def _watched(self) -> Weights:
+        if self.original is None:
+            return Weights(SimpleNamespace(constants={}, weights=set()), _no_model)
+        model = self.model
+        named = dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)])
+        # TorchScript has other names for what was packed: then all count.
+        names = set(self.original.weights) if named.keys() >= set(self.original.weights) else set(named)
+        return Weights(SimpleNamespace(constants={name: (name, named[name]) for name in names}, weights=names), self._from_original)
+
+    def _from_original(self) -> Captured:
+        """After the weights have changed."""
+        self.known = []
+        return self._capture_again(None)
 
     def prepare(self, tensors: list[torch.Tensor], finite: bool = True, rehearse: bool = False) -> Prepared:
         prepared = super().prepare(tensors, finite, rehearse)
@@ -176,9 +212,11 @@ class _Loaded(Conductor):
 
     def _for_shapes(self, tensors: list[torch.Tensor]) -> tuple[Graph, Signature]:
         given = [tuple(tensor.shape) for tensor in tensors]
-        for graph, signature in self.content.shapes:
+        for graph, signature in self.known:
             if [value.shape for value in graph.inputs] == given:
                 return graph, signature
+        if self.original is not None:
+            return super()._for_shapes(tensors)
         held = "; ".join(", ".join(str(list(value.shape)) for value in graph.inputs) for graph, _ in self.content.shapes)
         raise ShapeError(
             f"the artefact holds programs for {held}, not for {', '.join(str(list(shape)) for shape in given)}; "
@@ -186,7 +224,9 @@ class _Loaded(Conductor):
         )
 
     def _plan(self, planner: Planner, graph: Graph, threads: int, finite: bool) -> dict[Node, Option] | None:
-        index = next(i for i, (known, _) in enumerate(self.content.shapes) if known is graph)
+        index = next((i for i, (known, _) in enumerate(self.known) if known is graph), None)
+        if index is None:
+            return None
         return self.plan.choice(planner, environment(threads), index, threads, finite)
 
     def _explain(self, program: Program, planner: Planner, tensors: list[torch.Tensor], compare: bool) -> Explanation:

@@ -80,3 +80,21 @@ def test_plain_values_of_the_example_are_held_to_it() -> None:
     for changed in ({"times": 4}, {"mode": "x"}, {"flag": 0}):
         with pytest.raises(InputError):
             fast(x, **{"times": 3, "mode": None, "flag": False, **changed})
+
+
+class Nested(nn.Module):
+    def forward(self, batch: dict[str, Any], more: Any = None, **rest: Any) -> torch.Tensor:
+        inner = batch["inner"]
+        return batch["x"] * 2 - inner[0]["a"] + 3 * inner[0]["b"] + sum(rest.get("named", {}).values())
+
+
+def test_the_keys_of_dicts_may_come_in_another_order() -> None:
+    x, a, b = torch.randn(3, 2)[:, None].unbind()
+    example = {"x": x, "inner": [{"a": a, "b": b}, None]}
+    fast = drystone.optimize(Nested().eval(), (example,), example_kwargs={"named": {"p": a, "q": b}}, tuning="estimate")
+    given = {"inner": [{"b": b, "a": a}, None], "x": x}
+    want = Nested()(example, named={"p": a, "q": b})
+    torch.testing.assert_close(fast(given, named={"q": b, "p": a}), want)
+    torch.testing.assert_close(fast(named={"q": b, "p": a}, batch=given), want)
+    with pytest.raises(InputError, match="structured"):
+        fast({"x": x, "inner": [{"a": a, "c": b}, None]}, named={"p": a, "q": b})

@@ -410,7 +410,7 @@ def test_the_model_is_left_as_it_is() -> None:
 def test_manners() -> None:
     model, x = EarlyExit().eval(), torch.randn(X)
     fast = optimize(model, x)
-    assert fast.config is model.config and fast.stem is model.stem and list(fast.parameters()) == []
+    assert fast.config is model.config and fast.stem is model.stem and next(fast.parameters()) is model.stem[0].weight
     assert fast.eval() is fast and not fast.training
     with pytest.raises(InputError, match="training mode"):
         fast.train()
@@ -546,3 +546,36 @@ def test_thread_count_changes_between_calls() -> None:
     for threads in (1, 2):
         torch.set_num_threads(threads)
         check(fast, model, x)
+
+
+def test_parts_that_share_a_module_without_weights() -> None:
+    shared = nn.SiLU()
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.act, self.drop = nn.Linear(8, 8), shared, nn.Sequential(shared)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.drop(self.act(self.layer(x)))
+
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleList(Block() for _ in range(3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for block in self.blocks:
+                x = shared(block(x))
+                if x.sum() > 1e9:
+                    x = -x
+            return x
+
+    model, x = Shared().eval(), torch.randn(4, 8)
+    fast = optimize(model, x)
+    assert native_parts(fast) == {"blocks.0", "blocks.1", "blocks.2"}
+    check(fast, model, x)
+    assert native_parts(fast) == {"blocks.0", "blocks.1", "blocks.2"}
+    fast._tree.blocks[1].act.inplace = True  # the model sets something: all parts that use it follow
+    assert native_parts(fast) == set()
+    check(fast, model, x)

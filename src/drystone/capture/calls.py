@@ -95,7 +95,7 @@ def trace(function: Callable[..., Any], kinds: Sequence[tuple[Sequence[int], tor
     try:
         # Modes that the model has set are none of the trace's.
         with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
-            operands = [torch.empty(shape, dtype=dtype) for shape, dtype in kinds]
+            operands = [torch.empty(shape, dtype=dtype, device="cpu") for shape, dtype in kinds]
             recorder = _Recorder(operands)
             with recorder, _WholeFunctions(recorder):
                 result = function(*operands)

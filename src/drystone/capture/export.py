@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
 from torch.utils import _pytree as pytree
@@ -25,6 +26,7 @@ from drystone.capture.mutation import functionalize, read_by
 from drystone.capture.signature import InputLeaf, OutputLeaf, Signature
 from drystone.capture.torchscript import Interpreter
 from drystone.errors import CaptureError, DrystoneError, DrystoneWarning, InputError, UnsupportedError
+from drystone.factories import on_cpu
 from drystone.graph.traced import hint
 from drystone.memory import REMEDY, has_memory
 
@@ -60,14 +62,39 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
     check_model(model, args, kwargs)
     try:
         # Precision is lowered where the caller asks for it, not because autocast happens to be on.
-        with torch.no_grad(), torch.autocast("cpu", enabled=False), _attributes_kept(model), _quiet():
+        with torch.inference_mode(_of_inference_mode(model)), _plain_modes(), _attributes_kept(model), _quiet():
             program = torch.export.export(model, tuple(args), kwargs, dynamic_shapes=dynamic_shapes, strict=False)
             program = functionalize(program)
+        return describe(program, inspect.signature(model.forward))
     except DrystoneError:
         raise
     except Exception as error:
         raise CaptureError(_explanation(model, error)) from error
-    return describe(program, inspect.signature(model.forward))
+
+
+def _of_inference_mode(model: nn.Module) -> bool:
+    """Whether the tracer must be in inference mode: in it alone may parameters that were made in it require grad. Else as it is."""
+    return torch.is_inference_mode_enabled() or any(parameter.is_inference() for parameter in model.parameters())
+
+
+@contextmanager
+def _plain_modes() -> Iterator[None]:
+    """Inference in the model's own dtypes on the CPU, whatever gradients, autocast and default device are outside.
+
+    nn.TransformerEncoder and its like look whether a mask that is given is the causal one, to say so to attention. That is a
+    decision on numbers; while they are traced, the mask is read as it is.
+    """
+    detect = nn.modules.transformer._detect_is_causal_mask
+
+    def detect_outside(mask: Any, is_causal: bool | None = None, size: int | None = None) -> bool:
+        return bool(is_causal) if isinstance(mask, FakeTensor) else detect(mask, is_causal, size)
+
+    nn.modules.transformer._detect_is_causal_mask = detect_outside
+    try:
+        with torch.no_grad(), torch.autocast("cpu", enabled=False), on_cpu():
+            yield
+    finally:
+        nn.modules.transformer._detect_is_causal_mask = detect
 
 
 @contextmanager

@@ -37,7 +37,7 @@ def copy_tree(
     tensors: dict[int, torch.Tensor] = {}
 
     def visit(module: nn.Module) -> nn.Module:
-        if module in copies or isinstance(module, torch.jit.ScriptModule):
+        if module in copies or stands_alone(module):
             return copies.get(module, module)
         copies[module] = made = _shallow(module)
         if module in stateful:
@@ -61,6 +61,11 @@ def copy_tree(
     return copies
 
 
+def stands_alone(module: nn.Module) -> bool:
+    """Whether ``module`` runs something of its own, so that no copy is made: TorchScript, or what drystone has prepared."""
+    return isinstance(module, torch.jit.ScriptModule) or getattr(type(module), "stands_alone", False)
+
+
 def unchanged(old: Any, new: Any) -> bool:
     """Whether an attribute that was ``old`` means the same as ``new``; tensors and other objects only if they are one."""
     return old is new or (isinstance(new, (bool, int, float, str)) and type(old) is type(new) and old == new)
@@ -75,7 +80,9 @@ def _watch(made: nn.Module, changed: Callable[[str], None]) -> None:
             changed(name)
         kind.__setattr__(self, name, value)
 
-    made.__class__ = type(kind.__name__, (kind,), {"__setattr__": set_attribute, "__module__": kind.__module__})
+    # Past __setattr__: a module of several parts has one that watches already.
+    watched = type(kind.__name__, (kind,), {"__setattr__": set_attribute, "__module__": kind.__module__})
+    object.__setattr__(made, "__class__", watched)
 
 
 def bare(module: nn.Module) -> nn.Module:

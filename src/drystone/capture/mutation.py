@@ -18,6 +18,9 @@ from drystone.graph.traced import functional, storage
 # Marked as mutating, but what they change is not the numbers.
 HARMLESS = {"aten::detach_", "aten::requires_grad_"}
 
+_aten = torch.ops.aten
+DROPOUTS = {getattr(_aten, name).default for name in ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")}
+
 
 def mutates(node: fx.Node) -> bool:
     return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
@@ -25,10 +28,25 @@ def mutates(node: fx.Node) -> bool:
 
 def functionalize(program: ExportedProgram) -> ExportedProgram:
     """The program, or an equal one without in-place operators if it has some that are seen elsewhere."""
-    return program.run_decompositions({}) if _needs_functionalization(program.graph) else program
+    apart = set()
+    for node in program.graph.nodes:
+        if _is_its_input(node):
+            # The tracer gives it memory of its own, and views of it are of that.
+            apart.add(storage(node))
+            node.target, node.args, node.meta["val"] = _aten.alias.default, node.args[:1], node.args[0].meta["val"]
+    return program.run_decompositions({}) if _needs_functionalization(program.graph, apart) else program
 
 
-def _needs_functionalization(graph: fx.Graph) -> bool:
+def _is_its_input(node: fx.Node) -> bool:
+    """Whether the result is the very tensor that goes in: a dropout that does nothing."""
+    if node.op != "call_function" or node.target not in DROPOUTS:
+        return False
+    (x, _, train) = node.args
+    return not train and isinstance(x, fx.Node)
+
+
+def _needs_functionalization(graph: fx.Graph, apart: set[int]) -> bool:
+    """``apart``: memory that is in truth another tensor's."""
     order = {node: index for index, node in enumerate(graph.nodes)}
     names: dict[int, list[fx.Node]] = {}
     for node in graph.nodes:
@@ -41,7 +59,11 @@ def _needs_functionalization(graph: fx.Graph) -> bool:
             return True  # no_grad and autocast regions: functionalisation writes them out
         if not mutates(node) or node.target._schema.name in HARMLESS:
             continue
-        if not _replaceable(node) or any(_sees(node, name, order) for name in names[storage(node.args[0])]):
+        if (
+            not _replaceable(node)
+            or storage(node.args[0]) in apart
+            or any(_sees(node, name, order) for name in names[storage(node.args[0])])
+        ):
             return True
     return False
 

@@ -17,6 +17,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import nn
 
+from drystone.capture.module_tree import stands_alone
 from drystone.capture.recording import Call, Recording
 from drystone.errors import DrystoneError
 
@@ -55,8 +56,8 @@ def divide(
         reason = None
         if next(module.parameters(), None) is None:
             reason = "it has no parameters"
-        elif isinstance(module, torch.jit.ScriptModule):
-            reason = "it is TorchScript"
+        elif stands_alone(module):
+            reason = "it is TorchScript" if isinstance(module, torch.jit.ScriptModule) else "it is prepared already"
         elif not any(inner in recording.calls for inner in module.modules()):
             reason = "no call of it is seen with the example inputs"
         if reason:

@@ -13,6 +13,8 @@ from torch.utils import _pytree as pytree
 
 from drystone.errors import InputError
 
+_TENSOR = frozenset((torch.Tensor,))
+
 
 @dataclass(frozen=True)
 class InputLeaf:
@@ -51,11 +53,11 @@ class Signature:
     def flatten(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
         """The tensors for the graph's inputs. Raises ``InputError`` where the structure or a constant is not the captured one."""
         plain = self._plain_inputs and not kwargs and len(args) == len(self.inputs)
-        if plain and all(isinstance(tensor, torch.Tensor) for tensor in args):
+        if plain and _TENSOR.issuperset(map(type, args)):
             return list(args)
         leaves, spec = pytree.tree_flatten((args, kwargs))
         if spec != self.in_spec:
-            leaves, spec = pytree.tree_flatten(self._arranged(args, kwargs))
+            leaves, spec = pytree.tree_flatten(_ordered(self._arranged(args, kwargs), self.in_spec))
         if spec != self.in_spec:
             raise InputError(f"the inputs must be structured as the example inputs were: expected {self._shown()}, got {spec}")
         tensors = []
@@ -107,6 +109,15 @@ class Signature:
 def inner_specs(spec: pytree.TreeSpec) -> list[pytree.TreeSpec]:
     """The structures inside ``spec``. torch has the method from 2.10 on, before that an attribute."""
     return spec.children() if hasattr(spec, "children") else spec.children_specs
+
+
+def _ordered(item: Any, spec: pytree.TreeSpec) -> Any:
+    """``item`` with the keys of its dicts in the order that ``spec`` has them."""
+    if spec.type is dict and type(item) is dict and item.keys() == set(spec.context):
+        return {key: _ordered(item[key], part) for key, part in zip(spec.context, inner_specs(spec), strict=True)}
+    if spec.type in (tuple, list) and type(item) is spec.type and len(item) == spec.num_children:
+        return spec.type(map(_ordered, item, inner_specs(spec)))
+    return item
 
 
 def _tuples(spec: pytree.TreeSpec, outputs: Iterator[OutputLeaf]) -> Callable[[Sequence[torch.Tensor]], Any] | None:

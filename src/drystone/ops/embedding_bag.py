@@ -81,7 +81,7 @@ def embedding_bag(
     if (input.ndim == 2) != (offsets is None):
         raise ValueError("offsets go with an input of one dimension, and bags of one length are an input of two")
     if offsets is None:
-        offsets = torch.arange(0, input.numel(), input.shape[1], dtype=input.dtype)
+        offsets = torch.arange(0, input.numel(), input.shape[1], dtype=input.dtype, device=input.device)
     if per_sample_weights is not None:
         per_sample_weights = per_sample_weights.reshape(-1)
     if padding_idx is None:

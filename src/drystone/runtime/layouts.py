@@ -17,6 +17,7 @@ from drystone.runtime.explain_layouts import LayoutExplanation
 from drystone.runtime.module import MAX_PROGRAMS
 from drystone.runtime.stand_in import StandIn, all_finite, checked_tensors, threads_in_force
 from drystone.runtime.structures import Maker, Table
+from drystone.runtime.traced_calls import is_traced
 from drystone.runtime.weights import Weights
 
 
@@ -102,6 +103,8 @@ class LayoutModule(StandIn):
         return list(self._tables.values())
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if is_traced():
+            return self.call_original(args, kwargs)
         tensors = checked_tensors(args, kwargs)
         self._weights.check()
         with torch.no_grad(), torch.autocast("cpu", enabled=False):

@@ -16,6 +16,7 @@ from drystone.graph.graph import Graph, Value
 from drystone.runtime.explain import Explanation
 from drystone.runtime.program import Program
 from drystone.runtime.stand_in import StandIn, all_finite, refusal, threads_in_force
+from drystone.runtime.traced_calls import is_traced
 from drystone.runtime.weights import Weights
 
 # Programs kept for other shapes and thread counts; the least recently used goes first.
@@ -61,7 +62,7 @@ class OptimizedModule(StandIn):
         batch: list[int],
         weights: Weights,
     ) -> None:
-        """``batch``: the inputs whose first dimensions vary together, though no dimension was declared dynamic."""
+        """``batch``: the inputs with the first size of the example, which may vary though no dimension was declared dynamic."""
         super().__init__(model)
         self._flatten = flatten
         self._names = names
@@ -103,6 +104,8 @@ class OptimizedModule(StandIn):
         return self.forward(*args, **kwargs)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if is_traced():
+            return self.call_original(args, kwargs)
         tensors, finite, usual = self._checked(args, kwargs)
         self._weights.check()
         threads = threads_in_force()
@@ -132,8 +135,6 @@ class OptimizedModule(StandIn):
                 usual = False
             if not tensor.is_contiguous() or tensor.is_neg() or tensor.is_conj():
                 tensors[i] = tensor.resolve_neg().resolve_conj().contiguous()
-        if not usual:
-            self._check_batch(tensors)
         return tensors, all(map(all_finite, tensors)), usual
 
     def _find(self, tensors: list[torch.Tensor], threads: int, finite: bool = True, rehearse: bool = False) -> Prepared:
@@ -150,13 +151,6 @@ class OptimizedModule(StandIn):
             if finite and list(shapes) == [tuple(shape) for shape in self._shapes]:
                 self._current = (threads, prepared)
             return prepared
-
-    def _check_batch(self, tensors: list[torch.Tensor]) -> None:
-        """The batch may be another one, but the same in all inputs that have it."""
-        sizes = {tensors[i].shape[0] for i in self._batch}
-        if len(sizes) > 1:
-            given = ", ".join(f"{self._names[i]!r} {list(tensors[i].shape)}" for i in self._batch)
-            raise ShapeError(f"the first dimension is the batch, which must be one number in all inputs that have it; got {given}")
 
     def _check(self, index: int, tensor: torch.Tensor, grad: bool) -> None:
         """Raise the error that says what is wrong with an input, if anything is."""

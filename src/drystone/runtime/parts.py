@@ -15,6 +15,7 @@ from drystone.runtime.explain import PartedExplanation
 from drystone.runtime.module import OptimizedModule
 from drystone.runtime.recurrent import RecurrentForward
 from drystone.runtime.stand_in import StandIn, checked_tensors
+from drystone.runtime.traced_calls import is_traced
 
 
 class PartForward:
@@ -89,6 +90,8 @@ class PartedModule(StandIn):
         return self._explain()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if is_traced():
+            return self.call_original(args, kwargs)
         checked_tensors(args, kwargs)
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
             return self._tree(*args, **kwargs)

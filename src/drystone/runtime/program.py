@@ -174,7 +174,7 @@ class _Frame:
 def _template(shape: list[int], dtype: torch.dtype) -> torch.Tensor:
     """What outputs are made like, which takes torch two thirds of making them of a shape. Large ones hold one element."""
     small = math.prod(shape) <= _SMALL
-    return torch.empty(shape, dtype=dtype) if small else torch.empty((), dtype=dtype).expand(shape)
+    return torch.empty(shape, dtype=dtype, device="cpu") if small else torch.empty((), dtype=dtype, device="cpu").expand(shape)
 
 
 def _extent(place: Place, dtype: torch.dtype) -> list[int]:

@@ -30,7 +30,7 @@ Layers = native.RecurrentLayers
 
 def is_recurrent(module: nn.Module) -> bool:
     """Whether it computes what torch's own LSTM, GRU or RNN does, and the native side can."""
-    if native.isa() == "none" or type(module).forward not in _FORWARDS or "forward" in vars(module):
+    if native.isa() == "none" or getattr(type(module), "forward", None) not in _FORWARDS or "forward" in vars(module):
         return False
     weights = [module._parameters.get(name) for name in module._flat_weights_names]  # type: ignore[union-attr]
     dtypes = {None if weight is None else weight.dtype for weight in weights}  # None: it is computed from others
@@ -163,8 +163,8 @@ class RecurrentForward:
         threads = threads_in_force()
         layers = self.layers
         native.note_use()
-        output = torch.empty((*x.shape[:-1], self._directions * self._width), dtype=self._dtype)
-        last = [torch.empty(shape, dtype=self._dtype) for shape in self._shapes(batch)]
+        output = torch.empty((*x.shape[:-1], self._directions * self._width), dtype=self._dtype, device="cpu")
+        last = [torch.empty(shape, dtype=self._dtype, device="cpu") for shape in self._shapes(batch)]
         state, cell = [*map(torch.Tensor.data_ptr, states), 0, 0][:2]
         final_state, final_cell = [*map(torch.Tensor.data_ptr, last), 0][:2]
         first, rows = self._module.batch_first and not sizes, batch[0] if batch else 1

@@ -2,28 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
 from drystone import native
-from drystone.errors import DrystoneError, InputError
+from drystone.errors import DrystoneError, InputError, UnsupportedError
 from drystone.memory import REMEDY, has_memory
 
 
+class NoModel(nn.Module):
+    """What stands for the model of a module that was loaded."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise UnsupportedError(
+            "this module was loaded from an artefact, which holds no model, only its programs: to trace, transform or script "
+            "a call, or to optimise it as part of another model, take the model itself"
+        )
+
+
 class StandIn(nn.Module):
-    """Is called as the model is, for inference. Attributes are the model's."""
+    """Is called as the model is, for inference. Attributes, parameters, buffers and submodules are the model's own.
+
+    A call that is traced, or transformed by functorch, is a call of the model. What would change the prepared weights, as
+    ``half()``, raises ``InputError``.
+    """
+
+    stands_alone = True  # copies of a tree share it: it has programs, and one state for them
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.keep_aside(_model=model)
         self.training = False
+        self.keep_aside(**{name: getattr(model, name) for name in ("_parameters", "_buffers", "_modules")})
+        self.keep_aside(_non_persistent_buffers_set=getattr(model, "_non_persistent_buffers_set", set()))
 
-    def keep_aside(self, **modules: Any) -> None:
-        """Set attributes past nn.Module's registration: the model's parameters stay the model's own, and are not listed twice."""
-        self.__dict__.update(modules)
+    def keep_aside(self, **attributes: Any) -> None:
+        """Set attributes past nn.Module's registration: the model's modules are not registered a second time."""
+        self.__dict__.update(attributes)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -31,11 +51,120 @@ class StandIn(nn.Module):
         except AttributeError:
             return getattr(self.__dict__["_model"], name)
 
+    # Containers are asked for their entries by the methods of their class.
+
+    def __len__(self) -> int:
+        return len(self._model)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._model)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._model[key]
+
+    def __contains__(self, item: Any) -> bool:
+        return item in self._model
+
+    def __bool__(self) -> bool:
+        return bool(self._model)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *dir(self._model)})
+
+    def extra_repr(self) -> str:
+        return str(self._model.extra_repr())
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """torch.jit.script compiles this instead."""
+        return self.original()
+
+    def original(self) -> nn.Module:
+        """The model that this stands for. Raises ``UnsupportedError`` for a module that was loaded, which has none."""
+        model: nn.Module = self._model
+        return model() if isinstance(model, NoModel) else model
+
+    def call_original(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A call that is traced or transformed, in whatever gradient mode it is."""
+        model = self.original()
+        if isinstance(model, torch.jit.ScriptModule) and torch.jit.is_tracing():
+            raise UnsupportedError("the original of this module is TorchScript already: it can't be traced again; take it itself")
+        return model(*args, **kwargs)
+
     def train(self, mode: bool = True) -> StandIn:
         """Refuses training mode: what is prepared is inference only."""
         if mode:
             raise InputError("this module is prepared for inference and has no training mode; train the original model")
         return self
+
+    # The artefact's form is what programs are copied in.
+
+    def __copy__(self) -> nn.Module:
+        from drystone import copies
+
+        return copies.copied(self, lambda original: original)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
+        from drystone import copies
+
+        made = memo[id(self)] = copies.copied(self, lambda original: copy.deepcopy(original, memo))
+        return made
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        from drystone import copies
+
+        return copies.reduced(self)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's."""
+        return self._model.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load the model's weights, and take them over.
+
+        Raises ``InputError`` with ``assign``, which would put other tensors in the place of the prepared ones.
+        """
+        if assign:
+            raise InputError("assign=True: load the weights into the model itself, and optimise it again; or leave assign out")
+        keys = self.original().load_state_dict(state_dict, strict)
+        self.refresh()
+        return keys
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        """As part of another module: the next call asks for ``refresh()``."""
+        self.original()._load_from_state_dict(*args, **kwargs)
+
+    def refresh(self) -> None:
+        """Take over the model's weights as they are now."""
+        raise NotImplementedError
+
+    def apply(self, fn: Callable[[nn.Module], None]) -> StandIn:
+        """Apply ``fn`` to the model and its submodules."""
+        self._model.apply(fn)
+        return self
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> StandIn:
+        """Of ``to()``, ``half()``, ``cuda()`` and their like: nothing is to be done, or it can't be done to packed weights."""
+        for dtype in {tensor.dtype for tensor in [*self.parameters(), *self.buffers()]} or {torch.float32}:
+            tensor = torch.empty(0, dtype=dtype, device="cpu")
+            try:
+                given = fn(tensor)
+            except Exception as error:  # torch says what: no such device, for example
+                raise InputError(f"this module is prepared for the CPU: {error}") from error
+            if given is not tensor:
+                to = f"{given.device}" if given.device != tensor.device else f"{given.dtype}" if given.dtype != dtype else "that"
+                raise InputError(
+                    f"this module's weights are packed for the CPU in the dtype they were prepared in, and can't become {to}: "
+                    "convert the original model and optimise it again, with dtype=torch.bfloat16 for less precision"
+                )
+        return self
+
+    def share_memory(self) -> StandIn:
+        """Refused: packed weights have no place in shared memory."""
+        raise InputError("packed weights can't be moved to shared memory; processes that are forked share them as they are")
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Refused: calls would not see it."""
+        raise InputError("this module runs a program already; compile the original model, or a module around this one")
 
 
 def refusal(label: str, tensor: torch.Tensor, grad: bool) -> InputError | None:

@@ -1,0 +1,79 @@
+"""Copies of what ``optimize`` gave, by ``copy`` and ``pickle``: an artefact in memory, and the model beside it."""
+
+from __future__ import annotations
+
+import pickle
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from drystone.capture.kept_modules import names_of
+from drystone.conductor import Conductor
+from drystone.errors import UnsupportedError
+from drystone.runtime.module import OptimizedModule
+from drystone.runtime.stand_in import NoModel
+from drystone.saving import Original, read, save
+
+
+def copied(fast: nn.Module, copy: Callable[[Original], Original]) -> OptimizedModule:
+    """Another module with the same programs and with packed weights of its own, on what ``copy`` gives of the model.
+
+    A model that can't be copied stays behind: the copy then is as a module that was loaded.
+    """
+    files, original = _files(fast), _original(fast)
+    if original is not None:
+        try:
+            original = copy(original)
+        except Exception:  # whatever a model raises where something in it has no copy
+            original = None
+    return _restored(files, original)
+
+
+def reduced(fast: nn.Module) -> tuple[Callable[..., OptimizedModule], tuple[Any, ...]]:
+    """What pickle stores: the files of an artefact, and the model where it can be pickled."""
+    files, original = _files(fast), _original(fast)
+    try:
+        pickled = pickle.dumps(original)
+    except Exception:  # a class inside of a function, a lock: pickle has no one error for it
+        pickled = pickle.dumps(None)
+    return _unpickled, (files, pickled)
+
+
+def _unpickled(files: dict[str, bytes], pickled: bytes) -> OptimizedModule:
+    return _restored(files, pickle.loads(pickled))
+
+
+def _files(fast: nn.Module) -> dict[str, bytes]:
+    """The artefact in memory."""
+    if not isinstance(fast, OptimizedModule):
+        raise UnsupportedError(
+            f"a {type(fast).__name__} can't be copied or pickled: copy the model and optimise the copy. What is captured whole can "
+            "be copied, and kept in a folder by drystone.save and drystone.load"
+        )
+    with tempfile.TemporaryDirectory(prefix="drystone-") as temporary:
+        path = Path(temporary) / "copy"
+        save(fast, path)
+        return {file.name: file.read_bytes() for file in path.iterdir()}
+
+
+def _original(fast: Any) -> Original | None:
+    conductor: Conductor = fast._prepare.__self__
+    if conductor.released or isinstance(fast._model, NoModel):
+        return None
+    options, model = conductor.options, conductor.model
+    float32 = names_of(model, options.float32_modules) if options.float32_modules else set()
+    watched = [name for name, _ in fast._weights._named]
+    return Original(
+        model, conductor.args, conductor.kwargs, replace(options, float32_modules=()), float32, watched, conductor.verdict
+    )
+
+
+def _restored(files: dict[str, bytes], original: Original | None) -> OptimizedModule:
+    with tempfile.TemporaryDirectory(prefix="drystone-") as temporary:
+        for name, data in files.items():
+            (Path(temporary) / name).write_bytes(data)
+        return read(Path(temporary), original)  # the weights' file stays open, and is there as long as it is
