@@ -83,7 +83,7 @@ def test_an_input(make: Callable[[Path], nn.Module], kind: Callable[[torch.Tenso
 def test_the_error_is_ours_and_says_what_to_do(make: Callable[[Path], nn.Module], tmp_path: Path) -> None:
     with (
         torch.no_grad(),
-        pytest.raises(drystone.InputError, match="input .* has no memory for its elements: .* give a tensor with its data"),
+        pytest.raises(drystone.InputError, match=r"input .* has no memory for its elements: .* give a tensor with its data"),
     ):
         make(tmp_path)(freed(torch.randn(X)))
 
