@@ -1,5 +1,6 @@
 # make demo    ResNet-50 on a photograph: drystone beside eager and torch.compile
 # make test    format, lint, types, and every test under every instruction set of this machine
+# make test-torch TORCH=2.10.0  the tests of capture, passes, plans and calls on another torch, in an environment of its own
 # make bench   the whole zoo against the other engines (an hour on two cores)
 # make sanitize  the tests of the native code on builds with AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer
 # make emulate-amx  the tests of bfloat16 linear layers on a build that does in plain C++ what AMX instructions do
@@ -17,7 +18,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := pyproject.toml CMakeLists.txt constraints.txt \
            $(shell find src native -type f ! -name '*.pyc' ! -name '*.so')
 
-.PHONY: demo test lint check bench sanitize emulate-amx clean build/sanitize/address,undefined build/sanitize/thread build/emulate-amx
+.PHONY: demo test test-torch lint check bench sanitize emulate-amx clean build/sanitize/address,undefined build/sanitize/thread build/emulate-amx
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -41,6 +42,15 @@ check: $(VENV)/.installed-test
 	  echo "DRYSTONE_MAX_ISA=$$cap"; \
 	  DRYSTONE_MAX_ISA=$$cap $(BIN)/pytest -n 2 tests/ops tests/native tests/eager || exit 1; \
 	done
+
+CORE := tests/capture tests/graph tests/passes tests/plan tests/runtime $(wildcard tests/test_*.py)
+OTHER := .venv-torch-$(TORCH)
+
+test-torch:
+	@test -n "$(TORCH)" || { echo "Which torch? make test-torch TORCH=2.10.0" >&2; exit 1; }
+	$(MAKE) VENV=$(OTHER) $(OTHER)/bin/python
+	$(OTHER)/bin/python -m pip --disable-pip-version-check install --quiet 'torch==$(TORCH)' '.[test]'
+	$(OTHER)/bin/pytest $(CORE)
 
 bench: $(VENV)/.installed
 	$(BIN)/drystone bench all --json $(RESULTS)/float32.json --plot $(RESULTS)/float32.png
