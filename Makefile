@@ -1,5 +1,6 @@
 # make demo    ResNet-50 on a photograph: drystone beside eager and torch.compile
 # make test    format, lint, types, and every test under every instruction set of this machine
+# make test-torch TORCH=torch==2.10.0  the tests of capture, passes, plans and calls on another torch, in an environment of its own
 # make figures all that is published, measured on this machine, and the tables made of it (two hours on two cores);
 #              PARTS="cnns_float32 ops" measures some
 # make sanitize  the tests of the native code on builds with AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer
@@ -21,7 +22,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := pyproject.toml CMakeLists.txt constraints.txt \
            $(shell find src native -type f ! -name '*.pyc' ! -name '*.so')
 
-.PHONY: demo test lint check figures sanitize emulate-amx clean build/sanitize/address,undefined build/sanitize/thread build/emulate-amx
+.PHONY: demo test test-torch core lint check figures sanitize emulate-amx clean build/sanitize/address,undefined build/sanitize/thread build/emulate-amx
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -45,6 +46,13 @@ check: $(VENV)/.installed-test
 	  echo "DRYSTONE_MAX_ISA=$$cap"; \
 	  DRYSTONE_MAX_ISA=$$cap $(BIN)/pytest -n 2 tests/ops tests/native tests/eager || exit 1; \
 	done
+
+test-torch:
+	@test -n "$(TORCH)" || { echo "Which torch? make test-torch TORCH=torch==2.10.0" >&2; exit 1; }
+	$(MAKE) core VENV=.venv-$(subst ==,-,$(firstword $(TORCH))) TORCH="$(TORCH)"
+
+core: $(VENV)/.installed-test
+	$(BIN)/pytest tests/capture tests/graph tests/passes tests/plan tests/runtime $(wildcard tests/test_*.py)
 
 figures: $(VENV)/.installed
 	$(BIN)/python benchmarks/figures.py $(PARTS)

@@ -15,7 +15,7 @@ from torch import nn
 
 import drystone
 from agreement import Reference, program_of
-from drystone import native
+from drystone import compile_backend, native
 
 needs_native = pytest.mark.skipif(native.isa() == "none", reason="everything runs on ATen")
 
@@ -128,7 +128,7 @@ def test_every_way_in(name: str, way: str, tmp_path: Path) -> None:
     model.eval()
     fast: Any
     if way == "compile":
-        fast = torch.compile(model, backend="drystone", options={"tuning": "estimate"})
+        fast = torch.compile(model, backend=compile_backend.drystone, options={"tuning": "estimate"})
     elif way == "parts":
         parted = nn.ModuleList([model])
 

@@ -23,6 +23,7 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
 from drystone.capture.mutation import functionalize, read_by
+from drystone.capture.scalars import correct_scalars
 from drystone.capture.signature import InputLeaf, OutputLeaf, Signature
 from drystone.capture.torchscript import Interpreter
 from drystone.errors import CaptureError, DrystoneError, DrystoneWarning, InputError, UnsupportedError
@@ -149,6 +150,7 @@ def check_model(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
 
 
 def describe(program: ExportedProgram, parameters: inspect.Signature) -> Captured:
+    correct_scalars(program)
     inputs: list[InputLeaf] = []
     constants: dict[str, tuple[str, torch.Tensor]] = {}
     weights: set[str] = set()
