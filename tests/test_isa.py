@@ -73,6 +73,24 @@ for given, expected in zip(drystone.optimize(Twice().eval(), x, tuning="estimate
     run(code, DRYSTONE_MAX_ISA="none")
 
 
+MOVED = """
+import torch, drystone
+class Same(torch.nn.Module):
+    def forward(self, *tensors):
+        return [*tensors, tensors[0] + 1]
+dtypes = "int64 int32 int16 int8 uint8 bool float16 float64 bfloat16 float32 complex64".split()
+given = [torch.arange(-3, 9).view(3, 1, 4).to(getattr(torch, dtype)) for dtype in dtypes]
+for one, given in ((x, x if x.is_floating_point() else ~x if x.dtype == torch.bool else x * 3) for x in given):
+    fast = drystone.optimize(Same().eval(), (one, one), tuning="estimate")
+    for result in (fast(one, given), fast._current[1].program([one, given])):
+        assert torch.equal(result[0], one) and torch.equal(result[1], given) and result[1].dtype == given.dtype, given.dtype
+"""
+
+
+def test_tensors_of_any_dtype_go_in_and_out_without_avx2() -> None:
+    run(MOVED, DRYSTONE_MAX_ISA="none")
+
+
 ORDER = ("avx2", "avx512", "amx")
 
 

@@ -8,7 +8,8 @@
 
 namespace drystone {
 
-// bf16_dot multiplies pairs (VDPBF16PS), so does bf16_tiles (AMX); bf16_widened computes in float32 what it reads as bfloat16.
+// bf16_dot multiplies pairs (VDPBF16PS), so does bf16_tiles (AMX); bf16_widened computes in float32, with weights that it reads as
+// bfloat16 and x of either dtype.
 enum class GemmArithmetic : uint8_t { f32, bf16_widened, bf16_dot, bf16_tiles };
 
 // An element of a packed row of x, in bytes.
@@ -38,7 +39,7 @@ struct GemmArgs {
   GemmArithmetic arithmetic;
   int64_t m, n, k;
   int64_t x_stride, output_stride;  // between rows, in elements
-  bool output_bf16;
+  bool x_bf16, output_bf16;
 
   const void* x = nullptr;
   const void* weights = nullptr;  // [strip][k][column], bf16: [strip][pair of k][column][2]; the last strip has as few vectors as hold it

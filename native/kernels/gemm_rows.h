@@ -62,11 +62,12 @@ inline void pack_rows(const GemmArgs& a, Range rows, Range k, char* to) {
     for (int64_t r = block.begin; r < block.end; r++, to += kChunkBytes) {
       const int64_t offset = (rows.begin + r) * a.x_stride + k.begin;
       const auto* narrow = static_cast<const uint16_t*>(a.x) + offset;
-      switch (a.arithmetic) {
-        case GemmArithmetic::f32: pack_row<float>(static_cast<const float*>(a.x) + offset, depth, to, stride); break;
-        case GemmArithmetic::bf16_widened: pack_row<float>(narrow, depth, to, stride); break;
-        default: pack_row<uint16_t>(narrow, depth, to, stride);
-      }
+      if (!a.x_bf16)
+        pack_row<float>(static_cast<const float*>(a.x) + offset, depth, to, stride);
+      else if (a.arithmetic == GemmArithmetic::bf16_widened)
+        pack_row<float>(narrow, depth, to, stride);
+      else
+        pack_row<uint16_t>(narrow, depth, to, stride);
     }
     to += (chunks - 1) * stride;
   }

@@ -45,15 +45,16 @@ GemmOp op_of(const PostOp& op, const TensorDesc& output) {
   return result;
 }
 
-GemmArithmetic arithmetic_of(DType dtype, bool widened) {
-  if (dtype == DType::f32) return GemmArithmetic::f32;
+GemmArithmetic arithmetic_of(DType x, bool widened) {
   if (widened) return GemmArithmetic::bf16_widened;
+  if (x == DType::f32) return GemmArithmetic::f32;
   if (isa() == Isa::amx) return GemmArithmetic::bf16_tiles;
   return has_avx512_bf16() ? GemmArithmetic::bf16_dot : GemmArithmetic::bf16_widened;
 }
 
 std::string name_of_kernel(GemmArithmetic arithmetic) {
   if (arithmetic == GemmArithmetic::bf16_tiles) return "gemm:amx";
+  if (arithmetic == GemmArithmetic::bf16_widened) return kernel_name("gemm") + "_widened";
   return kernel_name("gemm") + (arithmetic == GemmArithmetic::bf16_dot ? "_bf16" : "");
 }
 
@@ -75,6 +76,7 @@ Gemm::Gemm(const TensorDesc& x, int64_t n, bool has_bias, const TensorDesc& outp
   args_.k = x.shape[1];
   args_.x_stride = x.strides[0];
   args_.output_stride = output.strides[0];
+  args_.x_bf16 = x.dtype == DType::bf16;
   args_.output_bf16 = output.dtype == DType::bf16;
   for (const PostOp& op : post_ops) {
     args_.op[args_.ops++] = op_of(op, output);
@@ -171,7 +173,7 @@ std::string Gemm::packed_key() const {
 
 void Gemm::pack(DType dtype, const void* source, void* packed) const {
   const int64_t step = args_.arithmetic == GemmArithmetic::f32 ? 1 : 2, element = 4 / step, steps = ceil_div(args_.k, step);
-  if (dtype != (step == 1 ? DType::f32 : DType::bf16)) throw std::invalid_argument("a GEMM packs weights of the dtype of x");
+  if (dtype != (step == 1 ? DType::f32 : DType::bf16)) throw std::invalid_argument("a GEMM packs weights of the dtype that it multiplies");
   const auto* from = static_cast<const std::byte*>(source);
 #pragma omp parallel for schedule(static)
   for (int64_t first = 0; first < args_.n; first += strip()) {

@@ -29,7 +29,7 @@ from drystone.layouts import Piece, optimize_layers
 from drystone.options import Options, check_arguments, check_eager, check_release
 from drystone.parted import optimize_in_parts
 from drystone.passes import simplify
-from drystone.passes.lower_precision import lower_precision
+from drystone.passes.in_precision import bfloat16_notice, in_precision
 from drystone.passes.split_epilogues import split_epilogues
 from drystone.plan.assemble import Assembled, Ends
 from drystone.plan.environment import environment
@@ -77,6 +77,7 @@ def optimize(
         example_inputs: a tuple of its positional inputs (or one tensor); shapes and dtypes decide what is prepared.
         example_kwargs: its inputs by name.
         dtype: ``torch.bfloat16`` computes in bfloat16 with float32 accumulation; inputs and outputs keep the model's dtypes.
+            Where the CPU does not multiply bfloat16, weights are stored in it and all is computed in float32.
             None or ``torch.float32``: the model's own precision.
         keep_fp32: submodules that stay float32 where ``dtype`` is bfloat16, with all inside them: themselves, their
             qualified names ("encoder.layer.0"), or functions of (name, module) that say so of each submodule.
@@ -114,6 +115,8 @@ def optimize(
     if release_originals:
         check_release(model, dynamic_shapes)
     options = Options(dtype, tuning, strict, formats, accuracy, chosen_modules(model, keep_fp32))
+    if dtype is torch.bfloat16 and (notice := bfloat16_notice()):
+        warnings.warn(notice, DrystoneWarning, stacklevel=2)
     if capture == "eager":
         check_eager(model, dtype, dynamic_shapes, strict, release_originals)
         return _optimize_layers(model, args, kwargs, options)
@@ -162,7 +165,7 @@ def _optimize_layers(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
         def made(
             captured: Captured, format: str, inputs: Sequence[str], output: str, finite: bool, measure: bool, threads: int
         ) -> Program:
-            graph = simplify(build(captured))
+            graph = in_precision(simplify(build(captured)), None)
             if options.accuracy == "strict":
                 mark_strict(graph)
             ends = Ends(tuple(inputs), (output,))
@@ -299,7 +302,7 @@ class Conductor:
         simplify(graph)
         if self.options.accuracy == "strict":
             mark_strict(graph)
-        return lower_precision(graph) if self.options.dtype is torch.bfloat16 else graph
+        return in_precision(graph, self.options.dtype)
 
     def prepare(self, tensors: list[torch.Tensor], finite: bool = True, rehearse: bool = False) -> Prepared:
         """The program for inputs of these shapes, under the thread count in force.

@@ -144,6 +144,7 @@ __all__ = [
     "isa",
     "keep_pages",
     "lrn",
+    "multiplies_bfloat16",
     "norm",
     "note_use",
     "onednn_path",
@@ -180,6 +181,11 @@ DTYPES = {
     torch.float64: DType.f64,
     torch.float16: DType.f16,
 }
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 (AVX-512 BF16 or AMX). Where it does not, what is stored so is computed in float32."""
+    return isa() == "amx" or has_avx512_bf16()
 
 
 _used = _forked = False

@@ -24,6 +24,7 @@ from drystone.conductor import Conductor
 from drystone.errors import ArtefactError, InputError, ShapeError, UnsupportedError
 from drystone.graph.graph import Graph, Node, mark_strict
 from drystone.options import Options
+from drystone.passes.in_precision import in_precision
 from drystone.plan.environment import environment
 from drystone.plan.implementations import Option
 from drystone.plan.rehearse import Planner
@@ -136,9 +137,12 @@ class _Content:
         self.memory = psutil.virtual_memory().total
         self.constants = weights.read(file, constants, self.memory)
         self.shapes: list[tuple[Graph, Signature]] = []
+        self.widened = False  # products of another CPU's that this one computes in float32
         for item in listed(described, "the programs"):
             given_graph, result = entries(item, "a program", "graph", "result")
             graph = graphs.graph(given_graph, self.constants, self.memory)
+            nodes = graph.nodes
+            self.widened |= in_precision(graph, None).nodes is not nodes
             self.shapes.append((graph, structures.signature(call, result, len(graph.inputs), len(graph.outputs))))
         require(self.shapes, "the artefact holds no program")
         inputs = self.shapes[0][0].inputs
@@ -166,12 +170,13 @@ class _Loaded(Conductor):
             options = replace(original.options, float32_modules={modules[name] for name in original.float32})
             super().__init__(original.model, original.args, original.kwargs, options)
             self.verdict = original.verdict
-        self.content, self.plan, self.original = content, plan, original
+        self.content, self.original = content, original
+        self.plan = plan.without_nodes(len(content.shapes[0][0].nodes)) if content.widened else plan
         self.known = content.shapes
         self.graph, self.signature = content.shapes[0]
         self.symbolic = None
         self.kin = Planner(self.graph, self.weights, TuningCache.in_memory(), content.format)
-        plan.put_times(self.kin)
+        self.plan.put_times(self.kin)
         self.warned = True  # who saved the module was told what runs on ATen
 
     def restored(self) -> OptimizedModule:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 import drystone
 from agreement import Reference, program_of
+from drystone import native
 from drystone.capture.export import capture
 from drystone.errors import CaptureError, InputError, UnsupportedError
 
@@ -199,6 +200,7 @@ def test_arithmetic_on_sizes_that_tracing_recorded() -> None:
     Reference(model, (taller,)).check_float32(fast(taller))
 
 
+@pytest.mark.skipif(native.isa() == "none", reason="everything runs on ATen")
 def test_reduced_precision() -> None:
     model, x = ResNet().eval(), torch.randn(2, 3, 32, 32)
     fast = drystone.optimize(torch.jit.script(model), x, dtype=torch.bfloat16, tuning="estimate")

@@ -17,7 +17,6 @@ from drystone import native
 
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.skipif(native.isa() == "none", reason="everything runs on ATen")
-NATIVE_BFLOAT16 = native.isa() != "avx2"
 
 SIZES = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 TEXT: dict[str, dict[str, Any]] = {
@@ -106,7 +105,6 @@ def test_float32(name: str, no_tuning_cache: None) -> None:
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.skipif(not NATIVE_BFLOAT16, reason="oneDNN has no bfloat16 on AVX2")
 @pytest.mark.parametrize("name", MODELS)
 def test_bfloat16(name: str, no_tuning_cache: None) -> None:
     model, inputs = load(name)
@@ -118,7 +116,6 @@ def test_bfloat16(name: str, no_tuning_cache: None) -> None:
         assert relative_error(got, want) <= BFLOAT16_TIMES_AUTOCAST * relative_error(eager, want)
 
 
-@pytest.mark.skipif(not NATIVE_BFLOAT16, reason="oneDNN has no bfloat16 on AVX2")
 def test_positions_are_not_rounded_to_bfloat16(no_tuning_cache: None) -> None:
     model = copy.deepcopy(load("Llama")[0])
     for name, parameter in model.named_parameters():

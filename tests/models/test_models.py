@@ -24,7 +24,6 @@ pytestmark = [
     pytest.mark.usefixtures("shared_captures"),
     pytest.mark.skipif(native.isa() == "none", reason="everything runs on ATen"),
 ]
-NATIVE_BFLOAT16 = native.isa() != "avx2"  # oneDNN has it from AVX-512 on
 
 SMALL: dict[str, tuple[str, dict[str, Any], int]] = {
     # name: (class and configuration in transformers, the configuration, image size)
@@ -94,7 +93,6 @@ def test_small_in_each_format(name: str, formats: str, no_tuning_cache: None) ->
     check(fast, expected, expected.check_float32)
 
 
-@pytest.mark.skipif(not NATIVE_BFLOAT16, reason="oneDNN has no bfloat16 on AVX2")
 @pytest.mark.parametrize("name", SMALL)
 def test_small_bfloat16(name: str, no_tuning_cache: None) -> None:
     fast, expected = optimize(name, tuning="estimate", dtype=torch.bfloat16)
@@ -114,7 +112,6 @@ def test_zoo_float32(name: str, no_tuning_cache: None) -> None:
     check(fast, expected, expected.check_float32)
 
 
-@pytest.mark.skipif(not NATIVE_BFLOAT16, reason="oneDNN has no bfloat16 on AVX2")
 @pytest.mark.parametrize("name", zoo.CNNS | zoo.VOLUMES)
 def test_zoo_bfloat16(name: str, no_tuning_cache: None) -> None:
     fast, expected = optimize(name, tuning="estimate", dtype=torch.bfloat16)

@@ -22,11 +22,12 @@ pytestmark = pytest.mark.skipif(native.isa() == "none", reason="no native kernel
 ROWS, STRIP, CHUNK = {"avx2": (6, 16, 16), "amx": (32, 48, 32)}.get(native.isa(), (8, 48, 32))
 NAN, INF = float("nan"), float("inf")
 
-# (dtype of x and the weights, whether bfloat16 is widened rather than multiplied in pairs)
+# (dtype of x, dtype of the weights, whether bfloat16 is widened rather than multiplied in pairs)
 KINDS = {
-    "float32": (torch.float32, False),
-    "bfloat16": (torch.bfloat16, False),
-    "widened": (torch.bfloat16, True),
+    "float32": (torch.float32, torch.float32, False),
+    "bfloat16": (torch.bfloat16, torch.bfloat16, False),
+    "widened": (torch.bfloat16, torch.bfloat16, True),
+    "narrow": (torch.float32, torch.bfloat16, True),
 }
 kinds = pytest.mark.parametrize("kind", KINDS)
 
@@ -66,7 +67,7 @@ def product(
     if out is None:
         out = torch.full((len(x), len(weight)), NAN)
     native.set_threads(threads)
-    step = Gemm(rows_of(x), len(weight), bias is not None, rows_of(out), ops or [], KINDS[kind][1])
+    step = Gemm(rows_of(x), len(weight), bias is not None, rows_of(out), ops or [], KINDS[kind][2])
     native.set_threads(2)
     run(step, x, packed(step, weight), *([] if bias is None else [bias]), out, *(operands or []), threads=threads)
     return out
@@ -77,8 +78,8 @@ def expected(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = 
 
 
 def check_exact(m: int, n: int, k: int, kind: str, threads: int = 2) -> None:
-    dtype = KINDS[kind][0]
-    x, weight, bias = integers(m, k, dtype=dtype), integers(n, k, dtype=dtype, seed=1), integers(n, seed=2)
+    dtype, stored, _ = KINDS[kind]
+    x, weight, bias = integers(m, k, dtype=dtype), integers(n, k, dtype=stored, seed=1), integers(n, seed=2)
     assert torch.equal(product(x, weight, bias, kind=kind, threads=threads).double(), expected(x, weight, bias)), (m, n, k)
 
 
@@ -124,10 +125,10 @@ def test_every_way_to_cut_the_work(m: int, n: int, k: int, threads: int, kind: s
 
 @kinds
 def test_fewer_threads_than_planned(kind: str) -> None:
-    dtype = KINDS[kind][0]
+    dtype, stored, _ = KINDS[kind]
     for m, n, k in ((1, 20, 9000), (40, 300, 500)):
-        x, weight = normal(m, k, dtype=dtype), normal(n, k, dtype=dtype, seed=1)
-        step = Gemm(rows_of(x), n, False, dense((m, n), "plain"), [], KINDS[kind][1])
+        x, weight = normal(m, k, dtype=dtype), normal(n, k, dtype=stored, seed=1)
+        step = Gemm(rows_of(x), n, False, dense((m, n), "plain"), [], KINDS[kind][2])
         memory, results = packed(step, weight), [torch.empty(m, n) for _ in range(2)]
         for threads, result in zip((2, 1), results, strict=True):
             run(step, x, memory, result, threads=threads)
@@ -158,9 +159,9 @@ def test_any_shape(m: int, n: int, k: int, kind: str, threads: int) -> None:
 @pytest.mark.parametrize("out_dtype", [torch.float32, torch.bfloat16])
 def test_parts_of_wider_matrices(out_dtype: torch.dtype, kind: str) -> None:
     """Rows lie apart and at odd addresses; NaN between them is not read, and nothing beside the results is written."""
-    dtype = KINDS[kind][0]
+    dtype, stored, _ = KINDS[kind]
     for m, n, k, offset in ((ROWS + 3, STRIP + 7, 45, 1), (3, 5, 3, 3), (1, STRIP, 2 * CHUNK, 5)):
-        x, weight = integers(m, k, dtype=dtype), integers(n, k, dtype=dtype, seed=1)
+        x, weight = integers(m, k, dtype=dtype), integers(n, k, dtype=stored, seed=1)
         wide = torch.full((m, k + 9), NAN, dtype=dtype)
         wide[:, offset : offset + k] = x
         target = torch.full((m, n + 11), 5.0, dtype=out_dtype)
@@ -173,20 +174,20 @@ def test_parts_of_wider_matrices(out_dtype: torch.dtype, kind: str) -> None:
 @kinds
 def test_nothing_is_read_beyond_the_rows(kind: str) -> None:
     """x is followed by NaN, which a padded depth would multiply."""
-    dtype = KINDS[kind][0]
+    dtype, stored, _ = KINDS[kind]
     for k in (1, 15, 17, 33):
         memory = torch.full((3 * k + 64,), NAN, dtype=dtype)
         x = memory[: 3 * k].view(3, k)
         x.copy_(integers(3, k))
-        weight = integers(7, k, dtype=dtype, seed=1)
+        weight = integers(7, k, dtype=stored, seed=1)
         assert torch.equal(product(x, weight, kind=kind).double(), expected(x, weight))
 
 
 @kinds
 @pytest.mark.parametrize(("m", "n", "k"), [(1, 512, 4096), (33, 200, 768), (128, 64, 3072)])
 def test_accuracy(m: int, n: int, k: int, kind: str) -> None:
-    dtype = KINDS[kind][0]
-    x, weight, bias = normal(m, k, dtype=dtype), normal(n, k, dtype=dtype, seed=1), normal(n, seed=2)
+    dtype, stored, _ = KINDS[kind]
+    x, weight, bias = normal(m, k, dtype=dtype), normal(n, k, dtype=stored, seed=1), normal(n, seed=2)
     want = expected(x, weight, bias)
     error = relative_error(product(x, weight, bias, kind=kind), want)
     eager = relative_error(F.linear(x.float(), weight.float(), bias), want)
@@ -202,9 +203,9 @@ def test_bfloat16_results_are_rounded_once(kind: str) -> None:
 
 @kinds
 def test_the_same_result_each_time(kind: str) -> None:
-    dtype = KINDS[kind][0]
+    dtype, stored, _ = KINDS[kind]
     for m, n, k in ((1, 30, 9000), (40, 300, 1700)):
-        x, weight = normal(m, k, dtype=dtype), normal(n, k, dtype=dtype, seed=1)
+        x, weight = normal(m, k, dtype=dtype), normal(n, k, dtype=stored, seed=1)
         first = product(x, weight, kind=kind)
         for _ in range(5):
             assert torch.equal(first, product(x, weight, kind=kind))
@@ -213,9 +214,9 @@ def test_the_same_result_each_time(kind: str) -> None:
 @kinds
 @pytest.mark.parametrize("values", [[NAN], [INF], [-INF], [INF, -INF], [INF, NAN]], ids=str)
 def test_nan_and_infinities(values: list[float], kind: str) -> None:
-    dtype = KINDS[kind][0]
+    dtype, stored, _ = KINDS[kind]
     for k in (33, 2000):
-        x, weight = normal(ROWS + 2, k, dtype=dtype), normal(STRIP + 3, k, dtype=dtype, seed=1)
+        x, weight = normal(ROWS + 2, k, dtype=dtype), normal(STRIP + 3, k, dtype=stored, seed=1)
         weight[3] = 0  # infinity times zero
         for i, value in enumerate(values):
             x[2, k - 1 - 2 * i] = value
@@ -230,8 +231,8 @@ def test_nan_and_infinities(values: list[float], kind: str) -> None:
 @kinds
 def test_denormals(kind: str) -> None:
     """What they contribute is at most lost, and only in pairs of bfloat16."""
-    dtype = KINDS[kind][0]
-    x, weight = torch.full((3, 64), 1e-39).to(dtype), integers(5, 64, dtype=dtype, seed=1)
+    dtype, stored, _ = KINDS[kind]
+    x, weight = torch.full((3, 64), 1e-39).to(dtype), integers(5, 64, dtype=stored, seed=1)
     got, want = product(x, weight, kind=kind).double(), expected(x, weight)
     loses = kind == "bfloat16" and native.isa() != "avx2" and (native.has_avx512_bf16() or native.isa() == "amx")
     if loses:
@@ -245,8 +246,8 @@ BIG = 3e38
 
 @kinds
 def test_sums_that_overflow(kind: str) -> None:
-    dtype = KINDS[kind][0]
-    x, weight = torch.full((2, 8), BIG).to(dtype), torch.ones(3, 8).to(dtype)
+    dtype, stored, _ = KINDS[kind]
+    x, weight = torch.full((2, 8), BIG).to(dtype), torch.ones(3, 8).to(stored)
     weight[1] = -1
     assert product(x, weight, kind=kind).tolist() == [[INF, -INF, INF]] * 2
 
@@ -288,9 +289,9 @@ TORCH = {
 @kinds
 @pytest.mark.parametrize("op", UNARY)
 def test_activations(op: str, kind: str) -> None:
-    dtype = KINDS[kind][0]
+    dtype, stored, _ = KINDS[kind]
     # Sixteenths: sums are exact, so that rounding has no ties to fall on either side of.
-    x, weight = integers(ROWS + 2, 40, dtype=dtype) / 8, integers(STRIP + 3, 40, dtype=dtype, seed=1) / 8
+    x, weight = integers(ROWS + 2, 40, dtype=dtype) / 8, integers(STRIP + 3, 40, dtype=stored, seed=1) / 8
     got, want = product(x, weight, kind=kind, ops=[UNARY[op]]), TORCH[op](expected(x, weight))
     assert relative_error(got, want) <= 1e-6
 
@@ -309,9 +310,9 @@ BINARY = {
 @pytest.mark.parametrize("operand_dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("op", BINARY)
 def test_operands(op: str, operand_dtype: torch.dtype, kind: str) -> None:
-    dtype = KINDS[kind][0]
+    dtype, stored, _ = KINDS[kind]
     m, n = ROWS + 2, 2 * STRIP + 3
-    x, weight, bias = integers(m, 40, dtype=dtype), integers(n, 40, dtype=dtype, seed=1), integers(n, seed=2)
+    x, weight, bias = integers(m, 40, dtype=dtype), integers(n, 40, dtype=stored, seed=1), integers(n, seed=2)
     for shape in ((m, n), (1, n), (1, 1)):
         operand = integers(*shape, dtype=operand_dtype, seed=3).abs() + 1
         got = product(x, weight, bias, kind=kind, ops=[(op, 0.0, 0.0, rows_of(operand))], operands=[operand])
@@ -322,8 +323,8 @@ def test_operands(op: str, operand_dtype: torch.dtype, kind: str) -> None:
 @pytest.mark.parametrize(("m", "n", "k"), [(ROWS + 2, STRIP + 3, 40), (1, 30, 9000), (100, 100, 2000)])
 def test_chains(m: int, n: int, k: int, kind: str) -> None:
     """A gated residual: what the output held is added, then multiplied by another operand; wherever the work is cut."""
-    dtype = KINDS[kind][0]
-    x, weight, bias = integers(m, k, dtype=dtype), integers(n, k, dtype=dtype, seed=1), integers(n, seed=2)
+    dtype, stored, _ = KINDS[kind]
+    x, weight, bias = integers(m, k, dtype=dtype), integers(n, k, dtype=stored, seed=1), integers(n, seed=2)
     held, gate = integers(m, n, seed=3), integers(m, n, dtype=dtype, seed=4)
     ops: list[PostOp] = [("relu", 0.0, 0.0, None), ("sum", 0.0, 0.0, None), ("mul", 0.0, 0.0, rows_of(gate))]
     got = product(x, weight, bias, kind=kind, out=held.clone(), ops=ops, operands=[gate])
@@ -380,6 +381,9 @@ def test_implementation_refuses() -> None:
     assert Implementation().refuses(linear_node(torch.bfloat16, torch.bfloat16)) is None
     mixed = Implementation().refuses(linear_node(torch.bfloat16))
     assert mixed is not None and "one dtype" in mixed
+    assert Implementation(narrow=True).refuses(linear_node(torch.float32, torch.bfloat16)) is None
+    for dtype in (torch.float32, torch.bfloat16):
+        assert Implementation(narrow=True).refuses(linear_node(dtype, dtype)) is not None
     integral = Implementation().refuses(linear_node(torch.int32, torch.int32))
     assert integral is not None and "no native kernel" in integral
     node = linear_node()

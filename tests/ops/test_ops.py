@@ -24,8 +24,6 @@ pytestmark = [
 ]
 
 FORMATS = (None, "plain", "channels_last", "blocked8" if native.isa() == "avx2" else "blocked16")
-# oneDNN has bfloat16 from AVX-512 on. Below, torch computes convolutions and linear layers, and that is said.
-NATIVE_BFLOAT16 = native.isa() != "avx2"
 
 
 @cache
@@ -60,18 +58,18 @@ def test_float32(case: Case, formats: str | None, no_tuning_cache: None) -> None
     assert_repeats(fast, result, expected.inputs)
 
 
-@in_formats(*FORMATS if NATIVE_BFLOAT16 else [None])
+@in_formats(*FORMATS)
 @by_name(CASES)
 @pytest.mark.filterwarnings("ignore::drystone.DrystoneWarning")
 def test_bfloat16(case: Case, formats: str | None, no_tuning_cache: None) -> None:
     expected = reference(case)
-    fast = optimize(case, strict=NATIVE_BFLOAT16, tuning="estimate", formats=formats, dtype=torch.bfloat16)
+    fast = optimize(case, tuning="estimate", formats=formats, dtype=torch.bfloat16)
     result = fast(*expected.inputs)
     expected.check_bfloat16(result)
     assert_repeats(fast, result, expected.inputs)
 
 
-@pytest.mark.parametrize("dtype", [None, torch.bfloat16] if NATIVE_BFLOAT16 else [None], ids=str)
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=str)
 @by_name([case for case in CASES if case.measured])
 def test_planned_by_measuring(case: Case, dtype: torch.dtype | None) -> None:
     """The program itself is run, as a call may go to eager where that was faster."""

@@ -23,7 +23,7 @@ pytestmark = [
 STEPS, INPUTS, HIDDEN = 6, 13, 20
 LAYERS = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 CELLS = {"lstm": nn.LSTMCell, "gru": nn.GRUCell, "rnn": nn.RNNCell}
-DTYPES = [None] if native.isa() == "avx2" else [None, torch.bfloat16]  # below, torch computes the products of bfloat16 inputs
+DTYPES = [None, torch.bfloat16]
 
 
 class Called(nn.Module):
@@ -152,8 +152,6 @@ def test_within_a_model(dtype):
 
 @pytest.mark.parametrize("kind", LAYERS)
 def test_a_module_that_is_bfloat16_itself(kind):
-    if native.isa() == "avx2":
-        pytest.skip("torch computes the products of bfloat16 inputs")
     module = layer(kind, num_layers=2, bidirectional=True)
     low = copy.deepcopy(module).bfloat16()
     inputs = tuple(x.bfloat16() for x in inputs_of(module))

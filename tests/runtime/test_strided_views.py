@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import nn
 
 import drystone
-from drystone import DrystoneWarning, UnsupportedError
+from drystone import DrystoneWarning, UnsupportedError, native
 
 
 class Windows(nn.Module):
@@ -29,7 +31,8 @@ class PastASlice(nn.Module):
 
 def test_offsets_count_from_the_tensor_and_not_from_the_arena() -> None:
     x = torch.randn(2, 4, 8)
-    with pytest.warns(DrystoneWarning, match="as_strided"):
+    below = native.isa() == "none"  # all is torch's there, which is not worth a warning
+    with nullcontext() if below else pytest.warns(DrystoneWarning, match="as_strided"):
         fast = drystone.optimize(Windows().eval(), x, tuning="estimate")
     assert torch.allclose(fast(x), Windows()(x), rtol=1e-5)
 

@@ -22,9 +22,12 @@ def found() -> dict[str, doctor.Finding]:
 def test_all_topics_and_nothing_stays_changed() -> None:
     before = enable.state()
     topics = found()
-    assert {"instructions", "oneDNN", "threads", "OpenMP", "huge pages", "drystone.enable()", "reuse of pages"} == set(topics)
+    assert {"instructions", "bfloat16", "oneDNN", "threads", "OpenMP", "huge pages", "drystone.enable()", "reuse of pages"} == set(
+        topics
+    )
     assert enable.state() == before
     assert native.isa() in topics["instructions"].state
+    assert bool(topics["bfloat16"].advice) != native.multiplies_bfloat16()
     assert bool(topics["instructions"].advice) == (native.isa() == "none" or "DRYSTONE_MAX_ISA" in os.environ)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from drystone import native
@@ -61,6 +61,10 @@ class Plan:
     choices: dict[tuple[int, int, bool], list[tuple[str, Layout]]]
     nodes: list[list[tuple[str, Layout, float]]]
     reorders: list[tuple[Value, str, str, float]]
+
+    def without_nodes(self, count: int) -> Plan:
+        """What is left of it for a graph of other nodes, ``count`` of them."""
+        return replace(self, choices={}, nodes=[[] for _ in range(count)])
 
     def choice(
         self, planner: Planner, environment: dict[str, str], program: int, threads: int, finite: bool

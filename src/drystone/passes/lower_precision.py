@@ -10,6 +10,7 @@ compute in float32 what lies between load and store. What is computed from integ
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -41,7 +42,7 @@ def lower_precision(graph: Graph) -> Graph:
     """
     _Lowering(graph).run()
     _drop_idle_converts(graph)
-    _absorb_converts(graph)
+    absorb_converts(graph, CONVERTING)
     return graph
 
 
@@ -68,7 +69,7 @@ class _Lowering:
         key = (value.id, dtype)
         if key not in self.converted:
             if value.is_constant:
-                self.converted[key] = _rounded(value) if dtype == torch.bfloat16 else value
+                self.converted[key] = rounded(value) if dtype == torch.bfloat16 else value
             else:
                 self.nodes.append(make_node("convert", [value], value.shape, dtype, value.name))
                 self.converted[key] = self.nodes[-1].output
@@ -167,15 +168,15 @@ def _within(op: PointwiseOp) -> PointwiseOp:
     return op if (alpha, beta) == (op.alpha, op.beta) else replace(op, alpha=alpha, beta=beta)
 
 
-def _rounded(value: Value) -> Value:
+def rounded(value: Value) -> Value:
     """A constant in bfloat16. What is finite stays so, as above."""
 
-    def rounded() -> torch.Tensor:
-        data, limits = value.constant.detach(), torch.finfo(torch.bfloat16)
-        finite = torch.where(data.isinf(), data, data.clamp(limits.min, limits.max))
+    def data() -> torch.Tensor:
+        full, limits = value.constant.detach(), torch.finfo(torch.bfloat16)
+        finite = torch.where(full.isinf(), full, full.clamp(limits.min, limits.max))
         return finite.to(torch.bfloat16).contiguous()
 
-    return Value(value.shape, torch.bfloat16, value.name, data=rounded, identity=("lowered", value.key, torch.bfloat16))
+    return Value(value.shape, torch.bfloat16, value.name, data=data, identity=("lowered", value.key, torch.bfloat16))
 
 
 _OF_COUNTS = {"convert", "pointwise", "reduce", "batch_matmul", "reshape", "permute", "expand", "slice", "cat", "gather", "pad"}
@@ -209,8 +210,8 @@ def _drop_idle_converts(graph: Graph) -> None:
             bypass(graph, node, node.inputs[0])
 
 
-def _absorb_converts(graph: Graph) -> None:
-    """What is read as the other dtype alone is written so."""
+def absorb_converts(graph: Graph, makers: Collection[str]) -> None:
+    """What is read as the other dtype alone is written so, if one of ``makers`` writes it."""
     counts = reading_counts(graph)
     for node in [node for node in graph.nodes if node.op == "convert" and node.inputs[0].dtype in FLOATS]:
         source, dtype = node.inputs[0], node.output.dtype
@@ -219,7 +220,7 @@ def _absorb_converts(graph: Graph) -> None:
             views.append(source)
             source = source.producer.inputs[0]
         maker = source.producer
-        if dtype not in FLOATS or counts[source.id] != 1 or maker is None or maker.op not in CONVERTING:
+        if dtype not in FLOATS or counts[source.id] != 1 or maker is None or maker.op not in makers:
             continue
         if may_bypass(graph, node, node.inputs[0]):
             bypass(graph, node, node.inputs[0])

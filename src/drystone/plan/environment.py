@@ -16,11 +16,16 @@ def environment(threads: int) -> dict[str, str]:
         "cpu": _cpu_model(),
         "cores": str(psutil.cpu_count(logical=False)),
         "threads": str(threads),
-        "isa": native.isa(),
+        "isa": instructions(),
         "onednn": native.onednn_version(),
         "drystone": native.VERSION,
         "torch": torch.__version__,
     }
+
+
+def instructions() -> str:
+    """Some CPUs with AVX-512 do not multiply bfloat16: other plans, for other graphs."""
+    return native.isa() if native.isa() != "avx512" or native.multiplies_bfloat16() else "avx512 without bfloat16"
 
 
 def _cpu_model() -> str:

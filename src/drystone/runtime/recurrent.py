@@ -40,7 +40,8 @@ def is_recurrent(module: nn.Module) -> bool:
 class RecurrentForward:
     """Takes the place of such a module's ``forward``. What it does not take, the module does, or raises.
 
-    ``dtype``: ``torch.bfloat16`` multiplies in bfloat16; results keep the module's dtype. Calls may come from several threads.
+    ``dtype``: ``torch.bfloat16`` multiplies in bfloat16, where the CPU can; results keep the module's dtype. Calls may come from
+    several threads.
     """
 
     def __init__(self, module: Any, dtype: torch.dtype | None = None) -> None:
@@ -48,7 +49,7 @@ class RecurrentForward:
         self._abandoned = ""  # why it runs eagerly from now on
         self._module = module
         self._dtype = module.weight_ih_l0.dtype
-        self._product_dtype = dtype or self._dtype
+        self._product_dtype = dtype or self._dtype if native.multiplies_bfloat16() else torch.float32
         self._directions = 1 + module.bidirectional
         self._width = module.proj_size or module.hidden_size
         self._is_lstm = module.mode == "LSTM"

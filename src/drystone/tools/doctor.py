@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import psutil
 import torch
@@ -18,6 +19,9 @@ from drystone import native
 from drystone.console import console
 from drystone.eager import enable, operators, pages
 from drystone.errors import DrystoneError
+from drystone.passes.in_precision import bfloat16_notice
+
+from . import native_table
 
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
@@ -38,6 +42,10 @@ def _instructions() -> Finding:
     if cap:
         return Finding("instructions", isa, f"capped by DRYSTONE_MAX_ISA={cap}: unset it for all that the CPU has")
     return Finding("instructions", isa)
+
+
+def _bfloat16() -> Finding:
+    return Finding("bfloat16", "multiplied" if native.multiplies_bfloat16() else "computed in float32", bfloat16_notice())
 
 
 def _onednn() -> Finding:
@@ -93,13 +101,27 @@ def _pages() -> Finding:
 
 def findings() -> list[Finding]:
     """All that there is to say. What ``drystone.enable()`` does is tried, and put back."""
-    looks: tuple[Callable[[], Finding], ...] = (_instructions, _onednn, _threads, _openmp, _huge_pages, _operators, _pages)
+    looks: tuple[Callable[[], Finding], ...] = (
+        _instructions,
+        _bfloat16,
+        _onednn,
+        _threads,
+        _openmp,
+        _huge_pages,
+        _operators,
+        _pages,
+    )
     with drystone.enabled():
         return [look() for look in looks]
 
 
-def doctor() -> None:
+def doctor(
+    natives: Annotated[bool, typer.Option("--table", help="Which operators are native here, in which dtype, as Markdown.")] = False,
+) -> None:
     """Say whether this machine and this PyTorch are set up well: what is wrong, what it costs, how to mend it."""
+    if natives:
+        typer.echo(native_table.markdown(), nl=False)
+        return
     table = Table("", "", "", "what to do", show_header=False)
     try:
         found = findings()

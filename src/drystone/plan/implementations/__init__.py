@@ -12,7 +12,7 @@ from drystone.plan.implementations.elements import Elements
 from drystone.plan.implementations.gemm import Gemm
 from drystone.plan.implementations.linear import OneDnnLinear
 from drystone.plan.implementations.movement import Movement
-from drystone.plan.implementations.pointwise import Convert, Pointwise
+from drystone.plan.implementations.pointwise import Convert, OneDnnConvert, Pointwise
 from drystone.plan.implementations.recurrent import Recurrent
 from drystone.plan.implementations.reductions import Reduction
 from drystone.plan.implementations.rotary import Rotary
@@ -23,14 +23,17 @@ IMPLEMENTATIONS: list[Implementation] = [
     *(OneDnnConvolution(op) for op in ("conv", "conv_transpose")),
     Winograd(tile=4),
     Winograd(tile=2),
+    Gemm(narrow=True),
     Gemm(),
     OneDnnLinear(inner_product=False),
     OneDnnLinear(inner_product=True),
     Attention(),
     Recurrent(),
+    Recurrent(narrow=True),
     OneDnnBatchMatmul(),
     Pointwise(),
     Convert(),
+    OneDnnConvert(),
     Rotary(),
     *(Reduction(op) for op in ("reduce", "softmax", "layer_norm", "group_norm")),
     *(Window(op) for op in ("pool", "resize", "lrn")),

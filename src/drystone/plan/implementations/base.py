@@ -114,12 +114,12 @@ class WeightStore:
         self._used += -(-size // self.ALIGNMENT) * self.ALIGNMENT
         return memory
 
-    def packed(self, packing: Packing, weight: Value) -> torch.Tensor:
-        """``weight`` (a constant) in the layout that ``packing`` says."""
+    def packed(self, packing: Packing, weight: Value, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """``weight`` (a constant) in the layout that ``packing`` says, which takes it in ``dtype``, its own if none is given."""
         key = (weight.key, packing.packed_key)
         memory = self._packed.get(key)
         if memory is None:
-            plain = weight.constant.detach().contiguous()
+            plain = weight.constant.detach().to(dtype or weight.dtype).contiguous()
             memory = self._allocate(max(packing.packed_bytes, 1))
             packing.pack(native.DTYPES[plain.dtype], plain.data_ptr(), memory.data_ptr())
             self._packed[key] = memory
@@ -166,7 +166,7 @@ class StandIns(WeightStore):
         self.reset()
         self._chunks.clear()
 
-    def packed(self, packing: Packing, weight: Value) -> torch.Tensor:
+    def packed(self, packing: Packing, weight: Value, dtype: torch.dtype | None = None) -> torch.Tensor:
         key = (weight.key, packing.packed_key)
         if key not in self._taken:
             self._taken[key] = self._zeros(max(packing.packed_bytes, 1))

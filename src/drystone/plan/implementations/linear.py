@@ -14,9 +14,13 @@ from drystone.plan.implementations.epilogue import post_ops
 
 
 class Linear(Implementation):
-    """All axes but the last are rows: x (…, K) is read as (M, K). Weights are packed, biases float32."""
+    """All axes but the last are rows: x (…, K) is read as (M, K). Weights are packed, biases float32.
+
+    Weights may be stored as bfloat16 where x is float32: they are widened when they are packed, or, ``narrow``, when they are read.
+    """
 
     op = "matmul"
+    narrow = False
 
     def refuses(self, node: Node) -> str | None:
         return super().refuses(node) or _reason(node)
@@ -35,7 +39,9 @@ class Linear(Implementation):
         chain, operands, overwrites = post_ops(node, rows, target, context.free_inputs)
         x = native.TensorDesc.dense(inputs[0].dtype, native.FORMATS["plain"], [m, k])
         step = self.step(x, n, has_bias, target, chain)
-        constants: list[torch.Tensor] = [context.weights.packed(step, weight)]
+        constants: list[torch.Tensor] = [
+            context.weights.packed(step, weight, weight.dtype if self.narrow else node.inputs[0].dtype)
+        ]
         if has_bias:
             constants.append(context.weights.plain(node.inputs[2], torch.float32))
         return Created(step, [("in", 0), *constants, ("out", 0), *operands], overwrites=overwrites)
@@ -70,7 +76,14 @@ def _reason(node: Node) -> str | None:
         return "the bias is not a constant"
     if node.output.numel == 0 or node.inputs[1].numel == 0:
         return "a matmul without elements"
+    if node.inputs[0].dtype != node.inputs[1].dtype and not stored_narrow(node):
+        return "x and the weight are not of one dtype"
     return float_reason(node)
+
+
+def stored_narrow(node: Node) -> bool:
+    """Whether the weight is bfloat16 in storage alone: x is float32, and so are the products."""
+    return node.inputs[0].dtype == torch.float32 and node.inputs[1].dtype == torch.bfloat16
 
 
 def _as_rows(desc: native.TensorDesc, m: int, n: int) -> native.TensorDesc:

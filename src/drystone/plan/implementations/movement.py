@@ -15,7 +15,15 @@ VIEWS = ("slice", "permute", "reshape")
 
 def copy_step(source: native.TensorDesc, target: native.TensorDesc) -> native.Step:
     """The same elements in another place or format."""
+    if native.isa() == "none":  # plain memory of any dtype, by what oneDNN has for bytes
+        return native.Reorder(_as_bytes(source), _as_bytes(target))
     return native.copy(source, target, list(range(len(source.shape))), [[] for _ in source.shape], 0.0)
+
+
+def _as_bytes(desc: native.TensorDesc) -> native.TensorDesc:
+    """Plain memory with an axis more, of the bytes of each element."""
+    width = next(dtype.itemsize for dtype, kind in native.DTYPES.items() if kind == desc.dtype)
+    return native.TensorDesc(native.DType.u8, desc.format, [*desc.shape, width], [*(width * s for s in desc.strides), 1])
 
 
 class Movement(Implementation):

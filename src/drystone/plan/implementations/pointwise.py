@@ -1,4 +1,4 @@
-"""Pointwise chains by the own kernel, in each format; conversions between dtypes by oneDNN's reorder."""
+"""Pointwise chains by the own kernel, in each format; conversions between dtypes by it too, or by oneDNN's reorder."""
 
 from __future__ import annotations
 
@@ -32,6 +32,22 @@ class Pointwise(Implementation):
 
 
 class Convert(Implementation):
+    """To another dtype, where it lies."""
+
+    name = "drystone"
+    op = "convert"
+
+    def refuses(self, node: Node) -> str | None:
+        return super().refuses(node) or float_reason(node)
+
+    def layouts(self, node: Node) -> list[Layout]:
+        return joint_layouts(node, node.output)
+
+    def create(self, node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, context: Context) -> Created:
+        return Created(native.pointwise(inputs, output, [("copy", [("in", 0)], 0.0, 0.0)]), [context.operand(node, 0), ("out", 0)])
+
+
+class OneDnnConvert(Implementation):
     """To another dtype, and to any format on the way."""
 
     name = "onednn_reorder"
@@ -44,4 +60,7 @@ class Convert(Implementation):
         return [Layout((source,), target) for source in formats_of(node.inputs[0]) for target in formats_of(node.output)]
 
     def create(self, node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, context: Context) -> Created:
-        return Created(native.Reorder(inputs[0], output), [context.operand(node, 0), ("out", 0)])
+        step = native.Reorder(inputs[0], output)
+        if "ref" in step.implementation or "simple" in step.implementation:
+            raise ValueError("oneDNN converts number by number")
+        return Created(step, [context.operand(node, 0), ("out", 0)])

@@ -12,13 +12,24 @@ from drystone.plan.implementations.base import Context, Created, Implementation,
 
 
 class Recurrent(Implementation):
-    """Threads own units of the layer for all time steps; the sequences may lie with batch or time first, the output with holes."""
+    """Threads own units of the layer for all time steps; the sequences may lie with batch or time first, the output with holes.
 
-    name = "drystone"
+    Where the CPU does not multiply bfloat16, weights stored so are widened when they are packed, or, ``narrow``, when they are
+    read.
+    """
+
     op = "recurrent"
 
+    def __init__(self, narrow: bool = False) -> None:
+        self.narrow = narrow
+        self.name = "drystone_narrow" if narrow else "drystone"
+
     def refuses(self, node: Node) -> str | None:
-        return super().refuses(node) or float_reason(node) or _reason(node)
+        return super().refuses(node) or float_reason(node) or _reason(node) or self._own_reason(node)
+
+    def _own_reason(self, node: Node) -> str | None:
+        widens = operands(node, node.inputs).directions[0].weight.dtype == torch.bfloat16 and not native.multiplies_bfloat16()
+        return "the weights are multiplied in their own dtype" if self.narrow and not widens else None
 
     def layouts(self, node: Node) -> list[Layout]:
         return [Layout(tuple(None if value.is_constant else PLAIN for value in node.inputs), PLAIN)]
@@ -28,7 +39,8 @@ class Recurrent(Implementation):
         values, descs = operands(node, node.inputs), operands(node, inputs)
         _, final_state, *final_cell = node.outputs
         weight = values.directions[0].weight
-        gates, dtype = GATES[a["kind"]], native.DTYPES[weight.dtype]
+        packed_dtype = weight.dtype if self.narrow or native.multiplies_bfloat16() else torch.float32
+        gates, dtype = GATES[a["kind"]], native.DTYPES[packed_dtype]
         hidden = weight.shape[0] // gates
         step = native.recurrent(
             a["kind"],
@@ -48,12 +60,12 @@ class Recurrent(Implementation):
         constants: list[Operand] = []
         for direction in values.directions:
             packing = native.RecurrentWeights(dtype, gates, hidden, weight.shape[1])
-            constants.append(context.weights.packed(packing, direction.weight))
+            constants.append(context.weights.packed(packing, direction.weight, packed_dtype))
             if direction.bias is not None:
                 constants.append(context.weights.plain(direction.bias, torch.float32))
             if direction.projection is not None:
                 packing = native.RecurrentWeights(dtype, 1, weight.shape[1], hidden)
-                constants.append(context.weights.packed(packing, direction.projection))
+                constants.append(context.weights.packed(packing, direction.projection, packed_dtype))
         last = len(node.inputs)
         states = [context.operand(node, i) for i in range(last - sum(x is not None for x in (values.state, values.cell)), last)]
         outputs: list[Operand] = [("out", i) for i in range(len(node.outputs))]
