@@ -21,6 +21,7 @@ from drystone.capture.kept_modules import Choice, chosen_modules, names_of
 from drystone.capture.shapes import LEAST, batch_inputs, batch_shapes, dynamic_dims, resize
 from drystone.capture.signature import Signature
 from drystone.errors import CaptureError, DrystoneWarning, ShapeError, UnsupportedError
+from drystone.forks import Lock
 from drystone.graph.build import build
 from drystone.graph.graph import Graph, Node, mark_strict
 from drystone.graph.traced import resized
@@ -40,12 +41,18 @@ from drystone.plan.rehearse import Planner
 from drystone.plan.tuning_cache import TuningCache
 from drystone.runtime.explain import ExplainedStep, Explanation
 from drystone.runtime.layouts import LayoutModule
+from drystone.runtime.memory import Memory
 from drystone.runtime.module import OptimizedModule, Prepared
 from drystone.runtime.parts import PartedModule
 from drystone.runtime.program import Program
+from drystone.runtime.stand_in import threads_in_force
 from drystone.runtime.timing import against_eager, step_seconds
 from drystone.runtime.weights import Weights
 from drystone.spinner import spinner
+
+# A model of more operators is captured anew for each other batch: with a symbol for the batch, a capture takes four times as long,
+# and the first call that brings one would wait for it.
+SYMBOLIC_NODES = 2000
 
 
 def optimize(
@@ -106,6 +113,7 @@ def optimize(
     args = (example_inputs,) if single else tuple(example_inputs or ())
     kwargs = dict(example_kwargs or {})
     check_arguments(args, kwargs, dtype, accuracy, tuning, capture, formats)
+    threads_in_force()
     if release_originals:
         check_release(model, dynamic_shapes)
     options = Options(dtype, tuning, strict, formats, accuracy, chosen_modules(model, keep_fp32))
@@ -127,7 +135,7 @@ def optimize(
 
     def prepare(part: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dtype: torch.dtype | None) -> OptimizedModule:
         inner = Conductor(part, args, kwargs, replace(options, dtype=dtype))
-        inner.weights = conductor.weights
+        inner.weights, inner.memory, inner.lock = conductor.weights, conductor.memory, conductor.lock
         inner.warned = True  # explain() lists what runs on ATen inside the parts
         # A part may meet another first size at every call, which is no batch: a program for each would cost more than eager.
         return inner.module(None, any_batch=False)
@@ -140,6 +148,7 @@ def _optimize_layers(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
     """``optimize_layers`` with programs of this conductor's making."""
     stores: list[WeightStore] = []
     caches: dict[int, TuningCache] = {}
+    memory = Memory()
 
     def pieces() -> Piece:
         weights = WeightStore()
@@ -156,13 +165,13 @@ def _optimize_layers(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
             ends = Ends(tuple(inputs), (output,))
             planner = Planner(graph if finite else split_epilogues(graph), weights, caches[threads], format, ends=ends)
             if not measure:
-                return Program(planner.assemble(planner.best()), threads)
+                return Program(planner.assemble(planner.best()), threads, memory)
             tensors = [
                 torch.rand(dense(value, lies).bytes // value.dtype.itemsize, dtype=value.dtype)
                 for value, lies in zip(graph.inputs, inputs, strict=True)
             ]
             assembled = planner.rehearse(lambda candidate: step_seconds(Program(candidate, threads), tensors))
-            return Program(assembled, threads)
+            return Program(assembled, threads, memory)
 
         return program
 
@@ -191,7 +200,8 @@ class Conductor:
         # torch.export takes one tensor given twice for one input: later calls may give two.
         self.args, self.kwargs = _distinct(args, kwargs)
         self.model, self.options = model, options
-        self.weights = WeightStore()
+        self.weights, self.memory = WeightStore(), Memory()
+        self.lock = Lock()  # of whoever makes programs with these
         self.warned = False
         self.kin: Planner | None = None  # the first program's
         self.verdict: str | None = None  # whether eager was faster then: what was not compared follows it
@@ -241,9 +251,10 @@ class Conductor:
 
     def _capture_example(self, dynamic_shapes: Any) -> Captured:
         captured = capture_module(self.model, self.args, self.kwargs, dynamic_shapes)
+        long = len(captured.program.graph.nodes) > SYMBOLIC_NODES
         self.graph, self.signature = self._graph(captured), captured.signature
-        # The capture that is resized for other shapes; None until one is made, False where none can be.
-        self.symbolic: Captured | Literal[False] | None = None if dynamic_shapes is None else captured
+        # The capture that is resized for other shapes; None until one is made, False where none can be, or it would take too long.
+        self.symbolic: Captured | Literal[False] | None = captured if dynamic_shapes is not None else False if long else None
         return captured
 
     def _capture_again(self, dynamic_shapes: Any) -> Captured:
@@ -293,9 +304,9 @@ class Conductor:
         Without ``rehearse`` it is planned at once, from times that are known for these shapes or others. Without ``finite`` it is
         one that carries NaN and infinity as eager does.
         """
-        threads = torch.get_num_threads()
+        threads = threads_in_force()
         native.set_threads(threads)
-        with spinner("preparing") as say:
+        with self.lock, spinner("preparing") as say:
             graph, signature = self._for_shapes(tensors)
             tensors = [tensor.detach() for tensor in tensors]
             cache = TuningCache(environment(threads))
@@ -308,7 +319,7 @@ class Conductor:
                 assembled = planner.assemble(self._plan(planner, graph, threads, finite) or planner.best())
             self.kin = self.kin or planner
             self._report_segments(assembled)
-            program = Program(assembled, threads)
+            program = Program(assembled, threads, self.memory)
             say("rehearsing against eager")
             explanation = self._explain(program, planner, tensors, compare=measure)
             self.verdict = self.verdict or explanation.runs

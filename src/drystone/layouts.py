@@ -19,6 +19,7 @@ from drystone.capture.export import Captured, check_model
 from drystone.capture.module_tree import copy_tree
 from drystone.capture.recording import Recording
 from drystone.errors import CaptureError, DrystoneWarning
+from drystone.forks import Lock
 from drystone.graph.build import build
 from drystone.graph.graph import FLOATS, Graph
 from drystone.parted import Race, difference, record_once, run_once, undisturbed
@@ -67,6 +68,7 @@ class LayerMaker:
         self._constants = {id(tensor): tensor for tensor in constants}
         self.reasons: dict[Hashable, str] = {}
         self.measure = False
+        self.lock = Lock(reentrant=True)
 
     def renew(self) -> None:
         """The weights have changed: nothing that was packed is used again."""

@@ -134,7 +134,6 @@ __all__ = [
     "elementwise",
     "find_libtorch",
     "fold",
-    "forked",
     "gather",
     "has_avx512_bf16",
     "index",
@@ -143,7 +142,6 @@ __all__ = [
     "keep_pages",
     "lrn",
     "norm",
-    "note_use",
     "onednn_path",
     "onednn_version",
     "operator_names",
@@ -178,29 +176,6 @@ DTYPES = {
     torch.float64: DType.f64,
     torch.float16: DType.f16,
 }
-
-
-_used = _forked = False
-
-
-def note_use() -> None:
-    """Called before a program runs: from then on OpenMP has threads, which a forked child would wait for in vain."""
-    global _used
-    _used = True
-
-
-def forked() -> bool:
-    """Whether this process was forked from one in which a program had run. GNU OpenMP would hang in it."""
-    return _forked
-
-
-def _note_fork() -> None:
-    global _forked
-    _forked = _used
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_note_fork)
 
 
 def trim() -> None:

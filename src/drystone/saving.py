@@ -29,6 +29,7 @@ from drystone.plan.tuning_cache import TuningCache
 from drystone.runtime.explain import Explanation
 from drystone.runtime.module import OptimizedModule, Prepared
 from drystone.runtime.program import Program
+from drystone.runtime.stand_in import threads_in_force
 from drystone.runtime.weights import Weights
 
 
@@ -93,6 +94,7 @@ def load(path: str | os.PathLike[str]) -> OptimizedModule:
 
     Raises ``ArtefactError`` for a folder that is damaged, of another version, or not what ``save`` writes.
     """
+    threads_in_force()
     program, plan, file = folder.read(Path(path))
     content = _Content(program, file)
     fast = _Loaded(content, plans.plan(plan)).restored()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +11,7 @@ from torch.jit._recursive import wrap_cpp_module
 from torch.utils import _pytree as pytree
 
 from drystone.errors import DrystoneError, DrystoneWarning, InputError, WeightsChangedError
+from drystone.forks import Lock
 
 Optimize = Callable[..., Any]
 
@@ -24,7 +24,7 @@ class _State:
         self.fast: Any = None
         self.tried = False
         self.warned = False
-        self.lock = threading.Lock()
+        self.lock = Lock()
 
 
 class SelfPreparingScript(torch.jit.RecursiveScriptModule):
