@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -20,7 +19,7 @@ from drystone.capture.export import capture as capture_module
 from drystone.capture.kept_modules import Choice, chosen_modules, names_of
 from drystone.capture.shapes import LEAST, batch_inputs, batch_shapes, dynamic_dims, resize
 from drystone.capture.signature import Signature
-from drystone.errors import CaptureError, DrystoneWarning, ShapeError, UnsupportedError
+from drystone.errors import CaptureError, ShapeError, UnsupportedError, warn
 from drystone.forks import Lock
 from drystone.graph.build import build
 from drystone.graph.graph import Graph, Node, mark_strict
@@ -236,7 +235,7 @@ class Conductor:
     def release(self, fast: OptimizedModule) -> None:
         """Free the plain weights, of which ``fast`` has packed copies."""
         if fast.explain().runs == "eager":
-            warnings.warn("eager is faster than the program, so the model keeps its weights", DrystoneWarning, stacklevel=3)
+            warn("eager is faster than the program, so the model keeps its weights", stacklevel=3)
             return
         # Inputs with NaN have a program of their own, which may pack in another way.
         if any(value.dtype.is_floating_point for value in self.graph.inputs):
@@ -339,7 +338,7 @@ class Conductor:
             raise UnsupportedError(f"strict=True, and {len(segments)} operators have no native implementation: {text}")
         if not self.warned:
             self.warned = True
-            warnings.warn(f"{len(segments)} operators run on ATen: {text}", DrystoneWarning, stacklevel=4)
+            warn(f"{len(segments)} operators run on ATen: {text}", stacklevel=4)
 
     def _explain(self, program: Program, planner: Planner, tensors: list[torch.Tensor], compare: bool) -> Explanation:
         runs = step_seconds(program, tensors) if compare else [program.time_steps(tensors)]

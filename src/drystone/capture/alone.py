@@ -14,7 +14,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from threading import get_ident
 from typing import Any
 
@@ -34,7 +34,9 @@ _lock = threading.RLock()
 @contextmanager
 def alone() -> Iterator[None]:
     """Within it, this thread captures and no other does. May be entered again within."""
-    with _lock, ExitStack() as stack:
+    # Dynamo traces in the same way: its lock first, which it holds when it calls a backend.
+    dynamo = getattr(sys.modules.get("torch._dynamo.convert_frame"), "compile_lock", nullcontext())
+    with dynamo, _lock, ExitStack() as stack:
         stack.enter_context(_own_patches())
         stack.enter_context(_own_context("_compiling_state_context", _own_flags))
         stack.enter_context(_own_context("_override_builtin_ops", _own_builtins))
@@ -57,7 +59,7 @@ def only_here(new: Callable[..., Any], other: Callable[..., Any]) -> Callable[..
 def _own_patches() -> Iterator[None]:
     """What fx patches into classes and the globals of modules, it patches for this thread alone."""
     patcher = fx_trace._Patcher
-    patch, patch_method = patcher.patch, patcher.patch_method
+    patch, patch_method, flag = patcher.patch, patcher.patch_method, _OwnFlag()
 
     def own_patch(self: Any, frame: dict[str, Any], name: str, new: Any, deduplicate: bool = True) -> None:
         other = frame[name] if name in frame else getattr(builtins, name)
@@ -65,6 +67,7 @@ def _own_patches() -> Iterator[None]:
 
     def own_patch_method(self: Any, kind: type, name: str, new: Any, deduplicate: bool = True) -> None:
         patch_method(self, kind, name, only_here(new, getattr(kind, name)), deduplicate)
+        fx_trace._is_fx_tracing_flag = flag  # type: ignore[assignment]
 
     with _replaced(patcher, patch=own_patch, patch_method=own_patch_method):
         yield
@@ -97,13 +100,17 @@ def _own_flags(original: Any) -> Any:
 
 
 class _OwnFlag:
-    """True in the thread that made it."""
+    """True in the thread that made it.
+
+    fx sets a flag of its own a moment before it patches. Compiled functions of other threads would raise in between, unless told
+    that they are compiling.
+    """
 
     def __init__(self) -> None:
         self.owner: int | None = get_ident()
 
     def __bool__(self) -> bool:
-        return get_ident() == self.owner
+        return get_ident() == self.owner or (self.owner is not None and fx_trace._is_fx_tracing_flag is True)
 
 
 def _own_builtins(original: Any) -> Any:
@@ -181,6 +188,8 @@ def _in_child() -> None:
         _lock.release()
     else:
         _lock = threading.RLock()
+    if dynamo := sys.modules.get("torch._dynamo.convert_frame"):
+        setattr(dynamo, "compile_lock", threading.RLock())  # noqa: B010 (mypy knows no attributes of a module found so)
 
 
 if hasattr(os, "register_at_fork"):

@@ -10,7 +10,7 @@ import torch
 from torch.jit._recursive import wrap_cpp_module
 from torch.utils import _pytree as pytree
 
-from drystone.errors import DrystoneError, DrystoneWarning, InputError, WeightsChangedError
+from drystone.errors import DrystoneError, DrystoneWarning, InputError, WeightsChangedError, warn
 from drystone.forks import Lock
 
 Optimize = Callable[..., Any]
@@ -102,7 +102,7 @@ def _prepare(module: SelfPreparingScript, state: _State, args: tuple[Any, ...], 
 def _warn(state: _State, reason: str) -> None:
     if not state.warned:
         state.warned = True
-        warnings.warn(f"a TorchScript module runs as torch made it{reason}", DrystoneWarning, stacklevel=4)
+        warn(f"a TorchScript module runs as torch made it{reason}", stacklevel=4)
 
 
 def _needs_grad(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

@@ -16,11 +16,10 @@ import json
 import os
 import stat
 import uuid
-import warnings
 from pathlib import Path
 from typing import Any
 
-from drystone.errors import DrystoneWarning
+from drystone.errors import warn
 from drystone.forks import Lock
 
 _VERSION = 1
@@ -128,7 +127,7 @@ class TuningCache:
     def _warn(self, kind: str, message: str) -> None:
         if kind not in self._warned:
             self._warned.add(kind)
-            warnings.warn(message, DrystoneWarning, stacklevel=4)
+            warn(message, stacklevel=4)
 
 
 def _folder(given: Path | None) -> Path | None:
