@@ -53,7 +53,7 @@ def model() -> nn.Module:
     return nn.Sequential(nn.Conv2d(8, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3)).eval().requires_grad_(False)
 
 
-@pytest.mark.parametrize("threads", "where"), [(1, "main"), (2, "main"), (2, "thread")])
+@pytest.mark.parametrize(("threads", "where"), [(1, "main"), (2, "main"), (2, "thread")])
 def test_a_child_does_all_that_its_parent_does(model: nn.Module, tmp_path: Path, threads: int, where: str) -> None:
     torch.set_num_threads(2)
     x = torch.randn(2, 8, 64, 64)
@@ -69,7 +69,9 @@ def test_a_child_does_all_that_its_parent_does(model: nn.Module, tmp_path: Path,
         fast.prepare(x)
         torch.testing.assert_close(drystone.load(tmp_path / "m")(x), want, atol=1e-5, rtol=1e-4)
         for capture in ("auto", "eager"):
-            torch.testing.assert_close(drystone.optimize(model, x, tuning="estimate", capture=capture)(x), want, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(
+                drystone.optimize(model, x, tuning="estimate", capture=capture)(x), want, atol=1e-5, rtol=1e-4
+            )
 
     said: list[str] = []
     if where == "main":
