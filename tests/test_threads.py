@@ -16,7 +16,7 @@ from torch import nn
 
 import drystone
 from agreement import Reference, program_of
-from drystone import native
+from drystone import forks, native
 
 
 class Net(nn.Module):
@@ -162,7 +162,7 @@ def test_explain_while_calls_run(model: nn.Module) -> None:
 
 @pytest.mark.parametrize("child_threads", [1, 2])
 def test_after_a_fork_nothing_hangs(model: nn.Module, child_threads: int) -> None:
-    """OpenMP's threads are gone in a forked child: more than one is refused there, one works."""
+    """OpenMP's threads do not outlive a fork; they are let go of before, where its library can."""
     x = torch.randn(2, 3, 40, 36)
     fast = drystone.optimize(model, (x,), tuning="estimate")
     expected = fast(x)
@@ -185,4 +185,5 @@ def test_after_a_fork_nothing_hangs(model: nn.Module, child_threads: int) -> Non
             os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         assert ready, "the child hangs"
-        assert answer.read() == (b"right" if child_threads == 1 else b"refused")
+        said = answer.read()
+        assert said == b"right" or (said == b"refused" and child_threads > 1 and not forks._pause_openmp())

@@ -157,12 +157,10 @@ void RecurrentLayers::run(const RecurrentCall& call, int threads) const {
   };
   Pieces counted(nullptr);
   lay_out(counted);
-  {
-    const std::lock_guard guard(lock_);
-    if (!scratch_.empty()) {
-      memory = std::move(scratch_.back());
-      scratch_.pop_back();
-    }
+  // Nobody waits here: in a forked child, a thread that is gone may have the lock for ever.
+  if (const std::unique_lock guard(lock_, std::try_to_lock); guard && !scratch_.empty()) {
+    memory = std::move(scratch_.back());
+    scratch_.pop_back();
   }
   if (memory.bytes() < counted.used()) memory = Memory(counted.used());
   Pieces pieces(memory.data());
@@ -172,8 +170,7 @@ void RecurrentLayers::run(const RecurrentCall& call, int threads) const {
               reinterpret_cast<float*>(gates), scratch);
   constexpr int64_t always_kept = 16 << 20;
   if (static_cast<int64_t>(memory.bytes()) > std::max<int64_t>(always_kept, 2 * counted.used())) return;  // a longer call's
-  const std::lock_guard guard(lock_);
-  scratch_.push_back(std::move(memory));
+  if (const std::unique_lock guard(lock_, std::try_to_lock); guard) scratch_.push_back(std::move(memory));
 }
 
 void RecurrentLayers::run_layer(int index, const RecurrentCall& call, const int64_t* first_row, const Gemm& gemm,

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any
 
+import drystone.forks  # noqa: F401 (what a fork needs must be known before it)
 from drystone.errors import (
     ArtefactError,
     CaptureError,

@@ -8,8 +8,6 @@ conductor gets that module. Each call looks whether the weights are still those 
 from __future__ import annotations
 
 import atexit
-import threading
-import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,8 +20,10 @@ from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
+from drystone.capture.alone import alone
 from drystone.conductor import optimize
-from drystone.errors import CaptureError, DrystoneError, DrystoneWarning, UnsupportedError
+from drystone.errors import CaptureError, DrystoneError, UnsupportedError, warn
+from drystone.forks import Lock
 from drystone.runtime.explain import Explanation
 from drystone.runtime.module import MAX_PROGRAMS, OptimizedModule
 
@@ -56,13 +56,16 @@ class CompiledGraph:
         self._bound: dict[tuple[int, ...], _Bound] = {}
         self._changes = 0
         self._eagerly = False
-        self._lock = threading.Lock()
+        self._lock = Lock()  # of the tables, for a moment
+        self._planning = Lock()  # of whoever makes a program
 
     def run(self, *args: Any) -> Any:
         """The graph's results, as a tuple. ``args`` are of the kinds of the example inputs."""
         if not self._eagerly:
-            with self._lock:
-                fast = self._find(args)
+            fast = self._known(args)
+            if fast is None:
+                with self._planning:
+                    fast = self._find(args)
             if fast is not None:
                 with torch.no_grad():
                     return fast(*[args[i] for i in self._tensors])
@@ -72,11 +75,33 @@ class CompiledGraph:
         """What each program of the graph runs; none where it runs eagerly."""
         return [fast.explain() for bound in self._bound.values() for fast in bound.programs.values()]
 
-    def _find(self, args: Sequence[Any]) -> OptimizedModule | None:
-        """The program for these weights and sizes, made if there is none; None where the graph runs eagerly."""
+    def _called(self, args: Sequence[Any]) -> tuple[tuple[int, ...], list[torch.Tensor], list[int]]:
+        """Which weights a call has, and what tells whether they are as they were."""
         weights = [*[args[i] for i in self._weights], *self._own]
-        key = tuple([id(args[i]) for i in self._parameters])
-        stamps = _stamps(weights)
+        return tuple([id(args[i]) for i in self._parameters]), weights, _stamps(weights)
+
+    def _sizes(self, args: Sequence[Any]) -> tuple[Any, ...]:
+        return (*[args[i].shape for i in self._tensors], *[_number(args[i]) for i in self._numbers])
+
+    def _known(self, args: Sequence[Any]) -> OptimizedModule | None:
+        """The program for these weights and sizes, if it is there."""
+        key, _, stamps = self._called(args)
+        with self._lock:
+            bound = self._bound.get(key)
+            if bound is None or bound.stamps != stamps:
+                return None
+            sizes = self._sizes(args)
+            fast = bound.programs.get(sizes)
+            if fast is not None:
+                self._changes = 0
+                bound.programs.move_to_end(sizes)
+            return fast
+
+    def _find(self, args: Sequence[Any]) -> OptimizedModule | None:
+        """As ``_known``, but made if there is none; None where the graph runs eagerly."""
+        if self._eagerly:
+            return None
+        key, weights, stamps = self._called(args)
         try:
             bound = self._bound.get(key)
             if bound is None or bound.stamps != stamps:
@@ -84,19 +109,22 @@ class CompiledGraph:
             else:
                 self._changes = 0
             numbers = {i: _number(args[i]) for i in self._numbers}
-            sizes = (*[args[i].shape for i in self._tensors], *numbers.values())
-            if sizes not in bound.programs:
-                bound.programs[sizes] = self._prepare([numbers.get(i, arg) for i, arg in enumerate(args)])
-                while len(bound.programs) > MAX_PROGRAMS:
-                    bound.programs.popitem(last=False)
-            bound.programs.move_to_end(sizes)
-            return bound.programs[sizes]
+            sizes = self._sizes(args)
+            fast = bound.programs.get(sizes)
+            if fast is None:
+                fast = self._prepare([numbers.get(i, arg) for i, arg in enumerate(args)])
+                with self._lock:
+                    bound.programs[sizes] = fast
+                    while len(bound.programs) > MAX_PROGRAMS:
+                        bound.programs.popitem(last=False)
+            return fast
         except DrystoneError as error:
             if self._options.get("strict"):
                 raise
             self._eagerly = True
-            self._bound.clear()
-            warnings.warn(f"a graph of torch.compile runs eagerly: {error}", DrystoneWarning, stacklevel=3)
+            with self._lock:
+                self._bound.clear()
+            warn(f"a graph of torch.compile runs eagerly: {error}", stacklevel=3)
             return None
 
     def _bind(self, key: tuple[int, ...], weights: list[torch.Tensor], stamps: list[int]) -> _Bound:
@@ -104,11 +132,12 @@ class CompiledGraph:
             self._changes += 1
             if self._changes > MAX_CHANGES:
                 raise UnsupportedError("its weights change from call to call")
-            warnings.warn("weights have changed since they were packed, and are packed again", DrystoneWarning, stacklevel=4)
+            warn("weights have changed since they were packed, and are packed again", stacklevel=4)
         elif len(self._bound) == MAX_WEIGHT_SETS:
             raise UnsupportedError(f"it is called with more than {MAX_WEIGHT_SETS} sets of weights")
-        self._bound[key] = _Bound(weights, stamps)
-        return self._bound[key]
+        with self._lock:
+            self._bound[key] = bound = _Bound(weights, stamps)
+        return bound
 
     def _prepare(self, args: Sequence[Any]) -> OptimizedModule:
         _check(self._graph, args)
@@ -202,7 +231,7 @@ def _check(graph: fx.GraphModule, args: Sequence[Any]) -> None:
     """
     grad = torch.is_grad_enabled()
     try:
-        with torch.inference_mode(False), torch.set_grad_enabled(grad), FakeTensorMode(allow_non_fake_inputs=True):
+        with alone(), torch.inference_mode(False), torch.set_grad_enabled(grad), FakeTensorMode(allow_non_fake_inputs=True):
             fakes = [_without_data(arg) if isinstance(arg, torch.Tensor) else arg for arg in args]
             results = [leaf for leaf in pytree.tree_leaves(graph(*fakes)) if isinstance(leaf, torch.Tensor)]
     except Exception as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -20,8 +19,9 @@ from drystone.capture.export import capture as capture_module
 from drystone.capture.kept_modules import Choice, chosen_modules, names_of
 from drystone.capture.shapes import LEAST, batch_inputs, batch_shapes, dynamic_dims, resize
 from drystone.capture.signature import Signature
-from drystone.errors import CaptureError, DrystoneWarning, ShapeError, UnsupportedError
+from drystone.errors import CaptureError, ShapeError, UnsupportedError, warn
 from drystone.factories import on_cpu
+from drystone.forks import Lock
 from drystone.graph.build import build
 from drystone.graph.graph import Graph, Node, mark_strict
 from drystone.graph.traced import resized
@@ -41,13 +41,18 @@ from drystone.plan.rehearse import CONTENDED, Planner
 from drystone.plan.tuning_cache import TuningCache
 from drystone.runtime.explain import ExplainedStep, Explanation
 from drystone.runtime.layouts import LayoutModule
+from drystone.runtime.memory import Memory
 from drystone.runtime.module import OptimizedModule, Prepared
 from drystone.runtime.parts import PartedModule
 from drystone.runtime.program import Program
-from drystone.runtime.stand_in import StandIn
+from drystone.runtime.stand_in import StandIn, threads_in_force
 from drystone.runtime.timing import against_eager, step_seconds
 from drystone.runtime.weights import Weights
 from drystone.spinner import spinner
+
+# A model of more operators is captured anew for each other batch: with a symbol for the batch, a capture takes four times as long,
+# and the first call that brings one would wait for it.
+SYMBOLIC_NODES = 2000
 
 
 def optimize(
@@ -112,11 +117,12 @@ def optimize(
     args = (example_inputs,) if single else tuple(example_inputs or ())
     kwargs = dict(example_kwargs or {})
     check_arguments(args, kwargs, dtype, accuracy, tuning, capture, formats)
+    threads_in_force()
     if release_originals:
         check_release(model, dynamic_shapes)
     options = Options(dtype, tuning, strict, formats, accuracy, chosen_modules(model, keep_fp32))
     if dtype is torch.bfloat16 and (notice := bfloat16_notice()):
-        warnings.warn(notice, DrystoneWarning, stacklevel=2)
+        warn(notice, stacklevel=2)
     if capture == "eager":
         check_eager(model, dtype, dynamic_shapes, strict, release_originals)
         return _optimize_layers(model, args, kwargs, options)
@@ -135,7 +141,7 @@ def optimize(
 
     def prepare(part: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dtype: torch.dtype | None) -> OptimizedModule:
         inner = Conductor(part, args, kwargs, replace(options, dtype=dtype))
-        inner.weights = conductor.weights
+        inner.weights, inner.memory, inner.lock = conductor.weights, conductor.memory, conductor.lock
         inner.warned = True  # explain() lists what runs on ATen inside the parts
         # A part may meet another first size at every call, which is no batch: a program for each would cost more than eager.
         return inner.module(None, any_batch=False)
@@ -149,6 +155,7 @@ def _optimize_layers(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
     stores: list[WeightStore] = []
     caches: dict[int, TuningCache] = {}
     contended = [0.0]
+    memory = Memory()
 
     def pieces() -> Piece:
         weights = WeightStore()
@@ -171,14 +178,14 @@ def _optimize_layers(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
             ends = Ends(tuple(inputs), (output,))
             planner = Planner(graph if finite else split_epilogues(graph), weights, caches[threads], format, ends=ends)
             if not measure:
-                return Program(planner.assemble(planner.best()), threads)
+                return Program(planner.assemble(planner.best()), threads, memory)
             tensors = [
                 torch.rand(dense(value, lies).bytes // value.dtype.itemsize, dtype=value.dtype)
                 for value, lies in zip(graph.inputs, inputs, strict=True)
             ]
             assembled = planner.rehearse(lambda candidate: step_seconds(Program(candidate, threads), tensors))
             contended.append(planner.contended)
-            return Program(assembled, threads)
+            return Program(assembled, threads, memory)
 
         return program
 
@@ -207,7 +214,8 @@ class Conductor:
         # torch.export takes one tensor given twice for one input: later calls may give two.
         self.args, self.kwargs = _distinct(args, kwargs)
         self.model, self.options = model, options
-        self.weights = WeightStore()
+        self.weights, self.memory = WeightStore(), Memory()
+        self.lock = Lock()  # of whoever makes programs with these
         self.warned = False
         self.kin: Planner | None = None  # the first program's
         self.verdict: str | None = None  # whether eager was faster then: what was not compared follows it
@@ -242,7 +250,7 @@ class Conductor:
     def release(self, fast: OptimizedModule) -> None:
         """Free the plain weights, of which ``fast`` has packed copies."""
         if fast.explain().runs == "eager":
-            warnings.warn("eager is faster than the program, so the model keeps its weights", DrystoneWarning, stacklevel=3)
+            warn("eager is faster than the program, so the model keeps its weights", stacklevel=3)
             return
         # Inputs with NaN have a program of their own, which may pack in another way.
         if any(value.dtype.is_floating_point for value in self.graph.inputs):
@@ -257,10 +265,11 @@ class Conductor:
 
     def _capture_example(self, dynamic_shapes: Any) -> Captured:
         captured = capture_module(self.model, self.args, self.kwargs, dynamic_shapes)
+        long = len(captured.program.graph.nodes) > SYMBOLIC_NODES
         with on_cpu():
             self.graph, self.signature = self._graph(captured), captured.signature
-        # The capture that is resized for other shapes; None until one is made, False where none can be.
-        self.symbolic: Captured | Literal[False] | None = None if dynamic_shapes is None else captured
+        # The capture that is resized for other shapes; None until one is made, False where none can be, or it would take too long.
+        self.symbolic: Captured | Literal[False] | None = captured if dynamic_shapes is not None else False if long else None
         return captured
 
     def _capture_again(self, dynamic_shapes: Any) -> Captured:
@@ -310,9 +319,9 @@ class Conductor:
         Without ``rehearse`` it is planned at once, from times that are known for these shapes or others. Without ``finite`` it is
         one that carries NaN and infinity as eager does.
         """
-        threads = torch.get_num_threads()
+        threads = threads_in_force()
         native.set_threads(threads)
-        with on_cpu(), spinner("preparing") as say:
+        with self.lock, on_cpu(), spinner("preparing") as say:
             graph, signature = self._for_shapes(tensors)
             tensors = [tensor.detach() for tensor in tensors]
             cache = TuningCache(environment(threads))
@@ -325,7 +334,7 @@ class Conductor:
                 assembled = planner.assemble(self._plan(planner, graph, threads, finite) or planner.best())
             self.kin = self.kin or planner
             self._report_segments(assembled)
-            program = Program(assembled, threads)
+            program = Program(assembled, threads, self.memory)
             say("rehearsing against eager")
             explanation = self._explain(program, planner, tensors, compare=measure)
             self.verdict = self.verdict or explanation.runs
@@ -345,7 +354,7 @@ class Conductor:
             raise UnsupportedError(f"strict=True, and {len(segments)} operators have no native implementation: {text}")
         if not self.warned:
             self.warned = True
-            warnings.warn(f"{len(segments)} operators run on ATen: {text}", DrystoneWarning, stacklevel=4)
+            warn(f"{len(segments)} operators run on ATen: {text}", stacklevel=4)
 
     def _explain(self, program: Program, planner: Planner, tensors: list[torch.Tensor], compare: bool) -> Explanation:
         runs = step_seconds(program, tensors) if compare else [program.time_steps(tensors)]
@@ -392,10 +401,9 @@ def keep_times(cache: TuningCache, contended: float) -> None:
     if contended <= CONTENDED:
         cache.save()
         return
-    warnings.warn(
+    warn(
         f"other work took {contended:.0%} of the cores' time while candidates were measured, so the plan may not be the "
         "fastest, and its times are not kept; prepare(*inputs) measures again",
-        DrystoneWarning,
         stacklevel=4,
     )
 

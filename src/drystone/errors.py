@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class DrystoneError(Exception):
     """The root of Drystone's errors: catch it to catch them all. Never raised itself."""
@@ -37,3 +42,25 @@ class WeightsReleasedError(DrystoneError, ValueError):
 
 class DrystoneWarning(UserWarning):
     """Given when Drystone goes on, but not as asked: a fallback to ATen, a tuning cache that must be rebuilt."""
+
+
+def warn(text: str, stacklevel: int) -> None:
+    """A ``DrystoneWarning`` as ``warnings.warn`` gives it to its caller; none where it can't be written: stderr may be closed."""
+    with usable_stderr():
+        warnings.warn(text, DrystoneWarning, stacklevel=stacklevel + 1)
+
+
+@contextmanager
+def usable_stderr() -> Iterator[None]:
+    """``sys.stderr`` is None within, as for a program without one, where writing to it raises."""
+    before = sys.stderr
+    try:
+        if before is not None:
+            before.write("")
+    except Exception:
+        sys.stderr = None
+    try:
+        yield
+    finally:
+        if sys.stderr is None:
+            sys.stderr = before

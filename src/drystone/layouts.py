@@ -6,7 +6,6 @@ not known.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +17,8 @@ from drystone.capture.calls import Composer, Trace, Untraceable, trace
 from drystone.capture.export import Captured, check_model
 from drystone.capture.module_tree import copy_tree
 from drystone.capture.recording import Recording
-from drystone.errors import CaptureError, DrystoneWarning
+from drystone.errors import CaptureError, warn
+from drystone.forks import Lock
 from drystone.graph.build import build
 from drystone.graph.graph import FLOATS, Graph
 from drystone.parted import Race, difference, record_once, run_once, undisturbed
@@ -67,6 +67,7 @@ class LayerMaker:
         self._constants = {id(tensor): tensor for tensor in constants}
         self.reasons: dict[Hashable, str] = {}
         self.measure = False
+        self.lock = Lock(reentrant=True)
 
     def renew(self) -> None:
         """The weights have changed: nothing that was packed is used again."""
@@ -250,7 +251,7 @@ class _Choice:
         if self.best is None:
             fast = self._prepared(PLAIN, lambda: _no_program)
             fast.eagerly = True
-            warnings.warn(f"the model runs eagerly: {'; '.join(self.reasons)}", DrystoneWarning, stacklevel=5)
+            warn(f"the model runs eagerly: {'; '.join(self.reasons)}", stacklevel=5)
             return fast
         (ratio, fast), self.best = self.best, None
         fast.renew()  # what the model remembers of the rehearsal is not the caller's

@@ -136,7 +136,6 @@ __all__ = [
     "elementwise",
     "find_libtorch",
     "fold",
-    "forked",
     "gather",
     "has_avx512_bf16",
     "index",
@@ -146,7 +145,6 @@ __all__ = [
     "lrn",
     "multiplies_bfloat16",
     "norm",
-    "note_use",
     "onednn_path",
     "onednn_version",
     "operator_names",
@@ -186,29 +184,6 @@ DTYPES = {
 def multiplies_bfloat16() -> bool:
     """Whether the CPU multiplies bfloat16 (AVX-512 BF16 or AMX). Where it does not, what is stored so is computed in float32."""
     return isa() == "amx" or has_avx512_bf16()
-
-
-_used = _forked = False
-
-
-def note_use() -> None:
-    """Called before a program runs: from then on OpenMP has threads, which a forked child would wait for in vain."""
-    global _used
-    _used = True
-
-
-def forked() -> bool:
-    """Whether this process was forked from one in which a program had run. GNU OpenMP would hang in it."""
-    return _forked
-
-
-def _note_fork() -> None:
-    global _forked
-    _forked = _used
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_note_fork)
 
 
 def trim() -> None:

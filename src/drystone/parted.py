@@ -6,7 +6,6 @@ The conductor calls this and lends it what prepares one module; capture and runt
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from torch.utils import _pytree as pytree
 from drystone.capture.module_tree import bare, copy_tree
 from drystone.capture.parts import Part, divide, first_line
 from drystone.capture.recording import Call, Recording, record
-from drystone.errors import DrystoneError, DrystoneWarning, UnsupportedError
+from drystone.errors import DrystoneError, UnsupportedError, warn
 from drystone.factories import on_cpu
 from drystone.runtime.agreement import relative_error
 from drystone.runtime.explain import ExplainedPart, PartedExplanation
@@ -295,4 +294,4 @@ def _report(parts: list[Part[Prepared]], verdict: _Verdict) -> None:
         eager = [f"{shown(part)}: {shorten(_why_eager(part), REASON)}" for part in costly if not _native(part)]
         text += f"In drystone run {listed(native)}. Eagerly runs what is around them"
         text += f", and {listed(eager)}." if eager else "."
-    warnings.warn(text + " explain() says more", DrystoneWarning, stacklevel=4)
+    warn(text + " explain() says more", stacklevel=4)

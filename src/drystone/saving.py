@@ -32,7 +32,7 @@ from drystone.plan.tuning_cache import TuningCache
 from drystone.runtime.explain import Explanation
 from drystone.runtime.module import OptimizedModule, Prepared
 from drystone.runtime.program import Program
-from drystone.runtime.stand_in import NoModel
+from drystone.runtime.stand_in import NoModel, threads_in_force
 from drystone.runtime.weights import Weights
 from drystone.spinner import spinner
 
@@ -120,6 +120,7 @@ def load(path: str | os.PathLike[str]) -> OptimizedModule:
 
 def read(path: Path, original: Original | None) -> OptimizedModule:
     """``load``; with the ``original``, other shapes and ``refresh()`` are as of a module that was optimised."""
+    threads_in_force()
     program, plan, file = folder.read(path)
     content = _Content(program, file)
     fast = _Loaded(content, plans.plan(plan), original).restored()

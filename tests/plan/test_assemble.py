@@ -170,7 +170,7 @@ def test_no_value_is_overwritten_before_its_last_reading(trace: Trace, name: str
     program = Program(plan, torch.get_num_threads())
     arguments = [*expected.inputs, *(torch.empty(place.desc.shape) for place in plan.outputs)]
     program(list(expected.inputs))  # makes a frame
-    frame = program._frames.pop()
+    frame = program._memory.idle.pop().frames[program._number]
     frame.native.bind([tensor.data_ptr() for tensor in arguments])
 
     def content(place: Place) -> torch.Tensor:

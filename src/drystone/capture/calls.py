@@ -23,6 +23,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from drystone.capture.alone import alone
 from drystone.capture.export import Captured
 from drystone.graph.aten import map_structure
 from drystone.graph.traced import functional as functional_kin
@@ -94,7 +95,7 @@ def trace(function: Callable[..., Any], kinds: Sequence[tuple[Sequence[int], tor
     """
     try:
         # Modes that the model has set are none of the trace's.
-        with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+        with alone(), torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
             operands = [torch.empty(shape, dtype=dtype, device="cpu") for shape, dtype in kinds]
             recorder = _Recorder(operands)
             with recorder, _WholeFunctions(recorder):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import io
 import linecache
 import logging
 import os
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -22,6 +21,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
 from torch.utils import _pytree as pytree
 
+from drystone.capture.alone import alone, silent
 from drystone.capture.mutation import functionalize, read_by
 from drystone.capture.scalars import correct_scalars
 from drystone.capture.signature import InputLeaf, OutputLeaf, Signature
@@ -63,7 +63,7 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
     check_model(model, args, kwargs)
     try:
         # Precision is lowered where the caller asks for it, not because autocast happens to be on.
-        with torch.inference_mode(_of_inference_mode(model)), _plain_modes(), _attributes_kept(model), _quiet():
+        with alone(), torch.inference_mode(_of_inference_mode(model)), _plain_modes(), _attributes_kept(model), _quiet():
             program = torch.export.export(model, tuple(args), kwargs, dynamic_shapes=dynamic_shapes, strict=False)
             program = functionalize(program)
         return describe(program, inspect.signature(model.forward))
@@ -120,7 +120,7 @@ def _quiet() -> Iterator[None]:
     try:
         for logger in loggers:
             logger.disabled = True
-        with redirect_stderr(io.StringIO()), warnings.catch_warnings():
+        with silent(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The tensor attributes? .*_flat_weights", UserWarning)
             yield
     finally:

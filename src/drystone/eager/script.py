@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +10,8 @@ import torch
 from torch.jit._recursive import wrap_cpp_module
 from torch.utils import _pytree as pytree
 
-from drystone.errors import DrystoneError, DrystoneWarning, InputError, WeightsChangedError
+from drystone.errors import DrystoneError, DrystoneWarning, InputError, WeightsChangedError, warn
+from drystone.forks import Lock
 
 Optimize = Callable[..., Any]
 
@@ -24,7 +24,7 @@ class _State:
         self.fast: Any = None
         self.tried = False
         self.warned = False
-        self.lock = threading.Lock()
+        self.lock = Lock()
 
 
 class SelfPreparingScript(torch.jit.RecursiveScriptModule):
@@ -102,7 +102,7 @@ def _prepare(module: SelfPreparingScript, state: _State, args: tuple[Any, ...], 
 def _warn(state: _State, reason: str) -> None:
     if not state.warned:
         state.warned = True
-        warnings.warn(f"a TorchScript module runs as torch made it{reason}", DrystoneWarning, stacklevel=4)
+        warn(f"a TorchScript module runs as torch made it{reason}", stacklevel=4)
 
 
 def _needs_grad(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

@@ -15,20 +15,21 @@ import hashlib
 import json
 import os
 import stat
-import threading
 import uuid
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from drystone.errors import DrystoneWarning
+from drystone.errors import warn
+from drystone.forks import Lock
 
 _VERSION = 1
 _MAX_ENTRIES = 200_000
 _MAX_FILE_BYTES = 64 * 2**20
 # No step of a program takes this long; a file that says so is damaged.
 _MAX_SECONDS = 3600.0
+
+_writing = Lock()  # one cache of this process writes what it has read at a time
 
 
 class TuningCache:
@@ -42,7 +43,7 @@ class TuningCache:
         self._environment = dict(environment)
         folder = cache_folder(folder)
         self.path: Path | None = None if folder is None else folder / f"tuning-{_digest(self._environment)}.json"
-        self._lock = threading.RLock()
+        self._lock = Lock(reentrant=True)
         self._seconds: dict[str, float] | None = None
         self._unsaved: dict[str, float] = {}
         self._warned: set[str] = set()
@@ -79,7 +80,7 @@ class TuningCache:
         same instant may lose the entries of one: these are measured again. A folder that cannot be written to is warned
         about once.
         """
-        with self._lock:
+        with self._lock, _writing:
             if not self._unsaved or self.path is None:
                 return
             merged = dict(self._loaded())
@@ -127,7 +128,7 @@ class TuningCache:
     def _warn(self, kind: str, message: str) -> None:
         if kind not in self._warned:
             self._warned.add(kind)
-            warnings.warn(message, DrystoneWarning, stacklevel=4)
+            warn(message, stacklevel=4)
 
 
 def cache_folder(given: Path | None = None) -> Path | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from drystone.forks import Lock
 from drystone.runtime.carried import CarriedTensor, Tally, apply, apply_to_one, call, carry_input, to_plain
 from drystone.runtime.explain_layouts import LayoutExplanation
 from drystone.runtime.module import MAX_PROGRAMS
@@ -82,7 +82,7 @@ class LayoutModule(StandIn):
         self.last = Tally()
         self._maker, self._changes_inputs, self._weights, self._explain = maker, changes_inputs, weights, explain
         self._tables: OrderedDict[Any, Table] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def renew(self) -> None:
         """Begin with a copy of the model as it is now. Programs are kept."""
@@ -90,9 +90,11 @@ class LayoutModule(StandIn):
 
     def refresh(self) -> None:
         """Take over the model's weights as they are now. Layers are packed again when they are called."""
-        with self._lock:
+        threads_in_force()
+        with self._maker.lock:
+            with self._lock:
+                self._tables.clear()
             self._weights.refresh()
-            self._tables.clear()
 
     def explain(self) -> LayoutExplanation:
         """Which layers run packed, in which format, which eagerly and why; and the reorders of the last call."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import torch
 from torch import nn
 
 from drystone.errors import InputError, ShapeError
+from drystone.forks import Lock
 from drystone.graph.graph import Graph, Value
 from drystone.runtime.explain import Explanation
 from drystone.runtime.program import Program
@@ -74,7 +74,8 @@ class OptimizedModule(StandIn):
         self._batch = batch
         self._weights = weights
         self._programs: OrderedDict[Key, Prepared] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = Lock()  # of the table of programs, for a moment
+        self._planning = Lock()  # of whoever makes one
         self._current: tuple[int, Prepared] | None = None
 
     def explain(self) -> Explanation:
@@ -89,14 +90,16 @@ class OptimizedModule(StandIn):
         Gives the explanation of that program. Raises what a call with these inputs would raise.
         """
         tensors, finite, _ = self._checked(args, kwargs)
-        return self._find(tensors, torch.get_num_threads(), finite, rehearse=True).explanation
+        return self._find(tensors, threads_in_force(), finite, rehearse=True).explanation
 
     def refresh(self) -> None:
         """Take over the model's weights as they are now. Programs for other shapes and threads are made again when called."""
-        with self._lock:
+        threads_in_force()
+        with self._planning:
+            with self._lock:  # first: no call may find the new weights in order, and then an old program
+                self._programs.clear()
+                self._current = None
             self._weights.refresh()
-            self._programs.clear()
-            self._current = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._forward_hooks or self._forward_pre_hooks:
@@ -138,18 +141,30 @@ class OptimizedModule(StandIn):
         return tensors, all(map(all_finite, tensors)), usual
 
     def _find(self, tensors: list[torch.Tensor], threads: int, finite: bool = True, rehearse: bool = False) -> Prepared:
-        """The program for these shapes and threads; made if it is not there yet."""
+        """The program for these shapes and threads. Where there is none, one thread makes it; others wait if they want it too."""
         shapes = tuple(tuple(tensor.shape) for tensor in tensors)
         key = (threads, finite, shapes)
-        with self._lock:
-            if rehearse or key not in self._programs:
-                self._programs[key] = self._prepare(tensors, finite, rehearse)
+        if not rehearse and (known := self._known(key)):
+            return known
+        with self._planning:
+            if not rehearse and (known := self._known(key)):
+                return known
+            prepared = self._prepare(tensors, finite, rehearse)
+            with self._lock:
+                self._programs[key] = prepared
                 while len(self._programs) > MAX_PROGRAMS:
                     self._programs.popitem(last=False)
-            self._programs.move_to_end(key)
-            prepared = self._programs[key]
-            if finite and list(shapes) == [tuple(shape) for shape in self._shapes]:
-                self._current = (threads, prepared)
+            return self._known(key) or prepared
+
+    def _known(self, key: Key) -> Prepared | None:
+        """The program that is there already, marked as the last used; calls of the example's shapes take it first."""
+        threads, finite, shapes = key
+        with self._lock:
+            prepared = self._programs.get(key)
+            if prepared is not None:
+                self._programs.move_to_end(key)
+                if finite and list(shapes) == [tuple(shape) for shape in self._shapes]:
+                    self._current = (threads, prepared)
             return prepared
 
     def _check(self, index: int, tensor: torch.Tensor, grad: bool) -> None:

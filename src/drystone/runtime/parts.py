@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from drystone.errors import DrystoneWarning, InputError
+from drystone.errors import InputError, warn
 from drystone.runtime.explain import PartedExplanation
 from drystone.runtime.module import OptimizedModule
 from drystone.runtime.recurrent import RecurrentForward
@@ -60,7 +59,7 @@ class PartForward:
             self._warn(f"runs eagerly from here on: {self.other_inputs}, which its program can't follow")
 
     def _warn(self, text: str) -> None:
-        warnings.warn(f"part {self.name!r} {text}", DrystoneWarning, stacklevel=4)
+        warn(f"part {self.name!r} {text}", stacklevel=4)
 
 
 Forward = PartForward | RecurrentForward

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
 from itertools import pairwise
 
 import torch
 
-from drystone import native
+from drystone import forks, native
 from drystone.errors import DrystoneError, InputError
 from drystone.memory import REMEDY, has_memory
 from drystone.plan.assemble import Assembled, Buffer, Place
 from drystone.plan.formats import PLAIN
+from drystone.runtime.memory import Block, Memory
 
 # A cache line before the arena's end is read by vector loads that run past a tensor's last element.
 _SLACK = 64
@@ -32,11 +32,12 @@ _storage_bytes = torch.UntypedStorage.nbytes
 class Program:
     """``program(inputs)`` for inputs of the shapes it was made for: outputs are fresh tensors.
 
-    Calls may come from several threads at once: each takes a frame (arena and scratchpad) from a pool.
+    Calls may come from several threads at once: each takes a block (arena and scratchpad) of ``memory``, which
+    other programs may share, and the frame that is bound to it.
     """
 
-    def __init__(self, assembled: Assembled, threads: int) -> None:
-        native.note_use()
+    def __init__(self, assembled: Assembled, threads: int, memory: Memory | None = None) -> None:
+        forks.note_use()
         self.assembled = assembled
         self.threads = threads
         self._outputs = [
@@ -46,7 +47,11 @@ class Program:
             raise DrystoneError(_NO_RESULTS)
         # Of inputs that are the whole of their storage, as most are: the others are looked at one by one.
         self._usual_bytes = [place.desc.bytes for place in assembled.inputs]
-        self._frames: deque[_Frame] = deque()
+        self._scratchpad = -(-(assembled.arena_bytes + _SLACK) // _SLACK) * _SLACK  # where it begins
+        self._need = self._scratchpad + assembled.program.scratchpad_bytes + _SLACK
+        self._memory = memory or Memory()
+        self._number = self._memory.register(self, self._need)
+        self._block, self._put_back = self._memory.block, self._memory.idle.append
         self._steps = len(assembled.program)
         self._plain = assembled.segments == 0
         self.reorders = sum(record.kind in ("reorder", "copy") for record in assembled.records)
@@ -58,11 +63,9 @@ class Program:
         What lies in another format than plain, goes in and comes out as a tensor of one axis: its memory.
         """
         outputs = [*map(torch.empty_like, self._outputs)]
+        block = self._block()
         try:
-            frame = self._frames.pop()
-        except IndexError:
-            frame = _Frame(self)
-        try:
+            frame = block.frames.get(self._number) or self._frame(block)
             pointers = self._addresses(inputs, outputs)
             if self._plain:
                 frame.native.call(pointers, self._steps)
@@ -71,7 +74,7 @@ class Program:
                 with torch.autocast("cpu", enabled=False):  # the plan says what is computed in which precision
                     frame.run_segments([*inputs, *outputs])
         finally:
-            self._frames.append(frame)
+            self._put_back(block)
         return outputs
 
     def single(self, inputs: list[torch.Tensor]) -> torch.Tensor:
@@ -79,12 +82,10 @@ class Program:
         if not self._plain:
             return self(inputs)[0]
         output = torch.empty_like(self._outputs[0])
-        try:
-            frame = self._frames.pop()
-        except IndexError:
-            frame = _Frame(self)
+        block = self._block()
+        frame = block.frames.get(self._number) or self._frame(block)
         frame.native.call(self._addresses(inputs, [output]), self._steps)
-        self._frames.append(frame)
+        self._put_back(block)
         return output
 
     def _addresses(self, inputs: list[torch.Tensor], outputs: list[torch.Tensor]) -> list[int]:
@@ -101,21 +102,25 @@ class Program:
     def time_steps(self, inputs: list[torch.Tensor]) -> list[float]:
         """Seconds of each record of the program, in one call."""
         outputs = [*map(torch.empty_like, self._outputs)]
-        frame = self._frames.pop() if self._frames else _Frame(self)
+        block = self._block()
+        frame = block.frames.get(self._number) or self._frame(block)
         frame.native.bind(self._addresses(inputs, outputs))
         seconds = frame.run_segments([*inputs, *outputs], timed=True)
-        self._frames.append(frame)
+        self._put_back(block)
         return seconds
+
+    def _frame(self, block: Block) -> _Frame:
+        memory = self._memory.fit(block, self._need)
+        made = block.frames[self._number] = _Frame(self.assembled, self.threads, memory, self._scratchpad)
+        return made
 
 
 class _Frame:
-    """The memory of one call in flight."""
+    """A program bound to the memory of one call in flight: the arena, and from ``scratchpad`` on the scratchpad."""
 
-    def __init__(self, program: Program) -> None:
-        assembled = program.assembled
+    def __init__(self, assembled: Assembled, threads: int, memory: torch.Tensor, scratchpad: int) -> None:
         self.assembled = assembled
-        self.arena = native.allocate(assembled.arena_bytes + _SLACK)
-        self.scratchpad = native.allocate(assembled.program.scratchpad_bytes + _SLACK)
+        self.arena = memory
         inputs = len(assembled.inputs)
         addresses, externals = [], []
         for slot, (buffer, offset) in enumerate(assembled.slots):
@@ -128,7 +133,7 @@ class _Frame:
             else:
                 externals.append((slot, self._argument(buffer, inputs), offset))
             addresses.append(address)
-        self.native = native.Frame(assembled.program, addresses, externals, self.scratchpad.data_ptr(), program.threads)
+        self.native = native.Frame(assembled.program, addresses, externals, memory.data_ptr() + scratchpad, threads)
 
     @staticmethod
     def _argument(buffer: Buffer, inputs: int) -> int:

@@ -7,7 +7,6 @@ rows, in tensors and in ``PackedSequence``.
 from __future__ import annotations
 
 import functools
-import threading
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
-from drystone import native
+from drystone import forks, native
 from drystone.graph.graph import FLOATS
 from drystone.memory import has_memory
 from drystone.runtime.carried import CarriedTensor, to_plain
@@ -55,7 +54,7 @@ class RecurrentForward:
         self._is_lstm = module.mode == "LSTM"
         self._weights = Weights(_source(module), lambda: _source(module))
         self._layers: Layers | None = None
-        self._lock = threading.Lock()
+        self._lock = forks.Lock()
 
     def around(self, own: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(own)  # models look at the parameters of their modules' forward
@@ -163,7 +162,7 @@ class RecurrentForward:
         self._weights.check()
         threads = threads_in_force()
         layers = self.layers
-        native.note_use()
+        forks.note_use()
         output = torch.empty((*x.shape[:-1], self._directions * self._width), dtype=self._dtype, device="cpu")
         last = [torch.empty(shape, dtype=self._dtype, device="cpu") for shape in self._shapes(batch)]
         state, cell = [*map(torch.Tensor.data_ptr, states), 0, 0][:2]

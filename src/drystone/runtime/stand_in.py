@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from drystone import native
+from drystone import forks, native
 from drystone.errors import DrystoneError, InputError, UnsupportedError
 from drystone.memory import REMEDY, has_memory
 
@@ -200,7 +200,7 @@ def checked_tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch
 def threads_in_force() -> int:
     """torch's thread count; raises where this process can't have so many."""
     threads = torch.get_num_threads()
-    if threads > 1 and native.forked():
+    if threads > 1 and forks.forked():
         raise DrystoneError(
             "this process was forked from one that had used drystone, and OpenMP's threads do not survive a fork: "
             "call torch.set_num_threads(1) in the child, or start it with the 'spawn' method"

@@ -7,7 +7,6 @@ and one program computes them all when the next convolution, or something that o
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
+from drystone.forks import Lock
 from drystone.plan.formats import PLAIN
 from drystone.runtime.program import Program
 
@@ -71,6 +71,7 @@ class Maker(Protocol):
     """Makes what a table lacks."""
 
     format: str
+    lock: Lock  # of whoever has something made
 
     def operation(self, key: Hashable, function: Callable[..., Any], kinds: Sequence[Kind]) -> Operation | None:
         """None where the native side can't compute it."""
@@ -92,7 +93,7 @@ class Table:
         # What the function of this key gives for one tensor of this structure. Not in the structures, which would be a cycle.
         self.following: dict[tuple[Hashable, Structure], Structure] = {}
         self._ways: Counter[Hashable] = Counter()
-        self._lock = threading.RLock()
+        self._lock = maker.lock
 
     def operation(self, key: Hashable, function: Callable[..., Any], kinds: tuple[Kind, ...]) -> Operation | None:
         """``function`` on these; ``key`` tells it from others. None where only torch computes it."""
