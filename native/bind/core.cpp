@@ -58,8 +58,11 @@ void bind_core(nb::module_& m) {
   nb::class_<Program>(m, "Program")
       .def(nb::init<>())
       .def(
-          "add", [](Program& self, std::shared_ptr<Step> step, std::vector<uint32_t> slots) { self.add(step, std::move(slots)); }, "step"_a,
-          "slots"_a)
+          "add",
+          [](Program& self, std::shared_ptr<Step> step, std::vector<uint32_t> slots, bool exact) {
+            self.add(step, std::move(slots), exact);
+          },
+          "step"_a, "slots"_a, "exact"_a = false)
       .def("__len__", &Program::size)
       .def_prop_ro("scratchpad_bytes", &Program::scratchpad_bytes)
       .def_prop_ro("slot_count", &Program::slot_count);

@@ -73,7 +73,7 @@ void execute(const PointwiseInstruction& op, float* y, const float* a, const flo
     case PointwiseKind::pow: return unary(y, a, count, [=](float x) { return pow(x, alpha); });
     case PointwiseKind::floor: return unary(y, a, count, [](float x) { return __builtin_floorf(x); });
     case PointwiseKind::round: return unary(y, a, count, [](float x) { return __builtin_rintf(x); });
-    case PointwiseKind::sign: return unary(y, a, count, [](float x) { return x > 0.0f ? 1.0f : x < 0.0f ? -1.0f : 0.0f * x; });
+    case PointwiseKind::sign: return unary(y, a, count, [](float x) { return x > 0.0f ? 1.0f : x < 0.0f ? -1.0f : 0.0f; });
     case PointwiseKind::add: return binary(y, a, b, count, [](float x, float z) { return x + z; });
     case PointwiseKind::sub: return binary(y, a, b, count, [](float x, float z) { return x - z; });
     case PointwiseKind::mul: return binary(y, a, b, count, [](float x, float z) { return x * z; });
