@@ -14,6 +14,7 @@
 #include "core/tensor.h"
 #include "kernels/finite.h"
 #include "kernels/table.h"
+#include "steps/guard.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -89,6 +90,10 @@ void bind_core(nb::module_& m) {
           "arguments"_a, "steps"_a)
       .def("run", &Frame::run, "begin"_a, "end"_a, nb::call_guard<nb::gil_scoped_release>())
       .def("run_timed", &Frame::run_timed, "begin"_a, "end"_a, nb::call_guard<nb::gil_scoped_release>());
+
+  m.def(
+      "guard", [](const TensorDesc& desc, float limit) -> std::shared_ptr<Step> { return std::make_shared<Guard>(desc, limit); }, "desc"_a,
+      "limit"_a);
 
   // oneDNN divides a primitive's work when it is made, by the thread count of the maker.
   m.def("set_threads", &omp_set_num_threads);

@@ -18,6 +18,7 @@ void winograd_weights(const WinogradWeights&);
 void winograd_gradient(const WinogradGradientArgs&);
 void gemm(const GemmArgs&);
 void finite(const FiniteArgs&);
+bool guard(const GuardArgs&);
 void attention(const AttentionArgs&);
 void elementwise(const ElementwiseArgs&);
 bool index(const IndexArgs&);
@@ -46,6 +47,7 @@ const KernelTable table = {
     .winograd_gradient = winograd_gradient,
     .gemm = gemm,
     .finite = finite,
+    .guard = guard,
     .attention = attention,
     .elementwise = elementwise,
     .index = index,

@@ -23,6 +23,7 @@ struct WinogradWeights;
 struct WinogradGradientArgs;
 struct GemmArgs;
 struct FiniteArgs;
+struct GuardArgs;
 struct AttentionArgs;
 struct ElementwiseArgs;
 struct IndexArgs;
@@ -51,6 +52,7 @@ struct KernelTable {
   void (*winograd_gradient)(const WinogradGradientArgs&);
   void (*gemm)(const GemmArgs&);
   void (*finite)(const FiniteArgs&);
+  bool (*guard)(const GuardArgs&);
   void (*attention)(const AttentionArgs&);
   void (*elementwise)(const ElementwiseArgs&);
   bool (*index)(const IndexArgs&);
