@@ -12,8 +12,6 @@
 #include "core/memory.h"
 #include "core/program.h"
 #include "core/tensor.h"
-#include "kernels/finite.h"
-#include "kernels/table.h"
 #include "steps/guard.h"
 
 namespace nb = nanobind;
@@ -97,15 +95,6 @@ void bind_core(nb::module_& m) {
 
   // oneDNN divides a primitive's work when it is made, by the thread count of the maker.
   m.def("set_threads", &omp_set_num_threads);
-  m.def(
-      "all_finite",
-      [](uintptr_t address, int64_t count, DType dtype) {
-        if (dtype != DType::f32 && dtype != DType::bf16) throw std::invalid_argument("all_finite: expected f32 or bf16");
-        bool result = true;
-        if (kernels()) kernels()->finite({reinterpret_cast<const void*>(address), dtype == DType::bf16, count, &result});
-        return result;
-      },
-      "address"_a, "count"_a, "dtype"_a);
   m.def("advise_huge_pages", &advise_huge_pages, "address"_a, "bytes"_a);
   m.attr("VERSION") = DRYSTONE_VERSION;
   m.def("isa", [] { return std::string(name_of(isa())); });

@@ -1,6 +1,7 @@
 #include "steps/guard.h"
 
 #include <algorithm>
+#include <limits>
 #include <stdexcept>
 
 #include "steps/axes.h"
@@ -38,6 +39,11 @@ void Guard::run(const Run& run, StepState*) const {
   args.data = run.slots[0];
   args.threads = threads_for(args.rows * args.columns / 4, run.threads);
   if (kernels()->guard(args)) *run.suspect = true;
+}
+
+bool all_finite(const void* data, DType dtype, int64_t count, int threads) {
+  const GuardArgs args = {data, dtype == DType::bf16, 0, {}, {}, 1, count, std::numeric_limits<float>::max(), threads};
+  return !kernels()->guard(args);
 }
 
 }  // namespace drystone

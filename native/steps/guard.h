@@ -18,4 +18,7 @@ class Guard : public Step {
   GuardArgs args_{};
 };
 
+// Whether there is neither NaN nor infinity in so many f32 or bf16, one behind the other. Needs kernels.
+bool all_finite(const void* data, DType dtype, int64_t count, int threads);
+
 }  // namespace drystone

@@ -201,7 +201,10 @@ def test_no_value_is_overwritten_before_its_last_reading(trace: Trace, name: str
                 assert torch.equal(content(place), before), f"step {step} ({plan.records[step].implementation}) writes over {value}"
         for since, value, place in trace.values:
             # What ATen makes is noted before its step.
-            if max(at[since] if since >= 0 else -1, made_by.get(value.producer, -1) if value.producer else -1) == step and place.buffer.kind != "constant":
+            if (
+                max(at[since] if since >= 0 else -1, made_by.get(value.producer, -1) if value.producer else -1) == step
+                and place.buffer.kind != "constant"
+            ):
                 watched.append((value, place, content(place).clone()))
     assert looks >= 2
 

@@ -23,7 +23,7 @@ from typing import Any
 from drystone.artefact.document import MAX_BYTES, entries, parse, require, serialise, text, whole
 from drystone.errors import ArtefactError
 
-VERSION = 1
+VERSION = 2
 MANIFEST, PROGRAM, PLAN, WEIGHTS = "artefact.json", "program.json", "plan.json", "weights.safetensors"
 _FILES = (PROGRAM, PLAN, WEIGHTS)
 _KIND = "drystone artefact"
@@ -81,6 +81,10 @@ def read(path: Path) -> tuple[Any, Any, Path]:
     require(path.is_dir(), f"{path} is no folder; an artefact is one, as drystone.save writes it")
     kind, version, files = entries(parse(_content(path / MANIFEST, 1 << 16), MANIFEST), MANIFEST, "kind", "version", "files")
     require(kind == _KIND, f"{path / MANIFEST} is of another kind: {kind!r:.80}")
+    require(
+        type(version) is not int or version >= VERSION,
+        f"{path} was made by an older version of drystone (format {version!r:.80}, this one reads {VERSION}): save it again",
+    )
     require(
         version == VERSION and type(version) is int, f"the artefact is of version {version!r:.80}; this drystone reads {VERSION}"
     )

@@ -15,7 +15,7 @@ from drystone.errors import InputError, ShapeError
 from drystone.graph.graph import Graph, Value
 from drystone.runtime.explain import Explanation
 from drystone.runtime.program import Program
-from drystone.runtime.stand_in import StandIn, all_finite, refusal, threads_in_force
+from drystone.runtime.stand_in import StandIn, refusal, threads_in_force
 from drystone.runtime.weights import Weights
 
 # Programs kept for other shapes and thread counts; the least recently used goes first.
@@ -37,10 +37,10 @@ class Prepared:
         return self.explanation.runs == "eager"
 
 
-# Makes the program for inputs of these shapes and the thread count in force: ``(tensors, finite, rehearse)``. ``finite`` says that
-# they hold no NaN or infinity; ``rehearse`` that times are to be measured now.
-Prepare = Callable[[list[torch.Tensor], bool, bool], Prepared]
-Key = tuple[int, bool, tuple[tuple[int, ...], ...]]
+# Makes the program for inputs of these shapes and the thread count in force: ``(tensors, rehearse)``. ``rehearse`` says that times
+# are to be measured now.
+Prepare = Callable[[list[torch.Tensor], bool], Prepared]
+Key = tuple[int, tuple[tuple[int, ...], ...]]
 
 
 class OptimizedModule(StandIn):
@@ -87,8 +87,8 @@ class OptimizedModule(StandIn):
 
         Gives the explanation of that program. Raises what a call with these inputs would raise.
         """
-        tensors, finite, _ = self._checked(args, kwargs)
-        return self._find(tensors, torch.get_num_threads(), finite, rehearse=True).explanation
+        tensors, _ = self._checked(args, kwargs)
+        return self._find(tensors, torch.get_num_threads(), rehearse=True).explanation
 
     def refresh(self) -> None:
         """Take over the model's weights as they are now. Programs for other shapes and threads are made again when called."""
@@ -103,21 +103,19 @@ class OptimizedModule(StandIn):
         return self.forward(*args, **kwargs)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        tensors, finite, usual = self._checked(args, kwargs)
+        tensors, usual = self._checked(args, kwargs)
         self._weights.check()
         threads = threads_in_force()
         current = self._current
-        if not usual or not finite or current is None or current[0] != threads:
-            prepared = self._find(tensors, threads, finite)
-        else:
-            prepared = current[1]
+        known = usual and current is not None and current[0] == threads
+        prepared = current[1] if known and current else self._find(tensors, threads)
         if prepared.eager and not getattr(self._model, "training", False):  # a frozen TorchScript module has no mode
             with torch.no_grad(), torch.autocast("cpu", enabled=False):
                 return self._model(*args, **kwargs)
         return prepared.unflatten(prepared.program(tensors))
 
-    def _checked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[torch.Tensor], bool, bool]:
-        """The inputs as dense tensors, whether all are finite, and whether they have the example's shapes."""
+    def _checked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[torch.Tensor], bool]:
+        """The inputs as dense tensors, and whether they have the example's shapes."""
         tensors = self._flatten(args, kwargs)
         grad = torch.is_grad_enabled()
         usual = True
@@ -134,20 +132,20 @@ class OptimizedModule(StandIn):
                 tensors[i] = tensor.resolve_neg().resolve_conj().contiguous()
         if not usual:
             self._check_batch(tensors)
-        return tensors, all(map(all_finite, tensors)), usual
+        return tensors, usual
 
-    def _find(self, tensors: list[torch.Tensor], threads: int, finite: bool = True, rehearse: bool = False) -> Prepared:
+    def _find(self, tensors: list[torch.Tensor], threads: int, rehearse: bool = False) -> Prepared:
         """The program for these shapes and threads; made if it is not there yet."""
         shapes = tuple(tuple(tensor.shape) for tensor in tensors)
-        key = (threads, finite, shapes)
+        key = (threads, shapes)
         with self._lock:
             if rehearse or key not in self._programs:
-                self._programs[key] = self._prepare(tensors, finite, rehearse)
+                self._programs[key] = self._prepare(tensors, rehearse)
                 while len(self._programs) > MAX_PROGRAMS:
                     self._programs.popitem(last=False)
             self._programs.move_to_end(key)
             prepared = self._programs[key]
-            if finite and list(shapes) == [tuple(shape) for shape in self._shapes]:
+            if list(shapes) == [tuple(shape) for shape in self._shapes]:
                 self._current = (threads, prepared)
             return prepared
 

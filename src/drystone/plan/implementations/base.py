@@ -5,6 +5,7 @@ Adding one is adding a file here with a subclass of ``Implementation`` and namin
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
@@ -13,9 +14,10 @@ from typing import Literal
 import torch
 
 from drystone import native
+from drystone.errors import WeightsReleasedError
 from drystone.graph.graph import FLOATS, Node, Value
 from drystone.plan.formats import PLAIN, formats_of
-from drystone.plan.ranges import Range, largest_gain, range_of_tensor
+from drystone.plan.ranges import UNKNOWN, Range, largest_gain, range_of_tensor
 
 
 @dataclass(frozen=True)
@@ -124,8 +126,8 @@ class WeightStore:
         memory = self._packed.get(key)
         if memory is None:
             plain = weight.constant.detach().contiguous()
-            if isinstance(packing, native.Product | native.Winograd):  # while what a function makes is at hand
-                self._gains.setdefault(weight.key, largest_gain(plain))
+            if weight.key not in self._gains:  # while what a function makes, or what is released later, is at hand
+                self._gains[weight.key] = largest_gain(plain)
             memory = self._allocate(max(packing.packed_bytes, 1))
             packing.pack(native.DTYPES[plain.dtype], plain.data_ptr(), memory.data_ptr())
             self._packed[key] = memory
@@ -146,12 +148,18 @@ class WeightStore:
     def gain(self, weight: Value) -> float:
         """How many times the largest |x| a product of x with ``weight`` can be."""
         if weight.key not in self._gains:
-            self._gains[weight.key] = largest_gain(weight.constant)
+            try:
+                self._gains[weight.key] = largest_gain(weight.constant)
+            except WeightsReleasedError:
+                return math.inf
         return self._gains[weight.key]
 
     def range(self, constant: Value) -> Range:
         if constant.key not in self._ranges:
-            self._ranges[constant.key] = range_of_tensor(constant.constant)
+            try:
+                self._ranges[constant.key] = range_of_tensor(constant.constant)
+            except WeightsReleasedError:
+                return UNKNOWN
         return self._ranges[constant.key]
 
     @property
