@@ -118,8 +118,6 @@ _POSITIVE = 1e-37
 def _instruction(op: PointwiseOp, a: Range, b: Range) -> Range:
     alpha, beta = op.alpha, op.beta
     match op.kind:
-        case "copy":
-            return a
         case "relu":
             return Range(max(a.low, 0.0), max(a.high, 0.0))
         case "leaky_relu":
