@@ -1,6 +1,7 @@
 # make demo    ResNet-50 on a photograph: drystone beside eager and torch.compile
 # make test    format, lint, types, and every test under every instruction set of this machine
-# make bench   the whole zoo against the other engines (an hour on two cores)
+# make figures all that is published, measured on this machine, and the tables made of it (two hours on two cores);
+#              PARTS="cnns_float32 ops" measures some
 # make sanitize  the tests of the native code on builds with AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer
 # make emulate-amx  the tests of bfloat16 linear layers on a build that does in plain C++ what AMX instructions do
 # make clean   remove what these built, and the environment
@@ -8,16 +9,19 @@
 # Everything runs in an environment of its own, .venv, which is made when it is missing. It is brought up to date when a
 # source has changed since.
 
+# TORCH: another torch than constraints.txt has, as pip takes it: TORCH=torch==2.10.0. Give each a VENV of its own.
+
 PYTHON ?= python3
 VENV ?= .venv
-RESULTS ?= build/bench
+TORCH ?=
+PARTS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := pyproject.toml CMakeLists.txt constraints.txt \
            $(shell find src native -type f ! -name '*.pyc' ! -name '*.so')
 
-.PHONY: demo test lint check bench sanitize emulate-amx clean build/sanitize/address,undefined build/sanitize/thread build/emulate-amx
+.PHONY: demo test lint check figures sanitize emulate-amx clean build/sanitize/address,undefined build/sanitize/thread build/emulate-amx
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -42,9 +46,8 @@ check: $(VENV)/.installed-test
 	  DRYSTONE_MAX_ISA=$$cap $(BIN)/pytest -n 2 tests/ops tests/native tests/eager || exit 1; \
 	done
 
-bench: $(VENV)/.installed
-	$(BIN)/drystone bench all --json $(RESULTS)/float32.json --plot $(RESULTS)/float32.png
-	$(BIN)/drystone bench all --dtype bfloat16 --json $(RESULTS)/bfloat16.json --plot $(RESULTS)/bfloat16.png
+figures: $(VENV)/.installed
+	$(BIN)/python benchmarks/figures.py $(PARTS)
 
 # Python, torch and OpenMP are not instrumented: what they leak at exit, and how they load libraries, is not looked at; and as
 # ThreadSanitizer does not see OpenMP's barriers, it looks at Python threads that have one OpenMP thread each, and at the team of
@@ -102,11 +105,19 @@ $(BIN)/python:
 
 $(VENV)/.installed: $(SOURCES) | $(BIN)/python
 	@echo "Installing drystone and what it is compared with (the extension is compiled: up to three minutes)."
-	$(PIP) install --quiet -c constraints.txt '.[bench]'
+	$(call install,.[bench])
 	@touch $@
+
+# $(1): what to install, beside the torch of constraints.txt or the one that was asked for. The latter's zentorch is not ours to choose.
+ifeq ($(TORCH),)
+install = $(PIP) install --quiet -c constraints.txt '$(1)'
+else
+install = $(PIP) install --quiet $(TORCH) && $(BIN)/python -c "import torch; print('torch==' + torch.__version__)" > $(VENV)/torch.txt \
+  && $(PIP) install --quiet -c $(VENV)/torch.txt '$(1)'
+endif
 
 # The tests' environment holds the demo's: after it, that is up to date too.
 $(VENV)/.installed-test: $(SOURCES) | $(BIN)/python
 	@echo "Installing drystone, what it is compared with, and the tests' tools (the extension is compiled: up to three minutes)."
-	$(PIP) install --quiet -c constraints.txt '.[bench,test]'
+	$(call install,.[bench,test])
 	@touch $(VENV)/.installed $@

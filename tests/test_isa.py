@@ -56,6 +56,23 @@ def test_without_avx2_everything_runs_on_aten(tuning: str) -> None:
     assert int(segments) >= 6
 
 
+def test_without_avx2_results_that_are_given_twice_are_copied() -> None:
+    code = """
+import torch, drystone
+from torch import nn
+
+class Twice(nn.Module):
+    def forward(self, x):
+        y = x.softmax(1)
+        return y, y, x, x.transpose(0, 1)
+
+x = torch.randn(2, 3)
+for given, expected in zip(drystone.optimize(Twice().eval(), x, tuning="estimate")(x), Twice()(x), strict=True):
+    torch.testing.assert_close(given, expected)
+"""
+    run(code, DRYSTONE_MAX_ISA="none")
+
+
 ORDER = ("avx2", "avx512", "amx")
 
 

@@ -15,8 +15,8 @@ void bind_torch(nb::module_& m) {
   m.def("operator_names", &torch::operator_names);
   m.def("define_operators", &torch::define_operators);
   m.def("replace_operator", &torch::replace, "family"_a);
-  m.def("restore_operator", &torch::restore, "family"_a);
-  m.def("is_replaced", &torch::is_replaced, "family"_a);
+  m.def("switch_operators", &torch::switch_on, "families"_a);
+  m.def("is_on", &torch::is_on, "family"_a);
 
   nb::class_<torch::PageState>(m, "PageState")
       .def_ro("on", &torch::PageState::on)
@@ -24,6 +24,7 @@ void bind_torch(nb::module_& m) {
       .def_ro("limit", &torch::PageState::limit)
       .def_ro("reused", &torch::PageState::reused)
       .def_ro("fresh", &torch::PageState::fresh);
+  m.def("can_keep_pages", &torch::can_keep_pages);
   m.def("keep_pages", &torch::keep_pages, "limit"_a);
   m.def("release_pages", &torch::release_pages);
   m.def("page_state", &torch::page_state);

@@ -43,7 +43,7 @@ std::optional<Eltwise> eltwise(const std::string& kind, float alpha, float beta)
       {"exp", {algorithm::eltwise_exp, 0, 0, finite}},
       {"sqrt", {algorithm::eltwise_sqrt, 0, 0, infinity}},
       {"abs", {algorithm::eltwise_abs, 0, 0, infinity}},
-      {"neg", {algorithm::eltwise_linear, -1, 0, infinity}},
+      {"neg", {algorithm::eltwise_linear, -1, -0.0f, infinity}},
       {"square", {algorithm::eltwise_square, 0, 0, infinity}},
       {"linear", {algorithm::eltwise_linear, alpha, beta, infinity}},
   };

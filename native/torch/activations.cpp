@@ -45,11 +45,11 @@ using Unary = Tensor (*)(const Tensor& x);
 template <PointwiseKind kind>
 struct Activation {
   static inline Unary torchs;
-  static void kernel(StableIValue* stack, uint64_t, uint64_t) {
-    const Handle x = Arguments(stack).tensor();
-    Handle y = if_memory_allows([&] { return activated(x, kind); });
+  static void kernel(Arguments& arguments) {
+    const Handle x = arguments.tensor();
+    Handle y = arguments.served([&] { return activated(x, kind); });
     if (!y) y = Handle::of(torchs(*x));
-    give_back(stack, {&y});
+    arguments.give_back({&y});
   }
   static bool find_as(const char* name) {
     torchs = reinterpret_cast<Unary>(find(name));
@@ -65,17 +65,16 @@ Tensor (*torch_gelu)(const Tensor& x, std::string_view approximate);
 
 bool find_gelu() { return find(torch_gelu, "_ZN2at3cpu4geluERKNS_6TensorESt17basic_string_viewIcSt11char_traitsIcEE"); }
 
-void gelu_kernel(StableIValue* stack, uint64_t, uint64_t) {
-  Arguments arguments(stack);
+void gelu_kernel(Arguments& arguments) {
   const Handle x = arguments.tensor();
   const std::string approximate = arguments.string();
-  Handle y = if_memory_allows([&] {
+  Handle y = arguments.served([&] {
     if (approximate == "tanh") return activated(x, PointwiseKind::gelu_tanh);
     // torch computes the error function of bfloat16 to fewer digits, and so faster.
     return approximate == "none" && x.dtype() == ScalarType::f32 ? activated(x, PointwiseKind::gelu_erf) : Handle();
   });
   if (!y) y = Handle::of(torch_gelu(*x, approximate));
-  give_back(stack, {&y});
+  arguments.give_back({&y});
 }
 
 }  // namespace

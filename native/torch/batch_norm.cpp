@@ -27,7 +27,7 @@ struct Call {
   bool training;
   double momentum, eps;
 
-  explicit Call(Arguments arguments)
+  explicit Call(Arguments& arguments)
       : x(arguments.tensor()),
         weight(arguments.optional_tensor()),
         bias(arguments.optional_tensor()),
@@ -58,7 +58,7 @@ Normalised normalised(const Call& call) {
       !x.is_contiguous() || format_of(sizes, x.strides()) != Format::contiguous)
     return {};
   const int64_t batch = sizes.data[0], channels = sizes.data[1], pixels = elements / batch / channels;
-  if (pixels < least_pixels || batch * pixels < 2) return {};
+  if (pixels < least_pixels || batch * pixels < 2 || !call.running_mean != !call.running_var) return {};
   for (const Handle* parameter : {&call.weight, &call.bias, &call.running_mean, &call.running_var})
     if (*parameter &&
         (parameter->dtype() != ScalarType::f32 || parameter->rank() != 1 || parameter->numel() != channels || !parameter->is_contiguous()))
@@ -97,15 +97,15 @@ Normalised normalised(const Call& call) {
   return result;
 }
 
-void kernel(StableIValue* stack, uint64_t, uint64_t) {
-  const Call call{Arguments(stack)};
-  Normalised result = if_memory_allows([&] { return normalised(call); });
+void kernel(Arguments& arguments) {
+  const Call call{arguments};
+  Normalised result = arguments.served([&] { return normalised(call); });
   if (!result.y) {
     const auto [y, means, deviations] = torch_batch_norm(*call.x, optional(call.weight), optional(call.bias), optional(call.running_mean),
                                                          optional(call.running_var), call.training, call.momentum, call.eps);
     result = {Handle::of(y), Handle::of(means), Handle::of(deviations)};
   }
-  give_back(stack, {&result.y, &result.means, &result.deviations});
+  arguments.give_back({&result.y, &result.means, &result.deviations});
 }
 
 }  // namespace

@@ -179,31 +179,34 @@ std::vector<Tensor> borrowed(const std::vector<Handle>& tensors) {
   return list;
 }
 
-void kernel(StableIValue* stack, uint64_t, uint64_t) {
-  Arguments arguments(stack);
+void kernel(Arguments& arguments) {
   const std::vector<Handle> tensors = arguments.tensors();
   const int64_t dim = arguments.integer();
-  const Joined joined(tensors, dim);
-  Handle result = if_memory_allows([&] { return joined.serves ? joined.result() : Handle(); });
+  Handle result = arguments.served([&] {
+    const Joined joined(tensors, dim);
+    return joined.serves ? joined.result() : Handle();
+  });
   if (!result) {
     const std::vector<Tensor> list = borrowed(tensors);
     result = Handle::of(torch_cat({{list.data(), list.size()}}, dim));
   }
-  give_back(stack, {&result});
+  arguments.give_back({&result});
 }
 
-void kernel_out(StableIValue* stack, uint64_t, uint64_t) {
-  Arguments arguments(stack);
+void kernel_out(Arguments& arguments) {
   const std::vector<Handle> tensors = arguments.tensors();
   const int64_t dim = arguments.integer();
   Handle out = arguments.tensor();
-  const Joined joined(tensors, dim);
-  if (!joined.serves || !joined.fill_existing(out)) {
+  const bool done = arguments.served([&] {
+    const Joined joined(tensors, dim);
+    return joined.serves && joined.fill_existing(out);
+  });
+  if (!done) {
     const std::vector<Tensor> list = borrowed(tensors);
     Tensor same = *out;
     torch_cat_out({{list.data(), list.size()}}, dim, same);
   }
-  give_back(stack, {&out});
+  arguments.give_back({&out});
 }
 
 }  // namespace

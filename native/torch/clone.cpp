@@ -37,19 +37,17 @@ Handle reordered(const Handle& x, std::optional<MemoryFormat> wanted) {
   if (from == to || sizes.data[1] < least_channels || (width != 2 && width != 4) ||
       (from == Format::contiguous ? !x.is_contiguous() : !x.is_dense()))
     return Handle();
-  // What torch holds back: a sign, and the memory of a tensor of zeros.
-  if (is_negative(*x) || !x.data()) return Handle();
+  if (is_negative(*x)) return Handle();  // torch holds the sign back
   return copied(x, strides_of({sizes.data, sizes.data + sizes.size}, to));
 }
 
-void kernel(StableIValue* stack, uint64_t, uint64_t) {
-  Arguments arguments(stack);
+void kernel(Arguments& arguments) {
   const Handle x = arguments.tensor();
   std::optional<MemoryFormat> wanted;
   if (const auto format = arguments.optional_integer()) wanted = static_cast<MemoryFormat>(*format);
-  Handle result = if_memory_allows([&] { return reordered(x, wanted); });
+  Handle result = arguments.served([&] { return reordered(x, wanted); });
   if (!result) result = Handle::of(torch_clone(*x, wanted));
-  give_back(stack, {&result});
+  arguments.give_back({&result});
 }
 
 }  // namespace

@@ -29,7 +29,7 @@ struct Call {
   Handle x, weight, bias;  // read in the order in which they stand here
   ConvolutionGeometry geometry;
 
-  explicit Call(Arguments arguments)
+  explicit Call(Arguments& arguments)
       : x(arguments.tensor()), weight(arguments.tensor()), bias(arguments.optional_tensor()), geometry(arguments) {}
 };
 
@@ -48,15 +48,15 @@ Handle convolved(const Call& call) {
   return computed ? std::move(result) : Handle();
 }
 
-void kernel(StableIValue* stack, uint64_t, uint64_t) {
-  const Call call{Arguments(stack)};
-  Handle result = is_traced() ? Handle() : if_memory_allows([&] { return convolved(call); });
+void kernel(Arguments& arguments) {
+  const Call call{arguments};
+  Handle result = is_traced() ? Handle() : arguments.served([&] { return convolved(call); });
   if (!result) {
     const ConvolutionGeometry& g = call.geometry;
     result = Handle::of(torch_convolution(*call.x, *call.weight, optional(call.bias), ref(g.stride), ref(g.padding), ref(g.dilation),
                                           g.transposed, ref(g.output_padding), g.groups));
   }
-  give_back(stack, {&result});
+  arguments.give_back({&result});
 }
 
 }  // namespace

@@ -41,7 +41,7 @@ struct Call {
   ConvolutionGeometry geometry;
   Mask mask;
 
-  explicit Call(Arguments arguments)
+  explicit Call(Arguments& arguments)
       : gradient(arguments.tensor()),
         x(arguments.tensor()),
         weight(arguments.tensor()),
@@ -93,10 +93,10 @@ bool differentiated(const Call& call, Gradients& results) {
   return true;
 }
 
-void kernel(StableIValue* stack, uint64_t, uint64_t) {
-  const Call call{Arguments(stack)};
+void kernel(Arguments& arguments) {
+  const Call call{arguments};
   Gradients results;
-  if (!if_memory_allows([&] { return differentiated(call, results); })) {
+  if (!arguments.served([&] { return differentiated(call, results); })) {
     const ConvolutionGeometry& g = call.geometry;
     const OptionalIntegers sizes = call.bias_sizes ? OptionalIntegers{ref(*call.bias_sizes), true} : OptionalIntegers{};
     const auto [x, weight, bias] = torch_backward(*call.gradient, *call.x, *call.weight, sizes, ref(g.stride), ref(g.padding),
@@ -105,7 +105,7 @@ void kernel(StableIValue* stack, uint64_t, uint64_t) {
   }
   for (Handle* result : {&results.x, &results.weight, &results.bias})
     if (!*result) *result = Handle::undefined();
-  give_back(stack, {&results.x, &results.weight, &results.bias});
+  arguments.give_back({&results.x, &results.weight, &results.bias});
 }
 
 }  // namespace

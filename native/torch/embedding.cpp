@@ -35,14 +35,13 @@ Handle rows_of(const Handle& weight, const Handle& indices) {
   return gather_rows(weight.data(), 1, weight.sizes().data[0], run, indices, result.data()) ? std::move(result) : Handle();
 }
 
-void kernel(StableIValue* stack, uint64_t, uint64_t) {
-  Arguments arguments(stack);
+void kernel(Arguments& arguments) {
   const Handle weight = arguments.tensor(), indices = arguments.tensor();
   const int64_t padding_idx = arguments.integer();
   const bool scale_grad_by_freq = arguments.boolean(), sparse = arguments.boolean();
-  Handle result = if_memory_allows([&] { return rows_of(weight, indices); });
+  Handle result = arguments.served([&] { return rows_of(weight, indices); });
   if (!result) result = Handle::of(torch_embedding(*weight, *indices, padding_idx, scale_grad_by_freq, sparse));
-  give_back(stack, {&result});
+  arguments.give_back({&result});
 }
 
 Handle gradient_of_rows(const Handle& given, const Handle& indices, int64_t rows, int64_t padding_idx, bool by_frequency) {
@@ -68,14 +67,13 @@ Handle gradient_of_rows(const Handle& given, const Handle& indices, int64_t rows
   return result;
 }
 
-void kernel_backward(StableIValue* stack, uint64_t, uint64_t) {
-  Arguments arguments(stack);
+void kernel_backward(Arguments& arguments) {
   const Handle gradient = arguments.tensor(), indices = arguments.tensor();
   const int64_t rows = arguments.integer(), padding_idx = arguments.integer();
   const bool by_frequency = arguments.boolean();
-  Handle result = if_memory_allows([&] { return gradient_of_rows(gradient, indices, rows, padding_idx, by_frequency); });
+  Handle result = arguments.served([&] { return gradient_of_rows(gradient, indices, rows, padding_idx, by_frequency); });
   if (!result) result = Handle::of(torch_backward(*gradient, *indices, rows, padding_idx, by_frequency));
-  give_back(stack, {&result});
+  arguments.give_back({&result});
 }
 
 }  // namespace

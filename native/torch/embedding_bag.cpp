@@ -43,7 +43,7 @@ struct Bags {
   bool include_last_offset;
   int64_t padding_idx;
 
-  explicit Bags(Arguments arguments)
+  explicit Bags(Arguments& arguments)
       : weight(arguments.tensor()),
         indices(arguments.tensor()),
         offsets(arguments.tensor()),
@@ -132,19 +132,19 @@ Results bags_of(const Bags& call, bool for_gradient) {
   return results;
 }
 
-void run(StableIValue* stack, Forward torchs, bool for_gradient) {
-  const Bags call{Arguments(stack)};
-  Results results = if_memory_allows([&] { return bags_of(call, for_gradient); });
+void run(Arguments& arguments, Forward torchs, bool for_gradient) {
+  const Bags call{arguments};
+  Results results = arguments.served([&] { return bags_of(call, for_gradient); });
   if (!results.output) {
     const FourTensors own = torchs(*call.weight, *call.indices, *call.offsets, call.scale_grad_by_freq, call.mode, call.sparse,
                                    optional(call.per_sample_weights), call.include_last_offset, call.padding_idx);
     results = {Handle::of(std::get<0>(own)), Handle::of(std::get<1>(own)), Handle::of(std::get<2>(own)), Handle::of(std::get<3>(own))};
   }
-  give_back(stack, {&results.output, &results.offset2bag, &results.bag_size, &results.max_indices});
+  arguments.give_back({&results.output, &results.offset2bag, &results.bag_size, &results.max_indices});
 }
 
-void kernel(StableIValue* stack, uint64_t, uint64_t) { run(stack, torch_embedding_bag, true); }
-void kernel_forward_only(StableIValue* stack, uint64_t, uint64_t) { run(stack, torch_forward_only, false); }
+void kernel(Arguments& arguments) { run(arguments, torch_embedding_bag, true); }
+void kernel_forward_only(Arguments& arguments) { run(arguments, torch_forward_only, false); }
 
 struct Gradient {
   Handle grad, indices, offset2bag, bag_size, maximum_indices;
@@ -154,7 +154,7 @@ struct Gradient {
   Handle per_sample_weights;
   int64_t padding_idx;
 
-  explicit Gradient(Arguments arguments)
+  explicit Gradient(Arguments& arguments)
       : grad(arguments.tensor()),
         indices(arguments.tensor()),
         offset2bag(arguments.tensor()),
@@ -207,13 +207,13 @@ Handle gradient_of_bags(const Gradient& call) {
   return result;
 }
 
-void kernel_backward(StableIValue* stack, uint64_t, uint64_t) {
-  const Gradient call{Arguments(stack)};
-  Handle result = if_memory_allows([&] { return gradient_of_bags(call); });
+void kernel_backward(Arguments& arguments) {
+  const Gradient call{arguments};
+  Handle result = arguments.served([&] { return gradient_of_bags(call); });
   if (!result)
     result = Handle::of(torch_backward(*call.grad, *call.indices, *call.offset2bag, *call.bag_size, *call.maximum_indices, call.num_weights,
                                        call.scale_grad_by_freq, call.mode, optional(call.per_sample_weights), call.padding_idx));
-  give_back(stack, {&result});
+  arguments.give_back({&result});
 }
 
 }  // namespace

@@ -51,37 +51,37 @@ bool overlap(const Handle& tensor, const Handle& other) {
   return begin < other_begin + span(other) && other_begin < begin + span(tensor);
 }
 
-void kernel(StableIValue* stack, uint64_t, uint64_t) {
-  Arguments arguments(stack);
+void kernel(Arguments& arguments) {
   const Handle self = arguments.tensor();
   int64_t dim = arguments.integer();
   const Handle index = arguments.tensor();
-  Handle result = if_memory_allows([&] {
+  Handle result = arguments.served([&] {
     const std::vector<int64_t> shape = shape_of(self, dim, index);
     if (shape.empty()) return Handle();
     Handle made = Handle::empty(self.dtype(), shape);
     return fill(self, dim, index, made) ? std::move(made) : Handle();
   });
   if (!result) result = Handle::of(torch_index_select(*self, dim, *index));
-  give_back(stack, {&result});
+  arguments.give_back({&result});
 }
 
-void kernel_out(StableIValue* stack, uint64_t, uint64_t) {
-  Arguments arguments(stack);
+void kernel_out(Arguments& arguments) {
   const Handle self = arguments.tensor();
   int64_t dim = arguments.integer();
   const Handle index = arguments.tensor();
   Handle out = arguments.tensor();
-  const std::vector<int64_t> shape = shape_of(self, dim, index);
-  const auto sizes = out.sizes();
-  const bool serves = !shape.empty() && out.dtype() == self.dtype() && sizes.size == shape.size() &&
-                      std::equal(shape.begin(), shape.end(), sizes.data) && out.is_contiguous() && !overlap(out, self) &&
-                      !overlap(out, index);
-  if (!serves || !fill(self, dim, index, out)) {
+  const bool done = arguments.served([&] {
+    const std::vector<int64_t> shape = shape_of(self, dim, index);
+    const auto sizes = out.sizes();
+    return !shape.empty() && out.dtype() == self.dtype() && sizes.size == shape.size() &&
+           std::equal(shape.begin(), shape.end(), sizes.data) && out.is_contiguous() && !overlap(out, self) && !overlap(out, index) &&
+           fill(self, dim, index, out);
+  });
+  if (!done) {
     Tensor same = *out;
     torch_index_select_out(*self, dim, *index, same);
   }
-  give_back(stack, {&out});
+  arguments.give_back({&out});
 }
 
 }  // namespace

@@ -59,6 +59,8 @@ void find_libtorch(const char* path) {
     require(found.new_reference, "aoti_torch_new_tensor_handle");
     require(found.empty_strided, "aoti_torch_empty_strided");
     require(found.get_data, "aoti_torch_get_data_ptr");
+    require(found.get_storage_offset, "aoti_torch_get_storage_offset");
+    require(found.get_storage_size, "aoti_torch_get_storage_size");
     require(found.get_dim, "aoti_torch_get_dim");
     require(found.get_sizes, "aoti_torch_get_sizes");
     require(found.get_strides, "aoti_torch_get_strides");

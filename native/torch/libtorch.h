@@ -63,6 +63,8 @@ struct Shim {
   int (*empty_strided)(int64_t rank, const int64_t* sizes, const int64_t* strides, int32_t dtype, int32_t device, int32_t index,
                        Tensor** tensor);
   int (*get_data)(Tensor* tensor, void** data);
+  int (*get_storage_offset)(Tensor* tensor, int64_t* offset);  // in elements
+  int (*get_storage_size)(Tensor* tensor, int64_t* bytes);
   int (*get_dim)(Tensor* tensor, int64_t* rank);
   int (*get_sizes)(Tensor* tensor, int64_t** sizes);
   int (*get_strides)(Tensor* tensor, int64_t** strides);

@@ -41,12 +41,11 @@ Handle product(const Handle& x, const Handle& weights) {
   return result;
 }
 
-void kernel(StableIValue* stack, uint64_t, uint64_t) {
-  Arguments arguments(stack);
+void kernel(Arguments& arguments) {
   const Handle x = arguments.tensor(), weights = arguments.tensor();
-  Handle result = if_memory_allows([&] { return product(x, weights); });
+  Handle result = arguments.served([&] { return product(x, weights); });
   if (!result) result = Handle::of(torch_mm(*x, *weights));
-  give_back(stack, {&result});
+  arguments.give_back({&result});
 }
 
 }  // namespace

@@ -33,14 +33,13 @@ Handle softmaxed(const Handle& x, int64_t dim) {
   return y;
 }
 
-void softmax_kernel(StableIValue* stack, uint64_t, uint64_t) {
-  Arguments arguments(stack);
+void softmax_kernel(Arguments& arguments) {
   const Handle x = arguments.tensor();
   const int64_t dim = arguments.integer();
   const bool half_to_float = arguments.boolean();
-  Handle y = half_to_float ? Handle() : if_memory_allows([&] { return softmaxed(x, dim); });
+  Handle y = half_to_float ? Handle() : arguments.served([&] { return softmaxed(x, dim); });
   if (!y) y = Handle::of(torch_softmax(*x, dim, half_to_float));
-  give_back(stack, {&y});
+  arguments.give_back({&y});
 }
 
 using NormResult = std::tuple<Tensor, Tensor, Tensor>;
@@ -97,18 +96,17 @@ Normalised normalised(const Handle& x, const std::vector<int64_t>& shape, const 
   return result;
 }
 
-void norm_kernel(StableIValue* stack, uint64_t, uint64_t) {
-  Arguments arguments(stack);
+void norm_kernel(Arguments& arguments) {
   const Handle x = arguments.tensor();
   const std::vector<int64_t> shape = arguments.integers();
   const Handle weight = arguments.optional_tensor(), bias = arguments.optional_tensor();
   const double eps = arguments.real();
-  Normalised result = if_memory_allows([&] { return normalised(x, shape, weight, bias, eps); });
+  Normalised result = arguments.served([&] { return normalised(x, shape, weight, bias, eps); });
   if (!result.y) {
     const auto [y, means, deviations] = torch_norm(*x, ref(shape), optional(weight), optional(bias), eps);
     result = {Handle::of(y), Handle::of(means), Handle::of(deviations)};
   }
-  give_back(stack, {&result.y, &result.means, &result.deviations});
+  arguments.give_back({&result.y, &result.means, &result.deviations});
 }
 
 }  // namespace

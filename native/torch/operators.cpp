@@ -1,8 +1,12 @@
 #include "torch/operators.h"
 
-#include <map>
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <iterator>
 #include <set>
 #include <stdexcept>
+#include <utility>
 
 #include "torch/forkable_mutex.h"
 
@@ -52,28 +56,56 @@ const Operator* const operators[] = {
 // The conventions by which torch fills the stack: those of 2.10, the first torch with lists.
 constexpr uint64_t shim_version = (uint64_t{2} << 56) | (uint64_t{10} << 48);
 
-ForkableMutex guard;
-std::map<std::string, void*> replaced;  // by name, what torch knows the registration by
-bool defined = false;
+constexpr size_t count = std::size(operators);
 
-std::vector<const Operator*> members(const std::string& family) {
-  std::vector<const Operator*> found;
-  for (const Operator* op : operators)
-    if (family == op->family) found.push_back(op);
+ForkableMutex guard;
+std::set<std::string> replaced;  // by name
+bool defined = false;
+std::atomic<bool> on[count];  // read by each call
+
+// What torch calls under its own name, and under drystone's. By place in the table: torch hands a kernel no data of its own.
+template <size_t place>
+void under_torchs_name(StableIValue* stack, uint64_t, uint64_t) {
+  Arguments arguments(stack, on[place].load(std::memory_order_relaxed));
+  operators[place]->kernel(arguments);
+}
+
+template <size_t place>
+void under_drystones_name(StableIValue* stack, uint64_t, uint64_t) {
+  Arguments arguments(stack, true);
+  operators[place]->kernel(arguments);
+}
+
+struct Registered {
+  BoxedKernel torchs, drystones;
+};
+
+template <size_t... places>
+constexpr std::array<Registered, count> registered_of(std::index_sequence<places...>) {
+  return {{{under_torchs_name<places>, under_drystones_name<places>}...}};
+}
+constexpr std::array<Registered, count> registered = registered_of(std::make_index_sequence<count>());
+
+// Places in the table.
+std::vector<size_t> members(const std::string& family) {
+  std::vector<size_t> found;
+  for (size_t place = 0; place < count; place++)
+    if (family == operators[place]->family) found.push_back(place);
   if (found.empty()) throw std::invalid_argument("drystone has no operator " + family);
   return found;
 }
 
 // Registers one kernel; false where this torch can't have it.
-bool register_kernel(const Operator& op) {
+bool register_kernel(size_t place) {
+  const Operator& op = *operators[place];
   if (replaced.count(op.name)) return true;
   void* library;
   if (!op.find() || shim().init_impl("aten", "CPU", __FILE__, __LINE__, &library)) return false;
-  if (shim().impl(library, op.name, op.kernel, shim_version)) {
+  if (shim().impl(library, op.name, registered[place].torchs, shim_version)) {
     shim().delete_library(library);
     return false;
   }
-  replaced[op.name] = library;
+  replaced.insert(op.name);
   return true;
 }
 
@@ -95,10 +127,11 @@ void define_operators() {
   void *definitions, *kernels;  // kept until the process ends, as torch's own are
   check(shim().init_def("drystone", __FILE__, __LINE__, &definitions), "drystone's operators");
   check(shim().init_impl("drystone", "CPU", __FILE__, __LINE__, &kernels), "drystone's kernels");
-  for (const Operator* op : operators) {
+  for (size_t place = 0; place < count; place++) {
+    const Operator* op = operators[place];
     if (!op->find()) continue;
     check(shim().def(definitions, (std::string(op->name) + op->signature).c_str()), op->name);
-    check(shim().impl(kernels, op->name, op->kernel, shim_version), op->name);
+    check(shim().impl(kernels, op->name, registered[place].drystones, shim_version), op->name);
   }
   defined = true;
 }
@@ -106,25 +139,22 @@ void define_operators() {
 std::vector<std::string> replace(const std::string& family) {
   std::lock_guard lock(guard);
   std::vector<std::string> missing;
-  for (const Operator* op : members(family))
-    if (!register_kernel(*op)) missing.push_back(op->name);
+  for (const size_t place : members(family))
+    if (!register_kernel(place)) missing.push_back(operators[place]->name);
   return missing;
 }
 
-void restore(const std::string& family) {
+void switch_on(const std::vector<std::string>& families) {
   std::lock_guard lock(guard);
-  for (const Operator* op : members(family)) {
-    const auto entry = replaced.find(op->name);
-    if (entry == replaced.end()) continue;
-    shim().delete_library(entry->second);
-    replaced.erase(entry);
+  for (size_t place = 0; place < count; place++) {
+    const Operator& op = *operators[place];
+    on[place] = replaced.count(op.name) && std::find(families.begin(), families.end(), op.family) != families.end();
   }
 }
 
-bool is_replaced(const std::string& family) {
-  std::lock_guard lock(guard);
-  for (const Operator* op : members(family))
-    if (replaced.count(op->name)) return true;
+bool is_on(const std::string& family) {
+  for (const size_t place : members(family))
+    if (on[place]) return true;
   return false;
 }
 

@@ -1,10 +1,10 @@
-// The operators that drystone puts under torch's own names, and how they get there and away again.
+// The operators that drystone puts under torch's own names: how they get there, and how they are switched on and off.
 #pragma once
 
 #include <string>
 #include <vector>
 
-#include "torch/libtorch.h"
+#include "torch/tensor.h"
 
 namespace drystone::torch {
 
@@ -13,7 +13,7 @@ struct Operator {
   const char* family;     // the name it goes by for users, alone or with its out= variant and its gradient
   const char* name;       // of aten, with the overload: "topk", "index_select.out"
   const char* signature;  // what follows the name in its schema, for the same operator under drystone's name
-  BoxedKernel kernel;
+  void (*kernel)(Arguments& arguments);
   bool (*find)();  // looks up what it hands calls to; false where this torch has no such function
 };
 
@@ -23,9 +23,13 @@ std::vector<std::string> operator_names();
 // Makes torch.ops.drystone.NAME of all operators that this torch can have. Once in a process.
 void define_operators();
 
-// A family under torch's own names, for CPU tensors, until it is removed. Twice is as once. Gives those of it that this torch can't have.
+// A family under torch's own names, for CPU tensors, switched off. Twice is as once. Gives those of it that this torch can't have.
+//
+// It stays until the process ends. torch's table of kernels has no lock: a call that runs while its kernel is taken away reads freed
+// memory. One that runs while a kernel is added finds torch's or the new one, as torch keeps those that were there.
 std::vector<std::string> replace(const std::string& family);
-void restore(const std::string& family);
-bool is_replaced(const std::string& family);
+// Just these families compute from now on; the calls of all others go to torch's own kernels. Beside any calls.
+void switch_on(const std::vector<std::string>& families);
+bool is_on(const std::string& family);
 
 }  // namespace drystone::torch

@@ -5,7 +5,9 @@
 #include <malloc.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <bit>
+#include <cstdint>
 #include <cstdlib>
 #include <list>
 #include <memory>
@@ -40,6 +42,8 @@ constexpr size_t vtable_bytes = 8 * sizeof(void*);  // offset, type, two destruc
 // Below that the C library keeps what is freed, after its first return, and hands it out warmer than a pool does.
 constexpr size_t least_bytes = 1 << 24;
 constexpr size_t page = 4096, least_huge_bytes = 4 << 20;
+
+constexpr int64_t bytes_that_may_wait = INT64_MAX;  // as the pool's limit has it
 
 // Blocks are the C library's, as torch's own are: each can be freed by the other's means, whoever allocated it, and when.
 size_t size_of(void* block) { return malloc_usable_size(block); }
@@ -88,23 +92,27 @@ class Pool {
   }
 
   void give(void* block) {
-    // One that is larger than all that may wait would push out the others, and itself.
-    const int64_t limit = state().limit, bytes = static_cast<int64_t>(size_of(block));
-    if (size_of(block) < least_bytes || bytes > limit) return std::free(block);
+    const auto bytes = static_cast<int64_t>(size_of(block));
+    bool kept = false;
     {
       std::lock_guard lock(guard_);
-      waiting_.push_front(block);
-      state_.kept += bytes;
+      // One that is larger than all that may wait would push out the others, and itself.
+      if (bytes >= static_cast<int64_t>(least_bytes) && bytes <= state_.limit) {
+        waiting_.push_front(block);
+        state_.kept += bytes;
+        kept = true;
+      }
     }
-    drop(limit);
+    if (!kept) return std::free(block);
+    drop(bytes_that_may_wait);
   }
 
-  // Frees the blocks that have waited longest, until at most `limit` bytes wait.
+  // Frees the blocks that have waited longest, until at most `limit` bytes wait, and no more than may.
   void drop(int64_t limit) {
     std::list<void*> dropped;
     {
       std::lock_guard lock(guard_);
-      while (state_.kept > limit) {
+      while (state_.kept > std::min(limit, state_.limit)) {
         state_.kept -= static_cast<int64_t>(size_of(waiting_.back()));
         dropped.splice(dropped.end(), waiting_, std::prev(waiting_.end()));
       }
@@ -118,7 +126,7 @@ class Pool {
       state_.on = on;
       state_.limit = limit;
     }
-    drop(limit);
+    drop(bytes_that_may_wait);
   }
 
   PageState state() {
@@ -180,12 +188,13 @@ constexpr uint8_t priority = 0;  // as torch's own, so that whoever sets an allo
 
 }  // namespace
 
-bool keep_pages(int64_t limit) {
+bool can_keep_pages() { return find_hook() != nullptr; }
+
+void keep_pages(int64_t limit) {
   Hook* hook = find_hook();
-  if (!hook) return false;
+  if (!hook) return;
   Pool::only().turn(true, limit);
   hook->set(hook->pages, priority);
-  return true;
 }
 
 void release_pages() {

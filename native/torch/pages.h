@@ -15,8 +15,10 @@ struct PageState {
   int64_t reused, fresh;  // large allocations so far
 };
 
-// At most `limit` bytes wait for use; the oldest go first. False where this torch's allocator is not the one this code knows.
-bool keep_pages(int64_t limit);
+// False where this torch's allocator is not the one this code knows.
+bool can_keep_pages();
+// At most `limit` bytes wait for use; the oldest go first. Only where pages can be kept.
+void keep_pages(int64_t limit);
 // torch's own allocator again, and what waited is freed. Tensors that live keep their memory.
 void release_pages();
 PageState page_state();

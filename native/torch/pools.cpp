@@ -118,17 +118,16 @@ Maxima maxima_of(const Call& call) {
   return maxima;
 }
 
-void max_kernel(StableIValue* stack, uint64_t, uint64_t) {
-  Arguments arguments(stack);
+void max_kernel(Arguments& arguments) {
   const Call call{arguments.tensor(),   arguments.integers(), arguments.integers(),
                   arguments.integers(), arguments.integers(), arguments.boolean()};
-  Maxima maxima = if_memory_allows([&] { return maxima_of(call); });
+  Maxima maxima = arguments.served([&] { return maxima_of(call); });
   if (!maxima.values) {
     const auto [values, places] =
         torch_max(*call.x, ref(call.window), ref(call.stride), ref(call.padding), ref(call.dilation), call.ceil_mode);
     maxima = {Handle::of(values), Handle::of(places)};
   }
-  give_back(stack, {&maxima.values, &maxima.places});
+  arguments.give_back({&maxima.values, &maxima.places});
 }
 
 Handle average_of(const Call& call, bool count_padding, std::optional<int64_t> divisor) {
@@ -157,16 +156,15 @@ Handle average_of(const Call& call, bool count_padding, std::optional<int64_t> d
   return &dense(result, plain) == &plain ? std::move(plain) : std::move(result);
 }
 
-void average_kernel(StableIValue* stack, uint64_t, uint64_t) {
-  Arguments arguments(stack);
+void average_kernel(Arguments& arguments) {
   const Call call{arguments.tensor(), arguments.integers(), arguments.integers(), arguments.integers(), {1}, arguments.boolean()};
   const bool count_padding = arguments.boolean();
   const std::optional<int64_t> divisor = arguments.optional_integer();
-  Handle result = if_memory_allows([&] { return average_of(call, count_padding, divisor); });
+  Handle result = arguments.served([&] { return average_of(call, count_padding, divisor); });
   if (!result)
     result =
         Handle::of(torch_average(*call.x, ref(call.window), ref(call.stride), ref(call.padding), call.ceil_mode, count_padding, divisor));
-  give_back(stack, {&result});
+  arguments.give_back({&result});
 }
 
 }  // namespace

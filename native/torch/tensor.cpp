@@ -78,6 +78,21 @@ void* Handle::data() const {
   return data;
 }
 
+bool Handle::has_memory() const {
+  const auto sizes = this->sizes(), strides = this->strides();
+  int64_t last = 0;  // fits, as torch has counted it
+  for (size_t axis = 0; axis < sizes.size; axis++) {
+    if (sizes.data[axis] == 0) return true;
+    last += (sizes.data[axis] - 1) * strides.data[axis];
+  }
+  const int64_t width = size_of(dtype());
+  int64_t offset, bytes;
+  if (!width) return true;  // of a dtype that is torch's
+  check(shim().get_storage_offset(tensor_, &offset), "tell where a tensor begins");
+  check(shim().get_storage_size(tensor_, &bytes), "tell the size of a storage");
+  return (offset + last + 1) * width <= bytes && reinterpret_cast<intptr_t>(data()) != offset * width;
+}
+
 bool Handle::is_contiguous() const {
   const auto sizes = this->sizes(), strides = this->strides();
   int64_t stride = 1;
@@ -102,6 +117,13 @@ bool Handle::is_dense() const {
   return true;
 }
 
+Handle Arguments::noted(Handle tensor) {
+  serves_ = serves_ && tensor.has_memory();
+  return tensor;
+}
+
+Handle Arguments::tensor() { return noted(Handle(reinterpret_cast<Tensor*>(*next_++))); }
+
 double Arguments::real() { return std::bit_cast<double>(*next_++); }
 
 std::string Arguments::string() {
@@ -120,7 +142,7 @@ Handle Arguments::optional_tensor() {
   delete boxed;
   bool defined;
   check(shim().is_defined(tensor.get(), &defined), "tell whether a tensor is there");
-  return defined ? std::move(tensor) : Handle();
+  return defined ? noted(std::move(tensor)) : Handle();
 }
 
 std::optional<int64_t> Arguments::optional_integer() {
@@ -144,7 +166,7 @@ static void read_list(StableIValue argument, const Take& take) {
 
 std::vector<Handle> Arguments::tensors() {
   std::vector<Handle> tensors;
-  read_list(*next_++, [&](StableIValue item) { tensors.emplace_back(reinterpret_cast<Tensor*>(item)); });
+  read_list(*next_++, [&](StableIValue item) { tensors.push_back(noted(Handle(reinterpret_cast<Tensor*>(item)))); });
   return tensors;
 }
 
@@ -171,7 +193,8 @@ std::optional<std::vector<int64_t>> Arguments::optional_integers() {
   return integers;
 }
 
-void give_back(StableIValue* stack, std::initializer_list<Handle*> results) {
+void Arguments::give_back(std::initializer_list<Handle*> results) {
+  StableIValue* stack = stack_;
   for (Handle* result : results) *stack++ = result->release();
 }
 

@@ -48,6 +48,8 @@ class Handle {
   int64_t rank() const;
   int64_t numel() const;
   void* data() const;
+  // Whether there is memory for all elements: not where the storage was freed or shrunk, or is a subclass's that keeps its data elsewhere.
+  bool has_memory() const;
   bool is_contiguous() const;
   bool is_dense() const;  // in some order of its axes: the elements fill their memory, each once
 
@@ -58,11 +60,14 @@ class Handle {
 // As torch's functions take an argument that may be None, which an empty handle stands for.
 inline OptionalTensor optional(const Handle& tensor) { return tensor ? OptionalTensor{*tensor, true} : OptionalTensor{}; }
 
-// The arguments on a kernel's stack, in the order of the schema; each is read once, and owned from then on.
+// One call of a registered kernel. Its arguments lie on torch's stack, in the order of the schema; each is read once, and owned from then
+// on. The results take their place.
 class Arguments {
  public:
-  explicit Arguments(StableIValue* stack) : next_(stack) {}
-  Handle tensor() { return Handle(reinterpret_cast<Tensor*>(*next_++)); }
+  // Not `on`: the operator is switched off, and torch's own kernel computes it.
+  Arguments(StableIValue* stack, bool on) : stack_(stack), next_(stack), serves_(on) {}
+  Arguments(const Arguments&) = delete;
+  Handle tensor();
   Handle optional_tensor();  // an empty handle for None, and for the undefined tensor that C++ hands on for it
   std::vector<Handle> tensors();
   int64_t integer() { return static_cast<int64_t>(*next_++); }
@@ -74,21 +79,26 @@ class Arguments {
   std::optional<std::vector<int64_t>> optional_integers();
   std::vector<bool> booleans();
 
- private:
-  StableIValue* next_;
-};
-
-// What `make` gives, or nothing where memory for it is out: torch's own kernel is called then, and says how much it lacks.
-template <class Make>
-auto if_memory_allows(const Make& make) -> decltype(make()) {
-  try {
-    return make();
-  } catch (const std::bad_alloc&) {
-    return {};
+  // What `make` gives, once all arguments are read; nothing where torch's own kernel is to be called: the operator is switched off, a
+  // tensor has no memory, or there is none for results (torch says how much it lacks).
+  template <class Make>
+  auto served(const Make& make) const -> decltype(make()) {
+    if (!serves_) return {};
+    try {
+      return make();
+    } catch (const std::bad_alloc&) {
+      return {};
+    }
   }
-}
 
-// Results, in the order of the schema; they take the place of the arguments.
-void give_back(StableIValue* stack, std::initializer_list<Handle*> results);
+  // In the order of the schema.
+  void give_back(std::initializer_list<Handle*> results);
+
+ private:
+  Handle noted(Handle tensor);
+
+  StableIValue *stack_, *next_;
+  bool serves_;
+};
 
 }  // namespace drystone::torch

@@ -86,17 +86,16 @@ Results largest_of(const Handle& input, int64_t k, int64_t dim, bool largest, bo
   return results;
 }
 
-void kernel(StableIValue* stack, uint64_t, uint64_t) {
-  Arguments arguments(stack);
+void kernel(Arguments& arguments) {
   const Handle self = arguments.tensor();
   const int64_t k = arguments.integer(), dim = arguments.integer();
   const bool largest = arguments.boolean(), sorted = arguments.boolean();
-  Results results = if_memory_allows([&] { return largest_of(self, k, dim, largest, sorted); });
+  Results results = arguments.served([&] { return largest_of(self, k, dim, largest, sorted); });
   if (!results.values) {
     const auto [values, indices] = torch_topk(*self, k, dim, largest, sorted);
     results = {Handle::of(values), Handle::of(indices)};
   }
-  give_back(stack, {&results.values, &results.indices});
+  arguments.give_back({&results.values, &results.indices});
 }
 
 }  // namespace

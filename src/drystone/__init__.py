@@ -6,8 +6,8 @@
 
 import importlib
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from drystone.errors import (
@@ -56,8 +56,10 @@ def enable(only: Iterable[str] | None = None, *, reuse_pages: bool = True, torch
     """Put faster operators under torch's own names, for CPU tensors, until ``disable()``. The last call counts.
 
     Each operator takes the calls where it was measured to win and hands all others to torch's own kernel; results, gradients and
-    errors are torch's. The operators may run in any number of threads, but not while this function, ``disable()`` or ``enabled()``
-    changes them: torch's table of kernels has no lock.
+    errors are torch's. This function, ``disable()`` and ``enabled()`` may be called beside running calls, each of which is computed
+    by one kernel or the other. The first call in a process that names an operator registers it with torch, whose table of kernels
+    has no lock: call it before other threads compute where that is possible. Registered operators stay; switched off they
+    hand every call to torch's own kernel.
 
     Args:
         only: names of operators, as ``["topk", "cat"]``; all that drystone has where left out.
@@ -66,33 +68,36 @@ def enable(only: Iterable[str] | None = None, *, reuse_pages: bool = True, torch
         torchscript: what ``torch.jit.load`` and ``torch.jit.freeze`` give is optimised at its first call, for these inputs.
 
     Raises:
-        ValueError: ``only`` names an operator that drystone does not have.
+        ValueError: ``only`` names an operator that drystone does not have. Nothing has changed then.
     """
-    from drystone.eager.enable import change
+    from drystone.eager.enable import enable
 
-    change(only, reuse_pages, torchscript, _optimize)
+    enable(only, reuse_pages, torchscript, _optimize)
 
 
 def disable() -> None:
-    """Put all that is torch's back. Modules that were loaded in between keep their programs, and tensors their memory."""
+    """Take back what ``enable()`` asked for; what open ``enabled()`` blocks ask for stays until they end.
+
+    Modules that were loaded in between keep their programs, and tensors their memory.
+    """
     if "drystone.eager.enable" not in sys.modules:
         return
-    from drystone.eager.enable import Enabled, restore
+    from drystone.eager.enable import disable
 
-    restore(Enabled(), _optimize)
+    disable(_optimize)
 
 
-@contextmanager
-def enabled(only: Iterable[str] | None = None, *, reuse_pages: bool = True, torchscript: bool = False) -> Iterator[None]:
-    """``enable`` within a ``with`` statement; afterwards all is as it was before."""
-    from drystone.eager.enable import restore, state
+def enabled(
+    only: Iterable[str] | None = None, *, reuse_pages: bool = True, torchscript: bool = False
+) -> AbstractContextManager[None]:
+    """``enable`` for the time of a ``with`` statement, in all threads.
 
-    before = state()
-    enable(only, reuse_pages=reuse_pages, torchscript=torchscript)
-    try:
-        yield
-    finally:
-        restore(before, _optimize)
+    Blocks may be nested, and open in several threads at once. What is on is what ``enable()`` and all open blocks ask for together:
+    a block that ends takes away only what none of the others asks for, and ``only`` in an inner block switches nothing off.
+    """
+    from drystone.eager.enable import enabled
+
+    return enabled(only, reuse_pages, torchscript, _optimize)
 
 
 def __getattr__(name: str) -> object:

@@ -287,10 +287,13 @@ def define_operators() -> None:
     """Make ``torch.ops.drystone.NAME`` of all operators that this torch can have."""
 
 def replace_operator(family: str) -> list[str]:
-    """Put an operator, with its variants and gradient, under torch's own names; gives those that this torch can't have."""
+    """Put an operator, with its variants and gradient, under torch's own names, switched off, until the process ends.
 
-def restore_operator(family: str) -> None: ...
-def is_replaced(family: str) -> bool: ...
+    Gives those that this torch can't have.
+    """
+
+def switch_operators(families: list[str]) -> None: ...
+def is_on(family: str) -> bool: ...
 
 class PageState:
     on: bool
@@ -299,8 +302,11 @@ class PageState:
     reused: int  # large allocations so far, by where they came from
     fresh: int
 
-def keep_pages(limit: int) -> bool:
-    """Large CPU tensors use memory of earlier ones again; False where torch's allocator is not the one that is known."""
+def can_keep_pages() -> bool:
+    """Whether torch's allocator is the one that is known."""
+
+def keep_pages(limit: int) -> None:
+    """Large CPU tensors use memory of earlier ones again."""
 
 def release_pages() -> None: ...
 def page_state() -> PageState: ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from drystone.tools.bench.command import bench
+from drystone.tools.cache import cache
 from drystone.tools.doctor import doctor
 from drystone.tools.ops.command import ops
 
@@ -13,6 +14,7 @@ app = typer.Typer(
 )
 app.command()(bench)
 app.command()(doctor)
+app.add_typer(cache, name="cache")
 app.command()(ops)
 
 

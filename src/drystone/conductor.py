@@ -34,7 +34,7 @@ from drystone.plan.formats import CHANNELS_LAST, PLAIN, dense
 from drystone.plan.implementations import Option
 from drystone.plan.implementations import options as operator_options
 from drystone.plan.implementations.base import WeightStore
-from drystone.plan.rehearse import Planner
+from drystone.plan.rehearse import CONTENDED, Planner
 from drystone.plan.tuning_cache import TuningCache
 from drystone.runtime.explain import ExplainedStep, Explanation
 from drystone.runtime.layouts import LayoutModule
@@ -138,6 +138,7 @@ def _optimize_layers(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
     """``optimize_layers`` with programs of this conductor's making."""
     stores: list[WeightStore] = []
     caches: dict[int, TuningCache] = {}
+    contended = [0.0]
 
     def pieces() -> Piece:
         weights = WeightStore()
@@ -160,6 +161,7 @@ def _optimize_layers(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
                 for value, lies in zip(graph.inputs, inputs, strict=True)
             ]
             assembled = planner.rehearse(lambda candidate: step_seconds(Program(candidate, threads), tensors))
+            contended.append(planner.contended)
             return Program(assembled, threads)
 
         return program
@@ -173,7 +175,7 @@ def _optimize_layers(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
     race = against_eager if measured else None
     fast = optimize_layers(model, args, kwargs, formats, pieces, refusal, lambda: sum(store.bytes for store in stores), race)
     for cache in caches.values():
-        cache.save()
+        keep_times(cache, max(contended))
     return fast
 
 
@@ -293,7 +295,7 @@ class Conductor:
             measure = rehearse and not self.released
             if measure:
                 assembled = planner.rehearse(lambda candidate: step_seconds(Program(candidate, threads), tensors), say)
-                cache.save()
+                keep_times(cache, planner.contended)
             else:
                 assembled = planner.assemble(self._plan(planner, graph, threads) or planner.best())
             self.kin = self.kin or planner
@@ -358,6 +360,19 @@ class Conductor:
             isa=native.isa(),
             onednn=native.onednn_version(),
         )
+
+
+def keep_times(cache: TuningCache, contended: float) -> None:
+    """Save what was measured, for the next preparation; not what was measured beside other work, which is said."""
+    if contended <= CONTENDED:
+        cache.save()
+        return
+    warnings.warn(
+        f"other work took {contended:.0%} of the cores' time while candidates were measured, so the plan may not be the "
+        "fastest, and its times are not kept; prepare(*inputs) measures again",
+        DrystoneWarning,
+        stacklevel=4,
+    )
 
 
 def _refilled(args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[torch.Tensor]) -> tuple[Any, Any]:

@@ -71,6 +71,7 @@ try:
         Winograd,
         advise_huge_pages,
         attention,
+        can_keep_pages,
         copy,
         define_operators,
         elementwise,
@@ -80,7 +81,7 @@ try:
         guard,
         has_avx512_bf16,
         index,
-        is_replaced,
+        is_on,
         isa,
         keep_pages,
         lrn,
@@ -96,10 +97,10 @@ try:
         release_pages,
         replace_operator,
         resize,
-        restore_operator,
         rotary,
         set_threads,
         softmax,
+        switch_operators,
     )
 except ImportError as error:
     raise DrystoneError(
@@ -131,6 +132,7 @@ __all__ = [
     "advise_huge_pages",
     "allocate",
     "attention",
+    "can_keep_pages",
     "copy",
     "define_operators",
     "elementwise",
@@ -141,7 +143,7 @@ __all__ = [
     "guard",
     "has_avx512_bf16",
     "index",
-    "is_replaced",
+    "is_on",
     "isa",
     "keep_pages",
     "lrn",
@@ -159,10 +161,10 @@ __all__ = [
     "release_pages",
     "replace_operator",
     "resize",
-    "restore_operator",
     "rotary",
     "set_threads",
     "softmax",
+    "switch_operators",
 ]
 
 # (kind, alpha, beta, operand): an operation on each result before it is stored.
@@ -216,5 +218,7 @@ def trim() -> None:
 def allocate(size: int) -> torch.Tensor:
     """``size`` bytes of memory (a uint8 tensor) aligned to 64 bytes, on huge pages where the system has them."""
     memory = torch.empty(size, dtype=torch.uint8)
+    if size and not memory.data_ptr():
+        raise DrystoneError("torch gives tensors without memory: call this outside of FakeTensorMode, functionalize and the like")
     advise_huge_pages(memory.data_ptr(), size)
     return memory

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import psutil
 import torch
@@ -30,10 +30,11 @@ from drystone.runtime.explain import Explanation
 from drystone.runtime.module import OptimizedModule, Prepared
 from drystone.runtime.program import Program
 from drystone.runtime.weights import Weights
+from drystone.spinner import spinner
 
 
 def save(fast: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Write a module that ``optimize`` gave to the folder ``path``; an older artefact there is replaced.
+    """Write a module that ``optimize`` gave to the folder ``path``; an older artefact there is replaced, in one step.
 
     Weights, graphs for all the shapes that are prepared, what was chosen for them, and the times that were measured go into it;
     code does not. ``load`` gives the module back.
@@ -41,7 +42,7 @@ def save(fast: nn.Module, path: str | os.PathLike[str]) -> None:
     Raises:
         UnsupportedError: the model was not captured whole, or holds something that no artefact can.
         WeightsChangedError: its weights were changed since it was prepared.
-        ArtefactError: ``path`` holds something else.
+        ArtefactError: ``path`` holds something else, or can't be written.
     """
     if not isinstance(fast, OptimizedModule):
         raise UnsupportedError(f"only models that were captured whole can be saved; this is a {type(fast).__name__}")
@@ -72,14 +73,18 @@ def save(fast: nn.Module, path: str | os.PathLike[str]) -> None:
             "programs": described,
             "constants": constants.described,
         }
-        _Content(content, file)  # what can't be loaded is refused now
+        with open(file, "rb") as written:
+            _Content(content, written)  # what can't be loaded is refused now
         return content
 
     times = plans.of_times(conductor.kin, conductor.graph)
     threads = next((threads for (threads, _), _ in known), torch.get_num_threads())
     folder.check_replaceable(Path(path))
     try:
-        folder.write(Path(path), program, plans.of_plan(environment(threads), choices, times))
+        with spinner(f"drystone: saving {os.fspath(path)}"):
+            folder.write(Path(path), program, plans.of_plan(environment(threads), choices, times))
+    except OSError as error:
+        raise ArtefactError(f"{path} can't be written: {error.strerror or error}; what was there is as it was") from error
     except ArtefactError as error:
         raise UnsupportedError(f"this module can't be saved: {error}") from None
 
@@ -102,7 +107,7 @@ def load(path: str | os.PathLike[str]) -> OptimizedModule:
 class _Content:
     """What program.json and the weights hold, checked."""
 
-    def __init__(self, program: Any, file: Path) -> None:
+    def __init__(self, program: Any, file: BinaryIO) -> None:
         call, varying, batch, strict, format, described, constants = entries(
             program, folder.PROGRAM, "call", "varying", "batch", "strict_accuracy", "format", "programs", "constants"
         )

@@ -167,6 +167,18 @@ def test_tied_weights_are_saved_once(tmp_path: Path) -> None:
     assert torch.equal(again(tokens), fast(tokens))
 
 
+def test_the_weights_are_as_safetensors_reads_them(tmp_path: Path) -> None:
+    safetensors = pytest.importorskip("safetensors.torch")
+    model, inputs = everything()
+    drystone.save(drystone.optimize(model, inputs, tuning="estimate", dtype=torch.bfloat16), tmp_path / "m.drystone")
+    given = safetensors.load_file(tmp_path / "m.drystone" / "weights.safetensors")
+    described = read(tmp_path / "m.drystone", "program.json")["constants"]
+    assert {int(name): (str(t.dtype).removeprefix("torch."), list(t.shape)) for name, t in given.items()} == {
+        index: (entry["dtype"], entry["shape"]) for index, entry in enumerate(described)
+    }
+    assert any(torch.equal(t, model.linear.weight.bfloat16()) for t in given.values())  # type: ignore[operator]
+
+
 def test_what_cannot_be_saved_is_refused(tmp_path: Path) -> None:
     class Decides(nn.Module):
         def __init__(self) -> None:

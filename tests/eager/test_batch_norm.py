@@ -192,6 +192,20 @@ def test_errors() -> None:
                 call()
 
 
+@pytest.mark.parametrize("call", [F.batch_norm, F.instance_norm])
+@pytest.mark.parametrize("shape", [(2, 16, 32, 32), (2, 16, 4, 16, 16)])
+@pytest.mark.parametrize("given", [0, 1])
+def test_one_statistic_alone(call: Any, shape: tuple[int, ...], given: int) -> None:
+    statistics = [None, None]
+    statistics[given] = torch.ones(16)
+    messages = []
+    for only in ([], None):
+        with drystone.enabled(only=only), pytest.raises((RuntimeError, ValueError)) as raised:
+            call(torch.randn(shape), *statistics, **{"training" if call is F.batch_norm else "use_input_stats": True})
+        messages.append((raised.type, str(raised.value)))
+    assert messages[0] == messages[1]
+
+
 @pytest.mark.parametrize("cases", [volume_layers.batch_norm_cases, volume_layers.instance_norm_cases])
 def test_cases_run(cases: Any) -> None:
     for case in cases("float32"):

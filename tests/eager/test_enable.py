@@ -5,6 +5,7 @@ from __future__ import annotations
 import runpy
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,12 +44,72 @@ def test_the_last_call_counts() -> None:
 
 
 def test_within_a_with_statement() -> None:
-    drystone.enable(only=["embedding"])
-    before = enable.state()
-    with pytest.raises(KeyError), drystone.enabled(only=[]):
-        assert enable.state() == enable.Enabled(reuse_pages=True)
+    with pytest.raises(KeyError), drystone.enabled(only=["topk"]):
+        assert enable.state() == enable.Enabled(frozenset({"topk"}), reuse_pages=True)
         raise KeyError
+    assert enable.state() == enable.Enabled()
+
+
+def test_blocks_add_up_and_end_one_by_one() -> None:
+    drystone.enable(only=["embedding"], reuse_pages=False)
+    with drystone.enabled(only=["topk", "embedding"], reuse_pages=False):
+        with drystone.enabled(only=["cat"], torchscript=True):
+            assert enable.state() == enable.Enabled(frozenset({"cat", "embedding", "topk"}), True, True)
+        assert enable.state() == enable.Enabled(frozenset({"embedding", "topk"}))
+        drystone.disable()
+        assert enable.state() == enable.Enabled(frozenset({"embedding", "topk"}))
+    assert enable.state() == enable.Enabled()
+
+
+def test_enable_outlives_blocks() -> None:
+    drystone.enable()
+    with drystone.enabled(), drystone.enabled(only=[], reuse_pages=False):
+        assert enable.state().operators == ALL
+    assert enable.state() == enable.Enabled(ALL, reuse_pages=True)
+
+
+def test_blocks_that_end_in_the_order_in_which_they_began() -> None:
+    """As those of two threads may."""
+    first, second = drystone.enabled(), drystone.enabled(only=["topk"], torchscript=True)
+    load = torch.jit.load
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert enable.state() == enable.Enabled(frozenset({"topk"}), True, True)
+    second.__exit__(None, None, None)
+    assert enable.state() == enable.Enabled() and torch.jit.load is load
+
+
+def test_where_it_raises_nothing_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    drystone.enable(only=["embedding"], reuse_pages=False)
+    before = enable.state()
+    monkeypatch.setenv("DRYSTONE_PAGES", "much")
+    with pytest.raises(drystone.InputError, match="DRYSTONE_PAGES"):
+        drystone.enable(torchscript=True)
+    monkeypatch.delenv("DRYSTONE_PAGES")
+    monkeypatch.setattr(operators, "why_not", lambda: "there is no shim")
+    with pytest.raises(drystone.DrystoneWarning, match="there is no shim"), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        drystone.enable(torchscript=True)
+    monkeypatch.setattr(operators, "replace", lambda wanted: ["topk"])
+    monkeypatch.setattr(operators, "why_not", lambda: None)
+    with pytest.raises(drystone.DrystoneWarning, match="torch's own topk stay"), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with drystone.enabled(torchscript=True):
+            pass
     assert enable.state() == before
+
+
+def test_what_others_put_over_the_torchscript_hook_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.jit, "freeze", torch.jit.freeze)
+    drystone.enable(only=[], torchscript=True)
+    ours = torch.jit.freeze
+    theirs = lambda *args: ours(*args)  # noqa: E731
+    monkeypatch.setattr(torch.jit, "freeze", theirs)
+    drystone.disable()
+    assert torch.jit.freeze is theirs
+    frozen = theirs(torch.jit.script(torch.nn.Linear(2, 2).eval()))
+    assert type(frozen) is torch.jit.RecursiveScriptModule
 
 
 def test_unknown_names_are_refused_before_anything_changes() -> None:
@@ -57,13 +118,28 @@ def test_unknown_names_are_refused_before_anything_changes() -> None:
     assert enable.state() == enable.Enabled()
 
 
-def test_our_kernel_runs_under_torchs_name() -> None:
-    # Only dispatch tells: results are the same.
+def test_our_kernel_is_registered_once_and_for_all() -> None:
     drystone.enable(only=["embedding"])
     kernels = torch._C._dispatch_dump("aten::embedding")
     assert "operators.cpp" in kernels
     drystone.disable()
-    assert "operators.cpp" not in torch._C._dispatch_dump("aten::embedding")
+    drystone.enable()
+    assert torch._C._dispatch_dump("aten::embedding") == kernels
+
+
+def test_an_operator_that_is_switched_off_is_torchs() -> None:
+    """The last bits tell them apart."""
+    x = torch.randn(128, 3072)
+    own = F.softmax(x, 0)
+    drystone.enable(only=["softmax"])
+    ours = F.softmax(x, 0)
+    drystone.disable()
+    assert torch.equal(F.softmax(x, 0), own)
+    drystone.enable(only=["topk"])
+    assert torch.equal(F.softmax(x, 0), own)
+    drystone.ops.topk(x, 3)  # defines drystone's own names
+    assert torch.equal(torch.ops.drystone._softmax(x, 0, False), ours)
+    assert not torch.equal(ours, own)  # else this test says nothing
 
 
 def test_import_changes_nothing_and_nothing_is_printed() -> None:
@@ -71,11 +147,11 @@ def test_import_changes_nothing_and_nothing_is_printed() -> None:
         "import torch, drystone\n"
         "before = torch._C._dispatch_dump('aten::embedding')\n"
         "import drystone.ops, drystone.eager.enable\n"
+        "drystone.disable()\n"
         "assert torch._C._dispatch_dump('aten::embedding') == before\n"
         "assert not drystone.eager.pages.state().on\n"
-        "drystone.disable()\n"
         "with drystone.enabled(): torch.topk(torch.zeros(3), 1)\n"
-        "assert torch._C._dispatch_dump('aten::embedding') == before\n"
+        "assert drystone.eager.enable.state() == drystone.eager.enable.Enabled()\n"
     )
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=120, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("", "")

@@ -141,7 +141,7 @@ def test_binary_on_special_values(kind, reference):
     torch.testing.assert_close(apply([x, y], one(kind, 2)), reference(x, y), rtol=2e-6, atol=1e-38, equal_nan=True)
 
 
-@pytest.mark.parametrize("kind", ["relu", "abs", "neg", "copy", "floor", "round", "sqrt"])
+@pytest.mark.parametrize("kind", ["relu", "abs", "neg", "copy", "floor", "round", "sqrt", "sign"])
 def test_sign_of_zero(kind):
     reference = {"copy": lambda x: x}.get(kind) or getattr(torch, kind)
     x = torch.tensor([-0.0, 0.0] * 20)

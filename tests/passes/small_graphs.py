@@ -30,7 +30,7 @@ class Small:
     def pointwise(self, ops: list[PointwiseOp], *inputs: Value) -> Value:
         return self.add("pointwise", list(inputs), tuple(torch.broadcast_shapes(*(value.shape for value in inputs))), ops=ops)
 
-    def unary(self, kind: str, x: Value, alpha: float = 0.0, beta: float = 0.0) -> Value:
+    def unary(self, kind: str, x: Value, alpha: float = 0.0, beta: float = -0.0) -> Value:
         return self.pointwise([PointwiseOp(kind, (("in", 0),), alpha, beta)], x)
 
     def binary(self, kind: str, x: Value, y: Value) -> Value:

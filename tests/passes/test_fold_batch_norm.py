@@ -4,8 +4,9 @@ import pytest
 import torch
 from small_graphs import Small, keeps_numbers, kinds, ops
 
-from drystone.graph.graph import PointwiseOp
+from drystone.graph.graph import PointwiseOp, constant
 from drystone.passes.fold_batch_norm import fold_batch_norm, fold_into_producers
+from drystone.passes.fuse_pointwise import fuse_pointwise
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -21,7 +22,7 @@ def test_many_rows_are_scaled_in_parts(monkeypatch):
     # The package has the function under its module's name.
     monkeypatch.setattr(importlib.import_module("drystone.passes.fold_batch_norm"), "CHUNK_ELEMENTS", 100)
     s = Small((1, 4, 5, 5))
-    graph = keeps_numbers(s.returns(s.batch_norm(s.conv(s.batch_norm(s.x[0]), 30, 3))), fold_batch_norm)
+    graph = keeps_numbers(s.returns(s.batch_norm(s.conv(s.binary("mul", s.x[0], s.constant(4, 1, 1)), 30, 3))), fold_batch_norm)
     assert ops(graph) == ["conv"]
 
 
@@ -65,27 +66,29 @@ def test_norms_take_scale_and_shift():
 
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("bias", [False, True])
-def test_before_conv_without_padding(groups, bias):
+@pytest.mark.parametrize("padding", [0, 1])
+def test_a_conv_takes_the_scale_before_it(groups, bias, padding):
     s = Small((2, 4, 5, 5))
-    y = s.conv(s.batch_norm(s.unary("relu", s.x[0])), 6, 3, 0, groups, bias)
-    graph = keeps_numbers(s.returns(y), fold_batch_norm)
+    scaled = s.binary("mul", s.unary("relu", s.x[0]), s.constant(4, 1, 1))
+    graph = keeps_numbers(s.returns(s.conv(scaled, 6, 3, padding, groups, bias)), fold_batch_norm)
     assert [kinds(node) for node in graph.nodes] == [["relu"], []]
 
 
-def test_before_padded_conv_only_a_scale_without_shift():
-    s = Small((2, 4, 5, 5))
-    shifted = keeps_numbers(s.returns(s.conv(s.batch_norm(s.x[0]), 6, 3, 1)), fold_batch_norm)
-    assert ops(shifted) == ["pointwise", "conv"]
-    s = Small((2, 4, 5, 5))
-    scaled = s.conv(s.binary("mul", s.unary("relu", s.x[0]), s.constant(4, 1, 1)), 6, 3, 1)
-    graph = keeps_numbers(s.returns(scaled), fold_batch_norm)
-    assert [kinds(node) for node in graph.nodes] == [["relu"], []]
-
-
-def test_before_linear():
+def test_a_linear_takes_the_scale_before_it():
     s = Small((3, 4))
-    graph = keeps_numbers(s.returns(s.matmul(s.batch_norm(s.x[0]), 6, bias=True)), fold_batch_norm)
+    scaled = s.binary("mul", s.x[0], s.constant(4))
+    graph = keeps_numbers(s.returns(s.matmul(scaled, 6, bias=True)), fold_batch_norm)
     assert ops(graph) == ["matmul"]
+
+
+def test_no_product_takes_a_shift_before_it():
+    s = Small((2, 4, 5, 5))
+    standardised = s.binary("div", s.binary("sub", s.x[0], s.constant(4, 1, 1)), s.constant(4, 1, 1, positive=True))
+    graph = keeps_numbers(s.returns(s.conv(standardised, 6, 3)), fuse_pointwise, fold_batch_norm)
+    assert [kinds(node) for node in graph.nodes] == [["sub"], []]
+    s = Small((3, 4))
+    graph = keeps_numbers(s.returns(s.matmul(s.batch_norm(s.x[0]), 6)), fold_batch_norm)
+    assert [kinds(node) for node in graph.nodes] == [["mul", "add"], []]
 
 
 def test_densenet_order_folds_what_follows_the_conv():
@@ -131,6 +134,32 @@ def test_not_what_is_not_finite():
     graph = s.returns(s.binary("div", s.conv(s.x[0], 4), zero))
     fold_batch_norm(graph)
     assert ops(graph) == ["conv", "pointwise"]
+
+
+@pytest.mark.parametrize("factor", [0.0, -0.0, 1e-40, 1e-30, 1e30, 3e38])
+def test_not_what_leaves_the_range_of_float32(factor):
+    s = Small((2, 4, 5, 5))
+    y = s.conv(s.unary("linear", s.conv(s.x[0], 4), factor), 4)
+    y = s.conv(s.binary("mul", y, constant(torch.full((4, 1, 1), factor))), 4)
+    graph = fold_batch_norm(s.returns(y))
+    assert ops(graph) == ["conv", "pointwise", "conv", "pointwise", "conv"]
+
+
+def test_not_factors_that_leave_it_together():
+    s = Small((2, 4))
+    y = s.matmul(s.x[0], 3)
+    for _ in range(2):
+        y = s.unary("linear", y, 2.0**-30)
+    graph = fold_into_producers(fuse_pointwise(s.returns(y)))
+    assert [kinds(node) for node in graph.nodes] == [[], ["linear"]]
+
+
+def test_channels_that_a_batch_norm_scales_to_nothing():
+    s = Small((2, 4, 5, 5))
+    scale = constant(torch.tensor([0.0, 1e-41, 1.0, 2.0]).reshape(4, 1, 1))
+    y = s.binary("add", s.binary("mul", s.conv(s.x[0], 4), scale), s.constant(4, 1, 1))
+    graph = keeps_numbers(s.returns(y), fuse_pointwise, fold_batch_norm)
+    assert ops(graph) == ["conv"]
 
 
 def test_not_a_value_read_twice_in_the_node():

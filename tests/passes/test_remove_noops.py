@@ -25,7 +25,7 @@ NOOPS = {
     "cat": lambda s: s.add("cat", [s.x[0]], X, dim=1),
     "max pool": _pool,
     "avg pool": lambda s: _pool(s, "avg"),
-    "linear": lambda s: s.unary("linear", s.x[0], 1.0, 0.0),
+    "linear": lambda s: s.unary("linear", s.x[0], 1.0),
     "reshapes": lambda s: s.reshape(s.reshape(s.x[0], 2, 4, 36), *X),
     "permutes": lambda s: s.permute(s.permute(s.x[0], 0, 2, 3, 1), 0, 3, 1, 2),
 }

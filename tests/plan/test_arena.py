@@ -2,10 +2,12 @@
 
 import itertools
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from drystone.plan import arena
 from drystone.plan.arena import Lifetime, plan_arena
 
 
@@ -96,3 +98,25 @@ def test_large_sizes_stay_exact():
 def test_nonsense_is_refused(buffers, alignment):
     with pytest.raises(ValueError):
         plan_arena(buffers, alignment)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(lifetimes, max_size=40), st.sampled_from([1, 64]))
+def test_allocated_one_after_the_other(buffers, alignment):
+    """As where there are too many to compare each with all others."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arena, "MAX_CONTEMPORARIES", -1)
+        total = check(buffers, alignment)
+    assert total <= sum(aligned(buffer.size, alignment) for buffer in buffers)
+    arrays = arena._Buffers(*(np.array([getattr(b, name) for b in buffers], dtype=np.int64) for name in ("size", "first", "last")))
+    pairs = itertools.combinations(buffers, 2)
+    assert arrays.contemporaries() == sum(x.first <= y.last and y.first <= x.last for x, y in pairs)
+
+
+def test_thousands_that_live_together():
+    count = 20_000
+    buffers = [Lifetime(1 + step % 7, step, count) for step in range(count)]
+    offsets, total = plan_arena(buffers, 1)
+    assert total == sum(buffer.size for buffer in buffers) and len(set(offsets)) == count
+    gone = [Lifetime(8 * (1 + step % 3), step, step + 1) for step in range(count)]
+    assert plan_arena(gone, 8)[1] <= 2 * peak(gone[:50])

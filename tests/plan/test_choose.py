@@ -243,3 +243,32 @@ def test_a_large_graph_that_does_not_reduce():
     assert optimum - 1e-9 <= choice.cost <= 1.05 * optimum
     if choice.exact:
         assert choice.cost == pytest.approx(optimum)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_core_too_large_to_search_takes_one_descent(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    costs, edges = random_problem(clique(9), 9, seed, impossible=0.2 if seed % 2 else 0.0)
+    try:
+        best = choose(costs, edges)
+    except ValueError:
+        best = None
+    monkeypatch.setattr(choose_module, "_SEARCHABLE", 0)
+    if best is None:
+        with pytest.raises(ValueError, match="no assignment"):
+            choose(costs, edges)
+        return
+    found = choose(costs, edges)
+    assert np.isfinite(found.cost) and best.cost - 1e-9 <= found.cost <= best.cost + 1.0
+    assert found.cost == assignment_cost(costs, edges, found.options)
+
+
+def test_a_large_core_is_not_copied_at_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    copies = []
+    monkeypatch.setattr(
+        choose_module._Problem, "copy", lambda self, copy=choose_module._Problem.copy: copies.append(1) or copy(self)
+    )
+    monkeypatch.setattr(choose_module, "_LOCAL_SEARCH_SWEEPS", 2)
+    count, rng = 700, np.random.default_rng(0)
+    edges = {(i, j): rng.normal(size=(2, 2)) for i in range(count) for j in range(i + 1, min(i + 5, count))}
+    choice = choose([rng.random(2) for _ in range(count)], edges)
+    assert not choice.exact and len(copies) < 10

@@ -10,6 +10,7 @@ from torch.utils import _pytree as pytree
 
 from drystone.artefact.allowed import ALLOWED
 from drystone.artefact.document import constant_of, listed, number, of_constant, of_number, require, text, whole, word
+from drystone.artefact.weights import extremes
 from drystone.errors import ArtefactError
 from drystone.graph.aten import Ref, map_structure
 from drystone.graph.graph import INDICES, Node, Value
@@ -48,7 +49,7 @@ def argument(item: Any, what: str, inputs: int, depth: int = 0) -> Any:
     """An argument of a call: a constant, ``{"input": i}``, a list of arguments, or one of torch's own kinds by name."""
     if type(item) is list:
         require(depth < 3, f"{what}: lists in lists in lists")
-        return [argument(entry, what, inputs, depth + 1) for entry in item]
+        return [argument(entry, what, inputs, depth + 1) for entry in listed(item, what)]
     kind, value = next(iter(item.items())) if type(item) is dict and len(item) == 1 else ("", None)
     if kind == "input":
         return Ref(whole(value, what, 0, inputs - 1))
@@ -172,8 +173,8 @@ def _check_indices(node: Node) -> None:
         if x is None or type(dim) is not int or value is None or not value.is_constant or value.dtype not in INDICES:
             continue
         require(-len(x.shape) <= dim < len(x.shape), f"{node.name}: axis {dim} of {x}")
-        size, data = x.shape[dim], value.constant
-        require(not data.numel() or (-size <= int(data.min()) and int(data.max()) < size), f"{node.name}: an index beyond {x}")
+        (low, high), size = extremes(value), x.shape[dim]
+        require(not value.numel or -size <= low <= high < size, f"{node.name}: an index beyond {x}")
 
 
 def _value(node: Node, leaf: Any) -> Value | None:

@@ -15,6 +15,7 @@ from drystone.graph.graph import INTEGERS
 # What JSON may be at most, in bytes: a model of ten thousand operators takes 5 MB.
 MAX_BYTES = 32 << 20
 MAX_TEXT = 4096
+MAX_ITEMS = 1 << 20  # of a list
 MAX_INT = 2**63 - 1
 
 DTYPES = {
@@ -59,9 +60,9 @@ def parse(data: bytes, what: str) -> Any:
         raise ArtefactError(f"{what} can't be read: {error}") from None
 
 
-def serialise(content: Any, what: str) -> bytes:
+def serialise(content: Any, what: str, limit: int = MAX_BYTES) -> bytes:
     data = json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
-    require(len(data) <= MAX_BYTES, f"{what} would be larger than {MAX_BYTES} bytes")
+    require(len(data) <= limit, f"{what} would be larger than {limit} bytes")
     return data
 
 
@@ -73,7 +74,7 @@ def entries(item: Any, what: str, *names: str) -> list[Any]:
 
 
 def listed(item: Any, what: str, count: int | None = None) -> list[Any]:
-    require(type(item) is list, f"{what} is no list")
+    require(type(item) is list and len(item) <= MAX_ITEMS, f"{what} is no list of at most {MAX_ITEMS} entries")
     require(count is None or len(item) == count, f"{what} must have {count} entries, and has {len(item)}")
     return item
 

@@ -13,20 +13,22 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import stat
-import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from drystone.artefact import replace
 from drystone.artefact.document import MAX_BYTES, entries, parse, require, serialise, text, whole
 from drystone.errors import ArtefactError
 
 VERSION = 2
 MANIFEST, PROGRAM, PLAN, WEIGHTS = "artefact.json", "program.json", "plan.json", "weights.safetensors"
-_FILES = (PROGRAM, PLAN, WEIGHTS)
+NAMES = (MANIFEST, PROGRAM, PLAN, WEIGHTS)
+MAX_MANIFEST = 1 << 16
+MAX_TRIES = 1000  # of a reader, while others replace what it reads
 _KIND = "drystone artefact"
+_EXPECTED = "an artefact is one, as drystone.save writes it"
 
 
 def write(path: Path, program: Callable[[Path], Any], plan: Any) -> None:
@@ -35,52 +37,63 @@ def write(path: Path, program: Callable[[Path], Any], plan: Any) -> None:
     The folder appears in one step, in the place of an older artefact if there is one. Raises ``OSError`` where it can't be written;
     then nothing of it is left behind.
     """
-    path = Path(os.path.abspath(path))
-    fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    fresh.mkdir(parents=True)
-    try:
+    path = replace.absolute(path)
+    with replace.beside(path, NAMES) as fresh:
         content = {PROGRAM: serialise(program(fresh / WEIGHTS), PROGRAM), PLAN: serialise(plan, PLAN)}
-        (fresh / WEIGHTS).chmod((fresh.stat().st_mode | 0o600) & 0o666)  # safetensors lets only the owner read
         files: dict[str, Any] = {WEIGHTS: {"bytes": (fresh / WEIGHTS).stat().st_size}}
         for name, data in content.items():
-            (fresh / name).write_bytes(data)
             files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-        (fresh / MANIFEST).write_bytes(serialise({"kind": _KIND, "version": VERSION, "files": files}, MANIFEST))
-        _replace(fresh, path)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        content[MANIFEST] = serialise({"kind": _KIND, "version": VERSION, "files": files}, MANIFEST)
+        for name, data in content.items():
+            with open(fresh / name, "wb") as file:
+                file.write(data)
+                flush(file)
+        replace.sync(fresh)
+        replace.put(fresh, path, NAMES, check_replaceable)
+
+
+def flush(file: BinaryIO) -> None:
+    """Wait until it is on the disk."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def check_replaceable(path: Path) -> None:
-    """Raise ``ArtefactError`` unless ``path`` is free, or holds an artefact."""
-    if path.is_symlink() or (path.exists() and not path.is_dir()):
-        raise ArtefactError(f"{path} is there and no artefact: it is not replaced; give another path")
-    if path.is_dir():
-        names = set(os.listdir(path))
-        if names and not (MANIFEST in names and names <= {MANIFEST, *_FILES}):
-            raise ArtefactError(f"{path} holds other files than an artefact's: it is not replaced; give another path")
+    """Raise ``ArtefactError`` unless ``path`` is free, an empty folder, or an artefact's and nothing else's."""
+    while (before := _identity(path)) is not None:
+        if path.is_symlink() or not path.is_dir():
+            problem = "is there and no artefact"
+        elif os.listdir(path) and not (replace.holds_only(path, NAMES) and _is_artefact(path)):
+            problem = "holds other files than an artefact's"
+        else:
+            return
+        if _identity(path) == before:  # nobody replaced it in the meantime
+            raise ArtefactError(f"{path} {problem}: it is not replaced; give another path")
 
 
-def _replace(fresh: Path, path: Path) -> None:
-    """POSIX replaces only an empty folder: a full one steps aside, and goes once the new one is there."""
-    if not path.is_dir():
-        os.rename(fresh, path)
-        return
-    old = fresh.with_suffix(".old")
-    os.rename(path, old)
+def _identity(path: Path) -> tuple[int, ...] | None:
     try:
-        os.rename(fresh, path)
+        status = os.lstat(path)
     except OSError:
-        os.rename(old, path)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+        return None
+    return status.st_dev, status.st_ino, status.st_ctime_ns
 
 
-def read(path: Path) -> tuple[Any, Any, Path]:
-    """What program.json and plan.json hold, and where the weights are. Raises ``ArtefactError``."""
-    require(path.is_dir(), f"{path} is no folder; an artefact is one, as drystone.save writes it")
-    kind, version, files = entries(parse(_content(path / MANIFEST, 1 << 16), MANIFEST), MANIFEST, "kind", "version", "files")
-    require(kind == _KIND, f"{path / MANIFEST} is of another kind: {kind!r:.80}")
+def _is_artefact(path: Path) -> bool:
+    """Whether its manifest says so, in whatever version."""
+    try:
+        with open(path / MANIFEST, "rb") as file:
+            manifest = parse(_content(file, MAX_MANIFEST), MANIFEST)
+    except (ArtefactError, OSError):
+        return False
+    return type(manifest) is dict and manifest.get("kind") == _KIND
+
+
+def read(path: Path) -> tuple[Any, Any, BinaryIO]:
+    """What program.json and plan.json hold, and the weights. Raises ``ArtefactError``."""
+    manifest, *documents, weights = _opened(path)
+    kind, version, files = entries(parse(_content(manifest, MAX_MANIFEST), MANIFEST), MANIFEST, "kind", "version", "files")
+    require(kind == _KIND, f"{manifest.name} is of another kind: {kind!r:.80}")
     require(
         type(version) is not int or version >= VERSION,
         f"{path} was made by an older version of drystone (format {version!r:.80}, this one reads {VERSION}): save it again",
@@ -88,34 +101,58 @@ def read(path: Path) -> tuple[Any, Any, Path]:
     require(
         version == VERSION and type(version) is int, f"the artefact is of version {version!r:.80}; this drystone reads {VERSION}"
     )
-    listed = dict(zip(_FILES, entries(files, MANIFEST, *_FILES), strict=True))
-    documents = []
-    for name in (PROGRAM, PLAN):
-        size, sha256 = entries(listed[name], f"{MANIFEST}: {name}", "bytes", "sha256")
-        data = _content(path / name, whole(size, name, 0, MAX_BYTES))
+    program_entry, plan_entry, weights_entry = entries(files, MANIFEST, PROGRAM, PLAN, WEIGHTS)
+    contents = []
+    for name, entry, file in zip((PROGRAM, PLAN), (program_entry, plan_entry), documents, strict=True):
+        size, sha256 = entries(entry, f"{MANIFEST}: {name}", "bytes", "sha256")
+        data = _content(file, whole(size, name, 0, MAX_BYTES))
         same = len(data) == size and hashlib.sha256(data).hexdigest() == text(sha256, name)
-        require(same, f"{path / name} is not the file that was saved: its size or checksum differs")
-        documents.append(parse(data, name))
-    (size,) = entries(listed[WEIGHTS], f"{MANIFEST}: {WEIGHTS}", "bytes")
-    found = _regular(path / WEIGHTS)
-    require(found == whole(size, WEIGHTS), f"{path / WEIGHTS} has {found} bytes, and had {size} when it was saved")
-    return documents[0], documents[1], path / WEIGHTS
+        require(same, f"{file.name} is not the file that was saved: its size or checksum differs")
+        contents.append(parse(data, name))
+    (size,) = entries(weights_entry, f"{MANIFEST}: {WEIGHTS}", "bytes")
+    found = os.fstat(weights.fileno()).st_size
+    require(found == whole(size, WEIGHTS), f"{weights.name} has {found} bytes, and had {size} when it was saved")
+    return contents[0], contents[1], weights
 
 
-def _regular(path: Path) -> int:
-    """The size of a regular file: a link leads out of the folder, and a pipe has no end."""
+def _opened(path: Path) -> list[BinaryIO]:
+    """The four files of one artefact, also where another takes its place in the meantime."""
+    for tries_left in reversed(range(MAX_TRIES)):
+        place = replace.aside(path) or path
+        try:
+            folder = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            between = isinstance(error, FileNotFoundError) and (path.exists() or replace.leftovers(path))
+            if between and tries_left:
+                continue
+            require(not isinstance(error, (FileNotFoundError, NotADirectoryError)), f"{path} is no folder; {_EXPECTED}")
+            raise ArtefactError(f"{path} can't be read: {error.strerror}") from None
+        try:
+            return [_regular(path / name, folder) for name in NAMES]
+        except ArtefactError:
+            if replace.is_at(folder, place) or not tries_left:
+                raise
+        finally:
+            os.close(folder)
+    raise AssertionError("the last try returns or raises")
+
+
+def _regular(path: Path, folder: int) -> BinaryIO:
+    """A regular file, open: a link leads out of the folder, and a pipe has no end."""
     try:
-        status = os.lstat(path)
+        status = os.stat(path.name, dir_fd=folder, follow_symlinks=False)
+        require(stat.S_ISREG(status.st_mode), f"{path} is no regular file")
+        flags = os.O_NOFOLLOW | os.O_NONBLOCK
+        return open(path, "rb", opener=lambda _, mode: os.open(path.name, mode | flags, dir_fd=folder))
     except OSError as error:
         raise ArtefactError(f"{path} can't be read: {error.strerror}") from None
-    require(stat.S_ISREG(status.st_mode), f"{path} is no regular file")
-    return status.st_size
 
 
-def _content(path: Path, limit: int) -> bytes:
-    size = _regular(path)
-    require(size <= limit, f"{path} has {size} bytes, more than the {limit} that it may have")
+def _content(file: BinaryIO, limit: int) -> bytes:
+    size = os.fstat(file.fileno()).st_size
+    require(size <= limit, f"{file.name} has {size} bytes, more than the {limit} that it may have")
     try:
-        return path.read_bytes()
+        with file:
+            return file.read(limit + 1)
     except OSError as error:
-        raise ArtefactError(f"{path} can't be read: {error.strerror}") from None
+        raise ArtefactError(f"{file.name} can't be read: {error.strerror}") from None

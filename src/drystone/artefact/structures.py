@@ -25,7 +25,7 @@ from drystone.artefact.document import (
     whole,
     word,
 )
-from drystone.capture.signature import InputLeaf, OutputLeaf, Signature
+from drystone.capture.signature import InputLeaf, OutputLeaf, Signature, inner_specs
 from drystone.errors import ArtefactError
 
 MAX_DEPTH = 100
@@ -71,7 +71,7 @@ def of_structure(spec: pytree.TreeSpec, what: str) -> Any:
     """A spec as JSON: null for a leaf, ``{"tuple": […]}``, ``{"dict": [[key, …], …]}``, ``{"fields": [class, names, […]]}``."""
     if spec.is_leaf():
         return None
-    children = [of_structure(child, what) for child in spec.children()]
+    children = [of_structure(child, what) for child in inner_specs(spec)]
     kind = spec.type
     if kind in (tuple, list):
         return {kind.__name__: children}
@@ -184,7 +184,7 @@ def signature(call: Any, result: Any, inputs: int, outputs: int) -> Signature:
     in_spec, count = structure(structure_of_call, "the call")
     taken = [_input_leaf(leaf) for leaf in listed(leaves, "the call's leaves", count)]
     require(sum(leaf.tensor for leaf in taken) == inputs, f"the call has other inputs than the {inputs} of the graph")
-    halves = in_spec.children() if in_spec.type is tuple else []
+    halves = inner_specs(in_spec) if in_spec.type is tuple else []
     fits = len(halves) == 2 and halves[0].type is tuple and halves[1].type is dict
     require(fits and all(type(key) is str for key in halves[1].context), "the call is no tuple of arguments and dict of named ones")
     structure_of_result, leaves = entries(result, "the result", "structure", "leaves")

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from safetensors.torch import save_file
 
-from drystone.artefact.document import dtype_of, entries, listed, name_of, parse, require, text, whole, wholes
+from drystone.artefact.document import DTYPES, dtype_of, entries, listed, name_of, parse, require, serialise, text, whole, wholes
 from drystone.graph.graph import Value
 
 MAX_HEADER = 16 << 20
@@ -52,17 +51,35 @@ class Constants:
         return self.numbers[value.key]
 
     def write(self, path: Path) -> None:
-        """Write the file, and add each tensor's checksum to ``described``."""
-        tensors: dict[str, torch.Tensor] = {}
-        memory: set[int] = set()
-        for index, data in enumerate(self._data):
-            tensor = _real(data()).contiguous()
-            if tensor.untyped_storage().data_ptr() in memory:  # safetensors takes only tensors of their own
-                tensor = tensor.clone()
-            memory.add(tensor.untyped_storage().data_ptr())
-            tensors[str(index)] = tensor
-            self.described[index]["sha256"] = hashlib.sha256(_bytes(tensor)).hexdigest()
-        save_file(tensors, path)
+        """Write the file, and add each tensor's checksum to ``described``. No more than one of them is copied at a time."""
+        header: dict[str, Any] = {}
+        end = 0
+        for index, entry in enumerate(self.described):
+            dtype = DTYPES[entry["dtype"]]
+            size = _size(entry["shape"], dtype)
+            stored, shape = _stored_as(dtype, entry["shape"])
+            header[str(index)] = {"dtype": stored, "shape": shape, "data_offsets": [end, end + size]}
+            end += size
+        text = serialise(header, "the weights' header", MAX_HEADER)
+        text = text.ljust(-(-len(text) // 8) * 8)
+        with open(path, "wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for entry, data in zip(self.described, self._data, strict=True):
+                tensor = data()
+                found = name_of(tensor.dtype), list(tensor.shape)
+                require(
+                    found == (entry["dtype"], entry["shape"]), f"the constant {entry['name']!r} is no {entry['dtype']} any more"
+                )
+                content = _bytes(_real(tensor).contiguous())
+                entry["sha256"] = hashlib.sha256(content).hexdigest()
+                file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _stored_as(dtype: torch.dtype, shape: Sequence[int]) -> tuple[str, list[int]]:
+    """dtype and shape in the file."""
+    return ("F32", [*shape, 2]) if dtype.is_complex else (_NAMES[dtype], list(shape))
 
 
 def _real(tensor: torch.Tensor) -> torch.Tensor:
@@ -85,6 +102,7 @@ class _Stored:
     sha256: str
     name: str
     seen: bool = False
+    extremes: tuple[int, int] | None = None
 
     def __call__(self) -> torch.Tensor:
         complex_ = self.dtype.is_complex
@@ -102,12 +120,11 @@ class _Stored:
         return torch.view_as_complex(tensor) if complex_ else tensor
 
 
-def read(path: Path, described: Any, max_bytes: int) -> list[Value]:
-    """The constants, checked against the file's header; their data are read when they are used.
+def read(file: BinaryIO, described: Any, max_bytes: int) -> list[Value]:
+    """The constants, checked against the file's header; their data are read when they are used, so ``file`` stays open.
 
     The file must hold them and nothing else, one behind the other without gaps.
     """
-    file = open(path, "rb")  # noqa: SIM115 (open for as long as a constant is)
     total = os.fstat(file.fileno()).st_size
     length = int.from_bytes(file.read(8), "little")
     require(total >= 8 and length <= min(MAX_HEADER, total - 8), "the weights' header is longer than the file, or than any")
@@ -127,6 +144,15 @@ def read(path: Path, described: Any, max_bytes: int) -> list[Value]:
     return constants
 
 
+def extremes(value: Value) -> tuple[int, int]:
+    """The least and the greatest of the integers that a constant holds, (0, -1) where it is empty. It is read once."""
+    stored = _stored(value)
+    if stored.extremes is None:
+        data = stored()
+        stored.extremes = (int(data.min()), int(data.max())) if data.numel() else (0, -1)
+    return stored.extremes
+
+
 def check_all(constants: list[Value]) -> None:
     """Read what was not read yet. Raises ``ArtefactError`` where a checksum is not the tensor's."""
     for value in constants:
@@ -140,7 +166,7 @@ def _stored(value: Value) -> _Stored:
     return value.data
 
 
-def _size(shape: tuple[int, ...], dtype: torch.dtype) -> int:
+def _size(shape: Sequence[int], dtype: torch.dtype) -> int:
     count = dtype.itemsize
     for size in shape:
         count *= size
@@ -155,7 +181,7 @@ def _value(file: BinaryIO, base: int, header: dict[str, Any], index: int, item: 
     require(len(shape) <= 64, f"{what} has {len(shape)} axes")
     require(str(index) in header, f"the weights lack {what}")
     stored_dtype, stored_shape, offsets = entries(header[str(index)], f"the weights' {index}", "dtype", "shape", "data_offsets")
-    expected = ("F32", [*shape, 2]) if dtype.is_complex else (_NAMES[dtype], list(shape))
+    expected = _stored_as(dtype, shape)
     require(
         (stored_dtype, stored_shape) == expected, f"the weights' {index} is {stored_dtype} {stored_shape}, and {what} {expected}"
     )

@@ -26,6 +26,7 @@ from drystone.capture.signature import InputLeaf, OutputLeaf, Signature
 from drystone.capture.torchscript import Interpreter
 from drystone.errors import CaptureError, DrystoneError, DrystoneWarning, InputError, UnsupportedError
 from drystone.graph.traced import hint
+from drystone.memory import REMEDY, has_memory
 
 
 @dataclass
@@ -110,10 +111,14 @@ def check_model(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if tensor.device.type != "cpu":
             raise CaptureError(f"the model's {name!r} is on {tensor.device}; move the model to the CPU with model.cpu()")
+        if not has_memory(tensor):
+            raise CaptureError(f"the model's {name!r} has no memory for its elements: {REMEDY}")
     for path, leaf in pytree.tree_flatten_with_path((args, kwargs))[0]:
         if isinstance(leaf, torch.Tensor) and leaf.device.type != "cpu":
             name = pytree.keystr(path[1:])
             raise InputError(f"example input {name}: expected a tensor on the CPU, got one on {leaf.device}")
+        if isinstance(leaf, torch.Tensor) and not has_memory(leaf):
+            raise InputError(f"example input {pytree.keystr(path[1:])} has no memory for its elements: {REMEDY}")
 
 
 def describe(program: ExportedProgram, parameters: inspect.Signature) -> Captured:

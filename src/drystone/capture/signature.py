@@ -42,9 +42,9 @@ class Signature:
     parameters: inspect.Signature  # of the module's forward
 
     def __post_init__(self) -> None:
-        args_spec, kwargs_spec = self.in_spec.children()
+        args_spec, kwargs_spec = inner_specs(self.in_spec)
         # The common cases, made cheap: f(tensor, …) → tensor, or tuples of tensors.
-        self._plain_inputs = not kwargs_spec.num_leaves and all(spec.is_leaf() for spec in args_spec.children())
+        self._plain_inputs = not kwargs_spec.num_leaves and all(spec.is_leaf() for spec in inner_specs(args_spec))
         self._plain_inputs &= all(leaf.tensor for leaf in self.inputs)
         self._assemble = _tuples(self.out_spec, iter(self.outputs))
 
@@ -80,7 +80,7 @@ class Signature:
 
     def _arranged(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The same call with arguments by position or by name as in the example, and named ones in its order."""
-        args_spec, kwargs_spec = self.in_spec.children()
+        args_spec, kwargs_spec = inner_specs(self.in_spec)
         try:
             given = self.parameters.bind(*args, **kwargs)
         except TypeError as error:
@@ -104,12 +104,17 @@ class Signature:
         return ", ".join(leaf.name for leaf in self.inputs) + f" as {self.in_spec}"
 
 
+def inner_specs(spec: pytree.TreeSpec) -> list[pytree.TreeSpec]:
+    """The structures inside ``spec``. torch has the method from 2.10 on, before that an attribute."""
+    return spec.children() if hasattr(spec, "children") else spec.children_specs
+
+
 def _tuples(spec: pytree.TreeSpec, outputs: Iterator[OutputLeaf]) -> Callable[[Sequence[torch.Tensor]], Any] | None:
     """Puts a result together that is a tensor or tuples of tensors, in a third of pytree's time; None for any other."""
     if spec.is_leaf():
         index = next(outputs).index
         return None if index is None else itemgetter(index)
-    parts = [_tuples(part, outputs) for part in spec.children()]
+    parts = [_tuples(part, outputs) for part in inner_specs(spec)]
     if spec.type is not tuple or None in parts:
         return None
     return lambda tensors: tuple([part(tensors) for part in parts])  # type: ignore[misc]

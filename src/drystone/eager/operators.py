@@ -1,6 +1,7 @@
 """drystone's operators under torch's own names: registered for CPU tensors by the native core, through torch's C shim.
 
-Each takes the calls where it was measured to win, and hands every other call to torch's own kernel, at a cost of about 0.4 us.
+Each takes the calls where it was measured to win, and hands every other call to torch's own kernel, at a cost of about 0.4 us. Once
+put there they stay, and are switched on and off: torch's table of kernels has no lock, and calls read it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from pathlib import Path
 import torch
 
 from drystone import native
-from drystone.errors import DrystoneWarning
 
 
 @functools.cache
@@ -46,35 +46,41 @@ def choose(only: Iterable[str] | None) -> frozenset[str]:
     return chosen
 
 
-def replaced() -> frozenset[str]:
-    """The operators that are under torch's own names now."""
-    return frozenset(name for name in names() if native.is_replaced(name))
+def switched_on() -> frozenset[str]:
+    """The operators that compute under torch's own names now."""
+    return frozenset(name for name in names() if native.is_on(name))
 
 
-def replace(wanted: frozenset[str]) -> None:
-    """Just these operators, and torch's own for all others. What this torch can't have is said in a warning."""
-    for name in replaced() - wanted:
-        native.restore_operator(name)
-    if not wanted:
-        return
-    if reason := why_not():
-        warnings.warn(f"torch's own operators stay: {reason}", DrystoneWarning, stacklevel=4)
-        return
-    _silence_torch()
-    if missing := [name for family in sorted(wanted) for name in native.replace_operator(family)]:
-        warnings.warn(
-            f"torch's own {', '.join(missing)} stay: in torch {torch.__version__} they take other arguments than drystone knows",
-            DrystoneWarning,
-            stacklevel=4,
-        )
+def replace(wanted: frozenset[str]) -> list[str]:
+    """Put these operators under torch's own names, switched off. Gives what this torch can't have."""
+    if wanted:
+        _silence_torch()
+    return [name for family in sorted(wanted) for name in native.replace_operator(family)]
+
+
+def why_missing(missing: list[str]) -> str:
+    return f"torch's own {', '.join(missing)} stay: in torch {torch.__version__} they take other arguments than drystone knows"
+
+
+def switch_on(wanted: frozenset[str]) -> None:
+    """Just these operators compute; torch's own compute all others."""
+    native.switch_operators(sorted(wanted))
 
 
 @functools.cache
 def _silence_torch() -> None:
     # torch warns of the first kernel in the process that takes another's place, on standard error where C++ registers it. It is
-    # what the user asked for here. Registered from Python it is a Python warning, which can be caught.
+    # what the user asked for here. Registered from Python it is a Python warning, which can be caught. Of an operator of our own,
+    # which no other thread calls.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        library = torch.library.Library("aten", "IMPL")
-        library.impl("topk", lambda *arguments: None, "CPU")
-        library._destroy()
+        definition = torch.library.Library("drystone_enable", "DEF")
+        definition.define("replaced() -> ()")
+        for _ in range(2):
+            library = torch.library.Library("drystone_enable", "IMPL")
+            library.impl("replaced", lambda: None, "CPU")
+            _kept.append(library)
+        _kept.append(definition)
+
+
+_kept: list[torch.library.Library] = []  # taking one away is not for a time when others call

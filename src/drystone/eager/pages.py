@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import warnings
 
 import psutil
 
 from drystone import native
-from drystone.eager import operators
-from drystone.errors import DrystoneWarning, InputError
+from drystone.errors import InputError
 
 
 def limit() -> int:
@@ -26,12 +24,19 @@ def limit() -> int:
     return megabytes << 20
 
 
-def turn(on: bool) -> None:
-    """Large CPU tensors from now on reuse the memory of earlier ones; or all is the C library's again."""
-    if not on or (bound := limit()) == 0:
-        native.release_pages()
-    elif operators.why_not() is None and not native.keep_pages(bound):
-        warnings.warn("pages are not reused: torch's allocator is not one that drystone knows", DrystoneWarning, stacklevel=4)
+def can_be_kept() -> bool:
+    """Whether torch's allocator is one that drystone knows."""
+    return native.can_keep_pages()
+
+
+def keep(limit: int) -> None:
+    """Large CPU tensors from now on reuse the memory of earlier ones, of which at most ``limit`` bytes wait."""
+    native.keep_pages(limit)
+
+
+def release() -> None:
+    """All is the C library's again."""
+    native.release_pages()
 
 
 def state() -> native.PageState:

@@ -22,6 +22,13 @@ INDICES = (torch.int64, torch.int32)
 _ids = itertools.count()
 
 
+def is_invertible(data: torch.Tensor) -> bool:
+    """Whether multiplying by the reciprocals, in float32, is dividing by ``data``: both are normal numbers."""
+    normal = torch.finfo(torch.float32)
+    sizes = data.detach().to(torch.float64).abs()
+    return bool(((sizes >= normal.tiny) & (sizes <= 1 / normal.tiny)).all())
+
+
 @dataclass(eq=False)
 class Value:
     """A tensor in the graph: ``shape`` (ints), ``dtype``, and its ``data`` where it is a constant.
@@ -74,12 +81,13 @@ class PointwiseOp:
 
     ``kind`` names the operation (docs/internals.md lists them), ``args`` its operands: ``("in", i)`` is the i-th tensor
     operand of the chain, ``("reg", j)`` the result of its j-th instruction. ``alpha`` and ``beta`` are its scalars.
+    ``beta`` is the zero that adds nothing, unless given: x + -0.0 is x, where x + 0.0 makes a 0.0 of a -0.0.
     """
 
     kind: str
     args: tuple[tuple[str, int], ...]
     alpha: float = 0.0
-    beta: float = 0.0
+    beta: float = -0.0
 
     def __str__(self) -> str:
         operands = ", ".join(f"{where}{index}" for where, index in self.args)

@@ -1,7 +1,9 @@
-"""Put affine instructions in a row into as few as they need, and scalars into instructions instead of tensors.
+"""Put changes of sign into the affine instructions beside them, and scalars into instructions instead of tensors.
 
-before:  mul(x, s) → add(·, t) → mul(·, u) → add(·, v)        add(x, constant of one element)
-after:   mul(x, s * u) → add(·, t * u + v)                     linear(x; 1, c)
+before:  neg(x) → mul(·, s) → neg(·) → add(·, t)        add(x, constant of one element)
+after:   mul(x, s) → add(·, t)                           linear(x; 1, c)
+Nothing else is put together: x - mean is exact where the two are close, (x - mean) / std as one product and sum loses what they
+have in common; and a product of two constants overflows where x times either does not.
 """
 
 from __future__ import annotations
@@ -69,8 +71,8 @@ def _run_from(
     best: _Run | None = None
     index, operand, length, tensors = first, arg, 0, 0
     while results[index] == shape and (step := as_affine(ops[index], inputs, operand)) is not None:
-        total = step if total is None else total.then(step)
-        if not total.finite or max(total.scale.numel(), total.shift.numel()) > MAX_COMBINED_ELEMENTS:
+        total = step if total is None else _joined(total, step)
+        if total is None or max(total.scale.numel(), total.shift.numel()) > MAX_COMBINED_ELEMENTS:
             break
         length += 1
         tensors += len(ops[index].args) - 1
@@ -85,19 +87,33 @@ def _run_from(
     return best
 
 
+def _joined(first: Affine, second: Affine) -> Affine | None:
+    """One after the other, where that gives the same bits."""
+    if _is_sign(first) or (_is_sign(second) and first.adds_nothing):  # not after a sum: c - x is 0.0 where x is c, as x - c is
+        return Affine(first.scale * second.scale, second.shift)
+    return None
+
+
+def _is_sign(affine: Affine) -> bool:
+    return affine.adds_nothing and bool((affine.scale.abs() == 1).all())
+
+
 def _instructions(affine: Affine, dtype: torch.dtype) -> tuple[Ops, list[Value]]:
     """``affine`` over ("in", 0) with the fewest instructions; its constants are ("in", 1) on."""
     scale, shift = _uniform(affine.scale), _uniform(affine.shift)
     running: Arg = ("in", 0)
     if scale is not None and shift is not None:
-        return ([PointwiseOp("linear", (running,), scale, shift)] if (scale, shift) != (1.0, 0.0) else []), []
+        return ([] if scale == 1 and affine.adds_nothing else [PointwiseOp("linear", (running,), scale, shift)]), []
     ops: Ops = []
     constants: list[Value] = []
-    for kind, data, value, neutral in (("mul", affine.scale, scale, 1.0), ("add", affine.shift, shift, 0.0)):
-        if value == neutral:
+    for kind, data, value, idle in (
+        ("mul", affine.scale, scale, scale == 1),
+        ("add", affine.shift, shift, affine.adds_nothing),
+    ):
+        if idle:
             continue
         if value is not None:
-            ops.append(PointwiseOp("linear", (running,), value if kind == "mul" else 1.0, value if kind == "add" else 0.0))
+            ops.append(PointwiseOp("linear", (running,), value if kind == "mul" else 1.0, value if kind == "add" else -0.0))
         else:
             constants.append(constant(data.to(dtype)))
             ops.append(PointwiseOp(kind, (running, ("in", len(constants)))))
@@ -108,7 +124,7 @@ def _instructions(affine: Affine, dtype: torch.dtype) -> tuple[Ops, list[Value]]
 def _uniform(data: torch.Tensor) -> float | None:
     """The one value that all elements have."""
     first = data.reshape(-1)[0]
-    return float(first) if bool((data == first).all()) else None
+    return float(first) if bool(((data == first) & (data.signbit() == first.signbit())).all()) else None
 
 
 def _rewrite(graph: Graph, node: Node, run: _Run) -> bool:

@@ -1,8 +1,10 @@
 """Fold affine pointwise operations with constants per channel into the weights beside them; batch norm is one of these.
 
-before:  conv(x, w, b) → mul(·, s) → add(·, t) → relu        mul(x, s) → add(·, t) → conv(·, w, b), no padding
-after:   conv(x, s * w, s * b + t) → relu                    conv(x, w * s, b + w · t)
-conv, conv_transpose, matmul and the norms take what follows them (across a permute too), the products what comes before.
+before:  conv(x, w, b) → mul(·, s) → add(·, t) → relu        sub(x, t) → mul(·, s) → conv(·, w, b)
+after:   conv(x, s * w, s * b + t) → relu                    sub(x, t) → conv(·, w * s, b)
+conv, conv_transpose, matmul and the norms take what follows them (across a permute too): their results are sums, rounded at their
+own size, so that eager has lost by then what a shift would cancel. What comes before a product is exact, and stays so: the product
+takes a scale only. (x - t is close to zero where x is close to t; w · x - w · t is the difference of two large sums.)
 """
 
 from __future__ import annotations
@@ -69,11 +71,11 @@ def _fold_leading(graph: Graph, node: Node, value: Value, counts: Counter[int]) 
     result = ("reg", start - 1)
     while len(reading := readers(ops, arg)) == 1:
         step = _per_channel(as_affine(ops[reading[0]], inputs, arg), value.shape, axis)
-        if step is None:
+        if step is None or not step.is_moderate or not (extended := total.then(step)).is_moderate:
             break
-        total = total.then(step)
+        total = extended
         ops, result = remove_instruction(ops, reading[0], arg)
-    if len(ops) == start or not total.finite:
+    if len(ops) == start:
         return False
     if not ops and not may_bypass(graph, node, value):
         return False
@@ -103,16 +105,16 @@ def _fold_trailing(graph: Graph, node: Node, consumer: Node) -> None:
             return
         arg = variable[0]
         step = _per_channel(as_affine(last, node.inputs, arg), shape, axis)
-        if step is None or (step.shift.any() and not _unpadded(consumer)):
+        if step is None or not step.is_moderate or step.shift.any():
             return
         left, result = remove_instruction(ops, len(ops) - 1, arg)
         if left:
-            _scale_inputs(consumer, step)
+            _scale_inputs(consumer, step.scale)
             set_instructions(node, left, node.inputs)
             continue
         source = node.inputs[result[1]]
         if source.shape == shape and source.dtype == node.output.dtype:
-            _scale_inputs(consumer, step)
+            _scale_inputs(consumer, step.scale)
             bypass(graph, node, source)
         return
 
@@ -151,13 +153,6 @@ def _has_constant_weight(node: Node) -> bool:
     return all(value.is_constant and value.dtype.is_floating_point for value in parameters)
 
 
-def _unpadded(node: Node) -> bool:
-    """Whether every output adds up all of its taps, so that a shift of the inputs is one of the outputs."""
-    if node.op == "conv_transpose":
-        return False
-    return node.op == "matmul" or not any([*node.attrs["padding_l"], *node.attrs["padding_r"]])
-
-
 def _per_channel(affine: Affine | None, shape: Sequence[int], axis: int) -> Affine | None:
     if affine is None:
         return None
@@ -193,22 +188,15 @@ def _scale_norm(node: Node, affine: Affine) -> None:
     node.attrs.update(has_weight=True, has_bias=True)
 
 
-def _scale_inputs(node: Node, affine: Affine) -> None:
-    """Fold ``affine``, two vectors over the channels of the input, into the weight and bias of ``node``."""
+def _scale_inputs(node: Node, scale: torch.Tensor) -> None:
+    """Fold ``scale``, a vector over the channels of the input, into the weight of ``node``."""
+    if not (scale != 1).any():
+        return
     weight = node.inputs[1]
     groups = node.attrs.get("groups", 1)
     # (O, C / groups): the entries of the input channels that each output channel sees.
     outputs = weight.shape[0]
-    scale, shift = (
-        vector.reshape(groups, 1, -1).expand(groups, outputs // groups, -1).reshape(outputs, -1)
-        for vector in (affine.scale, affine.shift)
-    )
-    if affine.shift.any():
-        taps = weight.constant.detach().reshape(*weight.shape[:2], -1).sum(2, dtype=torch.float64)
-        old = node.inputs[2].constant if node.attrs["has_bias"] else None
-        _set_bias(node, (taps * shift).sum(1) + (old.detach().to(torch.float64) if old is not None else 0.0))
-    if (affine.scale != 1).any():
-        node.inputs[1] = _scaled(weight, scale)
+    node.inputs[1] = _scaled(weight, scale.reshape(groups, 1, -1).expand(groups, outputs // groups, -1).reshape(outputs, -1))
 
 
 def _scaled(weight: Value, scale: torch.Tensor) -> Value:

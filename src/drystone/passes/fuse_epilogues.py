@@ -109,7 +109,7 @@ def _as_epilogue(op: PointwiseOp, arg: Arg, operand: Value | None, into: Node) -
     running: Arg = ("in", 0)
     if op.args == (arg,):
         if op.kind == "neg":
-            return [PointwiseOp("linear", (running,), -1.0, 0.0)]
+            return [PointwiseOp("linear", (running,), -1.0)]
         return [PointwiseOp(op.kind, (running,), op.alpha, op.beta)] if op.kind in _UNARY else None
     if operand is None or len(op.args) != 2 or not _broadcasts(operand, into):
         return None
@@ -119,7 +119,7 @@ def _as_epilogue(op: PointwiseOp, arg: Arg, operand: Value | None, into: Node) -
     elif op.kind in _COMMUTATIVE:
         return [PointwiseOp(op.kind, (running, ("in", 1)))]
     elif op.kind == "sub":
-        return [PointwiseOp("linear", (running,), -1.0, 0.0), PointwiseOp("add", (("reg", 0), ("in", 1)))]
+        return [PointwiseOp("linear", (running,), -1.0), PointwiseOp("add", (("reg", 0), ("in", 1)))]
     return None
 
 

@@ -11,10 +11,15 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from drystone.graph.graph import Graph, Node, PointwiseOp, Value
+from drystone.graph.graph import Graph, Node, PointwiseOp, Value, is_invertible
 
 Arg = tuple[str, int]
 Ops = list[PointwiseOp]
+
+
+def is_moderate(factor: float) -> bool:
+    """A few of such factors together stay far inside the range of float32, 2^-126 to 2^128."""
+    return 2.0**-40 <= abs(factor) <= 2.0**40
 
 
 def reading_counts(graph: Graph) -> Counter[int]:
@@ -110,16 +115,28 @@ class Affine:
 
     @property
     def finite(self) -> bool:
-        return bool(self.scale.isfinite().all() and self.shift.isfinite().all())
+        """In float32."""
+        return all(bool(data.to(torch.float32).isfinite().all()) for data in (self.scale, self.shift))
+
+    @property
+    def adds_nothing(self) -> bool:
+        """x + -0.0 is x; x + 0.0 makes a 0.0 of a -0.0."""
+        return bool(((self.shift == 0) & self.shift.signbit()).all())
+
+    @property
+    def is_moderate(self) -> bool:
+        """Whether weights may take the scale: nothing leaves the range of float32 that without it does not, or the other way
+        round. Single channels may be scaled to nothing, as batch norms do."""
+        return self.finite and is_moderate(float(self.scale.abs().max()))
 
 
 def as_affine(op: PointwiseOp, inputs: Sequence[Value], arg: Arg) -> Affine | None:
     """What ``op`` does to ``arg``, where that is affine with constant coefficients (computed in float64)."""
-    one, zero = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    one, nothing = torch.ones((), dtype=torch.float64), torch.full((), -0.0, dtype=torch.float64)
     if op.args == (arg,):
         if op.kind == "linear":
             return Affine(one * op.alpha, one * op.beta)
-        return Affine(-one, zero) if op.kind == "neg" else None
+        return Affine(-one, nothing) if op.kind == "neg" else None
     if op.kind not in ("add", "sub", "mul", "div") or op.args.count(arg) != 1:
         return None
     first = op.args[0] == arg
@@ -132,9 +149,9 @@ def as_affine(op: PointwiseOp, inputs: Sequence[Value], arg: Arg) -> Affine | No
     elif op.kind == "sub":
         affine = Affine(one, -other) if first else Affine(-one, other)
     elif op.kind == "mul":
-        affine = Affine(other, zero)
-    elif first:
-        affine = Affine(one / other, zero)
+        affine = Affine(other, nothing)
+    elif first and is_invertible(other):
+        affine = Affine(one / other, nothing)
     else:
         return None
     return affine if affine.finite else None

@@ -16,7 +16,7 @@ import torch
 from drystone.graph.aten import Ref
 from drystone.graph.attention import Mask, simplified
 from drystone.graph.graph import FLOATS, Graph, Node, PointwiseOp, Value, constant, make_node, origin
-from drystone.passes.instructions import reading_counts
+from drystone.passes.instructions import is_moderate, reading_counts
 
 _PRODUCTS = (torch.ops.aten.matmul.default, torch.ops.aten.bmm.default)
 
@@ -125,7 +125,7 @@ def _step(node: Node, counts: Counter[int]) -> tuple[Value, float, Value | None]
     if node.op != "pointwise" or len(node.attrs["ops"]) != 1:
         return None
     (op,) = node.attrs["ops"]
-    if op.kind == "linear" and op.beta == 0:
+    if op.kind == "linear" and op.beta == 0 and is_moderate(op.alpha):
         return node.inputs[0], op.alpha, None
     if op.kind not in ("add", "mul") or len(node.inputs) != 2:
         return None

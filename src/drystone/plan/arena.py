@@ -2,15 +2,22 @@
 
 Three greedy layouts are tried, and the smallest is kept: by size and by breadth, as in Pisarchyk and Lee, "Efficient memory
 management for deep neural net inference" (2020), and by time from both ends of the arena, which needs no more than the
-peak of live bytes on a chain, where the other two may.
+peak of live bytes on a chain, where the other two may. They compare each buffer with all of its contemporaries; where these
+are too many, the buffers are allocated and freed one after the other.
 """
 
 from __future__ import annotations
 
+import bisect
+import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+# Beyond these, comparing them would take seconds.
+MAX_BUFFERS = 1 << 12
+MAX_CONTEMPORARIES = 1 << 18
 
 
 @dataclass
@@ -42,6 +49,9 @@ def plan_arena(lifetimes: list[Lifetime], alignment: int = 64) -> tuple[list[int
         np.array([lifetime.first for lifetime in lifetimes], dtype=np.int64),
         np.array([lifetime.last for lifetime in lifetimes], dtype=np.int64),
     )
+    if len(lifetimes) > MAX_BUFFERS or buffers.contemporaries() > MAX_CONTEMPORARIES:
+        places, end = _allocated(buffers)
+        return [place * alignment for place in places], end * alignment
     live = buffers.live_at_starts()
     peak = max((int(buffers.size[mask].sum()) for mask in live), default=0)
     layouts: tuple[Callable[[], np.ndarray], ...] = (
@@ -68,6 +78,12 @@ class _Buffers:
     size: np.ndarray
     first: np.ndarray
     last: np.ndarray
+
+    def contemporaries(self) -> int:
+        """How many pairs of buffers live together."""
+        begun = np.searchsorted(np.sort(self.first), self.last, side="right")
+        ended = np.searchsorted(np.sort(self.last), self.first, side="left")
+        return int((begun - ended - 1).sum()) // 2
 
     def live_at_starts(self) -> list[np.ndarray]:
         """A mask of the live buffers for each step that writes one: nothing is ever live that is not live at such a step."""
@@ -118,3 +134,51 @@ def _place(buffers: _Buffers, order: Sequence[int], capacity: int | None = None)
         offsets[index] = top if offset is None else offset
         placed[index] = True
     return offsets
+
+
+def _allocated(buffers: _Buffers) -> tuple[list[int], int]:
+    """Offsets and total when the buffers are allocated in the order of time, each in the smallest gap that takes it."""
+    sizes, firsts, lasts = buffers.size.tolist(), buffers.first.tolist(), buffers.last.tolist()
+    offsets, top = [0] * len(sizes), 0
+    by_size: list[tuple[int, int]] = []  # the gaps: (size, offset), sorted
+    begins: dict[int, int] = {}  # offset → size
+    ends: dict[int, int] = {}  # end → offset
+
+    def take(offset: int) -> int:
+        size = begins.pop(offset)
+        del ends[offset + size]
+        del by_size[bisect.bisect_left(by_size, (size, offset))]
+        return size
+
+    def give(offset: int, size: int) -> None:
+        if offset in ends:
+            before = ends[offset]
+            offset, size = before, size + take(before)
+        if offset + size in begins:
+            size += take(offset + size)
+        begins[offset], ends[offset + size] = size, offset
+        bisect.insort(by_size, (size, offset))
+
+    alive: list[tuple[int, int]] = []
+    for index in sorted(range(len(sizes)), key=lambda i: (firsts[i], -sizes[i])):
+        while alive and alive[0][0] < firsts[index]:
+            _, ended = heapq.heappop(alive)
+            give(offsets[ended], sizes[ended])
+        size = sizes[index]
+        if not size:
+            continue
+        fits = bisect.bisect_left(by_size, (size, 0))
+        if fits < len(by_size):
+            offset = by_size[fits][1]
+            left = take(offset) - size
+        else:  # at the end, over a gap that reaches it
+            offset = ends.get(top, top)
+            left = 0
+            if offset < top:
+                take(offset)
+            top = offset + size
+        if left:
+            give(offset + size, left)
+        offsets[index] = offset
+        heapq.heappush(alive, (lasts[index], index))
+    return offsets, top

@@ -9,6 +9,7 @@ Four things cost nothing here and are decided on the way:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -36,7 +37,7 @@ class Buffer:
     data: torch.Tensor | None = None
     first: int = -1
     last: int = -1
-    values: set[int] = field(default_factory=set)
+    read_until: int = -1  # the last node that reads a value that lies in it
     offset: int = 0
 
 
@@ -72,6 +73,7 @@ class Assembled:
     records: list[StepRecord]
     slots: list[tuple[Buffer, int]]
     inputs: list[Place]
+    input_names: list[str]
     outputs: list[Place]
     output_dtypes: list[torch.dtype]  # a place knows only what its elements are moved as
     arena_bytes: int
@@ -127,7 +129,9 @@ class _Assembler:
             self.last_reader[value.id] = len(graph.nodes)
         self.output_index = {value.id: i for i, value in reversed(list(enumerate(graph.outputs)))}
         self.parents: dict[int, tuple[Value, int]] = {}  # part of a cat → the whole, and where in it (index along dim)
+        self.wholes: dict[int, Place] = {}  # of each cat
         self.roots: dict[int, Buffer] = {}
+        self.strided: dict[int, bool] = {}  # view → whether all that read it, it or views of it, take it with strides
         self.constants: dict[int, Place] = {}
 
     # -- memory ----------------------------------------------------------------------------------------------------------
@@ -157,7 +161,10 @@ class _Assembler:
 
     def _remember(self, value: Value, format: str, place: Place) -> None:
         self.places[value.id, format] = place
-        place.buffer.values.add(value.id)
+        self._lies(value, place)
+
+    def _lies(self, value: Value, place: Place) -> None:
+        place.buffer.read_until = max(place.buffer.read_until, self.last_reader.get(value.id, -1))
 
     # -- reading ---------------------------------------------------------------------------------------------------------
 
@@ -189,13 +196,17 @@ class _Assembler:
     def _move(self, value: Value, source: Place, target: Place, kind: str, layout: str, node: Node | None = None) -> None:
         """One step that copies ``value`` from place to place, whatever their formats."""
         try:
-            step: native.Step = native.Reorder(source.desc, target.desc)
-            name = f"onednn {step.implementation}"
-            if "ref" in step.implementation or "simple" in step.implementation:
-                raise ValueError("slow")
+            step: native.Step | None = native.Reorder(source.desc, target.desc)
         except ValueError:
-            step = copy_step(source.desc, target.desc)
-            name = f"drystone {step.implementation}"
+            step = None
+        name = f"onednn {step.implementation}" if step else ""
+        if step is None or "ref" in name or "simple" in name:
+            try:
+                step = copy_step(source.desc, target.desc)
+                name = f"drystone {step.implementation}"
+            except ValueError:  # no kernels for this CPU
+                if step is None:
+                    raise
         self._emit(step, [source, target], StepRecord(kind, value, name, layout, node))
 
     def _emit(self, step: native.Step, places: list[Place], record: StepRecord) -> None:
@@ -207,9 +218,8 @@ class _Assembler:
 
     def _place_parts(self) -> None:
         """Decide which parts of a cat are produced inside the whole. Where that can't be, ``_cat`` copies them."""
-        for node in self.graph:
-            if node.op != "cat" or self.choice[node][0] is ATEN:
-                continue
+        cats = [node for node in self.graph if node.op == "cat" and self.choice[node][0] is not ATEN]
+        for node in cats:
             start = 0
             for value in node.inputs:
                 producer = value.producer
@@ -225,6 +235,8 @@ class _Assembler:
                 if takes:
                     self.parents[value.id] = (node.output, start)
                 start += value.shape[node.attrs["dim"]]
+        for node in reversed(cats):  # what a cat is a part of comes after it
+            self.wholes[node.output.id] = self._output_place(node.output, self.choice[node][1].output)
 
     def _inside(self, value: Value, format: str) -> Place | None:
         """The place of ``value`` inside the cat that it is a part of, or None."""
@@ -234,7 +246,7 @@ class _Assembler:
         assert whole.producer is not None
         if self.choice[whole.producer][1].output != format:
             return None  # the first choice for the part's producer turned out impossible
-        parent = self._output_place(whole, format)
+        parent = self.wholes[whole.id]
         dim = whole.producer.attrs["dim"]
         block = BLOCK.get(format, 1) if dim == 1 else 1
         if start % block or value.shape[dim] % block:
@@ -282,22 +294,29 @@ class _Assembler:
     def _free_inputs(self, position: int, node: Node, places: list[Place]) -> frozenset[int]:
         """The inputs whose memory may be overwritten: nothing that lies in it is read after this node."""
         free = set()
+        readings = Counter(id(place.buffer) for place in places)
         for i, (value, place) in enumerate(zip(node.inputs, places, strict=True)):
             whole = place.buffer.kind == "arena" and place.offset == 0 and place.buffer.size == place.desc.bytes
-            over = all(self.last_reader.get(v, -1) <= position for v in place.buffer.values)
-            alone = sum(p.buffer is place.buffer for p in places) == 1
+            over = place.buffer.read_until <= position
+            alone = readings[id(place.buffer)] == 1
             if whole and over and alone and not value.is_constant and value.id not in self.parents:
                 free.add(i)
         return frozenset(free)
 
-    def _read_strided(self, value: Value) -> bool:
-        """Whether all that read ``value``, it or views of it, take it with strides."""
-        if value.id in self.output_index or value.id in self.parents:
-            return False
-        return all(
-            self.choice[reader][0].reads_strided or (self._moves_nothing(reader) and self._read_strided(reader.output))
-            for reader in self.readers.get(value.id, ())
-        )
+    def _find_strided(self) -> None:
+        """From the last view to the first. (A choice that turns out impossible is one of an earlier node.)"""
+        for node in reversed(self.graph.nodes):
+            if node.op not in VIEWS:
+                continue
+            value = node.output
+            self.strided[value.id] = (
+                value.id not in self.output_index
+                and value.id not in self.parents
+                and all(
+                    self.choice[reader][0].reads_strided or (self._moves_nothing(reader) and self.strided[reader.output.id])
+                    for reader in self.readers.get(value.id, ())
+                )
+            )
 
     def _moves_nothing(self, node: Node) -> bool:
         return node.op in VIEWS and self.choice[node][1] == Layout((PLAIN,), PLAIN)
@@ -305,7 +324,7 @@ class _Assembler:
     def _view(self, node: Node, source: Place) -> Place | None:
         """``node`` as other strides over the memory of its operand, where its readers can do with them."""
         implementation = self.choice[node][0]
-        if not isinstance(implementation, Movement) or not self._moves_nothing(node) or not self._read_strided(node.output):
+        if not isinstance(implementation, Movement) or not self._moves_nothing(node) or not self.strided[node.output.id]:
             return None
         found = implementation.strided_view(node, source.desc)
         if found is None:
@@ -368,7 +387,7 @@ class _Assembler:
         if key not in self.places:
             desc = native.TensorDesc.dense(place.desc.dtype, place.desc.format, place.desc.shape)
             self.places[key] = Place(self._buffer("arena", desc.bytes), 0, desc)
-            self.places[key].buffer.values.add(value.id)
+            self._lies(value, self.places[key])
         return self.places[key]
 
     def _node(self, position: int, node: Node) -> None:
@@ -400,7 +419,7 @@ class _Assembler:
         if created.view_of is not None:
             source = places[created.view_of]
             place = Place(source.buffer, source.offset + created.view_offset, target.desc)
-            place.buffer.values.add(node.output.id)
+            self._lies(node.output, place)
         else:
             assert created.step is not None
             if created.overwrites is not None:
@@ -466,6 +485,7 @@ class _Assembler:
             self.home[value.id] = format
             inputs.append(place)
         self._place_parts()
+        self._find_strided()
         for position, node in enumerate(self.graph):
             self._node(position, node)
         outputs = []
@@ -483,13 +503,12 @@ class _Assembler:
         offsets, total = plan_arena([Lifetime(b.size, b.first, b.last) for b in arena], ALIGNMENT)
         for buffer, offset in zip(arena, offsets, strict=True):
             buffer.offset = offset
-        for buffer in self.buffers:
-            buffer.values.clear()
         dtypes = [value.dtype for value in self.graph.outputs]
-        program, records = self._program(inputs)
-        return Assembled(program, records, self.slots, inputs, outputs, dtypes, total, self.choice)
+        names = [value.name for value in self.graph.inputs]
+        program, records = self._program()
+        return Assembled(program, records, self.slots, inputs, names, outputs, dtypes, total, self.choice)
 
-    def _program(self, inputs: list[Place]) -> tuple[native.Program, list[StepRecord]]:
+    def _program(self) -> tuple[native.Program, list[StepRecord]]:
         """The steps in order, with the guards that they need; a rehearsal, whose weights are none, does without."""
         made_at = {value.id: i for i, record in enumerate(self.records) if record.node for value in record.node.outputs}
         guards: dict[int, list[tuple[native.Step, Place, StepRecord]]] = {}  # by the record that they follow; -1: before all

@@ -29,6 +29,8 @@ import numpy as np
 _SEARCH_ALLOWANCE = 10_000
 _IMPROVEMENT_ALLOWANCE = 2_500
 _LOCAL_SEARCH_SWEEPS = 100
+# Variables of a core that is searched. Each step copies what is left: a larger core takes one descent without a way back.
+_SEARCHABLE = 512
 # Differences below this share of a cost are rounding, not an improvement.
 _ROUNDING = 1e-12
 
@@ -280,7 +282,7 @@ def _unwind(trail: _Trail, chosen: dict[int, int]) -> None:
 def _solve_core(core: _Problem, chosen: dict[int, int]) -> bool:
     """Choose the variables of a connected problem that reduces no further; True if the choice is exact."""
     core.reduce()
-    trail, exact = _search(core)
+    trail, exact = _search(core) if len(core.costs) <= _SEARCHABLE else _descend(core)
     found: dict[int, int] = {}
     _unwind(trail, found)
     if not exact:
@@ -326,6 +328,26 @@ def _search(core: _Problem) -> tuple[_Trail, bool]:
     return best, True
 
 
+def _descend(core: _Problem) -> tuple[_Trail, bool]:
+    """RN until nothing is left, in time linear in the edges; a search where that ends in a choice of infinite cost."""
+    problem = core.copy()
+    by_degree: dict[int, list[int]] = {}
+    for i, row in problem.edges.items():
+        by_degree.setdefault(len(row), []).append(i)
+    try:
+        for degree in range(max(by_degree), 0, -1):
+            for i in by_degree.get(degree, ()):
+                now = len(problem.edges[i]) if i in problem.costs else 0  # no reduction makes it more
+                if now == degree:
+                    problem.fix(i, int(_bounds(problem, i).argmin()))
+                    problem.reduce()
+                elif now:
+                    by_degree.setdefault(now, []).append(i)
+    except _Infeasible:
+        return _search(core)
+    return problem.trail, False
+
+
 def _no_better(cost: float, best: float) -> bool:
     return np.isfinite(best) and cost >= best - _ROUNDING * abs(best)
 
@@ -334,11 +356,18 @@ def _branch(problem: _Problem) -> tuple[int, list[tuple[float, int]]]:
     """The variable to fix next, and its live options with a lower bound each, the most promising last (RN)."""
     costs, edges = problem.costs, problem.edges
     variable = max(costs, key=lambda i: (len(edges[i]), -int(np.isfinite(costs[i]).sum())))
-    bounds = costs[variable] + (problem.bound() - float(costs[variable].min()))
-    for j, matrix in edges[variable].items():
-        bounds = bounds + (matrix + costs[j]).min(axis=1) - float(costs[j].min())
+    bounds = problem.bound() + _bounds(problem, variable)
     options = [(float(bound), option) for option, bound in enumerate(bounds) if np.isfinite(bound)]
     return variable, sorted(options, reverse=True)
+
+
+def _bounds(problem: _Problem, variable: int) -> np.ndarray:
+    """By how much each option of the variable raises the bound."""
+    bounds = problem.costs[variable] - float(problem.costs[variable].min())
+    for j, matrix in problem.edges[variable].items():
+        other = problem.costs[j]
+        bounds = bounds + (matrix + other).min(axis=1) - float(other.min())
+    return bounds
 
 
 def _improve(core: _Problem, chosen: dict[int, int]) -> None:

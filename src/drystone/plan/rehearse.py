@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import hashlib
 import statistics
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import torch
 
 from drystone.graph.graph import Graph, Node, Value
 from drystone.plan.assemble import Assembled, Ends, assemble, uniform_layout
 from drystone.plan.choose import choose
+from drystone.plan.contention import contention
 from drystone.plan.formats import PLAIN, formats_of, same_memory
 from drystone.plan.implementations import ATEN, Option, options
 from drystone.plan.implementations.base import StandIns, WeightStore
@@ -42,6 +44,18 @@ REORDER_MUST_GAIN = 2.0
 
 # A choice that takes less than this share of the best wave's time is not compared with it again.
 CLEARLY = 0.95
+
+# Other work that takes more of the cores' time than this spoils what is measured meanwhile.
+CONTENDED = 0.1
+# So often what was measured beside other work, or did not come out alike twice, is measured again.
+SECOND_LOOKS = 2
+# A program whose steps take this many times as long the second time has not been measured yet.
+UNSTEADY = 1.25
+# A time that is this many times as far from its estimate as its implementation's others is measured again, where the
+# implementation has so many, and it is no matter of microseconds.
+OUTLYING = 4.0
+FEWEST_OTHERS = 3
+OUTLYING_SECONDS = 20e-6
 
 # Runs a program a few times; gives the seconds of its records, one list a run.
 Measure = Callable[[Assembled], list[list[float]]]
@@ -89,6 +103,7 @@ class Planner:
             self.reasons[node] = reason
         self.measured_bandwidth: list[float] = [] if kin is None else list(kin.measured_bandwidth)
         self._measured: set[str] = set()  # keys that this planner has timed
+        self.contended = 0.0  # the share of the cores' time that other work took from the worst of what was measured
 
     # -- options ---------------------------------------------------------------------------------------------------------
 
@@ -219,9 +234,12 @@ class Planner:
         """What is known, or estimated, of the records of a program; a node's time is shared by its records."""
         seconds = []
         records = Counter(record.node for record in assembled.records)
+        of_node = {
+            node: self._node_cost(node, assembled.choice[node]) / count for node, count in records.items() if node is not None
+        }
         for record in assembled.records:
             if record.node is not None:
-                seconds.append(self._node_cost(record.node, assembled.choice[record.node]) / records[record.node])
+                seconds.append(of_node[record.node])
             else:
                 source, _, target = record.layout.partition("→")
                 seconds.append(self._reorder_cost(record.value, source, target or source))
@@ -258,6 +276,38 @@ class Planner:
         picked = choose(costs, edges)
         return {node: found[option] for node, found, option in zip(nodes, lists, picked.options, strict=True)}
 
+    def _outliers(self) -> dict[Node, Option]:
+        """Options, at most one a node, whose times are out of proportion: something else may have run meanwhile."""
+        ratios: dict[str, dict[str, float]] = defaultdict(dict)
+        holders: dict[str, tuple[Node, Option]] = {}
+        for node in self.graph:
+            for option in self.options[node]:
+                key, estimate = self._key(node, option), self._estimate(node, option)
+                seconds = self.cache.get(key)
+                if key in self._measured and seconds is not None and estimate > 0:
+                    ratios[option[0].name][key] = seconds / estimate
+                    holders[key] = (node, option)
+        found: dict[Node, Option] = {}
+        for of_one in ratios.values():
+            for key, ratio in of_one.items():
+                others = [other for other_key, other in of_one.items() if other_key != key]
+                node, option = holders[key]
+                far = len(others) >= FEWEST_OTHERS and ratio > OUTLYING * statistics.median(others)
+                if far and (self.cache.get(key) or 0.0) > OUTLYING_SECONDS:
+                    found.setdefault(node, option)
+        return found
+
+    def _measured_well(self, assembled: Assembled, measure: Measure) -> list[list[float]]:
+        """Runs of a program; more of them where other work was in the way, or the steps' times do not repeat."""
+        runs: list[list[float]] = []
+        for _ in range(1 + SECOND_LOOKS):
+            with contention(torch.get_num_threads()) as found:
+                runs += measure(assembled)
+            if found.share <= CONTENDED and _steady(runs):
+                return runs
+        self.contended = max(self.contended, found.share)
+        return runs
+
     def rehearse(self, measure: Measure, progress: Callable[[str], None] = lambda text: None) -> Assembled:
         """Measure what is unknown, choose, measure the choice, and give the fastest program that was seen.
 
@@ -268,12 +318,15 @@ class Planner:
         def timed(choice: dict[Node, Option]) -> tuple[float, dict[Node, Option]]:
             stand_ins.reset()
             assembled = self.assemble(choice, stand_ins)
-            return self.record(assembled, measure(assembled)), assembled.choice
+            return self.record(assembled, self._measured_well(assembled, measure)), assembled.choice
 
         waves: list[tuple[float, dict[Node, Option]]] = []
         for choice in self.waves():
             progress(f"rehearsing, round {len(waves) + 1}")
             waves.append(timed(choice))
+        if waves and (outliers := self._outliers()):
+            progress("measuring outliers again")
+            timed(self.best() | outliers)
         progress("choosing")
         chosen = self.best()
         if not waves and not self._unmeasured(chosen):
@@ -296,6 +349,12 @@ class Planner:
 
     def _unmeasured(self, choice: dict[Node, Option]) -> bool:
         return any(self.cache.get(self._key(node, option)) is None for node, option in choice.items())
+
+
+def _steady(runs: list[list[float]]) -> bool:
+    """Whether the steps' two shortest times are alike, on the whole."""
+    shortest = [sorted(times)[:2] for times in zip(*runs, strict=True)]
+    return sum(times[-1] for times in shortest) <= UNSTEADY * sum(times[0] for times in shortest)
 
 
 def _held(found: list[Option], format: str) -> tuple[list[Option], list[Option]]:

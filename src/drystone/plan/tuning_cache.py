@@ -18,6 +18,7 @@ import stat
 import threading
 import uuid
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ class TuningCache:
 
     def __init__(self, environment: dict[str, str], folder: Path | None = None) -> None:
         self._environment = dict(environment)
-        folder = _folder(folder)
+        folder = cache_folder(folder)
         self.path: Path | None = None if folder is None else folder / f"tuning-{_digest(self._environment)}.json"
         self._lock = threading.RLock()
         self._seconds: dict[str, float] | None = None
@@ -129,7 +130,8 @@ class TuningCache:
             warnings.warn(message, DrystoneWarning, stacklevel=4)
 
 
-def _folder(given: Path | None) -> Path | None:
+def cache_folder(given: Path | None = None) -> Path | None:
+    """Where tuning caches lie, or None where none are kept. ``given``: another place than the user's."""
     variable = os.environ.get("DRYSTONE_CACHE", "")
     if variable.lower() == "off":
         return None
@@ -141,6 +143,38 @@ def _folder(given: Path | None) -> Path | None:
         return (base if base.is_absolute() else Path.home() / ".cache") / "drystone"
     except RuntimeError:  # no home folder can be found
         return None
+
+
+@dataclass(frozen=True)
+class CacheFile:
+    """A tuning cache on disk. ``environment`` and ``entries`` are empty where it can't be read."""
+
+    path: Path
+    environment: dict[str, str]
+    entries: int
+    bytes: int
+
+
+def cache_files(folder: Path) -> list[CacheFile]:
+    """The tuning caches in ``folder``, the last written first."""
+    found = []
+    for path in sorted(folder.glob("tuning-*.json"), key=lambda path: path.lstat().st_mtime, reverse=True):
+        try:
+            data = _read_regular_file(path)
+            environment = json.loads(data)["environment"]
+            entries = len(_parse(data, environment))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            environment, entries = {}, 0
+        found.append(CacheFile(path, environment, entries, path.lstat().st_size))
+    return found
+
+
+def clear(folder: Path) -> list[Path]:
+    """Remove the tuning caches in ``folder``, and what a killed process left of one; nothing else. Gives what was removed."""
+    ours = [*folder.glob("tuning-*.json"), *folder.glob(".tuning-*.json.*.tmp")]
+    for path in ours:
+        path.unlink(missing_ok=True)
+    return ours
 
 
 def _digest(environment: dict[str, str]) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+
+from drystone.console import rendered
 
 
 @dataclass
@@ -82,9 +81,7 @@ class Explanation:
             table.add_row(
                 step.name, step.op, shape, step.dtype, step.implementation, step.format, f"{step.microseconds:.1f}", share
             )
-        stream = io.StringIO()
-        Console(file=stream, width=180).print(table)
-        lines = [stream.getvalue().rstrip(), ""]
+        lines = [rendered(table), ""]
         lines.append(
             f"{len(self.steps)} steps, {total / 1e3:.3f} ms in the steps; {len(self.reorders)} reorders and copies take "
             f"{100 * self.reorder_share:.1f} %. "
@@ -140,10 +137,8 @@ class PartedExplanation:
         for heading in ("part", "class", "runs", "because"):
             table.add_column(heading, overflow="fold")
         for part in self.parts:
-            table.add_row(part.name or "(the model)", part.module, part.runs, escape(part.reason))
-        stream = io.StringIO()
-        Console(file=stream, width=180).print(table)
-        lines = [stream.getvalue().rstrip()]
+            table.add_row(part.name or "(the model)", part.module, part.runs, part.reason)
+        lines = [rendered(table)]
         if self.plan_milliseconds is not None and self.eager_milliseconds is not None:
             lines.append(f"Whole call: drystone {self.plan_milliseconds:.3f} ms, eager {self.eager_milliseconds:.3f} ms.")
         if self.runs == "eager":

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+
+from drystone.console import rendered
 
 
 @dataclass
@@ -51,10 +50,8 @@ class LayoutExplanation:
             table.add_column(heading, overflow="fold")
         for layer in self.layers:
             by = ", ".join(layer.implementations)
-            table.add_row(layer.name, layer.module, layer.runs, layer.format, escape(by), escape(layer.reason))
-        stream = io.StringIO()
-        Console(file=stream, width=180).print(table)
-        lines = [stream.getvalue().rstrip(), ""]
+            table.add_row(layer.name, layer.module, layer.runs, layer.format, by, layer.reason)
+        lines = [rendered(table), ""]
         asked = ", ".join(f"{name} ({count})" for name, count in sorted(self.asked.items(), key=lambda item: -item[1]))
         lines.append(
             f"{self.programs} programs, packed weights {self.weights_bytes / 2**20:.1f} MB. The last call: {self.reorders} "

@@ -10,15 +10,23 @@ from itertools import pairwise
 import torch
 
 from drystone import native
+from drystone.errors import DrystoneError, InputError
+from drystone.memory import REMEDY, has_memory
 from drystone.plan.assemble import Assembled, Buffer, Place
 from drystone.plan.formats import PLAIN
 
 # A cache line before the arena's end is read by vector loads that run past a tensor's last element.
 _SLACK = 64
+_NO_RESULTS = (
+    "there is no memory for results: a torch mode that makes tensors without data (FakeTensorMode, functionalize) is active; "
+    "call the module outside of it"
+)
 # Elements of an output whose likeness may have memory.
 _SMALL = 1024
 
 _address = torch.Tensor.data_ptr
+_storage = torch.Tensor.untyped_storage
+_storage_bytes = torch.UntypedStorage.nbytes
 
 
 class Program:
@@ -34,6 +42,10 @@ class Program:
         self._outputs = [
             _template(_extent(place, dtype), dtype) for place, dtype in zip(assembled.outputs, assembled.output_dtypes, strict=True)
         ]
+        if not all(map(has_memory, self._outputs)):
+            raise DrystoneError(_NO_RESULTS)
+        # Of inputs that are the whole of their storage, as most are: the others are looked at one by one.
+        self._usual_bytes = [place.desc.bytes for place in assembled.inputs]
         self._frames: deque[_Frame] = deque()
         self._steps = len(assembled.program)
         self._plain = assembled.segments == 0
@@ -51,7 +63,7 @@ class Program:
         except IndexError:
             frame = _Frame(self)
         try:
-            pointers = [*map(_address, inputs), *map(_address, outputs)]
+            pointers = self._addresses(inputs, outputs)
             if self._plain:
                 frame.native.call(pointers, self._steps)
             else:
@@ -71,15 +83,26 @@ class Program:
             frame = self._frames.pop()
         except IndexError:
             frame = _Frame(self)
-        frame.native.call([*map(_address, inputs), _address(output)], self._steps)
+        frame.native.call(self._addresses(inputs, [output]), self._steps)
         self._frames.append(frame)
         return output
+
+    def _addresses(self, inputs: list[torch.Tensor], outputs: list[torch.Tensor]) -> list[int]:
+        """Where inputs and outputs lie; raises where one has no memory. Of each call, so it is built of C functions."""
+        addresses = [*map(_address, inputs), *map(_address, outputs)]
+        if 0 in addresses or [*map(_storage_bytes, map(_storage, inputs))] != self._usual_bytes:
+            for name, tensor in zip(self.assembled.input_names, inputs, strict=True):
+                if not has_memory(tensor):
+                    raise InputError(f"input {name!r} has no memory for its elements: {REMEDY}")
+            if not all(map(has_memory, outputs)):
+                raise DrystoneError(_NO_RESULTS)
+        return addresses
 
     def time_steps(self, inputs: list[torch.Tensor]) -> list[float]:
         """Seconds of each record of the program, in one call."""
         outputs = [*map(torch.empty_like, self._outputs)]
         frame = self._frames.pop() if self._frames else _Frame(self)
-        frame.native.bind([*map(_address, inputs), *map(_address, outputs)])
+        frame.native.bind(self._addresses(inputs, outputs))
         seconds = frame.run_segments([*inputs, *outputs], timed=True)
         self._frames.append(frame)
         return seconds

@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from drystone import native
 from drystone.graph.graph import FLOATS
+from drystone.memory import has_memory
 from drystone.runtime.carried import CarriedTensor, to_plain
 from drystone.runtime.stand_in import threads_in_force
 from drystone.runtime.weights import Weights
@@ -133,7 +134,7 @@ class RecurrentForward:
             x = to_plain(x, self.kind)
         if type(x) is not torch.Tensor or x.dtype is not self._dtype or not x.is_cpu or x.layout is not torch.strided:
             return None
-        if not x.numel() or x.shape[-1] != self._module.input_size:
+        if not x.numel() or x.shape[-1] != self._module.input_size or not has_memory(x):
             return None
         return x.resolve_neg().to(self._product_dtype).contiguous()
 
@@ -153,7 +154,7 @@ class RecurrentForward:
         states = [to_plain(state, self.kind) if type(state) is CarriedTensor else state for state in given]
         for state, shape in zip(states, shapes, strict=True):
             plain = type(state) is torch.Tensor and state.is_cpu and state.layout is torch.strided
-            if not plain or state.dtype is not self._dtype or state.shape != shape:
+            if not plain or state.dtype is not self._dtype or state.shape != shape or not has_memory(state):
                 return None
         return [state.resolve_neg().contiguous() for state in states]
 

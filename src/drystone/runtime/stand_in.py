@@ -10,6 +10,7 @@ from torch.utils import _pytree as pytree
 
 from drystone import native
 from drystone.errors import DrystoneError, InputError
+from drystone.memory import REMEDY, has_memory
 
 
 class StandIn(nn.Module):
@@ -46,6 +47,8 @@ def refusal(label: str, tensor: torch.Tensor, grad: bool) -> InputError | None:
             f"input {label} requires grad, but this module is inference only and gives no gradients: "
             "call it under torch.no_grad() or torch.inference_mode(), or detach the input"
         )
+    if not has_memory(tensor):
+        return InputError(f"input {label} has no memory for its elements: {REMEDY}")
     return None
 
 
@@ -56,7 +59,7 @@ def checked_tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch
     tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
     grad = torch.is_grad_enabled()
     for tensor in tensors:
-        if not tensor.is_cpu or (grad and tensor.requires_grad):
+        if not tensor.is_cpu or (grad and tensor.requires_grad) or not has_memory(tensor):
             paths = pytree.tree_flatten_with_path((args, kwargs))[0]
             label = next(pytree.keystr(path[1:]) for path, leaf in paths if leaf is tensor)
             error = refusal(label, tensor, grad)

@@ -10,12 +10,12 @@ from pathlib import Path
 import psutil
 import torch
 import typer
-from rich.console import Console
 from rich.table import Table
 from threadpoolctl import threadpool_info
 
 import drystone
 from drystone import native
+from drystone.console import console
 from drystone.eager import enable, operators, pages
 from drystone.errors import DrystoneError
 
@@ -108,4 +108,4 @@ def doctor() -> None:
         raise typer.Exit(2) from error
     for finding in found:
         table.add_row("!" if finding.advice else "", finding.topic, finding.state, finding.advice)
-    Console().print(table)
+    console().print(table)

@@ -7,12 +7,17 @@ import torch
 from drystone.graph.builders.registry import Built, Declined, Emitter, builds
 from drystone.graph.graph import PointwiseOp, Value
 
+# How many times its spread a mean may be off zero for x * scale - mean * scale to be as exact as (x - mean) * scale, nearly.
+FAR = 32
 
-def scale_and_shift(b: Emitter, x: Value, scale: torch.Tensor, shift: torch.Tensor) -> Value:
-    """x * scale + shift along dimension 1, with ``scale`` and ``shift`` of shape (C)."""
+
+def per_channel(b: Emitter, x: Value, *steps: tuple[str, torch.Tensor]) -> Value:
+    """The binary instructions ``steps``, one after the other, with operands of shape (C) along dimension 1."""
     shape = (-1,) + (1,) * (len(x.shape) - 2)
-    ops = [PointwiseOp("mul", (("in", 0), ("in", 1))), PointwiseOp("add", (("reg", 0), ("in", 2)))]
-    return b.pointwise([x, b.constant(scale.float().view(shape), "scale"), b.constant(shift.float().view(shape), "shift")], ops)
+    constants = [b.constant(data.float().view(shape), {"mul": "scale"}.get(kind, "shift")) for kind, data in steps]
+    running = [("in", 0), *(("reg", index) for index in range(len(steps)))]
+    ops = [PointwiseOp(kind, (running[index], ("in", index + 1))) for index, (kind, _) in enumerate(steps)]
+    return b.pointwise([x, *constants], ops)
 
 
 def _batch_norm(
@@ -32,12 +37,13 @@ def _batch_norm(
     # In float64: the folded constants are then as exact as float32 holds them.
     mean, var = (value.constant.double() for value in statistics if value is not None and value.is_constant)
     scale = (var + eps).rsqrt()
+    far = bool((mean * scale).abs().max() > FAR)
     if weight is not None and weight.is_constant:
         scale = scale * weight.constant.double()
-    shift = -mean * scale
-    if bias is not None and bias.is_constant:
-        shift = shift + bias.constant.double()
-    return scale_and_shift(b, x, scale, shift)
+    shift = bias.constant.double() if bias is not None and bias.is_constant else torch.zeros_like(mean)
+    if far:
+        return per_channel(b, x, ("sub", mean), ("mul", scale), ("add", shift))
+    return per_channel(b, x, ("mul", scale), ("add", shift - mean * scale))
 
 
 @builds("batch_norm")

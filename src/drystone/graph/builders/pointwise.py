@@ -8,14 +8,14 @@ from typing import Any, TypeAlias
 import torch
 
 from drystone.graph.builders.registry import Built, Declined, Emitter, axis, builds, scalar
-from drystone.graph.graph import PointwiseOp, Value
+from drystone.graph.graph import PointwiseOp, Value, is_invertible
 
 IN0 = ("in", 0)
 IN1 = ("in", 1)
 Scalar: TypeAlias = float | Value
 
 
-def op(kind: str, *args: tuple[str, int], alpha: float = 0.0, beta: float = 0.0) -> PointwiseOp:
+def op(kind: str, *args: tuple[str, int], alpha: float = 0.0, beta: float = -0.0) -> PointwiseOp:
     return PointwiseOp(kind, args, alpha, beta)
 
 
@@ -40,7 +40,7 @@ _unary("neg", "neg", "negative")
 _unary("round", "round.default")
 
 
-def linear(b: Emitter, x: Value, alpha: float, beta: float) -> Value:
+def linear(b: Emitter, x: Value, alpha: float, beta: float = -0.0) -> Value:
     """alpha * x + beta."""
     return b.pointwise([x], [op("linear", IN0, alpha=alpha, beta=beta)])
 
@@ -232,7 +232,7 @@ def mul(b: Emitter, x: Scalar, other: Scalar) -> Built:
         number = scalar(two)
         if number is not None:
             assert isinstance(one, Value)
-            return linear(b, one, number, 0.0)
+            return linear(b, one, number)
     return _binary(b, "mul", x, other)
 
 
@@ -241,9 +241,9 @@ def div(b: Emitter, x: Scalar, other: Scalar, rounding_mode: str | None = None) 
     if rounding_mode is not None:
         raise Declined("a rounding division")
     number = scalar(other)
-    if number:  # by zero: left to the division, for its signs
+    if number is not None and is_invertible(torch.tensor(number)):
         assert isinstance(x, Value)
-        return linear(b, x, 1.0 / number, 0.0)
+        return linear(b, x, 1.0 / number)
     return _binary(b, "div", x, other)
 
 

@@ -8,10 +8,12 @@ from typing import Annotated
 
 import psutil
 import typer
-from rich.console import Console
+
+from drystone.console import console as plain
 
 from .contenders import CONTENDERS, DEFAULTS
 from .environment import environment, key_of
+from .interruption import until_interrupted
 from .picture import draw_kept
 from .plot import plot as draw
 from .progress import progress_bar
@@ -43,10 +45,10 @@ def bench(
 ) -> None:
     """Time models in drystone against eager PyTorch and other engines, each in its own process, in alternating bursts.
 
-    Ends with code 1 where drystone could not run a model.
+    Ends with code 1 where drystone could not run a model. Ctrl-C and SIGTERM end it early; what was measured is shown and kept.
     """
     # Where the output goes into a file, tables need not be squeezed into eighty columns.
-    console = Console(width=None if sys.stdout.isatty() else 150)
+    console = plain(width=None if sys.stdout.isatty() else 150)
     threads = threads or psutil.cpu_count(logical=False) or 1
     contenders = _contenders(against, dtype)
     sizes = _size(size)
@@ -58,7 +60,8 @@ def bench(
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--json") from error
 
-    with progress_bar(len(workloads) * steps(contenders, rounds), console) as announce:
+    progress = progress_bar(len(workloads) * steps(contenders, rounds), console)
+    with until_interrupted(console) as ending, progress as announce:
         for workload in workloads:
             result = measure(workload, contenders, rounds, key_of(facts), announce, again=again)
             results.append(result)
@@ -69,11 +72,11 @@ def bench(
 
     if len(results) > 1:
         show_summary(results, console)
-    if plot:
+    if plot and results:
         draw_kept(kept, json, plot, draw)
         console.print(f"drawn: {plot}")
-    if any(not result["drystone"].ok for result in results):
-        raise typer.Exit(1)
+    if ending.code or any(not result["drystone"].ok for result in results):
+        raise typer.Exit(ending.code or 1)
 
 
 def _models(names: list[str], size: tuple[int, ...] | None) -> list[str]:
@@ -92,7 +95,11 @@ def _models(names: list[str], size: tuple[int, ...] | None) -> list[str]:
 def _contenders(against: str | None, dtype: str) -> list[str]:
     if dtype not in DTYPES:
         raise typer.BadParameter(f"{dtype!r} is none of {', '.join(DTYPES)}", param_hint="--dtype")
-    names = DEFAULTS[dtype] if against is None else tuple(name.strip() for name in against.split(",") if name.strip())
+    if against is None:
+        flags = environment()["flags"]
+        names = tuple(name for name in DEFAULTS[dtype] if CONTENDERS[name].needs in (None, *flags))
+    else:
+        names = tuple(name.strip() for name in against.split(",") if name.strip())
     for name in names:
         if name not in CONTENDERS:
             raise typer.BadParameter(f"no contender {name!r}: {', '.join(CONTENDERS)}", param_hint="--against")

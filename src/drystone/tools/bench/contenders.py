@@ -108,12 +108,12 @@ def to_mkldnn_channels_last(module: nn.Module, inputs: Inputs, dtype: torch.dtyp
     return to_mkldnn(*_in_channels_last(module, inputs), dtype, threads)
 
 
-def inductor(module: nn.Module, inputs: Inputs, dtype: torch.dtype, threads: int) -> Prepared:
+def inductor(module: nn.Module, inputs: Inputs, dtype: torch.dtype, threads: int, backend: str = "inductor") -> Prepared:
     """torch.compile with freezing; bfloat16 by autocast, under which freezing casts the weights once."""
     import torch._inductor.config as config
 
     config.freezing = True
-    compiled = torch.compile(module)
+    compiled = torch.compile(module, backend=backend)
     if dtype == torch.float32:
         return Prepared(lambda: compiled(*inputs))
 
@@ -122,6 +122,13 @@ def inductor(module: nn.Module, inputs: Inputs, dtype: torch.dtype, threads: int
             return compiled(*inputs)
 
     return Prepared(call)
+
+
+def zentorch(module: nn.Module, inputs: Inputs, dtype: torch.dtype, threads: int) -> Prepared:
+    """AMD's backend of torch.compile with freezing, on ZenDNN; bfloat16 by autocast."""
+    import zentorch  # noqa: F401 - registers the backend
+
+    return inductor(module, inputs, dtype, threads, backend="zentorch")
 
 
 def openvino(module: nn.Module, inputs: Inputs, dtype: torch.dtype, threads: int) -> Prepared:
@@ -162,8 +169,11 @@ def onnxruntime(module: nn.Module, inputs: Inputs, dtype: torch.dtype, threads: 
 
 @dataclass(frozen=True)
 class Contender:
+    """``needs`` is a flag of the CPU without which there is nothing to prepare."""
+
     prepare: Prepare
     dtypes: tuple[str, ...] = ("float32", "bfloat16")
+    needs: str | None = None
 
 
 CONTENDERS: dict[str, Contender] = {
@@ -176,15 +186,16 @@ CONTENDERS: dict[str, Contender] = {
     "to_mkldnn": Contender(to_mkldnn),
     "to_mkldnn_channels_last": Contender(to_mkldnn_channels_last),
     "inductor": Contender(inductor),
+    "zentorch": Contender(zentorch, needs="avx512f"),
     "openvino": Contender(openvino),
     "onnxruntime": Contender(onnxruntime, ("float32",)),
 }
 
-#: Against what a model is run where nothing is said.
+#: Against what a model is run where nothing is said, as far as the CPU can.
 DEFAULTS = {
-    "float32": ("eager", "channels_last", "to_mkldnn", "inductor", "openvino", "onnxruntime"),
-    "bfloat16": ("eager", "eager_autocast", "inductor", "openvino"),
+    "float32": ("eager", "channels_last", "to_mkldnn", "inductor", "zentorch", "openvino", "onnxruntime"),
+    "bfloat16": ("eager", "eager_autocast", "inductor", "zentorch", "openvino"),
 }
 
 #: The whole-model engines; the summary compares with the best of them.
-PEERS = ("inductor", "openvino", "onnxruntime")
+PEERS = ("inductor", "zentorch", "openvino", "onnxruntime")

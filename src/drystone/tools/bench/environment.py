@@ -29,8 +29,28 @@ _FLAGS = (
     "amx_bf16",
     "amx_int8",
 )
-_PACKAGES = ("torch", "transformers", "torchvision", "openvino", "onnxruntime", "onnxscript", "onednn-cpu-gomp")
+_PACKAGES = ("torch", "transformers", "torchvision", "openvino", "onnxruntime", "onnxscript", "onednn-cpu-gomp", "zentorch")
 _CAPS = ("DRYSTONE_MAX_ISA", "ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
+
+
+# What a virtual machine calls its processor may say no more than the maker. By vendor and family: the models up to a number.
+_MICROARCHITECTURES: dict[tuple[str, int], list[tuple[int, str]]] = {
+    ("AuthenticAMD", 0x17): [(0x2F, "amd-zen"), (0xFF, "amd-zen2")],
+    ("AuthenticAMD", 0x19): [(0x0F, "amd-zen3"), (0x1F, "amd-zen4"), (0x5F, "amd-zen3"), (0xFF, "amd-zen4")],
+    ("AuthenticAMD", 0x1A): [(0xFF, "amd-zen5")],
+    ("GenuineIntel", 6): [
+        (0x54, ""),
+        (0x55, "intel-skylake-sp"),
+        (0x69, ""),
+        (0x6C, "intel-ice-lake-sp"),
+        (0x8E, ""),
+        (0x8F, "intel-sapphire-rapids"),
+        (0xAC, ""),
+        (0xAE, "intel-granite-rapids"),
+        (0xCE, ""),
+        (0xCF, "intel-emerald-rapids"),
+    ],
+}
 
 
 def environment() -> dict[str, Any]:
@@ -38,6 +58,7 @@ def environment() -> dict[str, Any]:
     model, flags = _processor()
     return {
         "cpu": model,
+        "microarchitecture": microarchitecture(),
         "flags": [flag for flag in _FLAGS if flag in flags],
         "cores": psutil.cpu_count(logical=False),
         "logical_cpus": psutil.cpu_count(),
@@ -50,6 +71,18 @@ def environment() -> dict[str, Any]:
         "own_onednn": "DRYSTONE_ONEDNN" in os.environ,
         "caps": {name: os.environ[name] for name in _CAPS if name in os.environ},
     }
+
+
+def microarchitecture(cpuinfo: str | None = None) -> str:
+    """The processor's kind as a name for a folder: ``amd-zen4``, or what the processor calls itself, in such letters.
+
+    ``cpuinfo``: the text of /proc/cpuinfo.
+    """
+    text = Path("/proc/cpuinfo").read_text() if cpuinfo is None else cpuinfo
+    facts = dict(re.findall(r"^(vendor_id|cpu family|model|model name)\s*: (.*)$", text, re.MULTILINE))
+    kinds = _MICROARCHITECTURES.get((facts.get("vendor_id", ""), int(facts.get("cpu family", 0))), [])
+    known = next((name for last, name in kinds if int(facts["model"]) <= last), "")
+    return known or re.sub(r"[^a-z0-9]+", "-", facts.get("model name", platform.machine()).lower()).strip("-")
 
 
 def key_of(facts: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ _COLOURS = {
     "drystone": "#c0392b",
     "onnxruntime": "#2b6ca3",
     "openvino": "#5fa8d3",
+    "zentorch": "#3f8f6b",
     "inductor": "#f0a04b",
     "eager_autocast": "#8a8f98",
     "channels_last": "#aeb4bd",

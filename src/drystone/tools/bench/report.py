@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from .results import Outcome, Result, summary
 
@@ -17,15 +18,16 @@ def show_result(result: Result, console: Console) -> None:
     """One model: ratio first, then times, preparation, memory and error."""
     base = result.base
     shapes = ", ".join("x".join(map(str, shape)) for shape in result.shapes)
-    table = Table(title=f"{result.model} · {result.dtype} · {shapes} · threads {result.threads}", title_justify="left")
+    title = Text(f"{result.model} · {result.dtype} · {shapes} · threads {result.threads}", style="table.title")
+    table = Table(title=title, title_justify="left")
     table.add_column("contender")
     again = any(outcome.prepare_again_seconds is not None for outcome in result.outcomes)
     for column in (f"time / {base}", "ms", "prepared in s", *(["again in s"] if again else []), "peak MB", "relative error"):
         table.add_column(column, justify="right")
     for outcome in result.outcomes:
-        name = f"[bold]{outcome.contender}[/]" if outcome.contender == base else outcome.contender
+        name = Text(outcome.contender, style="bold" if outcome.contender == base else "")
         table.add_row(name, *_cells(result, outcome, base, again))
-    console.print(table)
+    console.print(table, markup=False)
     warn_if_busy(result.busy_percent, console)
     for outcome in result.outcomes:
         if not outcome.ok:
@@ -69,7 +71,7 @@ def show_summary(results: Sequence[Result], console: Console) -> None:
         number(means["best_peer_over_drystone"], ".2f"),
         number(means["eager_over_drystone"], ".2f"),
     )
-    console.print(table)
+    console.print(table, markup=False)
 
 
 def warn_if_busy(percent: float, console: Console) -> None:

@@ -15,8 +15,10 @@ import typer
 from rich.console import Console
 
 from drystone import native
+from drystone.console import console as plain
 
 from ..bench.environment import environment
+from ..bench.interruption import until_interrupted
 from ..bench.picture import draw_kept
 from ..bench.progress import progress_bar
 from ..bench.report import warn_if_busy
@@ -27,7 +29,7 @@ from .catalogue import OPERATORS, choose
 from .limits import limits
 from .measure import measure
 from .plot import plot as draw
-from .report import show_operator, show_summary
+from .report import show_operator, show_row, show_summary
 from .results import OWN, Measurement, ResultFile, Run
 
 
@@ -45,10 +47,10 @@ def ops(
 ) -> None:
     """Time single operators in drystone against other libraries, in alternating bursts, and against the machine's limits.
 
-    Ends with code 1 where drystone could not run a case.
+    Ends with code 1 where drystone could not run a case. Ctrl-C and SIGTERM end it early; what was measured is shown and kept.
     """
     # Where the output goes into a file, tables need not be squeezed into eighty columns.
-    console = Console(width=None if sys.stdout.isatty() else 180)
+    console = plain(width=None if sys.stdout.isatty() else 180)
     cases = _cases(operators, dtype, tag or [])
     try:
         kept = ResultFile.read(json) if json and json.exists() else ResultFile()
@@ -61,21 +63,30 @@ def ops(
     # How long OpenMP's threads spin after a task bears on every small operator.
     waiting = {name: os.environ[name] for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT") if name in os.environ}
     run = Run(date, threads, environment() | {"waiting": waiting})
-    found = _measure(cases, rounds, run, kept, json, console)
+    found: list[Measurement] = []
+    with until_interrupted(console) as ending:
+        _measure(cases, rounds, run, kept, json, console, found)
     for _, rows in itertools.groupby(found, lambda m: (m.operator, m.dtype)):
         show_operator(list(rows), console)
     show_summary(found, console)
-    if plot:
+    if plot and found:
         draw_kept(kept, json, plot, draw)
         console.print(f"drawn: {plot}")
-    if any(m[OWN].reason for m in found):
-        raise typer.Exit(1)
+    if ending.code or any(m[OWN].reason for m in found):
+        raise typer.Exit(ending.code or 1)
 
 
-def _measure(cases: list[Case], rounds: int, run: Run, kept: ResultFile, json: Path | None, console: Console) -> list[Measurement]:
-    """The cases, and the machine's limits before and after them; the file is written after each case."""
+def _measure(
+    cases: list[Case],
+    rounds: int,
+    run: Run,
+    kept: ResultFile,
+    json: Path | None,
+    console: Console,
+    found: list[Measurement],
+) -> None:
+    """The cases into ``found``, and the limits before and after them; each is shown, and the file written, as it comes."""
     dtypes = list(dict.fromkeys(case.dtype for case in cases))
-    found: list[Measurement] = []
     busy = busy_percent()
     with progress_bar(len(cases) + 2, console) as announce:
         announce("the machine's limits")
@@ -86,12 +97,12 @@ def _measure(cases: list[Case], rounds: int, run: Run, kept: ResultFile, json: P
             kept.add(found[-1])
             if json:
                 kept.write(json)
+            show_row(found[-1], console)
         announce("the machine's limits")
         run.raise_limits(limits(dtypes))
     if json:
         kept.write(json)
     warn_if_busy(max(busy, busy_percent()), console)
-    return found
 
 
 def _cases(operators: list[str], dtype: str, tags: list[str]) -> list[Case]:

@@ -11,6 +11,14 @@ from ..bench.report import number
 from .results import OWN, READ, Measurement, summary
 
 
+def show_row(m: Measurement, console: Console) -> None:
+    """One case as soon as it is measured: drystone's time, and the others' over it."""
+    sizes = " ".join(f"{name}={value}" for name, value in m.sizes.items())
+    ratios = ", ".join(f"{name} {number(m.ratio(name), '.2f')}" for name in m.others)
+    line = f"{m.operator} {m.dtype} {m.tag} {sizes}: {number(m[OWN].microseconds, '.1f')} µs; times that: {ratios}"
+    console.print(line, markup=False, highlight=False)
+
+
 def show_operator(measurements: Sequence[Measurement], console: Console) -> None:
     """The cases of one operator and dtype: ratios first, then times, shares of the machine's limits, errors."""
     first = measurements[0]
@@ -38,7 +46,7 @@ def show_operator(measurements: Sequence[Measurement], console: Console) -> None
             number(m.reading_share, ".0%"),
             *(number(timing.relative_error if timing else None, ".1e") for timing in known),
         )
-    console.print(table)
+    console.print(table, markup=False)
     left_out = {(t.contender, t.reason): None for m in measurements for t in m.timings if t.reason}
     for contender, reason in left_out:
         console.print(f"{contender} is left out: {reason}", markup=False, highlight=False)
@@ -53,4 +61,4 @@ def show_summary(measurements: Sequence[Measurement], console: Console) -> None:
         table.add_column(column, justify="right")
     for mean in summary(measurements):
         table.add_row(mean.operator, mean.dtype, mean.over, str(mean.cases), number(mean.best_other_over_own, ".2f"))
-    console.print(table)
+    console.print(table, markup=False)

@@ -1,0 +1,279 @@
+"""The published comparisons on the machine at hand, and the tables that are made from them.
+
+    python benchmarks/figures.py              # measure all parts here, then write the tables (two hours on two cores)
+    python benchmarks/figures.py cnns_float32 # some parts
+    python benchmarks/figures.py --tables     # tables and pictures alone, from the files that are there
+
+Each part is a ``drystone bench`` or ``drystone ops``, whose results go to ``benchmarks/results/<CPU>/<part>.json`` with a picture
+beside them; ``runs.json`` says at which commit and when. docs/measurements.md and README.md have a column for each CPU.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from drystone.tools.bench.environment import environment
+from drystone.tools.bench.plot import plot as plot_models
+from drystone.tools.bench.results import Result, ResultFile, geometric_mean, write_json
+from drystone.tools.ops.plot import plot as plot_operators
+from drystone.tools.ops.results import Measurement
+from drystone.tools.ops.results import ResultFile as OperatorFile
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+RUNS = "runs.json"
+
+
+@dataclass(frozen=True)
+class Part:
+    """``command``: the arguments of ``drystone`` that measure it."""
+
+    title: str
+    command: tuple[str, ...]
+
+    @property
+    def of_models(self) -> bool:
+        return self.command[0] == "bench"
+
+
+PARTS = {
+    "cnns_float32": Part("Convolutional networks, float32, batch 1", ("bench", "cnns")),
+    "transformers_float32": Part("Transformers, float32, batch 1", ("bench", "transformers")),
+    "recurrent_float32": Part("Recurrent networks, float32, batch 1", ("bench", "recurrent")),
+    "volumes_float32": Part("Three spatial axes, float32, batch 1", ("bench", "volumes")),
+    "cnns_bfloat16": Part("Convolutional networks, bfloat16, batch 1", ("bench", "cnns", "--dtype", "bfloat16")),
+    "transformers_bfloat16": Part("Transformers, bfloat16, batch 1", ("bench", "transformers", "--dtype", "bfloat16")),
+    "recurrent_bfloat16": Part("Recurrent networks, bfloat16, batch 1", ("bench", "recurrent", "--dtype", "bfloat16")),
+    "volumes_bfloat16": Part("Three spatial axes, bfloat16, batch 1", ("bench", "volumes", "--dtype", "bfloat16")),
+    "ops": Part("Linear layers and attention", ("ops", "gemm", "attention")),
+    "operators": Part(
+        "Operators under torch's own names, and recurrent layers",
+        (
+            *("ops", "topk", "cat", "embedding", "embedding_bag", "conv3d", "conv_transpose3d", "max_pool3d"),
+            *("avg_pool3d", "batch_norm3d", "instance_norm", "clone", "mm", "lstm", "gru", "rnn"),
+        ),
+    ),
+}
+# The parts that the README speaks of: contenders' speed over whole models.
+HEADLINES = ("cnns_float32", "transformers_float32", "cnns_bfloat16", "transformers_bfloat16")
+
+
+def main(
+    parts: Annotated[list[str] | None, typer.Argument(metavar="PART…", help=f"Of {', '.join(PARTS)}. Default: all.")] = None,
+    tables: Annotated[bool, typer.Option("--tables", help="Write tables and pictures alone.")] = False,
+) -> None:
+    """Measure the published comparisons on this machine, and write the tables of docs/measurements.md and README.md."""
+    unknown = [name for name in parts or () if name not in PARTS]
+    if unknown:
+        raise typer.BadParameter(f"no part {', '.join(unknown)}: {', '.join(PARTS)}")
+    if not tables:
+        measure(parts or list(PARTS))
+    draw()
+    for path in (ROOT / "docs" / "measurements.md", ROOT / "README.md"):
+        path.write_text(filled(path.read_text()))
+        print(f"written: {path.relative_to(ROOT)}")
+
+
+def measure(parts: Sequence[str]) -> None:
+    """Each part by its command, into this CPU's folder. A part that ends with an error is said, and the others go on.
+
+    A CPU that is made a smaller one by caps has a folder of its own.
+    """
+    facts = environment()
+    caps = "".join(f"-{value.lower()}" for value in facts["caps"].values())
+    folder = RESULTS / (facts["microarchitecture"] + caps)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in parts:
+        print(f"{name}: drystone {' '.join(PARTS[name].command)}", flush=True)
+        command = [sys.executable, "-m", "drystone.cli", *PARTS[name].command, "--json", str(folder / f"{name}.json")]
+        code = subprocess.run(command).returncode
+        if code > 128:
+            raise typer.Exit(code)
+        if code:
+            print(f"{name} ended with code {code}", flush=True)
+        runs = json.loads((folder / RUNS).read_text()) if (folder / RUNS).exists() else {}
+        date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        runs[name] = {"commit": commit(), "date": date, "cpu": facts["cpu"], "packages": facts["packages"]}
+        write_json(folder / RUNS, runs)
+
+
+def commit() -> str:
+    """The commit that is checked out, with a plus where files differ from it; empty outside a checkout."""
+    described = subprocess.run(
+        ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"], cwd=ROOT, capture_output=True, text=True
+    )
+    return described.stdout.strip()
+
+
+def draw() -> None:
+    """The picture of each file of results, beside it."""
+    for name, part in PARTS.items():
+        for path in sorted(RESULTS.glob(f"*/{name}.json")):
+            try:
+                (plot_models if part.of_models else plot_operators)(path, path.with_suffix(".png"))
+            except ValueError as error:
+                print(f"no picture: {error}")
+
+
+# -- tables ------------------------------------------------------------------------------------------------------------------
+
+
+def filled(text: str) -> str:
+    """``text`` with each block between ``<!-- figures: NAME -->`` and ``<!-- end -->`` written anew."""
+
+    def block(found: re.Match[str]) -> str:
+        return f"{found[1]}\n{written(found[2])}\n<!-- end -->"
+
+    return re.sub(r"(<!-- figures: (\w+) -->)\n.*?<!-- end -->", block, text, flags=re.DOTALL)
+
+
+def written(name: str) -> str:
+    """What stands in the block called ``name``: a part, ``headline``, ``overview`` or ``runs``."""
+    if name in PARTS:
+        return model_table(name) if PARTS[name].of_models else operator_table(name)
+    return {"headline": headline, "overview": overview, "runs": run_table}[name]()
+
+
+@cache
+def cpus() -> list[str]:
+    """Those that have results, in the order of their names."""
+    return sorted(folder.name for folder in RESULTS.iterdir() if any((folder / f"{name}.json").exists() for name in PARTS))
+
+
+@cache
+def models(cpu: str, part: str) -> list[Result]:
+    """The results of a part, those of the last environment where a model was measured in several."""
+    path = RESULTS / cpu / f"{part}.json"
+    found: dict[str, Result] = {}
+    for result in sorted(ResultFile.read(path).results if path.exists() else [], key=lambda result: result.date):
+        found[result.model] = result
+    return list(found.values())
+
+
+@cache
+def operators(cpu: str, part: str) -> list[Measurement]:
+    path = RESULTS / cpu / f"{part}.json"
+    return OperatorFile.read(path).measurements if path.exists() else []
+
+
+def mean(results: Sequence[Result], over: str) -> float | None:
+    """The geometric mean of the time of ``over``, "best engine" or a contender, over drystone's, over all models that have one."""
+    if over == "best engine":
+        return geometric_mean(best[1] for result in results if (best := result.best_peer()))
+    return geometric_mean(ratio for result in results if (ratio := result.ratio(over, "drystone")) is not None)
+
+
+def model_table(part: str) -> str:
+    """A row for each model: of each CPU the best other engine's time and eager's, over drystone's, and drystone's milliseconds."""
+    measured = {cpu: {result.model: result for result in models(cpu, part)} for cpu in cpus() if models(cpu, part)}
+    names = list(dict.fromkeys(name for of_cpu in measured.values() for name in of_cpu))
+    header = ["model", *(f"{cpu}: {what}" for cpu in measured for what in ("best engine", "eager", "ms"))]
+
+    def cells(result: Result | None) -> Iterator[str]:
+        if result is None:
+            yield from ("", "", "")
+            return
+        best = result.best_peer()
+        yield f"{best[1]:.2f} ({best[0]})" if best else "-"
+        yield number(result.ratio("eager", "drystone"))
+        yield f"{result['drystone'].milliseconds:.1f}"
+
+    rows = [[name, *(cell for of_cpu in measured.values() for cell in cells(of_cpu.get(name)))] for name in names]
+    if len(names) > 1:
+        means = [
+            cell
+            for of_cpu in measured.values()
+            for cell in (bold(mean([*of_cpu.values()], "best engine")), bold(mean([*of_cpu.values()], "eager")), "")
+        ]
+        rows.append(["geometric mean", *means])
+    return table(header, rows)
+
+
+def operator_table(part: str) -> str:
+    """A row for each operator, dtype and thread count: of each CPU the geometric mean and the least ratio over its cases."""
+    groups: dict[tuple[str, str, int], dict[str, list[float]]] = {}
+    for cpu in cpus():
+        for m in operators(cpu, part):
+            if (ratio := m.best_other_over_own) is not None:
+                groups.setdefault((m.operator, m.dtype, m.run.threads), {}).setdefault(cpu, []).append(ratio)
+    measured = [cpu for cpu in cpus() if operators(cpu, part)]
+    header = ["operator", "dtype", "threads", *(f"{cpu}: {what}" for cpu in measured for what in ("mean", "least", "cases"))]
+    rows = []
+    for (operator, dtype, threads), by_cpu in groups.items():
+        row = [operator, dtype, str(threads)]
+        for cpu in measured:
+            ratios = by_cpu.get(cpu)
+            row += [f"{geometric_mean(ratios):.2f}", f"{min(ratios):.2f}", str(len(ratios))] if ratios else ["", "", ""]
+        rows.append(row)
+    return table(header, rows)
+
+
+def headline() -> str:
+    """The project's sentence, with the figures of the CPU on which drystone is the least ahead: no reader gets less."""
+    part = "cnns_float32"
+    cpu = min((cpu for cpu in cpus() if models(cpu, part)), key=lambda cpu: mean(models(cpu, part), "best engine") or 0.0)
+    results = models(cpu, part)
+    engines, eager = mean(results, "best engine"), mean(results, "eager")
+    return (
+        f"PyTorch models on CPUs, {eager:.1f} times as fast as eager and {engines:.2f} times as fast as the best of "
+        f"{named(results)} (geometric means over {len(results)} convolutional networks, float32, batch 1, on {cpu}): "
+        "one call chooses a memory format and an implementation for every operator of the whole graph by measuring, and gives back "
+        "a module of the same signature that runs as one native program.\n\n"
+        f"![Speed relative to eager, float32, batch 1, on {cpu}](benchmarks/results/{cpu}/{part}.png)"
+    )
+
+
+def named(results: Sequence[Result]) -> str:
+    """The engines that were measured, as a reader knows them."""
+    names = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime", "inductor": "`torch.compile`", "zentorch": "zentorch"}
+    found = [label for name, label in names.items() if any(result.ratio(name, "drystone") for result in results)]
+    return f"{', '.join(found[:-1])} and {found[-1]}" if len(found) > 1 else "".join(found)
+
+
+def overview() -> str:
+    """A row for each part of ``HEADLINES``, two columns for each CPU: times of the best engine and of eager over drystone's."""
+    header = ["batch 1", *(f"{cpu}: {what}" for cpu in cpus() for what in ("best engine", "eager"))]
+    rows = []
+    for part in HEADLINES:
+        means = (number(mean(models(cpu, part), over)) for cpu in cpus() for over in ("best engine", "eager"))
+        rows.append([PARTS[part].title.removesuffix(", batch 1"), *means])
+    return table(header, rows)
+
+
+def run_table() -> str:
+    """Where and when each part was measured."""
+    rows = []
+    for cpu in cpus():
+        path = RESULTS / cpu / RUNS
+        for part, run in (json.loads(path.read_text()) if path.exists() else {}).items():
+            versions = ", ".join(f"{name} {version}" for name, version in run["packages"].items())
+            rows.append([cpu, part, run["commit"], run["date"][:10], run["cpu"], versions])
+    return table(["CPU", "part", "commit", "date", "calls itself", "versions"], rows)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def bold(value: float | None) -> str:
+    return "-" if value is None else f"**{value:.2f}**"
+
+
+if __name__ == "__main__":
+    typer.run(main)
