@@ -12,8 +12,7 @@
 #include "core/memory.h"
 #include "core/program.h"
 #include "core/tensor.h"
-#include "kernels/finite.h"
-#include "kernels/table.h"
+#include "steps/guard.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -58,8 +57,11 @@ void bind_core(nb::module_& m) {
   nb::class_<Program>(m, "Program")
       .def(nb::init<>())
       .def(
-          "add", [](Program& self, std::shared_ptr<Step> step, std::vector<uint32_t> slots) { self.add(step, std::move(slots)); }, "step"_a,
-          "slots"_a)
+          "add",
+          [](Program& self, std::shared_ptr<Step> step, std::vector<uint32_t> slots, bool exact) {
+            self.add(step, std::move(slots), exact);
+          },
+          "step"_a, "slots"_a, "exact"_a = false)
       .def("__len__", &Program::size)
       .def_prop_ro("scratchpad_bytes", &Program::scratchpad_bytes)
       .def_prop_ro("slot_count", &Program::slot_count);
@@ -87,17 +89,12 @@ void bind_core(nb::module_& m) {
       .def("run", &Frame::run, "begin"_a, "end"_a, nb::call_guard<nb::gil_scoped_release>())
       .def("run_timed", &Frame::run_timed, "begin"_a, "end"_a, nb::call_guard<nb::gil_scoped_release>());
 
+  m.def(
+      "guard", [](const TensorDesc& desc, float limit) -> std::shared_ptr<Step> { return std::make_shared<Guard>(desc, limit); }, "desc"_a,
+      "limit"_a);
+
   // oneDNN divides a primitive's work when it is made, by the thread count of the maker.
   m.def("set_threads", &omp_set_num_threads);
-  m.def(
-      "all_finite",
-      [](uintptr_t address, int64_t count, DType dtype) {
-        if (dtype != DType::f32 && dtype != DType::bf16) throw std::invalid_argument("all_finite: expected f32 or bf16");
-        bool result = true;
-        if (kernels()) kernels()->finite({reinterpret_cast<const void*>(address), dtype == DType::bf16, count, &result});
-        return result;
-      },
-      "address"_a, "count"_a, "dtype"_a);
   m.def("advise_huge_pages", &advise_huge_pages, "address"_a, "bytes"_a);
   m.attr("VERSION") = DRYSTONE_VERSION;
   m.def("isa", [] { return std::string(name_of(isa())); });

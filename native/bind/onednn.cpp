@@ -37,8 +37,14 @@ void bind_onednn(nb::module_& m) {
     }
   });
   m.def("onednn_version", &onednn_version);
+  m.def("post_op_limit", &post_op_limit, "kind"_a, "alpha"_a);
 
-  nb::class_<Convolution, Step>(m, "Convolution")
+  nb::class_<Product, Step>(m, "Product")
+      .def_prop_ro("has_exact_run", &Product::has_exact_run)
+      .def_prop_ro("packed_bytes", [](const Product& self) { return self.weights().bytes(); })
+      .def_prop_ro("packed_key", [](const Product& self) { return self.weights().key(); });
+
+  nb::class_<Convolution, Product>(m, "Convolution")
       .def(
           "__init__",
           [](Convolution* self, const TensorDesc& x, const Dims& weights, bool has_bias, const TensorDesc& output, const Dims& stride,
@@ -49,11 +55,9 @@ void bind_onednn(nb::module_& m) {
           },
           "x"_a, "weights"_a, "has_bias"_a, "output"_a, "stride"_a, "padding_l"_a, "padding_r"_a, "dilation"_a, "groups"_a, "post_ops"_a,
           "transposed"_a = false)
-      .def_prop_ro("packed_bytes", [](const Convolution& self) { return self.weights().bytes(); })
-      .def_prop_ro("packed_key", [](const Convolution& self) { return self.weights().key(); })
       .def("pack", &pack<Convolution>, "dtype"_a, "source"_a, "packed"_a);
 
-  nb::class_<Linear, Step>(m, "Linear")
+  nb::class_<Linear, Product>(m, "Linear")
       .def(
           "__init__",
           [](Linear* self, bool inner_product, DType dtype, int64_t rows, int64_t inner, int64_t columns, bool has_bias, DType output_dtype,
@@ -61,8 +65,6 @@ void bind_onednn(nb::module_& m) {
             new (self) Linear(inner_product, dtype, rows, inner, columns, has_bias, output_dtype, post_ops_of(post_ops));
           },
           "inner_product"_a, "dtype"_a, "m"_a, "k"_a, "n"_a, "has_bias"_a, "output_dtype"_a, "post_ops"_a)
-      .def_prop_ro("packed_bytes", [](const Linear& self) { return self.weights().bytes(); })
-      .def_prop_ro("packed_key", [](const Linear& self) { return self.weights().key(); })
       .def("pack", &pack<Linear>, "dtype"_a, "source"_a, "packed"_a);
 
   nb::class_<BatchMatmul, Step>(m, "BatchMatmul")

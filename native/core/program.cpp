@@ -8,9 +8,9 @@
 
 namespace drystone {
 
-void Program::add(std::shared_ptr<const Step> step, std::vector<uint32_t> slots) {
+void Program::add(std::shared_ptr<const Step> step, std::vector<uint32_t> slots, bool exact) {
   for (uint32_t slot : slots) slot_count_ = std::max(slot_count_, slot + 1);
-  calls_.push_back({std::move(step), std::move(slots)});
+  calls_.push_back({std::move(step), std::move(slots), exact});
 }
 
 int64_t Program::scratchpad_bytes() const {
@@ -38,6 +38,7 @@ Frame::Frame(std::shared_ptr<const Program> program, std::vector<void*> addresse
 }
 
 void Frame::bind(const std::vector<uintptr_t>& arguments) {
+  suspect_ = false;
   for (const External& external : externals_)
     addresses_[external.slot] = reinterpret_cast<std::byte*>(arguments.at(external.argument)) + external.offset;
 }
@@ -45,7 +46,7 @@ void Frame::bind(const std::vector<uintptr_t>& arguments) {
 void Frame::run_step(size_t index) {
   const auto& call = program_->calls_[index];
   for (size_t i = 0; i < call.slots.size(); i++) operands_[i] = addresses_[call.slots[i]];
-  call.step->run({operands_.data(), scratchpad_, threads_}, states_[index].get());
+  call.step->run({operands_.data(), scratchpad_, threads_, call.exact || suspect_, &suspect_}, states_[index].get());
 }
 
 // OpenMP's thread count belongs to the calling thread: a new Python thread starts with the process's default.

@@ -14,6 +14,8 @@ struct Run {
   void* const* slots;
   std::byte* scratchpad;
   int threads;
+  bool exact = false;       // operands may hold NaN, infinities, or numbers so large that sums of them overflow
+  bool* suspect = nullptr;  // where a guard says that it has seen one: the steps of the call after it run exact
 };
 
 // What a step keeps for each frame (oneDNN memory handles, say), so that calls in flight do not share it.
@@ -34,8 +36,8 @@ class Step {
 
 class Program {
  public:
-  // Slots are the indices of the step's operands in the order in which its maker documents them.
-  void add(std::shared_ptr<const Step> step, std::vector<uint32_t> slots);
+  // Slots are the indices of the step's operands in the order in which its maker documents them. exact: in every call.
+  void add(std::shared_ptr<const Step> step, std::vector<uint32_t> slots, bool exact = false);
   size_t size() const { return calls_.size(); }
   int64_t scratchpad_bytes() const;
   uint32_t slot_count() const { return slot_count_; }
@@ -45,6 +47,7 @@ class Program {
   struct Call {
     std::shared_ptr<const Step> step;
     std::vector<uint32_t> slots;
+    bool exact;
   };
   std::vector<Call> calls_;
   uint32_t slot_count_ = 0;
@@ -61,6 +64,7 @@ class Frame {
   Frame(std::shared_ptr<const Program> program, std::vector<void*> addresses, std::vector<External> externals, void* scratchpad,
         int threads);
   Frame(const Frame&) = delete;
+  // A call begins.
   void bind(const std::vector<uintptr_t>& arguments);
   void run(size_t begin, size_t end);
   // Seconds of each step in [begin, end).
@@ -75,6 +79,7 @@ class Frame {
   std::vector<void*> operands_;
   std::byte* scratchpad_;
   int threads_;
+  bool suspect_ = false;
 };
 
 }  // namespace drystone

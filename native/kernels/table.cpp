@@ -17,7 +17,7 @@ void winograd(const WinogradArgs&);
 void winograd_weights(const WinogradWeights&);
 void winograd_gradient(const WinogradGradientArgs&);
 void gemm(const GemmArgs&);
-void finite(const FiniteArgs&);
+bool guard(const GuardArgs&);
 void attention(const AttentionArgs&);
 void elementwise(const ElementwiseArgs&);
 bool index(const IndexArgs&);
@@ -45,7 +45,7 @@ const KernelTable table = {
     .winograd_weights = winograd_weights,
     .winograd_gradient = winograd_gradient,
     .gemm = gemm,
-    .finite = finite,
+    .guard = guard,
     .attention = attention,
     .elementwise = elementwise,
     .index = index,

@@ -22,7 +22,7 @@ struct WinogradArgs;
 struct WinogradWeights;
 struct WinogradGradientArgs;
 struct GemmArgs;
-struct FiniteArgs;
+struct GuardArgs;
 struct AttentionArgs;
 struct ElementwiseArgs;
 struct IndexArgs;
@@ -50,7 +50,7 @@ struct KernelTable {
   void (*winograd_weights)(const WinogradWeights&);
   void (*winograd_gradient)(const WinogradGradientArgs&);
   void (*gemm)(const GemmArgs&);
-  void (*finite)(const FiniteArgs&);
+  bool (*guard)(const GuardArgs&);
   void (*attention)(const AttentionArgs&);
   void (*elementwise)(const ElementwiseArgs&);
   bool (*index)(const IndexArgs&);

@@ -34,31 +34,32 @@ Convolution::Convolution(const TensorDesc& x, const Dims& weights, bool has_bias
   const memory::desc any_weights(weights_shape_, onednn_dtype(x.dtype), memory::format_tag::any);
   const memory::desc bias = has_bias ? memory::desc({weights[0]}, memory::data_type::f32, memory::format_tag::a) : memory::desc();
   const memory::desc source = onednn_desc(x), target = onednn_desc(output);
-  const auto attributes = onednn_attributes(post_ops);
-  const auto make = [&]<class Primitive>(dnnl::algorithm algorithm) {
-    const typename Primitive::primitive_desc desc(engine(), dnnl::prop_kind::forward_inference, algorithm, source, any_weights, bias,
-                                                  target, stride, dilates, padding_l, padding_r, attributes);
-    weights_.emplace(desc.weights_desc());
-    std::vector<Argument> arguments = {{DNNL_ARG_SRC, desc.src_desc()}, {DNNL_ARG_WEIGHTS, desc.weights_desc()}};
+  const auto make = [=]<class Kind>(dnnl::algorithm algorithm, const std::vector<PostOp>& ops, const memory::desc* layout) {
+    const typename Kind::primitive_desc desc(engine(), dnnl::prop_kind::forward_inference, algorithm, source,
+                                             layout ? *layout : any_weights, bias, target, stride, dilates, padding_l, padding_r,
+                                             onednn_attributes(ops));
+    std::vector<Primitive::Argument> arguments = {{DNNL_ARG_SRC, desc.src_desc()}, {DNNL_ARG_WEIGHTS, desc.weights_desc()}};
     if (has_bias) arguments.push_back({DNNL_ARG_BIAS, desc.bias_desc()});
     arguments.push_back({DNNL_ARG_DST, desc.dst_desc()});
-    for (size_t i = 0; i < post_ops.size(); i++)
-      if (post_ops[i].operand)
-        arguments.push_back({DNNL_ARG_ATTR_MULTIPLE_POST_OP(static_cast<int>(i)) | DNNL_ARG_SRC_1, onednn_desc(*post_ops[i].operand)});
-    finish(Primitive(desc), desc, std::move(arguments));
+    add_operands(ops, arguments);
+    return std::pair(Primitive(Kind(desc), desc, std::move(arguments)), desc.weights_desc());
   };
-  if (transposed) {
-    make.operator()<dnnl::deconvolution_forward>(dnnl::algorithm::deconvolution_direct);
-    const bool suspect = implementation.find("brgconv_strided") != std::string::npos && (has_bias || !post_ops.empty());
-    if (suspect && !adds_bias_once({x, output, weights, stride, dilation, padding_l, padding_r}))
-      throw std::invalid_argument("oneDNN's kernel adds the bias more than once");
-  } else {
-    make.operator()<dnnl::convolution_forward>(dnnl::algorithm::convolution_direct);
-  }
+  const DeconvolutionShape shape = {x, output, weights, stride, dilation, padding_l, padding_r};
+  const auto transpose = [=](const std::vector<PostOp>& ops, const memory::desc* layout) {
+    auto made = make.template operator()<dnnl::deconvolution_forward>(dnnl::algorithm::deconvolution_direct, ops, layout);
+    const bool suspect = made.first.implementation.find("brgconv_strided") != std::string::npos && (has_bias || !ops.empty());
+    if (suspect && !adds_bias_once(shape)) throw std::invalid_argument("oneDNN's kernel adds the bias more than once");
+    return made;
+  };
+  const auto convolve = [=](const std::vector<PostOp>& ops, const memory::desc* layout) {
+    return make.template operator()<dnnl::convolution_forward>(dnnl::algorithm::convolution_direct, ops, layout);
+  };
+  finish(transposed ? Make(transpose) : Make(convolve), output, has_bias, post_ops);
+  if (transposed && has_exact_run()) make_exact();  // it may be the one that is refused
 }
 
 void Convolution::pack(DType dtype, const void* source, void* packed) const {
-  weights_->pack(dense_desc(weights_shape_, dtype), source, packed);
+  this->weights().pack(dense_desc(weights_shape_, dtype), source, packed);
 }
 
 }  // namespace drystone

@@ -18,8 +18,9 @@ ConvolutionWeightGradient::ConvolutionWeightGradient(const Dims& x, const Dims& 
   x_ = desc.src_desc();
   output_ = desc.diff_dst_desc();
   weights_ = desc.diff_weights_desc();
-  finish(dnnl::convolution_backward_weights(desc), desc,
-         {{DNNL_ARG_SRC, x_}, {DNNL_ARG_DIFF_DST, output_}, {DNNL_ARG_DIFF_WEIGHTS, weights_}});
+  finish({dnnl::convolution_backward_weights(desc),
+          desc,
+          {{DNNL_ARG_SRC, x_}, {DNNL_ARG_DIFF_DST, output_}, {DNNL_ARG_DIFF_WEIGHTS, weights_}}});
 }
 
 }  // namespace drystone

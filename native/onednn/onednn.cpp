@@ -1,12 +1,17 @@
 #include "onednn/onednn.h"
 
+#include <algorithm>
+#include <limits>
 #include <stdexcept>
 
 #include "core/isa.h"
+#include "core/memory.h"
 
 namespace drystone {
 
 using dnnl::memory;
+
+constexpr float infinity = std::numeric_limits<float>::infinity();
 
 const dnnl::engine& engine() {
   static const dnnl::engine cpu(dnnl::engine::kind::cpu, 0);
@@ -98,38 +103,116 @@ namespace {
 
 // The memory handles of one primitive in one frame: only their addresses change from call to call.
 struct Handles : StepState {
+  explicit Handles(const Primitive& primitive) {
+    for (const Primitive::Argument& argument : primitive.arguments) add(argument.id, argument.desc);
+    add(DNNL_ARG_SCRATCHPAD, primitive.scratchpad);
+  }
+  void add(int id, const memory::desc& desc) {
+    memories.emplace_back(desc, engine(), nullptr);
+    arguments.push_back({id, memories.back().get()});
+  }
   std::vector<memory> memories;
   std::vector<dnnl_exec_arg_t> arguments;
 };
 
+void execute(const Primitive& primitive, Handles& handles, void* const* slots, void* scratchpad) {
+  for (size_t i = 0; i < primitive.arguments.size(); i++) dnnl_memory_set_data_handle(handles.memories[i].get(), slots[i]);
+  dnnl_memory_set_data_handle(handles.memories.back().get(), scratchpad);
+  const auto status = dnnl_primitive_execute(primitive.primitive.get(), stream().get(), static_cast<int>(handles.arguments.size()),
+                                             handles.arguments.data());
+  if (status != dnnl_success) throw std::runtime_error("oneDNN could not run " + primitive.implementation);
+}
+
+struct ProductState : StepState {
+  explicit ProductState(const Primitive& primitive) : usual(primitive) {}
+  Handles usual;
+  std::optional<Handles> exact;
+};
+
+size_t count_operands(const std::vector<PostOp>& post_ops, size_t begin, size_t end) {
+  size_t count = 0;
+  for (size_t i = begin; i < end; i++) count += post_ops[i].operand.has_value();
+  return count;
+}
+
 }  // namespace
 
-void OneDnnStep::finish(const dnnl::primitive& primitive, const dnnl::primitive_desc_base& desc, std::vector<Argument> arguments) {
-  primitive_ = primitive;
-  scratchpad_ = desc.scratchpad_desc();
-  scratchpad_bytes = static_cast<int64_t>(scratchpad_.get_size());
-  implementation = desc.impl_info_str();
-  arguments_ = std::move(arguments);
+void OneDnnStep::finish(Primitive primitive) {
+  primitive_ = std::move(primitive);
+  scratchpad_bytes = static_cast<int64_t>(primitive_.scratchpad.get_size());
+  implementation = primitive_.implementation;
 }
 
-std::unique_ptr<StepState> OneDnnStep::make_state() const {
-  auto handles = std::make_unique<Handles>();
-  for (const Argument& argument : arguments_) {
-    handles->memories.emplace_back(argument.desc, engine(), nullptr);
-    handles->arguments.push_back({argument.id, handles->memories.back().get()});
-  }
-  handles->memories.emplace_back(scratchpad_, engine(), nullptr);
-  handles->arguments.push_back({DNNL_ARG_SCRATCHPAD, handles->memories.back().get()});
-  return handles;
-}
+std::unique_ptr<StepState> OneDnnStep::make_state() const { return std::make_unique<Handles>(primitive_); }
 
 void OneDnnStep::run(const Run& run, StepState* state) const {
-  auto& handles = *static_cast<Handles*>(state);
-  for (size_t i = 0; i < arguments_.size(); i++) dnnl_memory_set_data_handle(handles.memories[i].get(), run.slots[i]);
-  dnnl_memory_set_data_handle(handles.memories.back().get(), run.scratchpad);
-  const auto status =
-      dnnl_primitive_execute(primitive_.get(), stream().get(), static_cast<int>(handles.arguments.size()), handles.arguments.data());
-  if (status != dnnl_success) throw std::runtime_error("oneDNN could not run " + implementation);
+  execute(primitive_, *static_cast<Handles*>(state), run.slots, run.scratchpad);
+}
+
+void Product::finish(Make make, const TensorDesc& output, bool has_bias, const std::vector<PostOp>& post_ops) {
+  make_ = std::move(make);
+  post_ops_ = post_ops;
+  output_slot_ = has_bias ? 3 : 2;
+  const auto limit = [](const PostOp& op) { return op.kind == "sum" ? infinity : post_op_limit(op.kind, op.alpha); };
+  const auto fused = std::find_if(post_ops.begin(), post_ops.end(), [&](const PostOp& op) { return limit(op) == 0; });
+  const auto kept = std::find_if(post_ops.begin(), fused, [&](const PostOp& op) { return limit(op) < infinity; });
+  if (std::any_of(kept, post_ops.end(), [](const PostOp& op) { return op.kind == "sum"; }))
+    throw std::invalid_argument("what the output's memory holds can be added only before what a second pass may have to compute");
+  cut(usual_, fused - post_ops.begin(), output);
+  cut(exact_, kept - post_ops.begin(), output);
+  auto [primitive, weights] = make_({post_ops.begin(), fused}, nullptr);
+  weights_.emplace(weights);
+  implementation = primitive.implementation;
+  scratchpad_bytes = static_cast<int64_t>(primitive.scratchpad.get_size());
+  usual_.primitive = std::move(primitive);
+}
+
+void Product::cut(Way& way, size_t post_ops, const TensorDesc& output) const {
+  way.post_ops = post_ops;
+  way.operand = output_slot_ + 1 + count_operands(post_ops_, 0, post_ops);
+  way.operands = count_operands(post_ops_, post_ops, post_ops_.size());
+  if (post_ops == post_ops_.size()) return;
+  std::vector<TensorDesc> inputs = {output};
+  std::vector<PointwiseOp> ops;
+  for (size_t i = post_ops; i < post_ops_.size(); i++) {
+    const PostOp& op = post_ops_[i];
+    std::pair<std::string, int> running = {"in", 0};
+    if (!ops.empty()) running = {"reg", static_cast<int>(ops.size()) - 1};
+    ops.push_back({op.kind, {running}, op.alpha, op.beta});
+    if (!op.operand) continue;
+    ops.back().operands.push_back({"in", static_cast<int>(inputs.size())});
+    inputs.push_back(*op.operand);
+  }
+  way.tail.emplace(inputs, output, ops);
+}
+
+std::unique_ptr<StepState> Product::make_state() const { return std::make_unique<ProductState>(*usual_.primitive); }
+
+void Product::make_exact() const {
+  std::call_once(made_exact_, [this] {
+    const std::vector<PostOp> kept(post_ops_.begin(), post_ops_.begin() + static_cast<std::ptrdiff_t>(exact_.post_ops));
+    exact_.primitive = make_(kept, &weights_->desc()).first;
+  });
+}
+
+void Product::run(const Run& run, StepState* state) const {
+  auto& own = *static_cast<ProductState*>(state);
+  const bool exact = run.exact && has_exact_run();
+  if (!exact) {
+    execute(*usual_.primitive, own.usual, run.slots, run.scratchpad);
+  } else {
+    make_exact();
+    if (!own.exact) own.exact.emplace(*exact_.primitive);
+    // Seldom: not worth a place in every frame.
+    const Memory scratchpad(static_cast<int64_t>(exact_.primitive->scratchpad.get_size()) + 64);
+    execute(*exact_.primitive, *own.exact, run.slots, scratchpad.data());
+  }
+  const Way& way = exact ? exact_ : usual_;
+  if (!way.tail) return;
+  std::vector<void*> slots = {run.slots[output_slot_]};
+  slots.insert(slots.end(), run.slots + way.operand, run.slots + way.operand + way.operands);
+  slots.push_back(run.slots[output_slot_]);
+  way.tail->run({slots.data(), run.scratchpad, run.threads}, nullptr);
 }
 
 }  // namespace drystone

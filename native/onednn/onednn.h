@@ -1,6 +1,8 @@
 // What every oneDNN step shares: engine and stream, descriptors from ours, post-ops, and the memory handles of a frame.
 #pragma once
 
+#include <functional>
+#include <mutex>
 #include <oneapi/dnnl/dnnl.hpp>
 #include <optional>
 #include <string>
@@ -9,6 +11,7 @@
 #include "core/post_op.h"
 #include "core/program.h"
 #include "core/tensor.h"
+#include "steps/pointwise.h"
 
 namespace drystone {
 
@@ -22,8 +25,34 @@ std::string onednn_version();
 dnnl::memory::data_type onednn_dtype(DType dtype);
 dnnl::memory::desc onednn_desc(const TensorDesc& desc);
 
+// A primitive and its arguments, which are its step's first slots in order.
+struct Primitive {
+  struct Argument {
+    int id;
+    dnnl::memory::desc desc;
+  };
+  Primitive() = default;
+  Primitive(dnnl::primitive primitive, const dnnl::primitive_desc_base& desc, std::vector<Argument> arguments)
+      : primitive(std::move(primitive)),
+        scratchpad(desc.scratchpad_desc()),
+        implementation(desc.impl_info_str()),
+        arguments(std::move(arguments)) {}
+
+  dnnl::primitive primitive;
+  dnnl::memory::desc scratchpad;
+  std::string implementation;
+  std::vector<Argument> arguments;
+};
+
 // Attributes with these post-ops and a scratchpad of ours. Throws std::invalid_argument for a kind that oneDNN lacks.
 dnnl::primitive_attr onednn_attributes(const std::vector<PostOp>& post_ops);
+
+// The operands of post-ops, as the last arguments of the primitive that has them.
+void add_operands(const std::vector<PostOp>& post_ops, std::vector<Primitive::Argument>& arguments);
+
+// Up to which |x| oneDNN's post-op gives for x what torch gives, whichever kernel has it: infinity where NaN and infinities are
+// right as well, 0 where oneDNN has no such post-op.
+float post_op_limit(const std::string& kind, float alpha);
 
 // A memory layout that a primitive chose for its weights.
 class PackedDesc {
@@ -46,46 +75,72 @@ class OneDnnStep : public Step {
   void run(const Run& run, StepState* state) const override;
 
  protected:
-  struct Argument {
-    int id;
-    dnnl::memory::desc desc;
-  };
-  void finish(const dnnl::primitive& primitive, const dnnl::primitive_desc_base& desc, std::vector<Argument> arguments);
+  void finish(Primitive primitive);
 
  private:
-  dnnl::primitive primitive_;
-  dnnl::memory::desc scratchpad_;
-  std::vector<Argument> arguments_;
+  Primitive primitive_;
+};
+
+// A product and what an epilogue does to its results. Instructions that oneDNN has no post-op for, and all after the first such,
+// go over the output in a second pass, by the pointwise kernel. A run that is exact does so from the first on that keeps NaN and
+// infinity not as torch does; the primitive for it is made when it is first needed.
+// Slots: x, weights, bias where there is one, output, operands.
+class Product : public Step {
+ public:
+  std::unique_ptr<StepState> make_state() const override;
+  void run(const Run& run, StepState* state) const override;
+  bool has_exact_run() const { return exact_.post_ops < usual_.post_ops; }
+  const PackedDesc& weights() const { return *weights_; }
+
+ protected:
+  // Makes the primitive with post-ops, for weights in a layout that is given (or oneDNN's choice).
+  using Make = std::function<std::pair<Primitive, dnnl::memory::desc>(const std::vector<PostOp>&, const dnnl::memory::desc* weights)>;
+  // Throws std::invalid_argument where oneDNN, or the second pass, does not serve it.
+  void finish(Make make, const TensorDesc& output, bool has_bias, const std::vector<PostOp>& post_ops);
+  void make_exact() const;
+
+ private:
+  // A way to run: the primitive has the first `post_ops`, `tail` is the rest.
+  struct Way {
+    size_t post_ops = 0;
+    std::optional<Primitive> primitive;
+    std::optional<PointwiseStep> tail;
+    size_t operand = 0, operands = 0;  // of the tail: the first one's slot, and how many
+  };
+  void cut(Way& way, size_t post_ops, const TensorDesc& output) const;
+
+  Make make_;
+  std::vector<PostOp> post_ops_;
+  std::optional<PackedDesc> weights_;
+  size_t output_slot_ = 0;
+  Way usual_;
+  mutable Way exact_;
+  mutable std::once_flag made_exact_;
 };
 
 // x (N, C, spatial…) * weights (O, C/groups, k…) + bias (O). Transposed: the gradient of a convolution of that stride, padding and
 // dilation; padding is what its output lacks on each side, and on the right may be negative, but not by a whole stride.
-// Slots: x, weights, bias where there is one, output, operands.
-class Convolution : public OneDnnStep {
+class Convolution : public Product {
  public:
   Convolution(const TensorDesc& x, const Dims& weights, bool has_bias, const TensorDesc& output, const Dims& stride, const Dims& padding_l,
               const Dims& padding_r, const Dims& dilation, int64_t groups, const std::vector<PostOp>& post_ops, bool transposed);
-  const PackedDesc& weights() const { return *weights_; }
   // weights: dense (O, C/groups, k…) of the given dtype.
   void pack(DType dtype, const void* source, void* packed) const;
 
  private:
   Dims weights_shape_;
-  std::optional<PackedDesc> weights_;
 };
 
-// x (M, K) * weights (N, K) transposed + bias (N), as a matmul or an inner product. Slots: as Convolution's.
-class Linear : public OneDnnStep {
+// x (M, K) * weights (N, K) transposed + bias (N), as a matmul or an inner product.
+class Linear : public Product {
  public:
   Linear(bool inner_product, DType dtype, int64_t m, int64_t k, int64_t n, bool has_bias, DType output_dtype,
          const std::vector<PostOp>& post_ops);
-  const PackedDesc& weights() const { return *weights_; }
   void pack(DType dtype, const void* source, void* packed) const;
 
  private:
   bool inner_product_;
   int64_t k_, n_;
-  std::optional<PackedDesc> weights_;
 };
 
 // a (…, M, K) * b (…, K, N), both computed: plain, of any strides that oneDNN takes, axes of 1 before the last two broadcast.

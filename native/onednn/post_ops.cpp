@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <limits>
 #include <map>
 #include <stdexcept>
@@ -10,52 +11,70 @@ using dnnl::algorithm;
 
 namespace {
 
+constexpr float infinity = std::numeric_limits<float>::infinity();
+constexpr float largest = std::numeric_limits<float>::max();
+
+// oneDNN's maxima and minima give a number for NaN, clip has no open ends, its sigmoid and exp have kernels in which NaN becomes 0
+// or infinity, and its references compute relu of -infinity as -infinity times 0. Numbers up to this they all get right.
+constexpr float finite = 1e37f;
+
 struct Eltwise {
   algorithm kind;
   float alpha, beta;
+  float limit;  // as post_op_limit gives it
 };
 
-// Our names, and what oneDNN calls them with which scalars.
-Eltwise eltwise(const PostOp& op) {
+// Our names, and what oneDNN calls them with which scalars. Its log takes subnormal numbers for the smallest normal one.
+std::optional<Eltwise> eltwise(const std::string& kind, float alpha, float beta) {
   constexpr float sixth = 1.0f / 6.0f;
-  constexpr float infinity = std::numeric_limits<float>::infinity();
   const std::map<std::string, Eltwise> table = {
-      {"relu", {algorithm::eltwise_relu, 0, 0}},
-      {"leaky_relu", {algorithm::eltwise_relu, op.alpha, 0}},
-      {"elu", {algorithm::eltwise_elu, op.alpha, 0}},
-      {"gelu_erf", {algorithm::eltwise_gelu_erf, 0, 0}},
-      {"gelu_tanh", {algorithm::eltwise_gelu_tanh, 0, 0}},
-      {"silu", {algorithm::eltwise_swish, 1, 0}},
-      {"mish", {algorithm::eltwise_mish, 0, 0}},
-      {"hardswish", {algorithm::eltwise_hardswish, sixth, 0.5f}},
-      {"hardsigmoid", {algorithm::eltwise_hardsigmoid, sixth, 0.5f}},
-      {"sigmoid", {algorithm::eltwise_logistic, 0, 0}},
-      {"tanh", {algorithm::eltwise_tanh, 0, 0}},
-      {"clamp", {algorithm::eltwise_clip, op.alpha, op.beta}},
-      {"exp", {algorithm::eltwise_exp, 0, 0}},
-      {"log", {algorithm::eltwise_log, 0, 0}},
-      {"sqrt", {algorithm::eltwise_sqrt, 0, 0}},
-      {"abs", {algorithm::eltwise_abs, 0, 0}},
-      {"neg", {algorithm::eltwise_linear, -1, -0.0f}},
-      {"square", {algorithm::eltwise_square, 0, 0}},
-      {"linear", {algorithm::eltwise_linear, op.alpha, op.beta}},
+      {"relu", {algorithm::eltwise_relu, 0, 0, finite}},
+      {"leaky_relu", {algorithm::eltwise_relu, alpha, 0, alpha == 0 ? finite : infinity}},
+      {"elu", {algorithm::eltwise_elu, alpha, 0, infinity}},
+      {"gelu_erf", {algorithm::eltwise_gelu_erf, 0, 0, finite}},
+      {"gelu_tanh", {algorithm::eltwise_gelu_tanh, 0, 0, infinity}},
+      {"silu", {algorithm::eltwise_swish, 1, 0, infinity}},
+      {"mish", {algorithm::eltwise_mish, 0, 0, infinity}},
+      {"hardswish", {algorithm::eltwise_hardswish, sixth, 0.5f, finite}},
+      {"hardsigmoid", {algorithm::eltwise_hardsigmoid, sixth, 0.5f, finite}},
+      {"sigmoid", {algorithm::eltwise_logistic, 0, 0, finite}},
+      {"tanh", {algorithm::eltwise_tanh, 0, 0, infinity}},
+      {"clamp", {algorithm::eltwise_clip, std::max(alpha, -largest), std::min(beta, largest), finite}},
+      {"exp", {algorithm::eltwise_exp, 0, 0, finite}},
+      {"sqrt", {algorithm::eltwise_sqrt, 0, 0, infinity}},
+      {"abs", {algorithm::eltwise_abs, 0, 0, infinity}},
+      {"neg", {algorithm::eltwise_linear, -1, -0.0f, infinity}},
+      {"square", {algorithm::eltwise_square, 0, 0, infinity}},
+      {"linear", {algorithm::eltwise_linear, alpha, beta, infinity}},
   };
-  const auto found = table.find(op.kind);
-  if (found == table.end()) throw std::invalid_argument("oneDNN has no post-op '" + op.kind + "'");
-  Eltwise result = found->second;
-  if (op.kind == "clamp") {
-    result.alpha = std::max(result.alpha, -std::numeric_limits<float>::max());
-    if (result.beta == infinity) result.beta = std::numeric_limits<float>::max();
-  }
-  return result;
+  const auto found = table.find(kind);
+  if (found == table.end()) return std::nullopt;
+  return found->second;
 }
 
-const std::map<std::string, algorithm> binary = {
-    {"add", algorithm::binary_add}, {"sub", algorithm::binary_sub},     {"mul", algorithm::binary_mul},
-    {"div", algorithm::binary_div}, {"maximum", algorithm::binary_max}, {"minimum", algorithm::binary_min},
+struct Binary {
+  algorithm kind;
+  float limit;
+};
+
+const std::map<std::string, Binary> binary = {
+    {"add", {algorithm::binary_add, infinity}}, {"sub", {algorithm::binary_sub, infinity}},   {"mul", {algorithm::binary_mul, infinity}},
+    {"div", {algorithm::binary_div, infinity}}, {"maximum", {algorithm::binary_max, finite}}, {"minimum", {algorithm::binary_min, finite}},
 };
 
 }  // namespace
+
+float post_op_limit(const std::string& kind, float alpha) {
+  if (const auto found = binary.find(kind); found != binary.end()) return found->second.limit;
+  const auto found = eltwise(kind, alpha, 0);
+  return found ? found->limit : 0.0f;
+}
+
+void add_operands(const std::vector<PostOp>& post_ops, std::vector<Primitive::Argument>& arguments) {
+  for (size_t i = 0; i < post_ops.size(); i++)
+    if (post_ops[i].operand)
+      arguments.push_back({DNNL_ARG_ATTR_MULTIPLE_POST_OP(static_cast<int>(i)) | DNNL_ARG_SRC_1, onednn_desc(*post_ops[i].operand)});
+}
 
 dnnl::primitive_attr onednn_attributes(const std::vector<PostOp>& post_ops) {
   dnnl::post_ops chain;
@@ -64,10 +83,11 @@ dnnl::primitive_attr onednn_attributes(const std::vector<PostOp>& post_ops) {
       chain.append_sum(1.0f);
     } else if (const auto found = binary.find(op.kind); found != binary.end()) {
       if (!op.operand) throw std::invalid_argument("post-op '" + op.kind + "' needs an operand");
-      chain.append_binary(found->second, onednn_desc(*op.operand));
+      chain.append_binary(found->second.kind, onednn_desc(*op.operand));
     } else {
-      const Eltwise e = eltwise(op);
-      chain.append_eltwise(e.kind, e.alpha, e.beta);
+      const auto e = eltwise(op.kind, op.alpha, op.beta);
+      if (!e) throw std::invalid_argument("oneDNN has no post-op '" + op.kind + "'");
+      chain.append_eltwise(e->kind, e->alpha, e->beta);
     }
   }
   dnnl::primitive_attr attributes;

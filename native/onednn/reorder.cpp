@@ -6,7 +6,7 @@ Reorder::Reorder(const TensorDesc& source, const TensorDesc& destination) : Reor
 
 Reorder::Reorder(const dnnl::memory::desc& source, const dnnl::memory::desc& destination) {
   const dnnl::reorder::primitive_desc desc(engine(), source, engine(), destination, onednn_attributes({}));
-  finish(dnnl::reorder(desc), desc, {{DNNL_ARG_FROM, source}, {DNNL_ARG_TO, destination}});
+  finish({dnnl::reorder(desc), desc, {{DNNL_ARG_FROM, source}, {DNNL_ARG_TO, destination}}});
 }
 
 }  // namespace drystone

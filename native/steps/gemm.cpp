@@ -32,7 +32,7 @@ GemmOp op_of(const PostOp& op, const TensorDesc& output) {
   GemmOp result{};
   const bool sum = op.kind == "sum";
   result.binary = sum || op.operand;
-  result.instruction = {pointwise_kind(sum ? "add" : op.kind, result.binary ? 2 : 1), 0, 1, 0, op.alpha, op.beta};
+  result.instruction = {pointwise_kind(sum ? "add" : op.kind, result.binary ? 2 : 1, op.alpha), 0, 1, 0, op.alpha, op.beta};
   if (!result.binary) return result;
   const TensorDesc& desc = sum ? output : *op.operand;
   require_rows(desc, "an operand");

@@ -61,7 +61,6 @@ const std::map<std::string, Kind>& kinds() {
   return table;
 }
 
-// x ** alpha where a cheaper instruction gives it, as torch does.
 PointwiseKind specialise(PointwiseKind kind, float alpha) {
   if (kind != PointwiseKind::pow) return kind;
   if (alpha == 1.0f) return PointwiseKind::copy;
@@ -115,13 +114,13 @@ void check_order(const TensorDesc& input, const TensorDesc& output, const std::v
 
 }  // namespace
 
-PointwiseKind pointwise_kind(const std::string& name, size_t operands) {
+PointwiseKind pointwise_kind(const std::string& name, size_t operands, float alpha) {
   const auto found = kinds().find(name);
   if (found == kinds().end()) throw std::invalid_argument("unknown pointwise instruction '" + name + "'");
   if (operands != found->second.operands)
     throw std::invalid_argument("pointwise instruction " + name + " takes " + std::to_string(found->second.operands) + " operands, not " +
                                 std::to_string(operands));
-  return found->second.kind;
+  return specialise(found->second.kind, alpha);
 }
 
 PointwiseStep::PointwiseStep(const std::vector<TensorDesc>& inputs, const TensorDesc& output, const std::vector<PointwiseOp>& ops)
@@ -168,7 +167,7 @@ void PointwiseStep::translate(const std::vector<PointwiseOp>& ops) {
   if (ops.empty()) throw std::invalid_argument("pointwise needs at least one instruction");
   std::vector<size_t> last_reading(ops.size(), 0);
   for (size_t i = 0; i < ops.size(); i++) {
-    pointwise_kind(ops[i].kind, ops[i].operands.size());
+    pointwise_kind(ops[i].kind, ops[i].operands.size(), ops[i].alpha);
     for (const auto& [where, index] : ops[i].operands) {
       const bool known = (where == "in" && index >= 0 && index < inputs_) || (where == "reg" && index >= 0 && index < static_cast<int>(i));
       if (!known) throw std::invalid_argument("pointwise instruction " + ops[i].kind + " reads " + where + " " + std::to_string(index));
@@ -191,7 +190,8 @@ void PointwiseStep::translate(const std::vector<PointwiseOp>& ops) {
     register_of[i] = free.back();
     free.pop_back();
     if (last_reading[i] <= i) free.push_back(register_of[i]);  // nothing reads it, or only the output does
-    program_.push_back({specialise(kinds().at(ops[i].kind).kind, ops[i].alpha), a, b, register_of[i], ops[i].alpha, ops[i].beta});
+    const PointwiseKind kind = pointwise_kind(ops[i].kind, ops[i].operands.size(), ops[i].alpha);
+    program_.push_back({kind, a, b, register_of[i], ops[i].alpha, ops[i].beta});
   }
   if (next > pointwise_max_buffers)
     throw std::invalid_argument("a pointwise chain that needs " + std::to_string(next) + " buffers is too long");

@@ -18,8 +18,9 @@ struct PointwiseOp {
   float alpha, beta;
 };
 
-// The instruction of this name, of so many operands. Throws std::invalid_argument where there is none.
-PointwiseKind pointwise_kind(const std::string& name, size_t operands);
+// The instruction of this name, of so many operands; x ** alpha is a cheaper one where that gives it, as torch has it. Throws
+// std::invalid_argument where there is none.
+PointwiseKind pointwise_kind(const std::string& name, size_t operands, float alpha);
 
 // Slots: the inputs in order, then the output, which may be the very memory of an input that is not broadcast.
 class PointwiseStep : public Step {

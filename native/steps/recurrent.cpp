@@ -6,9 +6,9 @@
 #include <cstring>
 #include <limits>
 
-#include "kernels/finite.h"
 #include "steps/axes.h"
 #include "steps/elements.h"
+#include "steps/guard.h"
 #include "steps/kernel_step.h"
 
 namespace drystone {
@@ -162,9 +162,7 @@ void RecurrentWeights::pack(DType dtype, const void* source, void* packed) const
   const int64_t step = dtype_ == DType::f32 ? 1 : 2, element = 4 / step, steps = ceil_div(k_, step);
   const int64_t width = lanes() * recurrent_unit_vectors(gates_), strips = ceil_div(units_, width);
   const auto* from = static_cast<const std::byte*>(source);
-  bool finite = true;
-  require_kernels().finite({source, dtype == DType::bf16, gates_ * units_ * k_, &finite});
-  const int64_t is_finite = finite;
+  const int64_t is_finite = all_finite(source, dtype, gates_ * units_ * k_, 1);
   std::memcpy(static_cast<std::byte*>(packed) + packed_bytes() - recurrent_line_bytes, &is_finite, sizeof(is_finite));
 #pragma omp parallel for schedule(static)
   for (int64_t strip = 0; strip < strips; strip++) {

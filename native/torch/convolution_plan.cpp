@@ -129,7 +129,7 @@ bool ConvolutionPlan::run(const void* x, const void* weights, const void* bias, 
   const Handle source = memory_of(before_ ? source_.bytes() : 0), target = memory_of(after_ ? target_.bytes() : 0);
   const Handle packed = memory_of(packed_bytes_);
   if (pack_) pack_(weights, packed.data());
-  if (transforms_ && !all_finite(packed.data(), packed_bytes_ / 4, threads_)) return false;
+  if (transforms_ && !all_finite(packed.data(), DType::f32, packed_bytes_ / 4, threads_)) return false;
   if (before_) run_step(*before_, {x, source.data()}, threads_);
   run_step(*step_, {before_ ? source.data() : x, pack_ ? packed.data() : weights, bias, after_ ? target.data() : output}, threads_);
   if (after_) run_step(*after_, {target.data(), output}, threads_);

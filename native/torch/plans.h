@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "onednn/onednn.h"
+#include "steps/guard.h"
 #include "torch/forkable_mutex.h"
 #include "torch/tensor.h"
 
@@ -19,8 +20,6 @@ inline Handle memory_of(int64_t bytes) { return Handle::empty(ScalarType::u8, {s
 
 // operands: of the slots; null for those that this step does not have.
 void run_step(const Step& step, std::initializer_list<const void*> operands, int threads);
-
-bool all_finite(const void* floats, int64_t count, int threads);
 
 template <class Plan>
 struct KeptPlans {

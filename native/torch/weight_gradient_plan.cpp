@@ -53,7 +53,7 @@ void WeightGradientPlan::run(const void* x, const void* gradient, void* result) 
   if (transposed_) std::swap(x, gradient);
   if (winograd_.step) {
     run(winograd_, x, gradient, result);
-    if (all_finite(result, weights_, threads_)) return;
+    if (all_finite(result, DType::f32, weights_, threads_)) return;
   }
   run(onednn_, x, gradient, result);
 }

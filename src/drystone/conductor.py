@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -30,7 +29,6 @@ from drystone.options import Options, check_arguments, check_eager, check_releas
 from drystone.parted import optimize_in_parts
 from drystone.passes import simplify
 from drystone.passes.in_precision import bfloat16_notice, in_precision
-from drystone.passes.split_epilogues import split_epilogues
 from drystone.plan.assemble import Assembled, Ends
 from drystone.plan.environment import environment
 from drystone.plan.formats import CHANNELS_LAST, PLAIN, dense
@@ -161,22 +159,20 @@ def _optimize_layers(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
         weights = WeightStore()
         stores.append(weights)
 
-        def program(captured: Captured, format: str, inputs: Sequence[str], output: str, finite: bool, measure: bool) -> Program:
+        def program(captured: Captured, format: str, inputs: Sequence[str], output: str, measure: bool) -> Program:
             threads = torch.get_num_threads()
             native.set_threads(threads)
             if threads not in caches:
                 caches[threads] = TuningCache(environment(threads))
             with on_cpu():
-                return made(captured, format, inputs, output, finite, measure, threads)
+                return made(captured, format, inputs, output, measure, threads)
 
-        def made(
-            captured: Captured, format: str, inputs: Sequence[str], output: str, finite: bool, measure: bool, threads: int
-        ) -> Program:
+        def made(captured: Captured, format: str, inputs: Sequence[str], output: str, measure: bool, threads: int) -> Program:
             graph = in_precision(simplify(build(captured)), None)
             if options.accuracy == "strict":
                 mark_strict(graph)
             ends = Ends(tuple(inputs), (output,))
-            planner = Planner(graph if finite else split_epilogues(graph), weights, caches[threads], format, ends=ends)
+            planner = Planner(graph, weights, caches[threads], format, ends=ends)
             if not measure:
                 return Program(planner.assemble(planner.best()), threads, memory)
             tensors = [
@@ -252,13 +248,6 @@ class Conductor:
         if fast.explain().runs == "eager":
             warn("eager is faster than the program, so the model keeps its weights", stacklevel=3)
             return
-        # Inputs with NaN have a program of their own, which may pack in another way.
-        if any(value.dtype.is_floating_point for value in self.graph.inputs):
-            spoilt = [
-                torch.full(value.shape, math.nan if value.dtype.is_floating_point else 0, dtype=value.dtype)
-                for value in self.graph.inputs
-            ]
-            fast._find(spoilt, torch.get_num_threads(), finite=False)
         fast._weights.release(self.model, self.graph)
         self.released = True
         native.trim()
@@ -313,11 +302,10 @@ class Conductor:
             mark_strict(graph)
         return in_precision(graph, self.options.dtype)
 
-    def prepare(self, tensors: list[torch.Tensor], finite: bool = True, rehearse: bool = False) -> Prepared:
+    def prepare(self, tensors: list[torch.Tensor], rehearse: bool = False) -> Prepared:
         """The program for inputs of these shapes, under the thread count in force.
 
-        Without ``rehearse`` it is planned at once, from times that are known for these shapes or others. Without ``finite`` it is
-        one that carries NaN and infinity as eager does.
+        Without ``rehearse`` it is planned at once, from times that are known for these shapes or others.
         """
         threads = threads_in_force()
         native.set_threads(threads)
@@ -325,13 +313,13 @@ class Conductor:
             graph, signature = self._for_shapes(tensors)
             tensors = [tensor.detach() for tensor in tensors]
             cache = TuningCache(environment(threads))
-            planner = Planner(graph if finite else split_epilogues(graph), self.weights, cache, self.options.formats, self.kin)
-            measure = rehearse and finite and not self.released
+            planner = Planner(graph, self.weights, cache, self.options.formats, self.kin)
+            measure = rehearse and not self.released
             if measure:
                 assembled = planner.rehearse(lambda candidate: step_seconds(Program(candidate, threads), tensors), say)
                 keep_times(cache, planner.contended)
             else:
-                assembled = planner.assemble(self._plan(planner, graph, threads, finite) or planner.best())
+                assembled = planner.assemble(self._plan(planner, graph, threads) or planner.best())
             self.kin = self.kin or planner
             self._report_segments(assembled)
             program = Program(assembled, threads, self.memory)
@@ -340,7 +328,7 @@ class Conductor:
             self.verdict = self.verdict or explanation.runs
             return Prepared(program, explanation, signature.unflatten, graph, signature)
 
-    def _plan(self, planner: Planner, graph: Graph, threads: int, finite: bool) -> dict[Node, Option] | None:
+    def _plan(self, planner: Planner, graph: Graph, threads: int) -> dict[Node, Option] | None:
         """What is chosen already for ``graph``, or None."""
         return None
 

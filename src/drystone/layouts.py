@@ -52,8 +52,8 @@ CALLS = 3
 
 # Gives why torch must compute some of a graph, or None.
 Refusal = Callable[[Graph], str | None]
-# The program of a captured piece: ``(piece, format, formats of its inputs, of its output, finite, measure)``.
-Piece = Callable[[Captured, str, Sequence[str], str, bool, bool], Program]
+# The program of a captured piece: ``(piece, format, formats of its inputs, of its output, measure)``.
+Piece = Callable[[Captured, str, Sequence[str], str, bool], Program]
 
 
 class LayerMaker:
@@ -110,7 +110,7 @@ class LayerMaker:
         made.changes = traced.changes
         return made
 
-    def program(self, structure: Structure, format: str, finite: bool) -> Program:
+    def program(self, structure: Structure, format: str) -> Program:
         composer = Composer()
         formats: list[str] = []
 
@@ -123,7 +123,7 @@ class LayerMaker:
             return composer.apply(given, operands)
 
         captured = composer.captured(compose(structure))
-        return self._piece(captured, structure.format, formats, format, finite, self.measure)
+        return self._piece(captured, structure.format, formats, format, self.measure)
 
 
 def optimize_layers(

@@ -58,8 +58,7 @@ def save(fast: nn.Module, path: str | os.PathLike[str]) -> None:
     shapes |= {id(prepared.graph): (prepared.graph, prepared.signature) for _, prepared in known}
     number = {graph: index for index, graph in enumerate(shapes)}
     choices = [
-        (number[id(prepared.graph)], threads, finite, list(prepared.program.assembled.choice.values()))
-        for (threads, finite, _), prepared in known
+        (number[id(prepared.graph)], threads, list(prepared.program.assembled.choice.values())) for (threads, _), prepared in known
     ]
 
     def program(file: Path) -> Any:
@@ -83,7 +82,7 @@ def save(fast: nn.Module, path: str | os.PathLike[str]) -> None:
         return content
 
     times = plans.of_times(conductor.kin, conductor.graph)
-    threads = next((threads for (threads, _, _), _ in known), torch.get_num_threads())
+    threads = next((threads for (threads, _), _ in known), torch.get_num_threads())
     folder.check_replaceable(Path(path))
     try:
         with spinner(f"drystone: saving {os.fspath(path)}"):
@@ -209,8 +208,8 @@ class _Loaded(Conductor):
         self.known = []
         return self._capture_again(None)
 
-    def prepare(self, tensors: list[torch.Tensor], finite: bool = True, rehearse: bool = False) -> Prepared:
-        prepared = super().prepare(tensors, finite, rehearse)
+    def prepare(self, tensors: list[torch.Tensor], rehearse: bool = False) -> Prepared:
+        prepared = super().prepare(tensors, rehearse)
         assembled = prepared.program.assembled
         needed = assembled.arena_bytes + assembled.program.scratchpad_bytes + sum(place.desc.bytes for place in assembled.outputs)
         require(needed <= self.content.memory, f"a call takes {needed} bytes, and this machine has {self.content.memory}")
@@ -229,11 +228,11 @@ class _Loaded(Conductor):
             "prepare the model for these shapes too, with fast.prepare(*inputs), before it is saved"
         )
 
-    def _plan(self, planner: Planner, graph: Graph, threads: int, finite: bool) -> dict[Node, Option] | None:
+    def _plan(self, planner: Planner, graph: Graph, threads: int) -> dict[Node, Option] | None:
         index = next((i for i, (known, _) in enumerate(self.known) if known is graph), None)
         if index is None:
             return None
-        return self.plan.choice(planner, environment(threads), index, threads, finite)
+        return self.plan.choice(planner, environment(threads), index, threads)
 
     def _explain(self, program: Program, planner: Planner, tensors: list[torch.Tensor], compare: bool) -> Explanation:
         """With the times that are known: nothing is run."""

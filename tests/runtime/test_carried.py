@@ -32,7 +32,7 @@ UNCOMPARABLE = {"empty_like", "new_empty", "new_empty_strided", "empty_permuted"
 def table() -> Table:
     """Tables carry in the format that suits the instruction set; the model is only there to have one made."""
     fast = drystone.optimize(nn.Conv2d(16, 16, 1).eval(), torch.zeros(1, 16, 4, 4), capture="eager", tuning="estimate")
-    return Table(fast._maker, finite=True)
+    return Table(fast._maker)
 
 
 @pytest.fixture(autouse=True)
@@ -180,7 +180,7 @@ def test_a_copy_stays_as_it_is_when_the_other_changes(table: Table, shape: tuple
 
 def test_numbers_that_go_on_changing_are_left_to_torch(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("drystone.runtime.structures.MAX_WAYS", 3)
-    fresh = Table(table.maker, finite=True)
+    fresh = Table(table.maker)
     plain = torch.randn(2, 20, 5, 5)
     for step in range(6):
         check(carried(fresh, plain) * (step + 0.5), plain * (step + 0.5), exact=False)

@@ -22,7 +22,7 @@ from drystone.artefact import replace
 from drystone.artefact.document import MAX_BYTES, entries, parse, require, serialise, text, whole
 from drystone.errors import ArtefactError
 
-VERSION = 1
+VERSION = 2
 MANIFEST, PROGRAM, PLAN, WEIGHTS = "artefact.json", "program.json", "plan.json", "weights.safetensors"
 NAMES = (MANIFEST, PROGRAM, PLAN, WEIGHTS)
 MAX_MANIFEST = 1 << 16
@@ -94,6 +94,10 @@ def read(path: Path) -> tuple[Any, Any, BinaryIO]:
     manifest, *documents, weights = _opened(path)
     kind, version, files = entries(parse(_content(manifest, MAX_MANIFEST), MANIFEST), MANIFEST, "kind", "version", "files")
     require(kind == _KIND, f"{manifest.name} is of another kind: {kind!r:.80}")
+    require(
+        type(version) is not int or version >= VERSION,
+        f"{path} was made by an older version of drystone (format {version!r:.80}, this one reads {VERSION}): save it again",
+    )
     require(
         version == VERSION and type(version) is int, f"the artefact is of version {version!r:.80}; this drystone reads {VERSION}"
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from drystone import native
-from drystone.artefact.document import dtype_of, entries, finite, listed, name_of, require, text, truth, whole, wholes, word
+from drystone.artefact.document import dtype_of, entries, finite, listed, name_of, require, text, whole, wholes, word
 from drystone.errors import ArtefactError
 from drystone.graph.graph import Graph, Node, Value
 from drystone.plan.formats import formats_of
@@ -44,21 +44,21 @@ def of_times(planner: Planner | None, graph: Graph) -> dict[str, Any]:
     return {"nodes": nodes, "reorders": reorders}
 
 
-def of_plan(environment: dict[str, str], choices: list[tuple[int, int, bool, list[Option]]], times: dict[str, Any]) -> Any:
-    """``choices``: the number of a graph, threads, whether inputs are finite, an option a node."""
+def of_plan(environment: dict[str, str], choices: list[tuple[int, int, list[Option]]], times: dict[str, Any]) -> Any:
+    """``choices``: the number of a graph, threads, an option a node."""
     described = [
-        {"program": index, "threads": threads, "finite": finite, "options": [_of_option(option) for option in chosen]}
-        for index, threads, finite, chosen in choices
+        {"program": index, "threads": threads, "options": [_of_option(option) for option in chosen]}
+        for index, threads, chosen in choices
     ]
     return {"environment": environment, "choices": described, "seconds": times}
 
 
 @dataclass
 class Plan:
-    """What plan.json holds; ``choices`` by program, threads and whether inputs are finite."""
+    """What plan.json holds; ``choices`` by program and threads."""
 
     environment: dict[str, str]
-    choices: dict[tuple[int, int, bool], list[tuple[str, Layout]]]
+    choices: dict[tuple[int, int], list[tuple[str, Layout]]]
     nodes: list[list[tuple[str, Layout, float]]]
     reorders: list[tuple[Value, str, str, float]]
 
@@ -66,14 +66,12 @@ class Plan:
         """What is left of it for a graph of other nodes, ``count`` of them."""
         return replace(self, choices={}, nodes=[[] for _ in range(count)])
 
-    def choice(
-        self, planner: Planner, environment: dict[str, str], program: int, threads: int, finite: bool
-    ) -> dict[Node, Option] | None:
+    def choice(self, planner: Planner, environment: dict[str, str], program: int, threads: int) -> dict[Node, Option] | None:
         """The options of the planner's nodes; None where there are none for these threads or not for this machine.
 
         Raises ``ArtefactError`` where an option is none of those that the node has here.
         """
-        found = self.choices.get((program, threads, finite))
+        found = self.choices.get((program, threads))
         if found is None or any(self.environment.get(name) != environment[name] for name in DECISIVE):
             return None
         nodes = planner.graph.nodes
@@ -104,10 +102,10 @@ def plan(item: Any) -> Plan:
     """What plan.json holds, but for what the graphs say. Raises ``ArtefactError``."""
     environment, choices, seconds = entries(item, "the plan", "environment", "choices", "seconds")
     require(type(environment) is dict, "the plan's environment is no object")
-    known: dict[tuple[int, int, bool], list[tuple[str, Layout]]] = {}
+    known: dict[tuple[int, int], list[tuple[str, Layout]]] = {}
     for choice in listed(choices, "the choices"):
-        program, threads, is_finite, chosen = entries(choice, "a choice", "program", "threads", "finite", "options")
-        key = whole(program, "a choice", 0), whole(threads, "a choice", 1, MAX_THREADS), truth(is_finite, "a choice")
+        program, threads, chosen = entries(choice, "a choice", "program", "threads", "options")
+        key = whole(program, "a choice", 0), whole(threads, "a choice", 1, MAX_THREADS)
         require(key not in known, "a choice is given twice")
         known[key] = [_named(*listed(option, "an option", 3)) for option in listed(chosen, "the options")]
     nodes, reorders = entries(seconds, "the times", "nodes", "reorders")

@@ -6,6 +6,7 @@ from drystone.graph.graph import Graph
 from drystone.passes.absorb_into_attention import absorb_into_attention
 from drystone.passes.batch_products import batch_products
 from drystone.passes.combine_affine import combine_affine
+from drystone.passes.expose_padding import expose_padding
 from drystone.passes.fold_batch_norm import fold_batch_norm, fold_into_producers
 from drystone.passes.fold_constants import fold_constants
 from drystone.passes.fold_padding import fold_padding
@@ -32,6 +33,7 @@ def simplify(graph: Graph) -> Graph:
     recognise_shuffle(graph)
     nest_cat(graph)
     fold_padding(graph)
+    expose_padding(graph)  # before weights are folded, which takes another reading of them
     recognise_norms(graph)
     recognise_rotary(graph)
     combine_affine(graph)

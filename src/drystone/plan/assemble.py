@@ -19,6 +19,7 @@ from drystone import native
 from drystone.graph.graph import Graph, Node, Value
 from drystone.plan.arena import Lifetime, plan_arena
 from drystone.plan.formats import BLOCK, PLAIN, dense, same_memory
+from drystone.plan.guards import LIMIT, Watch, watch
 from drystone.plan.implementations import ATEN, Option
 from drystone.plan.implementations.base import Context, Created, Implementation, Layout, Operand, WeightStore
 from drystone.plan.implementations.movement import VIEWS, Movement, copy_step
@@ -51,9 +52,9 @@ class Place:
 
 @dataclass
 class StepRecord:
-    """One entry of the program, as explain() shows it. ``node`` is None for a reorder of ``value``."""
+    """One entry of the program, as explain() shows it. ``node`` is None for a reorder or a guard of ``value``."""
 
-    kind: str  # "node", "reorder", "copy" or "aten"
+    kind: str  # "node", "reorder", "copy", "guard" or "aten"
     value: Value
     implementation: str
     layout: str
@@ -115,7 +116,8 @@ class _Assembler:
         self.home: dict[int, str] = {}  # value → the format in which its producer left it
         self.buffers: list[Buffer] = []
         self.records: list[StepRecord] = []
-        self.program = native.Program()
+        self.steps: list[tuple[native.Step, list[Place]] | None] = []  # one a record, None for ATen's
+        self.frail: list[Node] = []  # nodes whose steps have an exact run
         self.slot_of: dict[tuple[int, int], int] = {}
         self.slots: list[tuple[Buffer, int]] = []
         self.readers = graph.consumers()
@@ -208,8 +210,8 @@ class _Assembler:
         self._emit(step, [source, target], StepRecord(kind, value, name, layout, node))
 
     def _emit(self, step: native.Step, places: list[Place], record: StepRecord) -> None:
-        self.program.add(step, [self._slot(place) for place in places])
         self._touch(places)
+        self.steps.append((step, places))
         self.records.append(record)
 
     # -- cat in place ----------------------------------------------------------------------------------------------------
@@ -430,6 +432,8 @@ class _Assembler:
             operands = [self._operand(node, operand, places, targets) for operand in created.operands]
             name = f"{implementation.name} {created.step.implementation}".strip()
             self._emit(created.step, operands, StepRecord("node", node.output, name, str(layout), node))
+            if isinstance(created.step, native.Product) and created.step.has_exact_run:
+                self.frail.append(node)
         self._remember(node.output, layout.output, place)
         self.home[node.output.id] = layout.output
 
@@ -464,6 +468,7 @@ class _Assembler:
             for value, place in zip(node.inputs, places, strict=True)
         ]
         self._touch(reads + [target for target in targets if target])
+        self.steps.append(None)
         self.records.append(
             StepRecord("aten", node.output, "aten", PLAIN, node, call=created.call, call_inputs=reads, call_outputs=targets)
         )
@@ -500,7 +505,47 @@ class _Assembler:
             buffer.offset = offset
         dtypes = [value.dtype for value in self.graph.outputs]
         names = [value.name for value in self.graph.inputs]
-        return Assembled(self.program, self.records, self.slots, inputs, names, outputs, dtypes, total, self.choice)
+        program, records = self._program()
+        return Assembled(program, records, self.slots, inputs, names, outputs, dtypes, total, self.choice)
+
+    def _program(self) -> tuple[native.Program, list[StepRecord]]:
+        """The steps in order, with the guards that they need; a rehearsal, whose weights are none, does without."""
+        made_at = {value.id: i for i, record in enumerate(self.records) if record.node for value in record.node.outputs}
+        guards: dict[int, list[tuple[native.Step, Place, StepRecord]]] = {}  # by the record that they follow; -1: before all
+        steps: dict[int, tuple[native.Step, Place]] = {}
+
+        def can_guard(value: Value) -> bool:
+            if (value.id not in made_at and value not in self.graph.inputs) or value.id not in self.home:
+                return False
+            place = self._home(value)
+            try:
+                steps[value.id] = native.guard(place.desc, LIMIT), place
+            except ValueError:
+                return False
+            return True
+
+        watched = Watch() if self.weights.stands_in else watch(self.graph, self.frail, self.weights, can_guard)
+        for value in watched.guarded:
+            step, place = steps[value.id]
+            record = StepRecord("guard", value, f"drystone {step.implementation}", self.home[value.id])
+            guards.setdefault(made_at.get(value.id, -1), []).append((step, place, record))
+
+        program = native.Program()
+        records: list[StepRecord] = []
+
+        def look(after: int) -> None:
+            for step, place, record in guards.get(after, ()):
+                program.add(step, [self._slot(place)])
+                records.append(record)
+
+        look(-1)
+        for i, (entry, record) in enumerate(zip(self.steps, self.records, strict=True)):
+            if entry is not None:
+                step, places = entry
+                program.add(step, [self._slot(place) for place in places], record.node in watched.exact)
+            records.append(record)
+            look(i)
+        return program, records
 
 
 def uniform_layout(layouts: list[Layout], format: str) -> Layout:

@@ -15,7 +15,7 @@ from drystone.forks import Lock
 from drystone.runtime.carried import CarriedTensor, Tally, apply, apply_to_one, call, carry_input, to_plain
 from drystone.runtime.explain_layouts import LayoutExplanation
 from drystone.runtime.module import MAX_PROGRAMS
-from drystone.runtime.stand_in import StandIn, all_finite, checked_tensors, threads_in_force
+from drystone.runtime.stand_in import StandIn, checked_tensors, threads_in_force
 from drystone.runtime.structures import Maker, Table
 from drystone.runtime.traced_calls import is_traced
 from drystone.runtime.weights import Weights
@@ -126,14 +126,13 @@ class LayoutModule(StandIn):
             call.table, call.tally = before
 
     def _table(self, tensors: list[torch.Tensor]) -> Table:
-        """The programs for inputs of these shapes; with NaN or infinity in them, those that carry these as eager does."""
+        """The programs for inputs of these shapes."""
         threads = threads_in_force()
-        finite = all(map(all_finite, tensors))
-        key = (threads, finite, *[(x.shape, x.dtype) for x in tensors])
+        key = (threads, *[(x.shape, x.dtype) for x in tensors])
         with self._lock:
             table = self._tables.get(key)
             if table is None:
-                table = self._tables[key] = Table(self._maker, finite)
+                table = self._tables[key] = Table(self._maker)
                 while len(self._tables) > MAX_PROGRAMS:
                     self._tables.popitem(last=False)
             self._tables.move_to_end(key)

@@ -15,7 +15,7 @@ from drystone.forks import Lock
 from drystone.graph.graph import Graph, Value
 from drystone.runtime.explain import Explanation
 from drystone.runtime.program import Program
-from drystone.runtime.stand_in import StandIn, all_finite, refusal, threads_in_force
+from drystone.runtime.stand_in import StandIn, refusal, threads_in_force
 from drystone.runtime.traced_calls import is_traced
 from drystone.runtime.weights import Weights
 
@@ -38,10 +38,10 @@ class Prepared:
         return self.explanation.runs == "eager"
 
 
-# Makes the program for inputs of these shapes and the thread count in force: ``(tensors, finite, rehearse)``. ``finite`` says that
-# they hold no NaN or infinity; ``rehearse`` that times are to be measured now.
-Prepare = Callable[[list[torch.Tensor], bool, bool], Prepared]
-Key = tuple[int, bool, tuple[tuple[int, ...], ...]]
+# Makes the program for inputs of these shapes and the thread count in force: ``(tensors, rehearse)``. ``rehearse`` says that times
+# are to be measured now.
+Prepare = Callable[[list[torch.Tensor], bool], Prepared]
+Key = tuple[int, tuple[tuple[int, ...], ...]]
 
 
 class OptimizedModule(StandIn):
@@ -89,8 +89,8 @@ class OptimizedModule(StandIn):
 
         Gives the explanation of that program. Raises what a call with these inputs would raise.
         """
-        tensors, finite, _ = self._checked(args, kwargs)
-        return self._find(tensors, threads_in_force(), finite, rehearse=True).explanation
+        tensors, _ = self._checked(args, kwargs)
+        return self._find(tensors, threads_in_force(), rehearse=True).explanation
 
     def refresh(self) -> None:
         """Take over the model's weights as they are now. Programs for other shapes and threads are made again when called."""
@@ -109,21 +109,19 @@ class OptimizedModule(StandIn):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if is_traced():
             return self.call_original(args, kwargs)
-        tensors, finite, usual = self._checked(args, kwargs)
+        tensors, usual = self._checked(args, kwargs)
         self._weights.check()
         threads = threads_in_force()
         current = self._current
-        if not usual or not finite or current is None or current[0] != threads:
-            prepared = self._find(tensors, threads, finite)
-        else:
-            prepared = current[1]
+        known = usual and current is not None and current[0] == threads
+        prepared = current[1] if known and current else self._find(tensors, threads)
         if prepared.eager and not getattr(self._model, "training", False):  # a frozen TorchScript module has no mode
             with torch.no_grad(), torch.autocast("cpu", enabled=False):
                 return self._model(*args, **kwargs)
         return prepared.unflatten(prepared.program(tensors))
 
-    def _checked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[torch.Tensor], bool, bool]:
-        """The inputs as dense tensors, whether all are finite, and whether they have the example's shapes."""
+    def _checked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[torch.Tensor], bool]:
+        """The inputs as dense tensors, and whether they have the example's shapes."""
         tensors = self._flatten(args, kwargs)
         grad = torch.is_grad_enabled()
         usual = True
@@ -138,18 +136,18 @@ class OptimizedModule(StandIn):
                 usual = False
             if not tensor.is_contiguous() or tensor.is_neg() or tensor.is_conj():
                 tensors[i] = tensor.resolve_neg().resolve_conj().contiguous()
-        return tensors, all(map(all_finite, tensors)), usual
+        return tensors, usual
 
-    def _find(self, tensors: list[torch.Tensor], threads: int, finite: bool = True, rehearse: bool = False) -> Prepared:
+    def _find(self, tensors: list[torch.Tensor], threads: int, rehearse: bool = False) -> Prepared:
         """The program for these shapes and threads. Where there is none, one thread makes it; others wait if they want it too."""
         shapes = tuple(tuple(tensor.shape) for tensor in tensors)
-        key = (threads, finite, shapes)
+        key = (threads, shapes)
         if not rehearse and (known := self._known(key)):
             return known
         with self._planning:
             if not rehearse and (known := self._known(key)):
                 return known
-            prepared = self._prepare(tensors, finite, rehearse)
+            prepared = self._prepare(tensors, rehearse)
             with self._lock:
                 self._programs[key] = prepared
                 while len(self._programs) > MAX_PROGRAMS:
@@ -158,12 +156,12 @@ class OptimizedModule(StandIn):
 
     def _known(self, key: Key) -> Prepared | None:
         """The program that is there already, marked as the last used; calls of the example's shapes take it first."""
-        threads, finite, shapes = key
+        threads, shapes = key
         with self._lock:
             prepared = self._programs.get(key)
             if prepared is not None:
                 self._programs.move_to_end(key)
-                if finite and list(shapes) == [tuple(shape) for shape in self._shapes]:
+                if list(shapes) == [tuple(shape) for shape in self._shapes]:
                     self._current = (threads, prepared)
             return prepared
 

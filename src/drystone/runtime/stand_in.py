@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from drystone import forks, native
+from drystone import forks
 from drystone.errors import DrystoneError, InputError, UnsupportedError
 from drystone.memory import REMEDY, has_memory
 
@@ -206,13 +206,3 @@ def threads_in_force() -> int:
             "call torch.set_num_threads(1) in the child, or start it with the 'spawn' method"
         )
     return threads
-
-
-def all_finite(tensor: torch.Tensor) -> bool:
-    """Whether it holds neither NaN nor infinity; where it does, a program that keeps them runs."""
-    dtype = tensor.dtype
-    if (dtype is torch.float32 or dtype is torch.bfloat16) and tensor.is_contiguous():
-        if not has_memory(tensor):
-            return True  # the program refuses it
-        return native.all_finite(tensor.data_ptr(), tensor.numel(), native.DTYPES[dtype])
-    return not (dtype.is_floating_point or dtype.is_complex) or bool(tensor.isfinite().all())

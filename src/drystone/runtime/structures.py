@@ -76,7 +76,7 @@ class Maker(Protocol):
     def operation(self, key: Hashable, function: Callable[..., Any], kinds: Sequence[Kind]) -> Operation | None:
         """None where the native side can't compute it."""
 
-    def program(self, structure: Structure, format: str, finite: bool) -> Program:
+    def program(self, structure: Structure, format: str) -> Program:
         """Gives the tensor of ``structure`` in ``format``, for the memory below it in order. Threads as in force."""
 
     def is_constant(self, tensor: torch.Tensor) -> bool:
@@ -86,8 +86,8 @@ class Maker(Protocol):
 class Table:
     """Operations, structures and programs of a model for one shape of its inputs."""
 
-    def __init__(self, maker: Maker, finite: bool) -> None:
-        self.maker, self.format, self.finite = maker, maker.format, finite
+    def __init__(self, maker: Maker) -> None:
+        self.maker, self.format = maker, maker.format
         self.operations: dict[Any, Operation | None] = {}
         self.structures: dict[Any, Structure] = {}
         # What the function of this key gives for one tensor of this structure. Not in the structures, which would be a cycle.
@@ -145,5 +145,5 @@ class Table:
             with self._lock:
                 program = structure.programs.get(format)
                 if program is None:
-                    program = structure.programs[format] = self.maker.program(structure, format, self.finite)
+                    program = structure.programs[format] = self.maker.program(structure, format)
         return program.single(leaves), program

@@ -5,6 +5,7 @@ Adding one is adding a file here with a subclass of ``Implementation`` and namin
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
@@ -13,8 +14,10 @@ from typing import Literal
 import torch
 
 from drystone import native
+from drystone.errors import WeightsReleasedError
 from drystone.graph.graph import FLOATS, Node, Value
 from drystone.plan.formats import PLAIN, formats_of
+from drystone.plan.ranges import UNKNOWN, Range, largest_gain, range_of_tensor
 
 
 @dataclass(frozen=True)
@@ -96,12 +99,15 @@ class WeightStore:
 
     CHUNK = 32 << 20
     ALIGNMENT = 64
+    stands_in = False  # what it gives has the size of weights, not their numbers
 
     def __init__(self) -> None:
         self._packed: weakref.WeakValueDictionary[tuple[Hashable, str], torch.Tensor] = weakref.WeakValueDictionary()
         self._users: weakref.WeakValueDictionary[tuple[Hashable, str], torch.Tensor] = weakref.WeakValueDictionary()
         self._chunk: weakref.ref[torch.Tensor] | None = None
         self._used = 0
+        self._gains: dict[Hashable, float] = {}
+        self._ranges: dict[Hashable, Range] = {}
 
     def _allocate(self, size: int) -> torch.Tensor:
         """``size`` bytes; the view that is given keeps its chunk alive."""
@@ -120,6 +126,8 @@ class WeightStore:
         memory = self._packed.get(key)
         if memory is None:
             plain = weight.constant.detach().to(dtype or weight.dtype).contiguous()
+            if weight.key not in self._gains:  # while what a function makes, or what is released later, is at hand
+                self._gains[weight.key] = largest_gain(plain)
             memory = self._allocate(max(packing.packed_bytes, 1))
             packing.pack(native.DTYPES[plain.dtype], plain.data_ptr(), memory.data_ptr())
             self._packed[key] = memory
@@ -137,6 +145,23 @@ class WeightStore:
         (self._users if users else self._packed)[key] = memory
         return memory
 
+    def gain(self, weight: Value) -> float:
+        """How many times the largest |x| a product of x with ``weight`` can be."""
+        if weight.key not in self._gains:
+            try:
+                self._gains[weight.key] = largest_gain(weight.constant)
+            except WeightsReleasedError:
+                return math.inf
+        return self._gains[weight.key]
+
+    def range(self, constant: Value) -> Range:
+        if constant.key not in self._ranges:
+            try:
+                self._ranges[constant.key] = range_of_tensor(constant.constant)
+            except WeightsReleasedError:
+                return UNKNOWN
+        return self._ranges[constant.key]
+
     @property
     def bytes(self) -> int:
         return sum(memory.nbytes for memory in self._packed.values())
@@ -148,6 +173,8 @@ class StandIns(WeightStore):
     How long a kernel takes does not depend on the values; packing, and the page faults of fresh memory, take longer than the
     runs that are timed.
     """
+
+    stands_in = True
 
     def __init__(self, store: WeightStore) -> None:
         super().__init__()

@@ -1,6 +1,8 @@
-"""The epilogue of a conv or a matmul as oneDNN's post-ops."""
+"""The epilogue of a conv or a matmul as post-ops."""
 
 from __future__ import annotations
+
+import math
 
 from drystone import native
 from drystone.graph.graph import Node
@@ -12,7 +14,8 @@ def post_ops(
 ) -> tuple[list[native.PostOp], list[Operand], int | None]:
     """(post-ops, the extra operands of the step, the input that the output overwrites).
 
-    A residual of the output's shape that nobody reads later is added where it lies ("sum"); it is then no operand.
+    A residual of the output's shape that nobody reads later is added where it lies ("sum"); it is then no operand. Not after an
+    instruction that oneDNN may leave to a second pass, when the output's memory holds the product already.
     Raises ``ValueError`` for an instruction that has no post-op.
     """
     chain: list[native.PostOp] = []
@@ -22,7 +25,7 @@ def post_ops(
         running = ("in", 0) if position == 0 else ("reg", position - 1)
         others = [(place, index) for place, index in op.args if (place, index) != running]
         if not others:
-            if op.kind == "pow" or len(op.args) != 1:
+            if len(op.args) != 1:
                 raise ValueError(f"no post-op computes {op}")
             chain.append((op.kind, op.alpha, op.beta, None))
             continue
@@ -39,7 +42,8 @@ def post_ops(
                 raise ValueError(f"no post-op computes {op}")
         desc = inputs[source]
         same = desc.shape == output.shape and desc.dtype == output.dtype and desc.strides == output.strides
-        if kind == "add" and same and source in free_inputs and overwrites is None:
+        whole = all(native.post_op_limit(kind, alpha) == math.inf for kind, alpha, *_ in chain)
+        if kind == "add" and same and source in free_inputs and overwrites is None and whole:
             chain.append(("sum", 0.0, 0.0, None))
             overwrites = source
         else:

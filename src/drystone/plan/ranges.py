@@ -1,0 +1,323 @@
+"""Between which numbers a value of a graph lies, if those that it is computed from lie between theirs.
+
+A range also says that there is no NaN. It holds for what kernels compute, roundings included. An operator without a rule here,
+or whose result may overflow or be NaN, gives ``UNKNOWN``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import torch
+
+from drystone.graph.graph import FLOATS, Node, PointwiseOp, Value
+
+
+class Range(NamedTuple):
+    low: float
+    high: float
+
+    @property
+    def bound(self) -> float:
+        """What no absolute value exceeds; infinite where it is unknown."""
+        return max(-self.low, self.high)
+
+
+UNKNOWN = Range(-math.inf, math.inf)
+
+# Gives the range of an input of a node: ``(its index) → range``.
+Inputs = Callable[[int], Range]
+
+# Sums that are taken in another order, or by Winograd's method, exceed the sum of absolute values by no more than this.
+_SUMMED = 1.01
+# No square of it overflows, nor the sum of 10 million such squares.
+_SQUARABLE = 1e15
+
+# By dtype: the largest number, the least that rounds to infinity, and what rounding adds to a number, relatively.
+_ROUNDING = {
+    torch.float32: (torch.finfo(torch.float32).max, 3.4028235677973366e38, 2.0**-22),
+    torch.bfloat16: (torch.finfo(torch.bfloat16).max, 3.3961775292304957e38, 2.0**-7),
+}
+
+
+def _rounded(found: Range, dtype: torch.dtype) -> Range:
+    """``found`` after a rounding to ``dtype``; ``UNKNOWN`` where it may overflow."""
+    largest, overflow, relative = _ROUNDING[dtype]
+    if not found.bound < overflow:  # NaN among them
+        return UNKNOWN
+    low, high = found
+    return Range(max(low - abs(low) * relative, -largest), min(high + abs(high) * relative, largest))
+
+
+def symmetric(bound: float) -> Range:
+    return Range(-bound, bound) if bound < math.inf else UNKNOWN
+
+
+def hull(*ranges: Range) -> Range:
+    return Range(min(r.low for r in ranges), max(r.high for r in ranges))
+
+
+def within(found: Range, limit: float) -> Range:
+    """``found`` where it is also known that no absolute value exceeds ``limit``."""
+    return Range(max(found.low, -limit), min(found.high, limit))
+
+
+def range_of_tensor(data: torch.Tensor) -> Range:
+    if data.numel() == 0 or not data.dtype.is_floating_point:
+        return _of_dtype(data.dtype)
+    low, high = (float(end) for end in torch.aminmax(data.detach()))
+    return Range(low, high) if math.isfinite(low) and math.isfinite(high) else UNKNOWN
+
+
+def largest_gain(weight: torch.Tensor) -> float:
+    """How many times the largest |x| a product of x with ``weight`` (outputs first) can be; infinite where it holds no number."""
+    if weight.numel() == 0:
+        return 0.0
+    gain = float(torch.linalg.vector_norm(weight.detach().flatten(1), 1, dim=1, dtype=torch.float32).max())
+    return gain if math.isfinite(gain) else math.inf
+
+
+def _of_dtype(dtype: torch.dtype) -> Range:
+    if dtype == torch.bool:
+        return Range(0.0, 1.0)
+    if dtype.is_floating_point or dtype.is_complex:
+        return UNKNOWN
+    limits = torch.iinfo(dtype)
+    return Range(float(limits.min), float(limits.max))
+
+
+# -- instructions ----------------------------------------------------------------------------------------------------------
+
+
+def _products(a: Range, b: Range) -> Range:
+    ends = [x * y for x in a for y in b]
+    return Range(min(ends), max(ends))
+
+
+def _quotients(a: Range, b: Range) -> Range:
+    return UNKNOWN if b.low <= 0 <= b.high else _products(a, Range(1 / b.high, 1 / b.low))
+
+
+def _power(a: Range, exponent: float) -> Range:
+    if exponent >= 0 and exponent == int(exponent):
+        return symmetric(max(a.bound, 1.0) ** exponent)
+    if a.low <= 0:
+        return UNKNOWN
+    ends = a.low**exponent, a.high**exponent
+    return Range(min(ends), max(ends))
+
+
+# How far below 0 gelu, silu, mish and hardswish go, at most.
+_DIP = 0.4
+# Far enough above what float32 has as its smallest normal number.
+_POSITIVE = 1e-37
+
+
+def _instruction(op: PointwiseOp, a: Range, b: Range) -> Range:
+    alpha, beta = op.alpha, op.beta
+    match op.kind:
+        case "relu":
+            return Range(max(a.low, 0.0), max(a.high, 0.0))
+        case "leaky_relu":
+            return hull(a, _products(a, Range(alpha, alpha)))
+        case "prelu":
+            return hull(a, _products(a, b))
+        case "elu":
+            return Range(-abs(alpha), max(a.high, abs(alpha)))
+        case "gelu_erf" | "gelu_tanh" | "silu" | "mish" | "hardswish":
+            return Range(-_DIP, max(a.high, 0.0))
+        case "sigmoid" | "hardsigmoid":
+            return Range(0.0, 1.0)
+        case "tanh" | "erf" | "sin" | "cos" | "sign":
+            return Range(-1.0, 1.0)
+        case "clamp":
+            return Range(min(max(a.low, alpha), beta), min(max(a.high, alpha), beta))
+        case "exp":
+            return Range(0.0, math.exp(a.high)) if a.high < 88 else UNKNOWN
+        case "log":
+            return Range(math.log(a.low), math.log(a.high)) if a.low > _POSITIVE else UNKNOWN
+        case "log1p":
+            return Range(math.log1p(a.low), math.log1p(a.high)) if a.low > -0.9 else UNKNOWN
+        case "sqrt":
+            return Range(0.0, math.sqrt(a.high)) if a.low >= 0 else UNKNOWN
+        case "rsqrt":
+            return Range(0.0, 1 / math.sqrt(a.low)) if a.low > _POSITIVE else UNKNOWN
+        case "reciprocal":
+            return _quotients(Range(1.0, 1.0), a)
+        case "abs":
+            return Range(0.0, a.bound)
+        case "neg":
+            return Range(-a.high, -a.low)
+        case "square":
+            return Range(0.0, a.bound * a.bound)
+        case "linear":
+            scaled = _products(a, Range(alpha, alpha))
+            return Range(scaled.low + beta, scaled.high + beta)
+        case "pow":
+            return _power(a, alpha)
+        case "floor" | "round":
+            return Range(math.floor(a.low), math.ceil(a.high))
+        case "add":
+            return Range(a.low + b.low, a.high + b.high)
+        case "sub":
+            return Range(a.low - b.high, a.high - b.low)
+        case "mul":
+            return _products(a, b)
+        case "div":
+            return _quotients(a, b)
+        case "maximum":
+            return Range(max(a.low, b.low), max(a.high, b.high))
+        case "minimum":
+            return Range(min(a.low, b.low), min(a.high, b.high))
+    return UNKNOWN
+
+
+def after(op: PointwiseOp, operands: list[Range]) -> Range:
+    """The range of the result of ``op`` on ``operands``, in float32."""
+    if any(operand.bound == math.inf for operand in operands):
+        return UNKNOWN
+    try:
+        return _rounded(_instruction(op, operands[0], operands[-1]), torch.float32)
+    except (OverflowError, ZeroDivisionError):
+        return UNKNOWN
+
+
+def chain(ops: list[PointwiseOp], operand: Callable[[int], Range]) -> list[Range]:
+    """The ranges of the results of ``ops``, whose ``("in", i)`` is ``operand(i)``."""
+    results: list[Range] = []
+    for op in ops:
+        results.append(after(op, [operand(index) if where == "in" else results[index] for where, index in op.args]))
+    return results
+
+
+# -- operators -------------------------------------------------------------------------------------------------------------
+
+
+def product(x: Range, gain: float, bias: Range) -> Range:
+    """Of a conv, a conv_transpose or a matmul before its epilogue."""
+    if x.bound == math.inf:
+        return UNKNOWN
+    return _rounded(symmetric(x.bound * gain * _SUMMED + bias.bound), torch.float32)
+
+
+def _norm(node: Node, x: Range, elements: int) -> Range:
+    """Of what is normalised over so many elements, then scaled and shifted."""
+    if x.bound > _SQUARABLE or node.attrs["eps"] < _POSITIVE:
+        return UNKNOWN
+    return symmetric(_SUMMED * math.sqrt(elements))
+
+
+def _scaled(node: Node, x: Range, at: Inputs) -> Range:
+    place = 1
+    if node.attrs["has_weight"]:
+        x = _products(x, at(place)) if x.bound < math.inf > at(place).bound else UNKNOWN
+        place += 1
+    if node.attrs["has_bias"]:
+        x = Range(x.low + at(place).low, x.high + at(place).high)
+    return x
+
+
+def _operator(node: Node, at: Inputs) -> Range:
+    a, x = node.attrs, node.inputs[0] if node.inputs else node.output
+    match node.op:
+        case "pointwise":
+            return chain(a["ops"], at)[-1]
+        case "reshape" | "permute" | "expand" | "slice" | "gather" | "convert" | "resize" | "index":
+            return at(0)
+        case "cat":
+            return hull(*(at(i) for i in range(len(node.inputs))))
+        case "pad":
+            value = float(a.get("value") or 0.0)
+            return hull(at(0), Range(value, value)) if math.isfinite(value) else UNKNOWN
+        case "pool":
+            if a["kind"] == "max":
+                return at(0)
+            if a["divisor_override"] is None:
+                return hull(at(0), Range(0.0, 0.0))
+            return symmetric(at(0).bound * (x.numel / max(a["divisor_override"], 1)))
+        case "reduce":
+            count = x.numel / max(node.output.numel, 1)
+            return at(0) if a["kind"] == "mean" else symmetric(at(0).bound * count * _SUMMED)
+        case "softmax":
+            return Range(0.0, 1.0) if at(0).bound < math.inf else UNKNOWN
+        case "layer_norm":
+            return _scaled(node, _norm(node, at(0), math.prod(x.shape[d] for d in a["dims"])), at)
+        case "group_norm":
+            return _scaled(node, _norm(node, at(0), x.numel // max(x.shape[0] * a["groups"], 1)), at)
+        case "lrn":
+            return at(0) if a["k"] >= 1 and a["alpha"] >= 0 and at(0).bound < _SQUARABLE else UNKNOWN
+        case "rotary":
+            return symmetric(2 * at(0).bound * max(at(1).bound, at(2).bound))
+        case "batch_matmul":
+            inner = x.shape[a["dims"][0][-1]]
+            return symmetric(at(0).bound * at(1).bound * inner * _SUMMED)
+        case "attention":
+            return _attention(node, at)
+        case "elementwise":
+            return hull(at(1), at(2)) if a["kind"] == "where" else UNKNOWN
+        case "fold":
+            return (
+                symmetric(at(0).bound * x.numel) if a["kind"] == "cumsum" else at(0) if a["kind"] in ("amax", "amin") else UNKNOWN
+            )
+    return UNKNOWN
+
+
+def _attention(node: Node, at: Inputs) -> Range:
+    """Results are means of rows of v, or 0 where all keys are hidden."""
+    a, q = node.attrs, node.inputs[0]
+    if not at(0).bound * at(1).bound * q.shape[-1] * abs(a["scale"]) < 1e30:
+        return UNKNOWN
+    hides = a["has_mask"] and node.inputs[3].dtype == torch.bool
+    if a["has_mask"] and (a["nan_if_hidden"] if hides else at(3).bound == math.inf):
+        return UNKNOWN
+    return hull(at(2), Range(0.0, 0.0))
+
+
+def _recurrent(node: Node, at: Inputs) -> list[Range]:
+    """An LSTM's and a GRU's outputs are as tame as tanh, and so are those of an RNN of it."""
+    a = node.attrs
+    tame = a["kind"] != "rnn_relu" and not a["projects"] and not a["has_state"]
+    if not tame or any(at(i).bound > 1e8 for i in range(len(node.inputs))):
+        return [UNKNOWN] * len(node.outputs)
+    steps = float(max(node.inputs[0].shape[:2]))
+    return [Range(-1.0, 1.0), Range(-1.0, 1.0), symmetric(steps)][: len(node.outputs)]
+
+
+def ranges_of(node: Node, at: Inputs, gain: Callable[[Value], float]) -> list[Range]:
+    """The ranges of the outputs of ``node``. ``gain``: ``largest_gain`` of a constant."""
+    if node.op == "recurrent":
+        return _recurrent(node, at)
+    if node.op in ("conv", "conv_transpose", "matmul"):
+        found = epilogue(node, at, gain)[-1]
+    else:
+        found = _operator(node, at) if len(node.outputs) == 1 else UNKNOWN
+    outputs = [found, *[UNKNOWN] * (len(node.outputs) - 1)]
+    return [
+        _rounded(result, value.dtype) if value.dtype in FLOATS else _of_dtype(value.dtype)
+        for result, value in zip(outputs, node.outputs, strict=True)
+    ]
+
+
+def epilogue(node: Node, at: Inputs, gain: Callable[[Value], float]) -> list[Range]:
+    """Of a product: its own range, and those after each instruction of its epilogue."""
+    bias = at(2) if node.attrs["has_bias"] else Range(0.0, 0.0)
+    weight = node.inputs[1]
+    own = product(at(0), gain(weight), bias) if weight.is_constant else UNKNOWN
+    return [own, *chain(node.epilogue, lambda i: own if i == 0 else at(node.epilogue_start + i - 1))]
+
+
+def known(ranges: Mapping[int, Range], constant: Callable[[Value], Range]) -> Callable[[Node], Inputs]:
+    """Of a node the ranges of its inputs, from those of values by id; inputs of a graph are unknown unless they are there."""
+
+    def inputs(node: Node) -> Inputs:
+        def at(index: int) -> Range:
+            value = node.inputs[index]
+            if value.is_constant:
+                return constant(value)
+            return ranges[value.id] if value.id in ranges else _of_dtype(value.dtype)
+
+        return at
+
+    return inputs

@@ -1,0 +1,186 @@
+"""oneDNN's post-ops give what torch gives up to post_op_limit, in every kernel; and for all numbers where a step runs exact.
+
+The product is 0 and its bias the number: weights and x are zeros.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from layout import blank, dense, read
+
+from drystone import native
+from drystone.native import Product, TensorDesc
+
+pytestmark = pytest.mark.skipif(native.isa() == "none", reason="no native kernels")
+
+NAN, INF = math.nan, math.inf
+NUMBERS = [
+    0.0,
+    -0.0,
+    1e-30,
+    1.0,
+    -1.0,
+    2.5,
+    -2.5,
+    5.9,
+    7.0,
+    -3.0,
+    3.0,
+    20.0,
+    -20.0,
+    88.0,
+    -88.0,
+    89.0,
+    -100.0,
+    1e4,
+    -1e4,
+    1e20,
+    1e37,
+    -1e37,
+]
+CHANNELS = 48
+SPECIAL = torch.tensor([*NUMBERS, NAN, INF, -INF, 3.4e38, -3.4e38] + [0.5] * 21)
+
+Reference = Callable[[torch.Tensor], torch.Tensor]
+UNARY: dict[str, tuple[str, float, float, Reference]] = {
+    "relu": ("relu", 0, 0, F.relu),
+    "leaky_relu": ("leaky_relu", 0.1, 0, lambda x: F.leaky_relu(x, 0.1)),
+    "elu": ("elu", 1, 0, F.elu),
+    "gelu_erf": ("gelu_erf", 0, 0, lambda x: F.gelu(x.double()).float()),  # in float32 gelu(inf) is NaN on some CPUs
+    "gelu_tanh": ("gelu_tanh", 0, 0, lambda x: F.gelu(x, approximate="tanh")),
+    "silu": ("silu", 0, 0, F.silu),
+    "mish": ("mish", 0, 0, F.mish),
+    "hardswish": ("hardswish", 0, 0, F.hardswish),
+    "hardsigmoid": ("hardsigmoid", 0, 0, F.hardsigmoid),
+    "sigmoid": ("sigmoid", 0, 0, torch.sigmoid),
+    "tanh": ("tanh", 0, 0, torch.tanh),
+    "clamp": ("clamp", 0, 6, lambda x: x.clamp(0, 6)),
+    "clamp from below": ("clamp", 0.5, INF, lambda x: x.clamp(min=0.5)),
+    "clamp from above": ("clamp", -INF, 6, lambda x: x.clamp(max=6)),
+    "exp": ("exp", 0, 0, torch.exp),
+    "log": ("log", 0, 0, torch.log),
+    "sqrt": ("sqrt", 0, 0, torch.sqrt),
+    "abs": ("abs", 0, 0, torch.abs),
+    "neg": ("neg", 0, 0, torch.neg),
+    "square": ("square", 0, 0, torch.square),
+    "linear": ("linear", 2, 1, lambda x: 2 * x + 1),
+    "pow": ("pow", 3, 0, lambda x: x**3),
+    "sign": ("sign", 0, 0, torch.sign),
+    "round": ("round", 0, 0, torch.round),
+}
+BINARY: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "add": torch.add,
+    "sub": torch.sub,
+    "mul": torch.mul,
+    "div": torch.div,
+    "maximum": torch.maximum,
+    "minimum": torch.minimum,
+    "sum": torch.add,
+}
+BLOCKED = "blocked8" if native.isa() == "avx2" else "blocked16"
+
+
+def products(post_ops: Callable[[TensorDesc], list[native.PostOp]]) -> Iterator[tuple[Product, TensorDesc, TensorDesc]]:
+    """Steps of as many of oneDNN's kernels as there are, with their x and output."""
+    for channels, weights, groups in (
+        (32, (CHANNELS, 32, 1, 1), 1),
+        (32, (CHANNELS, 32, 3, 3), 1),
+        (48, (CHANNELS, 1, 3, 3), 48),
+        (3, (CHANNELS, 3, 3, 3), 1),
+    ):
+        pad = weights[2] // 2
+        for format in ("plain", "channels_last", BLOCKED):
+            x = dense((1, channels, 4, 4), format if channels > 3 or format != BLOCKED else "plain")
+            output = dense((1, CHANNELS, 4, 4), format)
+            yield (
+                native.Convolution(x, weights, True, output, [1, 1], [pad, pad], [pad, pad], [1, 1], groups, post_ops(output)),
+                x,
+                output,
+            )
+    for inner_product in (False, True):
+        for rows in (1, 16):
+            x, output = dense((rows, 32), "plain"), dense((rows, CHANNELS), "plain")
+            f32 = native.DType.f32
+            yield native.Linear(inner_product, f32, rows, 32, CHANNELS, True, f32, post_ops(output)), x, output
+
+
+def apply(step: Product, x: TensorDesc, output: TensorDesc, operand: float, kind: str, exact: bool) -> torch.Tensor:
+    """What the step makes of ``SPECIAL``, one number a channel."""
+    zeros, packed, to = (
+        torch.zeros_like(blank(x)),
+        torch.zeros(step.packed_bytes, dtype=torch.uint8),
+        torch.full_like(blank(output), operand),
+    )
+    others = [torch.full_like(to, operand)] if kind in BINARY and kind != "sum" else []
+    slots = [zeros, packed, SPECIAL, to, *others]
+    program = native.Program()
+    program.add(step, list(range(len(slots))), exact)
+    scratchpad = torch.empty(max(program.scratchpad_bytes, 1), dtype=torch.uint8)
+    native.Frame(program, [slot.data_ptr() for slot in slots], [], scratchpad.data_ptr(), 2).run(0, 1)
+    made = read(output, to)
+    return made[0, :, 1, 2] if made.dim() == 4 else made[-1]
+
+
+def agree(got: torch.Tensor, want: torch.Tensor, which: torch.Tensor, what: str) -> None:
+    torch.testing.assert_close(got[which], want[which], rtol=3e-4, atol=1e-6, equal_nan=True, msg=lambda text: f"{what}: {text}")
+
+
+@pytest.mark.parametrize("name", UNARY)
+def test_unary(name: str) -> None:
+    kind, alpha, beta, reference = UNARY[name]
+    limit = native.post_op_limit(kind, alpha)
+    seen = set()
+    for step, x, output in products(lambda _: [(kind, alpha, beta, None)]):
+        usual = SPECIAL.abs() <= limit if 0 < limit < INF else torch.ones_like(SPECIAL).bool()
+        assert step.has_exact_run == (0 < limit < INF)
+        agree(apply(step, x, output, 0.0, kind, False), reference(SPECIAL), usual, step.implementation)
+        agree(apply(step, x, output, 0.0, kind, True), reference(SPECIAL), torch.ones_like(usual), f"{step.implementation}, exact")
+        seen.add(step.implementation)
+    assert len(seen) >= 3
+
+
+@pytest.mark.parametrize("operand", [1.5, NAN, INF, -INF])
+@pytest.mark.parametrize("kind", BINARY)
+def test_binary(kind: str, operand: float) -> None:
+    limit = INF if kind == "sum" else native.post_op_limit(kind, 0.0)
+    want = BINARY[kind](SPECIAL, torch.tensor(operand))
+    for step, x, output in products(lambda output: [(kind, 0.0, 0.0, None if kind == "sum" else output)]):
+        agree(
+            apply(step, x, output, operand, kind, False),
+            want,
+            (SPECIAL.abs() <= limit) | torch.tensor(limit == INF),
+            step.implementation,
+        )
+        agree(apply(step, x, output, operand, kind, True), want, torch.ones_like(want).bool(), f"{step.implementation}, exact")
+
+
+def test_the_rest_of_a_chain() -> None:
+    """What stands before the first instruction that is not exact stays with the product; operands follow in both parts."""
+
+    def chain(output: TensorDesc) -> list[native.PostOp]:
+        return [("sum", 0.0, 0.0, None), ("mul", 0.0, 0.0, output), ("relu", 0.0, 0.0, None), ("add", 0.0, 0.0, output)]
+
+    for step, x, output in products(chain):
+        to, packed = torch.full_like(blank(output), 2.0), torch.zeros(step.packed_bytes, dtype=torch.uint8)
+        by, plus = torch.full_like(to, -1.5), torch.full_like(to, 10.0)
+        slots = [torch.zeros_like(blank(x)), packed, SPECIAL, to, by, plus]
+        want = F.relu((SPECIAL + 2) * -1.5) + 10
+        for exact in (False, True):
+            to.fill_(2.0)
+            program = native.Program()
+            program.add(step, list(range(6)), exact)
+            scratchpad = torch.empty(max(program.scratchpad_bytes, 1), dtype=torch.uint8)
+            native.Frame(program, [slot.data_ptr() for slot in slots], [], scratchpad.data_ptr(), 2).run(0, 1)
+            made = read(output, to)
+            got = made[0, :, 1, 2] if made.dim() == 4 else made[-1]
+            agree(got, want, SPECIAL.abs() < 1e37 if not exact else torch.ones_like(want).bool(), step.implementation)
+
+
+def test_nothing_is_added_in_place_after_a_second_pass() -> None:
+    with pytest.raises(ValueError, match="only before"):
+        list(products(lambda _: [("relu", 0.0, 0.0, None), ("sum", 0.0, 0.0, None)]))
