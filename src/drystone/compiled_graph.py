@@ -26,6 +26,7 @@ from drystone.conductor import optimize
 from drystone.errors import CaptureError, DrystoneError, DrystoneWarning, UnsupportedError
 from drystone.runtime.explain import Explanation
 from drystone.runtime.module import MAX_PROGRAMS, OptimizedModule
+from drystone.runtime.weights import Numbers
 
 # Equal blocks of a model may share one graph, each with weights of its own. Beyond so many sets the graph runs eagerly.
 MAX_WEIGHT_SETS = 128
@@ -40,8 +41,8 @@ class CompiledGraph:
     """One graph of Dynamo's, and the programs made for it.
 
     A graph that has no program runs eagerly, and a ``DrystoneWarning`` says why; with the option ``strict`` the call raises.
-    Weights that are changed in place, replaced or loaded anew are packed again; changes that torch does not count (through
-    ``tensor.data``, numpy, or of inference tensors) are not seen.
+    Weights that are changed in place, replaced or loaded anew are packed again, and so are running statistics that a call in
+    training mode has moved; other changes that torch does not count (through ``tensor.data`` or numpy) are not seen.
     """
 
     def __init__(self, graph: fx.GraphModule, example_inputs: Sequence[Any], options: dict[str, Any]) -> None:
@@ -79,7 +80,7 @@ class CompiledGraph:
         stamps = _stamps(weights)
         try:
             bound = self._bound.get(key)
-            if bound is None or bound.stamps != stamps:
+            if bound is None or bound.stamps != stamps or bound.numbers.have_moved():
                 bound = self._bind(key, weights, stamps)
             else:
                 self._changes = 0
@@ -107,7 +108,7 @@ class CompiledGraph:
             warnings.warn("weights have changed since they were packed, and are packed again", DrystoneWarning, stacklevel=4)
         elif len(self._bound) == MAX_WEIGHT_SETS:
             raise UnsupportedError(f"it is called with more than {MAX_WEIGHT_SETS} sets of weights")
-        self._bound[key] = _Bound(weights, stamps)
+        self._bound[key] = _Bound(weights, stamps, Numbers(weights))
         return self._bound[key]
 
     def _prepare(self, args: Sequence[Any]) -> OptimizedModule:
@@ -130,6 +131,7 @@ class _Bound:
 
     weights: list[torch.Tensor]
     stamps: list[int]
+    numbers: Numbers
     programs: OrderedDict[tuple[Any, ...], OptimizedModule] = field(default_factory=OrderedDict)
 
 

@@ -36,7 +36,7 @@ class Captured:
     signature: Signature
     constants: dict[str, tuple[str, torch.Tensor]]  # placeholder → (qualified name, the model's tensor)
     output_names: list[str]  # the nodes that give the graph's outputs
-    weights: set[str]  # the placeholders that are parameters and buffers of the model, and are read
+    weights: set[str]  # the placeholders that are parameters, buffers and plain tensors of the model, and are read
 
     @property
     def inputs(self) -> list[InputLeaf]:
@@ -130,8 +130,7 @@ def describe(program: ExportedProgram, parameters: inspect.Signature) -> Capture
             assert spec.target is not None
             state = program.state_dict if spec.target in program.state_dict else program.constants
             constants[name] = (spec.target, state[spec.target])
-            if spec.kind is not InputKind.CONSTANT_TENSOR:
-                weights.add(name)
+            weights.add(name)
             placeholders[spec.target] = name
         else:
             raise UnsupportedError(f"the model uses {spec.target!r}, which is neither a tensor nor a number")
