@@ -11,7 +11,7 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
@@ -21,7 +21,10 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
 from torch.utils import _pytree as pytree
 
+from drystone.capture.hooks import global_hooks_held
+from drystone.capture.isolated import can_be_isolated, users_hooks
 from drystone.capture.mutation import functionalize, read_by
+from drystone.capture.settled import Settled, settle
 from drystone.capture.signature import InputLeaf, OutputLeaf, Signature
 from drystone.capture.torchscript import Interpreter
 from drystone.errors import CaptureError, DrystoneError, DrystoneWarning, InputError, UnsupportedError
@@ -37,6 +40,7 @@ class Captured:
     constants: dict[str, tuple[str, torch.Tensor]]  # placeholder → (qualified name, the model's tensor)
     output_names: list[str]  # the nodes that give the graph's outputs
     weights: set[str]  # the placeholders that are parameters, buffers and plain tensors of the model, and are read
+    changed: list[str] = field(default_factory=list)  # attributes that each call of the model changes, and a program does not
 
     @property
     def inputs(self) -> list[InputLeaf]:
@@ -50,23 +54,58 @@ class Captured:
 def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None, dynamic_shapes: Any = None) -> Captured:
     """Trace ``model(*args, **kwargs)`` for inference. The model is left as it is. It may be a TorchScript module.
 
-    Raises ``CaptureError`` for a model in training mode, or one that can't be traced, naming the model's line; ``InputError`` for
-    example inputs that are not on the CPU; ``UnsupportedError`` where the result depends on a buffer that each call changes.
+    Copies of it run before that, to see what a call changes: tables that are made at the first call are constants of the program.
+    Hooks around the model's own ``forward`` are left out.
+
+    Raises ``CaptureError`` for a model in training mode, or one that can't be traced, naming the model's line, or one whose
+    submodules have forward hooks; ``InputError`` for example inputs that are not on the CPU; ``UnsupportedError`` where the result
+    depends on what each call changes.
     """
     kwargs = dict(kwargs or {})
     if isinstance(model, torch.jit.ScriptModule):
         model = Interpreter(model)
     check_model(model, args, kwargs)
+    with global_hooks_held():
+        return _captured(model, args, kwargs, dynamic_shapes)
+
+
+def _captured(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any) -> Captured:
+    settled = _settled(model, args, kwargs)
+    traced = settled.model
     try:
         # Precision is lowered where the caller asks for it, not because autocast happens to be on.
-        with torch.no_grad(), torch.autocast("cpu", enabled=False), _attributes_kept(model), _quiet():
-            program = torch.export.export(model, tuple(args), kwargs, dynamic_shapes=dynamic_shapes, strict=False)
+        with torch.no_grad(), torch.autocast("cpu", enabled=False), _attributes_kept(traced), _quiet():
+            program = torch.export.export(traced, tuple(args), kwargs, dynamic_shapes=dynamic_shapes, strict=False)
             program = functionalize(program)
     except DrystoneError:
         raise
     except Exception as error:
         raise CaptureError(_explanation(model, error)) from error
-    return describe(program, inspect.signature(model.forward))
+    captured = describe(program, inspect.signature(model.forward))
+    captured.changed = settled.changed
+    return captured
+
+
+def _settled(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Settled:
+    """A copy of the model to trace, where one can be made."""
+    for name, module in model.named_modules():
+        if name and not isinstance(module, torch.jit.ScriptModule) and (hooks := users_hooks(module)):
+            shown = getattr(hooks[0], "__qualname__", type(hooks[0]).__name__)
+            raise CaptureError(
+                f"the model's {name!r} ({type(module).__name__}) has forward hooks ({shown}), which a program would not run; "
+                "remove them, or let the model run in parts"
+            )
+    if isinstance(model, Interpreter) or not can_be_isolated(model):
+        return Settled(model)
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the model's own, which its calls give
+        settled = settle(model, args, kwargs)
+    if settled.matters:
+        raise UnsupportedError(
+            f"each call of the model changes {', '.join(map(repr, settled.changed))}, and its result depends on it; "
+            "a program keeps nothing between calls: pass it in and give it back as an output instead"
+        )
+    return settled
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MethodType
 from typing import Any
 
 import torch
@@ -28,13 +29,40 @@ class StandIn(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            return getattr(self.__dict__["_model"], name)
+            model = self.__dict__["_model"]
+            found = getattr(model, name)
+            own = isinstance(found, MethodType) and found.__self__ is model
+            return MethodType(found.__func__, self._front()) if own and _has_plain_state(model) else found
+
+    def _front(self) -> nn.Module:
+        """The model for methods beside its ``forward``: they find its attributes, and what they call as the model is this module.
+
+        Inputs that this module refuses, it having computed nothing, go to the model.
+        """
+        model: nn.Module = self.__dict__["_model"]
+        kind = type(model)
+
+        def call(_: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return model(*args, **kwargs) if model.training else self(*args, **kwargs)
+            except InputError:
+                return model(*args, **kwargs)
+
+        body = {"__call__": call, "forward": call, "__module__": kind.__module__, "__qualname__": kind.__qualname__}
+        front: nn.Module = object.__new__(type(kind.__name__, (kind,), body))
+        object.__setattr__(front, "__dict__", vars(self.__dict__.get("_tree", model)))  # in parts, a copy keeps the state
+        return front
 
     def train(self, mode: bool = True) -> StandIn:
         """Refuses training mode: what is prepared is inference only."""
         if mode:
             raise InputError("this module is prepared for inference and has no training mode; train the original model")
         return self
+
+
+def _has_plain_state(model: nn.Module) -> bool:
+    """Whether all that it keeps is in its ``__dict__``, and so may be another object's too."""
+    return not isinstance(model, torch.jit.ScriptModule) and not any("__slots__" in vars(kind) for kind in type(model).__mro__[:-1])
 
 
 def refusal(label: str, tensor: torch.Tensor, grad: bool) -> InputError | None:
