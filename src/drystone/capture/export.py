@@ -124,14 +124,14 @@ def _attributes_kept(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """What torch.export prints where it fails, the graph so far among it: the CaptureError says it shorter; and what it warns of in
-    each nn.LSTM and its like, whose list of weights is no concern of the user's."""
+    attributes that a call assigns, which ``Captured.changed`` names where they matter."""
     loggers = [logging.getLogger(name) for name in ("torch.export._trace", "torch.fx.experimental.symbolic_shapes")]
     before = [logger.disabled for logger in loggers]
     try:
         for logger in loggers:
             logger.disabled = True
         with redirect_stderr(io.StringIO()), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The tensor attributes? .*_flat_weights", UserWarning)
+            warnings.filterwarnings("ignore", "The tensor attributes? .* assigned during export", UserWarning)
             yield
     finally:
         for logger, disabled in zip(loggers, before, strict=True):

@@ -31,8 +31,9 @@ class Copier:
     """Copies a model's structure: modules, containers and plain objects. ``tensors`` gives what stands for a tensor that is no
     parameter. What is met twice is one object in the copy too; ``copies`` has modules and objects by the originals' ids."""
 
-    def __init__(self, tensors: Tensors) -> None:
-        self._tensors = tensors
+    def __init__(self, tensors: Tensors, modules: bool = True) -> None:
+        """Without ``modules`` these are shared."""
+        self._tensors, self._modules = tensors, modules
         self._known: dict[int, tuple[Any, Any]] = {}  # with the original, so that no other takes its id
 
     def copy(self, value: Any) -> Any:
@@ -74,6 +75,8 @@ class Copier:
     def _object(self, value: Any) -> Any:
         kind = type(value)
         # An object that has something to release must not be there twice.
+        if isinstance(value, nn.Module) and not self._modules:
+            return value
         if isinstance(value, _SHARED) or hasattr(kind, "__del__") or not hasattr(value, "__dict__"):
             return value
         try:
@@ -169,6 +172,14 @@ def storage(tensor: torch.Tensor) -> int:
 def state(model: nn.Module) -> dict[tuple[Any, ...], tuple[Any, int]]:
     """All that a model holds, by the path to it: (module's name and attribute, keys inside of it …) → value and version."""
     found: dict[tuple[Any, ...], tuple[Any, int]] = {}
+    for name, module in model.named_modules():
+        found.update(state_of(module, f"{name}." if name else ""))
+    return found
+
+
+def state_of(module: nn.Module, prefix: str = "") -> dict[tuple[Any, ...], tuple[Any, int]]:
+    """What one module holds itself."""
+    found: dict[tuple[Any, ...], tuple[Any, int]] = {}
     seen: set[int] = set()
 
     def visit(path: tuple[Any, ...], value: Any) -> None:
@@ -191,13 +202,12 @@ def state(model: nn.Module) -> dict[tuple[Any, ...], tuple[Any, int]]:
             for key, item in list(entries):
                 visit((*path, key if isinstance(key, (str, int)) else repr(key)), item)
 
-    for name, module in model.named_modules():
-        for attribute, value in vars(module).items():
-            if attribute.endswith("_hooks"):
-                continue
-            if attribute in ("_parameters", "_buffers", "_modules"):
-                for key, item in value.items():
-                    visit((f"{name}.{key}" if name else key,), item)
-            elif attribute != "_non_persistent_buffers_set":
-                visit((f"{name}.{attribute}" if name else attribute,), value)
+    for attribute, value in vars(module).items():
+        if attribute.endswith("_hooks"):
+            continue
+        if attribute in ("_parameters", "_buffers", "_modules"):
+            for key, item in value.items():
+                visit((prefix + key,), item)
+        elif attribute != "_non_persistent_buffers_set":
+            visit((prefix + attribute,), value)
     return found
