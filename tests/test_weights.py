@@ -111,3 +111,68 @@ def test_refreshed_transposed_convolutions(stride: int, groups: int) -> None:
         module.weight.mul_(torch.rand_like(module.weight))
         fast.refresh()
         torch.testing.assert_close(fast(x), module(x), rtol=1e-4, atol=1e-5)
+
+
+STATISTICS: dict[str, Callable[[], nn.Module]] = {
+    "momentum": lambda: nn.BatchNorm2d(8),
+    "cumulative": lambda: nn.BatchNorm2d(8, momentum=None),
+    "plain": lambda: nn.BatchNorm2d(8, affine=False),
+    "instance": lambda: nn.InstanceNorm2d(8, track_running_stats=True),
+}
+
+
+@pytest.mark.parametrize("kind", STATISTICS)
+@pytest.mark.parametrize("capture", ["whole", "eager"])
+def test_running_statistics_that_moved_are_seen(kind: str, capture: Any) -> None:
+    model, x = nn.Sequential(nn.Conv2d(3, 8, 3), STATISTICS[kind](), nn.ReLU()).eval(), torch.randn(2, 3, 9, 9)
+    fast = drystone.optimize(model, x, tuning="estimate", capture=capture)
+    fast(x)
+    with torch.no_grad():
+        model.train()(3 * x + 1)
+    model.eval()
+    with pytest.raises(WeightsChangedError, match="running_mean"):
+        fast(x)
+    fast.refresh()
+    Reference(model, (x,)).check_float32(fast(x))
+
+
+@pytest.mark.parametrize("kind", STATISTICS)
+def test_running_statistics_that_moved_are_packed_again_by_the_backend(kind: str) -> None:
+    model, x = nn.Sequential(nn.Conv2d(3, 8, 3), STATISTICS[kind](), nn.ReLU()).eval(), torch.randn(2, 3, 9, 9)
+    fast = torch.compile(model, backend="drystone", options={"tuning": "estimate"})
+    with torch.no_grad():
+        fast(x)
+        model.train()(3 * x + 1)
+        model.eval()
+        Reference(model, (x,)).check_float32(fast(x))
+
+
+def test_a_statistic_without_memory_is_a_change_and_not_read() -> None:
+    model, x = net(), torch.randn(2, 3, 8, 8)
+    fast = drystone.optimize(model, x, tuning="estimate")
+    model[1].running_mean.untyped_storage().resize_(0)
+    with pytest.raises(WeightsChangedError, match="running_mean"):
+        fast(x)
+
+
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.shift, self.scale, self.table = nn.Linear(4, 4), torch.ones(4), 1.0, {"a": torch.ones(4)}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x) * self.scale + self.shift * self.table["a"]
+
+
+def test_plain_tensors_among_the_attributes_are_watched_and_all_attributes_refreshed() -> None:
+    model, x = Scaled().eval(), torch.randn(2, 4)
+    fast = drystone.optimize(model, x, tuning="estimate")
+    for change in (lambda: model.shift.add_(1), lambda: model.table["a"].mul_(3)):
+        change()
+        with pytest.raises(WeightsChangedError):
+            fast(x)
+        fast.refresh()
+        Reference(model, (x,)).check_float32(fast(x))
+    model.scale = 3.0
+    fast.refresh()
+    Reference(model, (x,)).check_float32(fast(x))

@@ -26,6 +26,7 @@ from drystone.errors import CaptureError, DrystoneError, UnsupportedError, warn
 from drystone.forks import Lock
 from drystone.runtime.explain import Explanation
 from drystone.runtime.module import MAX_PROGRAMS, OptimizedModule
+from drystone.runtime.weights import Numbers
 
 # Equal blocks of a model may share one graph, each with weights of its own. Beyond so many sets the graph runs eagerly.
 MAX_WEIGHT_SETS = 128
@@ -40,8 +41,8 @@ class CompiledGraph:
     """One graph of Dynamo's, and the programs made for it.
 
     A graph that has no program runs eagerly, and a ``DrystoneWarning`` says why; with the option ``strict`` the call raises.
-    Weights that are changed in place, replaced or loaded anew are packed again; changes that torch does not count (through
-    ``tensor.data``, numpy, or of inference tensors) are not seen.
+    Weights that are changed in place, replaced or loaded anew are packed again, and so are running statistics that a call in
+    training mode has moved; other changes that torch does not count (through ``tensor.data`` or numpy) are not seen.
     """
 
     def __init__(self, graph: fx.GraphModule, example_inputs: Sequence[Any], options: dict[str, Any]) -> None:
@@ -88,7 +89,7 @@ class CompiledGraph:
         key, _, stamps = self._called(args)
         with self._lock:
             bound = self._bound.get(key)
-            if bound is None or bound.stamps != stamps:
+            if bound is None or bound.stamps != stamps or bound.numbers.have_moved():
                 return None
             sizes = self._sizes(args)
             fast = bound.programs.get(sizes)
@@ -104,7 +105,7 @@ class CompiledGraph:
         key, weights, stamps = self._called(args)
         try:
             bound = self._bound.get(key)
-            if bound is None or bound.stamps != stamps:
+            if bound is None or bound.stamps != stamps or bound.numbers.have_moved():
                 bound = self._bind(key, weights, stamps)
             else:
                 self._changes = 0
@@ -136,7 +137,7 @@ class CompiledGraph:
         elif len(self._bound) == MAX_WEIGHT_SETS:
             raise UnsupportedError(f"it is called with more than {MAX_WEIGHT_SETS} sets of weights")
         with self._lock:
-            self._bound[key] = bound = _Bound(weights, stamps)
+            self._bound[key] = bound = _Bound(weights, stamps, Numbers(weights))
         return bound
 
     def _prepare(self, args: Sequence[Any]) -> OptimizedModule:
@@ -159,6 +160,7 @@ class _Bound:
 
     weights: list[torch.Tensor]
     stamps: list[int]
+    numbers: Numbers
     programs: OrderedDict[tuple[Any, ...], OptimizedModule] = field(default_factory=OrderedDict)
 
 

@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from drystone import native
 from drystone.capture.export import Captured, check_model
 from drystone.capture.export import capture as capture_module
+from drystone.capture.isolated import alone
 from drystone.capture.kept_modules import Choice, chosen_modules, names_of
 from drystone.capture.shapes import LEAST, batch_inputs, batch_shapes, dynamic_dims, resize
 from drystone.capture.signature import Signature
@@ -222,6 +223,7 @@ class Conductor:
         with on_cpu(), spinner("preparing") as say:
             say("capturing")
             captured = self._capture_example(dynamic_shapes)
+            self._report_changes(captured.changed)
             tensors = captured.signature.flatten(self.args, self.kwargs)
             batch = batch_inputs(tensors) if dynamic_shapes is None and any_batch else []
             dynamic = [({0} if i in batch else set()) | dims for i, dims in enumerate(dynamic_dims(captured))]
@@ -344,13 +346,22 @@ class Conductor:
             self.warned = True
             warn(f"{len(segments)} operators run on ATen: {text}", stacklevel=4)
 
+    def _report_changes(self, names: list[str]) -> None:
+        if not names:
+            return
+        text = f"each call of the model changes {', '.join(map(repr, names))}, though its result does not depend on it"
+        if self.options.strict:
+            raise UnsupportedError(f"strict=True, and {text}; the optimised model would leave it as it is")
+        warn(f"{text}; the optimised model leaves it as it is", stacklevel=4)
+
     def _explain(self, program: Program, planner: Planner, tensors: list[torch.Tensor], compare: bool) -> Explanation:
         runs = step_seconds(program, tensors) if compare else [program.time_steps(tensors)]
         steps = [min(times) for times in zip(*runs, strict=True)]
         args, kwargs = _refilled(self.args, self.kwargs, tensors)
         ours, eager = sum(steps), None
         if compare:
-            ours, eager = against_eager(lambda: program(tensors), lambda: self.model(*args, **kwargs))
+            model = alone(self.model)
+            ours, eager = against_eager(lambda: program(tensors), lambda: model(*args, **kwargs))
         return self._explanation(program, steps, ours, eager)
 
     def _explanation(self, program: Program, steps: list[float], ours: float, eager: float | None) -> Explanation:

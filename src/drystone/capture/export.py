@@ -10,7 +10,7 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
@@ -22,8 +22,11 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
 from drystone.capture.alone import alone, silent
+from drystone.capture.hooks import global_hooks_held
+from drystone.capture.isolated import can_be_isolated, users_hooks
 from drystone.capture.mutation import functionalize, read_by
 from drystone.capture.scalars import correct_scalars
+from drystone.capture.settled import Settled, settle
 from drystone.capture.signature import InputLeaf, OutputLeaf, Signature
 from drystone.capture.torchscript import Interpreter
 from drystone.errors import CaptureError, DrystoneError, DrystoneWarning, InputError, UnsupportedError
@@ -40,7 +43,8 @@ class Captured:
     signature: Signature
     constants: dict[str, tuple[str, torch.Tensor]]  # placeholder → (qualified name, the model's tensor)
     output_names: list[str]  # the nodes that give the graph's outputs
-    weights: set[str]  # the placeholders that are parameters and buffers of the model, and are read
+    weights: set[str]  # the placeholders that are parameters, buffers and plain tensors of the model, and are read
+    changed: list[str] = field(default_factory=list)  # attributes that each call of the model changes, and a program does not
 
     @property
     def inputs(self) -> list[InputLeaf]:
@@ -54,19 +58,32 @@ class Captured:
 def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None, dynamic_shapes: Any = None) -> Captured:
     """Trace ``model(*args, **kwargs)`` for inference. The model is left as it is. It may be a TorchScript module.
 
-    Raises ``CaptureError`` for a model in training mode, or one that can't be traced, naming the model's line; ``InputError`` for
-    example inputs that are not on the CPU; ``UnsupportedError`` where the result depends on a buffer that each call changes.
+    Copies of it run before that, to see what a call changes: tables that are made at the first call are constants of the program.
+    Hooks around the model's own ``forward`` are left out.
+
+    Raises ``CaptureError`` for a model in training mode, or one that can't be traced, naming the model's line, or one whose
+    submodules have forward hooks; ``InputError`` for example inputs that are not on the CPU; ``UnsupportedError`` where the result
+    depends on what each call changes.
     """
     kwargs = dict(kwargs or {})
     if isinstance(model, torch.jit.ScriptModule):
         model = Interpreter(model)
     check_model(model, args, kwargs)
+    with global_hooks_held():
+        return _captured(model, args, kwargs, dynamic_shapes)
+
+
+def _captured(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any) -> Captured:
+    settled = _settled(model, args, kwargs)
+    traced = settled.model
     try:
         # Precision is lowered where the caller asks for it, not because autocast happens to be on.
-        with alone(), torch.inference_mode(_of_inference_mode(model)), _plain_modes(), _attributes_kept(model), _quiet():
-            program = torch.export.export(model, tuple(args), kwargs, dynamic_shapes=dynamic_shapes, strict=False)
+        with alone(), torch.inference_mode(_of_inference_mode(model)), _plain_modes(), _attributes_kept(traced), _quiet():
+            program = torch.export.export(traced, tuple(args), kwargs, dynamic_shapes=dynamic_shapes, strict=False)
             program = functionalize(program)
-        return describe(program, inspect.signature(model.forward))
+        captured = describe(program, inspect.signature(model.forward))
+        captured.changed = settled.changed
+        return captured
     except DrystoneError:
         raise
     except Exception as error:
@@ -75,7 +92,11 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
 
 def _of_inference_mode(model: nn.Module) -> bool:
     """Whether the tracer must be in inference mode: in it alone may parameters that were made in it require grad. Else as it is."""
-    return torch.is_inference_mode_enabled() or any(parameter.is_inference() for parameter in model.parameters())
+    return torch.is_inference_mode_enabled() or _is_of_inference_mode(model)
+
+
+def _is_of_inference_mode(model: nn.Module) -> bool:
+    return any(parameter.is_inference() for parameter in model.parameters())
 
 
 @contextmanager
@@ -98,6 +119,34 @@ def _plain_modes() -> Iterator[None]:
         nn.modules.transformer._detect_is_causal_mask = detect
 
 
+def _settled(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Settled:
+    """A copy of the model to trace, where one can be made."""
+    for name, module in model.named_modules():
+        if name and not isinstance(module, torch.jit.ScriptModule) and (hooks := users_hooks(module)):
+            shown = getattr(hooks[0], "__qualname__", type(hooks[0]).__name__)
+            raise CaptureError(
+                f"the model's {name!r} ({type(module).__name__}) has forward hooks ({shown}), which a program would not run; "
+                "remove them, or let the model run in parts"
+            )
+    if isinstance(model, Interpreter) or not can_be_isolated(model):
+        return Settled(model)
+    with (
+        torch.inference_mode(_is_of_inference_mode(model)),
+        torch.no_grad(),
+        torch.autocast("cpu", enabled=False),
+        on_cpu(),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")  # the model's own, which its calls give
+        settled = settle(model, args, kwargs)
+    if settled.matters:
+        raise UnsupportedError(
+            f"each call of the model changes {', '.join(map(repr, settled.changed))}, and its result depends on it; "
+            "a program keeps nothing between calls: pass it in and give it back as an output instead"
+        )
+    return settled
+
+
 @contextmanager
 def _attributes_kept(model: nn.Module) -> Iterator[None]:
     """The tracer puts copies of the lists and dicts among a module's attributes in their place; afterwards, all is as it was."""
@@ -114,14 +163,14 @@ def _attributes_kept(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """What torch.export prints where it fails, the graph so far among it: the CaptureError says it shorter; and what it warns of in
-    each nn.LSTM and its like, whose list of weights is no concern of the user's."""
+    attributes that a call assigns, which ``Captured.changed`` names where they matter."""
     loggers = [logging.getLogger(name) for name in ("torch.export._trace", "torch.fx.experimental.symbolic_shapes")]
     before = [logger.disabled for logger in loggers]
     try:
         for logger in loggers:
             logger.disabled = True
         with silent(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The tensor attributes? .*_flat_weights", UserWarning)
+            warnings.filterwarnings("ignore", "The tensor attributes? .* assigned during export", UserWarning)
             yield
     finally:
         for logger, disabled in zip(loggers, before, strict=True):
@@ -164,8 +213,7 @@ def describe(program: ExportedProgram, parameters: inspect.Signature) -> Capture
             assert spec.target is not None
             state = program.state_dict if spec.target in program.state_dict else program.constants
             constants[name] = (spec.target, state[spec.target])
-            if spec.kind is not InputKind.CONSTANT_TENSOR:
-                weights.add(name)
+            weights.add(name)
             placeholders[spec.target] = name
         else:
             raise UnsupportedError(f"the model uses {spec.target!r}, which is neither a tensor nor a number")

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from drystone.capture.isolated import Copier
+
 # What nn.Module itself keeps of a module: dicts of children, tensors and hooks, which a copy needs for itself.
 _MACHINERY = frozenset(vars(nn.Module()))
 
@@ -30,11 +32,11 @@ def copy_tree(
     """Each module of ``model`` → its copy; ``[model]`` is the root of the new tree.
 
     Modules in ``replaced`` have another ``forward``: in all else their copies are what they were, for parents that read their
-    weights, call their other methods or ask for their class. Buffers of ``stateful`` modules are copied, all other tensors
+    weights, call their other methods or ask for their class. What ``stateful`` modules hold beside parameters is copied, all else
     shared. A module that is at two places of the tree is so in the copy.
     """
     copies: dict[nn.Module, nn.Module] = {}
-    tensors: dict[int, torch.Tensor] = {}
+    copier = Copier(torch.Tensor.clone, modules=False)
 
     def visit(module: nn.Module) -> nn.Module:
         if module in copies or stands_alone(module):
@@ -43,8 +45,8 @@ def copy_tree(
         if module in stateful:
             for holder in (made._buffers, vars(made)):
                 for name, value in holder.items():
-                    if isinstance(value, torch.Tensor):
-                        holder[name] = tensors[id(value)] = tensors[id(value)] if id(value) in tensors else value.clone()
+                    if name not in _MACHINERY and not isinstance(value, (nn.Module, MethodType)):
+                        holder[name] = copier.copy(value)
         for name, child in made._modules.items():
             made._modules[name] = None if child is None else visit(child)
         return made

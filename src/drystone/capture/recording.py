@@ -7,8 +7,7 @@ that is seen from outside: the version counters of tensors, the memory of result
 from __future__ import annotations
 
 import functools
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +15,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from drystone.capture.isolated import state_of
 from drystone.capture.module_tree import copy_tree, unchanged
 
 
@@ -64,7 +64,7 @@ class _Recorder:
         for original, module in self.copies.items():
             observed = functools.partial(self.call, original, module.forward)
             vars(module)["forward"] = functools.update_wrapper(observed, module.forward)
-        self.initial = {original: _state(module) for original, module in self.copies.items()}
+        self.initial = {original: state_of(module) for original, module in self.copies.items()}
 
     def call(self, original: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         leaves, spec = pytree.tree_flatten((args, kwargs))
@@ -85,7 +85,7 @@ class _Recorder:
         """Note which modules, here or below, are no longer as they were before the run."""
         for inner in original.modules():
             if inner in self.copies and inner not in self.recording.stateful:
-                name = _changed(self.initial[inner], _state(self.copies[inner]))
+                name = _changed(self.initial[inner], state_of(self.copies[inner]))
                 if name:
                     self.recording.stateful[inner] = name
 
@@ -119,24 +119,9 @@ def _memory(leaves: list[Any]) -> list[int]:
     return [leaf.untyped_storage()._cdata for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.layout is torch.strided]
 
 
-def _state(module: nn.Module) -> dict[Any, tuple[Any, int]]:
-    """All that a module holds, containers opened one level: (attribute, key) → value and version."""
-    state = {}
-    for name, value in vars(module).items():
-        entries: Iterable[tuple[Any, Any]] = [(None, value)]
-        if isinstance(value, dict):
-            entries = value.items()
-        elif isinstance(value, (list, set, deque)):
-            entries = enumerate(value)
-        for key, entry in entries:
-            state[name, key] = (entry, _version(entry))
-    return state
-
-
 def _changed(before: dict[Any, tuple[Any, int]], now: dict[Any, tuple[Any, int]]) -> str | None:
     """The name of the first attribute that is not what it was."""
     for key in [*before, *(key for key in now if key not in before)]:
         if key not in before or key not in now or not unchanged(before[key][0], now[key][0]) or before[key][1] != now[key][1]:
-            name, entry = key
-            return str(entry) if name in ("_buffers", "_parameters", "_modules") else str(name)
+            return str(key[0])
     return None

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from drystone.capture.hooks import GLOBAL_HOOKS
 from drystone.errors import InputError, ShapeError
 from drystone.forks import Lock
 from drystone.graph.graph import Graph, Value
 from drystone.runtime.explain import Explanation
+from drystone.runtime.hooks import within_hooks
 from drystone.runtime.program import Program
 from drystone.runtime.stand_in import StandIn, refusal, threads_in_force
 from drystone.runtime.traced_calls import is_traced
@@ -74,6 +76,8 @@ class OptimizedModule(StandIn):
         self._batch = batch
         self._weights = weights
         self._programs: OrderedDict[Key, Prepared] = OrderedDict()
+        scripted = isinstance(model, torch.jit.ScriptModule)
+        self._hooks = () if scripted else (model._forward_pre_hooks, model._forward_hooks)  # the model's own
         self._lock = Lock()  # of the table of programs, for a moment
         self._planning = Lock()  # of whoever makes one
         self._current: tuple[int, Prepared] | None = None
@@ -102,13 +106,16 @@ class OptimizedModule(StandIn):
             self._weights.refresh()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self._forward_hooks or self._forward_pre_hooks:
+        if self._forward_hooks or self._forward_pre_hooks or GLOBAL_HOOKS[0] or GLOBAL_HOOKS[1]:
             return super().__call__(*args, **kwargs)
         return self.forward(*args, **kwargs)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if is_traced():
             return self.call_original(args, kwargs)
+        return within_hooks(self._model, self._run, args, kwargs) if any(self._hooks) else self._run(*args, **kwargs)
+
+    def _run(self, *args: Any, **kwargs: Any) -> Any:
         tensors, usual = self._checked(args, kwargs)
         self._weights.check()
         threads = threads_in_force()
@@ -117,7 +124,7 @@ class OptimizedModule(StandIn):
         prepared = current[1] if known and current else self._find(tensors, threads)
         if prepared.eager and not getattr(self._model, "training", False):  # a frozen TorchScript module has no mode
             with torch.no_grad(), torch.autocast("cpu", enabled=False):
-                return self._model(*args, **kwargs)
+                return self._model.forward(*args, **kwargs) if any(self._hooks) else self._model(*args, **kwargs)
         return prepared.unflatten(prepared.program(tensors))
 
     def _checked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[torch.Tensor], bool]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
+from types import MethodType
 from typing import Any, NoReturn
 
 import torch
@@ -49,7 +50,29 @@ class StandIn(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            return getattr(self.__dict__["_model"], name)
+            model = self.__dict__["_model"]
+            found = getattr(model, name)
+            own = isinstance(found, MethodType) and found.__self__ is model
+            return MethodType(found.__func__, self._front()) if own and _has_plain_state(model) else found
+
+    def _front(self) -> nn.Module:
+        """The model for methods beside its ``forward``: they find its attributes, and what they call as the model is this module.
+
+        Inputs that this module refuses, it having computed nothing, go to the model.
+        """
+        model: nn.Module = self.__dict__["_model"]
+        kind = type(model)
+
+        def call(_: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return model(*args, **kwargs) if model.training else self(*args, **kwargs)
+            except InputError:
+                return model(*args, **kwargs)
+
+        body = {"__call__": call, "forward": call, "__module__": kind.__module__, "__qualname__": kind.__qualname__}
+        front: nn.Module = object.__new__(type(kind.__name__, (kind,), body))
+        object.__setattr__(front, "__dict__", vars(self.__dict__.get("_tree", model)))  # in parts, a copy keeps the state
+        return front
 
     # Containers are asked for their entries by the methods of their class.
 
@@ -165,6 +188,11 @@ class StandIn(nn.Module):
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Refused: calls would not see it."""
         raise InputError("this module runs a program already; compile the original model, or a module around this one")
+
+
+def _has_plain_state(model: nn.Module) -> bool:
+    """Whether all that it keeps is in its ``__dict__``, and so may be another object's too."""
+    return not isinstance(model, torch.jit.ScriptModule) and not any("__slots__" in vars(kind) for kind in type(model).__mro__[:-1])
 
 
 def refusal(label: str, tensor: torch.Tensor, grad: bool) -> InputError | None:

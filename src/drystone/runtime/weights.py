@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from operator import attrgetter
 from typing import Any, Protocol
 
@@ -13,17 +13,53 @@ from drystone.errors import WeightsChangedError, WeightsReleasedError
 from drystone.graph.graph import Graph
 
 _version = attrgetter("_version")
+# Numbers at the front of a tensor that are compared. A running statistic moves as a whole, but for channels that are always zero.
+COMPARED = 64
 
 
 class Source(Protocol):
-    """What was captured: ``constants`` by placeholder as (qualified name, tensor); ``weights``, those of the model itself."""
+    """What was captured: ``constants`` by placeholder as (qualified name, tensor); ``weights``, those that can change."""
 
     constants: dict[str, tuple[str, torch.Tensor]]
     weights: set[str]
 
 
+class Numbers:
+    """The first numbers of buffers: torch's batch norm writes to its running statistics in training mode without counting it."""
+
+    def __init__(self, tensors: Iterable[torch.Tensor]) -> None:
+        self._tensors = [tensor for tensor in tensors if _is_statistic(tensor)]
+        self._places = list(map(torch.Tensor.data_ptr, self._tensors))
+        self._fronts = [tensor.detach().view(-1)[:COMPARED].view(torch.uint8) for tensor in self._tensors]
+        self._bytes = self._read()
+
+    def _read(self) -> torch.Tensor | None:
+        return torch.cat(self._fronts) if self._fronts else None
+
+    def have_moved(self) -> bool:
+        if self._bytes is None:
+            return False
+        # Memory that is another, or none any more, is not read.
+        if list(map(torch.Tensor.data_ptr, self._tensors)) != self._places:
+            return True
+        return not torch.equal(torch.cat(self._fronts), self._bytes)
+
+    def moved(self) -> list[torch.Tensor]:
+        """The tensors whose numbers are others."""
+        if self._bytes is None:
+            return []
+        before = self._bytes.split([len(front) for front in self._fronts])
+        each = zip(self._tensors, self._places, self._fronts, before, strict=True)
+        return [t for t, place, front, was in each if t.data_ptr() != place or not torch.equal(front, was)]
+
+
+def _is_statistic(tensor: torch.Tensor) -> bool:
+    plain = type(tensor) is torch.Tensor and tensor.layout is torch.strided and tensor.is_cpu
+    return plain and tensor.is_floating_point() and tensor.numel() > 0 and tensor.data_ptr() != 0 and tensor.is_contiguous()
+
+
 class Weights:
-    """The parameters and buffers that a module's programs were made from, each with the version that torch counts.
+    """The tensors of the model that a module's programs were made from, each with the version that torch counts.
 
     They are kept alive: a packed weight is known by the address of its original.
     """
@@ -37,12 +73,14 @@ class Weights:
         # Tensors made under inference mode can't be written to outside it, and have no count.
         self._tensors = [tensor for _, tensor in self._named if not tensor.is_inference()]
         self._versions = list(map(_version, self._tensors))
+        self._numbers = Numbers(tensor for _, tensor in self._named)
 
     def check(self) -> None:
         """Raises ``WeightsChangedError`` where one was written to."""
-        if list(map(_version, self._tensors)) == self._versions:
+        if list(map(_version, self._tensors)) == self._versions and not self._numbers.have_moved():
             return
         changed = {id(t) for t, version in zip(self._tensors, self._versions, strict=True) if t._version != version}
+        changed |= set(map(id, self._numbers.moved()))
         names = [name for name, tensor in self._named if id(tensor) in changed]
         shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         raise WeightsChangedError(
@@ -61,6 +99,7 @@ class Weights:
         for parameter in model.parameters():
             parameter.data = torch.empty(0, dtype=parameter.dtype)
         self._named, self._tensors, self._versions, self._recapture = [], [], [], _gone
+        self._numbers = Numbers([])
 
 
 def _gone() -> Any:

@@ -1,0 +1,126 @@
+"""What calls of a model change in it, seen by running it: nothing, what it makes at its first call and then keeps, or more.
+
+A table that is made at the first call is a constant of the program, so the model is traced as it is after that. What goes on
+changing is no part of a program: where the result depends on it, the model can't be captured; where it does not, it is named.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from drystone.capture.isolated import Isolated, state
+
+_MISSING = object()
+# Results that differ by less are equal within the rounding of one operator.
+SAME = 1e-5
+
+
+@dataclass
+class Settled:
+    """``model``: a copy to trace, with the model's own weights. ``changed``: the names of what each call changes; ``matters``: the
+    result depends on it."""
+
+    model: nn.Module
+    changed: list[str] = field(default_factory=list)
+    matters: bool = False
+
+
+def settle(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Settled:
+    """Run copies of the model: once, and where that changes anything, again with other numbers, after the first call and afresh."""
+    first = Isolated(model)
+    before = state(first.model)
+    try:
+        _run(first.model, args, kwargs)
+    except Exception:  # the capture meets it too, and says on which line
+        return Settled(Isolated(model).for_tracing())
+    after = state(first.model)
+    touched = [path for path in {**before, **after} if _differs(before.get(path), after.get(path))]
+    if not touched:
+        return Settled(first.for_tracing())
+    kept = {path: _value(after.get(path)) for path in touched}
+    settled = first.for_tracing()
+    fresh = Isolated(model)
+    try:
+        other_args, other_kwargs = _other_numbers(args, kwargs)
+        later, alone = (_run(tried.model, other_args, other_kwargs) for tried in (first, fresh))
+    except Exception:  # it does not take other numbers
+        first, fresh = Isolated(model), Isolated(model)
+        _run(first.model, args, kwargs)
+        later, alone = (_run(tried.model, args, kwargs) for tried in (first, fresh))
+    again, once = state(first.model), state(fresh.model)
+    for path in again:
+        if path not in kept and _differs(after.get(path), again[path]):
+            kept[path] = _MISSING
+    changed = [path for path, value in kept.items() if not (_same(value, again.get(path)) and _same(value, once.get(path)))]
+    names = list(dict.fromkeys(str(path[0]) for path in changed))
+    return Settled(settled, names, bool(names) and not _equal(later, alone))
+
+
+def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    copied = pytree.tree_map_only(torch.Tensor, torch.clone, (args, kwargs))
+    with torch.random.fork_rng(devices=[]):
+        return model(*copied[0], **copied[1])
+
+
+def _other_numbers(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    """The call with numbers that an input of this kind may have: its own in another order, fractions smaller as well."""
+
+    def other(tensor: torch.Tensor) -> torch.Tensor:
+        turned = tensor.flip(tuple(range(tensor.dim())))
+        return turned * 0.75 + 0.125 if tensor.is_floating_point() else turned
+
+    changed: tuple[Any, Any] = pytree.tree_map_only(torch.Tensor, other, (args, kwargs))
+    return changed
+
+
+def _differs(old: tuple[Any, int] | None, new: tuple[Any, int] | None) -> bool:
+    if old is None or new is None:
+        return True
+    (a, before), (b, after) = old, new
+    return before != after or not (a is b or (_plain(a) and _plain(b) and type(a) is type(b) and a == b))
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, (bool, int, float, complex, str, bytes, torch.Size, torch.dtype, torch.device))
+
+
+def _value(entry: tuple[Any, int] | None) -> Any:
+    """What is kept of a value to compare it later."""
+    if entry is None:
+        return _MISSING
+    value = entry[0]
+    return value.detach().clone() if isinstance(value, torch.Tensor) else value if _plain(value) or value is None else type(value)
+
+
+def _same(value: Any, entry: tuple[Any, int] | None) -> bool:
+    now = _value(entry)
+    if isinstance(value, torch.Tensor) and isinstance(now, torch.Tensor):
+        return _close(value, now, 0.0)
+    return type(value) is type(now) and (value is now or (not isinstance(value, torch.Tensor) and bool(value == now)))
+
+
+def _close(a: torch.Tensor, b: torch.Tensor, tolerance: float) -> bool:
+    if a.shape != b.shape or a.dtype != b.dtype or a.layout != b.layout:
+        return False
+    if a.layout is not torch.strided or a.is_quantized:
+        return a is b
+    if not tolerance or not a.is_floating_point() or not a.numel():
+        return torch.allclose(a, b, 0.0, 0.0, equal_nan=True) if a.dtype is not torch.bool else torch.equal(a, b)
+    scale = float(torch.nan_to_num(a.detach()).abs().max())
+    return torch.allclose(a, b, tolerance, tolerance * scale, equal_nan=True)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    first, second = pytree.tree_leaves(a), pytree.tree_leaves(b)
+    pairs = zip(first, second, strict=False)
+    return len(first) == len(second) and all(
+        _close(x, y, SAME)
+        if isinstance(x, torch.Tensor) and isinstance(y, torch.Tensor)
+        else type(x) is type(y) and (not _plain(x) or x == y)
+        for x, y in pairs
+    )
