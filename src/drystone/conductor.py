@@ -36,7 +36,7 @@ from drystone.plan.formats import CHANNELS_LAST, PLAIN, dense
 from drystone.plan.implementations import Option
 from drystone.plan.implementations import options as operator_options
 from drystone.plan.implementations.base import WeightStore
-from drystone.plan.rehearse import CONTENDED, Planner
+from drystone.plan.rehearse import Planner
 from drystone.plan.tuning_cache import TuningCache
 from drystone.runtime.explain import ExplainedStep, Explanation
 from drystone.runtime.layouts import LayoutModule
@@ -397,7 +397,7 @@ class Conductor:
 
 def keep_times(cache: TuningCache, contended: float) -> None:
     """Save what was measured, for the next preparation; not what was measured beside other work, which is said."""
-    if contended <= CONTENDED:
+    if not contended:
         cache.save()
         return
     warn(

@@ -23,24 +23,28 @@ from drystone.capture.export import capture
 Work = Callable[[], Any]
 
 
-class Waits(nn.Module):
-    """Its forward, while it is traced, lets the test go on until that says so."""
+def waiting() -> tuple[nn.Module, threading.Event, threading.Event]:
+    """A model whose forward, while it is traced, sets the first event and waits for the second."""
+    inside, go_on = threading.Event(), threading.Event()
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner = nn.Linear(4, 4)
-        self.inside, self.go_on = threading.Event(), threading.Event()
+    class Waits(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(4, 4)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.inside.set()
-        self.go_on.wait(60)
-        return self.inner(x).relu()
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if type(x) is not torch.Tensor:
+                inside.set()
+                go_on.wait(60)
+            return self.inner(x).relu()
+
+    return Waits().eval().requires_grad_(False), inside, go_on
 
 
 @contextmanager
 def capturing() -> Iterator[None]:
     """Within it, another thread is in the middle of a capture."""
-    model = Waits().eval().requires_grad_(False)
+    model, inside, go_on = waiting()
     failures: list[BaseException] = []
 
     def work() -> None:
@@ -52,10 +56,10 @@ def capturing() -> Iterator[None]:
     thread = threading.Thread(target=work)
     thread.start()
     try:
-        assert model.inside.wait(60)
+        assert inside.wait(60)
         yield
     finally:
-        model.go_on.set()
+        go_on.set()
         thread.join(60)
     assert not failures
 

@@ -64,8 +64,8 @@ def epilogues(draw: st.DrawFn) -> list[tuple[str, Any]]:
 def test_any_product(
     m: int, n: int, k: int, kind: str, threads: int, of_x: Placed, of_output: Placed, bias: bool, ops: list[tuple[str, Any]], rounded: bool
 ) -> None:  # fmt: skip
-    dtype = KINDS[kind][0]
-    x, weight = of_x(normal(m, k, dtype=dtype)), normal(n, k, dtype=dtype, seed=1) / k**0.5
+    dtype, weight_dtype, _ = KINDS[kind]
+    x, weight = of_x(normal(m, k, dtype=dtype)), normal(n, k, dtype=weight_dtype, seed=1) / k**0.5
     held = normal(m, n, seed=2).to(torch.bfloat16 if rounded else torch.float32)
     given_bias = normal(n, seed=3) if bias else None
     post_ops: list[PostOp] = []
@@ -102,8 +102,8 @@ def test_any_product(
 @settings(max_examples=40)
 @given(sizes, sizes, sizes, kinds)
 def test_the_same_bits_on_any_number_of_threads_of_a_step(m: int, n: int, k: int, kind: str) -> None:
-    dtype = KINDS[kind][0]
-    x, weight = normal(m, k, dtype=dtype), normal(n, k, dtype=dtype, seed=1)
+    dtype, weight_dtype, _ = KINDS[kind]
+    x, weight = normal(m, k, dtype=dtype), normal(n, k, dtype=weight_dtype, seed=1)
     results = [product(x, weight, kind=kind, threads=4) for _ in range(2)]
     assert torch.equal(*results)
 

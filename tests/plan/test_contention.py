@@ -22,10 +22,18 @@ from drystone.passes import simplify
 from drystone.plan.assemble import Assembled
 from drystone.plan.contention import contention
 from drystone.plan.implementations.base import WeightStore
-from drystone.plan.rehearse import CONTENDED, Planner
+from drystone.plan.rehearse import Planner
 from drystone.plan.tuning_cache import TuningCache
 
 requires_native = pytest.mark.skipif(native.isa() == "none", reason="nothing native to measure below AVX2")
+
+
+CONTENDED = 0.1
+
+
+@pytest.fixture(autouse=True)
+def contention_counts(tests_may_share_the_machine: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("drystone.plan.rehearse.CONTENDED", CONTENDED)
 
 
 @pytest.fixture

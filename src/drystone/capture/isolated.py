@@ -113,7 +113,7 @@ class Isolated:
             if type(tensor) is not torch.Tensor or tensor.layout is not torch.strided or storage(tensor) in parameters:
                 return tensor
             made = self._clone(tensor)
-            self._originals[id(made)] = made, tensor, made._version
+            self._originals[id(made)] = made, tensor, version_of(made)
             return made
 
         self.model: nn.Module = Copier(cloned).copy(model)
@@ -134,7 +134,7 @@ class Isolated:
 
         def own(tensor: torch.Tensor) -> torch.Tensor:
             made, original, version = self._originals.get(id(tensor), (None, tensor, 0))
-            return original if made is tensor and tensor._version == version else tensor
+            return original if made is tensor and version_of(tensor) == version else tensor
 
         copied: nn.Module = Copier(own).copy(self.model)
         return copied
@@ -177,13 +177,18 @@ def state(model: nn.Module) -> dict[tuple[Any, ...], tuple[Any, int]]:
     return found
 
 
+def version_of(value: Any) -> int:
+    """Counts the in-place changes of a tensor, where torch does."""
+    return value._version if isinstance(value, torch.Tensor) and not value.is_inference() else 0
+
+
 def state_of(module: nn.Module, prefix: str = "") -> dict[tuple[Any, ...], tuple[Any, int]]:
     """What one module holds itself."""
     found: dict[tuple[Any, ...], tuple[Any, int]] = {}
     seen: set[int] = set()
 
     def visit(path: tuple[Any, ...], value: Any) -> None:
-        version = value._version if isinstance(value, torch.Tensor) and not value.is_inference() else 0
+        version = version_of(value)
         opened = not isinstance(value, (torch.Tensor, str, nn.Module)) and id(value) not in seen
         entries: Any = ()
         if opened and isinstance(value, dict):

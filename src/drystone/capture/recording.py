@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from drystone.capture.isolated import state_of
+from drystone.capture.isolated import state_of, version_of
 from drystone.capture.module_tree import copy_tree, unchanged
 
 
@@ -68,7 +68,7 @@ class _Recorder:
 
     def call(self, original: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         leaves, spec = pytree.tree_flatten((args, kwargs))
-        versions = [_version(leaf) for leaf in leaves]
+        versions = [version_of(leaf) for leaf in leaves]
         kept_args, kept_kwargs = pytree.tree_unflatten(leaves, spec)  # containers that later changes do not reach
         kind = (spec, *map(_kind, leaves))
         output = forward(*args, **kwargs)
@@ -94,11 +94,6 @@ def _kind(leaf: Any) -> tuple[Any, ...]:
     return (tuple(leaf.shape), leaf.dtype) if isinstance(leaf, torch.Tensor) else (type(leaf), repr(leaf))
 
 
-def _version(value: Any) -> int:
-    """Counts the in-place changes of a tensor."""
-    return value._version if isinstance(value, torch.Tensor) and not value.is_inference() else 0
-
-
 def _effect(
     leaves: list[Any], spec: pytree.TreeSpec, versions: list[int], args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
 ) -> str | None:
@@ -106,7 +101,7 @@ def _effect(
     now, spec_now = pytree.tree_flatten((args, kwargs))
     if spec_now != spec or any(a is not b for a, b in zip(leaves, now, strict=True)):
         return "a call changes a container that it is given"
-    if any(_version(leaf) != version for leaf, version in zip(leaves, versions, strict=True)):
+    if any(version_of(leaf) != version for leaf, version in zip(leaves, versions, strict=True)):
         return "a call changes its input in place"
     given, results = _memory(leaves), _memory(pytree.tree_leaves(output))
     if not set(given).isdisjoint(results):

@@ -103,7 +103,9 @@ class Planner:
             self.reasons[node] = reason
         self.measured_bandwidth: list[float] = [] if kin is None else list(kin.measured_bandwidth)
         self._measured: set[str] = set()  # keys that this planner has timed
-        self.contended = 0.0  # the share of the cores' time that other work took from the worst of what was measured
+        self.contended = (
+            0.0  # the share of the cores' time that other work took from the worst of what was spoilt; 0 where nothing was
+        )
 
     # -- options ---------------------------------------------------------------------------------------------------------
 
@@ -305,7 +307,8 @@ class Planner:
                 runs += measure(assembled)
             if found.share <= CONTENDED and _steady(runs):
                 return runs
-        self.contended = max(self.contended, found.share)
+        if found.share > CONTENDED:
+            self.contended = max(self.contended, found.share)
         return runs
 
     def rehearse(self, measure: Measure, progress: Callable[[str], None] = lambda text: None) -> Assembled:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from drystone.capture.hooks import GLOBAL_HOOKS
-from drystone.errors import InputError, ShapeError
+from drystone.errors import InputError, ShapeError, WeightsReleasedError
 from drystone.forks import Lock
 from drystone.graph.graph import Graph, Value
 from drystone.runtime.explain import Explanation
@@ -101,9 +101,12 @@ class OptimizedModule(StandIn):
         threads_in_force()
         with self._planning:
             with self._lock:  # first: no call may find the new weights in order, and then an old program
-                self._programs.clear()
-                self._current = None
-            self._weights.refresh()
+                before, self._programs, self._current = self._programs, OrderedDict(), None
+            try:
+                self._weights.refresh()
+            except WeightsReleasedError:  # there are no others
+                self._programs = before
+                raise
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._forward_hooks or self._forward_pre_hooks or GLOBAL_HOOKS[0] or GLOBAL_HOOKS[1]:

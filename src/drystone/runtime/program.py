@@ -47,8 +47,9 @@ class Program:
             raise DrystoneError(_NO_RESULTS)
         # Of inputs that are the whole of their storage, as most are: the others are looked at one by one.
         self._usual_bytes = [place.desc.bytes for place in assembled.inputs]
-        self._scratchpad = -(-(assembled.arena_bytes + _SLACK) // _SLACK) * _SLACK  # where it begins
-        self._need = self._scratchpad + assembled.program.scratchpad_bytes + _SLACK
+        self._scratchpad = _whole_lines(assembled.arena_bytes)  # where it begins
+        # Whole elements of any dtype too: torch's operators may look at the storage of a tensor that lies in it.
+        self._need = self._scratchpad + _whole_lines(assembled.program.scratchpad_bytes)
         self._memory = memory or Memory()
         self._number = self._memory.register(self, self._need)
         self._block, self._put_back = self._memory.block, self._memory.idle.append
@@ -174,6 +175,11 @@ class _Frame:
                         self._tensor(place, value.dtype, arguments).copy_(result)
                 seconds.append(time.perf_counter() - began)
         return seconds
+
+
+def _whole_lines(size: int) -> int:
+    """``size`` bytes and the slack behind them, in whole cache lines."""
+    return -(-(size + _SLACK) // _SLACK) * _SLACK
 
 
 def _template(shape: list[int], dtype: torch.dtype) -> torch.Tensor:
