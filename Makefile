@@ -38,7 +38,7 @@ lint: $(VENV)/.installed-test
 
 # All tests as the machine is; then what depends on the instruction set again under each lower cap. Without AVX2 torch computes, and
 # what is left to test is that it is asked for everything.
-PLANNED := tests/capture tests/plan tests/runtime tests/artefact tests/tools/test_native_table.py
+PLANNED := tests/capture tests/plan tests/runtime tests/artefact/test_round_trip.py tests/tools/test_native_table.py
 COMPUTED := tests/ops tests/native tests/eager tests/passes/test_in_precision.py tests/models
 check: $(VENV)/.installed-test
 	$(BIN)/pytest -n 2
