@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import drystone
+from drystone import native
 from drystone.runtime.memory import Memory
 
 
@@ -58,6 +59,7 @@ def test_many_batch_sizes_take_the_memory_of_the_largest(declared: bool) -> None
     assert blocks(fast) == [max(needs)]
 
 
+@pytest.mark.skipif(native.isa() == "none", reason="below AVX2 packed layers are the model's own")
 def test_parts_and_packed_layers_share_too() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
