@@ -73,7 +73,9 @@ class Weights:
         # Tensors made under inference mode can't be written to outside it, and have no count.
         self._tensors = [tensor for _, tensor in self._named if not tensor.is_inference()]
         self._versions = list(map(_version, self._tensors))
-        self._numbers = Numbers(tensor for _, tensor in self._named)
+        # One buffer a module: torch moves the mean and the variance of a batch norm together.
+        fronts = {name.rpartition(".")[0]: tensor for name, tensor in reversed(self._named) if _is_statistic(tensor)}
+        self._numbers = Numbers(fronts.values())
 
     def check(self) -> None:
         """Raises ``WeightsChangedError`` where one was written to."""
