@@ -160,15 +160,12 @@ def _optimize_layers(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
         weights = WeightStore()
         stores.append(weights)
 
+        @on_cpu()
         def program(captured: Captured, format: str, inputs: Sequence[str], output: str, measure: bool) -> Program:
             threads = torch.get_num_threads()
             native.set_threads(threads)
             if threads not in caches:
                 caches[threads] = TuningCache(environment(threads))
-            with on_cpu():
-                return made(captured, format, inputs, output, measure, threads)
-
-        def made(captured: Captured, format: str, inputs: Sequence[str], output: str, measure: bool, threads: int) -> Program:
             graph = in_precision(simplify(build(captured)), None)
             if options.accuracy == "strict":
                 mark_strict(graph)

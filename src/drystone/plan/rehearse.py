@@ -103,9 +103,8 @@ class Planner:
             self.reasons[node] = reason
         self.measured_bandwidth: list[float] = [] if kin is None else list(kin.measured_bandwidth)
         self._measured: set[str] = set()  # keys that this planner has timed
-        self.contended = (
-            0.0  # the share of the cores' time that other work took from the worst of what was spoilt; 0 where nothing was
-        )
+        # The share of the cores' time that other work took from the worst of what it spoilt; 0 where it spoilt nothing.
+        self.contended = 0.0
 
     # -- options ---------------------------------------------------------------------------------------------------------
 
