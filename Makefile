@@ -131,5 +131,5 @@ endif
 # The tests' environment holds the demo's: after it, that is up to date too.
 $(VENV)/.installed-test: $(SOURCES) | $(BIN)/python
 	@echo "Installing drystone, what it is compared with, and the tests' tools (the extension is compiled: up to three minutes)."
-	$(call install,.[bench,test])
+	$(call install,.[bench$(comma)test])
 	@touch $(VENV)/.installed $@
