@@ -1,3 +1,4 @@
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
@@ -11,6 +12,7 @@
 #include "core/isa.h"
 #include "core/memory.h"
 #include "core/program.h"
+#include "core/snapshot.h"
 #include "core/tensor.h"
 #include "steps/guard.h"
 
@@ -88,6 +90,10 @@ void bind_core(nb::module_& m) {
           "arguments"_a, "steps"_a)
       .def("run", &Frame::run, "begin"_a, "end"_a, nb::call_guard<nb::gil_scoped_release>())
       .def("run_timed", &Frame::run_timed, "begin"_a, "end"_a, nb::call_guard<nb::gil_scoped_release>());
+
+  nb::class_<Snapshot>(m, "Snapshot")
+      .def(nb::init<std::vector<std::pair<uintptr_t, size_t>>>(), "places"_a)
+      .def("changed", &Snapshot::changed);
 
   m.def(
       "guard", [](const TensorDesc& desc, float limit) -> std::shared_ptr<Step> { return std::make_shared<Guard>(desc, limit); }, "desc"_a,

@@ -65,6 +65,13 @@ class Program:
     @property
     def slot_count(self) -> int: ...
 
+class Snapshot:
+    """The bytes at some places, each an address and a number of bytes, as they were when this was made."""
+
+    def __init__(self, places: Sequence[tuple[int, int]]) -> None: ...
+    def changed(self) -> list[int]:
+        """The places whose bytes are others now, by their index. All of them have to be readable."""
+
 class Frame:
     """The memory of one call: an address for each slot; ``externals`` (slot, argument, byte offset) are bound at each call."""
 

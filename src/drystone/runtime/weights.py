@@ -9,10 +9,12 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from drystone import native
 from drystone.errors import WeightsChangedError, WeightsReleasedError
 from drystone.graph.graph import Graph
 
 _version = attrgetter("_version")
+_address = torch.Tensor.data_ptr
 # Numbers at the front of a tensor that are compared. A running statistic moves as a whole, but for channels that are always zero.
 COMPARED = 64
 
@@ -29,28 +31,21 @@ class Numbers:
 
     def __init__(self, tensors: Iterable[torch.Tensor]) -> None:
         self._tensors = [tensor for tensor in tensors if _is_statistic(tensor)]
-        self._places = list(map(torch.Tensor.data_ptr, self._tensors))
-        self._fronts = [tensor.detach().view(-1)[:COMPARED].view(torch.uint8) for tensor in self._tensors]
-        self._bytes = self._read()
-
-    def _read(self) -> torch.Tensor | None:
-        return torch.cat(self._fronts) if self._fronts else None
+        self._memory = [tensor.untyped_storage() for tensor in self._tensors]  # lives as long as it is looked at
+        self._places = list(map(_address, self._tensors))
+        sizes = [min(tensor.numel(), COMPARED) * tensor.itemsize for tensor in self._tensors]
+        self._front = native.Snapshot(list(zip(self._places, sizes, strict=True)))
 
     def have_moved(self) -> bool:
-        if self._bytes is None:
-            return False
-        # Memory that is another, or none any more, is not read.
-        if list(map(torch.Tensor.data_ptr, self._tensors)) != self._places:
-            return True
-        return not torch.equal(torch.cat(self._fronts), self._bytes)
+        return bool(self._tensors and self.moved())
 
     def moved(self) -> list[torch.Tensor]:
-        """The tensors whose numbers are others."""
-        if self._bytes is None:
-            return []
-        before = self._bytes.split([len(front) for front in self._fronts])
-        each = zip(self._tensors, self._places, self._fronts, before, strict=True)
-        return [t for t, place, front, was in each if t.data_ptr() != place or not torch.equal(front, was)]
+        """The tensors whose numbers are others, or elsewhere."""
+        places = list(map(_address, self._tensors))
+        if places != self._places:  # memory that is another, or none any more, is not read
+            each = zip(self._tensors, places, self._places, strict=True)
+            return [tensor for tensor, place, before in each if place != before]
+        return [self._tensors[i] for i in self._front.changed()]
 
 
 def _is_statistic(tensor: torch.Tensor) -> bool:
