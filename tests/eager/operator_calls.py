@@ -75,9 +75,22 @@ class Outcome:
 def outcome(call: Callable[[], Any]) -> Outcome:
     try:
         result = call()
-    except Exception as error:
-        return Outcome([], (type(error), re.sub(r"\d+", "N", str(error).split("\n")[0])))  # torch's threads race for a wrong index
+    except Exception:
+        return Outcome([], _error_of(call))
     return Outcome([leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)])
+
+
+def _error_of(call: Callable[[], Any]) -> tuple[type, str] | None:
+    """The error of one thread: torch's race for which of several it is. And for which wrong index, where some are torch's own."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        call()
+    except Exception as error:
+        return type(error), re.sub(r"\d+", "N", str(error).split("\n")[0])
+    finally:
+        torch.set_num_threads(threads)
+    return None
 
 
 def agree(call: Callable[[], Any]) -> None:

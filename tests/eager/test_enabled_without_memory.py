@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 from collections.abc import Callable
 
@@ -19,6 +20,7 @@ def ending(work: Callable[[], object]) -> str:
     """How ``work`` ends in a child process: "returns", "raises", or the signal that ends it."""
     child = os.fork()
     if child == 0:
+        faulthandler.disable()  # a signal is an answer here, and no fault to report
         torch.set_num_threads(1)
         code = 1
         try:

@@ -5,61 +5,58 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import pytest
-
 PROGRAM = """
 import torch, drystone
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 torch.set_num_threads(1)
 torch.set_grad_enabled(False)
-m, x = {model}.eval(), torch.randn({shape})
-fast = drystone.optimize(m, x, tuning="estimate", capture={capture!r})
-want = fast(x)
+Wrapper = type("Wrapper", (torch.Tensor,), {"__torch_dispatch__": classmethod(lambda *a, **k: NotImplemented)})
 
-def freed(bytes=0):
-    y = x.clone()
-    y.untyped_storage().resize_(bytes)
-    return fast(y)
+def attack(fast, x):
+    want = fast(x)
 
-def freed_view():
-    y = torch.cat([x, x])
-    view = y[len(x):]
-    y.untyped_storage().resize_(0)
-    return fast(view)
+    def freed(bytes=0):
+        y = x.clone()
+        y.untyped_storage().resize_(bytes)
+        return fast(y)
 
-def fake():
-    with FakeTensorMode() as mode:
-        return fast(mode.from_tensor(x))
+    def freed_view():
+        y = torch.cat([x, x])
+        view = y[len(x):]
+        y.untyped_storage().resize_(0)
+        return fast(view)
 
-def mixed():
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        return fast(x)
+    def fake():
+        with FakeTensorMode() as mode:
+            return fast(mode.from_tensor(x))
 
-def wrapped():
-    kind = type("Wrapper", (torch.Tensor,), {{"__torch_dispatch__": classmethod(lambda *a, **k: NotImplemented)}})
-    return fast(torch.Tensor._make_wrapper_subclass(kind, x.shape))
+    def mixed():
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            return fast(x)
 
-calls = [freed, lambda: freed(64), freed_view, fake, mixed, wrapped, lambda: fast(torch._efficientzerotensor(*x.shape)),
-    lambda: torch.func.functionalize(fast)(x), lambda: fast(x.to_sparse()), lambda: fast(x.to("meta")), lambda: fast(x.to_mkldnn())]
-for call in calls:
-    try:
-        call()
-    except Exception as error:
-        print(type(error).__name__, str(error)[:100])
-assert torch.equal(fast(x), want)
+    calls = [freed, lambda: freed(64), freed_view, fake, mixed, lambda: fast(torch.Tensor._make_wrapper_subclass(Wrapper, x.shape)),
+        lambda: fast(torch._efficientzerotensor(*x.shape)), lambda: torch.func.functionalize(fast)(x), lambda: fast(x.to_sparse()),
+        lambda: fast(x.to("meta")), lambda: fast(x.to_mkldnn())]
+    refused = 0
+    for call in calls:
+        try:
+            call()
+        except Exception as error:
+            refused += " has no memory for its elements" in str(error)
+    assert refused >= 3, refused
+    assert torch.equal(fast(x), want)
+
+for model, x in (nn.Linear(64, 64), torch.randn(8, 64)), (nn.Conv2d(3, 8, 3), torch.randn(2, 3, 8, 8)):
+    for capture in "whole", "auto", "eager":
+        print(model, capture, flush=True)  # the last one is that which ended the process
+        attack(drystone.optimize(model.eval(), x, tuning="estimate", capture=capture), x)
 """
-MODELS = {"linear": ("nn.Linear(64, 64)", "8, 64"), "convolution": ("nn.Conv2d(3, 8, 3)", "2, 3, 8, 8")}
 
 
-@pytest.mark.parametrize("capture", ["whole", "auto", "eager"])
-@pytest.mark.parametrize("name", MODELS)
-def test_programs(name: str, capture: str) -> None:
-    model, shape = MODELS[name]
-    code = PROGRAM.format(model=model, shape=shape, capture=capture)
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=120, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count(" has no memory for its elements") >= 3, done.stdout
+def test_programs() -> None:
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", PROGRAM], timeout=120, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
 
 
 def test_weights_and_examples() -> None:
