@@ -9,6 +9,7 @@
 #include <sched.h>
 
 #include "kernels/block.h"
+#include "kernels/recurrent.h"
 
 namespace drystone::DRYSTONE_ISA {
 
