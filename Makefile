@@ -125,7 +125,7 @@ $(VENV)/.installed: $(SOURCES) | $(BIN)/python
 ifeq ($(TORCH),)
 install = $(PIP) install --quiet -c constraints.txt '$(1)'
 else
-install = $(PIP) install --quiet $(TORCH) && $(BIN)/python -c "import torch; print('torch==' + torch.__version__)" > $(VENV)/torch.txt \
+install = $(PIP) install --quiet $(TORCH) && $(BIN)/python -c "from importlib.metadata import version; print('torch==' + version('torch').partition('+')[0])" > $(VENV)/torch.txt \
   && $(PIP) install --quiet -c $(VENV)/torch.txt '$(1)'
 endif
 
