@@ -184,6 +184,7 @@ def test_import_changes_nothing() -> None:
 
     code = (
         "import drystone, sys\n"
+        "assert set(drystone.__all__) <= set(dir(drystone)), 'listing loads nothing either'\n"
         "assert 'drystone.native' not in sys.modules and 'torch' not in sys.modules\n"
         "import torch\n"
         "first, second = drystone.optimize, drystone.optimize\n"

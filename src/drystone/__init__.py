@@ -8,7 +8,7 @@ import importlib
 import sys
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import drystone.forks  # noqa: F401 (what a fork needs must be known before it)
 from drystone.errors import (
@@ -101,16 +101,21 @@ def enabled(
     return enabled(only, reuse_pages, torchscript, _optimize)
 
 
-def __getattr__(name: str) -> object:
-    # The native core starts when it is first needed: `import drystone` loads no library and changes nothing.
-    if name == "optimize":
-        from drystone.conductor import optimize
+# The native core starts when it is first needed: `import drystone` loads no library and changes nothing.
+_LAZY = {"load": "drystone.saving", "ops": "drystone.ops", "optimize": "drystone.conductor", "save": "drystone.saving"}
 
-        return optimize
-    if name in ("load", "save"):
-        from drystone import saving
+if TYPE_CHECKING:  # what editors and type checkers read instead
+    from drystone import ops
+    from drystone.conductor import optimize
+    from drystone.saving import load, save
+else:
 
-        return getattr(saving, name)
-    if name == "ops":
-        return importlib.import_module("drystone.ops")
-    raise AttributeError(f"module 'drystone' has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        if name not in _LAZY:
+            raise AttributeError(f"module 'drystone' has no attribute {name!r}")
+        module = importlib.import_module(_LAZY[name])
+        return module if module.__name__ == f"drystone.{name}" else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})
