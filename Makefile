@@ -1,4 +1,6 @@
 # make demo    ResNet-50 on a photograph: drystone beside eager and torch.compile
+# make develop an environment that reads Python sources where they are, so that an edit needs no install; after an edit in native/,
+#              call it again, which compiles what has changed. make test and make demo then use this environment as it is
 # make test    format, lint, types, and every test under every instruction set of this machine
 # make test-torch TORCH=torch==2.10.0  the tests of capture, passes, plans and calls on another torch, in an environment of its own
 # make figures all that is published, measured on this machine, and the tables made of it (two hours on two cores);
@@ -19,14 +21,24 @@ PARTS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-SOURCES := pyproject.toml CMakeLists.txt constraints.txt \
-           $(shell find src native -type f ! -name '*.pyc' ! -name '*.so')
+DEVELOPED := $(wildcard $(VENV)/.developed)
+SOURCES := pyproject.toml CMakeLists.txt constraints.txt $(DEVELOPED) \
+           $(shell find native $(if $(DEVELOPED),,src) -type f ! -name '*.pyc' ! -name '*.so')
+BUILD_TOOLS := cmake ninja nanobind onednn-cpu-gomp==2023.2.0 onednn-devel-cpu-gomp==2023.2.0
 
-.PHONY: demo test test-torch core lint check figures sanitize emulate-amx clean build/sanitize/address,undefined build/sanitize/thread build/emulate-amx
+.PHONY: demo develop test test-torch core lint check figures sanitize emulate-amx clean build/sanitize/address,undefined build/sanitize/thread build/emulate-amx
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
 	$(BIN)/python benchmarks/demo.py
+
+# In another make, which sees that the environment is a developer's.
+develop: $(VENV)/.developed
+	$(MAKE) --no-print-directory $(VENV)/.installed-test
+
+$(VENV)/.developed: | $(BIN)/python
+	$(PIP) install --quiet -c constraints.txt 'scikit-build-core>=0.10' $(BUILD_TOOLS)
+	@touch $@
 
 test: lint check
 
@@ -96,7 +108,7 @@ build/emulate-amx: $(VENV)/.installed-test
 
 # $(1): options of CMake.
 define build
-	$(PIP) install --quiet -c constraints.txt cmake ninja nanobind onednn-cpu-gomp onednn-devel-cpu-gomp
+	$(PIP) install --quiet -c constraints.txt $(BUILD_TOOLS)
 	PATH=$(abspath $(BIN)):$$PATH cmake -G Ninja -S . -B $@ $(1) -DCMAKE_BUILD_TYPE=RelWithDebInfo \
 	  -DPython_EXECUTABLE=$(abspath $(BIN)/python)
 	PATH=$(abspath $(BIN)):$$PATH cmake --build $@
@@ -123,11 +135,12 @@ $(VENV)/.installed: $(SOURCES) | $(BIN)/python
 	@touch $@
 
 # $(1): what to install, beside the torch of constraints.txt or the one that was asked for. The latter's zentorch is not ours to choose.
+in_place := $(if $(DEVELOPED),--no-build-isolation --editable)
 ifeq ($(TORCH),)
-install = $(PIP) install --quiet -c constraints.txt '$(1)'
+install = $(PIP) install --quiet -c constraints.txt $(in_place) '$(1)'
 else
 install = $(PIP) install --quiet $(TORCH) && $(BIN)/python -c "from importlib.metadata import version; print('torch==' + version('torch').partition('+')[0])" > $(VENV)/torch.txt \
-  && $(PIP) install --quiet -c $(VENV)/torch.txt '$(1)'
+  && $(PIP) install --quiet -c $(VENV)/torch.txt $(in_place) '$(1)'
 endif
 
 # The tests' environment holds the demo's: after it, that is up to date too.
