@@ -5,6 +5,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "torch/layouts.h"
+
 namespace drystone::torch {
 
 namespace {
@@ -68,6 +70,7 @@ void find_libtorch(const char* path) {
     require(found.get_numel, "aoti_torch_get_numel");
     require(found.is_defined, "aoti_torch_is_defined");
     require(found.threads, "_ZN2at15get_num_threadsEv");
+    check_layouts();
   } catch (...) {
     library = nullptr;
     throw;

@@ -3,11 +3,12 @@
 // Two kinds of functions are looked up by name. torch's stable C shim (torch/csrc/stable/c/shim.h) registers kernels and knows
 // tensors; its handles are `at::Tensor*`. The C++ functions of torch's own CPU kernels (at::cpu::topk, say) take the calls that
 // ours do not serve, and throw what torch throws. A mangled name holds the types of the arguments: where they change, the name is
-// not found, and the operator is left to torch.
+// not found, and the operator is left to torch. How torch lays out what they take and give is checked when it is found (layouts.h).
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 
 namespace drystone::torch {
 
@@ -36,11 +37,7 @@ struct TensorListRef {
   int tag = 0;
 };
 
-// std::optional<at::Tensor>
-struct OptionalTensor {
-  Tensor tensor;
-  bool has_value = false;
-};
+using OptionalTensor = std::optional<Tensor>;
 
 // torch's ScalarType, whose numbers never change.
 enum class ScalarType : int32_t { u8 = 0, s8 = 1, s16 = 2, s32 = 3, s64 = 4, f16 = 5, f32 = 6, f64 = 7, boolean = 11, bf16 = 15 };
@@ -74,7 +71,8 @@ struct Shim {
   int (*threads)();  // at::get_num_threads
 };
 
-// Throws std::runtime_error, which names the first function that this torch lacks. `path` is that of libtorch_cpu.so.
+// Throws std::runtime_error, which names the first function that this torch lacks, or the first structure that differs. `path` is that of
+// libtorch_cpu.so.
 void find_libtorch(const char* path);
 const Shim& shim();
 

@@ -168,7 +168,14 @@ struct Hook {
   Pages* pages;
 };
 
-// Null where torch's allocator is not the one that Allocator mirrors: told by the size of its table of virtual functions.
+// Whether a block of torch's allocator is what DataPtr makes of it: on the CPU, and freed as raw_deleter() says.
+bool is_as_known(Allocator* own) {
+  const DataPtr block = own->allocate(64);
+  return block.data && block.data == block.context.get() && block.device == 0 && block.index == -1 && own->is_simple_data_ptr(block) &&
+         own->raw_deleter() == block.context.get_deleter();
+}
+
+// Null where torch's allocator is not the one that Allocator mirrors: told by the size of its table of virtual functions, and by a block.
 Hook* find_hook() {
   static Hook* hook = []() -> Hook* {
     auto* get = reinterpret_cast<Allocator* (*)()>(find("_ZN3c1022GetDefaultCPUAllocatorEv"));
@@ -177,7 +184,7 @@ Hook* find_hook() {
     Dl_info info;
     ElfW(Sym)* symbol = nullptr;
     if (!get || !set || !table || !dladdr1(table, &info, reinterpret_cast<void**>(&symbol), RTLD_DL_SYMENT) || !symbol ||
-        symbol->st_size != vtable_bytes)
+        symbol->st_size != vtable_bytes || !is_as_known(get()))
       return nullptr;
     return new Hook{set, get(), new Pages(get())};
   }();

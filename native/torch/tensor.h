@@ -58,7 +58,7 @@ class Handle {
 };
 
 // As torch's functions take an argument that may be None, which an empty handle stands for.
-inline OptionalTensor optional(const Handle& tensor) { return tensor ? OptionalTensor{*tensor, true} : OptionalTensor{}; }
+inline OptionalTensor optional(const Handle& tensor) { return tensor ? OptionalTensor(*tensor) : std::nullopt; }
 
 // One call of a registered kernel. Its arguments lie on torch's stack, in the order of the schema; each is read once, and owned from then
 // on. The results take their place.
