@@ -74,6 +74,8 @@ class Value:
         dtype = str(self.dtype).removeprefix("torch.")
         return f"{self.name or f'%{self.id}'}:{dtype}{list(self.shape)}"
 
+    __repr__ = __str__  # a dataclass's own goes through all producers, again for each use
+
 
 @dataclass(frozen=True)
 class PointwiseOp:
@@ -122,6 +124,8 @@ class Node:
         inputs = ", ".join(str(v) for v in self.inputs)
         outputs = ", ".join(str(v) for v in self.outputs)
         return f"{outputs} = {self.op}({inputs}) {attrs}{epilogue}".rstrip()
+
+    __repr__ = __str__
 
 
 @dataclass(eq=False)
