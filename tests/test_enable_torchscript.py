@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import torch
 from torch import nn
 
 import drystone
+import fresh_process
 from agreement import Reference
 from drystone.errors import DrystoneWarning
 from drystone.runtime.module import OptimizedModule
@@ -200,4 +199,4 @@ def test_nothing_changes_at_import() -> None:
         "import torch; before = vars(torch.jit).copy(); import drystone, drystone.conductor, drystone.eager.enable\n"
         "assert all(vars(torch.jit)[name] is value for name, value in before.items())"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    fresh_process.run(code)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+import fresh_process
 from drystone import native
 
 COMPARE = """
@@ -37,17 +36,7 @@ print(explanation.isa, len(explanation.segments), len(explanation.steps))
 
 
 def run(code: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The code in a fresh interpreter that finds the same packages as this one."""
-    path = os.pathsep.join([str(Path(native.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": path, "DRYSTONE_CACHE": "off", **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0 or not check, done.stderr
-    return done
+    return fresh_process.run(code, check=check, DRYSTONE_CACHE="off", **environment)
 
 
 @pytest.mark.parametrize("tuning", ["measure", "estimate"])

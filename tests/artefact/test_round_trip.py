@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 import drystone
+import fresh_process
 from agreement import leaves, program_of
 from artefacts import FILES, Everything, change, everything, read
 from drystone import native
@@ -80,8 +79,7 @@ given = [leaf for leaf in torch.utils._pytree.tree_leaves(fast(*inputs)) if isin
 assert all(map(torch.equal, given, expected)), "other results"
 assert "artefacts" not in sys.modules
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    fresh_process.run(code)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -255,8 +253,7 @@ assert list(result) == ["last_hidden_state", "pooler_output"]
 assert result[0] is result.last_hidden_state is result["last_hidden_state"] is result.to_tuple()[0]
 assert torch.equal(result.last_hidden_state, torch.tensor({expected.last_hidden_state.tolist()}))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    fresh_process.run(code)
 
 
 def test_the_model_of_these_tests_has_every_operator(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import runpy
-import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 import drystone
+import fresh_process
 from drystone.eager import enable, operators, pages
 
 pytestmark = pytest.mark.skipif(operators.why_not() is not None, reason=str(operators.why_not()))
@@ -153,7 +153,7 @@ def test_import_changes_nothing_and_nothing_is_printed() -> None:
         "with drystone.enabled(): torch.topk(torch.zeros(3), 1)\n"
         "assert drystone.eager.enable.state() == drystone.eager.enable.Enabled()\n"
     )
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=120, capture_output=True, text=True)
+    done = fresh_process.run(code, filter="error")
     assert (done.stdout, done.stderr) == ("", "")
 
 

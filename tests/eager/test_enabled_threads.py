@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import select
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +16,7 @@ from operator_calls import CALLS, operand
 from torch.utils import _pytree as pytree
 
 import drystone
+import fresh_process
 from drystone.eager import operators, pages
 
 pytestmark = pytest.mark.skipif(operators.why_not() is not None, reason=str(operators.why_not()))
@@ -178,7 +177,7 @@ finally:
 
 def test_a_fork_while_other_threads_call() -> None:
     """No child waits for what a thread of its parent held."""
-    subprocess.run([sys.executable, "-W", "ignore", "-c", FORKS_WHILE_OTHERS_CALL], check=True, timeout=120)
+    fresh_process.run(FORKS_WHILE_OTHERS_CALL, filter="ignore")
 
 
 def test_pages_after_a_fork() -> None:

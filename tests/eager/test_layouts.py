@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+import fresh_process
 from drystone.eager import operators
 
 pytestmark = [
@@ -72,9 +72,7 @@ def test_structures_laid_out_otherwise(tmp_path: Path) -> None:
             ["c++", "-std=c++20", "-w", f"-D{layout}", "-shared", "-fPIC", str(source), *needed, "-o", str(path)], check=True
         )
         paths[layout] = str(path)
-    done = subprocess.run([sys.executable, "-c", PROGRAM, *paths.values()], timeout=120, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    told, warned = json.loads(done.stdout)
+    told, warned = json.loads(fresh_process.run(PROGRAM, *paths.values()).stdout)
     assert told == {paths[layout]: f"this torch lays out {what} otherwise than drystone knows" for layout, what in TOLD.items()}
     assert warned == [
         "DrystoneWarning: torch's own operators stay: this torch lays out a list of tensors otherwise than drystone knows"

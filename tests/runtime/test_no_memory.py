@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import fresh_process
 
 PROGRAM = """
 import torch, drystone
@@ -55,8 +54,7 @@ for model, x in (nn.Linear(64, 64), torch.randn(8, 64)), (nn.Conv2d(3, 8, 3), to
 
 
 def test_programs() -> None:
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", PROGRAM], timeout=120, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    fresh_process.run(PROGRAM, filter="ignore")
 
 
 def test_weights_and_examples() -> None:
@@ -72,6 +70,5 @@ for act in (lambda: drystone.optimize(m, gone, tuning="estimate"), lambda: dryst
         print(error)
     m.weight.untyped_storage().resize_(0)
 """
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=120, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+    done = fresh_process.run(code, filter="ignore")
     assert "example input [0] has no memory" in done.stdout and "model's 'weight' has no memory" in done.stdout
