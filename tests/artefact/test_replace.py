@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import os
@@ -10,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,15 +20,22 @@ from torch import nn
 
 import drystone
 from artefacts import FILES
-from drystone.artefact import folder, replace
+from drystone.artefact import folder
 
 
 @pytest.fixture(params=["exchange", "two steps"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """With the system's exchange of two names, and as on a file system that has none."""
     if request.param == "two steps":
-        monkeypatch.setattr(replace, "_exchange", lambda a, b: False)
+        exchange_by(monkeypatch, None)
     return str(request.param)
+
+
+def exchange_by(monkeypatch: pytest.MonkeyPatch, renameat2: Callable[..., int] | None) -> None:
+    """The C library's function that exchanges two names is this one, or there is none."""
+    library = ctypes.CDLL
+    own = SimpleNamespace(**({"renameat2": renameat2} if renameat2 else {}))
+    monkeypatch.setattr(ctypes, "CDLL", lambda name, **options: own if name is None else library(name, **options))
 
 
 def write(path: Path, number: int) -> None:
@@ -273,14 +282,17 @@ def test_a_file_that_comes_while_saving(tmp_path: Path, way: str) -> None:
 
 
 def test_a_file_that_comes_at_the_last_moment(tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, exchange = tmp_path / "m", replace._exchange
+    path, renameat2 = tmp_path / "m", getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     write(path, 1)
 
-    def late(a: Path, b: Path) -> bool:
+    def late(*arguments: Any) -> int:
         (path / "notes.txt").write_text("mine")
-        return exchange(a, b)
+        if renameat2 is None:
+            ctypes.set_errno(errno.ENOSYS)
+            return -1
+        return int(renameat2(*arguments))
 
-    monkeypatch.setattr(replace, "_exchange", late)
+    exchange_by(monkeypatch, late)
     write(path, 2)
     assert (path / "notes.txt").read_text() == "mine" and held(path) == 2 and os.listdir(tmp_path) == ["m"]
 
@@ -337,7 +349,7 @@ def test_a_step_that_fails_puts_the_old_one_back(tmp_path: Path, monkeypatch: py
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         rename(a, b)
 
-    monkeypatch.setattr(replace, "_exchange", lambda a, b: False)
+    exchange_by(monkeypatch, None)
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", failing)
         with pytest.raises(OSError, match="Input/output"):

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from drystone.errors import DrystoneWarning
-from drystone.plan import tuning_cache
 from drystone.plan.tuning_cache import TuningCache
 
 ENVIRONMENT = {"cpu": "Some CPU", "threads": "2", "isa": "avx512", "torch": "2.13.0"}
@@ -90,21 +89,23 @@ def test_processes_that_write_in_turn_lose_nothing(tmp_path):
     assert TuningCache(ENVIRONMENT, tmp_path).get("both") == 2.0  # not put back to what it was
 
 
-def test_the_oldest_entries_are_dropped(tmp_path, monkeypatch):
-    monkeypatch.setattr(tuning_cache, "_MAX_ENTRIES", 3)
-    saved(tmp_path, a=1.0, b=2.0, c=3.0)
+MOST_ENTRIES, MOST_BYTES = 200_000, 64 << 20  # of a file
+
+
+def test_the_oldest_entries_are_dropped(tmp_path):
+    others = {str(i): 1.0 for i in range(MOST_ENTRIES - 3)}
+    saved(tmp_path, a=1.0).write_bytes(document(seconds={"a": 1.0, "b": 2.0, "c": 3.0} | others))
     saved(tmp_path, a=4.0, d=5.0)
     cache = TuningCache(ENVIRONMENT, tmp_path)
-    assert [cache.get(key) for key in "abcd"] == [4.0, None, 3.0, 5.0]
+    assert [cache.get(key) for key in "abcd"] == [4.0, None, 3.0, 5.0] and len(cache) == MOST_ENTRIES
 
 
-def test_a_file_never_outgrows_what_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(tuning_cache, "_MAX_FILE_BYTES", 1000)
-    path = saved(tmp_path, **{f"key{i:04}": 1.0 for i in range(1000)})
-    assert path.stat().st_size <= 1000
+def test_a_file_never_outgrows_what_is_read(tmp_path):
+    path = saved(tmp_path, **{f"{i:0100000}": 1.0 for i in range(700)})
+    assert 1 << 20 < path.stat().st_size <= MOST_BYTES
     cache = TuningCache(ENVIRONMENT, tmp_path)
-    assert cache.get("key0999") == 1.0
-    assert cache.get("key0000") is None
+    assert cache.get(f"{699:0100000}") == 1.0
+    assert cache.get(f"{0:0100000}") is None
 
 
 def document(**changes) -> bytes:
@@ -159,16 +160,14 @@ def test_the_well_formed_document_is_read(tmp_path):
     assert TuningCache(ENVIRONMENT, tmp_path).get("a") == 1.0
 
 
-def test_too_large_a_file_is_not_read(tmp_path, monkeypatch):
-    saved(tmp_path, a=1.0)
-    monkeypatch.setattr(tuning_cache, "_MAX_FILE_BYTES", 20)
-    with pytest.warns(DrystoneWarning, match="larger than 20 bytes"):
+def test_too_large_a_file_is_not_read(tmp_path):
+    os.truncate(saved(tmp_path, a=1.0), MOST_BYTES + 1)
+    with pytest.warns(DrystoneWarning, match=f"larger than {MOST_BYTES} bytes"):
         assert TuningCache(ENVIRONMENT, tmp_path).get("a") is None
 
 
-def test_too_many_entries_are_not_read(tmp_path, monkeypatch):
-    saved(tmp_path, a=1.0, b=1.0)
-    monkeypatch.setattr(tuning_cache, "_MAX_ENTRIES", 1)
+def test_too_many_entries_are_not_read(tmp_path):
+    saved(tmp_path, a=1.0).write_bytes(document(seconds={"a": 1.0} | {str(i): 1.0 for i in range(MOST_ENTRIES)}))
     with pytest.warns(DrystoneWarning, match="rebuilt"):
         assert TuningCache(ENVIRONMENT, tmp_path).get("a") is None
 
