@@ -2,7 +2,7 @@
 # make develop an environment that reads Python sources where they are, so that an edit needs no install; after an edit in native/,
 #              call it again, which compiles what has changed. make test and make demo then use this environment as it is
 # make test    format, lint, types, and every test under every instruction set of this machine
-# make test-torch TORCH=torch==2.10.0  the tests of capture, passes, plans and calls on another torch, in an environment of its own
+# make test-torch TORCH=torch==2.10.0  the tests of capture, passes, plans, calls and enable() on another torch, in an environment of its own
 # make figures all that is published, measured on this machine, and the tables made of it (two hours on two cores);
 #              PARTS="cnns_float32 ops" measures some
 # make sanitize  the tests of the native code on builds with AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer
@@ -69,7 +69,7 @@ test-torch:
 	$(MAKE) core VENV=.venv-$(subst ==,-,$(firstword $(TORCH))) TORCH="$(TORCH)"
 
 core: $(VENV)/.installed-test
-	$(BIN)/pytest tests/capture tests/graph tests/passes tests/plan tests/runtime $(wildcard tests/test_*.py)
+	$(BIN)/pytest tests/capture tests/graph tests/passes tests/plan tests/runtime tests/eager $(wildcard tests/test_*.py)
 
 figures: $(VENV)/.installed
 	$(BIN)/python benchmarks/figures.py $(PARTS)
