@@ -15,6 +15,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -61,14 +62,21 @@ def flush(file: BinaryIO) -> None:
 def check_replaceable(path: Path) -> None:
     """Raise ``ArtefactError`` unless ``path`` is free, an empty folder, or an artefact's and nothing else's."""
     while (before := _identity(path)) is not None:
-        if path.is_symlink() or not path.is_dir():
-            problem = "is there and no artefact"
-        elif os.listdir(path) and not (replace.holds_only(path, NAMES) and _is_artefact(path)):
-            problem = "holds other files than an artefact's"
-        else:
-            return
-        if _identity(path) == before:  # nobody replaced it in the meantime
-            raise ArtefactError(f"{path} {problem}: it is not replaced; give another path")
+        with suppress(FileNotFoundError):  # another saver has it aside for a moment
+            problem = _problem(path)
+            if problem is None:
+                return
+            if _identity(path) == before:  # nobody replaced it in the meantime
+                raise ArtefactError(f"{path} {problem}: it is not replaced; give another path")
+
+
+def _problem(path: Path) -> str | None:
+    """Why what is there is not to be replaced, or None."""
+    if path.is_symlink() or not path.is_dir():
+        return "is there and no artefact"
+    if os.listdir(path) and not (replace.holds_only(path, NAMES) and _is_artefact(path)):
+        return "holds other files than an artefact's"
+    return None
 
 
 def _identity(path: Path) -> tuple[int, ...] | None:
@@ -130,7 +138,8 @@ def _opened(path: Path) -> list[BinaryIO]:
         try:
             return [_regular(path / name, folder) for name in NAMES]
         except ArtefactError:
-            if replace.is_at(folder, place) or not tries_left:
+            # One that is aside may be on its way out: its files go before it does.
+            if (place == path and replace.is_at(folder, path)) or not tries_left:
                 raise
         finally:
             os.close(folder)
