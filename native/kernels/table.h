@@ -5,62 +5,18 @@
 // functions that other sources share (no <vector>, <algorithm>, <string>), and all it defines lies in its own namespace.
 #pragma once
 
+#include "kernels/list.h"
+
 namespace drystone {
 
-struct PointwiseArgs;
-struct PoolArgs;
-struct MaxPoolArgs;
-struct ResizeArgs;
-struct CopyArgs;
-struct ConcatenateArgs;
-struct LrnArgs;
-struct ReduceArgs;
-struct SoftmaxArgs;
-struct NormArgs;
-struct SideBySideArgs;
-struct WinogradArgs;
-struct WinogradWeights;
-struct WinogradGradientArgs;
-struct GemmArgs;
-struct GuardArgs;
-struct AttentionArgs;
-struct ElementwiseArgs;
-struct IndexArgs;
-struct BagArgs;
-struct ScatterArgs;
-struct FoldArgs;
-struct RotaryArgs;
-struct TopkArgs;
-struct RecurrentArgs;
-struct ThinProductArgs;
+#define KERNEL(result, name, Args) struct Args;
+DRYSTONE_KERNELS(KERNEL)
+#undef KERNEL
 
 struct KernelTable {
-  void (*pointwise)(const PointwiseArgs&);
-  void (*reduce)(const ReduceArgs&);
-  void (*softmax)(const SoftmaxArgs&);
-  void (*norm)(const NormArgs&);
-  void (*pool)(const PoolArgs&);
-  void (*max_pool)(const MaxPoolArgs&);
-  void (*resize)(const ResizeArgs&);
-  void (*copy)(const CopyArgs&);
-  void (*concatenate)(const ConcatenateArgs&);
-  void (*lrn)(const LrnArgs&);
-  void (*side_by_side)(const SideBySideArgs&);
-  void (*winograd)(const WinogradArgs&);
-  void (*winograd_weights)(const WinogradWeights&);
-  void (*winograd_gradient)(const WinogradGradientArgs&);
-  void (*gemm)(const GemmArgs&);
-  bool (*guard)(const GuardArgs&);
-  void (*attention)(const AttentionArgs&);
-  void (*elementwise)(const ElementwiseArgs&);
-  bool (*index)(const IndexArgs&);
-  bool (*bags)(const BagArgs&);
-  void (*scatter)(const ScatterArgs&);
-  void (*fold)(const FoldArgs&);
-  void (*rotary)(const RotaryArgs&);
-  void (*topk)(const TopkArgs&);
-  void (*recurrent)(const RecurrentArgs&);
-  void (*thin_product)(const ThinProductArgs&);
+#define KERNEL(result, name, Args) result (*name)(const Args&);
+  DRYSTONE_KERNELS(KERNEL)
+#undef KERNEL
 };
 
 // Null where the machine has no ISA that drystone serves.
