@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -89,6 +91,39 @@ def test_cap_is_obeyed(cap: str) -> None:
     isa, segments, _steps = run(COMPARE.replace("TUNING", "'estimate'"), DRYSTONE_MAX_ISA=cap).stdout.split()
     assert isa == cap
     assert int(segments) == 0
+
+
+# For each level, its own features, and the flags that Linux gives for each.
+LEVELS = {
+    "none": {},
+    "avx2": {"avx2": "avx2 fma f16c", "avx_vnni": "avx2 avx_vnni"},
+    "avx512": {
+        "avx512": "avx2 avx512f avx512bw avx512dq avx512vl",
+        "avx512_vnni": "avx512f avx512_vnni",
+        "avx512_bf16": "avx512f avx512_bf16",
+        "avx512_fp16": "avx512f avx512_fp16",
+    },
+    "amx": {"amx_bf16": "avx512f amx_tile amx_bf16", "amx_int8": "avx512f amx_tile amx_int8"},
+}
+
+
+@pytest.mark.parametrize("cap", LEVELS)
+def test_features_are_the_cpus_up_to_the_cap(cap: str) -> None:
+    flags = set(re.findall(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)[0].split())
+    up_to = list(LEVELS)[: list(LEVELS).index(cap) + 1]
+    expected = [name for level in up_to for name, needed in LEVELS[level].items() if flags.issuperset(needed.split())]
+    code = "from drystone import native\nprint(native.isa(), *native.features(), native.multiplies_bfloat16())"
+    isa, *features, multiplies = run(code, DRYSTONE_MAX_ISA=cap).stdout.split()
+    assert features == expected
+    assert isa == max((level for level in up_to if set(LEVELS[level]) & set(features)), key=list(LEVELS).index, default="none")
+    assert multiplies == str("avx512_bf16" in expected or "amx_bf16" in expected)
+
+
+def test_levels_are_documented() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "how_it_works.md").read_text()
+    for level, features in LEVELS.items():
+        added = ", ".join(f"`{name}`" for name in features) or "nothing"
+        assert f"| `{level}` | {added} |" in page
 
 
 def test_cap_reaches_onednn() -> None:

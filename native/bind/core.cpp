@@ -103,8 +103,8 @@ void bind_core(nb::module_& m) {
   m.def("set_threads", &omp_set_num_threads);
   m.def("advise_huge_pages", &advise_huge_pages, "address"_a, "bytes"_a);
   m.attr("VERSION") = DRYSTONE_VERSION;
-  m.def("isa", [] { return std::string(name_of(isa())); });
-  m.def("has_avx512_bf16", &has_avx512_bf16);
+  m.def("isa", [] { return std::string(name_of(level())); });
+  m.def("features", &features);
 }
 
 }  // namespace drystone

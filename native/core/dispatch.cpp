@@ -4,11 +4,8 @@
 namespace drystone {
 
 const KernelTable* kernels() {
-  switch (isa()) {
-    case Isa::none: return nullptr;
-    case Isa::avx2: return &avx2::table;
-    default: return &avx512::table;
-  }
+  if (has(Feature::avx512)) return &avx512::table;
+  return has(Feature::avx2) ? &avx2::table : nullptr;
 }
 
 }  // namespace drystone

@@ -1,5 +1,5 @@
-// The AMX instructions of the GEMM, on tile registers 0 to 7. Only for sources of the AVX-512 kernels, and to be run only where isa()
-// is amx. With DRYSTONE_EMULATE_AMX, plain C++ that does what they are documented to do, for machines without AMX.
+// The AMX instructions of the GEMM, on tile registers 0 to 7. Only for sources of the AVX-512 kernels, and to be run only where
+// has(Feature::amx_bf16). With DRYSTONE_EMULATE_AMX, plain C++ that does what they are documented to do, for machines without AMX.
 //
 // In assembly, because a register's number is a template parameter here, which the compiler's intrinsics do not take, and because
 // those of GCC 12 do not tell it which memory they read. So no flag and no target attribute is needed, and there is none under which

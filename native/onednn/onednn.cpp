@@ -24,11 +24,11 @@ dnnl::stream& stream() {
 }
 
 void cap_onednn_isa() {
-  switch (isa()) {
-    case Isa::none:
-    case Isa::avx2: dnnl::set_max_cpu_isa(dnnl::cpu_isa::avx2); break;
-    case Isa::avx512: dnnl::set_max_cpu_isa(dnnl::cpu_isa::avx512_core_fp16); break;
-    case Isa::amx: break;
+  switch (level()) {
+    case Level::none:
+    case Level::avx2: dnnl::set_max_cpu_isa(dnnl::cpu_isa::avx2_vnni); break;
+    case Level::avx512: dnnl::set_max_cpu_isa(dnnl::cpu_isa::avx512_core_fp16); break;
+    case Level::amx: break;
   }
 }
 

@@ -57,7 +57,7 @@ class AttentionStep final : public Step {
                                   output.str() + ") do not fit together");
     if (q.size == 0) throw std::invalid_argument("an attention over no features");
     args_.bf16 = query.dtype == DType::bf16;
-    args_.pairs = args_.bf16 && has_avx512_bf16();
+    args_.pairs = args_.bf16 && has(Feature::avx512_bf16);
     implementation = kernel_name("attention") + (args_.pairs ? "_bf16" : "");
     args_.batch = q.batch, args_.heads = q.heads, args_.key_heads = k.heads, args_.queries = q.positions, args_.keys = k.positions;
     args_.depth = q.size, args_.width = v.size;

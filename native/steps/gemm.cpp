@@ -14,9 +14,8 @@ namespace drystone {
 
 namespace {
 
-int64_t lanes() { return isa() >= Isa::avx512 ? 16 : 8; }
-GemmTileSize tile(GemmArithmetic arithmetic) { return gemm_tile(arithmetic, static_cast<int>(lanes())); }
-int64_t strip() { return tile(GemmArithmetic::f32).vectors * lanes(); }
+GemmTileSize tile(GemmArithmetic arithmetic) { return gemm_tile(arithmetic, static_cast<int>(vector_lanes())); }
+int64_t strip() { return tile(GemmArithmetic::f32).vectors * vector_lanes(); }
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
@@ -48,8 +47,8 @@ GemmOp op_of(const PostOp& op, const TensorDesc& output) {
 GemmArithmetic arithmetic_of(DType x, bool widened) {
   if (widened) return GemmArithmetic::bf16_widened;
   if (x == DType::f32) return GemmArithmetic::f32;
-  if (isa() == Isa::amx) return GemmArithmetic::bf16_tiles;
-  return has_avx512_bf16() ? GemmArithmetic::bf16_dot : GemmArithmetic::bf16_widened;
+  if (has(Feature::amx_bf16)) return GemmArithmetic::bf16_tiles;
+  return has(Feature::avx512_bf16) ? GemmArithmetic::bf16_dot : GemmArithmetic::bf16_widened;
 }
 
 std::string name_of_kernel(GemmArithmetic arithmetic) {
@@ -91,7 +90,7 @@ Gemm::Gemm(const TensorDesc& x, int64_t n, bool has_bias, const TensorDesc& outp
 void Gemm::split(int64_t threads) {
   constexpr double weights_bytes = 6, packed_elements = 4, added_elements = 8, barrier = 10000;  // a cycle; and cycles
   const bool dot = args_.arithmetic == GemmArithmetic::bf16_dot, tiles = args_.arithmetic == GemmArithmetic::bf16_tiles;
-  const double products = tiles ? 512 : static_cast<double>(lanes()) * (dot ? 4 : 2);
+  const double products = tiles ? 512 : static_cast<double>(vector_lanes()) * (dot ? 4 : 2);
   const double bytes = args_.arithmetic == GemmArithmetic::f32 ? 4 : 2;
   const int64_t tile_rows = tile(args_.arithmetic).rows, unit = tile(args_.arithmetic).unit, chunk = 64 / gemm_x_bytes(args_.arithmetic);
   const int64_t blocks = ceil_div(args_.m, tile_rows), strips = ceil_div(args_.n, strip()), chunks = ceil_div(args_.k, chunk);
@@ -163,7 +162,7 @@ void Gemm::run(const Run& run, StepState*) const {
 
 int64_t Gemm::packed_bytes() const {
   const int64_t step = args_.arithmetic == GemmArithmetic::f32 ? 1 : 2;
-  return ceil_div(args_.k, step) * round_up(args_.n, lanes()) * 4;
+  return ceil_div(args_.k, step) * round_up(args_.n, vector_lanes()) * 4;
 }
 
 std::string Gemm::packed_key() const {
@@ -177,7 +176,7 @@ void Gemm::pack(DType dtype, const void* source, void* packed) const {
   const auto* from = static_cast<const std::byte*>(source);
 #pragma omp parallel for schedule(static)
   for (int64_t first = 0; first < args_.n; first += strip()) {
-    const int64_t columns = std::min(strip(), args_.n - first), width = round_up(columns, lanes());
+    const int64_t columns = std::min(strip(), args_.n - first), width = round_up(columns, vector_lanes());
     std::byte* to = static_cast<std::byte*>(packed) + first * steps * 4;
     for (int64_t k = 0; k < steps; k++, to += width * 4) {
       const int64_t bytes = std::min(step, args_.k - k * step) * element;

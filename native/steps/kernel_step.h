@@ -1,6 +1,7 @@
 // What steps over own kernels share: the table of this machine's kernels, names, and when threads pay.
 #pragma once
 
+#include <cstdint>
 #include <stdexcept>
 #include <string>
 
@@ -14,8 +15,11 @@ inline const KernelTable& require_kernels() {
   throw std::invalid_argument("no native kernels for this CPU (AVX2 and FMA are needed)");
 }
 
-// "pool:avx512": kernels know no ISA above AVX-512.
-inline std::string kernel_name(const std::string& op) { return op + ":" + name_of(isa() >= Isa::avx512 ? Isa::avx512 : isa()); }
+// "pool:avx512", by the table that the kernel is of.
+inline std::string kernel_name(const std::string& op) { return op + (has(Feature::avx512) ? ":avx512" : ":avx2"); }
+
+// float32 in a vector of these kernels.
+inline int64_t vector_lanes() { return has(Feature::avx512) ? 16 : 8; }
 
 // A fork of the threads costs about 2 us, in which one core moves some 16k elements.
 inline int threads_for(int64_t elements, int threads) { return elements < 16384 ? 1 : threads; }

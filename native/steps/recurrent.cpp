@@ -15,7 +15,6 @@ namespace drystone {
 
 namespace {
 
-int64_t lanes() { return isa() >= Isa::avx512 ? 16 : 8; }
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace
@@ -30,7 +29,7 @@ RecurrentKind recurrent_kind(const std::string& name) {
 
 GemmArithmetic recurrent_arithmetic(DType weights, bool widened) {
   if (weights == DType::f32) return GemmArithmetic::f32;
-  return has_avx512_bf16() && !widened ? GemmArithmetic::bf16_dot : GemmArithmetic::bf16_widened;
+  return has(Feature::avx512_bf16) && !widened ? GemmArithmetic::bf16_dot : GemmArithmetic::bf16_widened;
 }
 
 // As few parts as keep the threads evenly busy, since each part reads all weights. A step of few products is done before a team has met.
@@ -38,8 +37,8 @@ int64_t plan_recurrent(RecurrentArgs& args, int64_t threads) {
   constexpr double few_products = 1 << 15;
   const int gates = recurrent_gates(args.kind);
   const double products = static_cast<double>(args.batch) * gates * static_cast<double>(args.hidden * args.state);
-  const int64_t strips = ceil_div(args.hidden, lanes() * recurrent_unit_vectors(gates));
-  const int64_t blocks = ceil_div(args.batch, recurrent_rows(gates, static_cast<int>(lanes())));
+  const int64_t strips = ceil_div(args.hidden, vector_lanes() * recurrent_unit_vectors(gates));
+  const int64_t blocks = ceil_div(args.batch, recurrent_rows(gates, static_cast<int>(vector_lanes())));
   const int64_t largest_team = products < few_products ? 1 : strips;
   if (products * static_cast<double>(args.steps) < few_products * 4) threads = 1;
   double least = std::numeric_limits<double>::infinity();
@@ -148,19 +147,19 @@ RecurrentWeights::RecurrentWeights(DType dtype, int gates, int64_t units, int64_
 }
 
 int64_t RecurrentWeights::packed_bytes() const {
-  const int64_t step = dtype_ == DType::f32 ? 1 : 2, width = lanes() * recurrent_unit_vectors(gates_);
+  const int64_t step = dtype_ == DType::f32 ? 1 : 2, width = vector_lanes() * recurrent_unit_vectors(gates_);
   return ceil_div(units_, width) * width * gates_ * ceil_div(k_, step) * 4 + recurrent_line_bytes;
 }
 
 std::string RecurrentWeights::packed_key() const {
-  return std::string("recurrent ") + name_of(dtype_) + ";" + std::to_string(lanes()) + ";" + std::to_string(gates_) + "," +
+  return std::string("recurrent ") + name_of(dtype_) + ";" + std::to_string(vector_lanes()) + ";" + std::to_string(gates_) + "," +
          std::to_string(units_) + "," + std::to_string(k_);
 }
 
 void RecurrentWeights::pack(DType dtype, const void* source, void* packed) const {
   require(dtype == dtype_, "recurrent weights are packed from their own dtype");
   const int64_t step = dtype_ == DType::f32 ? 1 : 2, element = 4 / step, steps = ceil_div(k_, step);
-  const int64_t width = lanes() * recurrent_unit_vectors(gates_), strips = ceil_div(units_, width);
+  const int64_t width = vector_lanes() * recurrent_unit_vectors(gates_), strips = ceil_div(units_, width);
   const auto* from = static_cast<const std::byte*>(source);
   const int64_t is_finite = all_finite(source, dtype, gates_ * units_ * k_, 1);
   std::memcpy(static_cast<std::byte*>(packed) + packed_bytes() - recurrent_line_bytes, &is_finite, sizeof(is_finite));

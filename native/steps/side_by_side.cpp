@@ -48,7 +48,7 @@ SideBySide::SideBySide(const Dims& x, const Dims& weights, const Dims& output, b
   args_.window_width = axis(weights, 0);
   args_.threads = threads;
 
-  const SideBySideTile tile = side_by_side_tile(isa() >= Isa::avx512 ? 16 : 8);
+  const SideBySideTile tile = side_by_side_tile(vector_lanes());
   const int64_t window = product(weights) / weights[0] / weights[1];
   const int64_t rows = output[1] * (transposed ? window : 1), summands = x[1] * (transposed ? 1 : window);
   const int64_t strip = summands * tile.positions;

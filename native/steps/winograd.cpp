@@ -12,9 +12,8 @@ namespace drystone {
 
 namespace {
 
-// Lanes of the vectors that the kernel works in; its panels are two vectors of output channels.
-int64_t lanes() { return isa() >= Isa::avx512 ? 16 : 8; }
-int64_t panel_channels() { return 2 * lanes(); }
+// The kernel's panels are two vectors of output channels.
+int64_t panel_channels() { return 2 * vector_lanes(); }
 
 WinogradMap map_of(const TensorDesc& desc) {
   const int64_t block = block_of(desc.format), rank = desc.rank(), slice = rank == 5 ? desc.strides[2] : 0;
@@ -29,7 +28,7 @@ void require_served(const TensorDesc& desc) {
     throw std::invalid_argument("Winograd's convolution takes maps of two or three spatial axes, not " + desc.str());
   if (desc.shape[1] % 16) throw std::invalid_argument("Winograd's convolution works on whole vectors of 16 channels, not on " + desc.str());
   const bool last = desc.format == Format::channels_last && desc.strides[1] == 1;
-  if (!last && block_of(desc.format) % lanes())
+  if (!last && block_of(desc.format) % vector_lanes())
     throw std::invalid_argument("Winograd's convolution needs vectors of channels: " + desc.str());
   if (block_of(desc.format) == 1 && !last) throw std::invalid_argument("Winograd's convolution needs vectors of channels: " + desc.str());
 }

@@ -38,7 +38,7 @@ bool is_side_by_side(const ConvolutionProblem& p) {
 
 }  // namespace
 
-Format blocked() { return isa() >= Isa::avx512 ? Format::blocked16 : Format::blocked8; }
+Format blocked() { return has(Feature::avx512) ? Format::blocked16 : Format::blocked8; }
 
 bool winograd_serves(const ConvolutionProblem& p) {
   const size_t spatial = p.stride.size();

@@ -76,11 +76,11 @@ try:
         copy,
         define_operators,
         elementwise,
+        features,
         find_libtorch,
         fold,
         gather,
         guard,
-        has_avx512_bf16,
         index,
         is_on,
         isa,
@@ -138,11 +138,11 @@ __all__ = [
     "copy",
     "define_operators",
     "elementwise",
+    "features",
     "find_libtorch",
     "fold",
     "gather",
     "guard",
-    "has_avx512_bf16",
     "index",
     "is_on",
     "isa",
@@ -189,7 +189,7 @@ DTYPES = {
 
 def multiplies_bfloat16() -> bool:
     """Whether the CPU multiplies bfloat16 (AVX-512 BF16 or AMX). Where it does not, what is stored so is computed in float32."""
-    return isa() == "amx" or has_avx512_bf16()
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(features())
 
 
 def trim() -> None:

@@ -39,9 +39,10 @@ def _instructions() -> Finding:
     isa, cap = native.isa(), os.environ.get("DRYSTONE_MAX_ISA")
     if isa == "none":
         return Finding("instructions", isa, "below AVX2 every operator is torch's own: nothing here gains from drystone")
+    state = f"{isa}: {', '.join(native.features())}"
     if cap:
-        return Finding("instructions", isa, f"capped by DRYSTONE_MAX_ISA={cap}: unset it for all that the CPU has")
-    return Finding("instructions", isa)
+        return Finding("instructions", state, f"capped by DRYSTONE_MAX_ISA={cap}: unset it for all that the CPU has")
+    return Finding("instructions", state)
 
 
 def _bfloat16() -> Finding:
