@@ -5,6 +5,7 @@
 # make test-torch TORCH=torch==2.10.0  the tests of capture, passes, plans, calls and enable() on another torch, in an environment of its own
 # make figures all that is published, measured on this machine, and the tables made of it (two hours on two cores);
 #              PARTS="cnns_float32 ops" measures some
+# make stub    src/drystone/_native.pyi, of the bindings in native/bind
 # make sanitize  the tests of the native code on builds with AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer
 # make emulate-amx  the tests of bfloat16 linear layers on a build that does in plain C++ what AMX instructions do
 # make clean   remove what these built, and the environment
@@ -26,7 +27,7 @@ SOURCES := pyproject.toml CMakeLists.txt constraints.txt $(DEVELOPED) \
            $(shell find native $(if $(DEVELOPED),,src) -type f ! -name '*.pyc' ! -name '*.so')
 BUILD_TOOLS := cmake ninja nanobind onednn-cpu-gomp==2023.2.0 onednn-devel-cpu-gomp==2023.2.0
 
-.PHONY: demo develop test test-torch core lint check figures sanitize emulate-amx clean build/sanitize/address,undefined build/sanitize/thread build/emulate-amx
+.PHONY: demo develop test test-torch core lint check figures stub sanitize emulate-amx clean build/sanitize/address,undefined build/sanitize/thread build/emulate-amx
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -73,6 +74,9 @@ core: $(VENV)/.installed-test
 
 figures: $(VENV)/.installed
 	$(BIN)/python benchmarks/figures.py $(PARTS)
+
+stub: $(VENV)/.installed-test
+	$(BIN)/python native/bind/stub.py
 
 # Python, torch and OpenMP are not instrumented: what they leak at exit, and how they load libraries, is not looked at; and as
 # ThreadSanitizer does not see OpenMP's barriers, it looks at Python threads that have one OpenMP thread each, and at the team of

@@ -4,7 +4,12 @@
 #include <nanobind/nanobind.h>
 
 #include <cstdint>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <vector>
 
+#include "core/post_op.h"
 #include "core/tensor.h"
 
 namespace drystone {
@@ -13,6 +18,14 @@ namespace drystone {
 template <class Packing>
 void pack(const Packing& packing, DType dtype, uintptr_t source, uintptr_t packed) {
   packing.pack(dtype, reinterpret_cast<const void*>(source), reinterpret_cast<void*>(packed));
+}
+
+using PostOpTuple = std::tuple<std::string, float, float, std::optional<TensorDesc>>;
+
+inline std::vector<PostOp> post_ops_of(const std::vector<PostOpTuple>& tuples) {
+  std::vector<PostOp> list;
+  for (const auto& [kind, alpha, beta, operand] : tuples) list.push_back({kind, alpha, beta, operand});
+  return list;
 }
 
 void bind_core(nanobind::module_& m);         // TensorDesc, Step, Program, Frame, isa

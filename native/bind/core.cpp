@@ -38,13 +38,17 @@ void bind_core(nb::module_& m) {
       .value("channels_last", Format::channels_last)
       .value("blocked16", Format::blocked16)
       .value("blocked8", Format::blocked8);
-  nb::class_<TensorDesc>(m, "TensorDesc")
+  nb::class_<TensorDesc>(
+      m, "TensorDesc",
+      "Dtype, format, logical shape (N, C, spatial...), strides in elements; in blocks, strides[1] leads to the next block.")
       .def_static("dense", &TensorDesc::dense, "dtype"_a, "format"_a, "shape"_a)
-      .def("__init__",
-           [](TensorDesc* self, DType dtype, Format format, Dims shape, Dims strides) {
-             if (shape.size() != strides.size()) throw std::invalid_argument("shape and strides differ in length");
-             new (self) TensorDesc{dtype, format, std::move(shape), std::move(strides)};
-           })
+      .def(
+          "__init__",
+          [](TensorDesc* self, DType dtype, Format format, Dims shape, Dims strides) {
+            if (shape.size() != strides.size()) throw std::invalid_argument("shape and strides differ in length");
+            new (self) TensorDesc{dtype, format, std::move(shape), std::move(strides)};
+          },
+          "dtype"_a, "format"_a, "shape"_a, "strides"_a)
       .def_ro("dtype", &TensorDesc::dtype)
       .def_ro("format", &TensorDesc::format)
       .def_ro("shape", &TensorDesc::shape)
@@ -52,11 +56,14 @@ void bind_core(nb::module_& m) {
       .def_prop_ro("bytes", &TensorDesc::bytes)
       .def_prop_ro("is_dense", &TensorDesc::is_dense)
       .def_prop_ro("has_padding", &TensorDesc::has_padding)
-      .def("same_memory", [](const TensorDesc& a, const TensorDesc& b) { return same_memory(a, b); })
+      .def(
+          "same_memory", [](const TensorDesc& a, const TensorDesc& b) { return same_memory(a, b); }, "other"_a)
       .def("__repr__", &TensorDesc::str);
 
-  nb::class_<Step>(m, "Step").def_ro("implementation", &Step::implementation).def_ro("scratchpad_bytes", &Step::scratchpad_bytes);
-  nb::class_<Program>(m, "Program")
+  nb::class_<Step>(m, "Step", "One kernel, ready to run on the addresses in its slots.")
+      .def_ro("implementation", &Step::implementation)
+      .def_ro("scratchpad_bytes", &Step::scratchpad_bytes);
+  nb::class_<Program>(m, "Program", "Steps in order, each with the slots that it works on.")
       .def(nb::init<>())
       .def(
           "add",
@@ -67,7 +74,8 @@ void bind_core(nb::module_& m) {
       .def("__len__", &Program::size)
       .def_prop_ro("scratchpad_bytes", &Program::scratchpad_bytes)
       .def_prop_ro("slot_count", &Program::slot_count);
-  nb::class_<Frame>(m, "Frame")
+  nb::class_<Frame>(m, "Frame",
+                    "The memory of one call: an address for each slot; ``externals`` (slot, argument, byte offset) are bound at each call.")
       .def(
           "__init__",
           [](Frame* self, std::shared_ptr<Program> program, const std::vector<uintptr_t>& addresses,
@@ -91,20 +99,22 @@ void bind_core(nb::module_& m) {
       .def("run", &Frame::run, "begin"_a, "end"_a, nb::call_guard<nb::gil_scoped_release>())
       .def("run_timed", &Frame::run_timed, "begin"_a, "end"_a, nb::call_guard<nb::gil_scoped_release>());
 
-  nb::class_<Snapshot>(m, "Snapshot")
+  nb::class_<Snapshot>(m, "Snapshot", "The bytes at some places, each an address and a number of bytes, as they were when this was made.")
       .def(nb::init<std::vector<std::pair<uintptr_t, size_t>>>(), "places"_a)
-      .def("changed", &Snapshot::changed);
+      .def("changed", &Snapshot::changed, "The indices of the places whose bytes are others now. All of them have to be readable.");
 
   m.def(
       "guard", [](const TensorDesc& desc, float limit) -> std::shared_ptr<Step> { return std::make_shared<Guard>(desc, limit); }, "desc"_a,
-      "limit"_a);
+      "limit"_a, "Has the steps after it run exact where its slot holds a NaN, an infinity or a magnitude above the limit.");
 
-  // oneDNN divides a primitive's work when it is made, by the thread count of the maker.
-  m.def("set_threads", &omp_set_num_threads);
+  m.def("set_threads", &omp_set_num_threads, "threads"_a,
+        "Threads of steps made and run by the calling thread. oneDNN divides a primitive's work when it is made, by the maker's count.");
   m.def("advise_huge_pages", &advise_huge_pages, "address"_a, "bytes"_a);
   m.attr("VERSION") = DRYSTONE_VERSION;
-  m.def("isa", [] { return std::string(name_of(level())); });
-  m.def("features", &features);
+  m.def(
+      "isa", [] { return std::string(name_of(level())); },
+      "The level of instructions in force: none, avx2, avx512 or amx, as ``DRYSTONE_MAX_ISA`` takes them.");
+  m.def("features", &features, "The instructions in force, by name.");
 }
 
 }  // namespace drystone

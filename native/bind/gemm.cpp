@@ -5,8 +5,6 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
-#include <tuple>
-
 #include "bind/bind.h"
 
 namespace nb = nanobind;
@@ -14,18 +12,14 @@ using namespace nb::literals;
 
 namespace drystone {
 
-using PostOpTuple = std::tuple<std::string, float, float, std::optional<TensorDesc>>;
-
 void bind_gemm(nb::module_& m) {
-  nb::class_<Gemm, Step>(m, "Gemm")
+  nb::class_<Gemm, Step>(
+      m, "Gemm", "x (M, K) @ weights (N, K) transposed, by the own kernel. Slots: as Linear's. ``widened``: bfloat16 without VDPBF16PS.")
       .def(
           "__init__",
           [](Gemm* self, const TensorDesc& x, int64_t columns, bool has_bias, const TensorDesc& output,
-             const std::vector<PostOpTuple>& post_ops, bool widened) {
-            std::vector<PostOp> list;
-            for (const auto& [kind, alpha, beta, operand] : post_ops) list.push_back({kind, alpha, beta, operand});
-            new (self) Gemm(x, columns, has_bias, output, list, widened);
-          },
+             const std::vector<PostOpTuple>& post_ops,
+             bool widened) { new (self) Gemm(x, columns, has_bias, output, post_ops_of(post_ops), widened); },
           "x"_a, "n"_a, "has_bias"_a, "output"_a, "post_ops"_a, "widened"_a = false)
       .def_prop_ro("packed_bytes", &Gemm::packed_bytes)
       .def_prop_ro("packed_key", &Gemm::packed_key)

@@ -5,26 +5,12 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
-#include <tuple>
-
 #include "bind/bind.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
 
 namespace drystone {
-
-namespace {
-
-using PostOpTuple = std::tuple<std::string, float, float, std::optional<TensorDesc>>;
-
-std::vector<PostOp> post_ops_of(const std::vector<PostOpTuple>& tuples) {
-  std::vector<PostOp> list;
-  for (const auto& [kind, alpha, beta, operand] : tuples) list.push_back({kind, alpha, beta, operand});
-  return list;
-}
-
-}  // namespace
 
 void bind_onednn(nb::module_& m) {
   cap_onednn_isa();
@@ -39,12 +25,12 @@ void bind_onednn(nb::module_& m) {
   m.def("onednn_version", &onednn_version);
   m.def("post_op_limit", &post_op_limit, "kind"_a, "alpha"_a);
 
-  nb::class_<Product, Step>(m, "Product")
-      .def_prop_ro("has_exact_run", &Product::has_exact_run)
+  nb::class_<Product, Step>(m, "Product", "A convolution or a matmul by oneDNN.")
+      .def_prop_ro("has_exact_run", &Product::has_exact_run, "Whether, run exact, its epilogue goes another way.")
       .def_prop_ro("packed_bytes", [](const Product& self) { return self.weights().bytes(); })
       .def_prop_ro("packed_key", [](const Product& self) { return self.weights().key(); });
 
-  nb::class_<Convolution, Product>(m, "Convolution")
+  nb::class_<Convolution, Product>(m, "Convolution", "Slots: x, packed weights, bias where there is one, output, operands of the post-ops.")
       .def(
           "__init__",
           [](Convolution* self, const TensorDesc& x, const Dims& weights, bool has_bias, const TensorDesc& output, const Dims& stride,
@@ -57,7 +43,8 @@ void bind_onednn(nb::module_& m) {
           "transposed"_a = false)
       .def("pack", &pack<Convolution>, "dtype"_a, "source"_a, "packed"_a);
 
-  nb::class_<Linear, Product>(m, "Linear")
+  nb::class_<Linear, Product>(m, "Linear",
+                              "Slots: x (M, K), packed weights, bias where there is one, output (M, N), operands of the post-ops.")
       .def(
           "__init__",
           [](Linear* self, bool inner_product, DType dtype, int64_t rows, int64_t inner, int64_t columns, bool has_bias, DType output_dtype,
@@ -67,7 +54,8 @@ void bind_onednn(nb::module_& m) {
           "inner_product"_a, "dtype"_a, "m"_a, "k"_a, "n"_a, "has_bias"_a, "output_dtype"_a, "post_ops"_a)
       .def("pack", &pack<Linear>, "dtype"_a, "source"_a, "packed"_a);
 
-  nb::class_<BatchMatmul, Step>(m, "BatchMatmul")
+  nb::class_<BatchMatmul, Step>(m, "BatchMatmul",
+                                "Slots: a (..., M, K), b (..., K, N), output. Strides as they come; a batch axis of 1 is broadcast.")
       .def(nb::init<const TensorDesc&, const TensorDesc&, const TensorDesc&>(), "a"_a, "b"_a, "output"_a);
 
   nb::class_<Reorder, Step>(m, "Reorder").def(nb::init<const TensorDesc&, const TensorDesc&>(), "source"_a, "destination"_a);

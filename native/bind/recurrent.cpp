@@ -31,7 +31,9 @@ void bind_recurrent(nb::module_& m) {
       "cell"_a.none(), "output"_a, "final_state"_a, "final_cell"_a.none(), "widened"_a = false,
       "A step: the hidden part of a recurrent layer, all time steps. Slots: gates; for each direction W_hh packed, the bias of a GRU's new "
       "gate if has_bias, the projection packed if projects; state and cell where there are any; output, final_state, final_cell.");
-  nb::class_<RecurrentLayers>(m, "RecurrentLayers", "An LSTM, GRU or RNN on packed weights, for sequences of any length and batch.")
+  nb::class_<RecurrentLayers>(m, "RecurrentLayers",
+                              "An LSTM, GRU or RNN on packed weights, for sequences of any length and batch. ``parameters``: addresses, "
+                              "in torch's order.")
       .def(
           "__init__",
           [](RecurrentLayers* self, const std::string& kind, DType weights, DType ends, int64_t inputs, int64_t hidden, int64_t state,

@@ -11,21 +11,25 @@ using namespace nb::literals;
 namespace drystone {
 
 void bind_torch(nb::module_& m) {
-  m.def("find_libtorch", [](const std::string& path) { torch::find_libtorch(path.c_str()); }, "path"_a);
+  m.def(
+      "find_libtorch", [](const std::string& path) { torch::find_libtorch(path.c_str()); }, "path"_a,
+      "Looks up what registering operators needs, in the ``libtorch_cpu.so`` at ``path``. Raises RuntimeError for what is missing.");
   m.def("operator_names", &torch::operator_names);
-  m.def("define_operators", &torch::define_operators);
-  m.def("replace_operator", &torch::replace, "family"_a);
+  m.def("define_operators", &torch::define_operators, "Makes ``torch.ops.drystone.NAME`` of all operators that this torch can have.");
+  m.def("replace_operator", &torch::replace, "family"_a,
+        "Puts an operator, with its variants and gradient, under torch's own names, switched off, until the process ends. Returns those "
+        "that this torch can't have.");
   m.def("switch_operators", &torch::switch_on, "families"_a);
   m.def("is_on", &torch::is_on, "family"_a);
 
   nb::class_<torch::PageState>(m, "PageState")
       .def_ro("on", &torch::PageState::on)
-      .def_ro("kept", &torch::PageState::kept)
+      .def_ro("kept", &torch::PageState::kept, "Bytes that wait for use.")
       .def_ro("limit", &torch::PageState::limit)
-      .def_ro("reused", &torch::PageState::reused)
-      .def_ro("fresh", &torch::PageState::fresh);
-  m.def("can_keep_pages", &torch::can_keep_pages);
-  m.def("keep_pages", &torch::keep_pages, "limit"_a);
+      .def_ro("reused", &torch::PageState::reused, "Large allocations so far that were given earlier memory.")
+      .def_ro("fresh", &torch::PageState::fresh, "Large allocations so far that were given new memory.");
+  m.def("can_keep_pages", &torch::can_keep_pages, "Whether torch's allocator is the one that is known.");
+  m.def("keep_pages", &torch::keep_pages, "limit"_a, "Large CPU tensors use memory of earlier ones again.");
   m.def("release_pages", &torch::release_pages);
   m.def("page_state", &torch::page_state);
 }

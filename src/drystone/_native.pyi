@@ -1,317 +1,367 @@
-"""The native core's interface. Addresses are ``tensor.data_ptr()``; the caller keeps the memory alive.
+"""
+The native core's interface. Addresses are ``tensor.data_ptr()``; the caller keeps the memory alive.
 
 A factory of steps raises ``ValueError``, saying why, where it does not serve the descriptors it is given.
 """
 
 from collections.abc import Sequence
-from enum import Enum
+import enum
 
-VERSION: str
 
-class DType(Enum):
+class DType(enum.Enum):
     f32 = 0
+
     bf16 = 1
+
     s64 = 2
+
     s32 = 3
+
     s16 = 4
+
     s8 = 5
+
     u8 = 6
+
     boolean = 7
+
     f64 = 8
+
     f16 = 9
 
-class Format(Enum):
+class Format(enum.Enum):
     plain = 0
+
     channels_last = 1
+
     blocked16 = 2
+
     blocked8 = 3
 
 class TensorDesc:
-    """Dtype, format, logical shape (N, C, spatial…), strides in elements; in blocks, strides[1] leads to the next block."""
+    """
+    Dtype, format, logical shape (N, C, spatial...), strides in elements; in blocks, strides[1] leads to the next block.
+    """
 
     def __init__(self, dtype: DType, format: Format, shape: Sequence[int], strides: Sequence[int]) -> None: ...
+
     @staticmethod
     def dense(dtype: DType, format: Format, shape: Sequence[int]) -> TensorDesc: ...
+
     @property
     def dtype(self) -> DType: ...
+
     @property
     def format(self) -> Format: ...
+
     @property
     def shape(self) -> list[int]: ...
+
     @property
     def strides(self) -> list[int]: ...
+
     @property
     def bytes(self) -> int: ...
+
     @property
     def is_dense(self) -> bool: ...
+
     @property
     def has_padding(self) -> bool: ...
+
     def same_memory(self, other: TensorDesc) -> bool: ...
+
+    def __repr__(self) -> str: ...
 
 class Step:
     """One kernel, ready to run on the addresses in its slots."""
 
     @property
     def implementation(self) -> str: ...
+
     @property
     def scratchpad_bytes(self) -> int: ...
 
 class Program:
+    """Steps in order, each with the slots that it works on."""
+
     def __init__(self) -> None: ...
+
     def add(self, step: Step, slots: Sequence[int], exact: bool = False) -> None: ...
+
     def __len__(self) -> int: ...
+
     @property
     def scratchpad_bytes(self) -> int: ...
+
     @property
     def slot_count(self) -> int: ...
 
-class Snapshot:
-    """The bytes at some places, each an address and a number of bytes, as they were when this was made."""
-
-    def __init__(self, places: Sequence[tuple[int, int]]) -> None: ...
-    def changed(self) -> list[int]:
-        """The places whose bytes are others now, by their index. All of them have to be readable."""
-
 class Frame:
-    """The memory of one call: an address for each slot; ``externals`` (slot, argument, byte offset) are bound at each call."""
+    """
+    The memory of one call: an address for each slot; ``externals`` (slot, argument, byte offset) are bound at each call.
+    """
 
-    def __init__(
-        self,
-        program: Program,
-        addresses: Sequence[int],
-        externals: Sequence[tuple[int, int, int]],
-        scratchpad: int,
-        threads: int,
-    ) -> None: ...
+    def __init__(self, program: Program, addresses: Sequence[int], externals: Sequence[tuple[int, int, int]], scratchpad: int, threads: int) -> None: ...
+
     def bind(self, arguments: Sequence[int]) -> None: ...
+
     def call(self, arguments: Sequence[int], steps: int) -> None: ...
+
     def run(self, begin: int, end: int) -> None: ...
+
     def run_timed(self, begin: int, end: int) -> list[float]: ...
 
-PostOp = tuple[str, float, float, TensorDesc | None]
+class Snapshot:
+    """
+    The bytes at some places, each an address and a number of bytes, as they were when this was made.
+    """
+
+    def __init__(self, places: Sequence[tuple[int, int]]) -> None: ...
+
+    def changed(self) -> list[int]:
+        """
+        The indices of the places whose bytes are others now. All of them have to be readable.
+        """
+
+def guard(desc: TensorDesc, limit: float) -> Step:
+    """
+    Has the steps after it run exact where its slot holds a NaN, an infinity or a magnitude above the limit.
+    """
+
+def set_threads(threads: int) -> None:
+    """
+    Threads of steps made and run by the calling thread. oneDNN divides a primitive's work when it is made, by the maker's count.
+    """
+
+def advise_huge_pages(address: int, bytes: int) -> None: ...
+
+VERSION: str
+
+def isa() -> str:
+    """
+    The level of instructions in force: none, avx2, avx512 or amx, as ``DRYSTONE_MAX_ISA`` takes them.
+    """
+
+def features() -> list[str]:
+    """The instructions in force, by name."""
+
+def onednn_version() -> str: ...
+
+def post_op_limit(kind: str, alpha: float) -> float: ...
 
 class Product(Step):
-    """A convolution or a matmul by oneDNN. ``has_exact_run``: run exact, its epilogue goes another way."""
+    """A convolution or a matmul by oneDNN."""
 
     @property
-    def has_exact_run(self) -> bool: ...
+    def has_exact_run(self) -> bool:
+        """Whether, run exact, its epilogue goes another way."""
+
     @property
     def packed_bytes(self) -> int: ...
+
     @property
     def packed_key(self) -> str: ...
 
 class Convolution(Product):
-    """Slots: x, packed weights, bias where there is one, output, operands of the post-ops."""
+    """
+    Slots: x, packed weights, bias where there is one, output, operands of the post-ops.
+    """
 
-    def __init__(
-        self,
-        x: TensorDesc,
-        weights: Sequence[int],
-        has_bias: bool,
-        output: TensorDesc,
-        stride: Sequence[int],
-        padding_l: Sequence[int],
-        padding_r: Sequence[int],
-        dilation: Sequence[int],
-        groups: int,
-        post_ops: Sequence[PostOp],
-        transposed: bool = False,
-    ) -> None: ...
+    def __init__(self, x: TensorDesc, weights: Sequence[int], has_bias: bool, output: TensorDesc, stride: Sequence[int], padding_l: Sequence[int], padding_r: Sequence[int], dilation: Sequence[int], groups: int, post_ops: Sequence[tuple[str, float, float, TensorDesc | None]], transposed: bool = False) -> None: ...
+
     def pack(self, dtype: DType, source: int, packed: int) -> None: ...
 
 class Linear(Product):
-    """Slots: x (M, K), packed weights, bias where there is one, output (M, N), operands of the post-ops."""
+    """
+    Slots: x (M, K), packed weights, bias where there is one, output (M, N), operands of the post-ops.
+    """
 
-    def __init__(
-        self,
-        inner_product: bool,
-        dtype: DType,
-        m: int,
-        k: int,
-        n: int,
-        has_bias: bool,
-        output_dtype: DType,
-        post_ops: Sequence[PostOp],
-    ) -> None: ...
+    def __init__(self, inner_product: bool, dtype: DType, m: int, k: int, n: int, has_bias: bool, output_dtype: DType, post_ops: Sequence[tuple[str, float, float, TensorDesc | None]]) -> None: ...
+
     def pack(self, dtype: DType, source: int, packed: int) -> None: ...
-
-class Winograd(Step):
-    """Convolution 3x3 with stride 1 by Winograd's F(tile x tile, 3 x 3). Slots: as Convolution's."""
-
-    def __init__(
-        self,
-        x: TensorDesc,
-        weights: Sequence[int],
-        has_bias: bool,
-        output: TensorDesc,
-        padding_l: Sequence[int],
-        padding_r: Sequence[int],
-        tile: int,
-        post_ops: Sequence[PostOp],
-    ) -> None: ...
-    @property
-    def packed_bytes(self) -> int: ...
-    @property
-    def packed_key(self) -> str: ...
-    def pack(self, dtype: DType, source: int, packed: int) -> None: ...
-
-class Gemm(Step):
-    """x (M, K) @ weights (N, K) transposed, by the own kernel. Slots: as Linear's. ``widened``: bfloat16 without VDPBF16PS."""
-
-    def __init__(
-        self, x: TensorDesc, n: int, has_bias: bool, output: TensorDesc, post_ops: Sequence[PostOp], widened: bool = False
-    ) -> None: ...
-    @property
-    def packed_bytes(self) -> int: ...
-    @property
-    def packed_key(self) -> str: ...
-    def pack(self, dtype: DType, source: int, packed: int) -> None: ...
-
-class RecurrentWeights:
-    """How (gates * units, k) weights are packed for ``recurrent``."""
-
-    def __init__(self, dtype: DType, gates: int, units: int, k: int) -> None: ...
-    @property
-    def packed_bytes(self) -> int: ...
-    @property
-    def packed_key(self) -> str: ...
-    def pack(self, dtype: DType, source: int, packed: int) -> None: ...
-
-class RecurrentLayers:
-    """An LSTM, GRU or RNN on packed weights, for sequences of any length and batch. ``parameters``: addresses, in torch's order."""
-
-    def __init__(
-        self,
-        kind: str,
-        weights: DType,
-        ends: DType,
-        inputs: int,
-        hidden: int,
-        state: int,
-        layers: int,
-        directions: int,
-        has_bias: bool,
-        parameters: list[int],
-    ) -> None: ...
-    def run(
-        self,
-        steps: int,
-        batch: int,
-        batch_first: bool,
-        batch_sizes: list[int],
-        x: int,
-        state: int,
-        cell: int,
-        output: int,
-        final_state: int,
-        final_cell: int,
-        threads: int,
-    ) -> None:
-        """On addresses, 0 for what there is not. Packed sequences have ``batch_sizes``, as many as steps, from the batch on."""
-    @property
-    def packed_bytes(self) -> int: ...
-    @property
-    def implementation(self) -> str: ...
 
 class BatchMatmul(Step):
-    """Slots: a (…, M, K), b (…, K, N), output. Strides as they come; a batch axis of 1 is broadcast."""
+    """
+    Slots: a (..., M, K), b (..., K, N), output. Strides as they come; a batch axis of 1 is broadcast.
+    """
 
     def __init__(self, a: TensorDesc, b: TensorDesc, output: TensorDesc) -> None: ...
 
 class Reorder(Step):
     def __init__(self, source: TensorDesc, destination: TensorDesc) -> None: ...
 
-def isa() -> str:
-    """The level of instructions in force: none, avx2, avx512 or amx, as ``DRYSTONE_MAX_ISA`` takes them."""
-
-def features() -> list[str]:
-    """The instructions in force, by name."""
-
-def onednn_version() -> str: ...
-def guard(desc: TensorDesc, limit: float) -> Step: ...
-def post_op_limit(kind: str, alpha: float) -> float: ...
-def advise_huge_pages(address: int, bytes: int) -> None: ...
-def set_threads(threads: int) -> None: ...
-def pointwise(
-    inputs: Sequence[TensorDesc], output: TensorDesc, ops: Sequence[tuple[str, Sequence[tuple[str, int]], float, float]]
-) -> Step: ...
-def reduce(input: TensorDesc, output: TensorDesc, kind: str, dims: Sequence[int]) -> Step: ...
-def softmax(input: TensorDesc, output: TensorDesc, dim: int) -> Step: ...
-def norm(
-    input: TensorDesc,
-    weight: TensorDesc | None,
-    bias: TensorDesc | None,
-    output: TensorDesc,
-    kind: str,
-    dims: Sequence[int],
-    groups: int,
-    eps: float,
-) -> Step: ...
-def attention(
-    query: TensorDesc,
-    key: TensorDesc,
-    value: TensorDesc,
-    mask: TensorDesc | None,
-    output: TensorDesc,
-    heads_first: Sequence[bool],
-    scale: float,
-    causal: bool,
-    nan_if_hidden: bool,
-) -> Step: ...
-def recurrent(
-    kind: str,
-    weights: DType,
-    hidden: int,
-    directions: int,
-    batch_first: bool,
-    has_bias: bool,
-    projects: bool,
-    gates: TensorDesc,
-    state: TensorDesc | None,
-    cell: TensorDesc | None,
-    output: TensorDesc,
-    final_state: TensorDesc,
-    final_cell: TensorDesc | None,
-    widened: bool = False,
-) -> Step: ...
-def pool(
-    input: TensorDesc,
-    output: TensorDesc,
-    kind: str,
-    windows: Sequence[Sequence[tuple[int, int, int]]],
-    divisors: Sequence[Sequence[int]],
-    divisor_override: int,
-) -> Step: ...
-def resize(input: TensorDesc, output: TensorDesc, mode: str, align_corners: bool, scales: Sequence[float]) -> Step: ...
-def lrn(input: TensorDesc, output: TensorDesc, size: int, alpha: float, beta: float, k: float) -> Step: ...
-def copy(input: TensorDesc, output: TensorDesc, axes: Sequence[int], tables: Sequence[Sequence[int]], value: float) -> Step: ...
-def elementwise(inputs: Sequence[TensorDesc], output: TensorDesc, kind: str) -> Step: ...
-def fold(input: TensorDesc, output: TensorDesc, kind: str, dims: Sequence[int]) -> Step: ...
-def gather(input: TensorDesc, indices: TensorDesc, output: TensorDesc, dim: int) -> Step: ...
-def index(input: TensorDesc, indices: Sequence[TensorDesc], output: TensorDesc, dim: int, wraps: bool, name: str) -> Step: ...
-def rotary(x: TensorDesc, cosines: TensorDesc, sines: TensorDesc, output: TensorDesc) -> Step: ...
-def find_libtorch(path: str) -> None:
-    """Look up what registering operators needs, in the ``libtorch_cpu.so`` at ``path``. Raises RuntimeError for what is missing."""
-
-def operator_names() -> list[str]: ...
-def define_operators() -> None:
-    """Make ``torch.ops.drystone.NAME`` of all operators that this torch can have."""
-
-def replace_operator(family: str) -> list[str]:
-    """Put an operator, with its variants and gradient, under torch's own names, switched off, until the process ends.
-
-    Gives those that this torch can't have.
+def pointwise(inputs: Sequence[TensorDesc], output: TensorDesc, ops: Sequence[tuple[str, Sequence[tuple[str, int]], float, float]]) -> Step:
+    """
+    A chain of elementwise instructions (kind, operands, alpha, beta); operands are ('in', i) or ('reg', j). Slots: inputs, output.
     """
 
-def switch_operators(families: list[str]) -> None: ...
+def rotary(x: TensorDesc, cosines: TensorDesc, sines: TensorDesc, output: TensorDesc) -> Step:
+    """
+    x * cosines + (the halves of x's last axis swapped, the first then negated) * sines. Slots: x, cosines, sines, output.
+    """
+
+def reduce(input: TensorDesc, output: TensorDesc, kind: str, dims: Sequence[int]) -> Step:
+    """'mean' or 'sum' over the axes dims. Slots: input, output."""
+
+def softmax(input: TensorDesc, output: TensorDesc, dim: int) -> Step:
+    """Softmax along the axis dim. Slots: input, output."""
+
+def norm(input: TensorDesc, weight: TensorDesc | None, bias: TensorDesc | None, output: TensorDesc, kind: str, dims: Sequence[int], groups: int, eps: float) -> Step:
+    """
+    'layer' or 'rms' norm over the axes dims, or 'group' norm of so many groups. Slots: input, weight and bias where there, output.
+    """
+
+def pool(input: TensorDesc, output: TensorDesc, kind: str, windows: Sequence[Sequence[Sequence[int]]], divisors: Sequence[Sequence[int]] = [], divisor_override: int = 0) -> Step:
+    """
+    A step (input, output): max or avg pooling ('max', 'avg'). windows: for each spatial axis, for each output index, the (start, stop, step) of the input positions it reads, inside of the input. avg divides the sum by the product of divisors[axis][index], or by divisor_override if that is > 0. float32 and bfloat16, one format on both sides.
+    """
+
+def resize(input: TensorDesc, output: TensorDesc, mode: str, align_corners: bool, scales: Sequence[float]) -> Step:
+    """
+    A step (input, output): torch's upsample_nearest ('nearest') and upsample_linear1d, bilinear2d, trilinear3d ('linear'). scales[axis]: (in - 1) / (out - 1), or 0 where out is 1, with align_corners; else 1 / scale factor where one was given; else in / out. float32 and bfloat16, one format on both sides.
+    """
+
+def lrn(input: TensorDesc, output: TensorDesc, size: int, alpha: float, beta: float, k: float) -> Step:
+    """
+    A step (input, output): torch.nn.functional.local_response_norm. float32 and bfloat16, plain or channels_last.
+    """
+
+def copy(input: TensorDesc, output: TensorDesc, axes: Sequence[int], tables: Sequence[Sequence[int]], value: float = 0.0) -> Step:
+    """
+    A step (input, output): output axis i reads input axis axes[i] at index tables[i][o]. axes[i] = -1 does not move in the input; an empty table is the identity; index -1 fills `value`. Any formats and strides, equal dtypes or float32 and bfloat16. Channels that pad a blocked output become zero. Raises ValueError where the arguments do not fit together.
+    """
+
+class Winograd(Step):
+    """
+    Convolution 3x3 with stride 1 by Winograd's F(tile x tile, 3 x 3). Slots: as Convolution's.
+    """
+
+    def __init__(self, x: TensorDesc, weights: Sequence[int], has_bias: bool, output: TensorDesc, padding_l: Sequence[int], padding_r: Sequence[int], tile: int, post_ops: Sequence[tuple[str, float, float, TensorDesc | None]]) -> None: ...
+
+    @property
+    def packed_bytes(self) -> int: ...
+
+    @property
+    def packed_key(self) -> str: ...
+
+    def pack(self, dtype: DType, source: int, packed: int) -> None: ...
+
+class Gemm(Step):
+    """
+    x (M, K) @ weights (N, K) transposed, by the own kernel. Slots: as Linear's. ``widened``: bfloat16 without VDPBF16PS.
+    """
+
+    def __init__(self, x: TensorDesc, n: int, has_bias: bool, output: TensorDesc, post_ops: Sequence[tuple[str, float, float, TensorDesc | None]], widened: bool = False) -> None: ...
+
+    @property
+    def packed_bytes(self) -> int: ...
+
+    @property
+    def packed_key(self) -> str: ...
+
+    def pack(self, dtype: DType, source: int, packed: int) -> None: ...
+
+def attention(query: TensorDesc, key: TensorDesc, value: TensorDesc, mask: TensorDesc | None, output: TensorDesc, heads_first: Sequence[bool], scale: float, causal: bool, nan_if_hidden: bool) -> Step:
+    """
+    A step: scaled dot product attention. heads_first, of query, key, value and output: (B, H, T, D), or else (B, T, H, D). Slots: query, key, value, mask where there is one, output.
+    """
+
+class RecurrentWeights:
+    """How (gates * units, k) weights are packed for a recurrent step."""
+
+    def __init__(self, dtype: DType, gates: int, units: int, k: int) -> None: ...
+
+    @property
+    def packed_bytes(self) -> int: ...
+
+    @property
+    def packed_key(self) -> str: ...
+
+    def pack(self, dtype: DType, source: int, packed: int) -> None: ...
+
+def recurrent(kind: str, weights: DType, hidden: int, directions: int, batch_first: bool, has_bias: bool, projects: bool, gates: TensorDesc, state: TensorDesc | None, cell: TensorDesc | None, output: TensorDesc, final_state: TensorDesc, final_cell: TensorDesc | None, widened: bool = False) -> Step:
+    """
+    A step: the hidden part of a recurrent layer, all time steps. Slots: gates; for each direction W_hh packed, the bias of a GRU's new gate if has_bias, the projection packed if projects; state and cell where there are any; output, final_state, final_cell.
+    """
+
+class RecurrentLayers:
+    """
+    An LSTM, GRU or RNN on packed weights, for sequences of any length and batch. ``parameters``: addresses, in torch's order.
+    """
+
+    def __init__(self, kind: str, weights: DType, ends: DType, inputs: int, hidden: int, state: int, layers: int, directions: int, has_bias: bool, parameters: Sequence[int]) -> None: ...
+
+    def run(self, steps: int, batch: int, batch_first: bool, batch_sizes: Sequence[int], x: int, state: int, cell: int, output: int, final_state: int, final_cell: int, threads: int) -> None:
+        """
+        All on addresses, 0 for what there is not. Packed sequences have batch_sizes, and steps, batch and batch_first that go with them.
+        """
+
+    @property
+    def packed_bytes(self) -> int: ...
+
+    @property
+    def implementation(self) -> str: ...
+
+def elementwise(inputs: Sequence[TensorDesc], output: TensorDesc, kind: str) -> Step:
+    """
+    One elementwise operation in the operands' own dtype. Slots: inputs, output.
+    """
+
+def fold(input: TensorDesc, output: TensorDesc, kind: str, dims: Sequence[int]) -> Step:
+    """
+    cumsum, sum, any, all, amax, amin, argmax or argmin along neighbouring axes. Slots: input, output.
+    """
+
+def gather(input: TensorDesc, indices: TensorDesc, output: TensorDesc, dim: int) -> Step:
+    """
+    Entries along one axis, the other places being the entry's own. Slots: input, indices, output.
+    """
+
+def index(input: TensorDesc, indices: Sequence[TensorDesc], output: TensorDesc, dim: int, wraps: bool, name: str) -> Step:
+    """
+    Entries by tensors of indices for the axes from dim on. An index out of range raises as the operator `name` does. Slots: input, indices, output.
+    """
+
+def find_libtorch(path: str) -> None:
+    """
+    Looks up what registering operators needs, in the ``libtorch_cpu.so`` at ``path``. Raises RuntimeError for what is missing.
+    """
+
+def operator_names() -> list[str]: ...
+
+def define_operators() -> None:
+    """
+    Makes ``torch.ops.drystone.NAME`` of all operators that this torch can have.
+    """
+
+def replace_operator(family: str) -> list[str]:
+    """
+    Puts an operator, with its variants and gradient, under torch's own names, switched off, until the process ends. Returns those that this torch can't have.
+    """
+
+def switch_operators(families: Sequence[str]) -> None: ...
+
 def is_on(family: str) -> bool: ...
 
 class PageState:
-    on: bool
-    kept: int  # bytes that wait for use
-    limit: int
-    reused: int  # large allocations so far, by where they came from
-    fresh: int
+    @property
+    def on(self) -> bool: ...
+
+    @property
+    def kept(self) -> int:
+        """Bytes that wait for use."""
+
+    @property
+    def limit(self) -> int: ...
+
+    @property
+    def reused(self) -> int:
+        """Large allocations so far that were given earlier memory."""
+
+    @property
+    def fresh(self) -> int:
+        """Large allocations so far that were given new memory."""
 
 def can_keep_pages() -> bool:
     """Whether torch's allocator is the one that is known."""
@@ -320,4 +370,5 @@ def keep_pages(limit: int) -> None:
     """Large CPU tensors use memory of earlier ones again."""
 
 def release_pages() -> None: ...
+
 def page_state() -> PageState: ...
