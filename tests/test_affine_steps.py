@@ -16,6 +16,11 @@ from torch import nn
 import drystone
 from agreement import Reference, program_of
 from drystone import compile_backend, native
+from drystone.graph.graph import Graph, Value, make_node
+from drystone.graph.instructions import PointwiseOp
+from drystone.graph.interpreter import run
+from drystone.graph.ops import Pointwise
+from drystone.passes import simplify
 
 needs_native = pytest.mark.skipif(native.isa() == "none", reason="everything runs on ATen")
 
@@ -224,10 +229,6 @@ steps = st.lists(st.tuples(st.sampled_from("+-*/r"), numbers), min_size=1, max_s
 @settings(max_examples=40, deadline=None)
 @given(steps)
 def test_any_steps_give_the_same_bits(chosen: list[tuple[str, float]]) -> None:
-    from drystone.graph.graph import Graph, PointwiseOp, Value, make_node
-    from drystone.graph.reference import run
-    from drystone.passes import simplify
-
     x = torch.cat([_features().flatten()[:50], torch.randn(46), torch.tensor([0.0, -0.0, 1e25, float("inf")])])
     value = Value(tuple(x.shape), x.dtype)
     graph = Graph([value])
@@ -239,9 +240,7 @@ def test_any_steps_give_the_same_bits(chosen: list[tuple[str, float]]) -> None:
             "/": (1 / (number or 1.0), -0.0),
             "r": (-1, number),
         }[kind]
-        graph.nodes.append(
-            make_node("pointwise", [value], value.shape, value.dtype, ops=[PointwiseOp("linear", (("in", 0),), alpha, beta)])
-        )
+        graph.nodes.append(make_node(Pointwise((PointwiseOp("linear", (("in", 0),), alpha, beta),)), [value]))
         value = graph.nodes[-1].output
     graph.outputs = [value]
     (before,) = run(graph, [x])

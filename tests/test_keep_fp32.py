@@ -42,7 +42,7 @@ def products(fast) -> dict[str, set[torch.dtype]]:
     """Submodule → the dtypes from which its products are computed; in which its weights are stored, where that is all."""
     graph = fast._current[1].graph
     ops, factors = (("matmul", "attention"), slice(2)) if native.multiplies_bfloat16() else (("matmul",), slice(1, 2))
-    return {node.attrs["_module"]: {value.dtype for value in node.inputs[factors]} for node in graph if node.op in ops}
+    return {node.module: {value.dtype for value in node.inputs[factors]} for node in graph if node.op in ops}
 
 
 @lowers

@@ -24,6 +24,7 @@ from drystone.factories import on_cpu
 from drystone.forks import Lock
 from drystone.graph.build import build
 from drystone.graph.graph import Graph, Node, mark_strict
+from drystone.graph.ops import Aten, Operator
 from drystone.graph.traced import resized
 from drystone.layouts import Piece, optimize_layers
 from drystone.options import Options, check_arguments, check_eager, check_release
@@ -294,8 +295,8 @@ class Conductor:
         graph = build(captured)
         kept = names_of(self.model, self.options.float32_modules)
         for node in graph:
-            if node.attrs.get("_module") in kept:
-                node.attrs["_float32"] = True
+            if node.module in kept:
+                node.float32 = True
         simplify(graph)
         if self.options.accuracy == "strict":
             mark_strict(graph)
@@ -335,7 +336,7 @@ class Conductor:
         segments = [record for record in assembled.records if record.kind == "aten"]
         if not segments or native.isa() == "none":
             return
-        named = {(str(r.node.attrs.get("target", r.node.op)) if r.node else "?"): r.reason for r in segments}
+        named = {(_named(r.node.op) if r.node else "?"): r.reason for r in segments}
         text = "; ".join(f"{name}: {reason}" for name, reason in named.items())
         if self.options.strict:
             raise UnsupportedError(f"strict=True, and {len(segments)} operators have no native implementation: {text}")
@@ -368,9 +369,7 @@ class Conductor:
             steps=[
                 ExplainedStep(
                     name=(record.node.name if record.node else record.value.name),
-                    op=(str(record.node.attrs["target"]) if record.node.op == "aten" else record.node.op)
-                    if record.node
-                    else record.kind,
+                    op=_named(record.node.op) if record.node else record.kind,
                     shape=list(record.value.shape),
                     dtype=str(record.value.dtype).removeprefix("torch."),
                     implementation=record.implementation,
@@ -423,3 +422,7 @@ def _distinct(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
 
     leaves, spec = pytree.tree_flatten((args, kwargs))
     return pytree.tree_unflatten([once(leaf) for leaf in leaves], spec)
+
+
+def _named(op: Operator) -> str:
+    return str(op.target if isinstance(op, Aten) else op)

@@ -21,7 +21,24 @@ from drystone.capture.recording import Recording
 from drystone.errors import CaptureError, warn
 from drystone.forks import Lock
 from drystone.graph.build import build
-from drystone.graph.graph import FLOATS, Graph
+from drystone.graph.dtypes import FLOATS
+from drystone.graph.graph import Graph
+from drystone.graph.ops import (
+    Aten,
+    Cat,
+    Conv,
+    ConvTranspose,
+    GroupNorm,
+    LayerNorm,
+    LocalResponseNorm,
+    Matmul,
+    Pad,
+    Pointwise,
+    Pool,
+    Reduce,
+    Resize,
+    Softmax,
+)
 from drystone.parted import Race, difference, record_once, run_once, undisturbed
 from drystone.plan.formats import PLAIN
 from drystone.runtime.explain_layouts import ExplainedLayer, LayoutExplanation
@@ -45,9 +62,8 @@ LAYERS = frozenset(
     }
 )
 # What a program of its own is for; other operators of the graph may only be around these.
-COMPUTED = frozenset(("matmul", "pointwise", "reduce", "softmax", "layer_norm", "group_norm", "cat", "pad"))
-MOVED = frozenset(("slice", "reshape", "permute"))
-SPATIAL = frozenset(("conv", "conv_transpose", "pool", "resize", "lrn"))
+COMPUTED = frozenset((Matmul, Pointwise, Reduce, Softmax, LayerNorm, GroupNorm, Cat, Pad))
+SPATIAL = frozenset((Conv, ConvTranspose, Pool, Resize, LocalResponseNorm))
 # Calls in which a model comes to rest: what is computed twice in one is kept in the next.
 CALLS = 3
 
@@ -96,18 +112,18 @@ class LayerMaker:
             return made
         composer = Composer()
         graph = build(composer.captured(composer.apply(traced, [composer.input(*kind) for kind in kinds])))
-        ops = {node.op for node in graph}
+        ops = {type(node.op) for node in graph}
         if not ops and not graph.outputs[0].is_constant:
             made.copies = next(i for i, value in enumerate(graph.inputs) if value is graph.outputs[0])
             return made
         computed = COMPUTED | SPATIAL
-        if traced.dtype not in FLOATS or ops - computed - MOVED or not ops & computed:
-            reasons = [node.attrs.get("_reason") for node in graph if node.op == "aten"]
+        if traced.dtype not in FLOATS or any(not op.views for op in ops - computed) or not ops & computed:
+            reasons = [node.op.reason for node in graph if isinstance(node.op, Aten)]
             raise Untraceable(next(filter(None, reasons), "it is no operator on floats that has a program of its own"))
         reason = self._refusal(graph)
         if reason:
             raise Untraceable(reason)
-        made.light, made.spatial, made.pads = ops == {"pointwise"}, bool(ops & SPATIAL), ops == {"pad"}
+        made.light, made.spatial, made.pads = ops == {Pointwise}, bool(ops & SPATIAL), ops == {Pad}
         made.changes = traced.changes
         return made
 

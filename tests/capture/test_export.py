@@ -14,7 +14,7 @@ from torch import nn
 from drystone.capture.export import capture
 from drystone.errors import CaptureError, DrystoneWarning, InputError, UnsupportedError
 from drystone.graph.build import build
-from drystone.graph.reference import run
+from drystone.graph.interpreter import run
 
 
 def call(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *later: Any, **named: Any) -> Any:

@@ -14,8 +14,10 @@ from torch import nn
 from agreement import needs_newer_export
 from drystone.capture.export import capture
 from drystone.graph.build import build
-from drystone.graph.graph import Graph, PointwiseOp
-from drystone.graph.reference import run
+from drystone.graph.graph import Graph
+from drystone.graph.instructions import PointwiseOp
+from drystone.graph.interpreter import run
+from drystone.graph.ops import Aten, Pointwise
 
 
 class Calls(nn.Module):
@@ -45,7 +47,7 @@ def graph_of(module: nn.Module, *inputs: Any) -> Graph:
 
 
 def ops(graph: Graph) -> list[str]:
-    return [node.op for node in graph]
+    return [node.op.name for node in graph]
 
 
 def check(module: nn.Module, *inputs: torch.Tensor, tolerance: float = 2e-7) -> Graph:
@@ -173,7 +175,7 @@ def test_activation(name: str) -> None:
     module, expected = ACTIVATIONS[name]
     module.eval()
     graph = check(Calls(lambda x: module(x.neg())).eval(), 3 * image())
-    assert [[op.kind for op in node.attrs["ops"]] for node in graph] == [["neg"], expected]
+    assert [[op.kind for op in node.op.ops] for node in graph] == [["neg"], expected]
 
 
 FUNCTIONS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], list[str]]] = {
@@ -265,7 +267,7 @@ FUNCTIONS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], list[str]]] =
 
 def described(graph: Graph) -> list[str]:
     """Operators; pointwise nodes by their instructions."""
-    return [" ".join(op.kind for op in node.attrs["ops"]) if node.op == "pointwise" else node.op for node in graph]
+    return [" ".join(op.kind for op in node.op.ops) if isinstance(node.op, Pointwise) else node.op.name for node in graph]
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -297,14 +299,14 @@ def test_what_is_not_native_runs_as_aten(name: str) -> None:
     function, reason = FALLBACKS[name]
     module = Calls(function).eval()
     graph = graph_of(module, image())
-    reasons = [node.attrs["_reason"] for node in graph if node.op == "aten"]
+    reasons = [node.op.reason for node in graph if isinstance(node.op, Aten)]
     assert any(reason in found for found in reasons), reasons
     torch.testing.assert_close(run(graph, [image()])[0], module(image()))
 
 
 def test_scalars_and_dtypes_of_instructions() -> None:
     graph = graph_of(Calls(lambda x: 3 - x * 2).eval(), image())
-    scale, shift = (node.attrs["ops"][0] for node in graph)
+    scale, shift = (node.op.ops[0] for node in graph)
     assert (scale.alpha, scale.beta, shift.alpha, shift.beta) == (2.0, 0.0, -1.0, 3.0)
 
 
@@ -327,7 +329,7 @@ def test_conversions() -> None:
 
 def test_operands_of_different_dtypes_are_left_to_torch() -> None:
     graph = graph_of(Calls(lambda x, y: x * y).eval(), image(), image().to(torch.bfloat16))
-    assert ops(graph) == ["aten"] and "different dtypes" in graph.nodes[0].attrs["_reason"]
+    assert ops(graph) == ["aten"] and "different dtypes" in graph.nodes[0].op.reason
 
 
 def test_constants_are_the_models_own_tensors() -> None:
@@ -343,7 +345,7 @@ def test_reference_applies_epilogues() -> None:
     graph = graph_of(Calls(lambda x, y: F.conv2d(x, weight) + y).eval(), x, residual)
     conv, add = graph.nodes
     chain = [PointwiseOp("sub", (("in", 0), ("in", 1))), PointwiseOp("relu", (("reg", 0),))]
-    conv.inputs, conv.epilogue, conv.epilogue_start = [*conv.inputs, add.inputs[1]], chain, len(conv.inputs)
+    conv.inputs, conv.epilogue = [*conv.inputs, add.inputs[1]], chain
     graph.outputs = [conv.output]
     torch.testing.assert_close(run(graph.prune(), [x, residual])[0], (F.conv2d(x, weight) - residual).relu())
 
@@ -376,7 +378,7 @@ def test_scaled_products_in_bfloat16_are_left_to_torch() -> None:
     bias, weight = torch.randn(3, 3).bfloat16(), torch.randn(6, 3).bfloat16()
     module = Calls(lambda x: torch.addmm(bias, x, weight, alpha=0.6, beta=0.2)).eval()
     graph = graph_of(module, image(3, 6).bfloat16())
-    assert ops(graph) == ["aten"] and "rounds once" in graph.nodes[0].attrs["_reason"]
+    assert ops(graph) == ["aten"] and "rounds once" in graph.nodes[0].op.reason
 
 
 def test_constant_subgraphs_are_computed_once() -> None:

@@ -16,7 +16,7 @@ from agreement import Reference, needs_newer_export, program_of
 from drystone.capture.export import capture
 from drystone.errors import UnsupportedError
 from drystone.graph.build import build
-from drystone.graph.reference import run
+from drystone.graph.interpreter import run
 from drystone.runtime.module import OptimizedModule
 
 pytestmark = [

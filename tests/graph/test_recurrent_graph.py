@@ -11,7 +11,8 @@ from torch import nn
 from agreement import needs_newer_export
 from drystone.capture.export import capture
 from drystone.graph.build import build
-from drystone.graph.reference import run
+from drystone.graph.interpreter import run
+from drystone.graph.ops import Aten, Matmul, Recurrent
 
 KINDS = [(nn.LSTM, {}), (nn.LSTM, {"proj_size": 3}), (nn.GRU, {}), (nn.RNN, {}), (nn.RNN, {"nonlinearity": "relu"})]
 
@@ -28,7 +29,7 @@ def test_layers(layer, more, batch_first, bias):
     module = layer(4, 5, 2, bias=bias, batch_first=batch_first, bidirectional=True, **more)
     x = torch.randn(2, 3, 4)
     graph = graph_of(module, x)
-    assert [node.op for node in graph if node.op in ("matmul", "recurrent", "aten")] == ["matmul", "recurrent"] * 2
+    assert [node.op.name for node in graph if isinstance(node.op, (Matmul, Recurrent, Aten))] == ["matmul", "recurrent"] * 2
     y, states = copy.deepcopy(module).double()(x.double())
     wanted = [y, *states] if isinstance(states, tuple) else [y, states]
     for got, want in zip(run(graph, [x], torch.float64), wanted, strict=True):
@@ -41,7 +42,7 @@ def test_gates_are_summed_in_float32():
     graph = graph_of(nn.GRU(4, 5).bfloat16(), torch.randn(6, 2, 4).bfloat16())
     product, layer = graph.nodes
     assert product.output.dtype == torch.float32 and layer.output.dtype == torch.bfloat16
-    assert layer.attrs["has_bias"] and not layer.attrs["has_state"]
+    assert layer.op.has_bias and not layer.op.has_state
 
 
 def test_states_that_nothing_reads_are_not_gathered():
@@ -53,7 +54,7 @@ def test_states_that_nothing_reads_are_not_gathered():
         def forward(self, x):
             return self.lstm(x)[0]
 
-    assert {node.op for node in graph_of(Sequence(), torch.randn(6, 2, 4))} == {"matmul", "recurrent"}
+    assert {node.op.name for node in graph_of(Sequence(), torch.randn(6, 2, 4))} == {"matmul", "recurrent"}
 
 
 def test_what_drops_is_left_to_torch():
@@ -67,4 +68,4 @@ def test_what_drops_is_left_to_torch():
             return torch.lstm(x, zeros, list(self.weights), True, 2, 0.5, True, False, False)[0]
 
     (node,) = graph_of(Drops(), torch.randn(6, 2, 4)).nodes
-    assert node.op == "aten" and node.attrs["_reason"] == "a recurrent layer that drops"
+    assert isinstance(node.op, Aten) and node.op.reason == "a recurrent layer that drops"

@@ -13,7 +13,9 @@ from layout import dense, run, strided
 
 from agreement import FLOAT32_LIMIT, relative_error
 from drystone import native
-from drystone.graph.graph import Node, PointwiseOp, constant, make_node
+from drystone.graph.graph import Node, Value, constant, make_node
+from drystone.graph.instructions import PointwiseOp
+from drystone.graph.ops import Matmul
 from drystone.native import DType, Gemm, PostOp, TensorDesc
 from drystone.plan.implementations.gemm import Gemm as Implementation
 
@@ -372,8 +374,8 @@ def test_weights_of_another_dtype_are_not_packed() -> None:
 
 
 def linear_node(dtype: torch.dtype = torch.float32, weight_dtype: torch.dtype = torch.float32) -> Node:
-    x = make_node("input", [], (2, 5, 64), dtype).output
-    return make_node("matmul", [x, constant(torch.zeros(32, 64, dtype=weight_dtype))], (2, 5, 32), dtype, has_bias=False)
+    x = Value((2, 5, 64), dtype)
+    return make_node(Matmul(has_bias=False), [x, constant(torch.zeros(32, 64, dtype=weight_dtype))])
 
 
 def test_implementation_refuses() -> None:
@@ -387,6 +389,6 @@ def test_implementation_refuses() -> None:
     integral = Implementation().refuses(linear_node(torch.int32, torch.int32))
     assert integral is not None and "no native kernel" in integral
     node = linear_node()
-    node.epilogue, node.epilogue_start = [PointwiseOp("relu", (("in", 0),))] * 9, 2
+    node.epilogue = [PointwiseOp("relu", (("in", 0),))] * 9
     long = Implementation().refuses(node)
     assert long is not None and "8 instructions" in long

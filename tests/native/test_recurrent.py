@@ -11,8 +11,8 @@ from layout import dense as in_format
 
 from agreement import BFLOAT16_TIMES_AUTOCAST, FLOAT32_LIMIT, FLOAT32_TIMES_EAGER, relative_error
 from drystone import native
-from drystone.graph.graph import Node, Value
-from drystone.graph.recurrent import GATES, recurrent
+from drystone.graph.ops import Recurrent
+from drystone.graph.ops.recurrent import GATES
 
 pytestmark = pytest.mark.skipif(native.isa() == "none", reason="everything runs on ATen")
 
@@ -86,14 +86,15 @@ class Layer:
             operands += [self.biases[d]] if self.biases else []
             operands += [self.projections[d]] if self.projections else []
         operands += [x for x in (self.state, self.cell) if x is not None]
-        attrs = {"kind": self.kind, "directions": self.directions, "batch_first": False}
-        attrs |= {
-            "has_bias": self.biases is not None,
-            "projects": self.projections is not None,
-            "has_state": self.state is not None,
-        }
-        node = Node("recurrent", [Value(tuple(x.shape), x.dtype) for x in operands], [], attrs)
-        return recurrent(node, [x.to(dtype) for x in operands])
+        op = Recurrent(
+            kind=self.kind,
+            directions=self.directions,
+            batch_first=False,
+            has_bias=self.biases is not None,
+            projects=self.projections is not None,
+            has_state=self.state is not None,
+        )
+        return op.run([x.to(dtype) for x in operands])
 
     def check(self, **options):
         got = self.native(**options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,9 @@ import torch.nn.functional as F
 from layout import blank, dense, lay, place, read, run, strided
 
 from drystone import native
-from drystone.graph.graph import Node, PointwiseOp, constant, make_node
+from drystone.graph.graph import Node, Value, constant, make_node
+from drystone.graph.instructions import PointwiseOp
+from drystone.graph.ops import Conv
 from drystone.native import DType, PostOp, Winograd
 from drystone.plan.implementations.winograd import Winograd as Implementation
 
@@ -302,18 +305,14 @@ def test_refusals(changed: dict[str, Any], reason: str) -> None:
 
 
 def conv_node(size: int = 56, channels: int = 64, **changed: Any) -> Node:
-    attrs: dict[str, Any] = {
-        "stride": (1, 1),
-        "padding_l": (1, 1),
-        "padding_r": (1, 1),
-        "dilation": (1, 1),
-        "groups": 1,
-        "has_bias": False,
-    }
-    x = make_node("input", [], (1, channels, size, size), torch.float32).output
+    op = Conv((1, 1), (1, 1), (1, 1), (1, 1), groups=1, has_bias=False)
+    x = Value((1, channels, size, size), torch.float32)
     kernel = changed.pop("kernel", 3)
-    weight = constant(torch.zeros(channels, channels, kernel, kernel))
-    return make_node("conv", [x, weight], (1, channels, size, size), torch.float32, **(attrs | changed))
+    weight = constant(torch.zeros(channels, channels // changed.get("groups", 1), kernel, kernel))
+    strict = changed.pop("strict", False)
+    node = make_node(replace(op, **changed), [x, weight])
+    node.strict = strict
+    return node
 
 
 @pytest.mark.parametrize(
@@ -325,7 +324,7 @@ def conv_node(size: int = 56, channels: int = 64, **changed: Any) -> Node:
         ({"groups": 4}, "group"),
         ({"padding_l": (3, 1)}, "pads"),
         ({"channels": 24}, "vectors of 16"),
-        ({"_strict": True}, "strict"),
+        ({"strict": True}, "strict"),
         ({"size": 7}, "too few"),
     ],
 )
@@ -342,7 +341,7 @@ def test_implementation_takes_the_larger_tile_where_there_are_enough() -> None:
 
 def test_implementation_refuses_other_epilogues() -> None:
     node = conv_node()
-    node.epilogue, node.epilogue_start = [PointwiseOp("gelu_erf", (("in", 0),))], 2
+    node.epilogue = [PointwiseOp("gelu_erf", (("in", 0),))]
     refusal = Implementation(tile=4).refuses(node)
     assert refusal is not None and "gelu_erf" in refusal
     node.epilogue = [PointwiseOp("relu", (("in", 0),))]

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from layout import blank, dense, lay, place, read, run
 
 from drystone import native
-from drystone.graph.graph import Node, constant, make_node
+from drystone.graph.graph import Node, Value, constant, make_node
+from drystone.graph.ops import Conv
 from drystone.native import DType, Winograd
 from drystone.plan.implementations.winograd import Winograd as Implementation
 
@@ -137,11 +138,9 @@ def test_refusals() -> None:
 
 
 def conv_node(kernel: Sides, padding: Sides) -> Node:
-    same = {"stride": (1, 1, 1), "dilation": (1, 1, 1), "groups": 1, "has_bias": False}
-    x = make_node("input", [], (1, 16, 4, 16, 16), torch.float32).output
-    shape = (1, 16, *(size + 2 * p - k + 1 for size, p, k in zip((4, 16, 16), padding, kernel, strict=True)))
+    x = Value((1, 16, 4, 16, 16), torch.float32)
     weight = constant(torch.zeros(16, 16, *kernel))
-    return make_node("conv", [x, weight], shape, torch.float32, padding_l=padding, padding_r=padding, **same)
+    return make_node(Conv((1, 1, 1), padding, padding, (1, 1, 1), groups=1, has_bias=False), [x, weight])
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 import torch
 
-from drystone.graph.graph import Graph, Node, PointwiseOp, Value, constant, make_node
-from drystone.graph.reference import run
+from drystone.graph.graph import Graph, Node, Value, constant, make_node
+from drystone.graph.instructions import PointwiseOp
+from drystone.graph.interpreter import run
+from drystone.graph.ops import Attention, Conv, LayerNorm, Matmul, Operator, Pad, Permute, Pointwise, Reduce, Reshape
 
 
 class Small:
@@ -22,13 +24,13 @@ class Small:
         data = torch.randn(shape, generator=self.random)
         return constant(data.abs() + 0.5 if positive else data)
 
-    def add(self, op: str, inputs: list[Value], shape: tuple[int, ...], dtype: torch.dtype | None = None, **attrs: object) -> Value:
-        node = make_node(op, inputs, shape, dtype or inputs[0].dtype, **attrs)
+    def add(self, op: Operator, inputs: list[Value], dtype: torch.dtype | None = None) -> Value:
+        node = make_node(op, inputs, dtype)
         self.graph.nodes.append(node)
         return node.output
 
     def pointwise(self, ops: list[PointwiseOp], *inputs: Value) -> Value:
-        return self.add("pointwise", list(inputs), tuple(torch.broadcast_shapes(*(value.shape for value in inputs))), ops=ops)
+        return self.add(Pointwise(tuple(ops)), list(inputs))
 
     def unary(self, kind: str, x: Value, alpha: float = 0.0, beta: float = -0.0) -> Value:
         return self.pointwise([PointwiseOp(kind, (("in", 0),), alpha, beta)], x)
@@ -46,38 +48,35 @@ class Small:
         inputs = [x, self.constant(channels, x.shape[1] // groups, *(kernel,) * spatial)]
         if bias:
             inputs.append(self.constant(channels))
-        shape = (x.shape[0], channels, *(size + 2 * padding - kernel + 1 for size in x.shape[2:]))
-        same = {name: (value,) * spatial for name, value in (("stride", 1), ("dilation", 1))}
-        pads = {"padding_l": (padding,) * spatial, "padding_r": (padding,) * spatial}
-        return self.add("conv", inputs, shape, **same, **pads, groups=groups, has_bias=bias)
+        ones, pads = (1,) * spatial, (padding,) * spatial
+        return self.add(Conv(ones, pads, pads, ones, groups, has_bias=bias), inputs)
 
     def matmul(self, x: Value, features: int, bias: bool = False) -> Value:
         inputs = [x, self.constant(features, x.shape[-1])] + ([self.constant(features)] if bias else [])
-        return self.add("matmul", inputs, (*x.shape[:-1], features), has_bias=bias)
+        return self.add(Matmul(has_bias=bias), inputs)
 
     def permute(self, x: Value, *dims: int) -> Value:
-        return self.add("permute", [x], tuple(x.shape[dim] for dim in dims), dims=dims)
+        return self.add(Permute(dims), [x])
 
     def reshape(self, x: Value, *shape: int) -> Value:
-        return self.add("reshape", [x], shape)
+        return self.add(Reshape(shape), [x])
 
     def mean(self, x: Value, *dims: int, keepdim: bool = True) -> Value:
-        kept = [1 if axis in dims else size for axis, size in enumerate(x.shape) if keepdim or axis not in dims]
-        return self.add("reduce", [x], tuple(kept), kind="mean", dims=dims, keepdim=keepdim)
+        return self.add(Reduce("mean", dims, keepdim), [x])
 
     def layer_norm(self, x: Value, *dims: int, affine: bool = True) -> Value:
         shape = [x.shape[dim] for dim in dims]
         inputs = [x, self.constant(*shape), self.constant(*shape)] if affine else [x]
-        return self.add("layer_norm", inputs, x.shape, dims=dims, eps=1e-5, has_weight=affine, has_bias=affine)
+        return self.add(LayerNorm(1e-5, affine, affine, dims), inputs)
 
-    def attention(self, q: Value, k: Value, v: Value, *mask: Value, heads_first: tuple[bool, ...] = (True,) * 4) -> Value:
-        queries = q.shape if heads_first[0] == heads_first[3] else (q.shape[0], q.shape[2], q.shape[1])
-        attrs = {"scale": 0.5, "causal": False, "has_mask": bool(mask), "nan_if_hidden": False, "heads_first": heads_first}
-        return self.add("attention", [q, k, v, *mask], (*queries[:3], v.shape[3]), None, **attrs)
+    def attention(
+        self, q: Value, k: Value, v: Value, *mask: Value, heads_first: tuple[bool, bool, bool, bool] = (True,) * 4
+    ) -> Value:
+        op = Attention(heads_first, scale=0.5, causal=False, has_mask=bool(mask), nan_if_hidden=False)
+        return self.add(op, [q, k, v, *mask])
 
     def pad(self, x: Value, before: tuple[int, ...], after: tuple[int, ...], mode: str = "constant", value: float = 0.0) -> Value:
-        shape = tuple(b + size + a for b, size, a in zip(before, x.shape, after, strict=True))
-        return self.add("pad", [x], shape, before=before, after=after, mode=mode, value=value)
+        return self.add(Pad(before, after, mode, value), [x])
 
     def returns(self, *outputs: Value) -> Graph:
         self.graph.outputs = list(outputs)
@@ -111,7 +110,8 @@ def check_shapes(graph: Graph) -> None:
         for value in node.inputs:
             if value.is_constant:
                 assert (tuple(value.constant.shape), value.constant.dtype) == (value.shape, value.dtype)
-        for chain, operands in ((node.attrs.get("ops", []), len(node.inputs)), (node.epilogue, epilogue_operands(node))):
+        own = node.op.ops if isinstance(node.op, Pointwise) else ()
+        for chain, operands in ((own, len(node.inputs)), (node.epilogue, epilogue_operands(node))):
             for index, op in enumerate(chain):
                 assert all(number < (operands if where == "in" else index) for where, number in op.args), node
 
@@ -121,9 +121,9 @@ def epilogue_operands(node: Node) -> int:
 
 
 def ops(graph: Graph) -> list[str]:
-    return [node.op for node in graph.nodes]
+    return [node.op.name for node in graph.nodes]
 
 
 def kinds(node: Node) -> list[str]:
     """The instructions of a pointwise node, or of an epilogue."""
-    return [op.kind for op in (node.attrs["ops"] if node.op == "pointwise" else node.epilogue)]
+    return [op.kind for op in (node.op.ops if isinstance(node.op, Pointwise) else node.epilogue)]

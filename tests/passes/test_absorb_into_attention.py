@@ -2,6 +2,7 @@ import pytest
 import torch
 from small_graphs import Small, keeps_numbers, ops
 
+from drystone.graph.ops import Expand
 from drystone.passes.absorb_into_attention import absorb_into_attention
 
 B, T, S, H, D = 2, 5, 7, 6, 4
@@ -13,7 +14,7 @@ def test_permutes():
     y = s.permute(s.attention(q, k, s.x[2]), 0, 2, 1, 3)
     graph = keeps_numbers(s.returns(y), absorb_into_attention)
     assert ops(graph) == ["attention"]
-    assert graph.nodes[0].attrs["heads_first"] == (False, False, True, False)
+    assert graph.nodes[0].op.heads_first == (False, False, True, False)
 
 
 def test_a_batch_of_one_behind_the_positions():
@@ -40,8 +41,8 @@ def test_other_permutes_stay():
 def repeated(s, x, times, heads_first=True):
     b, h, t, d = x.shape
     if heads_first:
-        return s.reshape(s.add("expand", [s.reshape(x, b, h, 1, t, d)], (b, h, times, t, d)), b, h * times, t, d)
-    return s.reshape(s.add("expand", [s.reshape(x, b, h, t, 1, d)], (b, h, t, times, d)), b, h, t * times, d)
+        return s.reshape(s.add(Expand((b, h, times, t, d)), [s.reshape(x, b, h, 1, t, d)]), b, h * times, t, d)
+    return s.reshape(s.add(Expand((b, h, t, times, d)), [s.reshape(x, b, h, t, 1, d)]), b, h, t * times, d)
 
 
 @pytest.mark.parametrize("permuted", [False, True])
@@ -51,7 +52,7 @@ def test_repeated_heads(permuted):
     y = s.attention(s.x[0], repeated(s, k, 3), repeated(s, v, 3))
     graph = keeps_numbers(s.returns(y), absorb_into_attention)
     assert ops(graph) == ["attention"]
-    assert graph.nodes[0].attrs["heads_first"] == (True, not permuted, not permuted, True)
+    assert graph.nodes[0].op.heads_first == (True, not permuted, not permuted, True)
 
 
 def test_repeats_of_one_operand_or_of_the_whole_stay():
@@ -60,14 +61,14 @@ def test_repeats_of_one_operand_or_of_the_whole_stay():
     assert ops(graph) == ["reshape", "expand", "reshape", "attention"]
     # Heads 0 1 0 1 0 1 are not heads 0 0 0 1 1 1.
     s = Small((B, H, T, D), (B, 2, S, D), (B, 2, S, D))
-    k, v = (s.reshape(s.add("expand", [s.reshape(x, B, 1, 2, S, D)], (B, 3, 2, S, D)), B, H, S, D) for x in s.x[1:])
+    k, v = (s.reshape(s.add(Expand((B, 3, 2, S, D)), [s.reshape(x, B, 1, 2, S, D)]), B, H, S, D) for x in s.x[1:])
     graph = keeps_numbers(s.returns(s.attention(s.x[0], k, v)), absorb_into_attention)
     assert ops(graph).count("expand") == 2
 
 
 def test_expanded_masks():
     s = Small((B, H, T, D), (B, H, S, D), (B, H, S, D), (B, 1, T, S))
-    mask = s.add("expand", [s.x[3]], (B, H, T, S))
+    mask = s.add(Expand((B, H, T, S)), [s.x[3]])
     graph = keeps_numbers(s.returns(s.attention(*s.x[:3], mask)), absorb_into_attention)
     assert ops(graph) == ["attention"]
     assert graph.nodes[0].inputs[3].shape == (B, 1, T, S)

@@ -26,7 +26,7 @@ def test_transposed_heads_are_read_where_they_lie():
     graph = graph_of(lambda q, k: q.transpose(1, 2) @ k.permute(0, 2, 3, 1), (2, 5, 3, 8), (2, 7, 3, 8))
     keeps_numbers(graph, batch_products)
     assert ops(graph) == ["batch_matmul"]
-    assert graph.nodes[0].attrs["dims"] == [(0, 2, 1, 3), (0, 2, 3, 1)]
+    assert graph.nodes[0].op.dims == ((0, 2, 1, 3), (0, 2, 3, 1))
 
 
 def test_elements_far_apart_are_moved_first():

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from drystone.capture.export import capture
 from drystone.graph.build import build
 from drystone.graph.graph import Graph
-from drystone.graph.reference import run
+from drystone.graph.interpreter import run
+from drystone.graph.ops import Conv, Matmul
 from drystone.passes import lower_precision, simplify
 
 
@@ -95,7 +96,7 @@ def randomised(model: nn.Module) -> nn.Module:
 
 def shown(graph: Graph) -> list[str]:
     """Each node as its op and its instructions."""
-    return [" ".join([node.op, *kinds(node)]) for node in graph.nodes]
+    return [" ".join([node.op.name, *kinds(node)]) for node in graph.nodes]
 
 
 IMAGE = torch.randn(2, 8, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -137,7 +138,7 @@ def test_block_in_bfloat16(block, inputs, expected):
     graph.check()
     assert [name for name in shown(graph) if name != "convert"] == expected
     assert shown(graph).count("convert") <= len(inputs) + 1
-    factors = [value.dtype for node in graph if node.op in ("conv", "matmul") for value in node.inputs[:2]]
+    factors = [value.dtype for node in graph if isinstance(node.op, (Conv, Matmul)) for value in node.inputs[:2]]
     assert set(factors) == {torch.bfloat16}
     lowered = run(graph, inputs)[0]
     assert lowered.dtype == torch.float32

@@ -4,8 +4,9 @@ import pytest
 import torch
 from small_graphs import Small, keeps_numbers, kinds, ops
 
-from drystone.graph.graph import PointwiseOp, constant
-from drystone.graph.reference import run
+from drystone.graph.graph import constant
+from drystone.graph.instructions import PointwiseOp
+from drystone.graph.interpreter import run
 from drystone.passes.combine_affine import combine_affine
 from drystone.passes.fuse_pointwise import fuse_pointwise
 

@@ -4,7 +4,9 @@ import pytest
 import torch
 from small_graphs import Small, keeps_numbers, kinds, ops
 
-from drystone.graph.graph import PointwiseOp, constant
+from drystone.graph.graph import constant
+from drystone.graph.instructions import PointwiseOp
+from drystone.graph.ops import GroupNorm
 from drystone.passes.fold_batch_norm import fold_batch_norm, fold_into_producers
 from drystone.passes.fuse_pointwise import fuse_pointwise
 
@@ -15,7 +17,7 @@ def test_after_conv(bias, groups):
     s = Small((2, 4, 5, 5))
     graph = keeps_numbers(s.returns(s.unary("relu", s.batch_norm(s.conv(s.x[0], 8, 3, 1, groups, bias)))), fold_batch_norm)
     assert ops(graph) == ["conv", "pointwise"]
-    assert graph.nodes[0].attrs["has_bias"] and len(graph.nodes[0].inputs) == 3
+    assert graph.nodes[0].op.has_bias and len(graph.nodes[0].inputs) == 3
 
 
 def test_many_rows_are_scaled_in_parts(monkeypatch):
@@ -59,7 +61,7 @@ def test_norms_take_scale_and_shift():
     s = Small((2, 4, 5))
     bare = s.batch_norm(s.layer_norm(s.x[0], 1, affine=False))
     full = s.batch_norm(s.layer_norm(s.x[0], 2), axis=2)
-    group = s.batch_norm(s.add("group_norm", [s.x[0]], (2, 4, 5), groups=2, eps=1e-5, has_weight=False, has_bias=False))
+    group = s.batch_norm(s.add(GroupNorm(1e-5, False, False, groups=2), [s.x[0]]))
     graph = keeps_numbers(s.returns(bare, full, group), fold_batch_norm)
     assert ops(graph) == ["layer_norm", "layer_norm", "group_norm"]
 

@@ -2,6 +2,7 @@ import torch
 from small_graphs import Small, keeps_numbers, ops
 
 from drystone.graph.graph import constant
+from drystone.graph.ops import Convert, Expand
 from drystone.passes.fold_constants import ALWAYS_BYTES, fold_constants
 
 
@@ -32,7 +33,7 @@ def test_arithmetic_is_done_in_float64():
 def test_large_expansion_stays():
     s = Small((1,))
     small = s.constant(1, 8)
-    large = s.add("expand", [small], (ALWAYS_BYTES // 8, 8))
+    large = s.add(Expand((ALWAYS_BYTES // 8, 8)), [small])
     graph = keeps_numbers(s.returns(s.binary("add", s.x[0], large)), fold_constants)
     assert ops(graph) == ["expand", "pointwise"]
 
@@ -45,7 +46,7 @@ def test_output_of_the_graph_stays_computed():
 
 def test_conversion_rounds():
     s = Small((4,), dtype=torch.bfloat16)
-    converted = s.add("convert", [constant(torch.tensor([1.0, 1.001, 2.0, 3.0]))], (4,), torch.bfloat16)
+    converted = s.add(Convert(), [constant(torch.tensor([1.0, 1.001, 2.0, 3.0]))], torch.bfloat16)
     graph = s.returns(s.binary("add", s.x[0], converted))
     fold_constants(graph)
     assert graph.nodes[0].inputs[1].constant.tolist() == [1.0, 1.0, 2.0, 3.0]
@@ -53,8 +54,8 @@ def test_conversion_rounds():
 
 
 def test_random_numbers_are_not_constants():
-    from drystone.graph.aten import aten_node
     from drystone.graph.graph import Value
+    from drystone.graph.ops.aten import aten_node
 
     s = Small((4,))
     for target in (torch.ops.aten.rand.default, torch.ops.aten.ones.default):

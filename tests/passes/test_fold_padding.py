@@ -1,6 +1,7 @@
 import pytest
 from small_graphs import Small, keeps_numbers, ops
 
+from drystone.graph.ops import Pool
 from drystone.passes.fold_padding import fold_padding
 
 
@@ -9,7 +10,7 @@ def test_asymmetric_padding_adds_up():
     y = s.conv(s.pad(s.x[0], (0, 0, 0, 1), (0, 0, 1, 1)), 8, 3, 1)
     graph = keeps_numbers(s.returns(y), fold_padding)
     assert ops(graph) == ["conv"]
-    assert (graph.nodes[0].attrs["padding_l"], graph.nodes[0].attrs["padding_r"]) == ((1, 2), (2, 2))
+    assert (graph.nodes[0].op.padding_l, graph.nodes[0].op.padding_r) == ((1, 2), (2, 2))
 
 
 def test_pad_stays_for_another_reader():
@@ -41,6 +42,6 @@ def test_other_padding_stays(pad):
 def test_before_a_pool_it_stays():
     s = Small((1, 2, 4))
     padded = s.pad(s.x[0], (0, 0, 1), (0, 0, 1))
-    windows = [[(i, i + 2, 1) for i in range(5)]]
-    pooled = s.add("pool", [padded], (1, 2, 5), kind="max", windows=windows, divisors=None, divisor_override=None)
+    windows = (tuple((i, i + 2, 1) for i in range(5)),)
+    pooled = s.add(Pool("max", windows), [padded])
     assert ops(keeps_numbers(s.returns(pooled), fold_padding)) == ["pad", "pool"]

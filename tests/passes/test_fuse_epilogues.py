@@ -1,7 +1,8 @@
 import pytest
 from small_graphs import Small, keeps_numbers, kinds, ops
 
-from drystone.graph.graph import PointwiseOp
+from drystone.graph.instructions import PointwiseOp
+from drystone.graph.ops import Softmax
 from drystone.passes.fuse_epilogues import MAX_INSTRUCTIONS, fuse_epilogues
 from drystone.passes.fuse_pointwise import fuse_pointwise
 
@@ -55,7 +56,7 @@ def test_each_conv_takes_its_own_activation():
 def test_operand_computed_after_the_conv():
     s = Small((2, 4, 5, 5))
     y = s.conv(s.x[0], 4)
-    late = s.add("softmax", [s.x[0]], s.x[0].shape, dim=1)
+    late = s.add(Softmax(1), [s.x[0]])
     graph = keeps_numbers(s.returns(s.binary("mul", late, y)), fuse_epilogues)
     assert ops(graph) == ["softmax", "conv"]
 

@@ -21,7 +21,7 @@ def test_three_of_one_tensor(key_heads, biases):
     assert ops(graph) == ["matmul", "reshape", "slice", "slice", "slice", "attention"]
     weight = graph.nodes[0].inputs[1]
     assert weight.shape == ((H + 2 * key_heads) * D, 12) and not isinstance(weight.data, torch.Tensor)
-    assert graph.nodes[0].attrs["has_bias"] == any(biases)
+    assert graph.nodes[0].op.has_bias == any(biases)
 
 
 def test_keys_and_values_of_another_tensor():

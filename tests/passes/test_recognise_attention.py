@@ -9,6 +9,7 @@ from torch import nn
 from drystone.capture.export import capture
 from drystone.graph.build import build
 from drystone.graph.graph import Graph
+from drystone.graph.ops import Attention
 from drystone.passes.absorb_into_attention import absorb_into_attention
 from drystone.passes.recognise_attention import recognise_attention
 from drystone.passes.remove_noops import remove_noops
@@ -33,7 +34,7 @@ def graph_of(function, *shapes, **buffers) -> Graph:
 
 
 def attention_in(graph: Graph):
-    (found,) = [node for node in graph.nodes if node.op == "attention"]
+    (found,) = [node for node in graph.nodes if isinstance(node.op, Attention)]
     assert "aten" not in ops(graph) and "softmax" not in ops(graph)
     return found
 
@@ -79,11 +80,11 @@ def test_spellings(name):
     graph = graph_of(SPELLINGS[name], Q, K, V, M, bias=torch.randn(1, H, T, S), factor=torch.rand(H, 1, 1) + 1)
     keeps_numbers(graph, recognise_attention, remove_noops, absorb_into_attention)
     node = attention_in(graph)
-    assert node.attrs["has_mask"] == (name != "without-mask")
+    assert node.op.has_mask == (name != "without-mask")
     expected = {"scaled": 0.5, "divided": 0.5, "bmm": 0.5, "baddbmm": 0.5, "negative": -2.0}
     if name in expected:
-        assert node.attrs["scale"] == expected[name]
-    assert node.attrs["heads_first"] == (True, True, True, name != "permuted-result")
+        assert node.op.scale == expected[name]
+    assert node.op.heads_first == (True, True, True, name != "permuted-result")
 
 
 def _three_axes(self, q, k, v):
@@ -124,9 +125,9 @@ def test_a_row_of_hidden_keys_stays_nan():
     mask[2] = -math.inf
     graph = graph_of(lambda self, q, k, v: torch.softmax(q @ k.mT + self.mask, -1) @ v, Q, K, V, mask=mask)
     recognise_attention(graph)
-    assert attention_in(graph).attrs["nan_if_hidden"]
+    assert attention_in(graph).op.nan_if_hidden
     graph = graph_of(lambda self, q, k, v: F.scaled_dot_product_attention(q, k, v, self.mask), Q, K, V, mask=mask)
-    assert not attention_in(graph).attrs["nan_if_hidden"]
+    assert not attention_in(graph).op.nan_if_hidden
 
 
 @pytest.mark.parametrize("low", [-math.inf, torch.finfo(torch.float32).min])
@@ -135,13 +136,13 @@ def test_constant_masks(low):
     for mask, causal in ((triangle, True), (torch.zeros(1, 1, T, T), False)):
         graph = graph_of(lambda self, q, k, v: torch.softmax(q @ k.mT + self.mask, -1) @ v, Q, Q, Q, mask=mask)
         keeps_numbers(graph, recognise_attention)
-        assert attention_in(graph).attrs["causal"] == causal and not attention_in(graph).attrs["has_mask"]
+        assert attention_in(graph).op.causal == causal and not attention_in(graph).op.has_mask
         graph = graph_of(lambda self, q, k, v: F.scaled_dot_product_attention(q, k, v, self.mask), Q, Q, Q, mask=mask == 0)
-        assert attention_in(graph).attrs["causal"] == causal and not attention_in(graph).attrs["has_mask"]
+        assert attention_in(graph).op.causal == causal and not attention_in(graph).op.has_mask
     other = triangle.clone()
     other[..., 1, 0] = -0.5
     graph = graph_of(lambda self, q, k, v: F.scaled_dot_product_attention(q, k, v, self.mask), Q, Q, Q, mask=other)
-    assert attention_in(graph).attrs["has_mask"] and not attention_in(graph).attrs["causal"]
+    assert attention_in(graph).op.has_mask and not attention_in(graph).op.causal
 
 
 OTHERS = {

@@ -52,8 +52,8 @@ def test_spellings(function, merged):
     first = [fuse_pointwise] if merged else []
     keeps_numbers(graph, fold_constants, *first, recognise_norms, fuse_pointwise, combine_affine, fold_batch_norm)
     assert ops(graph) == ["layer_norm"]
-    assert graph.nodes[0].attrs["dims"] == (1,)
-    assert graph.nodes[0].attrs["eps"] == 1e-6
+    assert graph.nodes[0].op.dims == (1,)
+    assert graph.nodes[0].op.eps == 1e-6
     assert [value.shape for value in graph.nodes[0].inputs[1:]] == [(8,), (8,)]
 
 
@@ -70,7 +70,7 @@ def test_rms(function):
     graph = build(capture(Spelled(function).eval(), (torch.randn(2, 8, 5, 5),)))
     keeps_numbers(graph, fold_constants, recognise_norms, fuse_pointwise, combine_affine, fold_batch_norm)
     assert ops(graph) == ["layer_norm"]
-    assert graph.nodes[0].attrs["centred"] is False and graph.nodes[0].attrs["eps"] == 1e-6
+    assert graph.nodes[0].op.centred is False and graph.nodes[0].op.eps == 1e-6
 
 
 def _rms_of_another(x, weight, bias):
@@ -119,7 +119,7 @@ def test_last_axes():
     y = s.binary("div", centred, s.unary("sqrt", variance))
     graph = keeps_numbers(s.returns(s.unary("relu", y)), recognise_norms)
     assert ops(graph) == ["layer_norm", "pointwise"]
-    assert graph.nodes[0].attrs["dims"] == dims
+    assert graph.nodes[0].op.dims == dims
 
 
 def test_parts_that_others_read_stay():
@@ -137,7 +137,7 @@ def test_between_permutes():
     y = s.permute(s.layer_norm(s.permute(s.x[0], 0, 2, 3, 1), 3), 0, 3, 1, 2)
     graph = keeps_numbers(s.returns(y), recognise_norms)
     assert ops(graph) == ["layer_norm"]
-    assert graph.nodes[0].attrs["dims"] == (1,)
+    assert graph.nodes[0].op.dims == (1,)
 
 
 def test_not_between_permutes_that_are_no_inverses_or_with_another_reader():

@@ -49,7 +49,7 @@ def test_spellings(function):
 def test_heads_are_read_where_they_lie():
     graph = graph_of(lambda x, c, s: (y := x.transpose(1, 2)) * c + turned(y) * s, (2, 5, 3, 8))
     assert ops(graph) == ["rotary"]
-    assert graph.nodes[0].attrs["dims"] == (0, 2, 1, 3)
+    assert graph.nodes[0].op.dims == (0, 2, 1, 3)
 
 
 def test_computed_angles():

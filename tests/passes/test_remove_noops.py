@@ -2,27 +2,26 @@ import pytest
 import torch
 from small_graphs import Small, keeps_numbers, ops
 
+from drystone.graph.ops import Cat, Convert, Expand, Pool, Slice
 from drystone.passes.remove_noops import remove_noops
 
 X = (2, 4, 6, 6)
 
 
 def _pool(s, kind="max", windows=None, divisors=None, override=None):
-    each = [(i, i + 1, 1) for i in range(6)]
-    ones = [[1] * 6] * 2 if kind == "avg" else None
-    return s.add(
-        "pool", [s.x[0]], X, kind=kind, windows=windows or [each, each], divisors=divisors or ones, divisor_override=override
-    )
+    each = tuple((i, i + 1, 1) for i in range(6))
+    ones = ((1,) * 6,) * 2 if kind == "avg" else None
+    return s.add(Pool(kind, windows or (each, each), divisors or ones, override), [s.x[0]])
 
 
 NOOPS = {
     "reshape": lambda s: s.reshape(s.x[0], *X),
     "permute": lambda s: s.permute(s.x[0], 0, 1, 2, 3),
-    "expand": lambda s: s.add("expand", [s.x[0]], X),
-    "slice": lambda s: s.add("slice", [s.x[0]], X, dim=1, start=0, step=1),
+    "expand": lambda s: s.add(Expand(X), [s.x[0]]),
+    "slice": lambda s: s.add(Slice(1, 0, 4), [s.x[0]]),
     "pad": lambda s: s.pad(s.x[0], (0,) * 4, (0,) * 4),
-    "convert": lambda s: s.add("convert", [s.x[0]], X),
-    "cat": lambda s: s.add("cat", [s.x[0]], X, dim=1),
+    "convert": lambda s: s.add(Convert(), [s.x[0]]),
+    "cat": lambda s: s.add(Cat(1), [s.x[0]]),
     "max pool": _pool,
     "avg pool": lambda s: _pool(s, "avg"),
     "linear": lambda s: s.unary("linear", s.x[0], 1.0),
@@ -41,13 +40,15 @@ def test_gone(name):
 OTHERS = {
     "permute": lambda s: s.permute(s.x[0], 0, 1, 3, 2),
     "pad": lambda s: s.pad(s.x[0], (0, 0, 1, 0), (0, 0, -1, 0)),
-    "max pool": lambda s: _pool(s, windows=[[(max(i - 1, 0), i + 1, 1) for i in range(6)], [(i, i + 1, 1) for i in range(6)]]),
-    "avg pool": lambda s: _pool(s, "avg", divisors=[[2] * 6, [1] * 6]),
+    "max pool": lambda s: _pool(
+        s, windows=(tuple((max(i - 1, 0), i + 1, 1) for i in range(6)), tuple((i, i + 1, 1) for i in range(6)))
+    ),
+    "avg pool": lambda s: _pool(s, "avg", divisors=((2,) * 6, (1,) * 6)),
     "avg pool with divisor": lambda s: _pool(s, "avg", override=3),
     "linear": lambda s: s.unary("linear", s.x[0], 1.0, 0.5),
     "relu": lambda s: s.unary("relu", s.x[0]),
-    "cat": lambda s: s.add("cat", [s.x[0], s.x[0]], (4, *X[1:]), dim=0),
-    "slice": lambda s: s.add("slice", [s.x[0]], (2, 2, 6, 6), dim=1, start=0, step=2),
+    "cat": lambda s: s.add(Cat(0), [s.x[0], s.x[0]]),
+    "slice": lambda s: s.add(Slice(1, 0, 2, 2), [s.x[0]]),
 }
 
 
@@ -60,7 +61,7 @@ def test_what_does_something_stays(name):
 
 def test_conversion_to_another_dtype_stays():
     s = Small(X)
-    y = s.add("convert", [s.x[0]], X, torch.bfloat16)
+    y = s.add(Convert(), [s.x[0]], torch.bfloat16)
     assert len(remove_noops(s.returns(s.unary("relu", y))).nodes) == 2
 
 
@@ -70,7 +71,7 @@ def test_several_in_a_row():
     y = s.permute(s.permute(s.reshape(y, 2, 4, 36), 2, 0, 1), 1, 0, 2)
     graph = keeps_numbers(s.returns(s.unary("relu", y)), remove_noops)
     assert ops(graph) == ["reshape", "permute", "pointwise"]
-    assert graph.nodes[1].attrs["dims"] == (1, 0, 2) or graph.nodes[1].attrs["dims"] == (0, 2, 1)
+    assert graph.nodes[1].op.dims == (1, 0, 2) or graph.nodes[1].op.dims == (0, 2, 1)
 
 
 def test_axes_of_length_one_may_move():

@@ -1,8 +1,10 @@
 import torch
 from small_graphs import Small, check_shapes, ops
 
-from drystone.graph.graph import Graph, PointwiseOp
-from drystone.graph.reference import run
+from drystone.graph.graph import Graph
+from drystone.graph.instructions import PointwiseOp
+from drystone.graph.interpreter import run
+from drystone.graph.ops import BatchMatmul, Cat
 from drystone.passes.lower_precision import rounded
 from drystone.passes.widen_products import widen_products
 
@@ -32,13 +34,13 @@ def widened(graph: Graph) -> Graph:
 
 
 def dtypes_of(graph: Graph, op: str) -> list[set[torch.dtype]]:
-    return [{value.dtype for value in [*node.inputs, *node.outputs]} for node in graph if node.op == op]
+    return [{value.dtype for value in [*node.inputs, *node.outputs]} for node in graph if node.op.name == op]
 
 
 def test_convolutions_and_what_moves_between_them():
     s = Small((2, 4, 6, 6), dtype=BF16)
     first = s.conv(s.x[0], 4, bias=True)
-    moved = s.add("cat", [s.reshape(first, 2, 4, 6, 6), first], (2, 8, 6, 6), dim=1)
+    moved = s.add(Cat(1), [s.reshape(first, 2, 4, 6, 6), first])
     graph = widened(narrowed(s.returns(s.conv(moved, 3))))
     assert ops(graph) == ["convert", "conv", "reshape", "cat", "conv", "convert"]
     assert dtypes_of(graph, "conv") == [{F32}, {F32}] and dtypes_of(graph, "cat") == [{F32}]
@@ -48,7 +50,7 @@ def test_operands_of_an_epilogue():
     s = Small((2, 4, 5, 5), (2, 4, 5, 5), dtype=BF16)
     y = s.conv(s.x[0], 4)
     node = y.producer
-    node.epilogue, node.epilogue_start = [PointwiseOp("add", (("in", 0), ("in", 1)))], 2
+    node.epilogue = [PointwiseOp("add", (("in", 0), ("in", 1)))]
     node.inputs.append(s.x[1])
     graph = widened(narrowed(s.returns(y)))
     assert dtypes_of(graph, "conv") == [{F32}]
@@ -63,7 +65,7 @@ def test_what_computes_in_float32_inside_reads_and_writes_what_its_neighbours_do
 
 def test_what_still_reads_bfloat16_gets_it():
     s = Small((2, 4, 6), dtype=BF16)
-    y = s.add("batch_matmul", [s.x[0], s.x[0]], (2, 4, 4), dims=[(0, 1, 2), (0, 2, 1)])
+    y = s.add(BatchMatmul(((0, 1, 2), (0, 2, 1))), [s.x[0], s.x[0]])
     graph = widened(narrowed(s.returns(s.matmul(y, 3), y)))
     assert dtypes_of(graph, "batch_matmul") == [{F32}] and dtypes_of(graph, "matmul") == [{BF16}]
 

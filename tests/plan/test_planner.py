@@ -16,7 +16,9 @@ from agreement import Reference
 from drystone import native
 from drystone.capture.export import capture
 from drystone.graph.build import build
-from drystone.graph.graph import Graph, Node, PointwiseOp, Value, constant, make_node
+from drystone.graph.graph import Graph, Node, Value, constant, make_node
+from drystone.graph.instructions import PointwiseOp
+from drystone.graph.ops import Conv, Pointwise, Pool
 from drystone.passes import simplify
 from drystone.plan.assemble import Assembled
 from drystone.plan.formats import PLAIN, formats_of, same_memory
@@ -36,6 +38,9 @@ C, SIZE = 16, 6
 BLOCKED = "blocked8" if native.isa() == "avx2" else "blocked16"
 
 
+CONV = Conv((1, 1), (0, 0), (0, 0), (1, 1), groups=1, has_bias=False)
+
+
 def random_graph(seed: int, count: int) -> Graph:
     """Convolutions and additions, each of what came before; several may read the same value, one or two are outputs."""
     rng = random.Random(seed)
@@ -44,20 +49,10 @@ def random_graph(seed: int, count: int) -> Graph:
     for i in range(count):
         if len(values) > 1 and rng.random() < 0.5:
             operands = rng.sample(values, 2)
-            node = make_node(
-                "pointwise",
-                operands,
-                (1, C, SIZE, SIZE),
-                torch.float32,
-                f"add{i}",
-                ops=[PointwiseOp("add", (("in", 0), ("in", 1)))],
-            )
+            node = make_node(Pointwise((PointwiseOp("add", (("in", 0), ("in", 1))),)), operands, name=f"add{i}")
         else:
             weight = constant(torch.randn(C, C, 1, 1), f"weight{i}")
-            node = make_node(
-                "conv", [rng.choice(values[-2:]), weight], (1, C, SIZE, SIZE), torch.float32, f"conv{i}",
-                stride=(1, 1), padding_l=(0, 0), padding_r=(0, 0), dilation=(1, 1), groups=1, has_bias=False,
-            )  # fmt: skip
+            node = make_node(CONV, [rng.choice(values[-2:]), weight], name=f"conv{i}")
         graph.nodes.append(node)
         values.append(node.output)
     read = {value.id for node in graph for value in node.inputs}
@@ -122,15 +117,7 @@ def test_choice_moves_with_the_times() -> None:
     """A convolution that is much faster in one format is worth two reorders; one that is a little faster is not."""
     graph = random_graph(0, 0)
     weight = constant(torch.randn(C, C, 1, 1))
-    attrs: dict[str, Any] = {
-        "stride": (1, 1),
-        "padding_l": (0, 0),
-        "padding_r": (0, 0),
-        "dilation": (1, 1),
-        "groups": 1,
-        "has_bias": False,
-    }
-    node = make_node("conv", [graph.inputs[0], weight], (1, C, SIZE, SIZE), torch.float32, "conv", **attrs)
+    node = make_node(CONV, [graph.inputs[0], weight], name="conv")
     graph.nodes, graph.outputs = [node], [node.output]
     for gain, expected in ((10e-6, "channels_last"), (0.5e-6, PLAIN)):
         planner = planner_for(graph)
@@ -187,7 +174,7 @@ def test_every_rehearsed_plan_is_right(expected: Reference, monkeypatch: pytest.
 
     expected.check_float32(Program(planner.rehearse(measure), torch.get_num_threads())(list(expected.inputs)))
     for node, found in planner.options.items():
-        if node.op == "conv":
+        if isinstance(node.op, Conv):
             missing = [f"{o[0].name} {o[1]}" for o in found if f"{o[0].name} {o[1]}" not in seen]
             assert not missing, f"{node.name} was never rehearsed as {missing}"
 
@@ -215,7 +202,9 @@ def test_rehearsal_gives_the_fastest_plan_that_it_saw(expected: Reference, faste
     totals, measure = fake_times(lambda layout: 10e-6 if layout.endswith(fastest) else 50e-6)
     best = planner.rehearse(measure)
     # In the plain format oneDNN has only a reference implementation of a convolution that adds a residual.
-    convs = [r.layout for r in best.records if r.node and r.node.op == "conv" and (fastest != PLAIN or len(r.node.inputs) == 3)]
+    convs = [
+        r.layout for r in best.records if r.node and isinstance(r.node.op, Conv) and (fastest != PLAIN or len(r.node.inputs) == 3)
+    ]
     assert len(convs) == (4 if fastest != PLAIN else 3) and all(layout.endswith(fastest) for layout in convs)
     _, again = fake_times(lambda layout: 10e-6 if layout.endswith(fastest) else 50e-6)
     assert sum(again(best)[0]) <= min(totals) * (1 + 1e-9)
@@ -231,7 +220,7 @@ def test_known_times_are_not_measured_again(expected: Reference) -> None:
         raise AssertionError("measured again")
 
     plan = Planner(graph_of(expected), WeightStore(), cache).rehearse(no_measure)
-    convs = [record for record in plan.records if record.node and record.node.op == "conv"]
+    convs = [record for record in plan.records if record.node and isinstance(record.node.op, Conv)]
     assert [record.layout for record in convs] == ["channels_last"] * 4
     assert not any("winograd" in record.implementation for record in convs), "another choice than the known times make"
     expected.check_float32(Program(plan, torch.get_num_threads())(list(expected.inputs)))
@@ -239,7 +228,7 @@ def test_known_times_are_not_measured_again(expected: Reference) -> None:
 
 def test_equal_nodes_share_a_time() -> None:
     planner = planner_for(random_graph(1, 5))
-    convs = [node for node in planner.graph if node.op == "conv"]
+    convs = [node for node in planner.graph if isinstance(node.op, Conv)]
     assert len({planner.signatures[node] for node in convs}) == 1
     assert len({id(planner.options[node]) for node in convs}) == 1
 
@@ -263,19 +252,19 @@ def test_impossible_option_is_replaced(expected: Reference, monkeypatch: pytest.
     without_formats(monkeypatch, "channels_last", BLOCKED)
     planner = planner_for(graph_of(expected), held_format=held)
     plan = planner.assemble(planner.best())
-    onednn = [r.layout for r in plan.records if r.node and r.node.op == "conv" and r.implementation.startswith("onednn")]
+    onednn = [r.layout for r in plan.records if r.node and isinstance(r.node.op, Conv) and r.implementation.startswith("onednn")]
     assert onednn and not any(layout.endswith(("channels_last", BLOCKED)) for layout in onednn)
     assert plan.segments == 0
     expected.check_float32(Program(plan, torch.get_num_threads())(list(expected.inputs)))
 
 
 def test_without_any_option_aten_runs_and_says_why(expected: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("drystone.plan.implementations.IMPLEMENTATIONS", [OneDnnConvolution("conv")])
+    monkeypatch.setattr("drystone.plan.implementations.IMPLEMENTATIONS", [OneDnnConvolution(Conv)])
     without_formats(monkeypatch, *native.FORMATS)
     planner = planner_for(graph_of(expected))
     plan = planner.assemble(planner.best())
     segments = [record for record in plan.records if record.kind == "aten"]
-    assert {record.reason for record in segments if record.node and record.node.op == "conv"} == {"not today"}
+    assert {record.reason for record in segments if record.node and isinstance(record.node.op, Conv)} == {"not today"}
     assert all(record.reason for record in segments)
     expected.check_float32(Program(plan, torch.get_num_threads())(list(expected.inputs)))
 
@@ -285,7 +274,7 @@ def test_held_format_is_kept(expected: Reference, held: str) -> None:
     planner = planner_for(graph_of(expected), held_format=held)
     plan = planner.assemble(planner.best())
     for record in plan.records:
-        if record.node and record.node.op in ("conv", "pool", "pointwise") and (held != PLAIN or len(record.node.inputs) <= 3):
+        if record.node and isinstance(record.node.op, (Conv, Pool, Pointwise)) and (held != PLAIN or len(record.node.inputs) <= 3):
             assert record.layout.endswith(held), f"{record.node.name} runs in {record.layout}"
     expected.check_float32(Program(plan, torch.get_num_threads())(list(expected.inputs)))
 

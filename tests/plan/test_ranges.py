@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from drystone.capture.export import capture
 from drystone.graph.build import build
-from drystone.graph.graph import Graph, PointwiseOp, Value, make_node
-from drystone.graph.reference import run
+from drystone.graph.graph import Graph, Value, make_node
+from drystone.graph.instructions import PointwiseOp
+from drystone.graph.interpreter import run
+from drystone.graph.ops import Pointwise
 from drystone.passes import simplify
 from drystone.plan.implementations.base import WeightStore
 from drystone.plan.ranges import UNKNOWN, Range, after, known, ranges_of
@@ -29,7 +31,7 @@ ENDS = [-1e30, -300.0, -3.0, -1.0, -0.25, 0.0, 0.25, 1.0, 2.0, 80.0, 300.0, 1e30
 
 def outcome(op: PointwiseOp, *operands: Tensor) -> Tensor:
     values = [Value(tuple(x.shape), torch.float32) for x in operands]
-    node = make_node("pointwise", values, operands[0].shape, torch.float32, ops=[op])
+    node = make_node(Pointwise((op,)), values)
     return run(Graph(values, [node.output], [node]), list(operands), dtype=torch.float64)[0]
 
 

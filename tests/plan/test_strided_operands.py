@@ -32,7 +32,7 @@ class SelfAttention(nn.Module):
 def steps_of(model: nn.Module, *inputs: torch.Tensor) -> list[str]:
     fast = drystone.optimize(model.eval(), inputs, tuning="estimate", strict=True)
     Reference(model, inputs).check_float32(fast(*inputs))
-    return [record.node.op if record.node else record.kind for record in program_of(fast).assembled.records]
+    return [record.node.op.name if record.node else record.kind for record in program_of(fast).assembled.records]
 
 
 @pytest.mark.parametrize("spelled", [False, True])

@@ -24,7 +24,7 @@ def section(heading: str) -> str:
 
 
 def test_every_operator_has_a_sample() -> None:
-    assert {sample().op for sample in native_table.SAMPLES.values()} == {each.op for each in IMPLEMENTATIONS}
+    assert {type(sample().op) for sample in native_table.SAMPLES.values()} == {each.op for each in IMPLEMENTATIONS}
 
 
 @pytest.mark.skipif(native.isa() == "amx", reason="no such machine was at hand to write it")

@@ -12,8 +12,10 @@ from drystone.artefact.allowed import ALLOWED
 from drystone.artefact.document import constant_of, listed, number, of_constant, of_number, require, text, whole, word
 from drystone.artefact.weights import extremes
 from drystone.errors import ArtefactError
-from drystone.graph.aten import Ref, map_structure
-from drystone.graph.graph import INDICES, Node, Value
+from drystone.graph.dtypes import INDICES
+from drystone.graph.graph import Node, Value
+from drystone.graph.ops import Aten
+from drystone.graph.ops.aten import Ref, map_structure
 
 _TARGET = re.compile(r"(\w{1,64})\.(\w{1,64})", re.ASCII)
 _MEMORY_FORMATS = {
@@ -101,14 +103,16 @@ def check(node: Node, read: set[int]) -> None:
 
 
 def _results(node: Node) -> list[torch.Tensor]:
-    target, meta = node.attrs["target"], torch.device("meta")
+    op, meta = node.of(Aten), torch.device("meta")
+    target = op.target
+    assert isinstance(target, torch._ops.OpOverload)
     operands = [torch.empty(value.shape, dtype=value.dtype, device=meta) for value in node.inputs]
 
     def resolve(leaf: Any) -> Any:
         return operands[leaf.index] if isinstance(leaf, Ref) else meta if isinstance(leaf, torch.device) else leaf
 
-    args = list(map_structure(resolve, node.attrs["args"]))
-    kwargs = map_structure(resolve, node.attrs["kwargs"])
+    args = list(map_structure(resolve, op.args))
+    kwargs = map_structure(resolve, op.kwargs)
     names = [argument.name for argument in target._schema.arguments]
     require(set(kwargs) <= set(names[len(args) :]), f"{node.name}: {target} has no such arguments")
     if "device" in names[len(args) :]:
@@ -121,21 +125,21 @@ def _results(node: Node) -> list[torch.Tensor]:
 
 
 def _name(node: Node) -> str:
-    return node.attrs["target"]._schema.name.removeprefix("aten::")
+    return str(node.of(Aten).target._schema.name.removeprefix("aten::"))  # type: ignore[attr-defined]
 
 
 def _embedding(node: Node) -> list[torch.Tensor]:
-    weight, indices = (_value(node, leaf) for leaf in node.attrs["args"][:2])
+    weight, indices = (_value(node, leaf) for leaf in node.of(Aten).args[:2])
     if weight is None or indices is None or len(weight.shape) != 2 or indices.dtype not in INDICES:
         return []
     return [torch.empty((*indices.shape, weight.shape[1]), dtype=weight.dtype, device="meta")]
 
 
 def _attention(node: Node) -> list[torch.Tensor]:
-    args = node.attrs["args"]
+    args = node.of(Aten).args
     q, k, v = (_value(node, leaf) for leaf in args[:3])
     mask = _value(node, args[3]) if len(args) > 3 else None
-    if q is None or k is None or v is None or "attn_mask" in node.attrs["kwargs"]:
+    if q is None or k is None or v is None or "attn_mask" in node.of(Aten).kwargs:
         return []
     if not q.dtype.is_floating_point or {k.dtype, v.dtype} != {q.dtype} or not len(q.shape) == len(v.shape) == 4:
         return []
@@ -158,7 +162,7 @@ _KNOWN = {"embedding": _embedding, "scaled_dot_product_attention": _attention}
 
 def _check_indices(node: Node) -> None:
     """Constants that index an operand must stay within it; torch finds what an input holds at each call."""
-    args, name = node.attrs["args"], _name(node)
+    args, name = node.of(Aten).args, _name(node)
     if name == "embedding":
         indexed = [(0, args[1])]
     elif name in ("index_select", "gather", "scatter", "scatter_add") and len(args) > 2:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from drystone.errors import ArtefactError
-from drystone.graph.graph import INTEGERS
+from drystone.graph.dtypes import INTEGERS
 
 # What JSON may be at most, in bytes: a model of ten thousand operators takes 5 MB.
 MAX_BYTES = 32 << 20

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from drystone.artefact import aten, operators
-from drystone.artefact.document import dtype_of, entries, listed, name_of, plain, require, text, whole, wholes, word
-from drystone.artefact.shapes import numel
+from drystone.artefact.document import dtype_of, entries, listed, name_of, require, text, whole, wholes, word
 from drystone.artefact.weights import Constants
 from drystone.graph.graph import Graph, Node, Value
+from drystone.graph.instructions import PointwiseOp
+from drystone.graph.ops import OPERATORS, Aten, Operator
 
 MAX_RANK = 64
 MAX_AXIS = 2**31 - 1
 MAX_NODES = 50_000
-# The native side makes a table of an entry for each index along an axis that these cut or lengthen: so many of them in a graph.
-TABLED = ("slice", "gather", "expand", "pad", "resize")
+# Of axes of which the native side makes a table, an entry for each index: so many entries in a graph.
 MAX_TABLED = 1 << 26
 
 
@@ -41,23 +42,17 @@ def of_graph(graph: Graph, constants: Constants) -> dict[str, Any]:
 
 
 def _of_node(node: Node) -> dict[str, Any]:
-    what = node.name or node.op
-    if node.op == "aten":
-        attrs = node.attrs
+    what, op = node.name or str(node.op), node.op
+    if isinstance(op, Aten):
         described = {
-            "target": aten.of_target(attrs["target"], what),
-            "args": [aten.of_argument(leaf, what) for leaf in attrs["args"]],
-            "kwargs": {name: aten.of_argument(leaf, what) for name, leaf in attrs["kwargs"].items()},
-            "reason": " ".join(attrs.get("_reason", "").split())[:1000],
+            "target": aten.of_target(op.target, what),
+            "args": [aten.of_argument(leaf, what) for leaf in op.args],
+            "kwargs": {name: aten.of_argument(leaf, what) for name, leaf in op.kwargs.items()},
+            "reason": " ".join(op.reason.split())[:1000],
         }
         return {"name": node.name, "op": "aten", **described}
-    require(node.op in operators.OPERATORS, f"{what}: no artefact holds a {node.op}")
-    names = operators.OPERATORS[node.op].attributes
-    given = {name for name in node.attrs if not name.startswith("_")}
-    require(given == set(names), f"{what}: a {node.op} has other attributes than an artefact knows: {', '.join(sorted(given))}")
-    attrs = {name: plain(operators.of_instructions(node.attrs[name]) if name == "ops" else node.attrs[name]) for name in names}
-    epilogue = plain(operators.of_instructions(node.epilogue))
-    return {"name": node.name, "op": node.op, "attributes": attrs, "epilogue": epilogue}
+    epilogue = operators.of_instructions(node.epilogue)
+    return {"name": node.name, "op": op.name, "attributes": operators.of_operator(op), "epilogue": epilogue}
 
 
 class _Reader:
@@ -71,7 +66,8 @@ class _Reader:
         name, dtype, shape = listed(item, what, 3)
         value = Value(wholes(shape, what, 0, MAX_AXIS), dtype_of(dtype, what), text(name, what))
         require(len(value.shape) <= MAX_RANK, f"{what} has {len(value.shape)} axes")
-        asked = numel(value.shape) * value.dtype.itemsize
+        # Empty axes counted as one: what its axes ask for, whether or not it has elements.
+        asked = math.prod(max(size, 1) for size in value.shape) * value.dtype.itemsize
         require(asked <= self.max_bytes, f"{value} takes {asked} bytes, and this machine has {self.max_bytes}")
         self.values.append(value)
         return value
@@ -89,40 +85,39 @@ class _Reader:
         outputs = [self.reference(entry, "an output of the graph") for entry in listed(given_outputs, "the graph's outputs")]
         read = {value.id for node in nodes for value in node.inputs} | {value.id for value in outputs}
         for node in nodes:
-            if node.op == "aten":
+            if isinstance(node.op, Aten):
                 aten.check(node, read)
             else:
                 operators.check(node)
-        tabled = sum(sum(node.output.shape) for node in nodes if node.op in TABLED)
+        tabled = sum(sum(node.output.shape) for node in nodes if node.op.tabled)
         require(tabled <= MAX_TABLED, f"the graph cuts or lengthens axes of {tabled} entries, more than {MAX_TABLED}")
         return Graph(inputs, outputs, nodes)
 
     def node(self, item: Any, what: str) -> Node:
         require(type(item) is dict, f"{what} is no object")
-        op = word(item.get("op"), what, ("aten", *operators.OPERATORS))
+        kind = OPERATORS[word(item.get("op"), what, OPERATORS)]
         common = ("name", "op", "inputs", "outputs")
-        own = ("target", "args", "kwargs", "reason") if op == "aten" else ("attributes", "epilogue")
+        own = ("target", "args", "kwargs", "reason") if kind is Aten else ("attributes", "epilogue")
         given_name, _, given_inputs, given_outputs, *content = entries(item, what, *common, *own)
         name = text(given_name, what)
-        what = f"{what} ({name or op})"
+        what = f"{what} ({name or kind.name})"
         inputs = [self.reference(entry, what) for entry in listed(given_inputs, what)]
         # Before the outputs are: a node reads what is before it.
-        node = Node(op, inputs, [], name=name)
-        if op == "aten":
+        epilogue: list[PointwiseOp] = []
+        op: Operator
+        if kind is Aten:
             target, args, kwargs, reason = content
             require(type(kwargs) is dict, f"{what}: the named arguments are no object")
-            node.attrs = {
-                "target": aten.target_of(target, what),
-                "args": tuple(aten.argument(leaf, what, len(inputs)) for leaf in listed(args, what)),
-                "kwargs": {text(name, what): aten.argument(leaf, what, len(inputs)) for name, leaf in kwargs.items()},
-                "_reason": text(reason, what),
-            }
+            op = Aten(
+                aten.target_of(target, what),
+                tuple(aten.argument(leaf, what, len(inputs)) for leaf in listed(args, what)),
+                {text(name, what): aten.argument(leaf, what, len(inputs)) for name, leaf in kwargs.items()},
+                text(reason, what),
+            )
         else:
-            table = operators.OPERATORS[op].attributes
-            given = entries(content[0], f"{what}: the attributes", *table)
-            node.attrs = {key: take(entry, f"{what}: {key}") for (key, take), entry in zip(table.items(), given, strict=True)}
-            node.epilogue = operators.instructions(content[1], f"{what}: the epilogue")
-            node.epilogue_start = 2 + node.attrs["has_bias"] if node.epilogue and "has_bias" in node.attrs else 0
+            op = operators.operator(kind, content[0], what)
+            epilogue = operators.instructions(content[1], f"{what}: the epilogue")
+        node = Node(op, inputs, [], epilogue, name)
         for entry in listed(given_outputs, what):
             value = self.value(entry, what)
             value.producer = node

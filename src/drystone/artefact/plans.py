@@ -26,7 +26,7 @@ def _of_option(option: Option) -> list[Any]:
 
 def of_times(planner: Planner | None, graph: Graph) -> dict[str, Any]:
     """The times that ``planner`` knows: of each node of ``graph`` by option, and of reorders."""
-    if planner is None or [node.op for node in planner.graph] != [node.op for node in graph]:
+    if planner is None or [type(node.op) for node in planner.graph] != [type(node.op) for node in graph]:
         return {"nodes": [[] for _ in graph], "reorders": []}
     nodes = []
     values: dict[tuple[Any, ...], Value] = {}

@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from drystone.capture.alone import alone
 from drystone.capture.export import Captured
-from drystone.graph.aten import map_structure
+from drystone.graph.ops.aten import map_structure
 from drystone.graph.traced import functional as functional_kin
 
 aten = torch.ops.aten

@@ -17,11 +17,14 @@ from torch import fx
 
 from drystone.errors import UnsupportedError
 from drystone.graph import builders  # noqa: F401  (fills the table)
-from drystone.graph.aten import aten_node, is_strided, map_structure
 from drystone.graph.builders.registry import Built, Declined, Function, table, table_of_elements
 from drystone.graph.control_flow import REASON, control_flow
-from drystone.graph.graph import FLOATS, INTEGERS, Graph, Node, PointwiseOp, Value, constant, make_node
+from drystone.graph.dtypes import FLOATS, INTEGERS
+from drystone.graph.graph import Graph, Node, Value, constant, make_node
+from drystone.graph.instructions import PointwiseOp
 from drystone.graph.local_response_norm import recognize_local_response_norm
+from drystone.graph.ops import Operator, OperatorError, Pointwise, Reshape
+from drystone.graph.ops.aten import aten_node, is_strided, map_structure
 from drystone.graph.traced import functional, hint, sizes, storage
 
 if TYPE_CHECKING:
@@ -157,6 +160,8 @@ class _Builder:
             raise Declined("an empty tensor")
         try:
             return function(self, *args, **kwargs)
+        except OperatorError as error:
+            raise Declined(str(error)) from None
         except TypeError as error:
             if error.__traceback__ is not None and error.__traceback__.tb_next is None:  # the call itself
                 raise Declined(f"{target} with arguments that no builder knows: {error}") from error
@@ -221,18 +226,18 @@ class _Builder:
         """Note the module of the model that the node comes from."""
         stack = self.current.meta.get("nn_module_stack")
         if stack:
-            node.attrs["_module"] = next(reversed(stack.values()))[0]
+            node.module = next(reversed(stack.values()))[0]
         return node
 
     # What builder functions use
 
-    def emit(self, op: str, inputs: list[Value], shape: Iterable[int], dtype: torch.dtype | None = None, **attrs: Any) -> Value:
-        node = make_node(op, inputs, shape, dtype or inputs[0].dtype, f"{self.current.name}.{len(self.pending)}", **attrs)
+    def emit(self, op: Operator, inputs: list[Value], dtype: torch.dtype | None = None) -> Value:
+        node = make_node(op, inputs, dtype, f"{self.current.name}.{len(self.pending)}")
         self.pending.append(self.located(node))
         return node.output
 
     def pointwise(self, inputs: list[Value], ops: list[PointwiseOp]) -> Value:
-        return self.emit("pointwise", inputs, torch.broadcast_shapes(*(value.shape for value in inputs)), ops=ops)
+        return self.emit(Pointwise(tuple(ops)), inputs)
 
     def reshape(self, x: Value, shape: Iterable[int]) -> Value:
         shape = tuple(shape)
@@ -240,7 +245,7 @@ class _Builder:
             return x
         if x.is_constant:
             return constant(x.constant.reshape(shape), x.name)
-        return self.emit("reshape", [x], shape)
+        return self.emit(Reshape(shape), [x])
 
     def constant(self, data: torch.Tensor, name: str = "") -> Value:
         return constant(data, name or self.current.name)

@@ -1,7 +1,7 @@
 """The graph: what a model computes, before anything is said of how.
 
-A ``Graph`` is a list of ``Node`` in an order in which they can run. A ``Node`` has an operator name, inputs, outputs and
-attributes; a ``Value`` is a tensor with a fixed shape and dtype that one node (or the caller, or a constant) provides.
+A ``Graph`` is a list of ``Node`` in an order in which they can run. A ``Node`` has an operator (``graph/ops``), inputs and outputs;
+a ``Value`` is a tensor with a fixed shape and dtype that one node (or the caller, or a constant) provides.
 Everything here is plain data; passes rewrite it, the planner reads it. ``print(graph)`` shows it whole.
 """
 
@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-# The dtypes that the native side computes with, and those of integers and truth values beside them; of indices into a tensor.
-FLOATS = (torch.float32, torch.bfloat16)
-INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
-INDICES = (torch.int64, torch.int32)
+from drystone.graph.instructions import PointwiseOp
+
+if TYPE_CHECKING:
+    from drystone.graph.ops.operator import Operator
+
+T = TypeVar("T")
 
 _ids = itertools.count()
 
@@ -77,55 +79,50 @@ class Value:
     __repr__ = __str__  # a dataclass's own goes through all producers, again for each use
 
 
-@dataclass(frozen=True)
-class PointwiseOp:
-    """One elementwise instruction.
-
-    ``kind`` names the operation (docs/internals.md lists them), ``args`` its operands: ``("in", i)`` is the i-th tensor
-    operand of the chain, ``("reg", j)`` the result of its j-th instruction. ``alpha`` and ``beta`` are its scalars.
-    ``beta`` is the zero that adds nothing, unless given: x + -0.0 is x, where x + 0.0 makes a 0.0 of a -0.0.
-    """
-
-    kind: str
-    args: tuple[tuple[str, int], ...]
-    alpha: float = 0.0
-    beta: float = -0.0
-
-    def __str__(self) -> str:
-        operands = ", ".join(f"{where}{index}" for where, index in self.args)
-        scalars = f"; {self.alpha:g}, {self.beta:g}" if self.alpha or self.beta else ""
-        return f"{self.kind}({operands}{scalars})"
-
-
 @dataclass(eq=False)
 class Node:
-    """One operator. ``inputs`` may hold constants.
+    """One operator on values. ``inputs`` may hold constants.
 
-    ``epilogue`` is what a conv, a conv_transpose or a matmul does to each result before it is stored: a chain of ``PointwiseOp``
-    in which ``("in", 0)`` is the result of the operator itself, and ``("in", i)`` the operand ``inputs[epilogue_start + i - 1]``.
+    ``epilogue`` is what a product does to each result before it is stored: a chain of ``PointwiseOp`` in which ``("in", 0)`` is the
+    result of the operator itself, and ``("in", i)`` the operand ``inputs[epilogue_start + i - 1]``.
     """
 
-    op: str
+    op: Operator
     inputs: list[Value]
     outputs: list[Value]
-    attrs: dict[str, Any] = field(default_factory=dict)
     epilogue: list[PointwiseOp] = field(default_factory=list)
-    epilogue_start: int = 0
     name: str = ""
+    module: str = ""  # of the model, that it comes from
+    float32: bool = False  # whatever precision was asked for
+    strict: bool = False  # bars the implementations that accuracy="strict" leaves out
 
     @property
     def output(self) -> Value:
         return self.outputs[0]
 
+    @property
+    def epilogue_start(self) -> int:
+        return self.op.operands
+
+    def of(self, kind: type[T]) -> T:
+        """The operator, which is a ``kind``."""
+        assert isinstance(self.op, kind), f"{self.op} is no {kind.__name__}"
+        return self.op
+
     def __str__(self) -> str:
-        shown = {k: v for k, v in self.attrs.items() if not k.startswith("_")}
-        attrs = " ".join(f"{k}={v if not isinstance(v, list) else '[' + ', '.join(map(str, v)) + ']'}" for k, v in shown.items())
+        shown = " ".join(f"{field.name}={_shown(getattr(self.op, field.name))}" for field in fields(self.op))  # type: ignore[arg-type]
         epilogue = " | " + ", ".join(map(str, self.epilogue)) if self.epilogue else ""
         inputs = ", ".join(str(v) for v in self.inputs)
         outputs = ", ".join(str(v) for v in self.outputs)
-        return f"{outputs} = {self.op}({inputs}) {attrs}{epilogue}".rstrip()
+        return f"{outputs} = {self.op}({inputs}) {shown}{epilogue}".rstrip()
 
     __repr__ = __str__
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple) and any(isinstance(entry, PointwiseOp) for entry in value):
+        return "[" + ", ".join(map(str, value)) + "]"
+    return str(value)
 
 
 @dataclass(eq=False)
@@ -181,7 +178,10 @@ class Graph:
         return list({value.id: value for value in read if value.is_constant}.values())
 
     def check(self) -> None:
-        """Raise ``AssertionError`` where a value is read before it is there, or has two producers."""
+        """Raise ``AssertionError`` where a value is read before it is there or has two producers, ``OperatorError`` where a node's
+        operands and results are not those of its operator."""
+        from drystone.graph.ops.operator import check
+
         known = {value.id for value in self.inputs}
         for node in self.nodes:
             for value in node.inputs:
@@ -190,25 +190,29 @@ class Graph:
                 assert value.id not in known, f"{value} has two producers"
                 assert value.producer is node, f"{value}.producer is not its node: {node}"
                 known.add(value.id)
+            check(node)
         for value in self.outputs:
             assert value.is_constant or value.id in known, f"output {value} is never computed"
-
-
-def origin(node: Node) -> dict[str, Any]:
-    """The attributes that tell where a node is from, for one that takes its place."""
-    return {key: node.attrs[key] for key in ("_module", "_float32") if key in node.attrs}
 
 
 def mark_strict(graph: Graph) -> None:
     """Bar the implementations that ``accuracy="strict"`` leaves out."""
     for node in graph:
-        node.attrs["_strict"] = True
+        node.strict = True
 
 
-def make_node(op: str, inputs: list[Value], shape: Iterable[int], dtype: torch.dtype, name: str = "", **attrs: Any) -> Node:
-    """A node with one new output of ``shape`` and ``dtype``, not yet in any graph."""
-    output = Value(tuple(shape), dtype, name)
-    node = Node(op, inputs, [output], attrs, name=name)
+def make_node(
+    op: Operator, inputs: list[Value], dtype: torch.dtype | None = None, name: str = "", instead_of: Node | None = None
+) -> Node:
+    """A node with one new output, not yet in any graph; of the first input's dtype unless said.
+
+    ``instead_of``: the node whose place it takes, from the same module and in the same precision.
+    Raises ``OperatorError`` where the inputs are no operands of ``op``.
+    """
+    output = Value(op.shape(inputs), dtype or inputs[0].dtype, name)
+    node = Node(op, inputs, [output], name=name)
+    if instead_of is not None:
+        node.module, node.float32 = instead_of.module, instead_of.float32
     output.producer = node
     return node
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from drystone.graph.graph import Node
+from drystone.graph.ops import ConvTranspose
 
 # Weights of a block of outputs that any second level cache holds: where one does not, kernels of oneDNN add the bias twice.
 CACHED_BYTES = 1 << 19
@@ -27,6 +28,6 @@ def finishes(groups: int, weight: Sequence[int], stride: Sequence[int], sizes: S
 
 def stays_bare(node: Node) -> bool:
     """Whether ``node`` is a transposed convolution that takes neither."""
-    if node.op != "conv_transpose":
+    if not isinstance(node.op, ConvTranspose):
         return False
-    return not finishes(node.attrs["groups"], node.inputs[1].shape, node.attrs["stride"], node.output.shape[2:])
+    return not finishes(node.op.groups, node.inputs[1].shape, node.op.stride, node.output.shape[2:])

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import torch
 
-from drystone.graph.aten import Ref
-from drystone.graph.graph import Graph, Node, PointwiseOp, Value, make_node, origin
+from drystone.graph.graph import Graph, Node, Value, make_node
+from drystone.graph.instructions import PointwiseOp
+from drystone.graph.ops import Aten, BatchMatmul, Permute, Pointwise, Reshape
+from drystone.graph.ops.aten import Ref
 
 _PRODUCTS = {"aten::matmul", "aten::bmm", "aten::mm"}
 
@@ -26,20 +28,20 @@ def batch_products(graph: Graph) -> Graph:
             nodes.append(node)
     graph.nodes = nodes
     for node in graph.nodes:
-        if node.op == "batch_matmul":
+        if isinstance(node.op, BatchMatmul):
             _read_in_place(node)
     return graph.prune()
 
 
 def _operator(node: Node) -> str:
-    schema = getattr(node.attrs.get("target"), "_schema", None)
-    return schema.name if node.op == "aten" and schema is not None else ""
+    schema = getattr(node.op.target, "_schema", None) if isinstance(node.op, Aten) else None
+    return schema.name if schema is not None else ""
 
 
 def _is_product(node: Node) -> bool:
-    if _operator(node) not in _PRODUCTS or node.attrs["kwargs"]:
+    if _operator(node) not in _PRODUCTS or node.of(Aten).kwargs:
         return False
-    operands = [node.inputs[ref.index] for ref in node.attrs["args"] if isinstance(ref, Ref)]
+    operands = [node.inputs[ref.index] for ref in node.of(Aten).args if isinstance(ref, Ref)]
     floats = all(value.dtype.is_floating_point and value.dtype.itemsize < 8 for value in operands)
     return len(operands) == 2 and floats and all(len(value.shape) >= 2 and value.numel for value in operands)
 
@@ -49,14 +51,14 @@ def _converted(node: Node) -> list[Node]:
     nodes: list[Node] = []
     rank = len(node.output.shape)
     inputs: list[Value] = []
-    for ref in node.attrs["args"]:
+    for ref in node.of(Aten).args:
         value = node.inputs[ref.index]
         if len(value.shape) < rank:
-            nodes.append(make_node("reshape", [value], (1,) * (rank - len(value.shape)) + value.shape, value.dtype, node.name))
+            nodes.append(make_node(Reshape((1,) * (rank - len(value.shape)) + value.shape), [value], name=node.name))
             value = nodes[-1].output
         inputs.append(value)
-    product = make_node("batch_matmul", inputs, node.output.shape, node.output.dtype, node.name, dims=[tuple(range(rank))] * 2)
-    product.attrs.update(origin(node))
+    order = tuple(range(rank))
+    product = make_node(BatchMatmul((order, order)), inputs, node.output.dtype, node.name, instead_of=node)
     product.outputs = [node.output]
     node.output.producer = product
     return [*nodes, product]
@@ -64,24 +66,25 @@ def _converted(node: Node) -> list[Node]:
 
 def _is_product_and_sum(node: Node) -> bool:
     """A baddbmm in float32: in bfloat16 torch rounds once, at its end."""
-    numbers = all(isinstance(factor, (int, float)) for factor in node.attrs.get("kwargs", {}).values())
-    return _operator(node) == "aten::baddbmm" and numbers and node.output.dtype is torch.float32 and node.output.numel > 0
+    if _operator(node) != "aten::baddbmm":
+        return False
+    numbers = all(isinstance(factor, (int, float)) for factor in node.of(Aten).kwargs.values())
+    return numbers and node.output.dtype is torch.float32 and node.output.numel > 0
 
 
 def _product_and_sum(node: Node) -> list[Node]:
     """beta * x + alpha * left @ right."""
-    x, left, right = (node.inputs[ref.index] for ref in node.attrs["args"])
-    alpha, beta = (float(node.attrs["kwargs"].get(name, 1)) for name in ("alpha", "beta"))
-    orders = [tuple(range(3))] * 2
-    product = make_node("batch_matmul", [left, right], node.output.shape, node.output.dtype, node.name, dims=orders)
+    call = node.of(Aten)
+    x, left, right = (node.inputs[ref.index] for ref in call.args)
+    alpha, beta = (float(call.kwargs.get(name, 1)) for name in ("alpha", "beta"))
+    order = (0, 1, 2)
+    product = make_node(BatchMatmul((order, order)), [left, right], node.output.dtype, node.name, instead_of=node)
     ops = [PointwiseOp("linear", (("in", 0),), alpha)]
     inputs = [product.output]
     if beta != 0:  # or else torch does not look at x, NaN or not
         ops += [PointwiseOp("linear", (("in", 1),), beta), PointwiseOp("add", (("reg", 0), ("reg", 1)))]
         inputs.append(x)
-    total = make_node("pointwise", inputs, node.output.shape, node.output.dtype, node.name, ops=ops)
-    for made in (product, total):
-        made.attrs.update(origin(node))
+    total = make_node(Pointwise(tuple(ops)), inputs, node.output.dtype, node.name, instead_of=node)
     total.outputs = [node.output]
     node.output.producer = total
     return [product, total]
@@ -89,10 +92,12 @@ def _product_and_sum(node: Node) -> list[Node]:
 
 def _read_in_place(node: Node) -> None:
     """Permuted operands, as long as the elements of a row or of a column still follow each other."""
-    for index, (value, dims) in enumerate(zip(node.inputs, node.attrs["dims"], strict=True)):
+    orders = list(node.of(BatchMatmul).dims)
+    for index, (value, dims) in enumerate(zip(node.inputs, orders, strict=True)):
         permute = value.producer
-        if permute is not None and permute.op == "permute":
-            order = tuple(permute.attrs["dims"][dim] for dim in dims)
+        if permute is not None and isinstance(permute.op, Permute):
+            order = tuple(permute.op.dims[dim] for dim in dims)
             if len(order) - 1 in order[-2:]:
                 node.inputs[index] = permute.inputs[0]
-                node.attrs["dims"] = [*node.attrs["dims"][:index], order, *node.attrs["dims"][index + 1 :]]
+                orders[index] = order
+    node.op = BatchMatmul((orders[0], orders[1]))

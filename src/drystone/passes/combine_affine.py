@@ -8,11 +8,14 @@ have in common; and a product of two constants overflows where x times either do
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from drystone.graph.graph import Graph, Node, PointwiseOp, Value, constant
+from drystone.graph.graph import Graph, Node, Value, constant
+from drystone.graph.instructions import PointwiseOp
+from drystone.graph.ops import Pointwise
 from drystone.passes.instructions import (
     Affine,
     Arg,
@@ -32,8 +35,8 @@ MAX_COMBINED_ELEMENTS = 1 << 16  # combined coefficients are new constants: vect
 
 def combine_affine(graph: Graph) -> Graph:
     """Within each floating-point pointwise node; nodes that do nothing go."""
-    for node in [node for node in graph.nodes if node.op == "pointwise" and node.output.dtype.is_floating_point]:
-        set_instructions(node, node.attrs["ops"], node.inputs)
+    for node in [node for node in graph.nodes if isinstance(node.op, Pointwise) and node.output.dtype.is_floating_point]:
+        set_instructions(node, node.of(Pointwise).ops, node.inputs)
         while (run := _find_run(node)) is not None:
             if not _rewrite(graph, node, run):
                 break
@@ -51,7 +54,7 @@ class _Run:
 
 def _find_run(node: Node) -> _Run | None:
     """The first run of affine instructions that fewer instructions, or as many with fewer tensors, can do."""
-    ops, inputs = node.attrs["ops"], node.inputs
+    ops, inputs = node.of(Pointwise).ops, node.inputs
     results = shapes(ops, inputs)
     for first, op in enumerate(ops):
         for arg in dict.fromkeys(op.args):
@@ -62,7 +65,13 @@ def _find_run(node: Node) -> _Run | None:
 
 
 def _run_from(
-    ops: Ops, inputs: list[Value], first: int, arg: Arg, shape: tuple[int, ...], results: list[tuple[int, ...]], dtype: torch.dtype
+    ops: Sequence[PointwiseOp],
+    inputs: list[Value],
+    first: int,
+    arg: Arg,
+    shape: tuple[int, ...],
+    results: list[tuple[int, ...]],
+    dtype: torch.dtype,
 ) -> _Run | None:
     """The longest run that starts with ``ops[first]`` on ``arg`` and is worth rewriting."""
     if arg[0] == "in" and inputs[arg[1]].is_constant:
@@ -129,7 +138,7 @@ def _uniform(data: torch.Tensor) -> float | None:
 
 def _rewrite(graph: Graph, node: Node, run: _Run) -> bool:
     """Whether the node can be looked at again."""
-    ops, inputs = list(node.attrs["ops"]), list(node.inputs)
+    ops, inputs = list(node.of(Pointwise).ops), list(node.inputs)
     if not run.instructions:
         left, result = remove_instruction(ops, run.last, run.arg)
         if left:

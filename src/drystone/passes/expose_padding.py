@@ -8,14 +8,17 @@ diverged shall not look the better for the kernel that was chosen.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
-from drystone.graph.graph import Graph, Node, make_node, origin
+from drystone.graph.graph import Graph, Node, make_node
+from drystone.graph.ops import Conv, Pad
 
 
 def expose_padding(graph: Graph) -> Graph:
-    for node in [node for node in graph.nodes if node.op == "conv"]:
-        padded = any((*node.attrs["padding_l"], *node.attrs["padding_r"]))
+    for node in [node for node in graph.nodes if isinstance(node.op, Conv)]:
+        padded = any((*node.of(Conv).padding_l, *node.of(Conv).padding_r))
         # A sum that overflows says so needlessly, which does no harm.
         if padded and node.inputs[1].is_constant and not node.inputs[1].constant.sum(dtype=torch.float32).isfinite():
             _expose(graph, node)
@@ -24,9 +27,9 @@ def expose_padding(graph: Graph) -> Graph:
 
 def _expose(graph: Graph, conv: Node) -> None:
     x = conv.inputs[0]
-    before, after = ((0, 0, *conv.attrs[name]) for name in ("padding_l", "padding_r"))
-    shape = [size + left + right for size, left, right in zip(x.shape, before, after, strict=True)]
-    pad = make_node("pad", [x], shape, x.dtype, conv.name, before=before, after=after, mode="constant", value=0.0, **origin(conv))
+    op = conv.of(Conv)
+    pad = make_node(Pad((0, 0, *op.padding_l), (0, 0, *op.padding_r), "constant"), [x], name=conv.name, instead_of=conv)
     graph.nodes.insert(graph.nodes.index(conv), pad)
     conv.inputs[0] = pad.output
-    conv.attrs.update(padding_l=(0,) * len(before[2:]), padding_r=(0,) * len(after[2:]))
+    nothing = (0,) * len(op.stride)
+    conv.op = replace(op, padding_l=nothing, padding_r=nothing)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import torch
 
-from drystone.graph.aten import Ref
-from drystone.graph.graph import Node, PointwiseOp, Value
+from drystone.graph.graph import Node, Value
+from drystone.graph.instructions import PointwiseOp, commutes
+from drystone.graph.ops import Aten, Pointwise, Reduce, Reshape
+from drystone.graph.ops.aten import Ref
 
 # Of an expression: its kind, its scalars (or axes), the numbers of its operands.
 Expression = tuple[str, tuple[float, ...], tuple[int, ...]]
 
-_COMMUTATIVE = {"add", "mul", "maximum", "minimum"}
 _POWERS = {2.0: "square", 0.5: "sqrt", -0.5: "rsqrt", -1.0: "reciprocal"}
 _VARIANCES = (torch.ops.aten.var.dim, torch.ops.aten.var.correction)
 
@@ -38,16 +39,16 @@ class Expressions:
         """Enter the outputs of ``node``; of a pointwise node, the number of each instruction."""
         operands = [self.of(value) for value in node.inputs]
         results: list[int] = []
-        if node.op == "pointwise":
-            for op in node.attrs["ops"]:
+        if isinstance(node.op, Pointwise):
+            for op in node.op.ops:
                 args = tuple(operands[index] if where == "in" else results[index] for where, index in op.args)
                 results.append(self._instruction(op, args))
             self._enter(node.output, results[-1])
-        elif node.op == "reduce" and node.attrs["kind"] == "mean" and node.attrs["keepdim"]:
-            self._enter(node.output, self._number("mean", tuple(node.attrs["dims"]), (operands[0],)))
-        elif node.op == "reshape" and (mean := _mean_with_kept_axes(node)) is not None:
-            self._enter(node.output, self._number("mean", tuple(mean.attrs["dims"]), (self.of(mean.inputs[0]),)))
-        elif node.op == "aten" and (dims := _axes_of_variance(node)) is not None:
+        elif isinstance(node.op, Reduce) and node.op.kind == "mean" and node.op.keepdim:
+            self._enter(node.output, self._number("mean", node.op.dims, (operands[0],)))
+        elif isinstance(node.op, Reshape) and (mean := _mean_with_kept_axes(node)) is not None:
+            self._enter(node.output, self._number("mean", mean.of(Reduce).dims, (self.of(mean.inputs[0]),)))
+        elif isinstance(node.op, Aten) and (dims := _axes_of_variance(node)) is not None:
             self._enter(node.output, self._number("variance", dims, (operands[0],)))
         else:
             for value in node.outputs:
@@ -79,7 +80,7 @@ class Expressions:
         if op.kind in ("linear", "neg"):
             alpha, beta = (op.alpha, op.beta) if op.kind == "linear" else (-1.0, 0.0)
             return self._linear(alpha, beta, args[0])
-        if op.kind in _COMMUTATIVE:
+        if commutes(op.kind):
             args = tuple(sorted(args))
         return self._number(op.kind, (op.alpha, op.beta) if op.alpha or op.beta else (), args)
 
@@ -93,15 +94,16 @@ class Expressions:
 def _mean_with_kept_axes(reshape: Node) -> Node | None:
     """The mean without keepdim that ``reshape`` gives its axes back."""
     mean = reshape.inputs[0].producer
-    if mean is None or mean.op != "reduce" or mean.attrs["kind"] != "mean":
+    if mean is None or not isinstance(mean.op, Reduce) or mean.op.kind != "mean":
         return None
-    kept = tuple(1 if axis in mean.attrs["dims"] else size for axis, size in enumerate(mean.inputs[0].shape))
+    kept = tuple(1 if axis in mean.op.dims else size for axis, size in enumerate(mean.inputs[0].shape))
     return mean if reshape.output.shape == kept else None
 
 
 def _axes_of_variance(node: Node) -> tuple[int, ...] | None:
     """Of an ATen variance without Bessel's correction, with keepdim."""
-    target, args, kwargs = node.attrs["target"], list(node.attrs["args"]), dict(node.attrs["kwargs"])
+    call = node.of(Aten)
+    target, args, kwargs = call.target, list(call.args), dict(call.kwargs)
     if target not in _VARIANCES or args[0] != Ref(0) or len(args) < 2 or args[1] is None:
         return None
     third = {torch.ops.aten.var.dim: "unbiased", torch.ops.aten.var.correction: "correction"}[target]

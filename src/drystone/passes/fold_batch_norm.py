@@ -13,10 +13,12 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
 from drystone.graph.graph import Graph, Node, Value, constant
+from drystone.graph.ops import Conv, ConvTranspose, GroupNorm, LayerNorm, Matmul, Permute, Pointwise
 from drystone.graph.transposed import stays_bare
 from drystone.passes.instructions import (
     Affine,
@@ -41,7 +43,7 @@ def fold_batch_norm(graph: Graph) -> Graph:
 def fold_into_producers(graph: Graph) -> Graph:
     """The affine instructions that a pointwise node begins with go into the op that makes their operand."""
     counts = reading_counts(graph)
-    for node in [node for node in graph.nodes if node.op == "pointwise"]:
+    for node in [node for node in graph.nodes if isinstance(node.op, Pointwise)]:
         for value in list(node.inputs):
             if value in node.inputs and _fold_leading(graph, node, value, counts):
                 break
@@ -52,7 +54,7 @@ def fold_into_consumers(graph: Graph) -> Graph:
     """The affine instructions that a pointwise node ends with go into the conv or matmul that alone reads its result."""
     counts = reading_counts(graph)
     consumers = graph.consumers()
-    for node in [node for node in graph.nodes if node.op == "pointwise"]:
+    for node in [node for node in graph.nodes if isinstance(node.op, Pointwise)]:
         if counts[node.output.id] == 1 and node.output.id in consumers:
             _fold_trailing(graph, node, consumers[node.output.id][0])
     return graph
@@ -64,7 +66,7 @@ def _fold_leading(graph: Graph, node: Node, value: Value, counts: Counter[int]) 
     if found is None or node.output.dtype != value.dtype:
         return False
     producer, axis = found
-    ops, inputs = list(node.attrs["ops"]), node.inputs
+    ops, inputs = list(node.of(Pointwise).ops), node.inputs
     arg = ("in", inputs.index(value))
     total = Affine(torch.ones(value.shape[axis], dtype=torch.float64), torch.zeros(value.shape[axis], dtype=torch.float64))
     start = len(ops)
@@ -91,14 +93,14 @@ def _fold_leading(graph: Graph, node: Node, value: Value, counts: Counter[int]) 
 
 def _fold_trailing(graph: Graph, node: Node, consumer: Node) -> None:
     if (
-        consumer.op not in ("conv", "conv_transpose", "matmul")
+        not isinstance(consumer.op, (Conv, ConvTranspose, Matmul))
         or consumer.inputs[0] is not node.output
         or not _has_constant_weight(consumer)
     ):
         return
-    axis = len(node.output.shape) - 1 if consumer.op == "matmul" else 1
+    axis = len(node.output.shape) - 1 if isinstance(consumer.op, Matmul) else 1
     while True:
-        ops, shape = node.attrs["ops"], node.output.shape
+        ops, shape = node.of(Pointwise).ops, node.output.shape
         last = ops[-1]
         variable = [arg for arg in last.args if arg[0] == "reg" or not node.inputs[arg[1]].is_constant]
         if len(variable) != 1:
@@ -124,7 +126,7 @@ def _foldable_producer(value: Value, counts: Counter[int]) -> tuple[Node, int] |
     permutes: list[Node] = []
     while value.producer is not None and counts[value.id] == 1:
         producer = value.producer
-        if producer.op == "permute":
+        if isinstance(producer.op, Permute):
             permutes.append(producer)
             value = producer.inputs[0]
             continue
@@ -132,20 +134,25 @@ def _foldable_producer(value: Value, counts: Counter[int]) -> tuple[Node, int] |
         if axis is None or producer.epilogue or stays_bare(producer) or not _has_constant_weight(producer):
             return None
         for permute in reversed(permutes):
-            axis = permute.attrs["dims"].index(axis)
+            axis = permute.of(Permute).dims.index(axis)
         return producer, axis
     return None
 
 
 def _channel_axis(node: Node) -> int | None:
     rank = len(node.output.shape)
-    if node.op in ("conv", "conv_transpose", "group_norm"):
+    if isinstance(node.op, (Conv, ConvTranspose, GroupNorm)):
         return 1
-    if node.op == "matmul":
+    if isinstance(node.op, Matmul):
         return rank - 1
-    if node.op == "layer_norm" and len(node.attrs["dims"]) == 1:
-        return int(node.attrs["dims"][0])
+    if isinstance(node.op, LayerNorm) and len(node.op.dims) == 1:
+        return int(node.op.dims[0])
     return None
+
+
+def _product(node: Node) -> Conv | ConvTranspose | Matmul:
+    assert isinstance(node.op, (Conv, ConvTranspose, Matmul))
+    return node.op
 
 
 def _has_constant_weight(node: Node) -> bool:
@@ -163,14 +170,15 @@ def _per_channel(affine: Affine | None, shape: Sequence[int], axis: int) -> Affi
 
 def _scale_outputs(node: Node, affine: Affine) -> None:
     """Fold ``affine``, two vectors over the channels of the output, into the weight and bias of ``node``."""
-    if node.op in ("layer_norm", "group_norm"):
+    if isinstance(node.op, (LayerNorm, GroupNorm)):
         _scale_norm(node, affine)
         return
     weight = node.inputs[1]
     if (affine.scale != 1).any():
         node.inputs[1] = _scaled(weight, affine.scale[:, None])
-    if node.attrs["has_bias"] or affine.shift.any():
-        old = node.inputs[2].constant if node.attrs["has_bias"] else None
+    has_bias = _product(node).has_bias
+    if has_bias or affine.shift.any():
+        old = node.inputs[2].constant if has_bias else None
         scaled = affine.scale * old.detach().to(torch.float64) if old is not None else 0.0
         _set_bias(node, scaled + affine.shift)
 
@@ -178,14 +186,16 @@ def _scale_outputs(node: Node, affine: Affine) -> None:
 def _scale_norm(node: Node, affine: Affine) -> None:
     dtype = node.output.dtype
     parameters = [value.constant.detach().to(torch.float64) for value in node.inputs[1:] if value.is_constant]
-    weight = parameters.pop(0) if node.attrs["has_weight"] else torch.ones_like(affine.scale)
-    bias = parameters.pop(0) if node.attrs["has_bias"] else torch.zeros_like(affine.shift)
+    op = node.op
+    assert isinstance(op, (LayerNorm, GroupNorm))
+    weight = parameters.pop(0) if op.has_weight else torch.ones_like(affine.scale)
+    bias = parameters.pop(0) if op.has_bias else torch.zeros_like(affine.shift)
     node.inputs = [
         node.inputs[0],
         _stored(affine.scale * weight, dtype, "weight"),
         _stored(affine.scale * bias + affine.shift, dtype, "bias"),
     ]
-    node.attrs.update(has_weight=True, has_bias=True)
+    node.op = replace(op, has_weight=True, has_bias=True)
 
 
 def _scale_inputs(node: Node, scale: torch.Tensor) -> None:
@@ -193,7 +203,8 @@ def _scale_inputs(node: Node, scale: torch.Tensor) -> None:
     if not (scale != 1).any():
         return
     weight = node.inputs[1]
-    groups = node.attrs.get("groups", 1)
+    op = _product(node)
+    groups = 1 if isinstance(op, Matmul) else op.groups
     # (O, C / groups): the entries of the input channels that each output channel sees.
     outputs = weight.shape[0]
     node.inputs[1] = _scaled(weight, scale.reshape(groups, 1, -1).expand(groups, outputs // groups, -1).reshape(outputs, -1))
@@ -218,13 +229,12 @@ def _scaled(weight: Value, scale: torch.Tensor) -> Value:
 
 
 def _set_bias(node: Node, data: torch.Tensor) -> None:
-    if node.attrs["has_bias"]:
+    op = _product(node)
+    if op.has_bias:
         node.inputs[2] = _stored(data, node.inputs[2].dtype, node.inputs[2].name)
         return
     node.inputs.insert(2, _stored(data, node.inputs[1].dtype, "bias"))
-    node.attrs["has_bias"] = True
-    if node.epilogue:
-        node.epilogue_start += 1
+    node.op = replace(op, has_bias=True)
 
 
 def _stored(data: torch.Tensor, dtype: torch.dtype, name: str) -> Value:

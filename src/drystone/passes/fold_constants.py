@@ -10,11 +10,11 @@ from __future__ import annotations
 import torch
 
 from drystone.graph.graph import Graph, Node
-from drystone.graph.reference import run
+from drystone.graph.interpreter import run
+from drystone.graph.ops import Aten, Convert
 
 ALWAYS_BYTES = 1 << 20  # a constant up to this size is stored whatever it is computed from
 GROWTH = 4  # beyond it, a result may be this many times the size of what it is computed from
-_MOVES_DATA = {"reshape", "permute", "slice", "expand", "cat", "pad", "convert"}  # exact in any dtype
 
 
 def fold_constants(graph: Graph) -> Graph:
@@ -32,17 +32,17 @@ def fold_constants(graph: Graph) -> Graph:
 def _is_foldable(node: Node) -> bool:
     if any(not value.is_constant for value in node.inputs):
         return False
-    if node.op == "aten":
+    if isinstance(node.op, Aten):
         # Operators say that they draw random numbers; a callable that is no operator says nothing.
         random = torch.Tag.nondeterministic_seeded
-        if random in getattr(node.attrs["target"], "tags", [random]):
+        if random in getattr(node.op.target, "tags", [random]):
             return False
     made, read = sum(value.bytes for value in node.outputs), sum(value.bytes for value in node.inputs)
     return made <= max(ALWAYS_BYTES, GROWTH * read)
 
 
 def _fold(node: Node) -> None:
-    exact = node.op in _MOVES_DATA or node.op == "aten" or not node.output.dtype.is_floating_point
+    exact = node.op.moves or isinstance(node.op, (Aten, Convert)) or not node.output.dtype.is_floating_point
     with torch.no_grad():
         results = run(Graph(outputs=list(node.outputs), nodes=[node]), [], None if exact else torch.float64)
     for value, result in zip(node.outputs, results, strict=True):

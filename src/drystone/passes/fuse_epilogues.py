@@ -12,18 +12,13 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
-from drystone.graph.graph import Graph, Node, PointwiseOp, Value
+from drystone.graph.graph import Graph, Node, Value
+from drystone.graph.instructions import INSTRUCTIONS, PointwiseOp
+from drystone.graph.ops import Matmul, Pointwise
 from drystone.graph.transposed import stays_bare
 from drystone.passes.instructions import Arg, readers, reading_counts, renamed, set_instructions, without
 
 MAX_INSTRUCTIONS = 4
-FUSED_OPS = ("conv", "conv_transpose", "matmul")
-
-_UNARY = {
-    *("relu", "leaky_relu", "elu", "gelu_erf", "gelu_tanh", "silu", "mish", "hardswish", "hardsigmoid", "sigmoid", "tanh"),
-    *("clamp", "exp", "log", "sqrt", "abs", "square", "linear", "pow", "round"),
-}
-_COMMUTATIVE = {"add", "mul", "maximum", "minimum"}
 
 
 def fuse_epilogues(graph: Graph) -> Graph:
@@ -35,7 +30,7 @@ def fuse_epilogues(graph: Graph) -> Graph:
     counts = reading_counts(graph)
     position = {id(node): index for index, node in enumerate(graph.nodes)}
     emptied: list[Node] = []
-    for node in [node for node in graph.nodes if node.op == "pointwise"]:
+    for node in [node for node in graph.nodes if isinstance(node.op, Pointwise)]:
         while (fused := _fuse_once(node, counts, position)) is not None:
             if fused.sunk:
                 graph.remove([fused.into])
@@ -57,30 +52,31 @@ class _Fused:
 
 def _fuse_once(node: Node, counts: Counter[int], position: dict[int, int]) -> _Fused | None:
     """Move one instruction of ``node``."""
+    ops = node.of(Pointwise).ops
     candidates = [value for value in node.inputs if _takes_epilogue(value, node, counts)]
     candidates.sort(key=lambda value: position[id(value.producer)], reverse=True)
     for value in candidates:
         into = value.producer
         assert into is not None
         arg: Arg = ("in", node.inputs.index(value))
-        reading = readers(node.attrs["ops"], arg)
+        reading = readers(ops, arg)
         if len(reading) != 1:
             continue
-        op = node.attrs["ops"][reading[0]]
+        op = ops[reading[0]]
         operand = _operand(op, arg, node)
         steps = _as_epilogue(op, arg, operand, into)
         if steps is None or len(into.epilogue) + len(steps) > MAX_INSTRUCTIONS:
             continue
         late = operand is not None and operand.producer is not None and position[id(operand.producer)] > position[id(into)]
         _append(into, steps, operand)
-        whole = len(node.attrs["ops"]) == 1
+        whole = len(ops) == 1
         if whole:
             into.outputs = [node.output]
             node.output.producer = into
         else:
-            last = len(node.attrs["ops"]) - 1
+            last = len(ops) - 1
             assert reading[0] != last, "an instruction before the last that nothing reads"
-            set_instructions(node, without(node.attrs["ops"], reading[0], arg), node.inputs)
+            set_instructions(node, without(ops, reading[0], arg), node.inputs)
             if operand is not None and operand in node.inputs:
                 counts[operand.id] += 1  # ``into`` reads it as well from now on
         return _Fused(into, whole, late)
@@ -91,7 +87,7 @@ def _takes_epilogue(value: Value, node: Node, counts: Counter[int]) -> bool:
     producer = value.producer
     return (
         producer is not None
-        and producer.op in FUSED_OPS
+        and producer.op.takes_epilogue
         and not stays_bare(producer)
         and counts[value.id] == 1
         and value.dtype == node.output.dtype
@@ -110,15 +106,13 @@ def _as_epilogue(op: PointwiseOp, arg: Arg, operand: Value | None, into: Node) -
     if op.args == (arg,):
         if op.kind == "neg":
             return [PointwiseOp("linear", (running,), -1.0)]
-        return [PointwiseOp(op.kind, (running,), op.alpha, op.beta)] if op.kind in _UNARY else None
-    if operand is None or len(op.args) != 2 or not _broadcasts(operand, into):
+        return [PointwiseOp(op.kind, (running,), op.alpha, op.beta)] if INSTRUCTIONS[op.kind].fuses else None
+    instruction = INSTRUCTIONS[op.kind]
+    if operand is None or len(op.args) != 2 or not instruction.fuses or not _broadcasts(operand, into):
         return None
-    if op.args[0] == arg:
-        if op.kind in _COMMUTATIVE or op.kind in ("sub", "div"):
-            return [PointwiseOp(op.kind, (running, ("in", 1)))]
-    elif op.kind in _COMMUTATIVE:
+    if op.args[0] == arg or instruction.commutes:
         return [PointwiseOp(op.kind, (running, ("in", 1)))]
-    elif op.kind == "sub":
+    if op.kind == "sub":
         return [PointwiseOp("linear", (running,), -1.0), PointwiseOp("add", (("reg", 0), ("in", 1)))]
     return None
 
@@ -134,14 +128,12 @@ def _broadcasts(operand: Value, into: Node) -> bool:
     if len(operand.shape) > len(shape):
         return False
     aligned = (1,) * (len(shape) - len(operand.shape)) + operand.shape
-    channel = len(shape) - 1 if into.op == "matmul" else 1
+    channel = len(shape) - 1 if isinstance(into.op, Matmul) else 1
     # Not one value an image and channel: oneDNN would compute the whole operator by its reference implementation.
     return all(length == 1 or (axis == channel and length == shape[axis]) for axis, length in enumerate(aligned))
 
 
 def _append(into: Node, steps: list[PointwiseOp], operand: Value | None) -> None:
-    if not into.epilogue:
-        into.epilogue_start = len(into.inputs)
     slot = 0
     if operand is not None:
         into.inputs.append(operand)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 
 from drystone.graph.graph import Graph, Node, Value
+from drystone.graph.ops import Pointwise
 from drystone.passes.instructions import Arg, reading_counts, renamed, set_instructions
 
 MAX_INPUTS = 8
@@ -20,12 +21,12 @@ def fuse_pointwise(graph: Graph) -> Graph:
     """Merge each pointwise node into the one that alone reads it, where both have the same shape and dtype."""
     counts = reading_counts(graph)
     for node in graph.nodes:
-        if node.op == "pointwise":
-            set_instructions(node, node.attrs["ops"], node.inputs)
+        if isinstance(node.op, Pointwise):
+            set_instructions(node, node.op.ops, node.inputs)
     counts = reading_counts(graph)
     gone: set[int] = set()
     for node in reversed(graph.nodes):
-        if node.op != "pointwise" or id(node) in gone:
+        if not isinstance(node.op, Pointwise) or id(node) in gone:
             continue
         while (producer := _mergeable(node, counts)) is not None:
             _merge(producer, node, counts)
@@ -38,19 +39,19 @@ def _mergeable(node: Node, counts: Counter[int]) -> Node | None:
     """A producer of an input of ``node`` that may become part of it; the latest one first."""
     for value in reversed(node.inputs):
         producer = value.producer
-        if producer is None or producer.op != "pointwise" or counts[value.id] != 1 or value.dtype != node.output.dtype:
+        if producer is None or not isinstance(producer.op, Pointwise) or counts[value.id] != 1 or value.dtype != node.output.dtype:
             continue
         if value.shape != node.output.shape and node.output.numel > RECOMPUTED_ELEMENTS:
             continue
         inputs = {id(other) for other in (*node.inputs, *producer.inputs)} - {id(value)}
-        if len(inputs) <= MAX_INPUTS and len(node.attrs["ops"]) + len(producer.attrs["ops"]) <= MAX_INSTRUCTIONS:
+        if len(inputs) <= MAX_INPUTS and len(node.of(Pointwise).ops) + len(producer.op.ops) <= MAX_INSTRUCTIONS:
             return producer
     return None
 
 
 def _merge(producer: Node, node: Node, counts: Counter[int]) -> None:
     """``node`` computes what ``producer`` did first, then its own."""
-    first: list = producer.attrs["ops"]
+    first = producer.of(Pointwise).ops
     offset = len(producer.inputs)
     merged_inputs: list[Value] = [*producer.inputs, *node.inputs]
 
@@ -62,7 +63,7 @@ def _merge(producer: Node, node: Node, counts: Counter[int]) -> None:
         return ("in", arg[1] + offset)
 
     before = [*producer.inputs, *node.inputs]
-    set_instructions(node, [*first, *renamed(node.attrs["ops"], rename)], merged_inputs)
+    set_instructions(node, [*first, *renamed(node.of(Pointwise).ops, rename)], merged_inputs)
     for value in before:
         counts[value.id] -= 1
     for value in node.inputs:

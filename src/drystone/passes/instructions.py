@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from drystone.graph.graph import Graph, Node, PointwiseOp, Value, is_invertible
+from drystone.graph.graph import Graph, Node, Value, is_invertible
+from drystone.graph.instructions import PointwiseOp
+from drystone.graph.ops import Pointwise
 
 Arg = tuple[str, int]
 Ops = list[PointwiseOp]
@@ -78,7 +80,7 @@ def set_instructions(node: Node, ops: Sequence[PointwiseOp], inputs: Sequence[Va
         if inputs[old] not in kept:
             kept.append(inputs[old])
         number[old] = kept.index(inputs[old])
-    node.attrs["ops"] = renamed(ops, lambda arg: ("in", number[arg[1]]) if arg[0] == "in" else arg)
+    node.op = Pointwise(tuple(renamed(ops, lambda arg: ("in", number[arg[1]]) if arg[0] == "in" else arg)))
     node.inputs = kept
 
 

@@ -10,23 +10,35 @@ compute in float32 what lies between load and store. What is computed from integ
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
 
-from drystone.graph.aten import map_structure
 from drystone.graph.control_flow import ControlFlow
-from drystone.graph.graph import FLOATS, Graph, Node, PointwiseOp, Value, make_node
+from drystone.graph.dtypes import FLOATS
+from drystone.graph.graph import Graph, Node, Value, make_node
+from drystone.graph.instructions import PointwiseOp
+from drystone.graph.ops import (
+    Aten,
+    BatchMatmul,
+    Cat,
+    Convert,
+    Elementwise,
+    GroupNorm,
+    LayerNorm,
+    Operator,
+    Permute,
+    Pointwise,
+    Recurrent,
+    Reduce,
+    Reshape,
+    Rotary,
+)
+from drystone.graph.ops.aten import map_structure
 from drystone.passes.instructions import bypass, may_bypass, reading_counts
 
-PRODUCTS = ("conv", "conv_transpose", "matmul", "batch_matmul", "attention")
-# Kernels that read one dtype and write another.
-CONVERTING = ("conv", "conv_transpose", "matmul", "pointwise", "layer_norm", "group_norm", "softmax", "reduce")
-# Those that take no mixture of dtypes.
-UNIFORM = ("cat", "elementwise")
-VIEWS = ("reshape", "permute")
 # What torch's autocast lowers, of what may run on ATen.
 _NAMES = """
 conv1d conv2d conv3d _convolution convolution conv_transpose1d conv_transpose2d conv_transpose3d linear matmul bmm mm mv addmm addmv
@@ -38,11 +50,11 @@ _ATEN_PRODUCTS = {f"aten::{name}" for name in _NAMES.split()}
 def lower_precision(graph: Graph) -> Graph:
     """Run after ``simplify``, so that weights are folded in full precision and rounded once.
 
-    Nodes with the attribute ``_float32`` stay float32. Inputs and outputs of the graph keep their dtypes.
+    Nodes that are ``float32`` stay so. Inputs and outputs of the graph keep their dtypes.
     """
     _Lowering(graph).run()
     _drop_idle_converts(graph)
-    absorb_converts(graph, CONVERTING)
+    absorb_converts(graph, lambda op: op.converts)
     return graph
 
 
@@ -71,32 +83,32 @@ class _Lowering:
             if value.is_constant:
                 self.converted[key] = rounded(value) if dtype == torch.bfloat16 else value
             else:
-                self.nodes.append(make_node("convert", [value], value.shape, dtype, value.name))
+                self.nodes.append(make_node(Convert(), [value], dtype, value.name))
                 self.converted[key] = self.nodes[-1].output
         return self.converted[key]
 
     def _lower(self, node: Node) -> None:
-        if node.op == "aten":
+        if isinstance(node.op, Aten):
             self._lower_aten(node)
             return
         if _counts(node, self.counted):
             self.counted.add(node.output.id)
-        elif node.op in PRODUCTS:
+        elif node.op.factors:
             self._lower_product(node)
-        elif node.op == "recurrent":
+        elif isinstance(node.op, Recurrent):
             self._lower_recurrent(node)
-        elif node.op == "rotary":
+        elif isinstance(node.op, Rotary):
             self._become(node.output, node.inputs[0].dtype)
-        elif node.op != "convert":
+        elif not isinstance(node.op, Convert):
             self._promote(node)
         self.nodes.append(node)
 
     def _lower_product(self, node: Node) -> None:
         """Its factors are bfloat16; so is the result, unless something wider is added to it at once."""
-        if node.attrs.get("_float32"):
+        if node.float32:
             node.inputs = [self._as(value, torch.float32) for value in node.inputs]
             return
-        factors = 3 if node.op == "attention" else 2  # a mask stays: its lowest float32 would become -inf
+        factors = node.op.factors  # a mask stays: its lowest float32 would become -inf
         others = node.inputs[node.epilogue_start :] if node.epilogue else []
         wide = any(_widens(value) for value in others)
         node.inputs = [self._as(value, torch.bfloat16) if index < factors else value for index, value in enumerate(node.inputs)]
@@ -104,7 +116,7 @@ class _Lowering:
 
     def _lower_recurrent(self, node: Node) -> None:
         """Weights and states are bfloat16; the gates' inputs, which a product has summed, and cells stay float32."""
-        if not node.attrs.get("_float32"):
+        if not node.float32:
             node.inputs[1:] = [self._as(value, torch.bfloat16) if len(value.shape) == 2 else value for value in node.inputs[1:]]
             for value in node.outputs[:2]:
                 self._become(value, torch.bfloat16)
@@ -112,15 +124,15 @@ class _Lowering:
 
     def _promote(self, node: Node) -> None:
         """float32 if something of it is, but for constants of one value a channel."""
-        operands = node.inputs[:1] if node.op in ("layer_norm", "group_norm") else node.inputs
+        operands = node.inputs[:1] if isinstance(node.op, (LayerNorm, GroupNorm)) else node.inputs
         floats = [value for value in operands if value.dtype in FLOATS]
         wide = any(map(_widens, floats)) or all(value.is_constant for value in floats)
-        wide = wide or node.output.dtype not in FLOATS or bool(node.attrs.get("_float32"))
+        wide = wide or node.output.dtype not in FLOATS or bool(node.float32)
         dtype = torch.float32 if wide else torch.bfloat16
-        if node.op in UNIFORM:
+        if isinstance(node.op, (Cat, Elementwise)):  # which take no mixture of dtypes
             node.inputs = [self._as(value, dtype) for value in node.inputs]
-        elif node.op == "pointwise" and not wide:
-            node.attrs["ops"] = [_within(op) for op in node.attrs["ops"]]
+        elif isinstance(node.op, Pointwise) and not wide:
+            node.op = Pointwise(tuple(_within(op) for op in node.op.ops))
         self._become(node.output, dtype)
 
     def _become(self, value: Value, dtype: torch.dtype) -> None:
@@ -129,11 +141,11 @@ class _Lowering:
             self.changed.add(value.id)
 
     def _lower_aten(self, node: Node) -> None:
-        target = node.attrs["target"]
+        target = node.of(Aten).target
         floats = [value for value in node.inputs if value.dtype in FLOATS]
         computed = [value for value in floats if not value.is_constant]
         schema = getattr(target, "_schema", None)
-        product = schema is not None and schema.name in _ATEN_PRODUCTS and not node.attrs.get("_float32")
+        product = schema is not None and schema.name in _ATEN_PRODUCTS and not node.float32
         # The subgraphs of control flow are written for float32, as their own numbers are.
         wide = isinstance(target, ControlFlow) or any(value.dtype == torch.float32 for value in computed)
         if not computed or (wide and not product):
@@ -179,15 +191,12 @@ def rounded(value: Value) -> Value:
     return Value(value.shape, torch.bfloat16, value.name, data=data, identity=("lowered", value.key, torch.bfloat16))
 
 
-_OF_COUNTS = {"convert", "pointwise", "reduce", "batch_matmul", "reshape", "permute", "expand", "slice", "cat", "gather", "pad"}
-
-
 def _counts(node: Node, counted: set[int]) -> bool:
     """Whether a float32 result is computed from integers alone: positions, their angles, lengths, masks. They stay as exact."""
-    if node.op not in _OF_COUNTS or node.output.dtype != torch.float32:
+    if not (node.op.moves or isinstance(node.op, (Convert, Pointwise, Reduce, BatchMatmul))) or node.output.dtype != torch.float32:
         return False
     computed = [value for value in node.inputs if not value.is_constant]
-    if node.op == "convert" and computed and not computed[0].dtype.is_floating_point:
+    if isinstance(node.op, Convert) and computed and not computed[0].dtype.is_floating_point:
         return True
     return bool(computed) and all(value.id in counted for value in computed)
 
@@ -198,29 +207,29 @@ def _lower_arguments(node: Node) -> None:
     def lower(leaf: Any) -> Any:
         return torch.bfloat16 if leaf is torch.float32 else leaf
 
-    node.attrs["args"] = map_structure(lower, node.attrs["args"])
-    node.attrs["kwargs"] = map_structure(lower, node.attrs["kwargs"])
+    op = node.of(Aten)
+    node.op = replace(op, args=map_structure(lower, op.args), kwargs=map_structure(lower, op.kwargs))
 
 
 def _drop_idle_converts(graph: Graph) -> None:
     """The model's own conversions between float32 and bfloat16 that have nothing left to do."""
-    idle = [node for node in graph.nodes if node.op == "convert" and node.output.dtype == node.inputs[0].dtype]
+    idle = [node for node in graph.nodes if isinstance(node.op, Convert) and node.output.dtype == node.inputs[0].dtype]
     for node in idle:
         if may_bypass(graph, node, node.inputs[0]):
             bypass(graph, node, node.inputs[0])
 
 
-def absorb_converts(graph: Graph, makers: Collection[str]) -> None:
-    """What is read as the other dtype alone is written so, if one of ``makers`` writes it."""
+def absorb_converts(graph: Graph, writes_both: Callable[[Operator], bool]) -> None:
+    """What is read as the other dtype alone is written so, where the kernels of what makes it write both."""
     counts = reading_counts(graph)
-    for node in [node for node in graph.nodes if node.op == "convert" and node.inputs[0].dtype in FLOATS]:
+    for node in [node for node in graph.nodes if isinstance(node.op, Convert) and node.inputs[0].dtype in FLOATS]:
         source, dtype = node.inputs[0], node.output.dtype
         views: list[Value] = []
-        while counts[source.id] == 1 and source.producer is not None and source.producer.op in VIEWS:
+        while counts[source.id] == 1 and source.producer is not None and isinstance(source.producer.op, (Reshape, Permute)):
             views.append(source)
             source = source.producer.inputs[0]
         maker = source.producer
-        if dtype not in FLOATS or counts[source.id] != 1 or maker is None or maker.op not in makers:
+        if dtype not in FLOATS or counts[source.id] != 1 or maker is None or not writes_both(maker.op):
             continue
         if may_bypass(graph, node, node.inputs[0]):
             bypass(graph, node, node.inputs[0])

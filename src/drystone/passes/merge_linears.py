@@ -11,14 +11,15 @@ from collections import Counter
 
 import torch
 
-from drystone.graph.graph import Graph, Node, Value, constant, make_node, origin
+from drystone.graph.graph import Graph, Node, Value, constant, make_node
+from drystone.graph.ops import Attention, Matmul, Reshape, Slice
 from drystone.passes.instructions import reading_counts
 
 
 def merge_linears(graph: Graph) -> Graph:
     """After permutes are absorbed into attention, and what follows a linear is folded into it."""
     counts = reading_counts(graph)
-    for node in [node for node in graph.nodes if node.op == "attention"]:
+    for node in [node for node in graph.nodes if isinstance(node.op, Attention)]:
         groups: dict[int, list[int]] = {}
         for index in range(3):
             linear = _linear_before(node, index, counts)
@@ -29,7 +30,7 @@ def merge_linears(graph: Graph) -> Graph:
             first = node.inputs[indices[0]]
             alike = (
                 all(node.inputs[index].shape[3] == first.shape[3] and node.inputs[index].dtype == first.dtype for index in indices)
-                and len({linear.attrs.get("_float32") for linear in linears if linear is not None}) == 1
+                and len({linear.float32 for linear in linears if linear is not None}) == 1
             )
             if len(indices) > 1 and alike:
                 _merge(graph, node, indices, [linear for linear in linears if linear is not None])
@@ -40,10 +41,10 @@ def _linear_before(node: Node, index: int, counts: Counter[int]) -> Node | None:
     """The linear with constant weights whose result, its last axis split into heads, is operand ``index`` and nothing else."""
     value = node.inputs[index]
     split = value.producer
-    if node.attrs["heads_first"][index] or split is None or split.op != "reshape" or counts[value.id] != 1:
+    if node.of(Attention).heads_first[index] or split is None or not isinstance(split.op, Reshape) or counts[value.id] != 1:
         return None
     linear = split.inputs[0].producer
-    if linear is None or linear.op != "matmul" or linear.epilogue or counts[split.inputs[0].id] != 1:
+    if linear is None or not isinstance(linear.op, Matmul) or linear.epilogue or counts[split.inputs[0].id] != 1:
         return None
     splits_last = value.shape[:2] == linear.output.shape[:2] and len(linear.output.shape) == 3
     constants = all(parameter.is_constant for parameter in linear.inputs[1:])
@@ -56,17 +57,15 @@ def _merge(graph: Graph, node: Node, indices: list[int], linears: list[Node]) ->
     size = node.inputs[indices[0]].shape[3]
     dtype = linears[0].output.dtype
     inputs = [linears[0].inputs[0], _joined([linear.inputs[1] for linear in linears])]
-    has_bias = any(linear.attrs["has_bias"] for linear in linears)
+    has_bias = any(linear.of(Matmul).has_bias for linear in linears)
     if has_bias:
         inputs.append(constant(torch.cat([_bias(linear) for linear in linears]), "bias"))
-    merged = make_node("matmul", inputs, (batch, length, sum(heads) * size), dtype, linears[0].name, has_bias=has_bias)
-    merged.attrs.update(origin(linears[0]))
-    split = make_node("reshape", [merged.output], (batch, length, sum(heads), size), dtype, linears[0].name)
+    merged = make_node(Matmul(has_bias), inputs, dtype, linears[0].name, instead_of=linears[0])
+    split = make_node(Reshape((batch, length, sum(heads), size)), [merged.output], name=linears[0].name)
     made = [merged, split]
     for position, (index, count) in enumerate(zip(indices, heads, strict=True)):
-        shape = (batch, length, count, size)
-        name = node.inputs[index].name
-        made.append(make_node("slice", [split.output], shape, dtype, name, dim=2, start=sum(heads[:position]), step=1))
+        part = Slice(dim=2, start=sum(heads[:position]), length=count)
+        made.append(make_node(part, [split.output], name=node.inputs[index].name))
         node.inputs[index] = made[-1].output
     # x is there before the first of them.
     place = min(graph.nodes.index(linear) for linear in linears)
@@ -74,7 +73,7 @@ def _merge(graph: Graph, node: Node, indices: list[int], linears: list[Node]) ->
 
 
 def _bias(linear: Node) -> torch.Tensor:
-    if linear.attrs["has_bias"]:
+    if linear.of(Matmul).has_bias:
         return linear.inputs[2].constant.detach()
     return torch.zeros(linear.inputs[1].shape[0], dtype=linear.inputs[1].dtype)
 

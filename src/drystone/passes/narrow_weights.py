@@ -11,21 +11,21 @@ from __future__ import annotations
 import torch
 
 from drystone.graph.graph import Graph, Value
-from drystone.graph.recurrent import operands
+from drystone.graph.ops import Matmul, Recurrent
 from drystone.passes.lower_precision import rounded
 
 
 def narrow_weights(graph: Graph) -> Graph:
-    """Nodes with the attribute ``_float32`` keep their weights."""
+    """Nodes with ``float32`` keep their weights."""
     stored: dict[int, Value] = {}
     for node in graph:
         weights: list[Value] = []
-        if node.op == "matmul":
+        if isinstance(node.op, Matmul):
             weights = node.inputs[1:2]
-        elif node.op == "recurrent":
-            directions = operands(node, node.inputs).directions
+        elif isinstance(node.op, Recurrent):
+            directions = node.op.by_role(node.inputs).directions
             weights = [value for direction in directions for value in (direction.weight, direction.projection) if value is not None]
-        wide = node.attrs.get("_float32") or not all(value.is_constant and value.dtype == torch.float32 for value in weights)
+        wide = node.float32 or not all(value.is_constant and value.dtype == torch.float32 for value in weights)
         if not weights or wide or node.inputs[0].dtype != torch.float32:
             continue
         for value in weights:

@@ -9,17 +9,18 @@ A dense block then grows one piece of memory: each cat lies at the front of the 
 from __future__ import annotations
 
 from drystone.graph.graph import Graph, Node, Value
+from drystone.graph.ops import Cat
 
 
 def nest_cat(graph: Graph) -> Graph:
     earlier: list[tuple[Node, list[Value]]] = []  # with the parts that it had at first
     for node in graph:
-        if node.op != "cat":
+        if not isinstance(node.op, Cat):
             continue
         parts = list(node.inputs)
         for other, front in reversed(earlier):
             count = len(front)
-            if other.attrs["dim"] == node.attrs["dim"] and 1 < count < len(parts) and parts[:count] == front:
+            if other.of(Cat).dim == node.op.dim and 1 < count < len(parts) and parts[:count] == front:
                 node.inputs = [other.output, *parts[count:]]
                 break
         earlier.append((node, parts))

@@ -14,8 +14,10 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 
-from drystone.graph.graph import Graph, Node, PointwiseOp, Value
-from drystone.graph.reference import run
+from drystone.graph.graph import Graph, Node, Value
+from drystone.graph.instructions import PointwiseOp
+from drystone.graph.interpreter import run
+from drystone.graph.ops import Pointwise
 from drystone.passes.instructions import Arg, Ops, renamed, set_instructions, trimmed
 
 MAX_SPELLING = 12  # instructions
@@ -39,7 +41,7 @@ _TOLERANCE = 1e-7
 def recognise_activations(graph: Graph) -> Graph:
     """Run after ``fuse_pointwise``: an activation's instructions have to be in one node."""
     for node in graph.nodes:
-        if node.op == "pointwise" and node.output.dtype.is_floating_point:
+        if isinstance(node.op, Pointwise) and node.output.dtype.is_floating_point:
             while _replace_one(node):
                 pass
     return graph
@@ -47,7 +49,7 @@ def recognise_activations(graph: Graph) -> Graph:
 
 def _replace_one(node: Node) -> bool:
     """Replace the largest expression that is an activation."""
-    ops: Ops = node.attrs["ops"]
+    ops = list(node.of(Pointwise).ops)
     operands: list[Arg] = [("in", index) for index in range(len(node.inputs))] + [("reg", index) for index in range(len(ops))]
     for last in range(len(ops) - 1, 0, -1):
         for operand in operands[: len(node.inputs) + last]:
@@ -93,7 +95,7 @@ def _activation(spelling: tuple[PointwiseOp, ...]) -> str | None:
     """The activation that the instructions compute, if any."""
     points = _points()
     x, y = Value(tuple(points.shape), points.dtype), Value(tuple(points.shape), points.dtype)
-    node = Node("pointwise", [x], [y], {"ops": list(spelling)})
+    node = Node(Pointwise(spelling), [x], [y])
     y.producer = node
     (result,) = run(Graph([x], [y], [node]), [points])
     for kind, activation in _ACTIVATIONS.items():

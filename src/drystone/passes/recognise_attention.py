@@ -13,9 +13,12 @@ from dataclasses import dataclass, field
 
 import torch
 
-from drystone.graph.aten import Ref
 from drystone.graph.attention import Mask, simplified
-from drystone.graph.graph import FLOATS, Graph, Node, PointwiseOp, Value, constant, make_node, origin
+from drystone.graph.dtypes import FLOATS
+from drystone.graph.graph import Graph, Node, Value, constant, make_node
+from drystone.graph.instructions import PointwiseOp
+from drystone.graph.ops import Aten, Attention, Expand, Operator, Permute, Pointwise, Reshape, Softmax
+from drystone.graph.ops.aten import Ref
 from drystone.passes.instructions import is_moderate, reading_counts
 
 _PRODUCTS = (torch.ops.aten.matmul.default, torch.ops.aten.bmm.default)
@@ -47,22 +50,22 @@ class _Found:
 
 def _product(node: Node | None) -> tuple[Value, Value] | None:
     """The factors of a batched matmul of two tensors."""
-    if node is None or node.op != "aten" or node.attrs["target"] not in _PRODUCTS or node.attrs["kwargs"]:
+    if node is None or not isinstance(node.op, Aten) or node.op.target not in _PRODUCTS or node.op.kwargs:
         return None
-    a, b = (node.inputs[arg.index] for arg in node.attrs["args"] if isinstance(arg, Ref))
+    a, b = (node.inputs[arg.index] for arg in node.op.args if isinstance(arg, Ref))
     same = len(a.shape) == len(b.shape) and len(a.shape) in (3, 4) and a.shape[:-2] == b.shape[:-2]
     return (a, b) if same and a.dtype == b.dtype and a.dtype in FLOATS else None
 
 
 def _scores(node: Node) -> tuple[Value, Value, float, Value | None] | None:
     """Of the product of queries and transposed keys: both, its factor, and what is added to it."""
-    if node.op != "aten" or node.attrs["target"] is not torch.ops.aten.baddbmm.default:
+    if not isinstance(node.op, Aten) or node.op.target is not torch.ops.aten.baddbmm.default:
         factors = _product(node)
         return None if factors is None else (*factors, 1.0, None)
-    more = node.attrs["kwargs"]
+    more = node.op.kwargs
     if more.get("beta", 1) != 1 or not isinstance(more.get("alpha", 1), (int, float)):
         return None
-    mask, a, b = (node.inputs[arg.index] for arg in node.attrs["args"])
+    mask, a, b = (node.inputs[arg.index] for arg in node.op.args)
     return a, b, float(more.get("alpha", 1)), mask
 
 
@@ -73,7 +76,7 @@ def _match(node: Node, counts: Counter[int]) -> _Found | None:
         return None
     weights, value = outer
     softmax = _before_reshapes(weights, counts)
-    if softmax is None or softmax.op != "softmax" or softmax.attrs["dim"] != len(softmax.output.shape) - 1:
+    if softmax is None or not isinstance(softmax.op, Softmax) or softmax.op.dim != len(softmax.output.shape) - 1:
         return None
     scale, shapes = 1.0, [weights.shape, softmax.output.shape]
     masks: list[tuple[Value, tuple[int, ...]]] = []
@@ -92,7 +95,7 @@ def _match(node: Node, counts: Counter[int]) -> _Found | None:
             full = next((shape for shape in shapes if len(shape) == 4), (scores.shape[0], 1, *scores.shape[1:]))
             regular = all(shape[-2:] == full[2:] and math.prod(shape) == math.prod(full) for shape in shapes)
             return _Found(query, key, value, full, scale * factor, masks, factors) if regular else None
-        if producer.op == "reshape":
+        if isinstance(producer.op, Reshape):
             scores = producer.inputs[0]
             continue
         step = _step(producer, counts)
@@ -102,7 +105,7 @@ def _match(node: Node, counts: Counter[int]) -> _Found | None:
         scale *= number
         if other is None:
             continue
-        if producer.attrs["ops"][0].kind == "mul":
+        if producer.of(Pointwise).ops[0].kind == "mul":
             factors.append(other)
         elif factors or scale != 1.0:
             return None
@@ -114,7 +117,7 @@ def _match(node: Node, counts: Counter[int]) -> _Found | None:
 def _before_reshapes(value: Value, counts: Counter[int]) -> Node | None:
     """The node that makes ``value``, itself or before reshapes, if nothing else reads what it makes."""
     while value.producer is not None and counts[value.id] == 1:
-        if value.producer.op != "reshape":
+        if not isinstance(value.producer.op, Reshape):
             return value.producer
         value = value.producer.inputs[0]
     return None
@@ -122,9 +125,9 @@ def _before_reshapes(value: Value, counts: Counter[int]) -> Node | None:
 
 def _step(node: Node, counts: Counter[int]) -> tuple[Value, float, Value | None] | None:
     """Of a pointwise node that scales the scores or adds a mask: the scores before, the number, the factors or the mask."""
-    if node.op != "pointwise" or len(node.attrs["ops"]) != 1:
+    if not isinstance(node.op, Pointwise) or len(node.op.ops) != 1:
         return None
-    (op,) = node.attrs["ops"]
+    (op,) = node.op.ops
     if op.kind == "linear" and op.beta == 0 and is_moderate(op.alpha):
         return node.inputs[0], op.alpha, None
     if op.kind not in ("add", "mul") or len(node.inputs) != 2:
@@ -145,7 +148,7 @@ def _is_one_a_head(factor: Value, scores: Value) -> bool:
 
 
 def _leads_to_product(value: Value) -> bool:
-    while value.producer is not None and value.producer.op in ("reshape", "pointwise"):
+    while value.producer is not None and isinstance(value.producer.op, (Reshape, Pointwise)):
         value = next(
             (x for x in value.producer.inputs if x.shape == value.shape and _leads_to_product(x)), value.producer.inputs[0]
         )
@@ -156,9 +159,8 @@ def _attention(node: Node, found: _Found) -> list[Node]:
     """The nodes that take the place of ``node``."""
     made: list[Node] = []
 
-    def emit(op: str, inputs: list[Value], shape: tuple[int, ...], **attrs: object) -> Value:
-        made.append(make_node(op, inputs, shape, inputs[0].dtype, node.name, **attrs))
-        made[-1].attrs.update(origin(node))
+    def emit(op: Operator, inputs: list[Value]) -> Value:
+        made.append(make_node(op, inputs, name=node.name, instead_of=node))
         return made[-1].output
 
     def reshaped(value: Value, shape: tuple[int, ...]) -> Value:
@@ -166,7 +168,7 @@ def _attention(node: Node, found: _Found) -> list[Node]:
             return value
         if value.is_constant:
             return constant(value.constant.detach().reshape(shape), value.name)
-        return emit("reshape", [value], shape)
+        return emit(Reshape(shape), [value])
 
     def as_mask(mask: Value, scores: tuple[int, ...]) -> Value:
         """``mask``, which was added to scores of that shape, as what broadcasts to (B, H, T, S)."""
@@ -177,37 +179,34 @@ def _attention(node: Node, found: _Found) -> list[Node]:
             return mask
         if len(scores) == 5:  # (batch, windows, H, T, S) as Swin has it
             if lead[0] != scores[0] and lead[1] != 1:
-                mask = emit("expand", [mask], (scores[0], *shape[1:]))
+                mask = emit(Expand((scores[0], *shape[1:])), [mask])
             elif lead[0] != 1 and lead[1] != scores[1]:
-                mask = emit("expand", [mask], (*scores[:2], *shape[2:]))
+                mask = emit(Expand((*scores[:2], *shape[2:])), [mask])
             return reshaped(mask, (mask.shape[0] * mask.shape[1], lead[2], *tail))
         return reshaped(mask, (*(found.shape[:2] if lead[0] != 1 else (1, 1)), *tail))
 
     batch, heads, queries, keys = found.shape
     query = reshaped(found.query, (batch, heads, queries, found.query.shape[-1]))
     for factor in found.factors:
-        query = emit("pointwise", [query, factor], query.shape, ops=[PointwiseOp("mul", (("in", 0), ("in", 1)))])
+        query = emit(Pointwise((PointwiseOp("mul", (("in", 0), ("in", 1))),)), [query, factor])
     key = reshaped(found.transposed_key, (batch, heads, *found.transposed_key.shape[-2:]))
-    key = emit("permute", [key], (batch, heads, keys, query.shape[3]), dims=(0, 1, 3, 2))
+    key = emit(Permute((0, 1, 3, 2)), [key])
     value = reshaped(found.value, (batch, heads, keys, found.value.shape[-1]))
     masks = [as_mask(mask, shape) for mask, shape in found.masks]
     mask = masks[0] if masks else None
     for other in masks[1:]:
-        shape = tuple(torch.broadcast_shapes(mask.shape, other.shape))  # type: ignore[union-attr]
-        mask = emit("pointwise", [mask, other], shape, ops=[PointwiseOp("add", (("in", 0), ("in", 1)))])  # type: ignore[list-item]
+        mask = emit(Pointwise((PointwiseOp("add", (("in", 0), ("in", 1))),)), [mask, other])  # type: ignore[list-item]
     known = simplified(Mask(mask, False), queries, keys)
-    result = emit(
-        "attention",
-        [query, key, value] if known.value is None else [query, key, value, known.value],
-        (batch, heads, queries, value.shape[3]),
-        heads_first=(True,) * 4,
+    op = Attention(
+        heads_first=(True, True, True, True),
         scale=found.scale,
         causal=known.causal,
         has_mask=known.value is not None,
         nan_if_hidden=True,
     )
+    result = emit(op, [query, key, value] if known.value is None else [query, key, value, known.value])
     if result.shape != node.output.shape:
-        emit("reshape", [result], node.output.shape)
+        emit(Reshape(node.output.shape), [result])
     made[-1].outputs = [node.output]
     node.output.producer = made[-1]
     return made

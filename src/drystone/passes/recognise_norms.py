@@ -9,8 +9,10 @@ Scale and shift after them are taken in by ``fold_batch_norm``.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from drystone.graph.graph import Graph, Node, Value, make_node
+from drystone.graph.ops import LayerNorm, Permute, Pointwise
 from drystone.passes.expressions import Expressions
 from drystone.passes.instructions import reading_counts, remove_instruction, set_instructions
 
@@ -39,7 +41,7 @@ def _recognise_spelled(graph: Graph) -> None:
                 node = norm
             else:
                 # What the instruction gave comes from outside now.
-                left, _ = remove_instruction(node.attrs["ops"], index, ("in", len(node.inputs)))
+                left, _ = remove_instruction(node.of(Pointwise).ops, index, ("in", len(node.inputs)))
                 set_instructions(node, left, [*node.inputs, norm.output])
             break
         if not nodes or nodes[-1] is not node:
@@ -89,7 +91,7 @@ def _rms_norm(expressions: Expressions, number: int) -> Node | None:
 
 
 def _norm(x: Value, dims: tuple[int, ...], eps: float, centred: bool) -> Node:
-    return make_node("layer_norm", [x], x.shape, x.dtype, dims=dims, eps=eps, has_weight=False, has_bias=False, centred=centred)
+    return make_node(LayerNorm(eps, False, False, dims, centred), [x])
 
 
 def _under_root(expressions: Expressions, number: int, joined_by: str) -> tuple[int, float] | None:
@@ -117,17 +119,17 @@ def _recognise_permuted(graph: Graph) -> None:
     counts = reading_counts(graph)
     gone: list[Node] = []
     for node in graph.nodes:
-        if node.op != "permute" or (norm := node.inputs[0].producer) is None or norm.op != "layer_norm":
+        if not isinstance(node.op, Permute) or (norm := node.inputs[0].producer) is None or not isinstance(norm.op, LayerNorm):
             continue
         first = norm.inputs[0].producer
-        if first is None or first.op != "permute" or counts[norm.output.id] != 1:
+        if first is None or not isinstance(first.op, Permute) or counts[norm.output.id] != 1:
             continue
-        to, back = first.attrs["dims"], node.attrs["dims"]
-        dims = [to[dim] for dim in norm.attrs["dims"]]
+        to, back = first.op.dims, node.op.dims
+        dims = [to[dim] for dim in norm.op.dims]
         # With several axes the order of the weight's would change too.
         if [to[dim] for dim in back] == list(range(len(to))) and dims == sorted(dims) and _is_normalisable(dims, len(to)):
             norm.inputs[0] = first.inputs[0]
-            norm.attrs["dims"] = tuple(dims)
+            norm.op = replace(norm.op, dims=tuple(dims))
             norm.outputs = [node.output]
             node.output.producer = norm
             gone.append(node)

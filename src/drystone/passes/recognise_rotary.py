@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 
 from drystone.graph.graph import Graph, Node, Value, make_node
+from drystone.graph.ops import Cat, Permute, Pointwise, Rotary, Slice
 from drystone.passes.instructions import reading_counts
 
 
@@ -39,9 +40,9 @@ def _rotary(node: Node, counts: Counter[int]) -> Node | None:
 
 def _computes(node: Node | None, kind: str) -> bool:
     """Whether the node is this one instruction on two operands."""
-    if node is None or node.op != "pointwise" or len(node.inputs) != 2:
+    if node is None or not isinstance(node.op, Pointwise) or len(node.inputs) != 2:
         return False
-    return [op.kind for op in node.attrs["ops"]] == [kind] and node.attrs["ops"][0].args == (("in", 0), ("in", 1))
+    return [op.kind for op in node.op.ops] == [kind] and node.op.ops[0].args == (("in", 0), ("in", 1))
 
 
 def _fit(x: Value, factors: Value) -> bool:
@@ -51,10 +52,10 @@ def _fit(x: Value, factors: Value) -> bool:
 def _rotated(value: Value) -> Value | None:
     """The x of which ``value`` is the second half, negated, before the first."""
     cat = value.producer
-    if cat is None or cat.op != "cat" or len(cat.inputs) != 2 or cat.attrs["dim"] != len(value.shape) - 1:
+    if cat is None or not isinstance(cat.op, Cat) or len(cat.inputs) != 2 or cat.op.dim != len(value.shape) - 1:
         return None
     negated, first = cat.inputs[0].producer, cat.inputs[1].producer
-    if negated is None or negated.op != "pointwise" or [op.kind for op in negated.attrs["ops"]] != ["neg"]:
+    if negated is None or not isinstance(negated.op, Pointwise) or [op.kind for op in negated.op.ops] != ["neg"]:
         return None
     second = negated.inputs[0].producer
     if not _is_half(first, 0) or not _is_half(second, 1) or first.inputs[0] is not second.inputs[0]:  # type: ignore[union-attr]
@@ -63,23 +64,19 @@ def _rotated(value: Value) -> Value | None:
 
 
 def _is_half(node: Node | None, which: int) -> bool:
-    if node is None or node.op != "slice":
+    if node is None or not isinstance(node.op, Slice):
         return False
     half = node.output.shape[-1]
     last = len(node.output.shape) - 1
-    return node.inputs[0].shape[-1] == 2 * half and (node.attrs["dim"], node.attrs["start"], node.attrs["step"]) == (
-        last,
-        which * half,
-        1,
-    )
+    return node.inputs[0].shape[-1] == 2 * half and node.op == Slice(last, which * half, half)
 
 
 def _node(node: Node, x: Value, cosines: Value, sines: Value) -> Node:
     dims = tuple(range(len(x.shape)))
     permute = x.producer
-    if permute is not None and permute.op == "permute" and permute.attrs["dims"][-1] == dims[-1]:
-        x, dims = permute.inputs[0], tuple(permute.attrs["dims"])
-    rotary = make_node("rotary", [x, cosines, sines], node.output.shape, node.output.dtype, node.name, dims=dims)
+    if permute is not None and isinstance(permute.op, Permute) and permute.op.dims[-1] == dims[-1]:
+        x, dims = permute.inputs[0], permute.op.dims
+    rotary = make_node(Rotary(dims), [x, cosines, sines], node.output.dtype, node.name)
     rotary.outputs = [node.output]
     node.output.producer = rotary
     return rotary

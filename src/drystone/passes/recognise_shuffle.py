@@ -8,7 +8,8 @@ A gather works in every format; the reshapes would force plain memory.
 
 from __future__ import annotations
 
-from drystone.graph.graph import Graph, Node, make_node
+from drystone.graph.graph import Graph, Node, Value, make_node
+from drystone.graph.ops import Gather, Permute, Reshape, Slice
 
 
 def recognise_shuffle(graph: Graph) -> Graph:
@@ -21,18 +22,23 @@ def recognise_shuffle(graph: Graph) -> Graph:
         graph.nodes[position] = _gather(node, source, indices)
     for position, node in enumerate(graph.nodes):
         producer = node.inputs[0].producer if node.inputs else None
-        if node.op != "slice" or producer is None or producer.op != "gather" or producer.attrs["dim"] != node.attrs["dim"]:
+        if (
+            not isinstance(node.op, Slice)
+            or producer is None
+            or not isinstance(producer.op, Gather)
+            or producer.op.dim != node.op.dim
+        ):
             continue
-        start, step, count = node.attrs["start"], node.attrs["step"], node.output.shape[node.attrs["dim"]]
+        start, step, count = node.op.start, node.op.step, node.op.length
         if len(consumers.get(node.output.id, [])) or node.output in graph.outputs:
-            indices = [producer.attrs["indices"][start + step * i] for i in range(count)]
+            indices = [producer.op.indices[start + step * i] for i in range(count)]
             graph.nodes[position] = _gather(node, producer.inputs[0], indices)
     return graph.prune()
 
 
-def _gather(node: Node, source: object, indices: list[int]) -> Node:
+def _gather(node: Node, source: Value, indices: list[int]) -> Node:
     """A gather that takes the place, and the output, of ``node``."""
-    made = make_node("gather", [source], node.output.shape, node.output.dtype, node.name, dim=1, indices=indices)  # type: ignore[list-item]
+    made = make_node(Gather(1, tuple(indices)), [source], node.output.dtype, node.name)
     made.outputs = node.outputs
     node.output.producer = made
     return made
@@ -40,13 +46,13 @@ def _gather(node: Node, source: object, indices: list[int]) -> Node:
 
 def _shuffle(node: Node) -> list[int] | None:
     """The order of the channels if ``node`` is the last reshape of a shuffle."""
-    permute = node.inputs[0].producer if node.op == "reshape" else None
-    split = permute.inputs[0].producer if permute is not None and permute.op == "permute" else None
-    if split is None or split.op != "reshape" or permute is None:
+    permute = node.inputs[0].producer if isinstance(node.op, Reshape) else None
+    split = permute.inputs[0].producer if permute is not None and isinstance(permute.op, Permute) else None
+    if split is None or not isinstance(split.op, Reshape) or permute is None:
         return None
     x, apart, y = split.inputs[0].shape, split.output.shape, node.output.shape
     rank = len(apart)
-    if x != y or rank != len(x) + 1 or rank < 4 or list(permute.attrs["dims"]) != [0, 2, 1, *range(3, rank)]:
+    if x != y or rank != len(x) + 1 or rank < 4 or permute.of(Permute).dims != (0, 2, 1, *range(3, rank)):
         return None
     if apart[0] != x[0] or apart[3:] != x[2:]:
         return None

@@ -11,18 +11,16 @@ from __future__ import annotations
 import torch
 
 from drystone.graph.graph import Graph, Node, Value, make_node
+from drystone.graph.ops import BatchMatmul, Conv, Convert, ConvTranspose, Pool
 from drystone.passes.lower_precision import absorb_converts
 
 # A linear layer, attention and a recurrent layer have kernels that widen what they read.
-PRODUCTS = ("conv", "conv_transpose", "batch_matmul")
-MOVING = ("reshape", "permute", "slice", "cat", "gather", "expand", "pad")
-# Kernels that read operands of either dtype.
-READING_BOTH = ("pointwise", "layer_norm", "group_norm", "softmax", "reduce")
+PRODUCTS = (Conv, ConvTranspose, BatchMatmul)
 
 
 def widen_products(graph: Graph) -> Graph:
     """Inputs and outputs of the graph keep their dtypes; constants are widened when they are packed."""
-    if any(node.op in PRODUCTS and torch.bfloat16 in _dtypes(node) for node in graph):
+    if any(isinstance(node.op, PRODUCTS) and torch.bfloat16 in _dtypes(node) for node in graph):
         _Widening(graph).run()
     return graph
 
@@ -35,22 +33,22 @@ class _Widening:
 
     def run(self) -> None:
         for node in self.graph.nodes:
-            if (node.op in PRODUCTS and torch.bfloat16 in _dtypes(node)) or self._only_moves(node):
+            if (isinstance(node.op, PRODUCTS) and torch.bfloat16 in _dtypes(node)) or self._only_moves(node):
                 node.inputs = [self._widened(value) for value in node.inputs]
                 self._append_widened(node)
             else:
-                if node.op in READING_BOTH:
+                if node.op.converts and not node.op.factors:
                     node.inputs = [value if value.is_constant else self.wide.get(value.id, value) for value in node.inputs]
                 self.nodes.append(node)
-            if node.op == "convert" and node.inputs[0].dtype == torch.float32 and node.output.dtype == torch.bfloat16:
+            if isinstance(node.op, Convert) and node.inputs[0].dtype == torch.float32 and node.output.dtype == torch.bfloat16:
                 self.wide.setdefault(node.output.id, node.inputs[0])
         self.graph.nodes = self.nodes
         self.graph.prune()
-        absorb_converts(self.graph, (*READING_BOTH, "matmul"))
+        absorb_converts(self.graph, lambda op: op.converts and not isinstance(op, PRODUCTS))
 
     def _only_moves(self, node: Node) -> bool:
         """Whether it gives the same numbers in float32, and reads some that are in float32 beside."""
-        moves = node.op in MOVING or (node.op == "pool" and node.attrs["kind"] == "max")
+        moves = node.op.moves or (isinstance(node.op, Pool) and node.op.kind == "max")
         computed = [value for value in node.inputs if not value.is_constant]
         return moves and node.output.dtype == torch.bfloat16 and bool(computed) and all(value.id in self.wide for value in computed)
 
@@ -62,7 +60,7 @@ class _Widening:
                 wide = Value(value.shape, torch.float32, value.name, data=lambda: value.constant.detach().float())
                 wide.identity = ("widened", value.key)
             else:
-                self.nodes.append(make_node("convert", [value], value.shape, torch.float32, value.name))
+                self.nodes.append(make_node(Convert(), [value], torch.float32, value.name))
                 wide = self.nodes[-1].output
             self.wide[value.id] = wide
         return self.wide[value.id]
@@ -75,7 +73,7 @@ class _Widening:
             return
         wide = Value(narrow.shape, torch.float32, narrow.name, producer=node)
         node.outputs = [wide]
-        rounding = Node("convert", [wide], [narrow], name=narrow.name)
+        rounding = Node(Convert(), [wide], [narrow], name=narrow.name)
         narrow.producer = rounding
         self.nodes.append(rounding)
         self.wide[narrow.id] = wide

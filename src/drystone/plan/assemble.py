@@ -17,12 +17,13 @@ import torch
 
 from drystone import native
 from drystone.graph.graph import Graph, Node, Value
+from drystone.graph.ops import Cat
 from drystone.plan.arena import Lifetime, plan_arena
 from drystone.plan.formats import BLOCK, PLAIN, dense, same_memory
 from drystone.plan.guards import LIMIT, Watch, watch
 from drystone.plan.implementations import ATEN, Option
 from drystone.plan.implementations.base import Context, Created, Implementation, Layout, Operand, WeightStore
-from drystone.plan.implementations.movement import VIEWS, Movement, copy_step
+from drystone.plan.implementations.movement import Movement, copy_step
 
 ALIGNMENT = 64
 
@@ -218,7 +219,7 @@ class _Assembler:
 
     def _place_parts(self) -> None:
         """Decide which parts of a cat are produced inside the whole. Where that can't be, ``_cat`` copies them."""
-        cats = [node for node in self.graph if node.op == "cat" and self.choice[node][0] is not ATEN]
+        cats = [node for node in self.graph if isinstance(node.op, Cat) and self.choice[node][0] is not ATEN]
         for node in cats:
             start = 0
             for value in node.inputs:
@@ -234,7 +235,7 @@ class _Assembler:
                 )
                 if takes:
                     self.parents[value.id] = (node.output, start)
-                start += value.shape[node.attrs["dim"]]
+                start += value.shape[node.of(Cat).dim]
         for node in reversed(cats):  # what a cat is a part of comes after it
             self.wholes[node.output.id] = self._output_place(node.output, self.choice[node][1].output)
 
@@ -247,7 +248,7 @@ class _Assembler:
         if self.choice[whole.producer][1].output != format:
             return None  # the first choice for the part's producer turned out impossible
         parent = self.wholes[whole.id]
-        dim = whole.producer.attrs["dim"]
+        dim = whole.producer.of(Cat).dim
         block = BLOCK.get(format, 1) if dim == 1 else 1
         if start % block or value.shape[dim] % block:
             return None
@@ -274,7 +275,7 @@ class _Assembler:
     def _cat(self, node: Node, format: str) -> None:
         whole = self._output_place(node.output, format)
         start = 0
-        dim = node.attrs["dim"]
+        dim = node.of(Cat).dim
         block = BLOCK.get(format, 1) if dim == 1 else 1
         for value in node.inputs:
             if value.numel:
@@ -306,7 +307,7 @@ class _Assembler:
     def _find_strided(self) -> None:
         """From the last view to the first. (A choice that turns out impossible is one of an earlier node.)"""
         for node in reversed(self.graph.nodes):
-            if node.op not in VIEWS:
+            if not node.op.views:
                 continue
             value = node.output
             self.strided[value.id] = (
@@ -319,7 +320,7 @@ class _Assembler:
             )
 
     def _moves_nothing(self, node: Node) -> bool:
-        return node.op in VIEWS and self.choice[node][1] == Layout((PLAIN,), PLAIN)
+        return node.op.views and self.choice[node][1] == Layout((PLAIN,), PLAIN)
 
     def _view(self, node: Node, source: Place) -> Place | None:
         """``node`` as other strides over the memory of its operand, where its readers can do with them."""
@@ -393,7 +394,7 @@ class _Assembler:
     def _node(self, position: int, node: Node) -> None:
         while True:
             implementation, layout = self.choice[node]
-            if node.op == "cat" and implementation is not ATEN:
+            if isinstance(node.op, Cat) and implementation is not ATEN:
                 return self._cat(node, layout.output)
             try:
                 places = [

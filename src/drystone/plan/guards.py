@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from drystone import native
-from drystone.graph.graph import FLOATS, Graph, Node, Value
+from drystone.graph.dtypes import FLOATS
+from drystone.graph.graph import Graph, Node, Value
 from drystone.plan.implementations.base import WeightStore
 from drystone.plan.ranges import UNKNOWN, Range, epilogue, known, ranges_of, within
 

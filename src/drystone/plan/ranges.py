@@ -7,12 +7,37 @@ or whose result may overflow or be NaN, gives ``UNKNOWN``.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 
-from drystone.graph.graph import FLOATS, Node, PointwiseOp, Value
+from drystone.graph.dtypes import FLOATS
+from drystone.graph.graph import Node, Value
+from drystone.graph.instructions import PointwiseOp
+from drystone.graph.ops import (
+    Attention,
+    BatchMatmul,
+    Cat,
+    Conv,
+    Convert,
+    ConvTranspose,
+    Elementwise,
+    Fold,
+    GroupNorm,
+    Index,
+    LayerNorm,
+    LocalResponseNorm,
+    Matmul,
+    Pad,
+    Pointwise,
+    Pool,
+    Recurrent,
+    Reduce,
+    Resize,
+    Rotary,
+    Softmax,
+)
 
 
 class Range(NamedTuple):
@@ -184,7 +209,7 @@ def after(op: PointwiseOp, operands: list[Range]) -> Range:
         return UNKNOWN
 
 
-def chain(ops: list[PointwiseOp], operand: Callable[[int], Range]) -> list[Range]:
+def chain(ops: Sequence[PointwiseOp], operand: Callable[[int], Range]) -> list[Range]:
     """The ranges of the results of ``ops``, whose ``("in", i)`` is ``operand(i)``."""
     results: list[Range] = []
     for op in ops:
@@ -202,83 +227,82 @@ def product(x: Range, gain: float, bias: Range) -> Range:
     return _rounded(symmetric(x.bound * gain * _SUMMED + bias.bound), torch.float32)
 
 
-def _norm(node: Node, x: Range, elements: int) -> Range:
+def _norm(op: LayerNorm | GroupNorm, x: Range, elements: int) -> Range:
     """Of what is normalised over so many elements, then scaled and shifted."""
-    if x.bound > _SQUARABLE or node.attrs["eps"] < _POSITIVE:
+    if x.bound > _SQUARABLE or op.eps < _POSITIVE:
         return UNKNOWN
     return symmetric(_SUMMED * math.sqrt(elements))
 
 
-def _scaled(node: Node, x: Range, at: Inputs) -> Range:
+def _scaled(op: LayerNorm | GroupNorm, x: Range, at: Inputs) -> Range:
     place = 1
-    if node.attrs["has_weight"]:
+    if op.has_weight:
         x = _products(x, at(place)) if x.bound < math.inf > at(place).bound else UNKNOWN
         place += 1
-    if node.attrs["has_bias"]:
+    if op.has_bias:
         x = Range(x.low + at(place).low, x.high + at(place).high)
     return x
 
 
 def _operator(node: Node, at: Inputs) -> Range:
-    a, x = node.attrs, node.inputs[0] if node.inputs else node.output
+    x = node.inputs[0] if node.inputs else node.output
     match node.op:
-        case "pointwise":
-            return chain(a["ops"], at)[-1]
-        case "reshape" | "permute" | "expand" | "slice" | "gather" | "convert" | "resize" | "index":
-            return at(0)
-        case "cat":
+        case Pointwise(ops=ops):
+            return chain(ops, at)[-1]
+        case Cat():
             return hull(*(at(i) for i in range(len(node.inputs))))
-        case "pad":
-            value = float(a.get("value") or 0.0)
+        case Pad(value=value):
             return hull(at(0), Range(value, value)) if math.isfinite(value) else UNKNOWN
-        case "pool":
-            if a["kind"] == "max":
-                return at(0)
-            if a["divisor_override"] is None:
-                return hull(at(0), Range(0.0, 0.0))
-            return symmetric(at(0).bound * (x.numel / max(a["divisor_override"], 1)))
-        case "reduce":
-            count = x.numel / max(node.output.numel, 1)
-            return at(0) if a["kind"] == "mean" else symmetric(at(0).bound * count * _SUMMED)
-        case "softmax":
+        case Convert() | Resize() | Index():
+            return at(0)
+        case op if op.moves:
+            return at(0)
+        case Pool(kind="max"):
+            return at(0)
+        case Pool(divisor_override=None):
+            return hull(at(0), Range(0.0, 0.0))
+        case Pool(divisor_override=int(override)):
+            return symmetric(at(0).bound * (x.numel / max(override, 1)))
+        case Reduce(kind="mean"):
+            return at(0)
+        case Reduce():
+            return symmetric(at(0).bound * (x.numel / max(node.output.numel, 1)) * _SUMMED)
+        case Softmax():
             return Range(0.0, 1.0) if at(0).bound < math.inf else UNKNOWN
-        case "layer_norm":
-            return _scaled(node, _norm(node, at(0), math.prod(x.shape[d] for d in a["dims"])), at)
-        case "group_norm":
-            return _scaled(node, _norm(node, at(0), x.numel // max(x.shape[0] * a["groups"], 1)), at)
-        case "lrn":
-            return at(0) if a["k"] >= 1 and a["alpha"] >= 0 and at(0).bound < _SQUARABLE else UNKNOWN
-        case "rotary":
+        case LayerNorm(dims=dims) as op:
+            return _scaled(op, _norm(op, at(0), math.prod(x.shape[d] for d in dims)), at)
+        case GroupNorm(groups=groups) as op:
+            return _scaled(op, _norm(op, at(0), x.numel // max(x.shape[0] * groups, 1)), at)
+        case LocalResponseNorm(k=k, alpha=alpha):
+            return at(0) if k >= 1 and alpha >= 0 and at(0).bound < _SQUARABLE else UNKNOWN
+        case Rotary():
             return symmetric(2 * at(0).bound * max(at(1).bound, at(2).bound))
-        case "batch_matmul":
-            inner = x.shape[a["dims"][0][-1]]
-            return symmetric(at(0).bound * at(1).bound * inner * _SUMMED)
-        case "attention":
-            return _attention(node, at)
-        case "elementwise":
-            return hull(at(1), at(2)) if a["kind"] == "where" else UNKNOWN
-        case "fold":
-            return (
-                symmetric(at(0).bound * x.numel) if a["kind"] == "cumsum" else at(0) if a["kind"] in ("amax", "amin") else UNKNOWN
-            )
+        case BatchMatmul(dims=(first, _)):
+            return symmetric(at(0).bound * at(1).bound * x.shape[first[-1]] * _SUMMED)
+        case Attention() as op:
+            return _attention(node, op, at)
+        case Elementwise(kind="where"):
+            return hull(at(1), at(2))
+        case Fold(kind="cumsum"):
+            return symmetric(at(0).bound * x.numel)
+        case Fold(kind="amax" | "amin"):
+            return at(0)
     return UNKNOWN
 
 
-def _attention(node: Node, at: Inputs) -> Range:
+def _attention(node: Node, op: Attention, at: Inputs) -> Range:
     """Results are means of rows of v, or 0 where all keys are hidden."""
-    a, q = node.attrs, node.inputs[0]
-    if not at(0).bound * at(1).bound * q.shape[-1] * abs(a["scale"]) < 1e30:
+    if not at(0).bound * at(1).bound * node.inputs[0].shape[-1] * abs(op.scale) < 1e30:
         return UNKNOWN
-    hides = a["has_mask"] and node.inputs[3].dtype == torch.bool
-    if a["has_mask"] and (a["nan_if_hidden"] if hides else at(3).bound == math.inf):
+    hides = op.has_mask and node.inputs[3].dtype == torch.bool
+    if op.has_mask and (op.nan_if_hidden if hides else at(3).bound == math.inf):
         return UNKNOWN
     return hull(at(2), Range(0.0, 0.0))
 
 
-def _recurrent(node: Node, at: Inputs) -> list[Range]:
+def _recurrent(node: Node, op: Recurrent, at: Inputs) -> list[Range]:
     """An LSTM's and a GRU's outputs are as tame as tanh, and so are those of an RNN of it."""
-    a = node.attrs
-    tame = a["kind"] != "rnn_relu" and not a["projects"] and not a["has_state"]
+    tame = op.kind != "rnn_relu" and not op.projects and not op.has_state
     if not tame or any(at(i).bound > 1e8 for i in range(len(node.inputs))):
         return [UNKNOWN] * len(node.outputs)
     steps = float(max(node.inputs[0].shape[:2]))
@@ -287,9 +311,9 @@ def _recurrent(node: Node, at: Inputs) -> list[Range]:
 
 def ranges_of(node: Node, at: Inputs, gain: Callable[[Value], float]) -> list[Range]:
     """The ranges of the outputs of ``node``. ``gain``: ``largest_gain`` of a constant."""
-    if node.op == "recurrent":
-        return _recurrent(node, at)
-    if node.op in ("conv", "conv_transpose", "matmul"):
+    if isinstance(node.op, Recurrent):
+        return _recurrent(node, node.op, at)
+    if isinstance(node.op, (Conv, ConvTranspose, Matmul)):
         found = epilogue(node, at, gain)[-1]
     else:
         found = _operator(node, at) if len(node.outputs) == 1 else UNKNOWN
@@ -302,7 +326,7 @@ def ranges_of(node: Node, at: Inputs, gain: Callable[[Value], float]) -> list[Ra
 
 def epilogue(node: Node, at: Inputs, gain: Callable[[Value], float]) -> list[Range]:
     """Of a product: its own range, and those after each instruction of its epilogue."""
-    bias = at(2) if node.attrs["has_bias"] else Range(0.0, 0.0)
+    bias = at(2) if node.op.operands > 2 else Range(0.0, 0.0)
     weight = node.inputs[1]
     own = product(at(0), gain(weight), bias) if weight.is_constant else UNKNOWN
     return [own, *chain(node.epilogue, lambda i: own if i == 0 else at(node.epilogue_start + i - 1))]

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from drystone.graph.graph import Graph, Node, Value
+from drystone.graph.ops import Conv, ConvTranspose, Matmul, Permute
 from drystone.plan.assemble import Assembled, Ends, assemble, uniform_layout
 from drystone.plan.choose import choose
 from drystone.plan.contention import contention
@@ -62,11 +63,10 @@ Measure = Callable[[Assembled], list[list[float]]]
 
 
 def signature(node: Node) -> str:
-    """What decides a node's time: operator, attributes, shapes, dtypes, epilogue. Equal nodes have equal signatures."""
-    attrs = {key: value for key, value in sorted(node.attrs.items()) if not key.startswith("_")}
+    """What decides a node's time: operator, shapes, dtypes, epilogue. Equal nodes have equal signatures."""
     values = [(v.shape, str(v.dtype), v.is_constant) for v in [*node.inputs, *node.outputs]]
     epilogue = [(op.kind, op.args, op.alpha, op.beta) for op in node.epilogue]
-    text = repr((node.op, attrs, values, epilogue, node.epilogue_start))
+    text = repr((node.op, values, epilogue))
     return f"{node.op} {hashlib.sha256(text.encode()).hexdigest()[:24]}"
 
 
@@ -84,7 +84,7 @@ class Planner:
     ) -> None:
         """``kin``: the planner of the same model for other shapes or threads, whose times stand in for what is unknown."""
         self.graph, self.weights, self.cache, self.ends = graph, weights, cache, ends or Ends()
-        same = kin is not None and [node.op for node in kin.graph] == [node.op for node in graph]
+        same = kin is not None and [type(node.op) for node in kin.graph] == [type(node.op) for node in graph]
         self.kin = kin if same else None
         self.kin_node = dict(zip(graph, kin.graph, strict=True)) if kin is not None and same else {}
         self.signatures = {node: signature(node) for node in graph}
@@ -96,7 +96,7 @@ class Planner:
             found, reason = options(node)
             possible = [option for option in found if cache.get(self._key(node, option)) != IMPOSSIBLE]
             found = possible or found  # none: they are tried again, for the reason to tell
-            if held_format and node.op != "permute":  # a permute may be free, and its output's format has another meaning
+            if held_format and not isinstance(node.op, Permute):  # that may be free, and its output's format has another meaning
                 found, self.spare[self.signatures[node]] = _held(found, held_format)
             # Equal nodes share one list: what turns out impossible for one is so for all.
             self.options[node] = by_signature.setdefault(self.signatures[node], found)
@@ -200,11 +200,13 @@ class Planner:
             return 0.0
         moved = sum(v.bytes for v in [*node.inputs, *node.outputs])
         seconds = START_SECONDS + moved / BYTES_A_SECOND
-        if node.op in ("conv", "conv_transpose", "matmul"):
+        if isinstance(node.op, (Conv, ConvTranspose, Matmul)):
             x, weight = node.inputs[:2]
             # Each weight meets every output of its channel; of a transposed convolution, every input.
-            met = x.numel / max(x.shape[1], 1) if node.op == "conv_transpose" else node.output.numel / max(weight.shape[0], 1)
-            slower = 2.0 if option[1].output == PLAIN and node.op != "matmul" else 1.0
+            met = (
+                x.numel / max(x.shape[1], 1) if isinstance(node.op, ConvTranspose) else node.output.numel / max(weight.shape[0], 1)
+            )
+            slower = 2.0 if option[1].output == PLAIN and not isinstance(node.op, Matmul) else 1.0
             seconds += 2.0 * met * weight.numel / FLOPS_A_SECOND * slower
         return seconds
 

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from drystone.graph.graph import FLOATS
+from drystone.graph.dtypes import FLOATS
 from drystone.plan.formats import BLOCK, CHANNELS_LAST, PLAIN
 from drystone.runtime.facts import FACTS
 from drystone.runtime.structures import COMPUTED_FIRST, Operation, Structure, Table

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
 from drystone import forks, native
-from drystone.graph.graph import FLOATS
+from drystone.graph.dtypes import FLOATS
 from drystone.memory import has_memory
 from drystone.runtime.carried import CarriedTensor, to_plain
 from drystone.runtime.stand_in import threads_in_force

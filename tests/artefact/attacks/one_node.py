@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from drystone.artefact import graphs, operators
+from drystone.artefact import graphs
 from drystone.artefact.document import DTYPES
 from drystone.graph.graph import Value
+from drystone.graph.ops import OPERATORS
 
 MEMORY = 1 << 40
 
@@ -39,7 +40,7 @@ def native(op: str, **usual: Any) -> Callable[..., Given]:
 
     def make(**changed: Any) -> Given:
         given = {"epilogue": []} | usual | changed
-        attributes = {name: given.pop(name) for name in list(given) if name in operators.OPERATORS[op].attributes}
+        attributes = {name: given.pop(name) for name in list(given) if name in OPERATORS[op].hints()}
         return one(op, attributes=attributes, **given)
 
     return make
@@ -72,13 +73,15 @@ softmax = native("softmax", inputs=[[2, 3]], outputs=[[2, 3]], dim=1)
 layer_norm = native("layer_norm", inputs=[[2, 3]], constants=[[3]], reads="v0 c0", outputs=[[2, 3]], dims=[1], centred=True, **NORM)
 group_norm = native("group_norm", inputs=[MAP], constants=[[4]], reads="v0 c0", outputs=[MAP], groups=2, **NORM)
 lrn = native("lrn", inputs=[MAP], outputs=[MAP], size=3, alpha=1.0, beta=1.0, k=1.0)
-resize = native("resize", inputs=[MAP], outputs=[[1, 4, 16, 4]], mode="nearest", align_corners=False, scales=[2.0, 0.5])
+resize = native(
+    "resize", inputs=[MAP], outputs=[[1, 4, 16, 4]], mode="nearest", align_corners=False, scales=[2.0, 0.5], sizes=[16, 4]
+)
 cat = native("cat", inputs=[[2, 3], [2, 4]], outputs=[[2, 7]], dim=1)
-slice_ = native("slice", inputs=[[2, 9]], outputs=[[2, 4]], dim=1, start=1, step=2)
+slice_ = native("slice", inputs=[[2, 9]], outputs=[[2, 4]], dim=1, start=1, length=4, step=2)
 gather = native("gather", inputs=[[2, 9]], outputs=[[2, 3]], dim=1, indices=[8, 0, 8])
 permute = native("permute", inputs=[[2, 3]], outputs=[[3, 2]], dims=[1, 0])
-reshape = native("reshape", inputs=[[2, 3]], outputs=[[6]])
-expand = native("expand", inputs=[[2, 1]], outputs=[[5, 2, 3]])
+reshape = native("reshape", inputs=[[2, 3]], outputs=[[6]], sizes=[6])
+expand = native("expand", inputs=[[2, 1]], outputs=[[5, 2, 3]], sizes=[5, 2, 3])
 pad = native("pad", inputs=[[2, 3]], outputs=[[2, 6]], before=[0, 1], after=[0, 2], mode="replicate", value=0.0)
 convert = native("convert", inputs=[[2, 3]], outputs=[[I64, [2, 3]]])
 product = native("batch_matmul", inputs=[[5, 2, 3], [1, 4, 3]], outputs=[[5, 2, 4]], dims=[[0, 1, 2], [0, 2, 1]])
@@ -104,9 +107,9 @@ rnn = native(
 elementwise = native("elementwise", inputs=[[I64, [2, 3]], [I64, [3]]], outputs=[[I64, [2, 3]]], kind="add")
 where = native("elementwise", inputs=[[T, [2, 3]], [3], [1]], outputs=[[2, 3]], kind="where")
 less = native("elementwise", inputs=[[2, 3], [3]], outputs=[[T, [2, 3]]], kind="lt")
-fold = native("fold", inputs=[[I64, [2, 3, 4]]], outputs=[[I64, [2]]], kind="sum", dims=[1, 2])
-running = native("fold", inputs=[[I64, [2, 3]]], outputs=[[I64, [2, 3]]], kind="cumsum", dims=[1])
-argmax = native("fold", inputs=[[2, 3]], outputs=[[I64, [2]]], kind="argmax", dims=[1])
+fold = native("fold", inputs=[[I64, [2, 3, 4]]], outputs=[[I64, [2]]], kind="sum", dims=[1, 2], keepdim=False)
+running = native("fold", inputs=[[I64, [2, 3]]], outputs=[[I64, [2, 3]]], kind="cumsum", dims=[1], keepdim=True)
+argmax = native("fold", inputs=[[2, 3]], outputs=[[I64, [2]]], kind="argmax", dims=[1], keepdim=False)
 lookup = native("index", inputs=[[5, 6, 7], [I64, [2]], [I64, [3, 1]]], outputs=[[5, 3, 2]], dim=1, wraps=True, caller="index")
 along = native("index", inputs=[[5, 6], [I64, [4, 2]]], outputs=[[4, 2]], dim=1, wraps=False, caller="gather")
 

@@ -20,8 +20,8 @@ import drystone
 from artefacts import change, header, write, write_header
 from drystone.artefact import aten as of_aten
 from drystone.artefact import document, folder, graphs, plans, structures, weights
-from drystone.artefact.operators import OPERATORS
 from drystone.graph.graph import Graph, Node, Value
+from drystone.graph.ops import OPERATORS, Aten, Softmax
 
 Attack = tuple[Callable[[], object], str]
 
@@ -95,10 +95,8 @@ def written(node: Node) -> object:
     return graphs.of_graph(Graph([], [], [node]), weights.Constants())
 
 
-def named(name: str, op: str = "softmax", **attrs: Any) -> Node:
-    node = Node(op, [], [], name=name)
-    node.attrs = attrs
-    return node
+def named(name: str) -> Node:
+    return Node(Softmax(1), [], [], name=name)
 
 
 LONG = [["x0", "float32", [1 << 40]]]
@@ -106,8 +104,6 @@ MANY = [1 << 23, 8]
 BEYOND = [{"input": 1}, 1]
 
 OF_GRAPHS: dict[str, Attack] = {
-    "an operator of no table, written": (lambda: written(named("n", "exec")), "n: no artefact holds a exec"),
-    "an attribute of no table, written": (lambda: written(named("n", dim=1, more=1)), "n: a softmax has other attributes"),
     "too many axes": (lambda: read(in_graph(inputs=[["x", "float32", [1] * 65]])), "an input of the graph has 65 axes"),
     "too long an axis": (lambda: read(in_graph(inputs=LONG)), "is no integer from 0 to 2147483647"),
     "more memory than there is": (lambda: read(in_graph(inputs=[["x", "float32", [1 << 20] * 2]])), "and this machine has"),
@@ -122,7 +118,7 @@ OF_GRAPHS: dict[str, Attack] = {
     "a constant that is none": (lambda: read(in_graph(outputs=[["constant", 0]])), "0 is no integer from 0 to -1"),
     "too many nodes": (lambda: read(in_graph(nodes=[0] * (graphs.MAX_NODES + 1))), "the graph has more than 50000 nodes"),
     "more cut than any": (
-        lambda: read(_nine_times(expand(inputs=[[1, 1]], outputs=[MANY]))),
+        lambda: read(_nine_times(expand(inputs=[[1, 1]], outputs=[MANY], sizes=MANY))),
         "the graph cuts or lengthens axes of 75497544 entries, more than",
     ),
     "a node that is none": (lambda: read(in_graph(nodes=[5])), "node 0 is no object"),
@@ -187,7 +183,7 @@ def test_ranges_of_attributes(what: str) -> None:
     broken(lambda: read(make(**{name: value})), f"node 0 (n): {name}")
 
 
-ATTRIBUTES = [(op, name) for op, operator in OPERATORS.items() for name in operator.attributes]
+ATTRIBUTES = [(op, name) for op, operator in OPERATORS.items() for name in (() if op == "aten" else operator.hints())]
 
 
 @pytest.mark.parametrize(("op", "name"), ATTRIBUTES)
@@ -265,13 +261,8 @@ def _indexing(name: str, args: list[Any], indices: torch.Tensor | None = None) -
     data = torch.tensor([0, 2]) if indices is None else indices
     constant = Value(tuple(data.shape), data.dtype, "i", data=_stored(data))
     x = Value((3, 3) if name == "embedding.default" else (3,), torch.float32, "x")
-    node = Node("aten", [x, constant, Value((), torch.float32, "v")], [], name="n")
-    node.attrs = {
-        "target": of_aten.target_of(name, "d"),
-        "args": tuple(of_aten.argument(arg, "d", 3) for arg in args),
-        "kwargs": {},
-    }
-    return node
+    op = Aten(of_aten.target_of(name, "d"), tuple(of_aten.argument(arg, "d", 3) for arg in args))
+    return Node(op, [x, constant, Value((), torch.float32, "v")], [], name="n")
 
 
 def _stored(data: torch.Tensor) -> weights._Stored:

@@ -20,6 +20,8 @@ Document = tuple[Any, Any]  # program.json and plan.json
 
 
 def node(op: str, inputs: list[int], shape: list[int], **attributes: Any) -> dict[str, Any]:
+    if op == "reshape":
+        attributes["sizes"] = shape
     read = [["value", index] for index in inputs]
     return {"name": op, "op": op, "attributes": attributes, "epilogue": [], "inputs": read, "outputs": [["", "float32", shape]]}
 
@@ -130,7 +132,7 @@ DOCUMENTS: dict[str, Callable[[int], Document]] = {
     "cats in cats": lambda n: written([node("cat", [i, 0], [2, 3 * (i + 2)], dim=1) for i in range(n)], [n]),
     "a chain": chain("softmax", [SHAPE], dim=1),
     "a chain that overwrites its operand": chain("pointwise", [SHAPE], ops=[RELU]),
-    "a chain of slices": chain("slice", [SHAPE], dim=1, start=0, step=1),
+    "a chain of slices": chain("slice", [SHAPE], dim=1, start=0, length=3, step=1),
     "a chain of permutes": chain("permute", [[3, 2], [2, 3]], dims=[1, 0]),
     "a chain of reshapes": chain("reshape", [[3, 2], [2, 3]]),
     "a tree of reshapes": lambda n: written([node("reshape", [i // 2], SHAPE) for i in range(n)], [n]),

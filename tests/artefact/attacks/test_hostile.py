@@ -80,7 +80,7 @@ PROGRAM_ATTACKS: dict[str, Attack] = {
         "first.weight:float32[16, 3, 3, 3] is no bias",
     ),
     "conv: no operands": (item("conv", "inputs", []), "a conv has inputs"),
-    "conv: operands without an epilogue": (epilogue(), "conv2d_1 has operands and no epilogue"),
+    "conv: operands without an epilogue": (epilogue(), "conv2d_1: it has operands and no epilogue"),
     "conv_transpose: no stride": (attribute("conv_transpose", "stride", [2, 0]), "stride: 0 is no integer from 1"),
     "conv_transpose: a negative padding": (attribute("conv_transpose", "padding_l", [-1, 0]), "padding_l: -1 is no integer from 0"),
     "conv_transpose: outputs of no input": (attribute("conv_transpose", "padding_r", [0, -2]), "outputs of no input"),
@@ -112,22 +112,25 @@ PROGRAM_ATTACKS: dict[str, Attack] = {
     ),
     "epilogue: a result to come": (
         epilogue(["relu", [["reg", 1]], 0, 0], ["relu", [["in", 0]], 0, 0]),
-        "the epilogue: 1 is no integer",
+        "relu(reg1): 1 is no integer",
     ),
     "epilogue: of what has none": (item("softmax", "epilogue", [["relu", [["in", 0]], 0, 0]]), "a softmax has no epilogue"),
     "matmul: a weight that does not fit": (
         lambda program: node(program, "matmul")["inputs"].__setitem__(1, ["constant", 0]),
         "first.weight:float32[16, 3, 3, 3] does not fit layer_norm:float32[2, 5, 16]",
     ),
-    "pointwise: an operand too many": (instruction("relu", [["in", 9]], 0, 0), "add_1 reads operand 9 of 2"),
+    "pointwise: an operand too many": (instruction("relu", [["in", 9]], 0, 0), "add_1: it reads operand 9 of 2"),
     "pointwise: a negative operand": (instruction("relu", [["in", -1]], 0, 0), "ops: -1 is no integer from 0"),
-    "pointwise: its own result": (instruction("relu", [["reg", 40]], 0, 0), "ops: 40 is no integer"),
-    "pointwise: two operands of one": (instruction("relu", [["in", 0], ["in", 0]], 0, 0), "ops must have 1 entries, and has 2"),
-    "pointwise: one operand of two": (instruction("add", [["in", 0]], 0, 0), "ops must have 2 entries, and has 1"),
-    "pointwise: unknown": (instruction("system", [["in", 0]], 0, 0), "ops: 'system' is none of"),
-    "pointwise: memory of another kind": (instruction("relu", [["slot", 0]], 0, 0), "ops: 'slot' is none of"),
+    "pointwise: its own result": (instruction("relu", [["reg", 40]], 0, 0), "relu(reg40): 40 is no integer"),
+    "pointwise: two operands of one": (
+        instruction("relu", [["in", 0], ["in", 0]], 0, 0),
+        "relu(in0, in0) must have 1 entries, and has 2",
+    ),
+    "pointwise: one operand of two": (instruction("add", [["in", 0]], 0, 0), "add(in0) must have 2 entries, and has 1"),
+    "pointwise: unknown": (instruction("system", [["in", 0]], 0, 0), "add_1: 'system' is none of"),
+    "pointwise: memory of another kind": (instruction("relu", [["slot", 0]], 0, 0), "add_1: 'slot' is none of in, reg"),
     "pointwise: words for numbers": (instruction("relu", [["in", 0]], "one", 0), "ops: 'one' is no number"),
-    "pointwise: no instructions": (attribute("pointwise", "ops", []), "add_1 has no instructions"),
+    "pointwise: no instructions": (attribute("pointwise", "ops", []), "add_1: it has no instructions"),
     "pool: beyond the input": (window([7, 9, 1]), "a window is empty or reaches beyond the 8 entries of its axis"),
     "pool: before the input": (window([-1, 2, 1]), "windows: -1 is no integer from 0"),
     "pool: empty": (window([3, 3, 1]), "a window is empty or reaches beyond the 8 entries of its axis"),
@@ -153,8 +156,14 @@ PROGRAM_ATTACKS: dict[str, Attack] = {
     "group_norm: groups that do not divide": (attribute("group_norm", "groups", 3), "16 channels in 3 groups"),
     "group_norm: no weight": (attribute("group_norm", "has_weight", False), "this group_norm takes 2 operands, not 3"),
     "lrn: no size": (attribute("lrn", "size", 0), "size: 0 is no integer from 1"),
-    "resize: a negative scale": (attribute("resize", "scales", [-1.0, 0.5]), "scales: a scale is negative or beyond 16777216"),
-    "resize: a huge scale": (attribute("resize", "scales", [1e300, 0.5]), "scales: a scale is negative or beyond 16777216"),
+    "resize: a negative scale": (
+        attribute("resize", "scales", [-1.0, 0.5]),
+        "upsample_bilinear2d: a scale is negative or beyond 16777216",
+    ),
+    "resize: a huge scale": (
+        attribute("resize", "scales", [1e300, 0.5]),
+        "upsample_bilinear2d: a scale is negative or beyond 16777216",
+    ),
     "resize: no number": (attribute("resize", "scales", ["nan", 0.5]), "scales is not finite"),
     "resize: an axis less": (attribute("resize", "scales", [0.5]), "scales has 1 entries for 2 axes"),
     "cat: beyond the axes": (attribute("cat", "dim", 4), "axis 4 of 4"),
@@ -177,8 +186,8 @@ PROGRAM_ATTACKS: dict[str, Attack] = {
         lambda program: node(program, "gather")["attributes"]["indices"].pop(),
         "is not the result of this gather, whose shape is [2, 15, 4, 4]",
     ),
-    "permute: twice": (attribute("permute", "dims", [0, 2, 2]), "[0, 2, 2] is no order of 3 axes"),
-    "permute: beyond the axes": (attribute("permute", "dims", [0, 3, 1]), "[0, 3, 1] is no order of 3 axes"),
+    "permute: twice": (attribute("permute", "dims", [0, 2, 2]), "[0, 2, 2] is no order of the axes of softmax_1"),
+    "permute: beyond the axes": (attribute("permute", "dims", [0, 3, 1]), "[0, 3, 1] is no order of the axes of softmax_1"),
     "pad: reflects more than there is": (
         lambda program: node(program, "pad")["attributes"].update(before=[0, 0, 6, 1], after=[0, 0, -4, 1]),
         "reflect padding does not crop",
@@ -197,7 +206,7 @@ PROGRAM_ATTACKS: dict[str, Attack] = {
     ),
     "attention: an order less": (
         attribute("attention", "heads_first", [True] * 3),
-        "the order of axes is that of three operands and the result",
+        "heads_first must have 4 entries, and has 3",
     ),
     "attention: an order that is none": (
         attribute("attention", "heads_first", [True, 2, True, True]),
@@ -307,11 +316,11 @@ PROGRAM_ATTACKS: dict[str, Attack] = {
     "no outputs": (item("softmax", "outputs", []), "has no outputs"),
     "an integer output": (
         lambda program: node(program, "slice")["outputs"][0].__setitem__(1, "int32"),
-        "slice_1 changes its dtype",
+        "slice_1: it changes its dtype",
     ),
     "a view of another dtype": (
         lambda program: node(program, "reshape")["outputs"][0].__setitem__(1, "bfloat16"),
-        "unsqueeze changes its dtype",
+        "unsqueeze: it changes its dtype",
     ),
     "an output of the graph to come": (
         lambda program: program["programs"][0]["graph"]["outputs"].__setitem__(0, ["value", 999]),
@@ -449,16 +458,18 @@ def test_a_dtype_that_is_none(path: Path) -> None:
 def test_more_memory_than_there_is(path: Path) -> None:
     """A shape that fits its neighbours but not the machine."""
 
+    sizes = [1 << 22, 1 << 22, 2, 3, 8, 8]
+
     def huge(program: Any) -> None:
         graph = program["programs"][0]["graph"]
         graph["nodes"] = [
             {
                 "name": "huge",
                 "op": "expand",
-                "attributes": {},
+                "attributes": {"sizes": sizes},
                 "epilogue": [],
                 "inputs": [["value", 0]],
-                "outputs": [["huge", "float32", [1 << 22, 1 << 22, 2, 3, 8, 8]]],
+                "outputs": [["huge", "float32", sizes]],
             }
         ]
         graph["outputs"] = [["value", 2]] * 3

@@ -8,7 +8,9 @@ import torch
 
 from drystone.graph.attention import Mask, simplified
 from drystone.graph.builders.registry import Built, Declined, Emitter, builds
-from drystone.graph.graph import FLOATS, Value
+from drystone.graph.dtypes import FLOATS
+from drystone.graph.graph import Value
+from drystone.graph.ops import Attention
 
 
 @builds("scaled_dot_product_attention")
@@ -43,14 +45,12 @@ def scaled_dot_product_attention(
     if k[0] != q[0] or v[0] != q[0] or k[1] != v[1] or not (shared or k[1] == q[1]):
         raise Declined("an attention whose operands broadcast")
     mask = simplified(Mask(attn_mask, is_causal), q[2], k[2])
-    result = b.emit(
-        "attention",
-        operands if mask.value is None else [*operands, mask.value],
-        (*q[:3], v[3]),
-        heads_first=(True,) * 4,
-        scale=1 / math.sqrt(q[3]) if scale is None else scale,
+    op = Attention(
+        heads_first=(True, True, True, True),
+        scale=1 / math.sqrt(q[3]) if scale is None else float(scale),
         causal=mask.causal,
         has_mask=mask.value is not None,
         nan_if_hidden=False,
     )
+    result = b.emit(op, operands if mask.value is None else [*operands, mask.value])
     return b.reshape(result, b.shape)

@@ -7,7 +7,9 @@ from collections.abc import Iterable
 import torch
 
 from drystone.graph.builders.registry import Built, Declined, Emitter, as_list, builds, scalar
-from drystone.graph.graph import PointwiseOp, Value
+from drystone.graph.graph import Value
+from drystone.graph.instructions import PointwiseOp
+from drystone.graph.ops import Conv, ConvTranspose, Matmul
 from drystone.graph.transposed import finishes
 
 
@@ -36,17 +38,8 @@ def conv(
     else:
         assert not isinstance(padding, str) or padding == "valid", padding
         padding_l = padding_r = as_list(0 if isinstance(padding, str) else padding, spatial)
-    return b.emit(
-        "conv",
-        [x, weight] if bias is None else [x, weight, bias],
-        b.shape,
-        stride=as_list(stride, spatial),
-        padding_l=padding_l,
-        padding_r=padding_r,
-        dilation=dilation,
-        groups=groups,
-        has_bias=bias is not None,
-    )
+    op = Conv(as_list(stride, spatial), padding_l, padding_r, dilation, groups, has_bias=bias is not None)
+    return b.emit(op, [x, weight] if bias is None else [x, weight, bias])
 
 
 @builds("convolution", "_convolution")
@@ -95,17 +88,9 @@ def conv_transpose(
     if all(s == 1 for s in stride) and min(reach) >= 0:
         return conv(b, x, _flipped(weight), bias, stride, reach, dilation, groups)
     fused = bias is not None and finishes(groups, weight.shape, stride, b.shape[2:])
-    result = b.emit(
-        "conv_transpose",
-        [x, weight, bias] if bias is not None and fused else [x, weight],
-        b.shape,
-        stride=stride,
-        padding_l=padding,
-        padding_r=tuple(p - m for p, m in zip(padding, more, strict=True)),
-        dilation=dilation,
-        groups=groups,
-        has_bias=fused,
-    )
+    padding_r = tuple(p - m for p, m in zip(padding, more, strict=True))
+    op = ConvTranspose(stride, padding, padding_r, dilation, groups, has_bias=fused)
+    result = b.emit(op, [x, weight, bias] if bias is not None and fused else [x, weight])
     if bias is None or fused:
         return result
     column = b.constant(bias.constant.reshape(-1, *(1,) * spatial), bias.name)
@@ -140,7 +125,7 @@ def linear(b: Emitter, x: Value, weight: Value, bias: Value | None = None) -> Bu
     if len(weight.shape) != 2 or len(x.shape) < 2:
         raise Declined("a linear layer on a vector")
     inputs = [x, weight] if bias is None else [x, weight, bias]
-    return b.emit("matmul", inputs, (*x.shape[:-1], weight.shape[0]), has_bias=bias is not None)
+    return b.emit(Matmul(has_bias=bias is not None), inputs)
 
 
 def _transposed(b: Emitter, matrix: Value) -> Value:

@@ -13,7 +13,9 @@ import torch
 
 from drystone.graph.builders import pointwise
 from drystone.graph.builders.registry import Built, Declined, Emitter, Function, axis, builds_elements, scalar, table
-from drystone.graph.graph import FLOATS, INDICES, Value
+from drystone.graph.dtypes import FLOATS, INDICES
+from drystone.graph.graph import Value
+from drystone.graph.ops import Convert, Elementwise, Fold, Index, Reduce
 
 Operand = Value | bool | int | float
 
@@ -46,12 +48,11 @@ def as_dtype(b: Emitter, item: Operand, dtype: torch.dtype) -> Value:
     if number is not None:
         return b.constant(number)
     assert isinstance(item, Value)
-    return item if item.dtype == dtype else b.emit("convert", [item], item.shape, dtype)
+    return item if item.dtype == dtype else b.emit(Convert(), [item], dtype)
 
 
 def elementwise(b: Emitter, kind: str, operands: Sequence[Value], dtype: torch.dtype) -> Value:
-    shape = torch.broadcast_shapes(*(value.shape for value in operands))
-    return b.emit("elementwise", list(operands), shape, dtype, kind=kind)
+    return b.emit(Elementwise(kind), list(operands), dtype)
 
 
 # -- comparisons and logic
@@ -216,7 +217,7 @@ def convert(b: Emitter, x: Value, *arguments: Any, **named: Any) -> Built:
 def fold(b: Emitter, kind: str, x: Value, dims: tuple[int, ...], dtype: torch.dtype) -> Value:
     if not x.shape:
         raise Declined(f"{kind} of a single number")
-    return b.emit("fold", [x], b.shape, dtype, kind=kind, dims=dims)
+    return b.emit(Fold(kind, dims, keepdim=len(b.shape) == len(x.shape)), [x], dtype)
 
 
 @builds_elements("cumsum")
@@ -248,7 +249,7 @@ def of_truth(b: Emitter, x: Value, dim: int | Sequence[int] | None = None, keepd
 @builds_elements("sum")
 def sum(b: Emitter, x: Value, dim: Any = None, keepdim: bool = False, dtype: torch.dtype | None = None) -> Built:
     if b.dtype == torch.float32:  # of integers, into floats
-        return b.emit("reduce", [as_dtype(b, x, b.dtype)], b.shape, kind="sum", dims=_all_axes(x, dim), keepdim=keepdim)
+        return b.emit(Reduce("sum", _all_axes(x, dim), keepdim), [as_dtype(b, x, b.dtype)])
     return fold(b, "sum", as_dtype(b, x, b.dtype), _all_axes(x, dim), b.dtype)
 
 
@@ -263,7 +264,7 @@ def _check_indices(*indices: Value) -> None:
 def by_index(b: Emitter, x: Value, indices: list[Value], dim: int, wraps: bool, name: str) -> Value:
     """The entries of ``x`` at ``indices`` along the axes from ``dim`` on."""
     _check_indices(*indices)
-    return b.emit("index", [x, *indices], b.shape, x.dtype, dim=dim, wraps=wraps, caller=name)
+    return b.emit(Index(dim, wraps, name), [x, *indices])
 
 
 @builds_elements("embedding")
@@ -290,4 +291,4 @@ def gather(b: Emitter, x: Value, dim: int, index: Value, sparse_grad: bool = Fal
     if not x.shape or len(index.shape) != len(x.shape):
         raise Declined("a gather of a single number")
     _check_indices(index)
-    return b.emit("index", [x, index], b.shape, x.dtype, dim=axis(dim, len(x.shape)), wraps=False, caller="gather")
+    return b.emit(Index(axis(dim, len(x.shape)), False, "gather"), [x, index])

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 from drystone.graph.builders.registry import Built, Declined, Emitter, axis, builds
 from drystone.graph.graph import Value
+from drystone.graph.ops import Cat, Pad, Slice
 
 
 def part(b: Emitter, x: Value, dim: int, start: int, length: int, step: int = 1) -> Value:
     """``length`` entries of ``x`` along ``dim`` from ``start``, each ``step``-th; ``x`` where that is all of it."""
     if length == x.shape[dim] and step == 1:
         return x
-    shape = (*x.shape[:dim], length, *x.shape[dim + 1 :])
-    return b.emit("slice", [x], shape, dim=dim, start=start, step=step)
+    return b.emit(Slice(dim, start, length, step), [x])
 
 
 @builds("slice.Tensor", any_dtype=True)
@@ -71,7 +71,7 @@ def cat(b: Emitter, tensors: list[Value], dim: int = 0) -> Built:
     full = [value for value in tensors if value.numel]
     if any(value.dtype != b.dtype for value in full):
         raise Declined("operands of different dtypes")
-    return full[0] if len(full) == 1 else b.emit("cat", full, b.shape, dim=axis(dim, len(full[0].shape)))
+    return full[0] if len(full) == 1 else b.emit(Cat(axis(dim, len(full[0].shape))), full)
 
 
 @builds("stack", any_dtype=True)
@@ -90,7 +90,7 @@ def roll(b: Emitter, x: Value, shifts: Sequence[int], dims: Sequence[int] = ()) 
         size = x.shape[dim]
         if shift % size:
             cut = size - shift % size
-            x = b.emit("cat", [part(b, x, dim, cut, size - cut), part(b, x, dim, 0, cut)], x.shape, dim=dim)
+            x = b.emit(Cat(dim), [part(b, x, dim, cut, size - cut), part(b, x, dim, 0, cut)])
     return x
 
 
@@ -102,7 +102,7 @@ def _pad(b: Emitter, x: Value, padding: Sequence[int], mode: str, value: float) 
         before[rank - 1 - i], after[rank - 1 - i] = padding[2 * i], padding[2 * i + 1]
     if not any(before) and not any(after):
         return x
-    return b.emit("pad", [x], b.shape, before=tuple(before), after=tuple(after), mode=mode, value=float(value))
+    return b.emit(Pad(tuple(before), tuple(after), mode, float(value)), [x])
 
 
 @builds("pad", any_dtype=True)

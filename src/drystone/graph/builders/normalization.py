@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 
 from drystone.graph.builders.registry import Built, Declined, Emitter, builds
-from drystone.graph.graph import PointwiseOp, Value
+from drystone.graph.graph import Value
+from drystone.graph.instructions import PointwiseOp
+from drystone.graph.ops import GroupNorm, LayerNorm
 
 # How many times its spread a mean may be off zero for x * scale - mean * scale to be as exact as (x - mean) * scale, nearly.
 FAR = 32
@@ -89,9 +91,7 @@ def group_norm(
     cudnn_enabled: bool = True,
 ) -> Built:
     inputs = [x] + [value for value in (weight, bias) if value is not None]
-    return b.emit(
-        "group_norm", inputs, x.shape, groups=num_groups, eps=eps, has_weight=weight is not None, has_bias=bias is not None
-    )
+    return b.emit(GroupNorm(eps, weight is not None, bias is not None, num_groups), inputs)
 
 
 @builds("instance_norm")
@@ -125,9 +125,7 @@ def layer_norm(
     inputs = [x] + [value for value in (weight, bias) if value is not None]
     rank = len(x.shape)
     dims = tuple(range(rank - len(normalized_shape), rank))
-    return b.emit(
-        "layer_norm", inputs, x.shape, dims=dims, eps=eps, has_weight=weight is not None, has_bias=bias is not None, centred=True
-    )
+    return b.emit(LayerNorm(eps, weight is not None, bias is not None, dims), inputs)
 
 
 @builds("rms_norm")
@@ -136,4 +134,4 @@ def rms_norm(b: Emitter, x: Value, normalized_shape: list[int], weight: Value | 
     eps = torch.finfo(x.dtype).eps if eps is None else eps
     dims = tuple(range(len(x.shape) - len(normalized_shape), len(x.shape)))
     inputs = [x] if weight is None else [x, weight]
-    return b.emit("layer_norm", inputs, x.shape, dims=dims, eps=eps, has_weight=weight is not None, has_bias=False, centred=False)
+    return b.emit(LayerNorm(eps, weight is not None, False, dims, centred=False), inputs)

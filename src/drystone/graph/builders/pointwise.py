@@ -8,7 +8,9 @@ from typing import Any, TypeAlias
 import torch
 
 from drystone.graph.builders.registry import Built, Declined, Emitter, axis, builds, scalar
-from drystone.graph.graph import PointwiseOp, Value, is_invertible
+from drystone.graph.graph import Value, is_invertible
+from drystone.graph.instructions import PointwiseOp
+from drystone.graph.ops import Slice
 
 IN0 = ("in", 0)
 IN1 = ("in", 1)
@@ -136,7 +138,7 @@ def log_sigmoid(b: Emitter, x: Value) -> Built:
 def glu(b: Emitter, x: Value, dim: int = -1) -> Built:
     dim = axis(dim, len(x.shape))
     half = b.shape[dim]
-    value, gate = (b.emit("slice", [x], b.shape, dim=dim, start=start, step=1) for start in (0, half))
+    value, gate = (b.emit(Slice(dim, start, half), [x]) for start in (0, half))
     return b.pointwise([value, gate], [op("sigmoid", IN1), op("mul", IN0, reg(0))])
 
 

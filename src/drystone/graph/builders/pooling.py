@@ -6,8 +6,9 @@ from collections.abc import Iterable
 
 from drystone.graph.builders.registry import Built, Declined, Emitter, as_list, builds
 from drystone.graph.graph import Value
+from drystone.graph.ops import Pool, Reduce
 
-Windows = list[tuple[int, int, int]]
+Windows = tuple[tuple[int, int, int], ...]
 
 
 def _spatial(b: Emitter, x: Value, axes: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -26,7 +27,7 @@ def _windows(size: int, count: int, kernel: int, stride: int, padding: int, dila
         if start >= stop:
             raise Declined("a pool with a window that lies in the padding")
         windows.append((start, stop, dilation))
-    return windows
+    return tuple(windows)
 
 
 def _max_pool(
@@ -42,9 +43,7 @@ def _max_pool(
     kernel = as_list(kernel_size, axes)
     steps = as_list(stride, axes) or kernel
     lists = zip(sizes, counts, kernel, steps, as_list(padding, axes), as_list(dilation, axes), strict=True)
-    return b.emit(
-        "pool", [x], b.shape, kind="max", windows=[_windows(*axis) for axis in lists], divisors=None, divisor_override=None
-    )
+    return b.emit(Pool("max", tuple(_windows(*axis) for axis in lists)), [x])
 
 
 def _max_pool_builder(axes: int, indices: bool) -> None:
@@ -88,14 +87,14 @@ def _avg_pool_builder(axes: int) -> None:
             windows.append(_windows(size, count, k, step, pad))
             if count_include_pad:
                 # A window may reach beyond the padding under ceil_mode: that part is never counted.
-                divisors.append([min(i * step - pad + k, size + pad) - (i * step - pad) for i in range(count)])
+                divisors.append(tuple(min(i * step - pad + k, size + pad) - (i * step - pad) for i in range(count)))
             else:
-                divisors.append([stop - start for start, stop, _ in windows[-1]])
-        return b.emit("pool", [x], b.shape, kind="avg", windows=windows, divisors=divisors, divisor_override=divisor_override)
+                divisors.append(tuple(stop - start for start, stop, _ in windows[-1]))
+        return b.emit(Pool("avg", tuple(windows), tuple(divisors), divisor_override), [x])
 
 
 def _adaptive_windows(size: int, count: int) -> Windows:
-    return [(i * size // count, -(-(i + 1) * size // count), 1) for i in range(count)]
+    return tuple((i * size // count, -(-(i + 1) * size // count), 1) for i in range(count))
 
 
 def _adaptive_builder(kind: str, axes: int) -> None:
@@ -105,10 +104,10 @@ def _adaptive_builder(kind: str, axes: int) -> None:
         if kind == "max" and b.reads(1):
             raise Declined("a max pool whose indices are read")
         if kind == "avg" and set(counts) == {1}:
-            return b.emit("reduce", [x], b.shape, kind="mean", dims=tuple(range(2, 2 + axes)), keepdim=True)
-        windows = [_adaptive_windows(size, count) for size, count in zip(sizes, counts, strict=True)]
-        divisors = [[stop - start for start, stop, _ in axis] for axis in windows] if kind == "avg" else None
-        pooled = b.emit("pool", [x], b.shape, kind=kind, windows=windows, divisors=divisors, divisor_override=None)
+            return b.emit(Reduce("mean", tuple(range(2, 2 + axes)), keepdim=True), [x])
+        windows = tuple(_adaptive_windows(size, count) for size, count in zip(sizes, counts, strict=True))
+        divisors = tuple(tuple(stop - start for start, stop, _ in axis) for axis in windows) if kind == "avg" else None
+        pooled = b.emit(Pool(kind, windows, divisors), [x])
         return pooled if kind == "avg" else [pooled, None]
 
 

@@ -8,19 +8,16 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
-
 from drystone.graph.builders.registry import Built, Declined, Emitter, builds
 from drystone.graph.builders.shape import permute_to
 from drystone.graph.graph import Value
+from drystone.graph.ops import BatchMatmul
 
 
 def batch_matmul(b: Emitter, left: Value, right: Value) -> Value:
     """left (…, M, K) @ right (…, K, N), of the same rank."""
     rank = len(left.shape)
-    batch = torch.broadcast_shapes(left.shape[:-2], right.shape[:-2])
-    shape = (*batch, left.shape[-2], right.shape[-1])
-    return b.emit("batch_matmul", [left, right], shape, dims=[tuple(range(rank)), tuple(range(rank))])
+    return b.emit(BatchMatmul((tuple(range(rank)), tuple(range(rank)))), [left, right])
 
 
 @builds("einsum")

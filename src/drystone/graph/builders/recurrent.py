@@ -14,7 +14,7 @@ import torch
 
 from drystone.graph.builders.registry import Built, Declined, Emitter, builds
 from drystone.graph.graph import Value
-from drystone.graph.recurrent import GATES
+from drystone.graph.ops import Cat, Matmul, Recurrent, Slice
 
 
 @dataclass
@@ -89,40 +89,28 @@ def _layer(
     b: Emitter, kind: str, x: Value, layer: list[_Direction], states: list[Value], batch_first: bool, cell_dtype: torch.dtype
 ) -> list[Value]:
     """The outputs of one layer, [y, h] or [y, h, c], for x (T, N, I) and states (D, N, ·)."""
-    count, hidden = len(layer), layer[0].hidden.shape[0] // GATES[kind]
-    batch = x.shape[0 if batch_first else 1]
-    size = layer[0].hidden.shape[1]
     bias = _bias(layer, kind)
-    gates = b.emit(
-        "matmul",
-        [x, _weight(layer)] if bias is None else [x, _weight(layer), bias],
-        (*x.shape[:2], count * GATES[kind] * hidden),
-        torch.float32,
-        has_bias=bias is not None,
-    )
+    operands = [x, _weight(layer)] if bias is None else [x, _weight(layer), bias]
+    gates = b.emit(Matmul(has_bias=bias is not None), operands, torch.float32)
     inside = kind == "gru" and bias is not None
     weights = []
     for direction in layer:
         weights.append(direction.hidden)
         weights += [_inner_bias(direction)] if inside else []
         weights += [direction.projection] if direction.projection is not None else []
-    y = b.emit(
-        "recurrent",
-        [gates, *weights, *states],
-        (*x.shape[:2], count * size),
-        x.dtype,
+    op = Recurrent(
         kind=kind,
-        directions=count,
+        directions=len(layer),
         batch_first=batch_first,
         has_bias=inside,
         projects=layer[0].projection is not None,
         has_state=bool(states),
     )
+    y = b.emit(op, [gates, *weights, *states], x.dtype)
     node = y.producer
     assert node is not None
-    node.outputs.append(Value((count, batch, size), x.dtype, f"{y.name}.state", producer=node))
-    if kind == "lstm":
-        node.outputs.append(Value((count, batch, hidden), cell_dtype, f"{y.name}.cell", producer=node))
+    for shape, dtype, what in zip(op.further(node.inputs), (x.dtype, cell_dtype), ("state", "cell"), strict=False):
+        node.outputs.append(Value(shape, dtype, f"{y.name}.{what}", producer=node))
     return node.outputs
 
 
@@ -130,10 +118,9 @@ def _part(b: Emitter, state: Value, index: int, count: int) -> Value:
     """Rows [index, index + count) of a state (layers and directions, N, ·)."""
     if state.shape[0] == count:
         return state
-    shape = (count, *state.shape[1:])
     if state.is_constant:
         return b.constant(state.constant.narrow(0, index, count), state.name)
-    return b.emit("slice", [state], shape, dim=0, start=index, step=1)
+    return b.emit(Slice(0, index, count), [state])
 
 
 def _are_zeros(states: list[Value]) -> bool:
@@ -169,7 +156,7 @@ def _layers(
         parts = [last[which] for last in made]
         if len(parts) == 1 or not b.reads(1 + which):
             return parts[0] if len(parts) == 1 else None
-        return b.emit("cat", parts, (count * num_layers, *parts[0].shape[1:]), dim=0)
+        return b.emit(Cat(0), parts)
 
     return [x, *(final(which) for which in range(len(states)))]
 

@@ -7,7 +7,9 @@ from collections.abc import Iterable
 import torch
 
 from drystone.graph.builders.registry import Built, Declined, Emitter, axis, builds
-from drystone.graph.graph import PointwiseOp, Value
+from drystone.graph.graph import Value
+from drystone.graph.instructions import PointwiseOp
+from drystone.graph.ops import Reduce, Softmax
 
 
 def _reduce(b: Emitter, kind: str, x: Value, dim: int | Iterable[int] | None, keepdim: bool, dtype: torch.dtype | None) -> Value:
@@ -18,7 +20,7 @@ def _reduce(b: Emitter, kind: str, x: Value, dim: int | Iterable[int] | None, ke
     dims = tuple(sorted(axis(d, rank) for d in listed)) or tuple(range(rank))
     if not rank:
         return x
-    return b.emit("reduce", [x], b.shape, kind=kind, dims=dims, keepdim=keepdim)
+    return b.emit(Reduce(kind, dims, keepdim), [x])
 
 
 def _reduction(kind: str) -> None:
@@ -58,7 +60,7 @@ def softmax(b: Emitter, x: Value, dim: int, dtype: torch.dtype | None = None) ->
         raise Declined("a softmax into another dtype")
     if not x.shape:
         raise Declined("a softmax of a single number")
-    return b.emit("softmax", [x], x.shape, dim=axis(dim, len(x.shape)))
+    return b.emit(Softmax(axis(dim, len(x.shape))), [x])
 
 
 @builds("_softmax")

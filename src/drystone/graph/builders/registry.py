@@ -7,7 +7,9 @@ from typing import Any, Protocol, TypeAlias
 
 import torch
 
-from drystone.graph.graph import PointwiseOp, Value
+from drystone.graph.graph import Value
+from drystone.graph.instructions import PointwiseOp
+from drystone.graph.ops import Operator
 
 # What a builder function gives: a value, or the values of an operator with several results (None where nothing reads one).
 Built: TypeAlias = Value | list[Value | None]
@@ -24,7 +26,7 @@ class Emitter(Protocol):
     shape: tuple[int, ...]  # of the call's (first) result
     dtype: torch.dtype
 
-    def emit(self, op: str, inputs: list[Value], shape: Iterable[int], dtype: torch.dtype | None = None, **attrs: Any) -> Value:
+    def emit(self, op: Operator, inputs: list[Value], dtype: torch.dtype | None = None) -> Value:
         """Append a node and give its output; its dtype is the first input's unless said."""
 
     def pointwise(self, inputs: list[Value], ops: list[PointwiseOp]) -> Value:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from drystone.graph.builders.registry import Built, Declined, Emitter, builds
 from drystone.graph.graph import Value
+from drystone.graph.ops import Resize
 
 
 def _resize(b: Emitter, x: Value, mode: str, align_corners: bool, factors: Sequence[float | None]) -> Value:
@@ -23,7 +24,7 @@ def _resize(b: Emitter, x: Value, mode: str, align_corners: bool, factors: Seque
             scales.append(1.0 / factor)
         else:
             scales.append(size / count)
-    return b.emit("resize", [x], b.shape, mode=mode, align_corners=align_corners, scales=tuple(scales))
+    return b.emit(Resize(mode, align_corners, tuple(scales), counts), [x])
 
 
 def _nearest_builder(axes: int) -> None:

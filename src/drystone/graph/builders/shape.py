@@ -6,6 +6,7 @@ from typing import Any
 
 from drystone.graph.builders.registry import Built, Declined, Emitter, axis, builds
 from drystone.graph.graph import Value
+from drystone.graph.ops import Expand, Permute
 
 VIEWS = (
     "view.default",
@@ -45,7 +46,7 @@ def expand_to(b: Emitter, x: Value, shape: tuple[int, ...]) -> Value:
     if x.shape == shape:
         return x
     x = b.reshape(x, (1,) * (len(shape) - len(x.shape)) + x.shape)
-    return x if x.shape == shape else b.emit("expand", [x], shape)
+    return x if x.shape == shape else b.emit(Expand(shape), [x])
 
 
 @builds("expand", "expand_as", "broadcast_to", any_dtype=True)
@@ -79,7 +80,7 @@ def permute_to(b: Emitter, x: Value, dims: list[int]) -> Value:
     order = tuple(axis(dim, rank) for dim in dims)
     if order == tuple(range(rank)):
         return x
-    return b.emit("permute", [x], [x.shape[dim] for dim in order], dims=order)
+    return b.emit(Permute(order), [x])
 
 
 @builds("permute", any_dtype=True)

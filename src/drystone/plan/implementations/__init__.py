@@ -2,7 +2,29 @@
 
 from __future__ import annotations
 
+from drystone.graph import ops
 from drystone.graph.graph import Node
+from drystone.graph.ops import (
+    Cat,
+    Conv,
+    ConvTranspose,
+    Elementwise,
+    Expand,
+    Fold,
+    Gather,
+    GroupNorm,
+    Index,
+    LayerNorm,
+    LocalResponseNorm,
+    Pad,
+    Permute,
+    Pool,
+    Reduce,
+    Reshape,
+    Resize,
+    Slice,
+    Softmax,
+)
 from drystone.plan.implementations.aten import Aten
 from drystone.plan.implementations.attention import Attention
 from drystone.plan.implementations.base import Implementation, Layout
@@ -20,7 +42,7 @@ from drystone.plan.implementations.windows import Window
 from drystone.plan.implementations.winograd import Winograd
 
 IMPLEMENTATIONS: list[Implementation] = [
-    *(OneDnnConvolution(op) for op in ("conv", "conv_transpose")),
+    *(OneDnnConvolution(op) for op in (Conv, ConvTranspose)),
     Winograd(tile=4),
     Winograd(tile=2),
     Gemm(narrow=True),
@@ -35,10 +57,10 @@ IMPLEMENTATIONS: list[Implementation] = [
     Convert(),
     OneDnnConvert(),
     Rotary(),
-    *(Reduction(op) for op in ("reduce", "softmax", "layer_norm", "group_norm")),
-    *(Window(op) for op in ("pool", "resize", "lrn")),
-    *(Elements(op) for op in ("elementwise", "fold", "index", "convert")),
-    *(Movement(op) for op in ("cat", "slice", "gather", "permute", "reshape", "expand", "pad")),
+    *(Reduction(op) for op in (Reduce, Softmax, LayerNorm, GroupNorm)),
+    *(Window(op) for op in (Pool, Resize, LocalResponseNorm)),
+    *(Elements(op) for op in (Elementwise, Fold, Index, ops.Convert)),
+    *(Movement(op) for op in (Cat, Slice, Gather, Permute, Reshape, Expand, Pad)),
 ]
 
 ATEN = Aten()
@@ -49,9 +71,9 @@ Option = tuple[Implementation, Layout]
 def options(node: Node) -> tuple[list[Option], str]:
     """Every way to compute ``node``, and, where there is none but ATen, the reason."""
     found: list[Option] = []
-    reason = node.attrs.get("_reason") or f"{node.op} has no native implementation"
+    reason = (isinstance(node.op, ops.Aten) and node.op.reason) or f"{node.op} has no native implementation"
     for implementation in IMPLEMENTATIONS:
-        if implementation.op != node.op:
+        if not isinstance(node.op, implementation.op):
             continue
         refusal = implementation.refuses(node)
         if refusal:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from drystone import native
-from drystone.graph import aten, reference
+from drystone.graph import ops
 from drystone.graph.graph import Node
+from drystone.graph.ops.operator import evaluate
 from drystone.plan.formats import PLAIN
 from drystone.plan.implementations.base import Context, Created, Implementation, Layout
 
@@ -19,6 +20,6 @@ class Aten(Implementation):
         return [Layout(tuple(PLAIN if not value.is_constant else None for value in node.inputs), PLAIN)]
 
     def create(self, node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, context: Context) -> Created:
-        if node.op == "aten":
-            return Created(call=lambda tensors: aten.call(node, tensors))
-        return Created(call=lambda tensors: reference.evaluate(node, tensors))
+        if isinstance(node.op, ops.Aten):
+            return Created(call=node.op.run)
+        return Created(call=lambda tensors: evaluate(node, tensors))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from drystone import native
-from drystone.graph.graph import FLOATS, Node
+from drystone.graph import ops
+from drystone.graph.dtypes import FLOATS
+from drystone.graph.graph import Node
 from drystone.plan.formats import PLAIN
 from drystone.plan.implementations.base import Context, Created, Implementation, Layout
 
@@ -12,7 +14,7 @@ class Attention(Implementation):
     """Operands are read where they lie, whatever their strides, if neighbours on the last axis are neighbours in memory."""
 
     name = "drystone"
-    op = "attention"
+    op = ops.Attention
     reads_strided = True
 
     def refuses(self, node: Node) -> str | None:
@@ -25,9 +27,9 @@ class Attention(Implementation):
         return [Layout(tuple(None if value.is_constant else PLAIN for value in node.inputs), PLAIN)]
 
     def create(self, node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, context: Context) -> Created:
-        a = node.attrs
+        op = node.of(ops.Attention)
         query, key, value, *mask = inputs
         step = native.attention(
-            query, key, value, mask[0] if mask else None, output, a["heads_first"], a["scale"], a["causal"], a["nan_if_hidden"]
+            query, key, value, mask[0] if mask else None, output, list(op.heads_first), op.scale, op.causal, op.nan_if_hidden
         )
         return Created(step, [*(context.operand(node, i) for i in range(len(inputs))), ("out", 0)])

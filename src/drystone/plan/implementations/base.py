@@ -15,7 +15,9 @@ import torch
 
 from drystone import native
 from drystone.errors import WeightsReleasedError
-from drystone.graph.graph import FLOATS, Node, Value
+from drystone.graph.dtypes import FLOATS
+from drystone.graph.graph import Node, Value
+from drystone.graph.ops import Operator
 from drystone.plan.formats import PLAIN, formats_of
 from drystone.plan.ranges import UNKNOWN, Range, largest_gain, range_of_tensor
 
@@ -61,7 +63,7 @@ class Implementation:
     """``name`` is what explain() shows; ``op`` is the operator it computes."""
 
     name: str = ""
-    op: str = ""
+    op: type[Operator]
     reads_strided = False  # operands with any strides, neighbours on the last axis being neighbours in memory
 
     def refuses(self, node: Node) -> str | None:

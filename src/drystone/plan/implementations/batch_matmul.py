@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from drystone import native
 from drystone.graph.graph import Node
+from drystone.graph.ops import BatchMatmul
 from drystone.plan.formats import PLAIN
 from drystone.plan.implementations.base import Context, Created, Implementation, Layout, float_reason
 
@@ -12,7 +13,7 @@ class OneDnnBatchMatmul(Implementation):
     """Batch axes of one operand may be 1 where the other's are not."""
 
     name = "onednn_matmul"
-    op = "batch_matmul"
+    op = BatchMatmul
 
     def refuses(self, node: Node) -> str | None:
         if any(value.numel == 0 for value in [*node.inputs, node.output]):
@@ -23,7 +24,7 @@ class OneDnnBatchMatmul(Implementation):
         return [Layout(tuple(None if value.is_constant else PLAIN for value in node.inputs), PLAIN)]
 
     def create(self, node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, context: Context) -> Created:
-        a, b = (_seen(desc, dims) for desc, dims in zip(inputs, node.attrs["dims"], strict=True))
+        a, b = (_seen(desc, dims) for desc, dims in zip(inputs, node.of(BatchMatmul).dims, strict=True))
         step = native.BatchMatmul(a, b, output)
         if step.implementation.startswith(("ref", "gemm:ref")):
             raise ValueError("oneDNN has only its reference implementation")

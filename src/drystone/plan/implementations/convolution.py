@@ -6,6 +6,7 @@ import torch
 
 from drystone import native
 from drystone.graph.graph import Node
+from drystone.graph.ops import Conv, ConvTranspose, Operator
 from drystone.plan.formats import BLOCK, PLAIN, formats_of
 from drystone.plan.implementations.base import Context, Created, Implementation, Layout, Operand, float_reason
 from drystone.plan.implementations.epilogue import post_ops
@@ -16,26 +17,26 @@ class OneDnnConvolution(Implementation):
 
     name = "onednn"
 
-    def __init__(self, op: str) -> None:
+    def __init__(self, op: type[Operator]) -> None:
         self.op = op
 
     def refuses(self, node: Node) -> str | None:
         if not node.inputs[1].is_constant:
             return "the weight is not a constant"
-        if node.attrs["has_bias"] and not node.inputs[2].is_constant:
+        if _convolution(node).has_bias and not node.inputs[2].is_constant:
             return "the bias is not a constant"
         return super().refuses(node) or float_reason(node)
 
     def layouts(self, node: Node) -> list[Layout]:
         x, output = node.inputs[0], node.output
-        depthwise = node.attrs["groups"] > 1 and node.attrs["groups"] == x.shape[1]
+        depthwise = _convolution(node).groups > 1 and _convolution(node).groups == x.shape[1]
         layouts = []
         for format in formats_of(output):
             block = BLOCK.get(format)
             source = format
             if block:
                 # oneDNN's blocked kernels want whole blocks in each group, or read a few channels (an image) from plain memory.
-                groups = node.attrs["groups"]
+                groups = _convolution(node).groups
                 if groups > 1 and not depthwise and (x.shape[1] // groups % block or output.shape[1] // groups % block):
                     continue
                 if block == 8 and native.isa() != "avx2" and output.dtype == torch.bfloat16:
@@ -51,15 +52,15 @@ class OneDnnConvolution(Implementation):
 
     def create(self, node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, context: Context) -> Created:
         step, operands, overwrites = self._step(node, inputs, output, context.free_inputs)
-        finishes = bool(node.epilogue) or node.attrs["has_bias"]
+        finishes = bool(node.epilogue) or _convolution(node).has_bias
         if _is_reference(step, finishes) and overwrites is not None:
             # Most kernels add into the output's memory at the beginning of an epilogue only.
             step, operands, overwrites = self._step(node, inputs, output, frozenset())
         if _is_reference(step, finishes):
             raise ValueError("oneDNN has only its reference implementation")
-        a, weight = node.attrs, node.inputs[1]
+        op, weight = _convolution(node), node.inputs[1]
         constants: list[torch.Tensor] = [context.weights.packed(step, weight)]
-        if a["has_bias"]:
+        if op.has_bias:
             constants.append(context.weights.plain(node.inputs[2], torch.float32))
         return Created(step, [("in", 0), *constants, ("out", 0), *operands], overwrites=overwrites)
 
@@ -68,19 +69,19 @@ class OneDnnConvolution(Implementation):
         node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, free_inputs: frozenset[int]
     ) -> tuple[native.Convolution, list[Operand], int | None]:
         chain, operands, overwrites = post_ops(node, inputs, output, free_inputs)
-        a = node.attrs
+        op = _convolution(node)
         step = native.Convolution(
             inputs[0],
             list(node.inputs[1].shape),
-            a["has_bias"],
+            op.has_bias,
             output,
-            list(a["stride"]),
-            list(a["padding_l"]),
-            list(a["padding_r"]),
-            list(a["dilation"]),
-            a["groups"],
+            list(op.stride),
+            list(op.padding_l),
+            list(op.padding_r),
+            list(op.dilation),
+            op.groups,
             chain,
-            node.op == "conv_transpose",
+            isinstance(node.op, ConvTranspose),
         )
         return step, operands, overwrites
 
@@ -89,3 +90,8 @@ def _is_reference(step: native.Convolution, finishes: bool) -> bool:
     """``finishes``: with a bias or an epilogue. A transposed convolution by way of a convolution's gradient ("conv:any+…") has
     none of its own: oneDNN would add them to its results one by one."""
     return step.implementation.startswith(("ref", "conv:any+") if finishes else "ref")
+
+
+def _convolution(node: Node) -> Conv | ConvTranspose:
+    assert isinstance(node.op, (Conv, ConvTranspose))
+    return node.op

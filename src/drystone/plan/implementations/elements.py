@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from drystone import native
 from drystone.graph.graph import Node
+from drystone.graph.ops import Convert, Elementwise, Fold, Index, Operator
 from drystone.plan.formats import PLAIN
 from drystone.plan.implementations.base import Context, Created, Implementation, Layout, float_reason
 
@@ -13,11 +14,11 @@ class Elements(Implementation):
 
     name = "drystone"
 
-    def __init__(self, op: str) -> None:
+    def __init__(self, op: type[Operator]) -> None:
         self.op = op
 
     def refuses(self, node: Node) -> str | None:
-        if self.op == "convert" and float_reason(node) is None:
+        if self.op is Convert and float_reason(node) is None:
             return "a conversion between floats"
         missing = next((value.dtype for value in [*node.inputs, *node.outputs] if value.dtype not in native.DTYPES), None)
         return super().refuses(node) or (f"{missing} has no native kernel" if missing else None)
@@ -26,13 +27,13 @@ class Elements(Implementation):
         return [Layout(tuple(None if value.is_constant else PLAIN for value in node.inputs), PLAIN)]
 
     def create(self, node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, context: Context) -> Created:
-        a = node.attrs
-        if self.op == "fold":
-            step = native.fold(inputs[0], output, a["kind"], list(a["dims"]))
-        elif self.op == "index" and a["caller"] == "gather":
-            step = native.gather(inputs[0], inputs[1], output, a["dim"])
-        elif self.op == "index":
-            step = native.index(inputs[0], inputs[1:], output, a["dim"], a["wraps"], a["caller"])
+        op = node.op
+        if isinstance(op, Fold):
+            step = native.fold(inputs[0], output, op.kind, list(op.dims))
+        elif isinstance(op, Index) and op.caller == "gather":
+            step = native.gather(inputs[0], inputs[1], output, op.dim)
+        elif isinstance(op, Index):
+            step = native.index(inputs[0], inputs[1:], output, op.dim, op.wraps, op.caller)
         else:
-            step = native.elementwise(inputs, output, a.get("kind", "convert"))
+            step = native.elementwise(inputs, output, op.kind if isinstance(op, Elementwise) else "convert")
         return Created(step, [*(context.operand(node, i) for i in range(len(inputs))), ("out", 0)])

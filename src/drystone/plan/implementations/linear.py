@@ -8,6 +8,7 @@ import torch
 
 from drystone import native
 from drystone.graph.graph import Node
+from drystone.graph.ops import Matmul
 from drystone.plan.formats import PLAIN
 from drystone.plan.implementations.base import Context, Created, Implementation, Layout, float_reason
 from drystone.plan.implementations.epilogue import post_ops
@@ -19,7 +20,7 @@ class Linear(Implementation):
     Weights may be stored as bfloat16 where x is float32: they are widened when they are packed, or, ``narrow``, when they are read.
     """
 
-    op = "matmul"
+    op = Matmul
     narrow = False
 
     def refuses(self, node: Node) -> str | None:
@@ -29,7 +30,7 @@ class Linear(Implementation):
         return [Layout(tuple(PLAIN if not value.is_constant else None for value in node.inputs), PLAIN)]
 
     def create(self, node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, context: Context) -> Created:
-        weight, has_bias = node.inputs[1], node.attrs["has_bias"]
+        weight, has_bias = node.inputs[1], node.of(Matmul).has_bias
         n, k = weight.shape
         m = math.prod(node.output.shape[:-1])
         if not inputs[0].is_dense or not output.is_dense:
@@ -72,7 +73,7 @@ def _reason(node: Node) -> str | None:
     """Why the node is no linear layer of floats on constant weights, or None."""
     if not node.inputs[1].is_constant:
         return "the weight is not a constant"
-    if node.attrs["has_bias"] and not node.inputs[2].is_constant:
+    if node.of(Matmul).has_bias and not node.inputs[2].is_constant:
         return "the bias is not a constant"
     if node.output.numel == 0 or node.inputs[1].numel == 0:
         return "a matmul without elements"

@@ -6,11 +6,11 @@ import torch
 
 from drystone import native
 from drystone.graph.graph import Node
+from drystone.graph.ops import Cat, Expand, Gather, Operator, Pad, Permute, Reshape, Slice
 from drystone.plan.formats import BLOCK, CHANNELS_LAST, PLAIN, dense, formats_of
 from drystone.plan.implementations.base import Context, Created, Implementation, Layout, joint_layouts
 
 # What may become other strides over the same memory.
-VIEWS = ("slice", "permute", "reshape")
 
 
 def copy_step(source: native.TensorDesc, target: native.TensorDesc) -> native.Step:
@@ -29,14 +29,14 @@ def _as_bytes(desc: native.TensorDesc) -> native.TensorDesc:
 class Movement(Implementation):
     name = "drystone"
 
-    def __init__(self, op: str) -> None:
+    def __init__(self, op: type[Operator]) -> None:
         self.op = op
 
     def layouts(self, node: Node) -> list[Layout]:
         x, output = node.inputs[0], node.output
-        if self.op == "reshape":
+        if self.op is Reshape:
             return [Layout((PLAIN,), PLAIN)]
-        if self.op == "permute":
+        if self.op is Permute:
             sources = [f for f in (PLAIN, CHANNELS_LAST) if f in formats_of(x)]
             targets = [f for f in (PLAIN, CHANNELS_LAST) if f in formats_of(output)]
             return [Layout((source,), target) for source in sources for target in targets]
@@ -48,33 +48,34 @@ class Movement(Implementation):
 
     def is_view(self, node: Node, layout: Layout) -> bool:
         """Whether nothing has to be moved in this layout, if the input lies densely."""
-        if self.op == "permute":
+        if self.op is Permute:
             x = dense(node.inputs[0], layout.inputs[0] or PLAIN)
             return _permuted(node, x).same_memory(dense(node.output, layout.output))
-        return self.op == "reshape"
+        return self.op is Reshape
 
     def create(self, node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, context: Context) -> Created:
         x = inputs[0]
-        if self.op == "cat":  # the assembler writes the parts; this is the case of constants and of rank 1 and 2 alike
+        if self.op is Cat:  # the assembler writes the parts; this is the case of constants and of rank 1 and 2 alike
             raise ValueError("cat is assembled from its parts")
-        if self.op == "reshape":
+        if self.op is Reshape:
             if not x.is_dense:
                 raise ValueError("a reshape reads dense memory")
             return Created(view_of=0)
-        if self.op == "permute" and _permuted(node, x).same_memory(output):
+        if self.op is Permute and _permuted(node, x).same_memory(output):
             return Created(view_of=0)
-        if self.op == "slice":
+        if self.op is Slice:
             view = self._slice_view(node, x, output)
             if view is not None:
                 return Created(view_of=0, view_offset=view * node.inputs[0].dtype.itemsize)
         axes, tables = self._tables(node)
-        value = float(node.attrs.get("value") or 0.0) if self.op == "pad" else 0.0
+        value = node.op.value if isinstance(node.op, Pad) else 0.0
         return Created(native.copy(x, output, axes, tables, value), [context.operand(node, 0), ("out", 0)])
 
     @staticmethod
     def _slice_view(node: Node, x: native.TensorDesc, output: native.TensorDesc) -> int | None:
         """The offset (elements) at which the slice lies in x as it must lie in the output, or None."""
-        dim, start, step = node.attrs["dim"], node.attrs["start"], node.attrs["step"]
+        op = node.of(Slice)
+        dim, start, step = op.dim, op.start, op.step
         format = next(name for name, kind in native.FORMATS.items() if kind == x.format)
         block = BLOCK.get(format, 1) if dim == 1 else 1
         if step != 1 or start % block or output.shape[dim] % block or x.format != output.format:
@@ -84,15 +85,16 @@ class Movement(Implementation):
 
     def strided_view(self, node: Node, x: native.TensorDesc) -> tuple[int, native.TensorDesc] | None:
         """The offset (elements) and the strides with which the output lies in x, or None where no strides say it."""
-        if self.op not in VIEWS or x.format != native.FORMATS[PLAIN]:
+        if not self.op.views or x.format != native.FORMATS[PLAIN]:
             return None
         memory = torch.empty_strided(x.shape, x.strides, device="meta")
-        if self.op == "permute":
-            view = memory.permute(list(node.attrs["dims"]))
-        elif self.op == "slice":
-            dim, start, step = node.attrs["dim"], node.attrs["start"], node.attrs["step"]
+        op = node.op
+        if isinstance(op, Permute):
+            view = memory.permute(op.dims)
+        elif isinstance(op, Slice):
+            dim, start, step = op.dim, op.start, op.step
             view = memory.narrow(dim, start, x.shape[dim] - start)[(slice(None),) * dim + (slice(None, None, step),)]
-            view = view.narrow(dim, 0, node.output.shape[dim])
+            view = view.narrow(dim, 0, op.length)
         else:
             try:
                 view = memory.view(node.output.shape)
@@ -102,33 +104,33 @@ class Movement(Implementation):
 
     def _tables(self, node: Node) -> tuple[list[int], list[list[int]]]:
         """For each axis of the output: the axis of x that it reads, and at which indices."""
-        x, output, a = node.inputs[0], node.output, node.attrs
+        x, output, op = node.inputs[0], node.output, node.op
         rank = len(output.shape)
         axes = list(range(rank))
         tables: list[list[int]] = [[] for _ in output.shape]  # an empty table is the identity
-        if self.op == "permute":
-            axes = list(a["dims"])
-        elif self.op == "slice":
-            tables[a["dim"]] = [a["start"] + a["step"] * i for i in range(output.shape[a["dim"]])]
-        elif self.op == "gather":
-            tables[a["dim"]] = list(a["indices"])
-        elif self.op == "expand":
+        if isinstance(op, Permute):
+            axes = list(op.dims)
+        elif isinstance(op, Slice):
+            tables[op.dim] = [op.start + op.step * i for i in range(op.length)]
+        elif isinstance(op, Gather):
+            tables[op.dim] = list(op.indices)
+        elif isinstance(op, Expand):
             missing = rank - len(x.shape)
             axes = [-1] * missing + list(range(len(x.shape)))
             for axis in range(missing, rank):
                 if x.shape[axis - missing] == 1:
                     tables[axis] = [0] * output.shape[axis]
-        elif self.op == "pad":
+        elif isinstance(op, Pad):
             tables = [
-                [_padded(i - before, size, a["mode"]) for i in range(size + before + after)]
-                for size, before, after in zip(x.shape, a["before"], a["after"], strict=True)
+                [_padded(i - before, size, op.mode) for i in range(size + before + after)]
+                for size, before, after in zip(x.shape, op.before, op.after, strict=True)
             ]
         return axes, tables
 
 
 def _permuted(node: Node, x: native.TensorDesc) -> native.TensorDesc:
     """The input of a permute with its axes in the output's order."""
-    return native.TensorDesc(x.dtype, native.FORMATS[PLAIN], node.output.shape, [x.strides[d] for d in node.attrs["dims"]])
+    return native.TensorDesc(x.dtype, native.FORMATS[PLAIN], node.output.shape, [x.strides[d] for d in node.of(Permute).dims])
 
 
 def _padded(index: int, size: int, mode: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from drystone import native
+from drystone.graph import ops
 from drystone.graph.graph import Node
 from drystone.plan.formats import formats_of
 from drystone.plan.implementations.base import Context, Created, Implementation, Layout, Operand, float_reason, joint_layouts
@@ -10,7 +11,7 @@ from drystone.plan.implementations.base import Context, Created, Implementation,
 
 class Pointwise(Implementation):
     name = "drystone"
-    op = "pointwise"
+    op = ops.Pointwise
 
     def refuses(self, node: Node) -> str | None:
         return super().refuses(node) or float_reason(node)
@@ -19,8 +20,8 @@ class Pointwise(Implementation):
         return joint_layouts(node, node.output)
 
     def create(self, node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, context: Context) -> Created:
-        ops = [(op.kind, list(op.args), op.alpha, op.beta) for op in node.attrs["ops"]]
-        step = native.pointwise(inputs, output, ops)
+        chain = [(op.kind, list(op.args), op.alpha, op.beta) for op in node.of(ops.Pointwise).ops]
+        step = native.pointwise(inputs, output, chain)
         operands: list[Operand] = [context.operand(node, i) for i in range(len(inputs))]
         overwrites = None
         for i in sorted(context.free_inputs):
@@ -35,7 +36,7 @@ class Convert(Implementation):
     """To another dtype, where it lies."""
 
     name = "drystone"
-    op = "convert"
+    op = ops.Convert
 
     def refuses(self, node: Node) -> str | None:
         return super().refuses(node) or float_reason(node)
@@ -51,7 +52,7 @@ class OneDnnConvert(Implementation):
     """To another dtype, and to any format on the way."""
 
     name = "onednn_reorder"
-    op = "convert"
+    op = ops.Convert
 
     def refuses(self, node: Node) -> str | None:
         return super().refuses(node) or float_reason(node)

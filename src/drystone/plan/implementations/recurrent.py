@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from drystone import native
+from drystone.graph import ops
 from drystone.graph.graph import Node
-from drystone.graph.recurrent import GATES, operands
+from drystone.graph.ops.recurrent import GATES
 from drystone.plan.formats import PLAIN, dense
 from drystone.plan.implementations.base import Context, Created, Implementation, Layout, Operand, float_reason
 
@@ -18,7 +19,7 @@ class Recurrent(Implementation):
     read.
     """
 
-    op = "recurrent"
+    op = ops.Recurrent
 
     def __init__(self, narrow: bool = False) -> None:
         self.narrow = narrow
@@ -28,28 +29,31 @@ class Recurrent(Implementation):
         return super().refuses(node) or float_reason(node) or _reason(node) or self._own_reason(node)
 
     def _own_reason(self, node: Node) -> str | None:
-        widens = operands(node, node.inputs).directions[0].weight.dtype == torch.bfloat16 and not native.multiplies_bfloat16()
+        widens = (
+            node.of(ops.Recurrent).by_role(node.inputs).directions[0].weight.dtype == torch.bfloat16
+            and not native.multiplies_bfloat16()
+        )
         return "the weights are multiplied in their own dtype" if self.narrow and not widens else None
 
     def layouts(self, node: Node) -> list[Layout]:
         return [Layout(tuple(None if value.is_constant else PLAIN for value in node.inputs), PLAIN)]
 
     def create(self, node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, context: Context) -> Created:
-        a = node.attrs
-        values, descs = operands(node, node.inputs), operands(node, inputs)
+        op = node.of(ops.Recurrent)
+        values, descs = op.by_role(node.inputs), op.by_role(inputs)
         _, final_state, *final_cell = node.outputs
         weight = values.directions[0].weight
         packed_dtype = weight.dtype if self.narrow or native.multiplies_bfloat16() else torch.float32
-        gates, dtype = GATES[a["kind"]], native.DTYPES[packed_dtype]
+        gates, dtype = GATES[op.kind], native.DTYPES[packed_dtype]
         hidden = weight.shape[0] // gates
         step = native.recurrent(
-            a["kind"],
+            op.kind,
             dtype,
             hidden,
-            a["directions"],
-            a["batch_first"],
-            a["has_bias"],
-            a["projects"],
+            op.directions,
+            op.batch_first,
+            op.has_bias,
+            op.projects,
             descs.gates,
             descs.state,
             descs.cell,
@@ -73,7 +77,7 @@ class Recurrent(Implementation):
 
 
 def _reason(node: Node) -> str | None:
-    given = operands(node, node.inputs)
+    given = node.of(ops.Recurrent).by_role(node.inputs)
     if given.gates.dtype != torch.float32:
         return "what the inputs give the gates is not float32"
     weights = [value for direction in given.directions for value in (direction.weight, direction.projection) if value is not None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from drystone import native
 from drystone.graph.graph import Node
+from drystone.graph.ops import GroupNorm, LayerNorm, Operator, Reduce, Softmax
 from drystone.plan.implementations.base import Context, Created, Implementation, Layout, float_reason, joint_layouts
 
 
@@ -12,7 +13,7 @@ class Reduction(Implementation):
 
     name = "drystone"
 
-    def __init__(self, op: str) -> None:
+    def __init__(self, op: type[Operator]) -> None:
         self.op = op
 
     def refuses(self, node: Node) -> str | None:
@@ -22,16 +23,18 @@ class Reduction(Implementation):
         return joint_layouts(node, node.inputs[0])
 
     def create(self, node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, context: Context) -> Created:
-        a = node.attrs
-        if self.op == "reduce":
-            step = native.reduce(inputs[0], output, a["kind"], list(a["dims"]))
-        elif self.op == "softmax":
-            step = native.softmax(inputs[0], output, a["dim"])
+        op = node.op
+        if isinstance(op, Reduce):
+            step = native.reduce(inputs[0], output, op.kind, list(op.dims))
+        elif isinstance(op, Softmax):
+            step = native.softmax(inputs[0], output, op.dim)
         else:
-            weight = inputs[1] if a["has_weight"] else None
-            bias = inputs[1 + a["has_weight"]] if a["has_bias"] else None
-            layer = self.op == "layer_norm"
-            of_axes = "layer" if a.get("centred", True) else "rms"
-            kind, dims, groups = (of_axes, list(a["dims"]), 1) if layer else ("group", [], a["groups"])
-            step = native.norm(inputs[0], weight, bias, output, kind, dims, groups, a["eps"])
+            assert isinstance(op, (LayerNorm, GroupNorm))
+            weight = inputs[1] if op.has_weight else None
+            bias = inputs[1 + op.has_weight] if op.has_bias else None
+            if isinstance(op, LayerNorm):
+                kind, dims, groups = "layer" if op.centred else "rms", list(op.dims), 1
+            else:
+                kind, dims, groups = "group", [], op.groups
+            step = native.norm(inputs[0], weight, bias, output, kind, dims, groups, op.eps)
         return Created(step, [*(context.operand(node, i) for i in range(len(inputs))), ("out", 0)])

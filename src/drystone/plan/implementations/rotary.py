@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from drystone import native
+from drystone.graph import ops
 from drystone.graph.graph import Node
 from drystone.plan.formats import PLAIN
 from drystone.plan.implementations.base import Context, Created, Implementation, Layout, float_reason
@@ -10,7 +11,7 @@ from drystone.plan.implementations.base import Context, Created, Implementation,
 
 class Rotary(Implementation):
     name = "drystone"
-    op = "rotary"
+    op = ops.Rotary
 
     def refuses(self, node: Node) -> str | None:
         return super().refuses(node) or float_reason(node)
@@ -20,7 +21,7 @@ class Rotary(Implementation):
 
     def create(self, node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, context: Context) -> Created:
         x, cosines, sines = inputs
-        dims = node.attrs["dims"]
+        dims = node.of(ops.Rotary).dims
         seen = native.TensorDesc(x.dtype, x.format, [x.shape[d] for d in dims], [x.strides[d] for d in dims])
         step = native.rotary(seen, cosines, sines, output)
         return Created(step, [*(context.operand(node, i) for i in range(3)), ("out", 0)])

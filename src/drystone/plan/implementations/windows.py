@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from drystone import native
 from drystone.graph.graph import Node
+from drystone.graph.ops import LocalResponseNorm, Operator, Pool, Resize
 from drystone.plan.implementations.base import Context, Created, Implementation, Layout, float_reason, joint_layouts
 
 
@@ -12,7 +13,7 @@ class Window(Implementation):
 
     name = "drystone"
 
-    def __init__(self, op: str) -> None:
+    def __init__(self, op: type[Operator]) -> None:
         self.op = op
 
     def refuses(self, node: Node) -> str | None:
@@ -22,13 +23,14 @@ class Window(Implementation):
         return joint_layouts(node, node.output)
 
     def create(self, node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, context: Context) -> Created:
-        a = node.attrs
-        if self.op == "pool":
-            windows = [list(axis) for axis in a["windows"]]
-            divisors = [list(axis) for axis in a.get("divisors") or [[1] * len(axis) for axis in windows]]
-            step = native.pool(inputs[0], output, a["kind"], windows, divisors, a.get("divisor_override") or 0)
-        elif self.op == "resize":
-            step = native.resize(inputs[0], output, a["mode"], a["align_corners"], list(a["scales"]))
+        op = node.op
+        if isinstance(op, Pool):
+            windows = [list(axis) for axis in op.windows]
+            divisors = [list(axis) for axis in op.divisors or [[1] * len(axis) for axis in windows]]
+            step = native.pool(inputs[0], output, op.kind, windows, divisors, op.divisor_override or 0)
+        elif isinstance(op, Resize):
+            step = native.resize(inputs[0], output, op.mode, op.align_corners, list(op.scales))
         else:
-            step = native.lrn(inputs[0], output, a["size"], a["alpha"], a["beta"], a["k"])
+            norm = node.of(LocalResponseNorm)
+            step = native.lrn(inputs[0], output, norm.size, norm.alpha, norm.beta, norm.k)
         return Created(step, [context.operand(node, 0), ("out", 0)])

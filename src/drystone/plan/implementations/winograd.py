@@ -8,6 +8,7 @@ import torch
 
 from drystone import native
 from drystone.graph.graph import Node
+from drystone.graph.ops import Conv
 from drystone.plan.formats import CHANNELS_LAST
 from drystone.plan.implementations.base import Context, Created, Implementation, Layout
 from drystone.plan.implementations.epilogue import post_ops
@@ -25,12 +26,12 @@ class Winograd(Implementation):
     """F(tile x tile, 3 x 3) (Lavin and Gray, CVPR 2016): 2.25 times fewer multiplications with tiles of 2, 4 times with tiles of 4.
 
     Its sums are not the direct convolution's: errors are about 1.4 times (tile 2) and 4 times (tile 4) as large;
-    ``node.attrs["_strict"]`` bars it. NaN and infinities in x reach the same outputs as with the direct convolution: tiles that
+    ``node.strict`` bars it. NaN and infinities in x reach the same outputs as with the direct convolution: tiles that
     read one are computed again, directly. Where there are enough tiles of 4 they are always the faster ones, so tiles of 2 are
     offered only where there are not.
     """
 
-    op = "conv"
+    op = Conv
 
     def __init__(self, tile: int) -> None:
         self.tile = tile
@@ -56,19 +57,19 @@ class Winograd(Implementation):
 
     def create(self, node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, context: Context) -> Created:
         chain, operands, overwrites = post_ops(node, inputs, output, context.free_inputs)
-        a, weight = node.attrs, node.inputs[1]
+        op, weight = node.of(Conv), node.inputs[1]
         step = native.Winograd(
             inputs[0],
             list(weight.shape),
-            a["has_bias"],
+            op.has_bias,
             output,
-            list(a["padding_l"]),
-            list(a["padding_r"]),
+            list(op.padding_l),
+            list(op.padding_r),
             self.tile,
             chain,
         )
         constants: list[torch.Tensor] = [context.weights.packed(step, weight)]
-        if a["has_bias"]:
+        if op.has_bias:
             constants.append(context.weights.plain(node.inputs[2], torch.float32))
         return Created(step, [("in", 0), *constants, ("out", 0), *operands], overwrites=overwrites)
 
@@ -80,18 +81,18 @@ def _tiles(node: Node, tile: int) -> int:
 
 def _shape_reason(node: Node) -> str | None:
     """Why the convolution itself is none that Winograd's method serves, or None."""
-    a, x, weight = node.attrs, node.inputs[0], node.inputs[1]
-    if a.get("_strict"):
+    op, x, weight = node.of(Conv), node.inputs[0], node.inputs[1]
+    if node.strict:
         return "strict accuracy keeps the order of the arithmetic"
-    if not weight.is_constant or (a["has_bias"] and not node.inputs[2].is_constant):
+    if not weight.is_constant or (op.has_bias and not node.inputs[2].is_constant):
         return "the weight or the bias is not a constant"
     if any(value.dtype != torch.float32 for value in [*node.inputs, *node.outputs]):
         return "Winograd's convolution is float32's"
     if tuple(weight.shape[2:]) not in ((3, 3), (1, 3, 3), (3, 3, 3)):
         return "the kernel is not 3x3, 1x3x3 or 3x3x3"
-    if any(s != 1 for s in a["stride"]) or any(d != 1 for d in a["dilation"]) or a["groups"] != 1:
+    if any(s != 1 for s in op.stride) or any(d != 1 for d in op.dilation) or op.groups != 1:
         return "Winograd's convolution has stride 1, dilation 1 and one group"
-    for before, after, size in zip(a["padding_l"], a["padding_r"], weight.shape[2:], strict=True):
+    for before, after, size in zip(op.padding_l, op.padding_r, weight.shape[2:], strict=True):
         if not 0 <= min(before, after) <= max(before, after) < size:
             return "Winograd's convolution pads by 0 to 2, and not across slices that do not see each other"
     if x.shape[1] % VECTOR or node.output.shape[1] % VECTOR:

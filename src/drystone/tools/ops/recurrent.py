@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from drystone.graph.recurrent import GATES
+from drystone.graph.ops.recurrent import GATES
 
 from ..bench.workload import DTYPES
 from .case import Call, Case, Contest

@@ -1,0 +1,158 @@
+"""Operators on integers and truth values, and what joins them with floats: comparisons, choice, folds, indices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+
+from drystone.graph.dtypes import ELEMENTS, INDICES
+from drystone.graph.graph import Value
+from drystone.graph.ops.operator import (
+    Axis,
+    OneOf,
+    Operator,
+    Shape,
+    Sizes,
+    Tensor,
+    axis_of,
+    rank_of,
+    require,
+    rising,
+    takes,
+    together,
+    without_axes,
+)
+
+COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
+_ARITHMETIC: dict[str, Callable[..., Tensor]] = {
+    **{kind: getattr(torch, kind) for kind in ("add", "sub", "mul", "maximum", "minimum")},
+    "floor_div": torch.floor_divide,
+    "remainder": torch.remainder,
+}
+_BITS: dict[str, Callable[..., Tensor]] = {
+    "bit_and": torch.bitwise_and,
+    "bit_or": torch.bitwise_or,
+    "bit_xor": torch.bitwise_xor,
+    "invert": torch.bitwise_not,
+}
+ELEMENTWISE: dict[str, Callable[..., Tensor]] = {
+    **{kind: getattr(torch, kind) for kind in COMPARISONS},
+    **_ARITHMETIC,
+    **_BITS,
+    "where": torch.where,
+}
+FOLDS = ("cumsum", "sum", "any", "all", "amax", "amin", "argmax", "argmin")
+# The dtypes of operands, where not any.
+_FOLDED = {
+    "any": (torch.bool,),
+    "all": (torch.bool,),
+    "sum": (torch.int64,),
+    "cumsum": (torch.int64, torch.float32, torch.bfloat16),
+}
+CALLERS = ("embedding", "index", "index_select", "gather")
+
+
+@dataclass(frozen=True)
+class Elementwise(Operator):
+    name: ClassVar[str] = "elementwise"
+    dtypes: ClassVar[tuple[torch.dtype, ...]] = ELEMENTS
+
+    kind: Annotated[str, OneOf(ELEMENTWISE)]
+
+    @property
+    def operands(self) -> int:
+        return {"invert": 1, "where": 3}.get(self.kind, 2)
+
+    def shape(self, inputs: Sequence[Value]) -> Shape:
+        takes(self, inputs, self.operands)
+        return together([value.shape for value in inputs])
+
+    def check_dtypes(self, inputs: Sequence[Value], output: Value) -> None:
+        kind, dtypes = self.kind, [value.dtype for value in inputs]
+        require(kind != "where" or dtypes.pop(0) is torch.bool, "the condition is not bool")
+        result = torch.bool if kind in COMPARISONS else dtypes[0]
+        require(set(dtypes) == {dtypes[0]} and output.dtype is result, f"{kind} does not mix these dtypes")
+        floats, chooses = dtypes[0].is_floating_point, kind == "where" or kind in COMPARISONS
+        require(not floats or chooses, f"{kind} takes no floats")
+        require(dtypes[0] is not torch.bool or chooses or kind in _BITS, f"{kind} takes no bools")
+
+    def run(self, inputs: list[Tensor]) -> Tensor:
+        return ELEMENTWISE[self.kind](*inputs)
+
+
+@dataclass(frozen=True)
+class Fold(Operator):
+    """One result for all entries along ``dims``, which are neighbours; ``cumsum`` gives one an entry."""
+
+    name: ClassVar[str] = "fold"
+    dtypes: ClassVar[tuple[torch.dtype, ...]] = ELEMENTS
+
+    kind: Annotated[str, OneOf(FOLDS)]
+    dims: Sizes
+    keepdim: bool
+
+    def shape(self, inputs: Sequence[Value]) -> Shape:
+        takes(self, inputs, 1)
+        shape, dims = inputs[0].shape, self.dims
+        rising(dims, len(shape))
+        require(len(dims) == 1 or self.kind != "cumsum", f"a running sum along {len(dims)} axes")
+        require(list(dims) == list(range(dims[0], dims[-1] + 1)), f"{list(dims)} are no neighbours")
+        return shape if self.kind == "cumsum" else without_axes(shape, dims, self.keepdim)
+
+    def check_dtypes(self, inputs: Sequence[Value], output: Value) -> None:
+        (x,), kind = inputs, self.kind
+        result = torch.int64 if kind.startswith("arg") else x.dtype
+        require(x.dtype in _FOLDED.get(kind, (x.dtype,)) and output.dtype is result, f"no {kind} of {x}")
+        require(x.dtype is not torch.bool or kind in ("any", "all"), f"no {kind} of {x}")
+
+    def run(self, inputs: list[Tensor]) -> Tensor:
+        (x,), dims = inputs, list(self.dims)
+        if self.kind == "cumsum":
+            return x.cumsum(dims[0])
+        shape = without_axes(tuple(x.shape), dims, self.keepdim)
+        if self.kind in ("argmax", "argmin"):
+            return getattr(torch, self.kind)(x.flatten(dims[0], dims[-1]), dims[0]).reshape(shape)
+        return getattr(torch, self.kind)(x, dim=dims).reshape(shape)
+
+
+@dataclass(frozen=True)
+class Index(Operator):
+    """The entries at computed indices along the axes from ``dim`` on. ``wraps``: negative ones count from the end.
+
+    ``caller`` is torch's operator, whose error a wrong index raises; ``gather`` takes one index for each result.
+    """
+
+    name: ClassVar[str] = "index"
+    dtypes: ClassVar[tuple[torch.dtype, ...]] = ELEMENTS
+
+    dim: Axis
+    wraps: bool
+    caller: Annotated[str, OneOf(CALLERS)]
+
+    def shape(self, inputs: Sequence[Value]) -> Shape:
+        require(len(inputs) >= 2, "an index needs indices")
+        x, *indices = inputs
+        dim, rank, count = axis_of(self.dim, rank_of(self, inputs, 1)), len(x.shape), len(indices)
+        if self.caller == "gather":
+            by = indices[0].shape
+            fits = count == 1 and len(by) == rank
+            fits = fits and all(a <= b for i, (a, b) in enumerate(zip(by, x.shape, strict=True)) if i != dim)
+            require(fits and not self.wraps, f"{indices[0]} does not index {x}")
+            return by
+        require(dim + count <= rank, f"{count} indices from axis {dim} of {rank}")
+        return (*x.shape[:dim], *together([value.shape for value in indices]), *x.shape[dim + count :])
+
+    def check_dtypes(self, inputs: Sequence[Value], output: Value) -> None:
+        require(all(value.dtype in INDICES for value in inputs[1:]), "indices are int64 or int32")
+        require(output.dtype is inputs[0].dtype, "it changes its dtype")
+
+    def run(self, inputs: list[Tensor]) -> Tensor:
+        x, *indices = inputs
+        if self.caller == "gather":
+            return x.gather(self.dim, indices[0].long())
+        if not self.wraps and any(bool((index < 0).any()) for index in indices):
+            raise IndexError("index out of range in self")
+        return x[(slice(None),) * self.dim + tuple(index.long() for index in indices)]

@@ -1,0 +1,207 @@
+"""Operators that move numbers and compute none: parts, orders, shapes, padding; and conversions between dtypes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+
+from drystone.graph.dtypes import ELEMENTS
+from drystone.graph.graph import Value
+from drystone.graph.ops.operator import (
+    MAX_TABLE,
+    Axis,
+    Dims,
+    Indices,
+    OneOf,
+    Operator,
+    Shape,
+    Sizes,
+    Tensor,
+    Whole,
+    axis_of,
+    broadcasts,
+    in_order,
+    per_axis,
+    rank_of,
+    require,
+    takes,
+)
+
+
+class _Movement(Operator):
+    dtypes: ClassVar[tuple[torch.dtype, ...]] = ELEMENTS
+    keeps_dtype: ClassVar[bool] = True
+    moves: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class Cat(_Movement):
+    name: ClassVar[str] = "cat"
+
+    dim: Axis
+
+    def shape(self, inputs: Sequence[Value]) -> Shape:
+        shapes = [value.shape for value in inputs]
+        dim = axis_of(self.dim, rank_of(self, inputs, 1))
+        rest = {(len(shape), shape[:dim], shape[dim + 1 :]) for shape in shapes}
+        require(len(rest) == 1, f"the parts differ beyond axis {dim}")
+        return (*shapes[0][:dim], sum(shape[dim] for shape in shapes), *shapes[0][dim + 1 :])
+
+    def run(self, inputs: list[Tensor]) -> Tensor:
+        return torch.cat(inputs, self.dim)
+
+
+@dataclass(frozen=True)
+class Slice(_Movement):
+    """``length`` entries along ``dim`` from ``start`` on, each ``step``-th."""
+
+    name: ClassVar[str] = "slice"
+    views: ClassVar[bool] = True
+    tabled: ClassVar[bool] = True
+
+    dim: Axis
+    start: Axis
+    length: Axis
+    step: Annotated[int, Whole(1, MAX_TABLE)] = 1
+
+    def shape(self, inputs: Sequence[Value]) -> Shape:
+        takes(self, inputs, 1)
+        shape = inputs[0].shape
+        dim, last = axis_of(self.dim, rank_of(self, inputs, 1)), self.start + (self.length - 1) * self.step
+        require(last < shape[dim], f"entry {last} of {shape[dim]}")
+        return (*shape[:dim], self.length, *shape[dim + 1 :])
+
+    def run(self, inputs: list[Tensor]) -> Tensor:
+        stop = self.start + (self.length - 1) * self.step + 1
+        return inputs[0][(slice(None),) * self.dim + (slice(self.start, stop, self.step),)]
+
+
+@dataclass(frozen=True)
+class Gather(_Movement):
+    """The entries at ``indices`` along ``dim``, known beforehand."""
+
+    name: ClassVar[str] = "gather"
+    tabled: ClassVar[bool] = True
+
+    dim: Axis
+    indices: Indices
+
+    def shape(self, inputs: Sequence[Value]) -> Shape:
+        takes(self, inputs, 1)
+        shape, dim = inputs[0].shape, axis_of(self.dim, rank_of(self, inputs, 1))
+        require(max(self.indices, default=0) < shape[dim], f"an index beyond {shape[dim]}")
+        return (*shape[:dim], len(self.indices), *shape[dim + 1 :])
+
+    def run(self, inputs: list[Tensor]) -> Tensor:
+        return inputs[0].index_select(self.dim, torch.tensor(self.indices, dtype=torch.int64))
+
+
+@dataclass(frozen=True)
+class Permute(_Movement):
+    name: ClassVar[str] = "permute"
+    views: ClassVar[bool] = True
+
+    dims: Sizes
+
+    def shape(self, inputs: Sequence[Value]) -> Shape:
+        takes(self, inputs, 1)
+        return in_order(inputs[0], self.dims)
+
+    def run(self, inputs: list[Tensor]) -> Tensor:
+        return inputs[0].permute(self.dims)
+
+
+@dataclass(frozen=True)
+class Reshape(_Movement):
+    name: ClassVar[str] = "reshape"
+    views: ClassVar[bool] = True
+
+    sizes: Dims
+
+    def shape(self, inputs: Sequence[Value]) -> Shape:
+        takes(self, inputs, 1)
+        count = 1
+        for size in self.sizes:
+            count *= size
+        require(inputs[0].numel == count, f"{inputs[0]} has {inputs[0].numel} elements, and {list(self.sizes)} {count}")
+        return self.sizes
+
+    def run(self, inputs: list[Tensor]) -> Tensor:
+        return inputs[0].reshape(self.sizes)
+
+
+@dataclass(frozen=True)
+class Expand(_Movement):
+    name: ClassVar[str] = "expand"
+    tabled: ClassVar[bool] = True
+
+    sizes: Dims
+
+    def shape(self, inputs: Sequence[Value]) -> Shape:
+        takes(self, inputs, 1)
+        require(broadcasts(inputs[0].shape, self.sizes), f"{inputs[0]} does not expand to {list(self.sizes)}")
+        return self.sizes
+
+    def run(self, inputs: list[Tensor]) -> Tensor:
+        return inputs[0].expand(self.sizes)
+
+
+Signed = tuple[Annotated[int, Whole(-MAX_TABLE, MAX_TABLE)], ...]
+
+
+@dataclass(frozen=True)
+class Pad(_Movement):
+    """``before`` and ``after`` along each axis; a negative count cuts off."""
+
+    name: ClassVar[str] = "pad"
+    tabled: ClassVar[bool] = True
+
+    before: Signed
+    after: Signed
+    mode: Annotated[str, OneOf(("constant", "reflect", "replicate"))]
+    value: float = 0.0
+
+    def shape(self, inputs: Sequence[Value]) -> Shape:
+        takes(self, inputs, 1)
+        shape = inputs[0].shape
+        per_axis(self, len(shape), "before", "after")
+        sizes = list(zip(shape, self.before, self.after, strict=True))
+        if self.mode != "constant":
+            require(all(before >= 0 and after >= 0 for _, before, after in sizes), f"{self.mode} padding does not crop")
+        if self.mode == "reflect":
+            require(all(max(before, after) < size for size, before, after in sizes), "more is reflected than there is")
+        require(all(size + before + after > 0 for size, before, after in sizes), "it leaves nothing")
+        return tuple(size + before + after for size, before, after in sizes)
+
+    def run(self, inputs: list[Tensor]) -> Tensor:
+        """By index along each axis, for any rank."""
+        x = inputs[0]
+        for axis, (before, after) in enumerate(zip(self.before, self.after, strict=True)):
+            size = x.shape[axis]
+            index = torch.arange(-before, size + after)
+            inside = index.clamp(0, size - 1)
+            if self.mode == "reflect":
+                inside = (size - 1 - (size - 1 - index.abs()).abs()).clamp(0, size - 1)
+            outside = (index < 0) | (index >= size)
+            x = x.index_select(axis, inside)
+            if self.mode == "constant":
+                x = x.masked_fill(outside.view([-1] + [1] * (x.ndim - 1 - axis)), self.value)
+        return x
+
+
+@dataclass(frozen=True)
+class Convert(Operator):
+    """To the dtype of the result."""
+
+    name: ClassVar[str] = "convert"
+    dtypes: ClassVar[tuple[torch.dtype, ...]] = ELEMENTS
+
+    def shape(self, inputs: Sequence[Value]) -> Shape:
+        takes(self, inputs, 1)
+        return inputs[0].shape
+
+    def run(self, inputs: list[Tensor]) -> Tensor:
+        return inputs[0]

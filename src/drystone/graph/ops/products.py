@@ -1,0 +1,163 @@
+"""Products of matrices, attention, and rotary embeddings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+
+from drystone.graph.dtypes import FLOATS
+from drystone.graph.graph import Value
+from drystone.graph.ops.convolutions import weight_of
+from drystone.graph.ops.operator import (
+    Dims,
+    Operator,
+    Shape,
+    Sizes,
+    Tensor,
+    broadcasts,
+    in_order,
+    rank_of,
+    require,
+    takes,
+    together,
+)
+
+
+@dataclass(frozen=True)
+class Matmul(Operator):
+    """(…, K) by a constant (N, K), as ``F.linear``."""
+
+    name: ClassVar[str] = "matmul"
+    converts: ClassVar[bool] = True
+    factors: ClassVar[int] = 2
+    takes_epilogue: ClassVar[bool] = True
+
+    has_bias: bool
+
+    @property
+    def operands(self) -> int:
+        return 2 + self.has_bias
+
+    def shape(self, inputs: Sequence[Value]) -> Shape:
+        weight, x = weight_of(self, inputs), inputs[0]
+        rank_of(self, inputs, 1)
+        require(len(weight.shape) == 2 and x.shape[-1] == weight.shape[1], f"{weight} does not fit {x}")
+        return (*x.shape[:-1], weight.shape[0])
+
+    def run(self, inputs: list[Tensor]) -> Tensor:
+        return F.linear(inputs[0], inputs[1], inputs[2] if self.has_bias else None)
+
+
+@dataclass(frozen=True)
+class BatchMatmul(Operator):
+    """(…, M, K) by (…, K, N), both computed. ``dims``: the order in which each operand's axes are taken."""
+
+    name: ClassVar[str] = "batch_matmul"
+    keeps_dtype: ClassVar[bool] = True
+    factors: ClassVar[int] = 2
+
+    dims: tuple[Dims, Dims]
+
+    @property
+    def operands(self) -> int:
+        return 2
+
+    def shape(self, inputs: Sequence[Value]) -> Shape:
+        takes(self, inputs, 2)
+        a, b = (in_order(value, dims) for value, dims in zip(inputs, self.dims, strict=True))
+        require(len(a) == len(b) >= 2 and a[-1] == b[-2], f"{list(a)} and {list(b)} have no product")
+        return (*together([a[:-2], b[:-2]]), a[-2], b[-1])
+
+    def run(self, inputs: list[Tensor]) -> Tensor:
+        a, b = (x.permute(dims) for x, dims in zip(inputs, self.dims, strict=True))
+        return a @ b
+
+
+@dataclass(frozen=True)
+class Attention(Operator):
+    """softmax(scale q kᵀ + mask) v. ``heads_first``: whether q, k, v and the result are (B, H, T, D), else (B, T, H, D).
+
+    ``causal`` hides the keys after a query. Rows that are hidden whole are NaN, or zeros, as ``nan_if_hidden`` says.
+    """
+
+    name: ClassVar[str] = "attention"
+    dtypes: ClassVar[tuple[torch.dtype, ...]] = (*FLOATS, torch.bool)
+    factors: ClassVar[int] = 3
+
+    heads_first: tuple[bool, bool, bool, bool]
+    scale: float
+    causal: bool
+    has_mask: bool
+    nan_if_hidden: bool
+
+    @property
+    def operands(self) -> int:
+        return 3 + self.has_mask
+
+    def shape(self, inputs: Sequence[Value]) -> Shape:
+        takes(self, inputs, 3 + self.has_mask)
+        require(all(len(value.shape) == 4 for value in inputs[:3]), "an attention has operands of four axes")
+        heads = [_heads_first(value.shape, order) for value, order in zip(inputs[:3], self.heads_first, strict=False)]
+        (batch, count, queries, depth), key, value = heads
+        fits = key[0] == value[0] == batch and key[1:3] == value[1:3] and count % max(key[1], 1) == 0 and key[3] == depth
+        require(fits, f"{', '.join(map(str, inputs[:3]))} do not fit together")
+        if self.has_mask:
+            mask = inputs[3]
+            require(broadcasts(mask.shape, (batch, count, queries, key[2])), f"{mask} does not fit the scores")
+        return _heads_first((batch, count, queries, value[3]), self.heads_first[3])
+
+    def check_dtypes(self, inputs: Sequence[Value], output: Value) -> None:
+        dtypes = {operand.dtype for operand in [*inputs[:3], output]}
+        require(len(dtypes) == 1 and torch.bool not in dtypes, "it changes its dtype")
+
+    def run(self, inputs: list[Tensor]) -> Tensor:
+        q, k, v = (x if first else x.transpose(1, 2) for x, first in zip(inputs[:3], self.heads_first, strict=False))
+        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
+        scores = q @ k.transpose(2, 3) * self.scale
+        if self.has_mask:
+            mask = inputs[3]
+            scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
+        if self.causal:
+            scores = scores.masked_fill(torch.ones(scores.shape[2:], dtype=torch.bool).triu(1), -math.inf)
+        weights = scores.softmax(3)
+        if not self.nan_if_hidden:
+            weights = weights.masked_fill((scores == -math.inf).all(3, keepdim=True), 0)
+        result = weights @ v
+        return result if self.heads_first[3] else result.transpose(1, 2)
+
+
+def _heads_first(shape: Shape, already: bool) -> Shape:
+    """(B, H, T, D) of that or of (B, T, H, D); and back."""
+    return shape if already else (shape[0], shape[2], shape[1], shape[3])
+
+
+@dataclass(frozen=True)
+class Rotary(Operator):
+    """x * cosines + rotated(x) * sines, for x in the order ``dims``: rotary embedding (RoFormer, Su et al. 2021).
+
+    Rotated are the halves of the last axis: (a, b) becomes (-b, a).
+    """
+
+    name: ClassVar[str] = "rotary"
+
+    dims: Sizes
+
+    def shape(self, inputs: Sequence[Value]) -> Shape:
+        takes(self, inputs, 3)
+        shape = in_order(inputs[0], self.dims)
+        require(shape and shape[-1] % 2 == 0 and self.dims[-1] == len(shape) - 1, f"no halves of {list(shape)}")
+        for factors in inputs[1:]:
+            fits = factors.shape and factors.shape[-1] == shape[-1] and broadcasts(factors.shape, shape)
+            require(fits, f"{factors} does not fit {list(shape)}")
+        return shape
+
+    def run(self, inputs: list[Tensor]) -> Tensor:
+        x, cosines, sines = inputs
+        x = x.permute(self.dims)
+        first, second = x.chunk(2, -1)
+        return x * cosines + torch.cat([-second, first], -1) * sines

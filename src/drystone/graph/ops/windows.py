@@ -1,0 +1,117 @@
+"""Pools and resizes: what reads a window of each spatial axis for each of its results."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import torch
+
+from drystone.graph.graph import Value
+from drystone.graph.ops.operator import (
+    MAX_TABLE,
+    Axis,
+    Finite,
+    Indices,
+    OneOf,
+    Operator,
+    Shape,
+    Tensor,
+    Whole,
+    per_axis,
+    rank_of,
+    require,
+    takes,
+)
+
+Window = tuple[Axis, Axis, Axis]
+Divisor = Annotated[int, Whole(1, MAX_TABLE)]
+
+
+def _everywhere(*index: int | slice) -> tuple[Any, ...]:
+    """An index into the last axes."""
+    return (..., *index)
+
+
+@dataclass(frozen=True)
+class Pool(Operator):
+    """The maximum or mean over windows. ``windows``: along each spatial axis, (start, stop, step) of each result's window."""
+
+    name: ClassVar[str] = "pool"
+    keeps_dtype: ClassVar[bool] = True
+
+    kind: Annotated[str, OneOf(("max", "avg"))]
+    windows: tuple[tuple[Window, ...], ...]
+    divisors: tuple[tuple[Divisor, ...], ...] | None = None  # of a mean: along each axis, whose product a sum is divided by
+    divisor_override: Axis | None = None
+
+    def shape(self, inputs: Sequence[Value]) -> Shape:
+        takes(self, inputs, 1)
+        x, rank = inputs[0], rank_of(self, inputs, 3, 5)
+        per_axis(self, rank - 2, "windows")
+        for size, axis in zip(x.shape[2:], self.windows, strict=True):
+            fits = all(start < stop <= size and step >= 1 for start, stop, step in axis)
+            require(fits, f"a window is empty or reaches beyond the {size} entries of its axis")
+        if self.kind == "avg":
+            require(self.divisors is not None, "it has no divisors")
+            per_axis(self, rank - 2, "divisors")
+            assert self.divisors is not None
+            require([len(axis) for axis in self.divisors] == [len(axis) for axis in self.windows], "a divisor a window")
+        else:
+            require(self.divisors is None and self.divisor_override is None, "a maximum has no divisors")
+        return (*x.shape[:2], *(len(axis) for axis in self.windows))
+
+    def run(self, inputs: list[Tensor]) -> Tensor:
+        (x,) = inputs
+        out = x.new_empty((*x.shape[:2], *(len(axis) for axis in self.windows)))
+        dims = tuple(range(2, x.ndim))
+        for index in itertools.product(*(range(len(axis)) for axis in self.windows)):
+            window = x[_everywhere(*(slice(*axis[i]) for axis, i in zip(self.windows, index, strict=True)))]
+            if self.kind == "max":
+                out[_everywhere(*index)] = window.amax(dims)
+            else:
+                assert self.divisors is not None
+                each = math.prod(axis[i] for axis, i in zip(self.divisors, index, strict=True))
+                out[_everywhere(*index)] = window.sum(dims) / (self.divisor_override or each)
+        return out
+
+
+@dataclass(frozen=True)
+class Resize(Operator):
+    """To ``sizes`` of the spatial axes. ``scales``: the factors by which torch's kernels multiply output coordinates."""
+
+    name: ClassVar[str] = "resize"
+    keeps_dtype: ClassVar[bool] = True
+    tabled: ClassVar[bool] = True
+
+    mode: Annotated[str, OneOf(("nearest", "linear"))]
+    align_corners: bool
+    scales: tuple[Finite, ...]
+    sizes: Indices
+
+    def shape(self, inputs: Sequence[Value]) -> Shape:
+        takes(self, inputs, 1)
+        rank = rank_of(self, inputs, 3, 5)
+        per_axis(self, rank - 2, "scales", "sizes")
+        require(all(0 <= scale <= MAX_TABLE for scale in self.scales), f"a scale is negative or beyond {MAX_TABLE}")
+        require(self.mode == "linear" or not self.align_corners, "nearest has no corners to align")
+        return (*inputs[0].shape[:2], *self.sizes)
+
+    def run(self, inputs: list[Tensor]) -> Tensor:
+        """Axis by axis: both modes are separable."""
+        x = inputs[0]
+        for axis, (scale, count) in enumerate(zip(self.scales, self.sizes, strict=True), start=2):
+            size = x.shape[axis]
+            out = torch.arange(count, dtype=torch.float64)
+            if self.mode == "nearest":
+                x = x.index_select(axis, (out * scale).floor().long().clamp(max=size - 1))
+                continue
+            at = out * scale if self.align_corners else ((out + 0.5) * scale - 0.5).clamp(min=0)
+            low = at.floor().long().clamp(max=size - 1)
+            high = (low + 1).clamp(max=size - 1)
+            share = (at - low).to(x.dtype).view([-1] + [1] * (x.ndim - 1 - axis))
+            x = x.index_select(axis, low) * (1 - share) + x.index_select(axis, high) * share
+        return x
