@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import drystone
-from agreement import Reference, needs_newer_export
+from agreement import Reference, needs_unconditional_sizes
 from drystone import ShapeError
 from drystone.capture import shapes
 from drystone.runtime.module import MAX_PROGRAMS
@@ -135,7 +135,7 @@ def test_a_decision_on_the_batch_is_made_for_each() -> None:
         assert torch.equal(fast(x), x * 2 if batch > 4 else x + 1), batch
 
 
-@needs_newer_export
+@needs_unconditional_sizes
 def test_two_hundred_shapes_keep_memory_bounded(model: nn.Module) -> None:
     dims = ({2: torch.export.Dim("height", min=4, max=400), 3: torch.export.Dim("width", min=4, max=400)},)
     fast = drystone.optimize(model, (torch.randn(2, 3, 10, 12),), tuning="estimate", dynamic_shapes=dims)

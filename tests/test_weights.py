@@ -125,6 +125,10 @@ STATISTICS: dict[str, Callable[[], nn.Module]] = {
 @pytest.mark.parametrize("capture", ["whole", "eager"])
 def test_running_statistics_that_moved_are_seen(kind: str, capture: Any) -> None:
     model, x = nn.Sequential(nn.Conv2d(3, 8, 3), STATISTICS[kind](), nn.ReLU()).eval(), torch.randn(2, 3, 9, 9)
+    versions = [buffer._version for buffer in model.buffers()]
+    model(x)
+    if versions != [buffer._version for buffer in model.buffers()]:
+        pytest.skip("this torch counts a call in eval mode as a change of the statistics")
     fast = drystone.optimize(model, x, tuning="estimate", capture=capture)
     fast(x)
     with torch.no_grad():

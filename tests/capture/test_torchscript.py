@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import drystone
-from agreement import Reference, program_of
+from agreement import Reference, needs_unconditional_sizes, program_of
 from drystone import native
 from drystone.capture.export import capture
 from drystone.errors import CaptureError, InputError, UnsupportedError
@@ -190,6 +190,7 @@ class Sizes(nn.Module):
         return y[:, :, 1:, :-1] / 2
 
 
+@needs_unconditional_sizes
 def test_arithmetic_on_sizes_that_tracing_recorded() -> None:
     model, x = Sizes().eval(), torch.randn(2, 4, 6, 8)
     script = torch.jit.trace(model, x)
