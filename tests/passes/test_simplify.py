@@ -4,6 +4,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small_graphs import Small, keeps_numbers
 
+from drystone.graph.ops.operator import MAX_TABLE
 from drystone.passes import simplify
 
 _UNARY = ["relu", "sigmoid", "tanh", "neg", "square", "hardsigmoid"]
@@ -51,3 +52,10 @@ def test_random_graphs_keep_their_numbers(data):
     if values[-1] not in outputs:
         outputs.append(values[-1])
     keeps_numbers(s.returns(*outputs), simplify, tolerance=1e-5)
+
+
+def test_axes_longer_than_an_artefact_may_have():
+    """Bounds of what comes from a file are none of a model's own."""
+    s = Small((1, MAX_TABLE))
+    s.graph.outputs = [s.unary("tanh", s.pad(s.x[0], (0, 3), (0, 0)))]
+    assert [value.shape for value in simplify(s.graph).outputs] == [(1, MAX_TABLE + 3)]

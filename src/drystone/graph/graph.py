@@ -178,10 +178,18 @@ class Graph:
         return list({value.id: value for value in read if value.is_constant}.values())
 
     def check(self) -> None:
-        """Raise ``AssertionError`` where a value is read before it is there or has two producers, ``OperatorError`` where a node's
-        operands and results are not those of its operator."""
+        """``check_order``, and raise ``OperatorError`` where a node's operands and results are not those of its operator.
+
+        It holds to the bounds of what an artefact may have, too, which a model of the user's own may leave.
+        """
         from drystone.graph.ops.operator import check
 
+        self.check_order()
+        for node in self.nodes:
+            check(node)
+
+    def check_order(self) -> None:
+        """Raise ``AssertionError`` where a value is read before it is there, or has two producers."""
         known = {value.id for value in self.inputs}
         for node in self.nodes:
             for value in node.inputs:
@@ -190,7 +198,6 @@ class Graph:
                 assert value.id not in known, f"{value} has two producers"
                 assert value.producer is node, f"{value}.producer is not its node: {node}"
                 known.add(value.id)
-            check(node)
         for value in self.outputs:
             assert value.is_constant or value.id in known, f"output {value} is never computed"
 

@@ -48,5 +48,5 @@ def simplify(graph: Graph) -> Graph:
     fuse_epilogues(graph)
     batch_products(graph)  # what attention has not taken
     remove_noops(graph)
-    graph.check()
+    graph.check_order()
     return graph
