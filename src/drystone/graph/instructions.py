@@ -93,10 +93,6 @@ INSTRUCTIONS: dict[str, Instruction] = {
 }
 
 
-def commutes(kind: str) -> bool:
-    return INSTRUCTIONS[kind].commutes
-
-
 def run_instructions(ops: Sequence[PointwiseOp], operands: Sequence[Tensor]) -> Tensor:
     """A chain of instructions: the result of the last one."""
     registers: list[Tensor] = []

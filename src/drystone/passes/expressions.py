@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from drystone.graph.graph import Node, Value
-from drystone.graph.instructions import PointwiseOp, commutes
+from drystone.graph.instructions import INSTRUCTIONS, PointwiseOp
 from drystone.graph.ops import Aten, Pointwise, Reduce, Reshape
 from drystone.graph.ops.aten import Ref
 
@@ -80,7 +80,7 @@ class Expressions:
         if op.kind in ("linear", "neg"):
             alpha, beta = (op.alpha, op.beta) if op.kind == "linear" else (-1.0, 0.0)
             return self._linear(alpha, beta, args[0])
-        if commutes(op.kind):
+        if INSTRUCTIONS[op.kind].commutes:
             args = tuple(sorted(args))
         return self._number(op.kind, (op.alpha, op.beta) if op.alpha or op.beta else (), args)
 

@@ -18,7 +18,16 @@ from dataclasses import replace
 import torch
 
 from drystone.graph.graph import Graph, Node, Value, constant
-from drystone.graph.ops import Conv, ConvTranspose, GroupNorm, LayerNorm, Matmul, Permute, Pointwise
+from drystone.graph.ops import (
+    Convolution,
+    GroupNorm,
+    LayerNorm,
+    Matmul,
+    Norm,
+    Permute,
+    Pointwise,
+    WeightProduct,
+)
 from drystone.graph.transposed import stays_bare
 from drystone.passes.instructions import (
     Affine,
@@ -92,11 +101,7 @@ def _fold_leading(graph: Graph, node: Node, value: Value, counts: Counter[int]) 
 
 
 def _fold_trailing(graph: Graph, node: Node, consumer: Node) -> None:
-    if (
-        not isinstance(consumer.op, (Conv, ConvTranspose, Matmul))
-        or consumer.inputs[0] is not node.output
-        or not _has_constant_weight(consumer)
-    ):
+    if not isinstance(consumer.op, WeightProduct) or consumer.inputs[0] is not node.output or not _has_constant_weight(consumer):
         return
     axis = len(node.output.shape) - 1 if isinstance(consumer.op, Matmul) else 1
     while True:
@@ -141,18 +146,13 @@ def _foldable_producer(value: Value, counts: Counter[int]) -> tuple[Node, int] |
 
 def _channel_axis(node: Node) -> int | None:
     rank = len(node.output.shape)
-    if isinstance(node.op, (Conv, ConvTranspose, GroupNorm)):
+    if isinstance(node.op, (Convolution, GroupNorm)):
         return 1
     if isinstance(node.op, Matmul):
         return rank - 1
     if isinstance(node.op, LayerNorm) and len(node.op.dims) == 1:
         return int(node.op.dims[0])
     return None
-
-
-def _product(node: Node) -> Conv | ConvTranspose | Matmul:
-    assert isinstance(node.op, (Conv, ConvTranspose, Matmul))
-    return node.op
 
 
 def _has_constant_weight(node: Node) -> bool:
@@ -170,13 +170,13 @@ def _per_channel(affine: Affine | None, shape: Sequence[int], axis: int) -> Affi
 
 def _scale_outputs(node: Node, affine: Affine) -> None:
     """Fold ``affine``, two vectors over the channels of the output, into the weight and bias of ``node``."""
-    if isinstance(node.op, (LayerNorm, GroupNorm)):
+    if isinstance(node.op, Norm):
         _scale_norm(node, affine)
         return
     weight = node.inputs[1]
     if (affine.scale != 1).any():
         node.inputs[1] = _scaled(weight, affine.scale[:, None])
-    has_bias = _product(node).has_bias
+    has_bias = node.of(WeightProduct).has_bias
     if has_bias or affine.shift.any():
         old = node.inputs[2].constant if has_bias else None
         scaled = affine.scale * old.detach().to(torch.float64) if old is not None else 0.0
@@ -186,8 +186,7 @@ def _scale_outputs(node: Node, affine: Affine) -> None:
 def _scale_norm(node: Node, affine: Affine) -> None:
     dtype = node.output.dtype
     parameters = [value.constant.detach().to(torch.float64) for value in node.inputs[1:] if value.is_constant]
-    op = node.op
-    assert isinstance(op, (LayerNorm, GroupNorm))
+    op = node.of(Norm)
     weight = parameters.pop(0) if op.has_weight else torch.ones_like(affine.scale)
     bias = parameters.pop(0) if op.has_bias else torch.zeros_like(affine.shift)
     node.inputs = [
@@ -203,8 +202,7 @@ def _scale_inputs(node: Node, scale: torch.Tensor) -> None:
     if not (scale != 1).any():
         return
     weight = node.inputs[1]
-    op = _product(node)
-    groups = 1 if isinstance(op, Matmul) else op.groups
+    groups = node.op.groups if isinstance(node.op, Convolution) else 1
     # (O, C / groups): the entries of the input channels that each output channel sees.
     outputs = weight.shape[0]
     node.inputs[1] = _scaled(weight, scale.reshape(groups, 1, -1).expand(groups, outputs // groups, -1).reshape(outputs, -1))
@@ -229,7 +227,8 @@ def _scaled(weight: Value, scale: torch.Tensor) -> Value:
 
 
 def _set_bias(node: Node, data: torch.Tensor) -> None:
-    op = _product(node)
+    op = node.op
+    assert isinstance(op, (Convolution, Matmul))
     if op.has_bias:
         node.inputs[2] = _stored(data, node.inputs[2].dtype, node.inputs[2].name)
         return

@@ -26,8 +26,7 @@ from drystone.graph.ops import (
     Cat,
     Convert,
     Elementwise,
-    GroupNorm,
-    LayerNorm,
+    Norm,
     Operator,
     Permute,
     Pointwise,
@@ -124,7 +123,7 @@ class _Lowering:
 
     def _promote(self, node: Node) -> None:
         """float32 if something of it is, but for constants of one value a channel."""
-        operands = node.inputs[:1] if isinstance(node.op, (LayerNorm, GroupNorm)) else node.inputs
+        operands = node.inputs[:1] if isinstance(node.op, Norm) else node.inputs
         floats = [value for value in operands if value.dtype in FLOATS]
         wide = any(map(_widens, floats)) or all(value.is_constant for value in floats)
         wide = wide or node.output.dtype not in FLOATS or bool(node.float32)

@@ -60,7 +60,7 @@ def _merge(graph: Graph, node: Node, indices: list[int], linears: list[Node]) ->
     has_bias = any(linear.of(Matmul).has_bias for linear in linears)
     if has_bias:
         inputs.append(constant(torch.cat([_bias(linear) for linear in linears]), "bias"))
-    merged = make_node(Matmul(has_bias), inputs, dtype, linears[0].name, instead_of=linears[0])
+    merged = make_node(Matmul(has_bias=has_bias), inputs, dtype, linears[0].name, instead_of=linears[0])
     split = make_node(Reshape((batch, length, sum(heads), size)), [merged.output], name=linears[0].name)
     made = [merged, split]
     for position, (index, count) in enumerate(zip(indices, heads, strict=True)):

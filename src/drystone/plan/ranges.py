@@ -19,16 +19,14 @@ from drystone.graph.ops import (
     Attention,
     BatchMatmul,
     Cat,
-    Conv,
     Convert,
-    ConvTranspose,
     Elementwise,
     Fold,
     GroupNorm,
     Index,
     LayerNorm,
     LocalResponseNorm,
-    Matmul,
+    Norm,
     Pad,
     Pointwise,
     Pool,
@@ -37,6 +35,7 @@ from drystone.graph.ops import (
     Resize,
     Rotary,
     Softmax,
+    WeightProduct,
 )
 
 
@@ -227,14 +226,14 @@ def product(x: Range, gain: float, bias: Range) -> Range:
     return _rounded(symmetric(x.bound * gain * _SUMMED + bias.bound), torch.float32)
 
 
-def _norm(op: LayerNorm | GroupNorm, x: Range, elements: int) -> Range:
+def _norm(op: Norm, x: Range, elements: int) -> Range:
     """Of what is normalised over so many elements, then scaled and shifted."""
     if x.bound > _SQUARABLE or op.eps < _POSITIVE:
         return UNKNOWN
     return symmetric(_SUMMED * math.sqrt(elements))
 
 
-def _scaled(op: LayerNorm | GroupNorm, x: Range, at: Inputs) -> Range:
+def _scaled(op: Norm, x: Range, at: Inputs) -> Range:
     place = 1
     if op.has_weight:
         x = _products(x, at(place)) if x.bound < math.inf > at(place).bound else UNKNOWN
@@ -313,7 +312,7 @@ def ranges_of(node: Node, at: Inputs, gain: Callable[[Value], float]) -> list[Ra
     """The ranges of the outputs of ``node``. ``gain``: ``largest_gain`` of a constant."""
     if isinstance(node.op, Recurrent):
         return _recurrent(node, node.op, at)
-    if isinstance(node.op, (Conv, ConvTranspose, Matmul)):
+    if isinstance(node.op, WeightProduct):
         found = epilogue(node, at, gain)[-1]
     else:
         found = _operator(node, at) if len(node.outputs) == 1 else UNKNOWN
@@ -326,7 +325,7 @@ def ranges_of(node: Node, at: Inputs, gain: Callable[[Value], float]) -> list[Ra
 
 def epilogue(node: Node, at: Inputs, gain: Callable[[Value], float]) -> list[Range]:
     """Of a product: its own range, and those after each instruction of its epilogue."""
-    bias = at(2) if node.op.operands > 2 else Range(0.0, 0.0)
+    bias = at(2) if node.of(WeightProduct).has_bias else Range(0.0, 0.0)
     weight = node.inputs[1]
     own = product(at(0), gain(weight), bias) if weight.is_constant else UNKNOWN
     return [own, *chain(node.epilogue, lambda i: own if i == 0 else at(node.epilogue_start + i - 1))]

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from drystone.graph.graph import Graph, Node, Value
-from drystone.graph.ops import Conv, ConvTranspose, Matmul, Permute
+from drystone.graph.ops import ConvTranspose, Matmul, Permute, WeightProduct
 from drystone.plan.assemble import Assembled, Ends, assemble, uniform_layout
 from drystone.plan.choose import choose
 from drystone.plan.contention import contention
@@ -200,7 +200,7 @@ class Planner:
             return 0.0
         moved = sum(v.bytes for v in [*node.inputs, *node.outputs])
         seconds = START_SECONDS + moved / BYTES_A_SECOND
-        if isinstance(node.op, (Conv, ConvTranspose, Matmul)):
+        if isinstance(node.op, WeightProduct):
             x, weight = node.inputs[:2]
             # Each weight meets every output of its channel; of a transposed convolution, every input.
             met = (

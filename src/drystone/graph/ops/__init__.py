@@ -1,14 +1,15 @@
 """The operators of the graph, a file a family. ``OPERATORS`` has them by name."""
 
 from drystone.graph.ops.aten import Aten
-from drystone.graph.ops.convolutions import Conv, ConvTranspose
+from drystone.graph.ops.convolutions import Conv, Convolution, ConvTranspose
 from drystone.graph.ops.elements import Elementwise, Fold, Index
 from drystone.graph.ops.movement import Cat, Convert, Expand, Gather, Pad, Permute, Reshape, Slice
 from drystone.graph.ops.operator import OPERATORS, Operator, OperatorError
 from drystone.graph.ops.pointwise import Pointwise
 from drystone.graph.ops.products import Attention, BatchMatmul, Matmul, Rotary
 from drystone.graph.ops.recurrent import Recurrent
-from drystone.graph.ops.reductions import GroupNorm, LayerNorm, LocalResponseNorm, Reduce, Softmax
+from drystone.graph.ops.reductions import GroupNorm, LayerNorm, LocalResponseNorm, Norm, Reduce, Softmax
+from drystone.graph.ops.weight_product import WeightProduct
 from drystone.graph.ops.windows import Pool, Resize
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Conv",
     "ConvTranspose",
     "Convert",
+    "Convolution",
     "Elementwise",
     "Expand",
     "Fold",
@@ -29,6 +31,7 @@ __all__ = [
     "LayerNorm",
     "LocalResponseNorm",
     "Matmul",
+    "Norm",
     "Operator",
     "OperatorError",
     "Pad",
@@ -42,4 +45,5 @@ __all__ = [
     "Rotary",
     "Slice",
     "Softmax",
+    "WeightProduct",
 ]

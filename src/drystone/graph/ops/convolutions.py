@@ -10,21 +10,12 @@ from typing import ClassVar
 import torch.nn.functional as F
 
 from drystone.graph.graph import Value
-from drystone.graph.ops.operator import Operator, Shape, SignedSteps, Sizes, Step, Steps, Tensor, per_axis, rank_of, require
-
-
-def weight_of(op: Operator, inputs: Sequence[Value]) -> Value:
-    """The second operand, after those of a product with a constant weight, and perhaps a bias, are looked at."""
-    require(len(inputs) >= op.operands, "an operand is missing")
-    weight = inputs[1]
-    require(weight.is_constant, "the weight is no constant")
-    for bias in inputs[2 : op.operands]:
-        require(bias.is_constant and bias.shape == weight.shape[:1], f"{bias} is no bias")
-    return weight
+from drystone.graph.ops.operator import Shape, SignedSteps, Sizes, Step, Steps, Tensor, per_axis, rank_of, require
+from drystone.graph.ops.weight_product import WeightProduct
 
 
 @dataclass(frozen=True)
-class _Convolution(Operator):
+class Convolution(WeightProduct):
     stride: Steps
     padding_l: Sizes
     padding_r: SignedSteps
@@ -32,17 +23,9 @@ class _Convolution(Operator):
     groups: Step
     has_bias: bool
 
-    converts: ClassVar[bool] = True
-    factors: ClassVar[int] = 2
-    takes_epilogue: ClassVar[bool] = True
-
-    @property
-    def operands(self) -> int:
-        return 2 + self.has_bias
-
     def _axes(self, inputs: Sequence[Value]) -> Iterator[tuple[int, int, int, int, int, int]]:
         """Along each axis: size, kernel, stride, padding on both sides, dilation."""
-        weight, x = weight_of(self, inputs), inputs[0]
+        weight, x = self.weight(inputs), inputs[0]
         rank = rank_of(self, inputs, 3, 5)
         require(len(weight.shape) == rank, f"{weight} is no weight for {x}")
         per_axis(self, rank - 2, "stride", "padding_l", "padding_r", "dilation")
@@ -53,7 +36,7 @@ class _Convolution(Operator):
 
 
 @dataclass(frozen=True)
-class Conv(_Convolution):
+class Conv(Convolution):
     name: ClassVar[str] = "conv"
 
     padding_r: Sizes
@@ -75,7 +58,7 @@ class Conv(_Convolution):
 
 
 @dataclass(frozen=True)
-class ConvTranspose(_Convolution):
+class ConvTranspose(Convolution):
     """What is cut off the results is ``padding``; a negative one adds results that no kernel reaches."""
 
     name: ClassVar[str] = "conv_transpose"

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 
 from drystone.graph.dtypes import FLOATS
 from drystone.graph.graph import Value
-from drystone.graph.ops.convolutions import weight_of
 from drystone.graph.ops.operator import (
     Dims,
     Operator,
@@ -26,25 +25,19 @@ from drystone.graph.ops.operator import (
     takes,
     together,
 )
+from drystone.graph.ops.weight_product import WeightProduct
 
 
 @dataclass(frozen=True)
-class Matmul(Operator):
+class Matmul(WeightProduct):
     """(…, K) by a constant (N, K), as ``F.linear``."""
 
     name: ClassVar[str] = "matmul"
-    converts: ClassVar[bool] = True
-    factors: ClassVar[int] = 2
-    takes_epilogue: ClassVar[bool] = True
 
     has_bias: bool
 
-    @property
-    def operands(self) -> int:
-        return 2 + self.has_bias
-
     def shape(self, inputs: Sequence[Value]) -> Shape:
-        weight, x = weight_of(self, inputs), inputs[0]
+        weight, x = self.weight(inputs), inputs[0]
         rank_of(self, inputs, 1)
         require(len(weight.shape) == 2 and x.shape[-1] == weight.shape[1], f"{weight} does not fit {x}")
         return (*x.shape[:-1], weight.shape[0])

@@ -64,7 +64,7 @@ class Softmax(Operator):
 
 
 @dataclass(frozen=True)
-class _Norm(Operator):
+class Norm(Operator):
     converts: ClassVar[bool] = True
 
     eps: Finite
@@ -81,7 +81,7 @@ class _Norm(Operator):
 
 
 @dataclass(frozen=True)
-class LayerNorm(_Norm):
+class LayerNorm(Norm):
     """Over ``dims``, with a weight and a bias of their sizes. Not ``centred``, no mean is subtracted: RMSNorm."""
 
     name: ClassVar[str] = "layer_norm"
@@ -109,7 +109,7 @@ class LayerNorm(_Norm):
 
 
 @dataclass(frozen=True)
-class GroupNorm(_Norm):
+class GroupNorm(Norm):
     name: ClassVar[str] = "group_norm"
 
     groups: Step

@@ -6,7 +6,7 @@ import torch
 
 from drystone import native
 from drystone.graph.graph import Node
-from drystone.graph.ops import Conv, ConvTranspose, Operator
+from drystone.graph.ops import Convolution, ConvTranspose, Operator
 from drystone.plan.formats import BLOCK, PLAIN, formats_of
 from drystone.plan.implementations.base import Context, Created, Implementation, Layout, Operand, float_reason
 from drystone.plan.implementations.epilogue import post_ops
@@ -23,20 +23,20 @@ class OneDnnConvolution(Implementation):
     def refuses(self, node: Node) -> str | None:
         if not node.inputs[1].is_constant:
             return "the weight is not a constant"
-        if _convolution(node).has_bias and not node.inputs[2].is_constant:
+        if node.of(Convolution).has_bias and not node.inputs[2].is_constant:
             return "the bias is not a constant"
         return super().refuses(node) or float_reason(node)
 
     def layouts(self, node: Node) -> list[Layout]:
         x, output = node.inputs[0], node.output
-        depthwise = _convolution(node).groups > 1 and _convolution(node).groups == x.shape[1]
+        depthwise = node.of(Convolution).groups > 1 and node.of(Convolution).groups == x.shape[1]
         layouts = []
         for format in formats_of(output):
             block = BLOCK.get(format)
             source = format
             if block:
                 # oneDNN's blocked kernels want whole blocks in each group, or read a few channels (an image) from plain memory.
-                groups = _convolution(node).groups
+                groups = node.of(Convolution).groups
                 if groups > 1 and not depthwise and (x.shape[1] // groups % block or output.shape[1] // groups % block):
                     continue
                 if block == 8 and native.isa() != "avx2" and output.dtype == torch.bfloat16:
@@ -52,13 +52,13 @@ class OneDnnConvolution(Implementation):
 
     def create(self, node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, context: Context) -> Created:
         step, operands, overwrites = self._step(node, inputs, output, context.free_inputs)
-        finishes = bool(node.epilogue) or _convolution(node).has_bias
+        finishes = bool(node.epilogue) or node.of(Convolution).has_bias
         if _is_reference(step, finishes) and overwrites is not None:
             # Most kernels add into the output's memory at the beginning of an epilogue only.
             step, operands, overwrites = self._step(node, inputs, output, frozenset())
         if _is_reference(step, finishes):
             raise ValueError("oneDNN has only its reference implementation")
-        op, weight = _convolution(node), node.inputs[1]
+        op, weight = node.of(Convolution), node.inputs[1]
         constants: list[torch.Tensor] = [context.weights.packed(step, weight)]
         if op.has_bias:
             constants.append(context.weights.plain(node.inputs[2], torch.float32))
@@ -69,7 +69,7 @@ class OneDnnConvolution(Implementation):
         node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, free_inputs: frozenset[int]
     ) -> tuple[native.Convolution, list[Operand], int | None]:
         chain, operands, overwrites = post_ops(node, inputs, output, free_inputs)
-        op = _convolution(node)
+        op = node.of(Convolution)
         step = native.Convolution(
             inputs[0],
             list(node.inputs[1].shape),
@@ -90,8 +90,3 @@ def _is_reference(step: native.Convolution, finishes: bool) -> bool:
     """``finishes``: with a bias or an epilogue. A transposed convolution by way of a convolution's gradient ("conv:any+…") has
     none of its own: oneDNN would add them to its results one by one."""
     return step.implementation.startswith(("ref", "conv:any+") if finishes else "ref")
-
-
-def _convolution(node: Node) -> Conv | ConvTranspose:
-    assert isinstance(node.op, (Conv, ConvTranspose))
-    return node.op
