@@ -8,6 +8,7 @@
 #include "kernels/pointwise.h"
 
 #include "kernels/block.h"
+#include "kernels/instruction_list.h"
 #include "kernels/instructions.h"
 #include "kernels/vector_math.h"
 
@@ -42,46 +43,21 @@ void periodic(float* y, const float* a, int64_t count, F vectorised, G precise) 
 }  // namespace
 
 void execute(const PointwiseInstruction& op, float* y, const float* a, const float* b, int64_t count) {
-  const float alpha = op.alpha, beta = op.beta;
+  [[maybe_unused]] const float alpha = op.alpha, beta = op.beta;
   switch (op.kind) {
-    case PointwiseKind::copy: return unary(y, a, count, [](float x) { return x; });
-    case PointwiseKind::relu: return unary(y, a, count, [](float x) { return x < 0.0f ? 0.0f : x; });
-    case PointwiseKind::leaky_relu: return unary(y, a, count, [=](float x) { return x > 0.0f ? x : alpha * x; });
-    case PointwiseKind::elu: return each(y, a, count, [=](Floats x) { return x > 0.0f ? x : alpha * expm1(x); });
-    case PointwiseKind::gelu_erf: return each(y, a, count, [](Floats x) { return gelu_erf(x); });
-    case PointwiseKind::gelu_tanh: return each(y, a, count, [](Floats x) { return gelu_tanh(x); });
-    case PointwiseKind::silu: return each(y, a, count, [](Floats x) { return silu(x); });
-    case PointwiseKind::mish: return each(y, a, count, [](Floats x) { return mish(x); });
-    case PointwiseKind::hardswish: return unary(y, a, count, [](float x) { return x * clamp(x + 3.0f, 0.0f, 6.0f) * (1.0f / 6.0f); });
-    case PointwiseKind::hardsigmoid: return unary(y, a, count, [](float x) { return clamp(x + 3.0f, 0.0f, 6.0f) * (1.0f / 6.0f); });
-    case PointwiseKind::sigmoid: return each(y, a, count, [](Floats x) { return sigmoid(x); });
-    case PointwiseKind::tanh: return each(y, a, count, [](Floats x) { return tanh(x); });
-    case PointwiseKind::clamp: return unary(y, a, count, [=](float x) { return clamp(x, alpha, beta); });
-    case PointwiseKind::exp: return each(y, a, count, [](Floats x) { return exp(x); });
-    case PointwiseKind::log: return unary(y, a, count, [](float x) { return log(x); });
-    case PointwiseKind::log1p: return unary(y, a, count, [](float x) { return log1p(x); });
-    case PointwiseKind::sqrt: return unary(y, a, count, [](float x) { return __builtin_sqrtf(x); });
-    case PointwiseKind::rsqrt: return unary(y, a, count, [](float x) { return 1.0f / __builtin_sqrtf(x); });
-    case PointwiseKind::abs: return unary(y, a, count, [](float x) { return absolute(x); });
-    case PointwiseKind::neg: return unary(y, a, count, [](float x) { return -x; });
-    case PointwiseKind::square: return unary(y, a, count, [](float x) { return x * x; });
-    case PointwiseKind::reciprocal: return unary(y, a, count, [](float x) { return 1.0f / x; });
-    case PointwiseKind::erf: return each(y, a, count, [](Floats x) { return erf(x); });
-    case PointwiseKind::sin: return periodic(y, a, count, [](float x) { return sin(x); }, [](float x) { return __builtin_sinf(x); });
-    case PointwiseKind::cos: return periodic(y, a, count, [](float x) { return cos(x); }, [](float x) { return __builtin_cosf(x); });
-    case PointwiseKind::linear: return unary(y, a, count, [=](float x) { return alpha * x + beta; });
-    case PointwiseKind::pow: return unary(y, a, count, [=](float x) { return pow(x, alpha); });
-    case PointwiseKind::floor: return unary(y, a, count, [](float x) { return __builtin_floorf(x); });
-    case PointwiseKind::round: return unary(y, a, count, [](float x) { return __builtin_rintf(x); });
-    case PointwiseKind::sign: return unary(y, a, count, [](float x) { return x > 0.0f ? 1.0f : x < 0.0f ? -1.0f : 0.0f; });
-    case PointwiseKind::add: return binary(y, a, b, count, [](float x, float z) { return x + z; });
-    case PointwiseKind::sub: return binary(y, a, b, count, [](float x, float z) { return x - z; });
-    case PointwiseKind::mul: return binary(y, a, b, count, [](float x, float z) { return x * z; });
-    case PointwiseKind::div: return binary(y, a, b, count, [](float x, float z) { return x / z; });
-    case PointwiseKind::maximum: return binary(y, a, b, count, [](float x, float z) { return maximum(x, z); });
-    case PointwiseKind::minimum: return binary(y, a, b, count, [](float x, float z) { return minimum(x, z); });
-    case PointwiseKind::pow2: return binary(y, a, b, count, [](float x, float z) { return pow(x, z); });
-    case PointwiseKind::prelu: return binary(y, a, b, count, [](float x, float z) { return x > 0.0f ? x : z * x; });
+#define SCALAR(name, result) \
+  case PointwiseKind::name: return unary(y, a, count, [=](float x) { return result; });
+#define VECTOR(name, result) \
+  case PointwiseKind::name: return each(y, a, count, [=](Floats x) { return result; });
+#define PERIODIC(name, result, precise) \
+  case PointwiseKind::name: return periodic(y, a, count, [=](float x) { return result; }, [=](float x) { return precise; });
+#define BINARY(name, result) \
+  case PointwiseKind::name: return binary(y, a, b, count, [=](float x, float z) { return result; });
+    DRYSTONE_INSTRUCTIONS(SCALAR, VECTOR, PERIODIC, BINARY)
+#undef SCALAR
+#undef VECTOR
+#undef PERIODIC
+#undef BINARY
   }
 }
 

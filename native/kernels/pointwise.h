@@ -3,51 +3,16 @@
 
 #include <cstdint>
 
+#include "kernels/instruction_list.h"
+
 namespace drystone {
 
 constexpr int pointwise_max_axes = 8;
 constexpr int pointwise_max_buffers = 40;  // inputs and registers together; 4 KB each
 
-enum class PointwiseKind : uint8_t {
-  copy,
-  relu,
-  leaky_relu,
-  elu,
-  gelu_erf,
-  gelu_tanh,
-  silu,
-  mish,
-  hardswish,
-  hardsigmoid,
-  sigmoid,
-  tanh,
-  clamp,
-  exp,
-  log,
-  log1p,
-  sqrt,
-  rsqrt,
-  abs,
-  neg,
-  square,
-  reciprocal,
-  erf,
-  sin,
-  cos,
-  linear,
-  pow,
-  floor,
-  round,
-  sign,
-  add,
-  sub,
-  mul,
-  div,
-  maximum,
-  minimum,
-  pow2,
-  prelu,
-};
+#define INSTRUCTION(name, ...) name,
+enum class PointwiseKind : uint8_t { DRYSTONE_INSTRUCTIONS(INSTRUCTION, INSTRUCTION, INSTRUCTION, INSTRUCTION) };
+#undef INSTRUCTION
 
 // Operands and results are numbered together: the inputs first, then the registers. The last instruction writes the output.
 struct PointwiseInstruction {

@@ -17,47 +17,11 @@ struct Kind {
 };
 
 const std::map<std::string, Kind>& kinds() {
-  using K = PointwiseKind;
-  static const std::map<std::string, Kind> table = {
-      {"copy", {K::copy, 1}},
-      {"relu", {K::relu, 1}},
-      {"leaky_relu", {K::leaky_relu, 1}},
-      {"elu", {K::elu, 1}},
-      {"gelu_erf", {K::gelu_erf, 1}},
-      {"gelu_tanh", {K::gelu_tanh, 1}},
-      {"silu", {K::silu, 1}},
-      {"mish", {K::mish, 1}},
-      {"hardswish", {K::hardswish, 1}},
-      {"hardsigmoid", {K::hardsigmoid, 1}},
-      {"sigmoid", {K::sigmoid, 1}},
-      {"tanh", {K::tanh, 1}},
-      {"clamp", {K::clamp, 1}},
-      {"exp", {K::exp, 1}},
-      {"log", {K::log, 1}},
-      {"log1p", {K::log1p, 1}},
-      {"sqrt", {K::sqrt, 1}},
-      {"rsqrt", {K::rsqrt, 1}},
-      {"abs", {K::abs, 1}},
-      {"neg", {K::neg, 1}},
-      {"square", {K::square, 1}},
-      {"reciprocal", {K::reciprocal, 1}},
-      {"erf", {K::erf, 1}},
-      {"sin", {K::sin, 1}},
-      {"cos", {K::cos, 1}},
-      {"linear", {K::linear, 1}},
-      {"pow", {K::pow, 1}},
-      {"floor", {K::floor, 1}},
-      {"round", {K::round, 1}},
-      {"sign", {K::sign, 1}},
-      {"add", {K::add, 2}},
-      {"sub", {K::sub, 2}},
-      {"mul", {K::mul, 2}},
-      {"div", {K::div, 2}},
-      {"maximum", {K::maximum, 2}},
-      {"minimum", {K::minimum, 2}},
-      {"pow2", {K::pow2, 2}},
-      {"prelu", {K::prelu, 2}},
-  };
+#define UNARY(name, ...) {#name, {PointwiseKind::name, 1}},
+#define BINARY(name, ...) {#name, {PointwiseKind::name, 2}},
+  static const std::map<std::string, Kind> table = {DRYSTONE_INSTRUCTIONS(UNARY, UNARY, UNARY, BINARY)};
+#undef UNARY
+#undef BINARY
   return table;
 }
 

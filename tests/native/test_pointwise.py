@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import partial
 
 import pytest
 import torch
 from layout import FORMATS, blank, dense, lay, place, read, run, strided
 
 from drystone import _native
+from drystone.graph.instructions import INSTRUCTIONS, PointwiseOp
 
 F, INF, NAN = torch.nn.functional, math.inf, math.nan
 PLAIN, CHANNELS_LAST, BLOCKED16, BLOCKED8 = FORMATS
@@ -66,6 +68,11 @@ BINARY = [
     ("minimum", torch.minimum),
     ("pow2", torch.pow),
     ("prelu", lambda x, slope: torch.where(x > 0, x, slope * x)),
+]
+UNARY += [
+    (kind, 0.5, 2.0, partial(instruction.function, PointwiseOp(kind, (("in", 0),), 0.5, 2.0)), -100, 100)
+    for kind, instruction in INSTRUCTIONS.items()
+    if instruction.arity == 1 and kind not in {case[0] for case in UNARY}
 ]
 SPECIAL = torch.tensor(
     [NAN, INF, -INF, 0.0, -0.0, 1e-40, -1e-40, 3.4e38, -3.4e38, 1.0, -1.0, 0.5, -0.5, 2.5, -3.0, 1e5, 89.0, -104.0]

@@ -36,16 +36,20 @@ class PointwiseOp:
 
 @dataclass(frozen=True)
 class Instruction:
-    """``function`` of the instruction and its operands, on torch tensors. ``fuses``: products take it as an epilogue."""
+    """``function`` of the instruction and its operands, on torch tensors.
+
+    ``fuses``: products take it as an epilogue. ``aten``: torch's operators that are this instruction, without further arguments.
+    """
 
     function: Callable[..., Tensor]
     arity: int = 1
     fuses: bool = False
     commutes: bool = False
+    aten: tuple[str, ...] = ()
 
 
-def _unary(function: Callable[[PointwiseOp, Tensor], Tensor], fuses: bool = False) -> Instruction:
-    return Instruction(function, 1, fuses)
+def _unary(function: Callable[[PointwiseOp, Tensor], Tensor], *aten: str, fuses: bool = False) -> Instruction:
+    return Instruction(function, 1, fuses, aten=aten)
 
 
 def _binary(function: Callable[[Tensor, Tensor], Tensor], fuses: bool = False, commutes: bool = False) -> Instruction:
@@ -53,35 +57,35 @@ def _binary(function: Callable[[Tensor, Tensor], Tensor], fuses: bool = False, c
 
 
 INSTRUCTIONS: dict[str, Instruction] = {
-    "relu": _unary(lambda op, x: x.relu(), fuses=True),
+    "relu": _unary(lambda op, x: x.relu(), "relu", fuses=True),
     "leaky_relu": _unary(lambda op, x: F.leaky_relu(x, op.alpha), fuses=True),
     "elu": _unary(lambda op, x: F.elu(x, op.alpha), fuses=True),
     "gelu_erf": _unary(lambda op, x: F.gelu(x), fuses=True),
     "gelu_tanh": _unary(lambda op, x: F.gelu(x, approximate="tanh"), fuses=True),
-    "silu": _unary(lambda op, x: F.silu(x), fuses=True),
-    "mish": _unary(lambda op, x: F.mish(x), fuses=True),
-    "hardswish": _unary(lambda op, x: F.hardswish(x), fuses=True),
-    "hardsigmoid": _unary(lambda op, x: F.hardsigmoid(x), fuses=True),
-    "sigmoid": _unary(lambda op, x: x.sigmoid(), fuses=True),
-    "tanh": _unary(lambda op, x: x.tanh(), fuses=True),
+    "silu": _unary(lambda op, x: F.silu(x), "silu", fuses=True),
+    "mish": _unary(lambda op, x: F.mish(x), "mish", fuses=True),
+    "hardswish": _unary(lambda op, x: F.hardswish(x), "hardswish", fuses=True),
+    "hardsigmoid": _unary(lambda op, x: F.hardsigmoid(x), "hardsigmoid", fuses=True),
+    "sigmoid": _unary(lambda op, x: x.sigmoid(), "sigmoid", "special_expit", fuses=True),
+    "tanh": _unary(lambda op, x: x.tanh(), "tanh", fuses=True),
     "clamp": _unary(lambda op, x: x.clamp(op.alpha, op.beta), fuses=True),
-    "exp": _unary(lambda op, x: x.exp(), fuses=True),
-    "log": _unary(lambda op, x: x.log(), fuses=True),
-    "sqrt": _unary(lambda op, x: x.sqrt(), fuses=True),
-    "log1p": _unary(lambda op, x: x.log1p()),
-    "rsqrt": _unary(lambda op, x: x.rsqrt()),
-    "abs": _unary(lambda op, x: x.abs(), fuses=True),
-    "neg": _unary(lambda op, x: -x),
-    "square": _unary(lambda op, x: x * x, fuses=True),
-    "reciprocal": _unary(lambda op, x: x.reciprocal()),
-    "erf": _unary(lambda op, x: x.erf()),
-    "sin": _unary(lambda op, x: x.sin()),
-    "cos": _unary(lambda op, x: x.cos()),
+    "exp": _unary(lambda op, x: x.exp(), "exp", fuses=True),
+    "log": _unary(lambda op, x: x.log(), "log", fuses=True),
+    "sqrt": _unary(lambda op, x: x.sqrt(), "sqrt", fuses=True),
+    "log1p": _unary(lambda op, x: x.log1p(), "log1p"),
+    "rsqrt": _unary(lambda op, x: x.rsqrt(), "rsqrt"),
+    "abs": _unary(lambda op, x: x.abs(), "abs", "absolute", fuses=True),
+    "neg": _unary(lambda op, x: -x, "neg", "negative"),
+    "square": _unary(lambda op, x: x * x, "square", fuses=True),
+    "reciprocal": _unary(lambda op, x: x.reciprocal(), "reciprocal"),
+    "erf": _unary(lambda op, x: x.erf(), "erf", "special_erf"),
+    "sin": _unary(lambda op, x: x.sin(), "sin"),
+    "cos": _unary(lambda op, x: x.cos(), "cos"),
     "linear": _unary(lambda op, x: op.alpha * x + op.beta, fuses=True),
     "pow": _unary(lambda op, x: x**op.alpha, fuses=True),
-    "floor": _unary(lambda op, x: x.floor()),
-    "round": _unary(lambda op, x: x.round(), fuses=True),
-    "sign": _unary(lambda op, x: x.sign()),
+    "floor": _unary(lambda op, x: x.floor(), "floor"),
+    "round": _unary(lambda op, x: x.round(), "round.default", fuses=True),
+    "sign": _unary(lambda op, x: x.sign(), "sign"),
     "add": _binary(torch.add, fuses=True, commutes=True),
     "sub": _binary(torch.sub, fuses=True),
     "mul": _binary(torch.mul, fuses=True, commutes=True),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import torch
 
 from drystone.graph.builders.registry import Built, Declined, Emitter, axis, builds, scalar
 from drystone.graph.graph import Value, is_invertible
-from drystone.graph.instructions import PointwiseOp
+from drystone.graph.instructions import INSTRUCTIONS, PointwiseOp
 from drystone.graph.ops import Slice
 
 IN0 = ("in", 0)
@@ -25,21 +26,14 @@ def reg(index: int) -> tuple[str, int]:
     return ("reg", index)
 
 
-def _unary(kind: str, *names: str) -> None:
-    @builds(*(names or (kind,)))
+def _unary(kind: str, names: Sequence[str]) -> None:
+    @builds(*names)
     def unary(b: Emitter, x: Value) -> Built:
         return b.pointwise([x], [op(kind, IN0)])
 
 
-for _kind in ("relu", "silu", "mish", "hardswish", "hardsigmoid", "tanh"):
-    _unary(_kind)
-for _kind in ("exp", "log", "log1p", "sqrt", "rsqrt", "reciprocal", "square", "sin", "cos", "floor", "sign"):
-    _unary(_kind)
-_unary("sigmoid", "sigmoid", "special_expit")
-_unary("erf", "erf", "special_erf")
-_unary("abs", "abs", "absolute")
-_unary("neg", "neg", "negative")
-_unary("round", "round.default")
+for _kind, _instruction in INSTRUCTIONS.items():
+    _unary(_kind, _instruction.aten)
 
 
 def linear(b: Emitter, x: Value, alpha: float, beta: float = -0.0) -> Value:
