@@ -460,6 +460,9 @@ def pointwise() -> Iterator[Case]:
     yield of("chain-is-read-between", lambda x: (y := F.relu(x), y * 2, y + 1), (2, 15, 3, 5), exact=True)
     yield of("ten-operands", lambda *xs: sum(xs[1:], xs[0]) * xs[3], *[(2, 16, 4, 3)] * 10, exact=True)
     yield of("addcmul", lambda x, y, z: torch.addcmul(x, y, z, value=2), *[(2, 16, 4, 3)] * 3, exact=True)
+    for name, more in (("", {}), ("-given", {"nan": 1.5, "posinf": 2.0, "neginf": float("-inf")})):
+        yield of(f"nan_to_num{name}", lambda x, more=more: torch.nan_to_num(x.reciprocal() - x.log(), **more), (2, 17, 5, 3))
+    yield of("isfinite", lambda x: torch.isfinite(x.log()).float() + x.long().isfinite(), (2, 17, 5, 3), exact=True)
     yield of("glu", lambda x: F.glu(x, dim=1), (2, 34, 4, 3))
     yield Case("batch_norm2d", lambda: nn.BatchNorm2d(17), ((2, 17, 5, 3),))
     yield Case("batch_norm1d", lambda: nn.BatchNorm1d(17), ((2, 17, 5),))

@@ -86,6 +86,8 @@ INSTRUCTIONS: dict[str, Instruction] = {
     "floor": _unary(lambda op, x: x.floor(), "floor"),
     "round": _unary(lambda op, x: x.round(), "round.default", fuses=True),
     "sign": _unary(lambda op, x: x.sign(), "sign"),
+    "replace_nan": _unary(lambda op, x: torch.where(x.isnan(), op.alpha, x)),
+    "replace_inf": _unary(lambda op, x: torch.where(x.isinf(), torch.where(x > 0, op.alpha, op.beta), x)),
     "add": _binary(torch.add, fuses=True, commutes=True),
     "sub": _binary(torch.sub, fuses=True),
     "mul": _binary(torch.mul, fuses=True, commutes=True),

@@ -73,6 +73,14 @@ _comparison("gt", "greater")
 _comparison("ge", "greater_equal")
 
 
+@builds_elements("isfinite")
+def isfinite(b: Emitter, x: Value) -> Built:
+    if x.dtype not in FLOATS:
+        return elementwise(b, "eq", [x, x], torch.bool)
+    magnitude = b.pointwise([x], [pointwise.op("abs", pointwise.IN0)])
+    return elementwise(b, "lt", [magnitude, as_dtype(b, math.inf, x.dtype)], torch.bool)
+
+
 def _bits(kind: str, logical: str, *names: str) -> None:
     @builds_elements(kind, *names)
     def bitwise(b: Emitter, x: Operand, other: Operand) -> Built:

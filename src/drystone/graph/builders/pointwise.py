@@ -168,6 +168,15 @@ def clamp_max(b: Emitter, x: Value, max: Scalar) -> Built:
     return clamp(b, x, max=max)
 
 
+@builds("nan_to_num")
+def nan_to_num(b: Emitter, x: Value, nan: float | None = None, posinf: float | None = None, neginf: float | None = None) -> Built:
+    limits = torch.finfo(x.dtype)
+    high, low = limits.max if posinf is None else posinf, limits.min if neginf is None else neginf
+    if math.isnan(high) or math.isnan(low):
+        raise Declined("NaN in the place of infinity")
+    return b.pointwise([x], [op("replace_inf", IN0, alpha=high, beta=low), op("replace_nan", reg(0), alpha=nan or 0.0)])
+
+
 @builds("threshold")
 def threshold(b: Emitter, x: Value, threshold: float, value: float) -> Built:
     if threshold != 0 or value != 0:
