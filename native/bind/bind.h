@@ -28,17 +28,12 @@ inline std::vector<PostOp> post_ops_of(const std::vector<PostOpTuple>& tuples) {
   return list;
 }
 
-void bind_core(nanobind::module_& m);         // TensorDesc, Step, Program, Frame, isa
-void bind_onednn(nanobind::module_& m);       // convolution, matmul, reorder
-void bind_pointwise(nanobind::module_& m);    // pointwise
-void bind_reductions(nanobind::module_& m);   // reduce, softmax, norm
-void bind_windows(nanobind::module_& m);      // pool, resize, lrn
-void bind_movement(nanobind::module_& m);     // copy: cat, slice, permute, pad, expand
-void bind_winograd(nanobind::module_& m);     // winograd: convolution 3x3
-void bind_gemm(nanobind::module_& m);         // gemm: linear layers
-void bind_attention(nanobind::module_& m);    // attention
-void bind_recurrent(nanobind::module_& m);    // recurrent: the hidden part of LSTM, GRU and RNN
-void bind_elementwise(nanobind::module_& m);  // elementwise, fold, index: any dtype
-void bind_torch(nanobind::module_& m);        // operators under torch's own names, pages used again
+void bind_core(nanobind::module_& m);       // TensorDesc, Step, Program, Frame, isa
+void bind_onednn(nanobind::module_& m);     // convolution, matmul, reorder
+void bind_steps(nanobind::module_& m);      // steps/list.h, pointwise
+void bind_winograd(nanobind::module_& m);   // winograd: convolution 3x3
+void bind_gemm(nanobind::module_& m);       // gemm: linear layers
+void bind_recurrent(nanobind::module_& m);  // recurrent: the hidden part of LSTM, GRU and RNN
+void bind_torch(nanobind::module_& m);      // operators under torch's own names, pages used again
 
 }  // namespace drystone

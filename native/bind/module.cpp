@@ -8,14 +8,9 @@ NB_MODULE(_native, m) {
   nanobind::set_leak_warnings(false);
   drystone::bind_core(m);
   drystone::bind_onednn(m);
-  drystone::bind_pointwise(m);
-  drystone::bind_reductions(m);
-  drystone::bind_windows(m);
-  drystone::bind_movement(m);
+  drystone::bind_steps(m);
   drystone::bind_winograd(m);
   drystone::bind_gemm(m);
-  drystone::bind_attention(m);
   drystone::bind_recurrent(m);
-  drystone::bind_elementwise(m);
   drystone::bind_torch(m);
 }

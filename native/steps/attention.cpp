@@ -1,4 +1,4 @@
-#include "steps/attention.h"
+#include "kernels/attention.h"
 
 #include <omp.h>
 
@@ -6,9 +6,9 @@
 #include <limits>
 #include <stdexcept>
 
-#include "kernels/attention.h"
 #include "steps/axes.h"
 #include "steps/kernel_step.h"
+#include "steps/list.h"
 
 namespace drystone {
 

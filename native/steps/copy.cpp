@@ -6,6 +6,7 @@
 
 #include "kernels/copy.h"
 #include "steps/kernel_step.h"
+#include "steps/list.h"
 
 namespace drystone {
 

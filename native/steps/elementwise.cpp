@@ -1,10 +1,9 @@
-#include "steps/elementwise.h"
-
 #include <map>
 
 #include "steps/axes.h"
 #include "steps/elements.h"
 #include "steps/kernel_step.h"
+#include "steps/list.h"
 
 namespace drystone {
 

@@ -1,10 +1,10 @@
-#include "steps/fold.h"
+#include "kernels/fold.h"
 
 #include <map>
 
-#include "kernels/fold.h"
 #include "steps/elements.h"
 #include "steps/kernel_step.h"
+#include "steps/list.h"
 
 namespace drystone {
 

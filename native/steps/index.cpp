@@ -1,10 +1,10 @@
-#include "steps/index.h"
+#include "kernels/index.h"
 
 #include <algorithm>
 
-#include "kernels/index.h"
 #include "steps/elements.h"
 #include "steps/kernel_step.h"
+#include "steps/list.h"
 
 namespace drystone {
 

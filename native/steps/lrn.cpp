@@ -1,9 +1,9 @@
-#include "steps/lrn.h"
+#include "kernels/lrn.h"
 
 #include <stdexcept>
 
-#include "kernels/lrn.h"
 #include "steps/kernel_step.h"
+#include "steps/list.h"
 #include "steps/spatial.h"
 
 namespace drystone {

@@ -1,10 +1,10 @@
-#include "steps/pool.h"
+#include "kernels/pool.h"
 
 #include <algorithm>
 #include <stdexcept>
 
-#include "kernels/pool.h"
 #include "steps/kernel_step.h"
+#include "steps/list.h"
 #include "steps/spatial.h"
 
 namespace drystone {
@@ -13,8 +13,8 @@ namespace {
 
 class PoolStep final : public Step {
  public:
-  PoolStep(const TensorDesc& input, const TensorDesc& output, bool max, const std::vector<std::vector<Window>>& windows,
-           const std::vector<std::vector<int64_t>>& divisors, int64_t divisor_override)
+  PoolStep(const TensorDesc& input, const TensorDesc& output, bool max, const Windows& windows, const Tables& divisors,
+           int64_t divisor_override)
       : kernel_(require_kernels().pool) {
     implementation = kernel_name("pool");
     require_alike(input, output, "pool");
@@ -69,7 +69,7 @@ class PoolStep final : public Step {
   }
 
  private:
-  static std::vector<PoolWindow> check_windows(const std::vector<Window>& windows, int64_t in_size, int64_t out_size, bool never_empty) {
+  static std::vector<PoolWindow> check_windows(const Windows::value_type& windows, int64_t in_size, int64_t out_size, bool never_empty) {
     if (static_cast<int64_t>(windows.size()) != out_size) throw std::invalid_argument("pool needs a window for each output index");
     std::vector<PoolWindow> checked;
     for (const auto& [start, stop, step] : windows) {
@@ -142,9 +142,8 @@ class PoolStep final : public Step {
 
 }  // namespace
 
-std::shared_ptr<Step> make_pool(const TensorDesc& input, const TensorDesc& output, const std::string& kind,
-                                const std::vector<std::vector<Window>>& windows, const std::vector<std::vector<int64_t>>& divisors,
-                                int64_t divisor_override) {
+std::shared_ptr<Step> make_pool(const TensorDesc& input, const TensorDesc& output, const std::string& kind, const Windows& windows,
+                                const Tables& divisors, int64_t divisor_override) {
   if (kind != "max" && kind != "avg") throw std::invalid_argument("pool is 'max' or 'avg', not '" + kind + "'");
   return std::make_shared<PoolStep>(input, output, kind == "max", windows, divisors, divisor_override);
 }

@@ -5,6 +5,7 @@
 
 #include "steps/axes.h"
 #include "steps/kernel_step.h"
+#include "steps/list.h"
 
 namespace drystone {
 
@@ -289,6 +290,19 @@ void NormStep::run(const Run& run, StepState*) const {
   args.output = *slot;
   args.threads = threads_for(elements_, run.threads);
   kernels()->norm(args);
+}
+
+std::shared_ptr<Step> make_reduce(const TensorDesc& input, const TensorDesc& output, const std::string& kind, const Dims& dims) {
+  return std::make_shared<ReduceStep>(input, output, kind, dims);
+}
+
+std::shared_ptr<Step> make_softmax(const TensorDesc& input, const TensorDesc& output, int64_t dim) {
+  return std::make_shared<SoftmaxStep>(input, output, dim);
+}
+
+std::shared_ptr<Step> make_norm(const TensorDesc& input, const std::optional<TensorDesc>& weight, const std::optional<TensorDesc>& bias,
+                                const TensorDesc& output, const std::string& kind, const Dims& dims, int64_t groups, double eps) {
+  return std::make_shared<NormStep>(input, weight, bias, output, NormAttributes{kind, dims, groups, eps});
 }
 
 }  // namespace drystone

@@ -1,13 +1,12 @@
-#include "steps/resize.h"
+#include "kernels/resize.h"
 
 #include <algorithm>
 #include <cmath>
 #include <numeric>
 #include <stdexcept>
 
-#include "kernels/resize.h"
-#include "steps/copy.h"
 #include "steps/kernel_step.h"
+#include "steps/list.h"
 #include "steps/spatial.h"
 
 namespace drystone {

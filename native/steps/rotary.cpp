@@ -1,11 +1,11 @@
-#include "steps/rotary.h"
+#include "kernels/rotary.h"
 
 #include <array>
 
-#include "kernels/rotary.h"
 #include "steps/axes.h"
 #include "steps/elements.h"
 #include "steps/kernel_step.h"
+#include "steps/list.h"
 
 namespace drystone {
 

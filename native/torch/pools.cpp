@@ -8,7 +8,7 @@
 
 #include "kernels/max_pool.h"
 #include "steps/kernel_step.h"
-#include "steps/pool.h"
+#include "steps/list.h"
 #include "torch/memory_format.h"
 #include "torch/operators.h"
 #include "torch/rows.h"
@@ -136,7 +136,7 @@ Handle average_of(const Call& call, bool count_padding, std::optional<int64_t> d
   for (int i = 0; i < 3; i++)
     if (p->in[i] < p->window[i]) return Handle();  // which torch refuses, whatever the padding
   if (p->channels == 1) p->format = Format::contiguous;
-  std::vector<std::vector<Window>> windows(3);
+  Windows windows(3);
   std::vector<std::vector<int64_t>> divisors(3);
   for (int i = 0; i < 3; i++) {
     for (int64_t index = 0; index < p->out[i]; index++) {

@@ -191,45 +191,72 @@ class BatchMatmul(Step):
 class Reorder(Step):
     def __init__(self, source: TensorDesc, destination: TensorDesc) -> None: ...
 
-def pointwise(inputs: Sequence[TensorDesc], output: TensorDesc, ops: Sequence[tuple[str, Sequence[tuple[str, int]], float, float]]) -> Step:
+def attention(query: TensorDesc, key: TensorDesc, value: TensorDesc, mask: TensorDesc | None, output: TensorDesc, heads_first: Sequence[bool], scale: float, causal: bool, nan_if_hidden: bool) -> Step:
     """
-    A chain of elementwise instructions (kind, operands, alpha, beta); operands are ('in', i) or ('reg', j). Slots: inputs, output.
-    """
-
-def rotary(x: TensorDesc, cosines: TensorDesc, sines: TensorDesc, output: TensorDesc) -> Step:
-    """
-    x * cosines + (the halves of x's last axis swapped, the first then negated) * sines. Slots: x, cosines, sines, output.
+    softmax(scale * query keyᵀ + mask) value for each head, as torch.nn.functional.scaled_dot_product_attention: float32 or bfloat16, of any strides but 1 between neighbours on the last axis. heads_first, of query, key, value and output: the axes are (B, H, T, D), or else (B, T, H, D). The heads of query may be a multiple of those of key and value, which then serve several in turn. mask: float32 or bfloat16 to add, or bool (False hides), broadcast to (B, H, T, S). causal hides the keys after a query's own index. A row of which every key is hidden gives 0, or NaN where nan_if_hidden (as a softmax does). The output overlaps none.
     """
 
-def reduce(input: TensorDesc, output: TensorDesc, kind: str, dims: Sequence[int]) -> Step:
-    """'mean' or 'sum' over the axes dims. Slots: input, output."""
-
-def softmax(input: TensorDesc, output: TensorDesc, dim: int) -> Step:
-    """Softmax along the axis dim. Slots: input, output."""
-
-def norm(input: TensorDesc, weight: TensorDesc | None, bias: TensorDesc | None, output: TensorDesc, kind: str, dims: Sequence[int], groups: int, eps: float) -> Step:
+def copy(input: TensorDesc, output: TensorDesc, axes: Sequence[int], tables: Sequence[Sequence[int]], value: float) -> Step:
     """
-    'layer' or 'rms' norm over the axes dims, or 'group' norm of so many groups. Slots: input, weight and bias where there, output.
+    Permute, slice, pad, expand, concatenate (into a strided output) and reorder: output axis i reads input axis axes[i] at index tables[i][o]. axes[i] = -1 does not move in the input; an empty table is the identity; index -1 fills `value`. Any formats and strides, equal dtypes or float32 and bfloat16. Channels that pad a blocked output become zero. The two must not overlap.
     """
 
-def pool(input: TensorDesc, output: TensorDesc, kind: str, windows: Sequence[Sequence[Sequence[int]]], divisors: Sequence[Sequence[int]] = [], divisor_override: int = 0) -> Step:
+def elementwise(inputs: Sequence[TensorDesc], output: TensorDesc, kind: str) -> Step:
     """
-    A step (input, output): max or avg pooling ('max', 'avg'). windows: for each spatial axis, for each output index, the (start, stop, step) of the input positions it reads, inside of the input. avg divides the sum by the product of divisors[axis][index], or by divisor_override if that is > 0. float32 and bfloat16, one format on both sides.
+    One operation in the operands' own dtype, which broadcast and are plain. Kinds: convert; invert, bit_and, bit_or, bit_xor (integers, bool); add, sub, mul, floor_div, remainder, maximum, minimum (integers); eq, ne, lt, le, gt, ge (output bool); where (bool, two of the output's dtype).
     """
 
-def resize(input: TensorDesc, output: TensorDesc, mode: str, align_corners: bool, scales: Sequence[float]) -> Step:
+def fold(input: TensorDesc, output: TensorDesc, kind: str, dims: Sequence[int]) -> Step:
     """
-    A step (input, output): torch's upsample_nearest ('nearest') and upsample_linear1d, bilinear2d, trilinear3d ('linear'). scales[axis]: (in - 1) / (out - 1), or 0 where out is 1, with align_corners; else 1 / scale factor where one was given; else in / out. float32 and bfloat16, one format on both sides.
+    Along the neighbouring axes dims of dense plain memory: cumsum (float32, bfloat16, int64; one axis), sum (int64), any, all (bool), amax, amin, argmax, argmin (output int64).
+    """
+
+def gather(input: TensorDesc, indices: TensorDesc, output: TensorDesc, dim: int) -> Step:
+    """
+    output[…, g, …] = input[…, indices[…, g, …], …] along the axis dim, the other places being the entry's own. An index out of range raises RuntimeError. All dense and plain.
+    """
+
+def index(input: TensorDesc, indices: Sequence[TensorDesc], output: TensorDesc, dim: int, wraps: bool, name: str) -> Step:
+    """
+    output[o…, g…, i…] = input[o…, indices[0][g…], indices[1][g…], …, i…], where the indexed axes begin with dim and the indices (int64 or int32) broadcast to the grid g. wraps: negative indices count from the end. An index out of range raises IndexError, in the words of the operator `name`. All dense and plain.
     """
 
 def lrn(input: TensorDesc, output: TensorDesc, size: int, alpha: float, beta: float, k: float) -> Step:
     """
-    A step (input, output): torch.nn.functional.local_response_norm. float32 and bfloat16, plain or channels_last.
+    torch.nn.functional.local_response_norm. float32 and bfloat16, plain or channels_last; no overlap.
     """
 
-def copy(input: TensorDesc, output: TensorDesc, axes: Sequence[int], tables: Sequence[Sequence[int]], value: float = 0.0) -> Step:
+def norm(input: TensorDesc, weight: TensorDesc | None, bias: TensorDesc | None, output: TensorDesc, kind: str, dims: Sequence[int], groups: int, eps: float) -> Step:
     """
-    A step (input, output): output axis i reads input axis axes[i] at index tables[i][o]. axes[i] = -1 does not move in the input; an empty table is the identity; index -1 fills `value`. Any formats and strides, equal dtypes or float32 and bfloat16. Channels that pad a blocked output become zero. Raises ValueError where the arguments do not fit together.
+    'layer' or 'rms' norm over the axes dims, or 'group' norm of so many groups over the channels of each and all spatial axes. The output may be the input's memory.
+    """
+
+def pool(input: TensorDesc, output: TensorDesc, kind: str, windows: Sequence[Sequence[Sequence[int]]], divisors: Sequence[Sequence[int]], divisor_override: int) -> Step:
+    """
+    max or avg pooling ('max', 'avg'). windows: for each spatial axis, for each output index, the (start, stop, step) of the input positions it reads, inside of the input. avg divides the sum by the product of divisors[axis][index], or by divisor_override if that is > 0; one of nothing is 0. float32 and bfloat16, one format on both sides, no overlap.
+    """
+
+def reduce(input: TensorDesc, output: TensorDesc, kind: str, dims: Sequence[int]) -> Step:
+    """
+    'mean' or 'sum' over the axes dims. The output has them of size 1, or does not have them.
+    """
+
+def resize(input: TensorDesc, output: TensorDesc, mode: str, align_corners: bool, scales: Sequence[float]) -> Step:
+    """
+    torch's upsample_nearest{1,2,3}d ('nearest') and upsample_linear1d, bilinear2d, trilinear3d ('linear'). scales[axis], of output coordinates: (in - 1) / (out - 1), or 0 where out is 1, with align_corners (linear only); else 1 / scale factor where one was given (and recompute_scale_factor was not); else in / out. Input coordinates are o * scale for nearest and with align_corners, max(0, (o + 0.5) * scale - 0.5) otherwise, in float32 with one rounding, as torch's kernels have it. linear copies an axis that keeps its size. float32 and bfloat16, one format on both sides, no overlap.
+    """
+
+def rotary(x: TensorDesc, cosines: TensorDesc, sines: TensorDesc, output: TensorDesc) -> Step:
+    """
+    x * cosines + (second half of x's last axis negated, then the first half) * sines. Plain float32 or bfloat16 operands of any strides but on the last axis; cosines and sines broadcast along the other axes.
+    """
+
+def softmax(input: TensorDesc, output: TensorDesc, dim: int) -> Step:
+    """Softmax along the axis dim. The output may be the input's memory."""
+
+def pointwise(inputs: Sequence[TensorDesc], output: TensorDesc, ops: Sequence[tuple[str, Sequence[tuple[str, int]], float, float]]) -> Step:
+    """
+    A chain of elementwise instructions (kind, operands, alpha, beta); operands are ('in', i) or ('reg', j). Slots: inputs, output.
     """
 
 class Winograd(Step):
@@ -261,11 +288,6 @@ class Gemm(Step):
     def packed_key(self) -> str: ...
 
     def pack(self, dtype: DType, source: int, packed: int) -> None: ...
-
-def attention(query: TensorDesc, key: TensorDesc, value: TensorDesc, mask: TensorDesc | None, output: TensorDesc, heads_first: Sequence[bool], scale: float, causal: bool, nan_if_hidden: bool) -> Step:
-    """
-    A step: scaled dot product attention. heads_first, of query, key, value and output: (B, H, T, D), or else (B, T, H, D). Slots: query, key, value, mask where there is one, output.
-    """
 
 class RecurrentWeights:
     """How (gates * units, k) weights are packed for a recurrent step."""
@@ -302,26 +324,6 @@ class RecurrentLayers:
 
     @property
     def implementation(self) -> str: ...
-
-def elementwise(inputs: Sequence[TensorDesc], output: TensorDesc, kind: str) -> Step:
-    """
-    One elementwise operation in the operands' own dtype. Slots: inputs, output.
-    """
-
-def fold(input: TensorDesc, output: TensorDesc, kind: str, dims: Sequence[int]) -> Step:
-    """
-    cumsum, sum, any, all, amax, amin, argmax or argmin along neighbouring axes. Slots: input, output.
-    """
-
-def gather(input: TensorDesc, indices: TensorDesc, output: TensorDesc, dim: int) -> Step:
-    """
-    Entries along one axis, the other places being the entry's own. Slots: input, indices, output.
-    """
-
-def index(input: TensorDesc, indices: Sequence[TensorDesc], output: TensorDesc, dim: int, wraps: bool, name: str) -> Step:
-    """
-    Entries by tensors of indices for the axes from dim on. An index out of range raises as the operator `name` does. Slots: input, indices, output.
-    """
 
 def find_libtorch(path: str) -> None:
     """

@@ -222,7 +222,7 @@ def test_cat_into_a_strided_output(format: Format, threads: int) -> None:
         part_desc, part_buffer = lay(part, format)
         view = TensorDesc(DType.f32, format, list(part.shape), desc.strides)
         first = offset // block * desc.strides[1] if block > 1 else offset * desc.strides[1]
-        run(_native.copy(part_desc, view, *identity(part.shape)), part_buffer, buffer[first:], threads=threads)
+        run(_native.copy(part_desc, view, *identity(part.shape), 0.0), part_buffer, buffer[first:], threads=threads)
         offset += part.shape[1]
     assert torch.equal(read(desc, buffer), whole)
 
@@ -232,7 +232,7 @@ def test_strided_views_on_both_sides() -> None:
     in_desc = strided((2, 6, 10, 13), (x.stride(0), x.stride(1), 2 * 40, 3), Format.plain)
     out_desc = strided((2, 6, 10, 13), (4000, 500, 1, 17), Format.plain)
     out = torch.full((8000,), -1.0)
-    run(_native.copy(in_desc, out_desc, *identity((2, 6, 10, 13))), x.reshape(-1), out)
+    run(_native.copy(in_desc, out_desc, *identity((2, 6, 10, 13)), 0.0), x.reshape(-1), out)
     expected = torch.full((8000,), -1.0)
     expected.as_strided((2, 6, 10, 13), (4000, 500, 1, 17)).copy_(x[:, :, ::2, :39:3])
     assert torch.equal(out, expected)
@@ -274,9 +274,9 @@ def test_fill_values() -> None:
 )
 def test_refusals(message: str, shape: tuple[int, ...], axes: list[int], tables: list[list[int]]) -> None:
     with pytest.raises(ValueError, match=message):
-        _native.copy(dense((4, 6), Format.plain), dense(shape, Format.plain), axes, tables)
+        _native.copy(dense((4, 6), Format.plain), dense(shape, Format.plain), axes, tables, 0.0)
 
 
 def test_refuses_conversions_it_does_not_have() -> None:
     with pytest.raises(ValueError, match="convert"):
-        _native.copy(dense((4,), Format.plain), dense((4,), Format.plain, torch.int32), [0], [[]])
+        _native.copy(dense((4,), Format.plain), dense((4,), Format.plain, torch.int32), [0], [[]], 0.0)

@@ -279,6 +279,8 @@ def test_pool_refusals(message: str, changes: dict[str, Any]) -> None:
         "output": ("plain", torch.float32),
         "kind": "max",
         "windows": [[(0, 2, 1)], [(0, 2, 1)]],
+        "divisors": [],
+        "divisor_override": 0,
     } | changes
     arguments["input"] = dense((2, 3, 4, 6), *arguments["input"])
     arguments["output"] = dense((2, 3, 1, 1), *arguments["output"])
