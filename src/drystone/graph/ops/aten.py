@@ -21,7 +21,10 @@ class Ref:
 
 @dataclass(frozen=True)
 class Aten(Operator):
-    """``target(*args, **kwargs)``. ``reason``: why nothing here computes it."""
+    """``target(*args, **kwargs)``, an OpOverload or a ``ControlFlow``, with ``Ref(i)`` where input i goes.
+
+    ``reason``: why nothing here computes it.
+    """
 
     name: ClassVar[str] = "aten"
 

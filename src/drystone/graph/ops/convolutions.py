@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 
 from drystone.graph.graph import Value
-from drystone.graph.ops.operator import Shape, SignedSteps, Sizes, Step, Steps, Tensor, per_axis, rank_of, require
+from drystone.graph.ops.operator import IMAGE, Sample, Shape, SignedSteps, Sizes, Step, Steps, Tensor, per_axis, rank_of, require
 from drystone.graph.ops.weight_product import WeightProduct
 
 
@@ -37,7 +37,13 @@ class Convolution(WeightProduct):
 
 @dataclass(frozen=True)
 class Conv(Convolution):
+    """Convolution of x (N, C, *spatial), as ``torch.nn.functional.conv1d`` to ``conv3d``.
+
+    Operands: x, weight (O, C / groups, *k), bias (O) if ``has_bias``, then those of the epilogue.
+    """
+
     name: ClassVar[str] = "conv"
+    sample: ClassVar[Sample] = ((*((1, 1),) * 4, 1, False), [IMAGE], [(16, 16, 3, 3)])
 
     padding_r: Sizes
 
@@ -59,9 +65,14 @@ class Conv(Convolution):
 
 @dataclass(frozen=True)
 class ConvTranspose(Convolution):
-    """What is cut off the results is ``padding``; a negative one adds results that no kernel reaches."""
+    """Transposed convolution, of operands as ``Conv``'s, the weight too (torch's is (C, O / groups, *k)).
+
+    ``padding_l`` and ``padding_r`` are what the result lacks at its ends, the latter less torch's ``output_padding``: a negative
+    one adds results that no kernel reaches.
+    """
 
     name: ClassVar[str] = "conv_transpose"
+    sample: ClassVar[Sample] = ((*((1, 1),) * 4, 1, False), [IMAGE], [(16, 16, 3, 3)])
 
     def shape(self, inputs: Sequence[Value]) -> Shape:
         sizes = []

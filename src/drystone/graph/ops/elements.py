@@ -11,9 +11,11 @@ import torch
 from drystone.graph.dtypes import ELEMENTS, INDICES
 from drystone.graph.graph import Value
 from drystone.graph.ops.operator import (
+    ROWS,
     Axis,
     OneOf,
     Operator,
+    Sample,
     Shape,
     Sizes,
     Tensor,
@@ -57,8 +59,15 @@ CALLERS = ("embedding", "index", "index_select", "gather")
 
 @dataclass(frozen=True)
 class Elementwise(Operator):
+    """One operation on operands of one dtype, broadcast.
+
+    Comparisons (any dtype, to bool); where (a bool condition before two values of any dtype); on integers arithmetic, in which sums
+    wrap around, and bits (of bools too).
+    """
+
     name: ClassVar[str] = "elementwise"
     dtypes: ClassVar[tuple[torch.dtype, ...]] = ELEMENTS
+    sample: ClassVar[Sample] = (("maximum",), [ROWS, ROWS], [])
 
     kind: Annotated[str, OneOf(ELEMENTWISE)]
 
@@ -85,10 +94,15 @@ class Elementwise(Operator):
 
 @dataclass(frozen=True)
 class Fold(Operator):
-    """One result for all entries along ``dims``, which are neighbours; ``cumsum`` gives one an entry."""
+    """One result for all entries along ``dims``, which are neighbours; ``cumsum`` gives one an entry.
+
+    cumsum (one axis; float or int64), sum (int64), any, all (bool), amax, amin, argmax and argmin (int64; the first of equals, NaN
+    before all).
+    """
 
     name: ClassVar[str] = "fold"
     dtypes: ClassVar[tuple[torch.dtype, ...]] = ELEMENTS
+    sample: ClassVar[Sample] = (("cumsum", (1,), True), [ROWS], [])
 
     kind: Annotated[str, OneOf(FOLDS)]
     dims: Sizes
@@ -120,13 +134,16 @@ class Fold(Operator):
 
 @dataclass(frozen=True)
 class Index(Operator):
-    """The entries at computed indices along the axes from ``dim`` on. ``wraps``: negative ones count from the end.
+    """The entries at computed indices along as many axes from ``dim`` on.
 
-    ``caller`` is torch's operator, whose error a wrong index raises; ``gather`` takes one index for each result.
+    The indices, int64 or int32, are broadcast to a grid, which takes the place of the axes. ``wraps``: negative indices count from
+    the end. ``caller`` is torch's operator, whose error a wrong index raises; gather indexes along ``dim`` alone, and else reads at
+    the entry's own place.
     """
 
     name: ClassVar[str] = "index"
     dtypes: ClassVar[tuple[torch.dtype, ...]] = ELEMENTS
+    sample: ClassVar[Sample] = ((0, False, "embedding"), [(11, 16), (torch.int64, 2, 3)], [])
 
     dim: Axis
     wraps: bool

@@ -11,12 +11,15 @@ import torch
 from drystone.graph.dtypes import ELEMENTS
 from drystone.graph.graph import Value
 from drystone.graph.ops.operator import (
+    IMAGE,
     MAX_TABLE,
+    ROWS,
     Axis,
     Dims,
     Indices,
     OneOf,
     Operator,
+    Sample,
     Shape,
     Sizes,
     Tensor,
@@ -39,7 +42,10 @@ class _Movement(Operator):
 
 @dataclass(frozen=True)
 class Cat(_Movement):
+    """The operands behind each other along ``dim``."""
+
     name: ClassVar[str] = "cat"
+    sample: ClassVar[Sample] = ((1,), [IMAGE, IMAGE], [])
 
     dim: Axis
 
@@ -61,6 +67,7 @@ class Slice(_Movement):
     name: ClassVar[str] = "slice"
     views: ClassVar[bool] = True
     tabled: ClassVar[bool] = True
+    sample: ClassVar[Sample] = ((1, 0, 8, 2), [IMAGE], [])
 
     dim: Axis
     start: Axis
@@ -85,6 +92,7 @@ class Gather(_Movement):
 
     name: ClassVar[str] = "gather"
     tabled: ClassVar[bool] = True
+    sample: ClassVar[Sample] = ((1, tuple(range(8))), [IMAGE], [])
 
     dim: Axis
     indices: Indices
@@ -101,8 +109,11 @@ class Gather(_Movement):
 
 @dataclass(frozen=True)
 class Permute(_Movement):
+    """Axis i of the result is axis ``dims[i]`` of x."""
+
     name: ClassVar[str] = "permute"
     views: ClassVar[bool] = True
+    sample: ClassVar[Sample] = (((1, 0, 2),), [ROWS], [])
 
     dims: Sizes
 
@@ -116,8 +127,11 @@ class Permute(_Movement):
 
 @dataclass(frozen=True)
 class Reshape(_Movement):
+    """x, read in logical row-major order, in other ``sizes``."""
+
     name: ClassVar[str] = "reshape"
     views: ClassVar[bool] = True
+    sample: ClassVar[Sample] = (((8, 16),), [ROWS], [])
 
     sizes: Dims
 
@@ -135,8 +149,11 @@ class Reshape(_Movement):
 
 @dataclass(frozen=True)
 class Expand(_Movement):
+    """x broadcast to ``sizes``."""
+
     name: ClassVar[str] = "expand"
     tabled: ClassVar[bool] = True
+    sample: ClassVar[Sample] = ((ROWS,), [(1, 4, 16)], [])
 
     sizes: Dims
 
@@ -158,6 +175,7 @@ class Pad(_Movement):
 
     name: ClassVar[str] = "pad"
     tabled: ClassVar[bool] = True
+    sample: ClassVar[Sample] = (((0, 0, 1, 1), (0, 0, 1, 1), "constant"), [IMAGE], [])
 
     before: Signed
     after: Signed
@@ -198,6 +216,7 @@ class Convert(Operator):
 
     name: ClassVar[str] = "convert"
     dtypes: ClassVar[tuple[torch.dtype, ...]] = ELEMENTS
+    sample: ClassVar[Sample] = ((), [ROWS], [])
 
     def shape(self, inputs: Sequence[Value]) -> Shape:
         takes(self, inputs, 1)

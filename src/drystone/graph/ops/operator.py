@@ -107,11 +107,16 @@ def bounded(value: Any, hint: Any, what: str) -> None:
 
 OPERATORS: dict[str, type[Operator]] = {}
 
+# A small node of an operator: its fields, the shapes of its operands and of its constants, float32 but where a dtype comes first.
+Sample = tuple[tuple[Any, ...], list[tuple[Any, ...]], list[Shape]]
+IMAGE, ROWS = (1, 16, 6, 6), (2, 4, 16)
+
 
 class Operator:
     """The root of all: subclasses are frozen dataclasses. ``name`` is what graphs, files and ``explain()`` show."""
 
     name: ClassVar[str]
+    sample: ClassVar[Sample | None] = None
     dtypes: ClassVar[tuple[torch.dtype, ...]] = FLOATS  # of operands and results
     keeps_dtype: ClassVar[bool] = False  # operands and result are of one dtype
     converts: ClassVar[bool] = False  # its kernels read one float dtype and write another

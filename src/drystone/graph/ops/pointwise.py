@@ -8,15 +8,20 @@ from typing import ClassVar
 
 from drystone.graph.graph import Value
 from drystone.graph.instructions import PointwiseOp, run_instructions
-from drystone.graph.ops.operator import Operator, Shape, Tensor, check_instructions, require, together
+from drystone.graph.ops.operator import IMAGE, Operator, Sample, Shape, Tensor, check_instructions, require, together
 
 
 @dataclass(frozen=True)
 class Pointwise(Operator):
-    """``ops`` in turn, on operands and on results before: what the last gives, in the shape that the operands broadcast to."""
+    """``ops`` in turn, on operands and on results before: what the last gives, in the shape that the operands broadcast to.
+
+    Batch norm in inference is one of mul and add with constants of shape (C, 1, …), of sub, mul and add where a running mean is far
+    from zero.
+    """
 
     name: ClassVar[str] = "pointwise"
     converts: ClassVar[bool] = True
+    sample: ClassVar[Sample] = (((PointwiseOp("add", (("in", 0), ("in", 1))),),), [IMAGE, IMAGE], [])
 
     ops: tuple[PointwiseOp, ...]
 

@@ -13,8 +13,10 @@ import torch.nn.functional as F
 from drystone.graph.dtypes import FLOATS
 from drystone.graph.graph import Value
 from drystone.graph.ops.operator import (
+    ROWS,
     Dims,
     Operator,
+    Sample,
     Shape,
     Sizes,
     Tensor,
@@ -30,9 +32,13 @@ from drystone.graph.ops.weight_product import WeightProduct
 
 @dataclass(frozen=True)
 class Matmul(WeightProduct):
-    """(…, K) by a constant (N, K), as ``F.linear``."""
+    """(…, K) by a constant (N, K), as ``torch.nn.functional.linear``.
+
+    Operands: x, weight (of x's dtype, or stored as bfloat16 for a float32 x), bias (N) if ``has_bias``, then those of the epilogue.
+    """
 
     name: ClassVar[str] = "matmul"
+    sample: ClassVar[Sample] = ((False,), [ROWS], [(16, 16)])
 
     has_bias: bool
 
@@ -48,11 +54,15 @@ class Matmul(WeightProduct):
 
 @dataclass(frozen=True)
 class BatchMatmul(Operator):
-    """(…, M, K) by (…, K, N), both computed. ``dims``: the order in which each operand's axes are taken."""
+    """(…, M, K) by (…, K, N), both computed; axes of 1 before the last two are broadcast.
+
+    ``dims``: for each operand the order in which the product takes its axes.
+    """
 
     name: ClassVar[str] = "batch_matmul"
     keeps_dtype: ClassVar[bool] = True
     factors: ClassVar[int] = 2
+    sample: ClassVar[Sample] = ((((0, 1, 2), (0, 1, 2)),), [ROWS, (2, 16, 4)], [])
 
     dims: tuple[Dims, Dims]
 
@@ -73,14 +83,18 @@ class BatchMatmul(Operator):
 
 @dataclass(frozen=True)
 class Attention(Operator):
-    """softmax(scale q kᵀ + mask) v. ``heads_first``: whether q, k, v and the result are (B, H, T, D), else (B, T, H, D).
+    """softmax(scale q kᵀ + mask) v, as ``torch.nn.functional.scaled_dot_product_attention``.
 
-    ``causal`` hides the keys after a query. Rows that are hidden whole are NaN, or zeros, as ``nan_if_hidden`` says.
+    Operands: q, k, v, and if ``has_mask`` a mask broadcast to (B, H, T, S), which is added, or a bool of which False hides.
+    ``heads_first``, of q, k, v and the result: the axes are (B, H, T, D), or else (B, T, H, D). ``causal``: keys after the query's
+    index are hidden. ``nan_if_hidden``: a row whose keys are all hidden gives NaN, as softmax has it; 0 otherwise. The heads of k
+    and v may be fewer than q's and then serve several in turn; v's last axis may differ from q's and k's.
     """
 
     name: ClassVar[str] = "attention"
     dtypes: ClassVar[tuple[torch.dtype, ...]] = (*FLOATS, torch.bool)
     factors: ClassVar[int] = 3
+    sample: ClassVar[Sample] = (((True,) * 4, 0.25, False, False, False), [(1, 2, 4, 16)] * 3, [])
 
     heads_first: tuple[bool, bool, bool, bool]
     scale: float
@@ -131,12 +145,13 @@ def _heads_first(shape: Shape, already: bool) -> Shape:
 
 @dataclass(frozen=True)
 class Rotary(Operator):
-    """x * cosines + rotated(x) * sines, for x in the order ``dims``: rotary embedding (RoFormer, Su et al. 2021).
+    """x * cosines + (−second half, first half of x's last axis) * sines: rotary embedding (RoFormer, Su et al. 2021).
 
-    Rotated are the halves of the last axis: (a, b) becomes (-b, a).
+    Operands: x, and cosines and sines that broadcast to it. ``dims``: the order in which x's axes are taken; the last stays last.
     """
 
     name: ClassVar[str] = "rotary"
+    sample: ClassVar[Sample] = (((0, 1, 2),), [ROWS, (4, 16), (4, 16)], [])
 
     dims: Sizes
 

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Generic, TypeVar
 import torch
 
 from drystone.graph.graph import Value
-from drystone.graph.ops.operator import OneOf, Operator, Shape, Tensor, Whole, require, takes
+from drystone.graph.ops.operator import OneOf, Operator, Sample, Shape, Tensor, Whole, require, takes
 
 T = TypeVar("T")
 
@@ -38,12 +38,16 @@ class Operands(Generic[T]):
 
 @dataclass(frozen=True)
 class Recurrent(Operator):
-    """[y, h], of an LSTM [y, h, c]: y (T, N, D R), or (N, T, D R) if ``batch_first``; h (D, N, R), c (D, N, H).
+    """The hidden part of a layer of LSTM, GRU or RNN: [y, h], of an LSTM [y, h, c].
 
-    Its operands are the gates' inputs (T, N, D G H), the parameters of each direction (``Direction``), and the states before.
+    T steps, batch N, D ``directions``, G gates of H units. Operands: gates (T, N, D G H) float32, what the inputs give them, with
+    the biases, in torch's order; for each direction W_hh (G H, R), the bias (H) inside a GRU's new gate if ``has_bias``, the
+    projection (R, H) if ``projects``; if ``has_state`` the state (D, N, R) and an LSTM's cell (D, N, H), zeros otherwise. Results:
+    y (T, N, D R), or (N, T, D R) if ``batch_first``; h (D, N, R), c (D, N, H). The second direction runs backwards.
     """
 
     name: ClassVar[str] = "recurrent"
+    sample: ClassVar[Sample] = (("lstm", 1, False, False, False, False), [(3, 1, 64)], [(64, 16)])
 
     kind: Annotated[str, OneOf(GATES)]
     directions: Annotated[int, Whole(1, 2)]

@@ -11,10 +11,13 @@ import torch.nn.functional as F
 
 from drystone.graph.graph import Value
 from drystone.graph.ops.operator import (
+    IMAGE,
+    ROWS,
     Axis,
     Finite,
     OneOf,
     Operator,
+    Sample,
     Shape,
     Sizes,
     Step,
@@ -30,8 +33,11 @@ from drystone.graph.ops.operator import (
 
 @dataclass(frozen=True)
 class Reduce(Operator):
+    """The mean or the sum over ``dims``, which rise."""
+
     name: ClassVar[str] = "reduce"
     converts: ClassVar[bool] = True
+    sample: ClassVar[Sample] = (("mean", (2, 3), False), [IMAGE], [])
 
     kind: Annotated[str, OneOf(("mean", "sum"))]
     dims: Sizes
@@ -49,8 +55,11 @@ class Reduce(Operator):
 
 @dataclass(frozen=True)
 class Softmax(Operator):
+    """Softmax along ``dim``."""
+
     name: ClassVar[str] = "softmax"
     converts: ClassVar[bool] = True
+    sample: ClassVar[Sample] = ((2,), [ROWS], [])
 
     dim: Axis
 
@@ -82,9 +91,13 @@ class Norm(Operator):
 
 @dataclass(frozen=True)
 class LayerNorm(Norm):
-    """Over ``dims``, with a weight and a bias of their sizes. Not ``centred``, no mean is subtracted: RMSNorm."""
+    """Over ``dims`` (usually the last; (1,) is the channels-first kind), with a weight and a bias of their sizes if there are any.
+
+    Not ``centred``, the mean counts as 0: RMSNorm.
+    """
 
     name: ClassVar[str] = "layer_norm"
+    sample: ClassVar[Sample] = ((1e-5, False, False, (2,)), [ROWS], [])
 
     dims: Sizes
     centred: bool = True
@@ -110,7 +123,10 @@ class LayerNorm(Norm):
 
 @dataclass(frozen=True)
 class GroupNorm(Norm):
+    """Over the channels of each of ``groups`` and all spatial axes, with a weight (C) and a bias (C) if there are any."""
+
     name: ClassVar[str] = "group_norm"
+    sample: ClassVar[Sample] = ((1e-5, False, False, 4), [IMAGE], [])
 
     groups: Step
 
@@ -130,10 +146,11 @@ class GroupNorm(Norm):
 
 @dataclass(frozen=True)
 class LocalResponseNorm(Operator):
-    """x / (k + alpha * mean of the squares of ``size`` channels around) ** beta."""
+    """x / (k + alpha * mean of the squares of ``size`` channels around) ** beta, as ``torch.nn.LocalResponseNorm``."""
 
     name: ClassVar[str] = "lrn"
     keeps_dtype: ClassVar[bool] = True
+    sample: ClassVar[Sample] = ((3, 1e-4, 0.75, 1.0), [IMAGE], [])
 
     size: Step
     alpha: Finite

@@ -12,12 +12,14 @@ import torch
 
 from drystone.graph.graph import Value
 from drystone.graph.ops.operator import (
+    IMAGE,
     MAX_TABLE,
     Axis,
     Finite,
     Indices,
     OneOf,
     Operator,
+    Sample,
     Shape,
     Tensor,
     Whole,
@@ -38,10 +40,15 @@ def _everywhere(*index: int | slice) -> tuple[Any, ...]:
 
 @dataclass(frozen=True)
 class Pool(Operator):
-    """The maximum or mean over windows. ``windows``: along each spatial axis, (start, stop, step) of each result's window."""
+    """The maximum or mean over windows.
+
+    ``windows``: along each spatial axis, for each result the (start, stop, step) of what it reads, inside the input. A mean is the
+    sum over the product of ``divisors``, along each axis one a result, or over ``divisor_override``.
+    """
 
     name: ClassVar[str] = "pool"
     keeps_dtype: ClassVar[bool] = True
+    sample: ClassVar[Sample] = (("avg", (tuple((i, i + 2, 1) for i in range(5)),) * 2, ((2,) * 5,) * 2), [IMAGE], [])
 
     kind: Annotated[str, OneOf(("max", "avg"))]
     windows: tuple[tuple[Window, ...], ...]
@@ -81,11 +88,12 @@ class Pool(Operator):
 
 @dataclass(frozen=True)
 class Resize(Operator):
-    """To ``sizes`` of the spatial axes. ``scales``: the factors by which torch's kernels multiply output coordinates."""
+    """To ``sizes`` of the spatial axes. ``scales``: by what torch's kernels multiply output coordinates, one an axis."""
 
     name: ClassVar[str] = "resize"
     keeps_dtype: ClassVar[bool] = True
     tabled: ClassVar[bool] = True
+    sample: ClassVar[Sample] = (("nearest", False, (0.5, 0.5), (12, 12)), [IMAGE], [])
 
     mode: Annotated[str, OneOf(("nearest", "linear"))]
     align_corners: bool
