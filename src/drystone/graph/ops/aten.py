@@ -11,6 +11,8 @@ import torch
 from drystone.graph.graph import Node, Value
 from drystone.graph.ops.operator import Operator, Shape, Tensor
 
+__all__ = ["Aten"]
+
 
 @dataclass(frozen=True)
 class Ref:

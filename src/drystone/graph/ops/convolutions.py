@@ -13,6 +13,8 @@ from drystone.graph.graph import Value
 from drystone.graph.ops.operator import IMAGE, Sample, Shape, SignedSteps, Sizes, Step, Steps, Tensor, per_axis, rank_of, require
 from drystone.graph.ops.weight_product import WeightProduct
 
+__all__ = ["Conv", "ConvTranspose", "Convolution"]
+
 
 @dataclass(frozen=True)
 class Convolution(WeightProduct):

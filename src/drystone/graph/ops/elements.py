@@ -28,6 +28,8 @@ from drystone.graph.ops.operator import (
     without_axes,
 )
 
+__all__ = ["Elementwise", "Fold", "Index"]
+
 COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
 _ARITHMETIC: dict[str, Callable[..., Tensor]] = {
     **{kind: getattr(torch, kind) for kind in ("add", "sub", "mul", "maximum", "minimum")},

@@ -33,6 +33,8 @@ from drystone.graph.ops.operator import (
     takes,
 )
 
+__all__ = ["Cat", "Convert", "Expand", "Gather", "Pad", "Permute", "Reshape", "Slice"]
+
 
 class _Movement(Operator):
     dtypes: ClassVar[tuple[torch.dtype, ...]] = ELEMENTS

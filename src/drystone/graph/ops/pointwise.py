@@ -10,6 +10,8 @@ from drystone.graph.graph import Value
 from drystone.graph.instructions import PointwiseOp, run_instructions
 from drystone.graph.ops.operator import IMAGE, Operator, Sample, Shape, Tensor, check_instructions, require, together
 
+__all__ = ["Pointwise"]
+
 
 @dataclass(frozen=True)
 class Pointwise(Operator):

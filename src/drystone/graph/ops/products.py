@@ -29,6 +29,8 @@ from drystone.graph.ops.operator import (
 )
 from drystone.graph.ops.weight_product import WeightProduct
 
+__all__ = ["Attention", "BatchMatmul", "Matmul", "Rotary"]
+
 
 @dataclass(frozen=True)
 class Matmul(WeightProduct):

@@ -11,6 +11,8 @@ import torch
 from drystone.graph.graph import Value
 from drystone.graph.ops.operator import OneOf, Operator, Sample, Shape, Tensor, Whole, require, takes
 
+__all__ = ["Recurrent"]
+
 T = TypeVar("T")
 
 # Gates of a unit, in torch's order: i f g o; r z n; one.

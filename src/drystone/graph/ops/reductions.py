@@ -30,6 +30,8 @@ from drystone.graph.ops.operator import (
     without_axes,
 )
 
+__all__ = ["GroupNorm", "LayerNorm", "LocalResponseNorm", "Norm", "Reduce", "Softmax"]
+
 
 @dataclass(frozen=True)
 class Reduce(Operator):

@@ -8,6 +8,8 @@ from typing import ClassVar
 from drystone.graph.graph import Value
 from drystone.graph.ops.operator import Operator, require
 
+__all__ = ["WeightProduct"]
+
 
 class WeightProduct(Operator):
     """Operands are x, the weight with its outputs first, and a bias of as many entries if there is one."""

@@ -29,6 +29,8 @@ from drystone.graph.ops.operator import (
     takes,
 )
 
+__all__ = ["Pool", "Resize"]
+
 Window = tuple[Axis, Axis, Axis]
 Divisor = Annotated[int, Whole(1, MAX_TABLE)]
 

@@ -4,41 +4,21 @@ from __future__ import annotations
 
 from drystone.graph import ops
 from drystone.graph.graph import Node
-from drystone.graph.ops import (
-    Cat,
-    Conv,
-    ConvTranspose,
-    Elementwise,
-    Expand,
-    Fold,
-    Gather,
-    GroupNorm,
-    Index,
-    LayerNorm,
-    LocalResponseNorm,
-    Pad,
-    Permute,
-    Pool,
-    Reduce,
-    Reshape,
-    Resize,
-    Slice,
-    Softmax,
-)
+from drystone.graph.ops import Conv, ConvTranspose
 from drystone.plan.implementations.aten import Aten
 from drystone.plan.implementations.attention import Attention
 from drystone.plan.implementations.base import Implementation, Layout
 from drystone.plan.implementations.batch_matmul import OneDnnBatchMatmul
 from drystone.plan.implementations.convolution import OneDnnConvolution
-from drystone.plan.implementations.elements import Elements
+from drystone.plan.implementations.elements import ELEMENTS
 from drystone.plan.implementations.gemm import Gemm
 from drystone.plan.implementations.linear import OneDnnLinear
-from drystone.plan.implementations.movement import Movement
+from drystone.plan.implementations.movement import MOVEMENT
 from drystone.plan.implementations.pointwise import Convert, OneDnnConvert, Pointwise
 from drystone.plan.implementations.recurrent import Recurrent
-from drystone.plan.implementations.reductions import Reduction
+from drystone.plan.implementations.reductions import REDUCTIONS
 from drystone.plan.implementations.rotary import Rotary
-from drystone.plan.implementations.windows import Window
+from drystone.plan.implementations.windows import WINDOWS
 from drystone.plan.implementations.winograd import Winograd
 
 IMPLEMENTATIONS: list[Implementation] = [
@@ -57,10 +37,10 @@ IMPLEMENTATIONS: list[Implementation] = [
     Convert(),
     OneDnnConvert(),
     Rotary(),
-    *(Reduction(op) for op in (Reduce, Softmax, LayerNorm, GroupNorm)),
-    *(Window(op) for op in (Pool, Resize, LocalResponseNorm)),
-    *(Elements(op) for op in (Elementwise, Fold, Index, ops.Convert)),
-    *(Movement(op) for op in (Cat, Slice, Gather, Permute, Reshape, Expand, Pad)),
+    *REDUCTIONS,
+    *WINDOWS,
+    *ELEMENTS,
+    *MOVEMENT,
 ]
 
 ATEN = Aten()

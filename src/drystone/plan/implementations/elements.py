@@ -37,3 +37,6 @@ class Elements(Implementation):
         else:
             step = native.elementwise(inputs, output, op.kind if isinstance(op, Elementwise) else "convert")
         return Created(step, [*(context.operand(node, i) for i in range(len(inputs))), ("out", 0)])
+
+
+ELEMENTS = [Elements(op) for op in (Elementwise, Fold, Index, Convert)]

@@ -142,3 +142,6 @@ def _padded(index: int, size: int, mode: str) -> int:
     if mode == "replicate":
         return min(max(index, 0), size - 1)
     return -index if index < 0 else 2 * (size - 1) - index  # reflect
+
+
+MOVEMENT = [Movement(op) for op in (Cat, Slice, Gather, Permute, Reshape, Expand, Pad)]

@@ -38,3 +38,6 @@ class Reduction(Implementation):
                 kind, dims, groups = "group", [], op.groups
             step = native.norm(inputs[0], weight, bias, output, kind, dims, groups, op.eps)
         return Created(step, [*(context.operand(node, i) for i in range(len(inputs))), ("out", 0)])
+
+
+REDUCTIONS = [Reduction(op) for op in (Reduce, Softmax, LayerNorm, GroupNorm)]

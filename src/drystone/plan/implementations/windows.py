@@ -34,3 +34,6 @@ class Window(Implementation):
             norm = node.of(LocalResponseNorm)
             step = native.lrn(inputs[0], output, norm.size, norm.alpha, norm.beta, norm.k)
         return Created(step, [context.operand(node, 0), ("out", 0)])
+
+
+WINDOWS = [Window(op) for op in (Pool, Resize, LocalResponseNorm)]
