@@ -10,6 +10,7 @@
   KERNEL(void, pool, PoolArgs)                          \
   KERNEL(void, max_pool, MaxPoolArgs)                   \
   KERNEL(void, resize, ResizeArgs)                      \
+  KERNEL(void, grid_sample, GridSampleArgs)             \
   KERNEL(void, copy, CopyArgs)                          \
   KERNEL(void, concatenate, ConcatenateArgs)            \
   KERNEL(void, lrn, LrnArgs)                            \

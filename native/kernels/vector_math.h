@@ -33,6 +33,19 @@ inline Floats scaled(Floats x, Floats n) {
 }
 #endif
 
+// The floats at these offsets; 0 where one is negative. Gathers of 16 are slower than two of 8 on Zen 4.
+inline __m256 gather8(const float* from, __m256i offsets) {
+  return _mm256_mask_i32gather_ps(__m256{}, from, offsets, (__m256) ~(Vector<int32_t, 8>)offsets, 4);
+}
+inline Floats gather(const float* from, Vector<int32_t, kFloats> offsets) {
+#ifdef __AVX512F__
+  const __m256 high = gather8(from, _mm512_extracti64x4_epi64((__m512i)offsets, 1));
+  return (Floats)_mm512_insertf32x8(_mm512_castps256_ps512(gather8(from, _mm512_castsi512_si256((__m512i)offsets))), high, 1);
+#else
+  return (Floats)gather8(from, (__m256i)offsets);
+#endif
+}
+
 // Whether a comparison holds in some lane.
 inline bool any(Vector<int32_t, kFloats> comparison) {
 #ifdef __AVX512F__

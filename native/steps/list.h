@@ -47,6 +47,11 @@ using Tables = std::vector<Dims>;
        "output[…, g, …] = input[…, indices[…, g, …], …] along the axis dim, the other places being the entry's own. An index out of "    \
        "range raises RuntimeError. All dense and plain.",                                                                                \
        const TensorDesc& input, const TensorDesc& indices, const TensorDesc& output, int64_t dim)                                        \
+  STEP(grid_sample,                                                                                                                      \
+       "torch.nn.functional.grid_sample of images: 'bilinear' or 'nearest'; padding 'zeros', 'border' or 'reflection'. float32 and "     \
+       "bfloat16; the grid is plain, of the same dtype. One format of input and output, no overlap.",                                    \
+       const TensorDesc& input, const TensorDesc& grid, const TensorDesc& output, const std::string& mode, const std::string& padding,   \
+       bool align_corners)                                                                                                               \
   STEP(index,                                                                                                                            \
        "output[o…, g…, i…] = input[o…, indices[0][g…], indices[1][g…], …, i…], where the indexed axes begin with dim and the indices "   \
        "(int64 or int32) broadcast to the grid g. wraps: negative indices count from the end. An index out of range raises IndexError, " \

@@ -216,6 +216,11 @@ def gather(input: TensorDesc, indices: TensorDesc, output: TensorDesc, dim: int)
     output[…, g, …] = input[…, indices[…, g, …], …] along the axis dim, the other places being the entry's own. An index out of range raises RuntimeError. All dense and plain.
     """
 
+def grid_sample(input: TensorDesc, grid: TensorDesc, output: TensorDesc, mode: str, padding: str, align_corners: bool) -> Step:
+    """
+    torch.nn.functional.grid_sample of images: 'bilinear' or 'nearest'; padding 'zeros', 'border' or 'reflection'. float32 and bfloat16; the grid is plain, of the same dtype. One format of input and output, no overlap.
+    """
+
 def index(input: TensorDesc, indices: Sequence[TensorDesc], output: TensorDesc, dim: int, wraps: bool, name: str) -> Step:
     """
     output[o…, g…, i…] = input[o…, indices[0][g…], indices[1][g…], …, i…], where the indexed axes begin with dim and the indices (int64 or int32) broadcast to the grid g. wraps: negative indices count from the end. An index out of range raises IndexError, in the words of the operator `name`. All dense and plain.

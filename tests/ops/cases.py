@@ -597,6 +597,17 @@ def pools() -> Iterator[Case]:
 
 
 def resizes() -> Iterator[Case]:
+    ways = itertools.product(("bilinear", "nearest"), ("zeros", "border", "reflection"), (False, True))
+    for (mode, padding, corners), c in itertools.product(ways, (1, 16, 19)):
+        yield of(
+            f"grid_sample-{mode}-{padding}-{'corners-' if corners else ''}c{c}",
+            lambda x, g, m=mode, p=padding, a=corners: F.grid_sample(x, g * 0.21 + 0.04, m, p, a), (2, c, 7, 5), (2, 6, 131, 2),
+            measured=c == 16 and mode == "bilinear",
+        )  # fmt: skip
+    yield net(
+        "grid_sample-constant", lambda self, x: F.grid_sample(x, self.grid, align_corners=False),
+        lambda: {"grid": torch.rand(1, 9, 4, 2)}, (1, 16, 5, 6),
+    )  # fmt: skip
     for c in (3, 16, 17):
         yield of(f"upsample-nearest-c{c}", lambda x: F.interpolate(x, scale_factor=2, mode="nearest"), (2, c, 5, 3), exact=True)
         yield of(

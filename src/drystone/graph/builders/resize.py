@@ -1,4 +1,4 @@
-"""Upsampling. ``scales`` are the factors by which torch's kernels multiply output coordinates."""
+"""Upsampling, and sampling by a grid. ``scales`` are the factors by which torch's kernels multiply output coordinates."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from drystone.graph.builders.registry import Built, Declined, Emitter, builds
 from drystone.graph.graph import Value
-from drystone.graph.ops import Resize
+from drystone.graph.ops import GridSample, Resize
 
 
 def _resize(b: Emitter, x: Value, mode: str, align_corners: bool, factors: Sequence[float | None]) -> Value:
@@ -61,3 +61,11 @@ for _axes in (1, 2, 3):
 _linear_builder("upsample_linear1d", 1)
 _linear_builder("upsample_bilinear2d", 2)
 _linear_builder("upsample_trilinear3d", 3)
+
+
+@builds("grid_sampler", "grid_sampler_2d")
+def grid_sample(b: Emitter, x: Value, grid: Value, mode: int, padding: int, align_corners: bool) -> Built:
+    if mode not in (0, 1) or len(x.shape) != 4:
+        raise Declined("a bicubic or volumetric sampling")
+    paddings = ("zeros", "border", "reflection")
+    return b.emit(GridSample(("bilinear", "nearest")[mode], paddings[padding], align_corners), [x, grid])

@@ -1,4 +1,4 @@
-"""Pools and resizes: what reads a window of each spatial axis for each of its results."""
+"""Pools, resizes and samples: what reads a neighbourhood of spatial axes for each of its results."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 
 from drystone.graph.graph import Value
 from drystone.graph.ops.operator import (
@@ -29,7 +30,7 @@ from drystone.graph.ops.operator import (
     takes,
 )
 
-__all__ = ["Pool", "Resize"]
+__all__ = ["GridSample", "Pool", "Resize"]
 
 Window = tuple[Axis, Axis, Axis]
 Divisor = Annotated[int, Whole(1, MAX_TABLE)]
@@ -125,3 +126,31 @@ class Resize(Operator):
             share = (at - low).to(x.dtype).view([-1] + [1] * (x.ndim - 1 - axis))
             x = x.index_select(axis, low) * (1 - share) + x.index_select(axis, high) * share
         return x
+
+
+@dataclass(frozen=True)
+class GridSample(Operator):
+    """x (N, C, H, W) at the places that a grid (N, H', W', 2) has for each result, as ``torch.nn.functional.grid_sample``."""
+
+    name: ClassVar[str] = "grid_sample"
+    sample: ClassVar[Sample] = (("bilinear", "zeros", False), [IMAGE, (1, 5, 5, 2)], [])
+    keeps_dtype: ClassVar[bool] = True
+
+    mode: Annotated[str, OneOf(("bilinear", "nearest"))]
+    padding: Annotated[str, OneOf(("zeros", "border", "reflection"))]
+    align_corners: bool
+
+    @property
+    def operands(self) -> int:
+        return 2
+
+    def shape(self, inputs: Sequence[Value]) -> Shape:
+        takes(self, inputs, 2)
+        rank_of(self, inputs, 4, 4)
+        x, grid = inputs
+        fits = len(grid.shape) == 4 and grid.shape[0] == x.shape[0] and grid.shape[3] == 2
+        require(fits, f"{grid} has no places in {x}")
+        return (*x.shape[:2], *grid.shape[1:3])
+
+    def run(self, inputs: list[Tensor]) -> Tensor:
+        return F.grid_sample(inputs[0], inputs[1], self.mode, self.padding, self.align_corners)

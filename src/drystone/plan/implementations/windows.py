@@ -1,10 +1,11 @@
-"""pool, resize and lrn by the own kernels."""
+"""pool, resize, grid_sample and lrn by the own kernels."""
 
 from __future__ import annotations
 
 from drystone import native
 from drystone.graph.graph import Node
-from drystone.graph.ops import LocalResponseNorm, Operator, Pool, Resize
+from drystone.graph.ops import GridSample, LocalResponseNorm, Operator, Pool, Resize
+from drystone.plan.formats import PLAIN, formats_of
 from drystone.plan.implementations.base import Context, Created, Implementation, Layout, float_reason, joint_layouts
 
 
@@ -20,6 +21,9 @@ class Window(Implementation):
         return super().refuses(node) or float_reason(node)
 
     def layouts(self, node: Node) -> list[Layout]:
+        if isinstance(node.op, GridSample):  # its grid is read as a list of places
+            grid = None if node.inputs[1].is_constant else PLAIN
+            return [Layout((format, grid), format) for format in formats_of(node.output)]
         return joint_layouts(node, node.output)
 
     def create(self, node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, context: Context) -> Created:
@@ -30,10 +34,12 @@ class Window(Implementation):
             step = native.pool(inputs[0], output, op.kind, windows, divisors, op.divisor_override or 0)
         elif isinstance(op, Resize):
             step = native.resize(inputs[0], output, op.mode, op.align_corners, list(op.scales))
+        elif isinstance(op, GridSample):
+            step = native.grid_sample(inputs[0], inputs[1], output, op.mode, op.padding, op.align_corners)
         else:
             norm = node.of(LocalResponseNorm)
             step = native.lrn(inputs[0], output, norm.size, norm.alpha, norm.beta, norm.k)
-        return Created(step, [context.operand(node, 0), ("out", 0)])
+        return Created(step, [*(context.operand(node, index) for index in range(len(inputs))), ("out", 0)])
 
 
-WINDOWS = [Window(op) for op in (Pool, Resize, LocalResponseNorm)]
+WINDOWS = [Window(op) for op in (Pool, Resize, GridSample, LocalResponseNorm)]
