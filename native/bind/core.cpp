@@ -22,17 +22,12 @@ using namespace nb::literals;
 namespace drystone {
 
 void bind_core(nb::module_& m) {
-  nb::enum_<DType>(m, "DType")
-      .value("f32", DType::f32)
-      .value("bf16", DType::bf16)
-      .value("s64", DType::s64)
-      .value("s32", DType::s32)
-      .value("s16", DType::s16)
-      .value("s8", DType::s8)
-      .value("u8", DType::u8)
-      .value("boolean", DType::boolean)
-      .value("f64", DType::f64)
-      .value("f16", DType::f16);
+  nb::enum_<DType> dtype(m, "DType");
+  for (const DTypeFacts& facts : dtypes) dtype.value(facts.name, facts.dtype);
+  dtype.def_prop_ro("torch_name", [](DType self) { return facts_of(self).torch_name; })
+      .def_prop_ro("itemsize", &size_of)
+      .def_prop_ro("is_float", &is_float, "Whether graphs compute with it in float32.")
+      .def_prop_ro("is_moved", [](DType self) { return facts_of(self).numbers == Numbers::moved; }, "Whether graphs move it only.");
   nb::enum_<Format>(m, "Format")
       .value("plain", Format::plain)
       .value("channels_last", Format::channels_last)

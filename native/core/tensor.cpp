@@ -6,24 +6,6 @@
 
 namespace drystone {
 
-int64_t size_of(DType dtype) {
-  switch (dtype) {
-    case DType::f64:
-    case DType::s64: return 8;
-    case DType::f32:
-    case DType::s32: return 4;
-    case DType::bf16:
-    case DType::f16:
-    case DType::s16: return 2;
-    default: return 1;
-  }
-}
-
-const char* name_of(DType dtype) {
-  static const char* names[] = {"f32", "bf16", "s64", "s32", "s16", "s8", "u8", "bool", "f64", "f16"};
-  return names[static_cast<int>(dtype)];
-}
-
 const char* name_of(Format format) {
   static const char* names[] = {"plain", "channels_last", "blocked16", "blocked8"};
   return names[static_cast<int>(format)];
@@ -112,6 +94,10 @@ std::string TensorDesc::str() const {
   std::string text = std::string(name_of(dtype)) + " " + name_of(format) + " [";
   for (size_t i = 0; i < shape.size(); i++) text += (i ? ", " : "") + std::to_string(shape[i]);
   return text + "]" + (is_dense() ? "" : " strided");
+}
+
+void require_float(DType dtype, const std::string& name) {
+  if (!is_float(dtype)) throw std::invalid_argument(name + " is " + name_of(dtype) + "; f32 and bf16 are supported");
 }
 
 // Size and stride of each logical axis; of channels in blocks, the axis they form where they follow each other densely.

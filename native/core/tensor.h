@@ -5,17 +5,15 @@
 #include <string>
 #include <vector>
 
-namespace drystone {
+#include "core/dtype.h"
 
-enum class DType : uint8_t { f32, bf16, s64, s32, s16, s8, u8, boolean, f64, f16 };
+namespace drystone {
 
 // plain: row-major NCHW… (any rank).  channels_last: N…C, rank 3 to 5.  blocked16 and blocked8: N, C/16, spatial…, 16.
 enum class Format : uint8_t { plain, channels_last, blocked16, blocked8 };
 
 using Dims = std::vector<int64_t>;
 
-int64_t size_of(DType dtype);
-const char* name_of(DType dtype);
 const char* name_of(Format format);
 
 // Channels in a block: 16, 8, or 1 for the formats that have none.
@@ -38,6 +36,9 @@ struct TensorDesc {
   bool has_padding() const;  // a blocked format whose channels do not fill the last block
   std::string str() const;
 };
+
+// Throws std::invalid_argument that begins with `name` for other dtypes than f32 and bf16.
+void require_float(DType dtype, const std::string& name);
 
 // The same bytes mean the same tensor under both (a reorder between them is a no-op), as for (N, C, 1, 1) in plain and channels_last.
 bool same_memory(const TensorDesc& a, const TensorDesc& b);

@@ -21,20 +21,19 @@ void require(Function& function, const char* name) {
 
 }  // namespace
 
-int64_t size_of(ScalarType dtype) {
+std::optional<DType> dtype_of(ScalarType dtype) {
   switch (dtype) {
-    case ScalarType::u8:
-    case ScalarType::s8:
-    case ScalarType::boolean: return 1;
-    case ScalarType::s16:
-    case ScalarType::f16:
-    case ScalarType::bf16: return 2;
-    case ScalarType::s32:
-    case ScalarType::f32: return 4;
-    case ScalarType::s64:
-    case ScalarType::f64: return 8;
+#define DTYPE(name, ...) \
+  case ScalarType::name: return DType::name;
+    DRYSTONE_DTYPES(DTYPE)
+#undef DTYPE
   }
-  return 0;  // complex, quantised and eight-bit floats are torch's
+  return {};
+}
+
+int64_t size_of(ScalarType dtype) {
+  const auto known = dtype_of(dtype);
+  return known ? size_of(*known) : 0;
 }
 
 void* find(const char* mangled_name) { return library ? dlsym(library, mangled_name) : nullptr; }

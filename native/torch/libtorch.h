@@ -10,6 +10,8 @@
 #include <cstdint>
 #include <optional>
 
+#include "core/dtype.h"
+
 namespace drystone::torch {
 
 // An argument or a result of a registered kernel: the bits of an integer, a bool or a double; a handle; null for None.
@@ -39,9 +41,14 @@ struct TensorListRef {
 
 using OptionalTensor = std::optional<Tensor>;
 
-// torch's ScalarType, whose numbers never change.
-enum class ScalarType : int32_t { u8 = 0, s8 = 1, s16 = 2, s32 = 3, s64 = 4, f16 = 5, f32 = 6, f64 = 7, boolean = 11, bf16 = 15 };
-int64_t size_of(ScalarType dtype);
+// torch's ScalarType, whose numbers never change; it has others beside these.
+enum class ScalarType : int32_t {
+#define DTYPE(name, size, numbers, torch_name, code) name = code,
+  DRYSTONE_DTYPES(DTYPE)
+#undef DTYPE
+};
+std::optional<DType> dtype_of(ScalarType dtype);  // nothing for complex, quantised and eight-bit floats, which are torch's
+int64_t size_of(ScalarType dtype);                // 0 for these
 
 struct Shim {
   int (*init_impl)(const char* space, const char* key, const char* file, uint32_t line, void** library);

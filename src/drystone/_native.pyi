@@ -29,6 +29,20 @@ class DType(enum.Enum):
 
     f16 = 9
 
+    @property
+    def torch_name(self) -> str: ...
+
+    @property
+    def itemsize(self) -> int: ...
+
+    @property
+    def is_float(self) -> bool:
+        """Whether graphs compute with it in float32."""
+
+    @property
+    def is_moved(self) -> bool:
+        """Whether graphs move it only."""
+
 class Format(enum.Enum):
     plain = 0
 

@@ -64,18 +64,7 @@ PostOp = tuple[str, float, float, TensorDesc | None]
 
 FORMATS = {name: getattr(Format, name) for name in ("plain", "channels_last", "blocked16", "blocked8")}
 
-DTYPES = {
-    torch.float32: DType.f32,
-    torch.bfloat16: DType.bf16,
-    torch.int64: DType.s64,
-    torch.int32: DType.s32,
-    torch.int16: DType.s16,
-    torch.int8: DType.s8,
-    torch.uint8: DType.u8,
-    torch.bool: DType.boolean,
-    torch.float64: DType.f64,
-    torch.float16: DType.f16,
-}
+DTYPES: dict[torch.dtype, DType] = {getattr(torch, dtype.torch_name): dtype for dtype in DType}
 
 
 def multiplies_bfloat16() -> bool:

@@ -12,19 +12,7 @@ from drystone.native import DType, Format, Step, TensorDesc
 
 FORMATS = (Format.plain, Format.channels_last, Format.blocked16, Format.blocked8)
 
-_TORCH_DTYPES = {
-    DType.f32: torch.float32,
-    DType.bf16: torch.bfloat16,
-    DType.s64: torch.int64,
-    DType.s32: torch.int32,
-    DType.s16: torch.int16,
-    DType.s8: torch.int8,
-    DType.u8: torch.uint8,
-    DType.boolean: torch.bool,
-    DType.f64: torch.float64,
-    DType.f16: torch.float16,
-}
-_NATIVE_DTYPES = {torch_dtype: dtype for dtype, torch_dtype in _TORCH_DTYPES.items()}
+_TORCH_DTYPES = {dtype: torch_dtype for torch_dtype, dtype in native.DTYPES.items()}
 
 
 def _as_format(format: Format | str) -> Format:
@@ -32,7 +20,7 @@ def _as_format(format: Format | str) -> Format:
 
 
 def _as_dtype(dtype: DType | torch.dtype) -> DType:
-    return _NATIVE_DTYPES[dtype] if isinstance(dtype, torch.dtype) else dtype
+    return native.DTYPES[dtype] if isinstance(dtype, torch.dtype) else dtype
 
 
 def block_of(format: Format) -> int:

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from drystone import native
 from drystone.errors import ArtefactError
-from drystone.graph.dtypes import INTEGERS
 
 # What JSON may be at most, in bytes: a model of ten thousand operators takes 5 MB.
 MAX_BYTES = 32 << 20
@@ -18,13 +18,7 @@ MAX_TEXT = 4096
 MAX_ITEMS = 1 << 20  # of a list
 MAX_INT = 2**63 - 1
 
-DTYPES = {
-    str(dtype).removeprefix("torch."): dtype
-    for dtype in (
-        *(torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.complex64),
-        *INTEGERS,
-    )
-}
+DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (*native.DTYPES, torch.complex64)}
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _SPECIAL = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 

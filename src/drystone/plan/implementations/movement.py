@@ -22,7 +22,7 @@ def copy_step(source: native.TensorDesc, target: native.TensorDesc) -> native.St
 
 def _as_bytes(desc: native.TensorDesc) -> native.TensorDesc:
     """Plain memory with an axis more, of the bytes of each element."""
-    width = next(dtype.itemsize for dtype, kind in native.DTYPES.items() if kind == desc.dtype)
+    width = desc.dtype.itemsize
     return native.TensorDesc(native.DType.u8, desc.format, [*desc.shape, width], [*(width * s for s in desc.strides), 1])
 
 
