@@ -128,7 +128,7 @@ void end(const AttentionArgs& args, const Sums& sums, const Rows& rows, int64_t 
   Row row = row_of(args, rows, first);
   for (int64_t r = 0; r < count; r++, row = next(args, row)) {
     const int64_t offset = rows.batch * strides[0] + row.head * strides[1] + row.position * strides[2];
-    store_row<Unit>(advance(args.output, offset, args.bf16), sums.output + r * sums.width, factors[r], args.bf16, args.width);
+    store_row<Unit>(advance(args.output, offset, args.dtype), sums.output + r * sums.width, factors[r], args.dtype, args.width);
   }
 }
 
@@ -136,7 +136,7 @@ void end(const AttentionArgs& args, const Sums& sums, const Rows& rows, int64_t 
 template <int R>
 float finish_tile(const AttentionArgs& args, const Rows& rows, const Tile& tile, float* scores) {
   const float scale = args.scale * log2_e;
-  const bool plain = args.mask_kind == AttentionMask::none && tile.seen >= kKeys && scale > 0.0f;
+  const bool plain = !args.mask && tile.seen >= kKeys && scale > 0.0f;
   if (plain && !args.causal) return scale;
   Row row = row_of(args, rows, tile.first);
   if (plain && row.position + R <= args.queries && row.position - tile.block.first + 1 >= kKeys) return scale;
@@ -285,14 +285,14 @@ void chunk(const AttentionArgs& args, std::byte* scratch, const Rows& rows) {
 
 void attention(const AttentionArgs& given) {
   AttentionArgs args = given;
-  if (mask_is_idle(args)) args.mask_kind = AttentionMask::none;
+  if (mask_is_idle(args)) args.mask = nullptr;
   const int64_t rows = args.heads / args.key_heads * args.queries, chunks = ceil_div(rows, args.chunk);
 #pragma omp parallel for num_threads(args.threads) schedule(dynamic) if (args.threads > 1)
   for (int64_t item = 0; item < args.batch * args.key_heads * chunks; item++) {
     const int64_t head = item / chunks, first = item % chunks * args.chunk;
     const Rows part = {head / args.key_heads, head % args.key_heads, first, least(args.chunk, rows - first)};
     std::byte* scratch = args.scratch + omp_get_thread_num() * args.scratch_bytes;
-    if (!args.bf16) chunk<float, float>(args, scratch, part);
+    if (args.dtype == DType::f32) chunk<float, float>(args, scratch, part);
 #ifdef __AVX512F__
     else if (args.pairs)
       chunk<uint16_t, uint32_t>(args, scratch, part);

@@ -4,20 +4,20 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/dtype.h"
+
 namespace drystone {
 
 constexpr int64_t attention_keys = 64;  // a block of keys
-
-enum class AttentionMask { none, f32, bf16, bytes };  // added to the scores; of bytes, 0 hides a key
 
 struct AttentionArgs {
   const void* query;
   const void* key;
   const void* value;
-  const void* mask;
+  const void* mask;  // added to the scores, or boolean: false hides a key. Null where there is none
   void* output;
-  AttentionMask mask_kind;
-  bool bf16;                                                                      // query, key, value and output; float32 otherwise
+  DType mask_dtype;
+  DType dtype;                                                                    // of query, key, value and output: f32 or bf16
   bool pairs;                                                                     // the CPU multiplies pairs of bfloat16
   int64_t batch, heads, key_heads, queries, keys, depth, width;                   // depth: of query and key; width: of value and output
   int64_t query_strides[3], key_strides[3], value_strides[3], output_strides[3];  // batch, head, position

@@ -35,17 +35,13 @@ inline int64_t last_key(const AttentionArgs& args, const Rows& rows, int64_t fir
 inline const float* mask_row(const AttentionArgs& args, int64_t batch, const Row& row, int64_t key, int64_t count, float* buffer) {
   const int64_t* strides = args.mask_strides;
   const int64_t offset = batch * strides[0] + row.head * strides[1] + row.position * strides[2] + key * strides[3];
-  switch (args.mask_kind) {
-    case AttentionMask::none: return nullptr;
-    case AttentionMask::bytes:
-      for (int64_t i = 0; i < count; i++) buffer[i] = static_cast<const uint8_t*>(args.mask)[offset + i * strides[3]] ? 0.0f : -infinity;
-      return buffer;
-    default: break;
-  }
-  const bool bf16 = args.mask_kind == AttentionMask::bf16;
-  const void* from = advance(args.mask, offset, bf16);
-  if (!bf16 && strides[3] == 1 && count == kKeys) return static_cast<const float*>(from);
-  load(buffer, from, bf16, strides[3], count);
+  if (!args.mask) return nullptr;
+  const void* from = advance(args.mask, offset, args.mask_dtype);
+  if (args.mask_dtype == DType::f32 && strides[3] == 1 && count == kKeys) return static_cast<const float*>(from);
+  if (args.mask_dtype == DType::boolean)
+    for (int64_t i = 0; i < count; i++) buffer[i] = static_cast<const uint8_t*>(from)[i * strides[3]] ? 0.0f : -infinity;
+  else
+    load(buffer, from, args.mask_dtype, strides[3], count);
   return buffer;
 }
 
@@ -69,10 +65,10 @@ bool is_idle(const AttentionArgs& args, T shown, T ignored) {
 }
 
 inline bool mask_is_idle(const AttentionArgs& args) {
-  switch (args.mask_kind) {
-    case AttentionMask::none: return true;
-    case AttentionMask::bytes: return is_idle<uint8_t>(args, 1, 0);
-    case AttentionMask::bf16: return is_idle<uint16_t>(args, 0, 0x8000);  // of either sign
+  if (!args.mask) return true;
+  switch (args.mask_dtype) {
+    case DType::boolean: return is_idle<uint8_t>(args, 1, 0);
+    case DType::bf16: return is_idle<uint16_t>(args, 0, 0x8000);  // of either sign
     default: return is_idle<uint32_t>(args, 0, 0x80000000);
   }
 }

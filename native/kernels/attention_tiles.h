@@ -124,7 +124,7 @@ inline void pack_row(Unit* to, const In* row, int64_t size) {
       if constexpr (sizeof(In) * kElements<Unit> == sizeof(Unit))
         __builtin_memcpy(to, row + first * kElements<Unit>, kChunk * sizeof(Unit));
       else
-        load(to, row + first, true, 1, kChunk);
+        load(to, row + first, DType::bf16, 1, kChunk);
       continue;
     }
     for (int64_t d = 0; d < kChunk; d++) to[d] = first + d < depth ? unit(row, first + d, size, static_cast<Unit*>(nullptr)) : Unit{};
@@ -216,7 +216,7 @@ inline void pack_values(uint32_t* panels, const uint16_t* values, int64_t stride
 
 // A row of results, multiplied by factor.
 template <class Unit>
-inline void store_row(void* to, float* row, float factor, bool bf16, int64_t size) {
+inline void store_row(void* to, float* row, float factor, DType dtype, int64_t size) {
   int64_t i = 0;
   for (; i + kFloats <= size; i += kFloats) {
     const Floats result = load<kFloats>(row + i) * factor;
@@ -227,14 +227,14 @@ inline void store_row(void* to, float* row, float factor, bool bf16, int64_t siz
       continue;
     }
 #endif
-    if (bf16)
+    if (dtype == DType::bf16)
       store<kFloats>(static_cast<uint16_t*>(to) + i, result);
     else
       store<kFloats>(static_cast<float*>(to) + i, result);
   }
   if (i == size) return;
   for (int64_t j = i; j < size; j++) row[j] *= factor;
-  store(advance(to, i, bf16), row + i, bf16, 1, size - i);
+  store(advance(to, i, dtype), row + i, dtype, 1, size - i);
 }
 
 // For a single row, which packing would cost more than it computes: the products of `query` with keys where they lie.

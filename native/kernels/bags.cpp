@@ -169,12 +169,11 @@ bool run_share(const BagArgs& args, Range bags) {
 }
 
 bool run_share(const BagArgs& args, Range bags) {
-  switch (args.type) {
-    case RowType::f32: return run_share<float>(args, bags);
-    case RowType::bf16: return run_share<uint16_t>(args, bags);
-    case RowType::f16: return run_share<Half>(args, bags);
+  switch (args.dtype) {
+    case DType::f32: return run_share<float>(args, bags);
+    case DType::bf16: return run_share<uint16_t>(args, bags);
+    default: return run_share<Half>(args, bags);
   }
-  return false;
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // Moving short runs of elements between memory (f32 or bf16, any stride) and contiguous float32 buffers in L1.
 #pragma once
 
+#include "core/dtype.h"
 #include "kernels/math.h"
 
 namespace drystone::DRYSTONE_ISA {
@@ -14,14 +15,14 @@ inline int64_t index_at(const void* indices, bool wide, int64_t at) {
   return wide ? static_cast<const int64_t*>(indices)[at] : static_cast<const int32_t*>(indices)[at];
 }
 
-// The elements between the start of a tensor and the address computed; data is f32 or bf16.
-inline const void* advance(const void* data, int64_t elements, bool bf16) {
-  return static_cast<const char*>(data) + elements * (bf16 ? 2 : 4);
+// The address so many elements on.
+inline const void* advance(const void* data, int64_t elements, DType dtype) {
+  return static_cast<const char*>(data) + elements * size_of(dtype);
 }
-inline void* advance(void* data, int64_t elements, bool bf16) { return static_cast<char*>(data) + elements * (bf16 ? 2 : 4); }
+inline void* advance(void* data, int64_t elements, DType dtype) { return static_cast<char*>(data) + elements * size_of(dtype); }
 
-inline void load(float* to, const void* from, bool bf16, int64_t stride, int64_t count) {
-  if (bf16) {
+inline void load(float* to, const void* from, DType dtype, int64_t stride, int64_t count) {
+  if (dtype == DType::bf16) {
     const auto* x = static_cast<const uint16_t*>(from);
     if (stride == 1) {
 #pragma omp simd
@@ -48,8 +49,8 @@ inline void load(float* to, const void* from, bool bf16, int64_t stride, int64_t
   }
 }
 
-inline void store(void* to, const float* from, bool bf16, int64_t stride, int64_t count) {
-  if (bf16) {
+inline void store(void* to, const float* from, DType dtype, int64_t stride, int64_t count) {
+  if (dtype == DType::bf16) {
     auto* y = static_cast<uint16_t*>(to);
     if (stride == 1) {
 #pragma omp simd

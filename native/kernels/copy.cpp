@@ -275,13 +275,14 @@ void copy_boxes(const CopyArgs& args, int thread, int threads) {
 }
 
 void copy_share(const CopyArgs& args, int thread, int threads) {
-  switch (args.kind) {
-    case CopyKind::bytes1: return copy_boxes<uint8_t, uint8_t>(args, thread, threads);
-    case CopyKind::bytes2: return copy_boxes<uint16_t, uint16_t>(args, thread, threads);
-    case CopyKind::bytes4: return copy_boxes<uint32_t, uint32_t>(args, thread, threads);
-    case CopyKind::bytes8: return copy_boxes<uint64_t, uint64_t>(args, thread, threads);
-    case CopyKind::f32_to_bf16: return copy_boxes<float, uint16_t>(args, thread, threads);
-    case CopyKind::bf16_to_f32: return copy_boxes<uint16_t, float>(args, thread, threads);
+  if (args.from != args.to)
+    return args.from == DType::f32 ? copy_boxes<float, uint16_t>(args, thread, threads)
+                                   : copy_boxes<uint16_t, float>(args, thread, threads);
+  switch (size_of(args.from)) {
+    case 1: return copy_boxes<uint8_t, uint8_t>(args, thread, threads);
+    case 2: return copy_boxes<uint16_t, uint16_t>(args, thread, threads);
+    case 4: return copy_boxes<uint32_t, uint32_t>(args, thread, threads);
+    default: return copy_boxes<uint64_t, uint64_t>(args, thread, threads);
   }
 }
 

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "core/dtype.h"
+
 namespace drystone {
 
 constexpr int kCopyMaxRank = 16;
@@ -31,12 +33,10 @@ struct CopyBox {
   CopyDim dims[kCopyMaxRank];
 };
 
-enum class CopyKind : uint8_t { bytes1, bytes2, bytes4, bytes8, f32_to_bf16, bf16_to_f32 };
-
 struct CopyArgs {
   const void* input;
   void* output;
-  CopyKind kind;
+  DType from, to;  // the same, or f32 and bf16
   const CopyBox* boxes;
   int64_t count;
   int threads;

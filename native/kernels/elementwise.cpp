@@ -129,35 +129,35 @@ void where(const ElementwiseArgs& args) {
 
 // f.operator()<T>() with the type of the element.
 template <class F>
-void with_integer(Element element, F f) {
-  switch (element) {
-    case Element::s64: return f.template operator()<int64_t>();
-    case Element::s32: return f.template operator()<int32_t>();
-    case Element::s16: return f.template operator()<int16_t>();
-    case Element::s8: return f.template operator()<int8_t>();
-    case Element::u8: return f.template operator()<uint8_t>();
+void with_integer(DType dtype, F f) {
+  switch (dtype) {
+    case DType::s64: return f.template operator()<int64_t>();
+    case DType::s32: return f.template operator()<int32_t>();
+    case DType::s16: return f.template operator()<int16_t>();
+    case DType::s8: return f.template operator()<int8_t>();
+    case DType::u8: return f.template operator()<uint8_t>();
     default: return;
   }
 }
 
 template <class F>
-void with_type(Element element, F f) {
-  switch (element) {
-    case Element::f32: return f.template operator()<float>();
-    case Element::bf16: return f.template operator()<Brief>();
-    case Element::boolean: return f.template operator()<bool>();
-    default: return with_integer(element, f);
+void with_type(DType dtype, F f) {
+  switch (dtype) {
+    case DType::f32: return f.template operator()<float>();
+    case DType::bf16: return f.template operator()<Brief>();
+    case DType::boolean: return f.template operator()<bool>();
+    default: return with_integer(dtype, f);
   }
 }
 
 void convert(const ElementwiseArgs& args) {
-  with_type(args.element, [&]<class In>() {
+  with_type(args.dtype, [&]<class In>() {
     with_type(args.result, [&]<class Out>() { unary<In, Out>(args, [](In x) { return Converted<Out>::of(x); }); });
   });
 }
 
 void compare(const ElementwiseArgs& args) {
-  with_type(args.element, [&]<class T>() {
+  with_type(args.dtype, [&]<class T>() {
     using N = decltype(number(T()));
     switch (args.kind) {
       case ElementwiseKind::eq: return binary<T, bool>(args, [](N a, N b) { return a == b; });
@@ -195,7 +195,7 @@ inline T remainder(T a, T b) {
 
 // Sums and products wrap around, as unsigned ones do.
 void arithmetic(const ElementwiseArgs& args) {
-  with_integer(args.element, [&]<class T>() {
+  with_integer(args.dtype, [&]<class T>() {
     using U = uint64_t;
     switch (args.kind) {
       case ElementwiseKind::invert: return unary<T, T>(args, [](T x) { return static_cast<T>(~x); });
@@ -218,17 +218,17 @@ void arithmetic(const ElementwiseArgs& args) {
 void elementwise(const ElementwiseArgs& args) {
   if (args.kind == ElementwiseKind::convert) return convert(args);
   if (args.kind == ElementwiseKind::where) {
-    switch (args.element) {
-      case Element::s64: return where<uint64_t>(args);
-      case Element::f32:
-      case Element::s32: return where<uint32_t>(args);
-      case Element::bf16:
-      case Element::s16: return where<uint16_t>(args);
+    switch (args.dtype) {
+      case DType::s64: return where<uint64_t>(args);
+      case DType::f32:
+      case DType::s32: return where<uint32_t>(args);
+      case DType::bf16:
+      case DType::s16: return where<uint16_t>(args);
       default: return where<uint8_t>(args);
     }
   }
   if (args.kind >= ElementwiseKind::eq) return compare(args);
-  return args.element == Element::boolean ? logic(args) : arithmetic(args);
+  return args.dtype == DType::boolean ? logic(args) : arithmetic(args);
 }
 
 }  // namespace drystone::DRYSTONE_ISA

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "core/dtype.h"
+
 namespace drystone {
 
 constexpr int elementwise_max_axes = 8;
@@ -29,12 +31,10 @@ enum class ElementwiseKind : uint8_t {
   where,
 };
 
-enum class Element : uint8_t { f32, bf16, s64, s32, s16, s8, u8, boolean };
-
 struct ElementwiseArgs {
   ElementwiseKind kind;
-  Element element, result;  // dtypes of the operands (of `where`: of the two values) and of what comes out
-  int axes;                 // at least 1, outermost first
+  DType dtype, result;  // of the operands (of `where`: of the two values) and of what comes out; floats or integers
+  int axes;             // at least 1, outermost first
   int64_t sizes[elementwise_max_axes];
   int64_t strides[4][elementwise_max_axes];  // in elements: of up to three inputs, then the output's; 0 where broadcast
   const void* inputs[3];                     // of `where`: the condition, then the values

@@ -85,21 +85,21 @@ void extreme(const FoldArgs& args) {
 void fold(const FoldArgs& args) {
   switch (args.kind) {
     case FoldKind::cumsum:
-      if (args.element == Element::f32) return cumsum<float, double>(args);
-      if (args.element == Element::bf16) return cumsum<Brief, double>(args);
+      if (args.dtype == DType::f32) return cumsum<float, double>(args);
+      if (args.dtype == DType::bf16) return cumsum<Brief, double>(args);
       return cumsum<int64_t, uint64_t>(args);
     case FoldKind::sum: return sum(args);
     case FoldKind::any: return find(args, true);
     case FoldKind::all: return find(args, false);
     default: break;
   }
-  switch (args.element) {
-    case Element::f32: return extreme<float>(args);
-    case Element::bf16: return extreme<Brief>(args);
-    case Element::s64: return extreme<int64_t>(args);
-    case Element::s32: return extreme<int32_t>(args);
-    case Element::s16: return extreme<int16_t>(args);
-    case Element::s8: return extreme<int8_t>(args);
+  switch (args.dtype) {
+    case DType::f32: return extreme<float>(args);
+    case DType::bf16: return extreme<Brief>(args);
+    case DType::s64: return extreme<int64_t>(args);
+    case DType::s32: return extreme<int32_t>(args);
+    case DType::s16: return extreme<int16_t>(args);
+    case DType::s8: return extreme<int8_t>(args);
     default: return extreme<uint8_t>(args);
   }
 }

@@ -1,7 +1,7 @@
 // Arguments of the kernel for running sums, extremes and their places, and reductions of integers and truth values.
 #pragma once
 
-#include "kernels/elementwise.h"
+#include "core/dtype.h"
 
 namespace drystone {
 
@@ -10,7 +10,7 @@ enum class FoldKind : uint8_t { cumsum, sum, any, all, amax, amin, argmax, argmi
 // Dense memory: input (outer, count, inner), output the same for cumsum, else (outer, inner).
 struct FoldArgs {
   FoldKind kind;
-  Element element;
+  DType dtype;  // floats or integers
   const void* input;
   void* output;  // int64 for argmax and argmin, else the input's dtype
   int64_t outer, count, inner;

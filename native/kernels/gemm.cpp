@@ -61,15 +61,16 @@ struct Finish {
   // What run() will read and write, while the tile is computed: rows of the output lie too far apart for the hardware to foresee them.
   void fetch(int64_t row, int64_t rows, int64_t column, int64_t columns) const {
     for (int64_t r = row; r < row + rows; r++) {
-      fetch_run(advance(a.output, r * a.output_stride + column, a.output_bf16), columns, a.output_bf16);
+      fetch_run(advance(a.output, r * a.output_stride + column, a.output_dtype), columns, a.output_dtype);
       for (int i = 0; i < a.ops; i++)
         if (a.op[i].binary && a.op[i].row_stride)
-          fetch_run(advance(a.op[i].operand, r * a.op[i].row_stride + column * a.op[i].column_stride, a.op[i].bf16), columns, a.op[i].bf16);
+          fetch_run(advance(a.op[i].operand, r * a.op[i].row_stride + column * a.op[i].column_stride, a.op[i].dtype), columns,
+                    a.op[i].dtype);
     }
   }
 
-  static void fetch_run(const void* from, int64_t count, bool bf16) {
-    for (int64_t byte = 0; byte < count * (bf16 ? 2 : 4); byte += 64) __builtin_prefetch(static_cast<const char*>(from) + byte);
+  static void fetch_run(const void* from, int64_t count, DType dtype) {
+    for (int64_t byte = 0; byte < count * size_of(dtype); byte += 64) __builtin_prefetch(static_cast<const char*>(from) + byte);
   }
 
   void run(float* tile, int64_t width, int64_t row, int64_t rows, int64_t column, int64_t columns) {
@@ -77,14 +78,14 @@ struct Finish {
       const GemmOp& op = a.op[i];
       if (op.binary) {
         for (int64_t r = 0; r < rows; r++) {
-          const void* from = advance(op.operand, (row + r) * op.row_stride + column * op.column_stride, op.bf16);
-          load(operand + r * width, from, op.bf16, op.column_stride, columns);
+          const void* from = advance(op.operand, (row + r) * op.row_stride + column * op.column_stride, op.dtype);
+          load(operand + r * width, from, op.dtype, op.column_stride, columns);
         }
       }
       execute(op.instruction, tile, tile, operand, rows * width);
     }
     for (int64_t r = 0; r < rows; r++)
-      store(advance(a.output, (row + r) * a.output_stride + column, a.output_bf16), tile + r * width, a.output_bf16, 1, columns);
+      store(advance(a.output, (row + r) * a.output_stride + column, a.output_dtype), tile + r * width, a.output_dtype, 1, columns);
   }
 };
 

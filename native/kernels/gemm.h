@@ -28,7 +28,8 @@ constexpr GemmTileSize gemm_tile(GemmArithmetic a, int lanes) {
 // One instruction of the epilogue on the running result, which is its first operand.
 struct GemmOp {
   PointwiseInstruction instruction;
-  bool binary, bf16;                  // the second operand: whether there is one, and its dtype
+  bool binary;                        // whether there is a second operand
+  DType dtype;                        // of that
   int64_t row_stride, column_stride;  // 0 where it is broadcast
   const void* operand;
 };
@@ -39,7 +40,7 @@ struct GemmArgs {
   GemmArithmetic arithmetic;
   int64_t m, n, k;
   int64_t x_stride, output_stride;  // between rows, in elements
-  bool x_bf16, output_bf16;
+  DType x_dtype, output_dtype;
 
   const void* x = nullptr;
   const void* weights = nullptr;  // [strip][k][column], bf16: [strip][pair of k][column][2]; the last strip has as few vectors as hold it

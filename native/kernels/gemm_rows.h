@@ -62,7 +62,7 @@ inline void pack_rows(const GemmArgs& a, Range rows, Range k, char* to) {
     for (int64_t r = block.begin; r < block.end; r++, to += kChunkBytes) {
       const int64_t offset = (rows.begin + r) * a.x_stride + k.begin;
       const auto* narrow = static_cast<const uint16_t*>(a.x) + offset;
-      if (!a.x_bf16)
+      if (a.x_dtype == DType::f32)
         pack_row<float>(static_cast<const float*>(a.x) + offset, depth, to, stride);
       else if (a.arithmetic == GemmArithmetic::bf16_widened)
         pack_row<float>(narrow, depth, to, stride);

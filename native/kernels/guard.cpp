@@ -48,8 +48,8 @@ bool guard(const GuardArgs& args) {
 #pragma omp parallel for num_threads(args.threads) schedule(static) reduction(|| : found) if (args.threads > 1)
   for (int part = 0; part < args.threads; part++) {
     const Range range = share(total, part, args.threads);
-    found = args.bf16 ? exceeds<uint16_t>(args, static_cast<uint16_t>(limit >> 16), range, column_blocks)
-                      : exceeds<uint32_t>(args, limit, range, column_blocks);
+    found = args.dtype == DType::bf16 ? exceeds<uint16_t>(args, static_cast<uint16_t>(limit >> 16), range, column_blocks)
+                                      : exceeds<uint32_t>(args, limit, range, column_blocks);
   }
   return found;
 }

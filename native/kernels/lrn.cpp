@@ -106,6 +106,6 @@ void lrn_as(const LrnArgs& a) {
 
 }  // namespace
 
-void lrn(const LrnArgs& a) { a.bf16 ? lrn_as<uint16_t>(a) : lrn_as<float>(a); }
+void lrn(const LrnArgs& a) { a.dtype == DType::bf16 ? lrn_as<uint16_t>(a) : lrn_as<float>(a); }
 
 }  // namespace drystone::DRYSTONE_ISA

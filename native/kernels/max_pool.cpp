@@ -238,6 +238,6 @@ void pool_as(const MaxPoolArgs& a) {
 
 }  // namespace
 
-void max_pool(const MaxPoolArgs& a) { a.bf16 ? pool_as<uint16_t>(a) : pool_as<float>(a); }
+void max_pool(const MaxPoolArgs& a) { a.dtype == DType::bf16 ? pool_as<uint16_t>(a) : pool_as<float>(a); }
 
 }  // namespace drystone::DRYSTONE_ISA

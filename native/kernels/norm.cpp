@@ -85,15 +85,15 @@ Statistics statistics(const NormArgs& args, float centre, Moments moments, doubl
 
 // weight or bias along `count` elements of a run, from element `offset` on; `missing` everywhere where there is none. They repeat
 // after `period` elements.
-const float* parameter(float* buffer, const void* data, bool bf16, int64_t offset, int64_t stride, int64_t period, int64_t count,
+const float* parameter(float* buffer, const void* data, DType dtype, int64_t offset, int64_t stride, int64_t period, int64_t count,
                        float missing) {
   if (!data) {
-    load(buffer, &missing, false, 0, count);
+    load(buffer, &missing, DType::f32, 0, count);
     return buffer;
   }
-  const void* from = advance(data, offset, bf16);
-  if (count <= period) return view(buffer, from, bf16, stride, count);
-  for (int64_t i = 0; i < count; i += period) load(buffer + i, from, bf16, stride, least(period, count - i));
+  const void* from = advance(data, offset, dtype);
+  if (count <= period) return view(buffer, from, dtype, stride, count);
+  for (int64_t i = 0; i < count; i += period) load(buffer + i, from, dtype, stride, least(period, count - i));
   return buffer;
 }
 
@@ -102,8 +102,8 @@ void apply_run(const NormArgs& args, float* y, const float* x, int64_t count, St
   const int64_t stride = args.inner.strides[2];
   if (stride == 0 || (!args.weight && !args.bias)) {
     float weight = 1.0f, bias = 0.0f;
-    if (args.weight) load(&weight, advance(args.weight, offset, args.weight_bf16), args.weight_bf16, 0, 1);
-    if (args.bias) load(&bias, advance(args.bias, offset, args.bias_bf16), args.bias_bf16, 0, 1);
+    if (args.weight) load(&weight, advance(args.weight, offset, args.weight_dtype), args.weight_dtype, 0, 1);
+    if (args.bias) load(&bias, advance(args.bias, offset, args.bias_dtype), args.bias_dtype, 0, 1);
 #pragma omp simd
     for (int64_t i = 0; i < count; i++) y[i] = fma(fma(x[i] - s.mean, s.deviation, s.correction), weight, bias);
     return;
@@ -114,8 +114,8 @@ void apply_run(const NormArgs& args, float* y, const float* x, int64_t count, St
   for (int64_t begin = 0; begin < count; begin += width) {
     const int64_t part = least(width, count - begin);
     if (begin == 0 || !repeats) {
-      weight = parameter(weights, args.weight, args.weight_bf16, offset + begin * stride, stride, args.period, part, 1.0f);
-      bias = parameter(biases, args.bias, args.bias_bf16, offset + begin * stride, stride, args.period, part, 0.0f);
+      weight = parameter(weights, args.weight, args.weight_dtype, offset + begin * stride, stride, args.period, part, 1.0f);
+      bias = parameter(biases, args.bias, args.bias_dtype, offset + begin * stride, stride, args.period, part, 0.0f);
     }
 #pragma omp simd
     for (int64_t i = 0; i < part; i++) y[begin + i] = fma(fma(x[begin + i] - s.mean, s.deviation, s.correction), weight[i], bias[i]);
@@ -127,20 +127,20 @@ Statistics short_row(const NormArgs& args, const void* input, void* output, int6
   const int64_t size = args.inner.size, total = rows * size;
   const float* x = buffer;
   if (rows == 1) {
-    x = view(buffer, input, args.input_bf16, args.inner.strides[0], size);
+    x = view(buffer, input, args.input_dtype, args.inner.strides[0], size);
   } else {
     for (int64_t row = 0; row < rows; row++)
-      load(buffer + row * size, advance(input, offset_of(args.reduced, row, 0), args.input_bf16), args.input_bf16, args.inner.strides[0],
+      load(buffer + row * size, advance(input, offset_of(args.reduced, row, 0), args.input_dtype), args.input_dtype, args.inner.strides[0],
            size);
   }
   const float mean = args.centred ? static_cast<float>(sum_run(x, total) / static_cast<double>(total)) : 0.0f;
   const Statistics s = statistics(args, mean, centred_run(x, total, mean), static_cast<double>(total));
-  const bool direct = !args.output_bf16 && args.inner.strides[1] == 1;
+  const bool direct = args.output_dtype == DType::f32 && args.inner.strides[1] == 1;
   for (int64_t row = 0; row < rows; row++) {
-    void* to = advance(output, offset_of(args.reduced, row, 1), args.output_bf16);
+    void* to = advance(output, offset_of(args.reduced, row, 1), args.output_dtype);
     float* y = direct ? static_cast<float*>(to) : buffer + row * size;
     apply_run(args, y, x + row * size, size, s, parameters + offset_of(args.reduced, row, 2));
-    if (!direct) store(to, y, args.output_bf16, args.inner.strides[1], size);
+    if (!direct) store(to, y, args.output_dtype, args.inner.strides[1], size);
   }
   return s;
 }
@@ -152,8 +152,8 @@ void each_piece(const NormArgs& args, float* buffer, const void* input, int64_t 
     const int64_t start = offset_of(args.reduced, row, 0);
     for (int64_t column = 0; column < args.inner.size; column += longest) {
       const int64_t count = least(longest, args.inner.size - column);
-      const void* from = advance(input, start + column * args.inner.strides[0], args.input_bf16);
-      f(row, column, view(buffer, from, args.input_bf16, args.inner.strides[0], count), count);
+      const void* from = advance(input, start + column * args.inner.strides[0], args.input_dtype);
+      f(row, column, view(buffer, from, args.input_dtype, args.inner.strides[0], count), count);
     }
   }
 }
@@ -175,13 +175,13 @@ Statistics long_row(const NormArgs& args, const void* input, void* output, int64
   });
   if (mean - mean != 0.0) mean = total / seen;  // infinite, or NaN
   const Statistics s = statistics(args, mean, squares / seen);
-  const bool direct = !args.output_bf16 && args.inner.strides[1] == 1;
+  const bool direct = args.output_dtype == DType::f32 && args.inner.strides[1] == 1;
   each_piece(args, buffer, input, rows, [&](int64_t row, int64_t column, const float* x, int64_t count) {
-    void* to = advance(output, offset_of(args.reduced, row, 1) + column * args.inner.strides[1], args.output_bf16);
+    void* to = advance(output, offset_of(args.reduced, row, 1) + column * args.inner.strides[1], args.output_dtype);
     float* y = direct ? static_cast<float*>(to) : buffer;
     const int64_t along = args.period < args.inner.size ? 0 : column * args.inner.strides[2];
     apply_run(args, y, x, count, s, parameters + offset_of(args.reduced, row, 2) + along);
-    if (!direct) store(to, y, args.output_bf16, args.inner.strides[1], count);
+    if (!direct) store(to, y, args.output_dtype, args.inner.strides[1], count);
   });
   return s;
 }
@@ -195,8 +195,8 @@ void sum_columns(const NormArgs& args, const float* centre, double* sums, double
   for (int64_t begin = 0; begin < rows; begin += depth) {
     for (int64_t j = 0; j < count; j++) part[j] = square_part[j] = 0.0f;
     for (int64_t row = begin; row < least(begin + depth, rows); row++) {
-      const void* from = advance(input, offset_of(args.reduced, row, 0), args.input_bf16);
-      const float* x = view(buffer, from, args.input_bf16, args.inner.strides[0], count);
+      const void* from = advance(input, offset_of(args.reduced, row, 0), args.input_dtype);
+      const float* x = view(buffer, from, args.input_dtype, args.inner.strides[0], count);
       if (squares) {
 #pragma omp simd
         for (int64_t j = 0; j < count; j++) {
@@ -247,23 +247,23 @@ void columns(const NormArgs& args, const void* input, void* output, int64_t para
     correction[j] = s.correction;
   }
 
-  const bool direct = !args.output_bf16 && args.inner.strides[1] == 1;
+  const bool direct = args.output_dtype == DType::f32 && args.inner.strides[1] == 1;
   const float *weight = nullptr, *bias = nullptr;
   int64_t held = -1;  // where in weight and bias the values at hand come from
   for (int64_t row = 0; row < rows; row++) {
-    const void* from = advance(input, offset_of(args.reduced, row, 0), args.input_bf16);
-    const float* x = view(buffer, from, args.input_bf16, args.inner.strides[0], count);
-    void* to = advance(output, offset_of(args.reduced, row, 1), args.output_bf16);
+    const void* from = advance(input, offset_of(args.reduced, row, 0), args.input_dtype);
+    const float* x = view(buffer, from, args.input_dtype, args.inner.strides[0], count);
+    void* to = advance(output, offset_of(args.reduced, row, 1), args.output_dtype);
     float* y = direct ? static_cast<float*>(to) : buffer;
     const int64_t offset = parameters + offset_of(args.reduced, row, 2);
     if (offset != held) {
-      weight = parameter(weights, args.weight, args.weight_bf16, offset, args.inner.strides[2], count, count, 1.0f);
-      bias = parameter(biases, args.bias, args.bias_bf16, offset, args.inner.strides[2], count, count, 0.0f);
+      weight = parameter(weights, args.weight, args.weight_dtype, offset, args.inner.strides[2], count, count, 1.0f);
+      bias = parameter(biases, args.bias, args.bias_dtype, offset, args.inner.strides[2], count, count, 0.0f);
       held = offset;
     }
 #pragma omp simd
     for (int64_t j = 0; j < count; j++) y[j] = fma(fma(x[j] - mean[j], deviation[j], correction[j]), weight[j], bias[j]);
-    if (!direct) store(to, y, args.output_bf16, args.inner.strides[1], count);
+    if (!direct) store(to, y, args.output_dtype, args.inner.strides[1], count);
   }
 }
 
@@ -281,8 +281,8 @@ void norm(const NormArgs& args) {
   for (int64_t item = 0; item < kept * chunks; item++) {
     const int64_t index = item / chunks, column = item % chunks * chunk;
     const auto place = [&](int operand) { return offset_of(args.kept, index, operand) + column * args.inner.strides[operand]; };
-    const void* input = advance(args.input, place(0), args.input_bf16);
-    void* output = advance(args.output, place(1), args.output_bf16);
+    const void* input = advance(args.input, place(0), args.input_dtype);
+    void* output = advance(args.output, place(1), args.output_dtype);
     if (!args.inner_reduced) {
       columns(args, input, output, place(2), rows, least(chunk, size - column));
       continue;

@@ -1,6 +1,7 @@
 // Arguments of the normalisation kernel (layer norm, group norm and batch norm).
 #pragma once
 
+#include "core/dtype.h"
 #include "kernels/walk.h"
 
 namespace drystone {
@@ -10,7 +11,7 @@ struct NormArgs {
   const void* weight;  // null where there is none, and bias too
   const void* bias;
   void* output;
-  bool input_bf16, weight_bf16, bias_bf16, output_bf16;
+  DType input_dtype, weight_dtype, bias_dtype, output_dtype;
   Walk kept, reduced;  // all axes but the inner one; reduced are those of the statistics
   InnerAxis inner;
   bool inner_reduced;

@@ -124,12 +124,12 @@ void run_blocks(const PointwiseArgs& args, const Tiling& t, Range range) {
       int64_t offset = 0;
       for (int axis = 0; axis < args.axes; axis++) offset += coordinates[axis] * operand.strides[axis];
       if (i == args.inputs) {
-        output = advance(args.slots[i], offset, operand.bf16);
+        output = advance(args.slots[i], offset, operand.dtype);
         break;
       }
-      const void* address = advance(static_cast<const void*>(args.slots[i]), offset, operand.bf16);
+      const void* address = advance(static_cast<const void*>(args.slots[i]), offset, operand.dtype);
       const int64_t row_stride = operand.strides[row_axis], stride = operand.strides[column_axis];
-      if (!operand.bf16 && (stride == 1 || columns == 1) && (row_stride == columns || rows == 1)) {
+      if (operand.dtype == DType::f32 && (stride == 1 || columns == 1) && (row_stride == columns || rows == 1)) {
         operands[i] = static_cast<const float*>(address);
         continue;
       }
@@ -138,17 +138,17 @@ void run_blocks(const PointwiseArgs& args, const Tiling& t, Range range) {
       if (filled[i].address == address && filled[i].rows == rows && filled[i].columns == columns) continue;
       filled[i] = {address, rows, columns};
       if (columns == 1) {
-        load(buffers[i], address, operand.bf16, row_stride, rows);
+        load(buffers[i], address, operand.dtype, row_stride, rows);
       } else {
         for (int64_t r = 0; r < rows; r++)
-          load(buffers[i] + r * columns, advance(address, r * row_stride, operand.bf16), operand.bf16, stride, columns);
+          load(buffers[i] + r * columns, advance(address, r * row_stride, operand.dtype), operand.dtype, stride, columns);
       }
     }
 
     const PointwiseOperand& to = args.operands[args.inputs];
     const int64_t row_stride = to.strides[row_axis], stride = to.strides[column_axis];
     const bool run = (stride == 1 || columns == 1) && (row_stride == columns || rows == 1);
-    const bool direct = run && !to.bf16;
+    const bool direct = run && to.dtype == DType::f32;
     for (int i = 0; i < args.instructions; i++) {
       const PointwiseInstruction& op = args.program[i];
       float* result = i + 1 < args.instructions ? buffers[op.result] : direct ? static_cast<float*>(output) : staged;
@@ -158,11 +158,11 @@ void run_blocks(const PointwiseArgs& args, const Tiling& t, Range range) {
     }
     if (direct) continue;
     if (run) {
-      store(output, staged, to.bf16, 1, count);
+      store(output, staged, to.dtype, 1, count);
     } else if (columns == 1) {
-      store(output, staged, to.bf16, row_stride, rows);
+      store(output, staged, to.dtype, row_stride, rows);
     } else {
-      for (int64_t r = 0; r < rows; r++) store(advance(output, r * row_stride, to.bf16), staged + r * columns, to.bf16, stride, columns);
+      for (int64_t r = 0; r < rows; r++) store(advance(output, r * row_stride, to.dtype), staged + r * columns, to.dtype, stride, columns);
     }
   }
 }

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "core/dtype.h"
 #include "kernels/instruction_list.h"
 
 namespace drystone {
@@ -23,7 +24,7 @@ struct PointwiseInstruction {
 };
 
 struct PointwiseOperand {
-  bool bf16;
+  DType dtype;
   int64_t strides[pointwise_max_axes];  // in elements; 0 where the operand is broadcast
 };
 

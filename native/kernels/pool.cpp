@@ -239,7 +239,7 @@ void pool_as(const PoolArgs& a) {
 }  // namespace
 
 void pool(const PoolArgs& a) {
-  if (a.bf16) return a.max ? pool_as<true, uint16_t>(a) : pool_as<false, uint16_t>(a);
+  if (a.dtype == DType::bf16) return a.max ? pool_as<true, uint16_t>(a) : pool_as<false, uint16_t>(a);
   return a.max ? pool_as<true, float>(a) : pool_as<false, float>(a);
 }
 

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "core/dtype.h"
+
 namespace drystone {
 
 struct PoolWindow {
@@ -12,7 +14,8 @@ struct PoolWindow {
 struct PoolArgs {
   const void* input = nullptr;
   void* output = nullptr;
-  bool bf16, max;
+  DType dtype;
+  bool max;
 
   int64_t batch, in_batch_stride, out_batch_stride;
   // Channels lie in `blocks` blocks of `block` neighbours: channels_last has one, plain one channel in each.

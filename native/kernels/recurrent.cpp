@@ -135,7 +135,7 @@ class Part {
         for (int64_t unit = 0; unit < a.state; unit += W) {
           for (float& value : values) value = 0;
           if (a.initial)
-            load(values, advance(a.initial, offset(row, a.state) + unit, a.initial_bf16), a.initial_bf16, 1, least(W, a.state - unit));
+            load(values, advance(a.initial, offset(row, a.state) + unit, a.initial_dtype), a.initial_dtype, 1, least(W, a.state - unit));
           store_operand(next_state(now, block, row, unit), values, a.arithmetic);
         }
     });
@@ -155,8 +155,8 @@ class Part {
     arrive({-1, -1, 0, rows_at(0)});
     const bool is_state = a.kind == RecurrentKind::gru;  // whose own h is the cell
     const void* from = is_state ? a.initial : a.initial_cell;
-    const bool bf16 = is_state ? a.initial_bf16 : a.initial_cell_bf16;
-    for (int64_t row = 0; from && row < count; row++) load(cell(row, 0), advance(from, offset(row, a.hidden), bf16), bf16, 1, a.hidden);
+    const DType dtype = is_state ? a.initial_dtype : a.initial_cell_dtype;
+    for (int64_t row = 0; from && row < count; row++) load(cell(row, 0), advance(from, offset(row, a.hidden), dtype), dtype, 1, a.hidden);
   }
 
   // The blocks of rows, each a tile's, in which the first `count` are.
@@ -234,7 +234,8 @@ class Part {
               for (int g = 0; g < gates; g++) given[g] = whole(inputs + row * a.gates_row + g * a.hidden + unit, count, padded[g]);
               function(sums, given, cell(row, unit), h);
               if (a.final_cell && now.is_last(row))
-                store(advance(a.final_cell, offset(row, a.hidden) + unit, a.final_cell_bf16), cell(row, unit), a.final_cell_bf16, 1, count);
+                store(advance(a.final_cell, offset(row, a.hidden) + unit, a.final_cell_dtype), cell(row, unit), a.final_cell_dtype, 1,
+                      count);
               if (a.projects)
                 store_operand(inner.at(within(block, now.rows), row, unit, element()), h, a.arithmetic);
               else
@@ -256,8 +257,8 @@ class Part {
   void give(const Moment& now, Range block, int64_t row, int64_t unit, int64_t count, const float* h) {
     if (!now.is_last(row)) store_operand(next_state(now, block, row, unit), h, a.arithmetic);
     const int64_t at = place(now.time, row, a.output_step, a.output_row) + direction * a.state + unit;
-    store(advance(a.output, at, a.output_bf16), h, a.output_bf16, 1, count);
-    if (now.is_last(row)) store(advance(a.final, offset(row, a.state) + unit, a.final_bf16), h, a.final_bf16, 1, count);
+    store(advance(a.output, at, a.output_dtype), h, a.output_dtype, 1, count);
+    if (now.is_last(row)) store(advance(a.final, offset(row, a.state) + unit, a.final_dtype), h, a.final_dtype, 1, count);
   }
 };
 

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/dtype.h"
 #include "kernels/gemm.h"
 
 namespace drystone {
@@ -40,7 +41,7 @@ struct RecurrentArgs {
   bool projects;
   int64_t gates_step, gates_row;  // strides in elements, of time and batch; directions lie side by side
   int64_t output_step, output_row;
-  bool output_bf16, initial_bf16, initial_cell_bf16, final_bf16, final_cell_bf16;
+  DType output_dtype, initial_dtype, initial_cell_dtype, final_dtype, final_cell_dtype;
 
   const float* gates = nullptr;  // (steps, batch, directions * gates * hidden)
   // Of packed sequences, which lie step by step without what is past their ends: where each step's rows begin in gates and output, and

@@ -18,7 +18,7 @@ constexpr int64_t depth = 128;   // rows summed in float32
 
 void put(const ReduceArgs& args, int64_t offset, double value) {
   const float rounded = static_cast<float>(value * args.scale);
-  store(advance(args.output, offset, args.output_bf16), &rounded, args.output_bf16, 1, 1);
+  store(advance(args.output, offset, args.output_dtype), &rounded, args.output_dtype, 1, 1);
 }
 
 double sum_run(const float* x, int64_t count) {
@@ -37,7 +37,7 @@ double sum_rows(const ReduceArgs& args, int64_t start, Range units, int64_t piec
     const int64_t column = (unit - row * pieces) * piece;
     const int64_t count = least(piece, args.inner.size - column), stride = args.inner.strides[0];
     const int64_t offset = start + offset_of(args.reduced, row, 0) + column * stride;
-    total += sum_run(view(buffer, advance(args.input, offset, args.input_bf16), args.input_bf16, stride, count), count);
+    total += sum_run(view(buffer, advance(args.input, offset, args.input_dtype), args.input_dtype, stride, count), count);
   }
   return total;
 }
@@ -54,8 +54,8 @@ void sum_columns(const ReduceArgs& args, double* totals, int64_t start, Range ro
     for (int64_t j = 0; j < fold * count; j++) sums[j] = 0.0f;
     for (int64_t row = begin; row < end; row += fold) {
       const int64_t elements = least(fold, end - row) * count;
-      const void* from = advance(args.input, start + offset_of(args.reduced, row, 0), args.input_bf16);
-      const float* x = view(buffer, from, args.input_bf16, args.inner.strides[0], elements);
+      const void* from = advance(args.input, start + offset_of(args.reduced, row, 0), args.input_dtype);
+      const float* x = view(buffer, from, args.input_dtype, args.inner.strides[0], elements);
 #pragma omp simd
       for (int64_t j = 0; j < elements; j++) sums[j] += x[j];
     }
@@ -107,7 +107,7 @@ void reduce(const ReduceArgs& args) {
     alignas(64) float results[width];
     for (int64_t j = 0; j < count; j++) results[j] = static_cast<float>(totals[j] * args.scale);
     const int64_t to = offset_of(args.kept, index, 1) + column * args.inner.strides[1];
-    store(advance(args.output, to, args.output_bf16), results, args.output_bf16, args.inner.strides[1], count);
+    store(advance(args.output, to, args.output_dtype), results, args.output_dtype, args.inner.strides[1], count);
   }
   if (args.segments == 1) return;
   for (int64_t i = 0; i < outputs; i++) {

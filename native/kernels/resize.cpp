@@ -130,6 +130,6 @@ void resize_as(const ResizeArgs& a) {
 
 }  // namespace
 
-void resize(const ResizeArgs& a) { a.bf16 ? resize_as<uint16_t>(a) : resize_as<float>(a); }
+void resize(const ResizeArgs& a) { a.dtype == DType::bf16 ? resize_as<uint16_t>(a) : resize_as<float>(a); }
 
 }  // namespace drystone::DRYSTONE_ISA

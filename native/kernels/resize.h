@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "core/dtype.h"
+
 namespace drystone {
 
 // out = (1 - weight) * in[low] + weight * in[high], one entry an output index.
@@ -15,7 +17,7 @@ struct ResizeAxis {
 struct ResizeArgs {
   const void* input = nullptr;
   void* output = nullptr;
-  bool bf16;
+  DType dtype;
   int spatial;  // axes in use, the last ones
   int64_t batch, in_batch_stride, out_batch_stride;
   int64_t blocks, block, in_block_stride, out_block_stride;

@@ -14,9 +14,9 @@ constexpr int64_t width = 256;  // elements of a half at a time
 
 // `count` elements from element `offset` of an operand on, as float32.
 const float* read(float* buffer, const RotaryArgs& args, int operand, int64_t offset, int64_t count) {
-  const void* from = advance(args.inputs[operand], offset, args.bf16[operand]);
-  if (!args.bf16[operand]) return static_cast<const float*>(from);
-  load(buffer, from, true, 1, count);
+  const void* from = advance(args.inputs[operand], offset, args.dtypes[operand]);
+  if (args.dtypes[operand] == DType::f32) return static_cast<const float*>(from);
+  load(buffer, from, DType::bf16, 1, count);
   return buffer;
 }
 
@@ -37,7 +37,7 @@ void row(const RotaryArgs& args, const int64_t* offsets) {
       results[1][i] = x[1][i] * c[1][i] + x[0][i] * s[1][i];
     }
     for (int part = 0; part < 2; part++)
-      store(advance(args.output, offsets[3] + begin + part * args.half, args.bf16[3]), results[part], args.bf16[3], 1, count);
+      store(advance(args.output, offsets[3] + begin + part * args.half, args.dtypes[3]), results[part], args.dtypes[3], 1, count);
   }
 }
 

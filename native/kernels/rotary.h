@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "core/dtype.h"
+
 namespace drystone {
 
 constexpr int rotary_max_axes = 8;
@@ -11,7 +13,7 @@ constexpr int rotary_max_axes = 8;
 struct RotaryArgs {
   const void* inputs[3];
   void* output;
-  bool bf16[4];
+  DType dtypes[4];
   int axes;  // without the last
   int64_t sizes[rotary_max_axes];
   int64_t strides[4][rotary_max_axes];  // in elements; 0 where broadcast

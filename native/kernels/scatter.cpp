@@ -166,10 +166,10 @@ void scatter(const ScatterArgs& args) {
     sorted.sort(totals, thread, threads);
     float* sums = reinterpret_cast<float*>(args.scratch + args.rows + args.count) + 2 * args.width * thread;
     const Range rows = sorted.part(thread, threads);
-    switch (args.type) {
-      case RowType::f32: Scatter<float>(args, sorted, sums).run(rows); break;
-      case RowType::bf16: Scatter<uint16_t>(args, sorted, sums).run(rows); break;
-      case RowType::f16: Scatter<Half>(args, sorted, sums).run(rows); break;
+    switch (args.dtype) {
+      case DType::f32: Scatter<float>(args, sorted, sums).run(rows); break;
+      case DType::bf16: Scatter<uint16_t>(args, sorted, sums).run(rows); break;
+      default: Scatter<Half>(args, sorted, sums).run(rows); break;
     }
   }
 }

@@ -47,13 +47,13 @@ void short_row(const SoftmaxArgs& args, const void* input, void* output, int64_t
   alignas(64) float buffer[longest];
   const int64_t size = args.inner.size;
   for (int64_t row = 0; row < rows; row++)
-    load(buffer + row * size, advance(input, offset_of(args.reduced, row, 0), args.input_bf16), args.input_bf16, args.inner.strides[0],
+    load(buffer + row * size, advance(input, offset_of(args.reduced, row, 0), args.input_dtype), args.input_dtype, args.inner.strides[0],
          size);
   const float sum = exponentials(buffer, buffer, rows * size, maximum_of(buffer, rows * size, -infinity));
   scale(buffer, rows * size, 1.0f / sum);
   for (int64_t row = 0; row < rows; row++)
-    store(advance(output, offset_of(args.reduced, row, 1), args.output_bf16), buffer + row * size, args.output_bf16, args.inner.strides[1],
-          size);
+    store(advance(output, offset_of(args.reduced, row, 1), args.output_dtype), buffer + row * size, args.output_dtype,
+          args.inner.strides[1], size);
 }
 
 // Calls f(input, output, count) for each piece of a row too long for the buffer.
@@ -62,8 +62,8 @@ void each_piece(const SoftmaxArgs& args, const void* input, void* output, int64_
   for (int64_t row = 0; row < rows; row++) {
     const int64_t from = offset_of(args.reduced, row, 0), to = offset_of(args.reduced, row, 1);
     for (int64_t i = 0; i < args.inner.size; i += longest)
-      f(advance(input, from + i * args.inner.strides[0], args.input_bf16),
-        advance(output, to + i * args.inner.strides[1], args.output_bf16), least(longest, args.inner.size - i));
+      f(advance(input, from + i * args.inner.strides[0], args.input_dtype),
+        advance(output, to + i * args.inner.strides[1], args.output_dtype), least(longest, args.inner.size - i));
   }
 }
 
@@ -72,16 +72,16 @@ void long_row(const SoftmaxArgs& args, const void* input, void* output, int64_t 
   const int64_t stride = args.inner.strides[0];
   float most = -infinity;
   each_piece(args, input, output, rows, [&](const void* from, void*, int64_t count) {
-    most = maximum_of(view(buffer, from, args.input_bf16, stride, count), count, most);
+    most = maximum_of(view(buffer, from, args.input_dtype, stride, count), count, most);
   });
   double sum = 0.0;
   each_piece(args, input, output, rows, [&](const void* from, void*, int64_t count) {
-    sum += exponentials(buffer, view(buffer, from, args.input_bf16, stride, count), count, most);
+    sum += exponentials(buffer, view(buffer, from, args.input_dtype, stride, count), count, most);
   });
   each_piece(args, input, output, rows, [&](const void* from, void* to, int64_t count) {
-    exponentials(buffer, view(buffer, from, args.input_bf16, stride, count), count, most);
+    exponentials(buffer, view(buffer, from, args.input_dtype, stride, count), count, most);
     scale(buffer, count, static_cast<float>(1.0 / sum));
-    store(to, buffer, args.output_bf16, args.inner.strides[1], count);
+    store(to, buffer, args.output_dtype, args.inner.strides[1], count);
   });
 }
 
@@ -96,7 +96,7 @@ void columns(const SoftmaxArgs& args, const void* input, void* output, int64_t r
   alignas(64) float buffer[width], most[width], sum[width];
   const int64_t from = args.inner.strides[0], to = args.inner.strides[1];
   const auto row_of = [&](int64_t row) {
-    return view(buffer, advance(input, offset_of(args.reduced, row, 0), args.input_bf16), args.input_bf16, from, count);
+    return view(buffer, advance(input, offset_of(args.reduced, row, 0), args.input_dtype), args.input_dtype, from, count);
   };
   for (int64_t j = 0; j < count; j++) {
     most[j] = -infinity;
@@ -107,7 +107,7 @@ void columns(const SoftmaxArgs& args, const void* input, void* output, int64_t r
 #pragma omp simd
     for (int64_t j = 0; j < count; j++) most[j] = x[j] > most[j] ? x[j] : most[j];
   }
-  const bool keep = !args.output_bf16 && to == 1;  // the exponentials wait in the output
+  const bool keep = args.output_dtype == DType::f32 && to == 1;  // the exponentials wait in the output
   for (int64_t row = 0; row < rows; row++) {
     const float* x = row_of(row);
     float* y = keep ? static_cast<float*>(output) + offset_of(args.reduced, row, 1) : buffer;
@@ -128,7 +128,7 @@ void columns(const SoftmaxArgs& args, const void* input, void* output, int64_t r
     weights(buffer, row_of(row), most, count);
 #pragma omp simd
     for (int64_t j = 0; j < count; j++) buffer[j] *= sum[j];
-    store(advance(output, place, args.output_bf16), buffer, args.output_bf16, to, count);
+    store(advance(output, place, args.output_dtype), buffer, args.output_dtype, to, count);
   }
 }
 
@@ -143,8 +143,8 @@ void softmax(const SoftmaxArgs& args) {
     const int64_t index = item / chunks, column = item % chunks * chunk;
     const int64_t from = offset_of(args.kept, index, 0) + (args.inner_reduced ? 0 : column * args.inner.strides[0]);
     const int64_t to = offset_of(args.kept, index, 1) + (args.inner_reduced ? 0 : column * args.inner.strides[1]);
-    const void* input = advance(args.input, from, args.input_bf16);
-    void* output = advance(args.output, to, args.output_bf16);
+    const void* input = advance(args.input, from, args.input_dtype);
+    void* output = advance(args.output, to, args.output_dtype);
     if (!args.inner_reduced)
       columns(args, input, output, rows, least(chunk, args.inner.size - column));
     else if (rows * args.inner.size <= longest)

@@ -1,6 +1,7 @@
 // Arguments of the softmax kernel.
 #pragma once
 
+#include "core/dtype.h"
 #include "kernels/walk.h"
 
 namespace drystone {
@@ -8,7 +9,7 @@ namespace drystone {
 struct SoftmaxArgs {
   const void* input;
   void* output;
-  bool input_bf16, output_bf16;
+  DType input_dtype, output_dtype;
   Walk kept, reduced;  // all axes but the inner one; reduced are the softmax axis's
   InnerAxis inner;
   bool inner_reduced;

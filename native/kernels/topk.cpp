@@ -230,16 +230,16 @@ void all_rows(const TopkArgs& args) {
 }  // namespace
 
 void topk(const TopkArgs& args) {
-  switch (args.element) {
-    case TopkElement::f64: return all_rows<FloatingPoint<int64_t, 0x7ff0000000000000>>(args);
-    case TopkElement::f32: return all_rows<FloatingPoint<int32_t, 0x7f800000>>(args);
-    case TopkElement::f16: return all_rows<FloatingPoint<int16_t, 0x7c00>>(args);
-    case TopkElement::bf16: return all_rows<FloatingPoint<int16_t, 0x7f80>>(args);
-    case TopkElement::s64: return all_rows<Integer<int64_t, 0>>(args);
-    case TopkElement::s32: return all_rows<Integer<int32_t, 0>>(args);
-    case TopkElement::s16: return all_rows<Integer<int16_t, 0>>(args);
-    case TopkElement::s8: return all_rows<Integer<int8_t, 0>>(args);
-    case TopkElement::u8: return all_rows<Integer<int8_t, -128>>(args);
+  switch (args.dtype) {
+    case DType::f64: return all_rows<FloatingPoint<int64_t, 0x7ff0000000000000>>(args);
+    case DType::f32: return all_rows<FloatingPoint<int32_t, 0x7f800000>>(args);
+    case DType::f16: return all_rows<FloatingPoint<int16_t, 0x7c00>>(args);
+    case DType::bf16: return all_rows<FloatingPoint<int16_t, 0x7f80>>(args);
+    case DType::s64: return all_rows<Integer<int64_t, 0>>(args);
+    case DType::s32: return all_rows<Integer<int32_t, 0>>(args);
+    case DType::s16: return all_rows<Integer<int16_t, 0>>(args);
+    case DType::s8: return all_rows<Integer<int8_t, 0>>(args);
+    default: return all_rows<Integer<int8_t, -128>>(args);
   }
 }
 

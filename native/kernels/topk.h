@@ -1,11 +1,10 @@
 // Arguments of the kernel for the k largest or smallest elements along an axis, and how it goes about a row.
 #pragma once
 
+#include "core/dtype.h"
 #include "kernels/walk.h"
 
 namespace drystone {
-
-enum class TopkElement : uint8_t { f64, f32, f16, bf16, s64, s32, s16, s8, u8 };
 
 // Where the bound comes from, above which no element of a row is looked at.
 enum class TopkBound : uint8_t {
@@ -18,7 +17,7 @@ enum class TopkBound : uint8_t {
 constexpr int64_t topk_spare_items = 8;  // memory after the candidates
 
 struct TopkArgs {
-  TopkElement element;
+  DType dtype;  // any but boolean
   bool largest, sorted;
   const void* input;
   void* values;

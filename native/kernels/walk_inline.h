@@ -25,9 +25,9 @@ inline int64_t offset_of(const Walk& walk, int64_t index, int operand) {
 }
 
 // The elements of a run as float32: where they lie if they are that already, else copied into `buffer`.
-inline const float* view(float* buffer, const void* from, bool bf16, int64_t stride, int64_t count) {
-  if (!bf16 && stride == 1) return static_cast<const float*>(from);
-  load(buffer, from, bf16, stride, count);
+inline const float* view(float* buffer, const void* from, DType dtype, int64_t stride, int64_t count) {
+  if (dtype == DType::f32 && stride == 1) return static_cast<const float*>(from);
+  load(buffer, from, dtype, stride, count);
   return buffer;
 }
 

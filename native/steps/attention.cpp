@@ -32,15 +32,6 @@ Heads heads_of(const TensorDesc& desc, bool heads_first, const std::string& name
       desc.shape[0], desc.shape[head], desc.shape[position], desc.shape[3], {desc.strides[0], desc.strides[head], desc.strides[position]}};
 }
 
-AttentionMask kind_of(DType dtype) {
-  switch (dtype) {
-    case DType::f32: return AttentionMask::f32;
-    case DType::bf16: return AttentionMask::bf16;
-    case DType::boolean: return AttentionMask::bytes;
-    default: throw std::invalid_argument(std::string("a mask is f32, bf16 or bool, not ") + name_of(dtype));
-  }
-}
-
 class AttentionStep final : public Step {
  public:
   AttentionStep(const TensorDesc& query, const TensorDesc& key, const TensorDesc& value, const std::optional<TensorDesc>& mask,
@@ -56,8 +47,8 @@ class AttentionStep final : public Step {
       throw std::invalid_argument("query (" + query.str() + "), key (" + key.str() + "), value (" + value.str() + ") and output (" +
                                   output.str() + ") do not fit together");
     if (q.size == 0) throw std::invalid_argument("an attention over no features");
-    args_.bf16 = query.dtype == DType::bf16;
-    args_.pairs = args_.bf16 && has(Feature::avx512_bf16);
+    args_.dtype = query.dtype;
+    args_.pairs = query.dtype == DType::bf16 && has(Feature::avx512_bf16);
     implementation = kernel_name("attention") + (args_.pairs ? "_bf16" : "");
     args_.batch = q.batch, args_.heads = q.heads, args_.key_heads = k.heads, args_.queries = q.positions, args_.keys = k.positions;
     args_.depth = q.size, args_.width = v.size;
@@ -80,7 +71,7 @@ class AttentionStep final : public Step {
     args.query = *slot++;
     args.key = *slot++;
     args.value = *slot++;
-    if (args.mask_kind != AttentionMask::none) args.mask = *slot++;
+    if (has_mask_) args.mask = *slot++;
     args.output = *slot;
     args.scratch = reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(run.scratchpad) + 63) / 64 * 64);
     args.threads = std::min(threads_for(elements_ * args.keys, run.threads), threads_);
@@ -89,7 +80,9 @@ class AttentionStep final : public Step {
 
  private:
   void set_mask(const TensorDesc& mask) {
-    args_.mask_kind = kind_of(mask.dtype);
+    if (mask.dtype != DType::boolean) require_float(mask.dtype, "a mask that is not boolean");
+    args_.mask_dtype = mask.dtype;
+    has_mask_ = true;
     const Dims full = {args_.batch, args_.heads, args_.queries, args_.keys};
     if (mask.format != Format::plain || mask.rank() > 4)
       throw std::invalid_argument("a mask (" + mask.str() + ") that is not plain of up to four axes");
@@ -118,6 +111,7 @@ class AttentionStep final : public Step {
 
   void (*kernel_)(const AttentionArgs&);
   AttentionArgs args_{};
+  bool has_mask_ = false;
   int threads_;  // that the scratchpad is made for
   int64_t elements_;
 };

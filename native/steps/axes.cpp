@@ -71,8 +71,7 @@ std::vector<Axis> collapse(const std::vector<Axis>& axes) {
 }
 
 void check_operand(const TensorDesc& desc, const std::string& name) {
-  if (desc.dtype != DType::f32 && desc.dtype != DType::bf16)
-    throw std::invalid_argument(name + " is " + name_of(desc.dtype) + "; f32 and bf16 are supported");
+  require_float(desc.dtype, name);
   if (desc.shape.size() != desc.strides.size()) throw std::invalid_argument(name + " has a stride too many or too few");
   for (int64_t stride : desc.strides)
     if (stride < 0) throw std::invalid_argument(name + " has a negative stride");

@@ -150,18 +150,6 @@ uint64_t bits_of(double value, DType dtype) {
   return bits;
 }
 
-CopyKind kind_of(DType in, DType out) {
-  if (in == DType::f32 && out == DType::bf16) return CopyKind::f32_to_bf16;
-  if (in == DType::bf16 && out == DType::f32) return CopyKind::bf16_to_f32;
-  if (in != out) throw std::invalid_argument(std::string("copy does not convert ") + name_of(in) + " to " + name_of(out));
-  switch (size_of(in)) {
-    case 1: return CopyKind::bytes1;
-    case 2: return CopyKind::bytes2;
-    case 4: return CopyKind::bytes4;
-    default: return CopyKind::bytes8;
-  }
-}
-
 }  // namespace
 
 CopyBox make_box(std::vector<CopyDim> dims, bool fills) {
@@ -221,8 +209,10 @@ class CopyStep final : public Step {
  public:
   CopyStep(const TensorDesc& input, const TensorDesc& output, const std::vector<int64_t>& axes, const std::vector<Dims>& tables,
            double value)
-      : kernel_(require_kernels().copy), kind_(kind_of(input.dtype, output.dtype)), elements_(output.numel()) {
+      : kernel_(require_kernels().copy), from_(input.dtype), to_(output.dtype), elements_(output.numel()) {
     implementation = kernel_name("copy");
+    if (from_ != to_ && !(is_float(from_) && is_float(to_)))
+      throw std::invalid_argument(std::string("copy does not convert ") + name_of(from_) + " to " + name_of(to_));
     if (elements_ == 0) return;
     check(input, output, axes, tables);
     std::vector<std::vector<Piece>> pieces;
@@ -237,7 +227,8 @@ class CopyStep final : public Step {
     if (boxes_.empty()) return;
     kernel_({.input = run.slots[0],
              .output = run.slots[1],
-             .kind = kind_,
+             .from = from_,
+             .to = to_,
              .boxes = boxes_.data(),
              .count = static_cast<int64_t>(boxes_.size()),
              .threads = threads_for(elements_, run.threads)});
@@ -307,7 +298,7 @@ class CopyStep final : public Step {
   }
 
   void (*kernel_)(const CopyArgs&);
-  CopyKind kind_;
+  DType from_, to_;
   int64_t elements_;
   std::vector<CopyBox> boxes_;
   std::vector<std::vector<int64_t>> tables_;  // moved, never resized: boxes point into them

@@ -1,26 +1,16 @@
-// What the steps on elements of any dtype share: dtypes as their kernels know them, and checks of plain operands.
+// What the steps on elements of any dtype share: checks of their operands.
 #pragma once
 
 #include <stdexcept>
 #include <string>
 
 #include "core/tensor.h"
-#include "kernels/elementwise.h"
 
 namespace drystone {
 
-inline Element element_of(const TensorDesc& desc) {
-  switch (desc.dtype) {
-    case DType::f32: return Element::f32;
-    case DType::bf16: return Element::bf16;
-    case DType::s64: return Element::s64;
-    case DType::s32: return Element::s32;
-    case DType::s16: return Element::s16;
-    case DType::s8: return Element::s8;
-    case DType::u8: return Element::u8;
-    case DType::boolean: return Element::boolean;
-    default: throw std::invalid_argument(std::string("there is no kernel for ") + name_of(desc.dtype));
-  }
+inline void check_element(const TensorDesc& desc) {
+  if (facts_of(desc.dtype).numbers == Numbers::moved)
+    throw std::invalid_argument(std::string("there is no kernel for ") + name_of(desc.dtype));
 }
 
 inline void check_plain(const TensorDesc& desc) {

@@ -1,5 +1,6 @@
 #include <map>
 
+#include "kernels/elementwise.h"
 #include "steps/axes.h"
 #include "steps/elements.h"
 #include "steps/kernel_step.h"
@@ -87,18 +88,19 @@ class ElementwiseStep final : public Step {
   void check_types(const std::vector<TensorDesc>& inputs, const TensorDesc& output, const Kind& kind, const std::string& name) {
     for (const TensorDesc& input : inputs) check_plain(input);
     check_plain(output);
-    args_.element = element_of(inputs.back());
-    args_.result = element_of(output);
+    check_element(inputs.back());
+    check_element(output);
+    args_.dtype = inputs.back().dtype;
+    args_.result = output.dtype;
     const size_t first = kind.kind == ElementwiseKind::where ? 1 : 0;
     if (first) require(inputs[0].dtype == DType::boolean, "the condition of where is not bool");
-    for (size_t i = first; i < inputs.size(); i++) require(inputs[i].dtype == inputs.back().dtype, name + " of two dtypes");
-    const bool floats = args_.element == Element::f32 || args_.element == Element::bf16;
-    require(kind.floats || !floats, name + " takes no floats");
-    require(kind.booleans || args_.element != Element::boolean, name + " takes no bools");
+    for (size_t i = first; i < inputs.size(); i++) require(inputs[i].dtype == args_.dtype, name + " of two dtypes");
+    require(kind.floats || !is_float(args_.dtype), name + " takes no floats");
+    require(kind.booleans || args_.dtype != DType::boolean, name + " takes no bools");
     if (kind.truth)
       require(output.dtype == DType::boolean, name + " gives bool");
     else if (kind.kind != ElementwiseKind::convert)
-      require(output.dtype == inputs.back().dtype, name + " gives its operands' dtype");
+      require(output.dtype == args_.dtype, name + " gives its operands' dtype");
   }
 
   void (*kernel_)(const ElementwiseArgs&);

@@ -20,7 +20,8 @@ class FoldStep final : public Step {
     const auto found = names.find(name);
     require(found != names.end(), "unknown fold '" + name + "'");
     args_.kind = found->second;
-    args_.element = element_of(input);
+    check_element(input);
+    args_.dtype = input.dtype;
     check_dense(input);
     check_dense(output);
     check_types(input, output, name);
@@ -47,7 +48,7 @@ class FoldStep final : public Step {
   void check_types(const TensorDesc& input, const TensorDesc& output, const std::string& name) {
     const bool places = args_.kind == FoldKind::argmax || args_.kind == FoldKind::argmin;
     require(output.dtype == (places ? DType::s64 : input.dtype), name + " into another dtype");
-    if (args_.kind == FoldKind::cumsum) require(args_.element <= Element::s64, "cumsum takes f32, bf16 and s64");
+    if (args_.kind == FoldKind::cumsum) require(is_float(input.dtype) || input.dtype == DType::s64, "cumsum takes f32, bf16 and s64");
     if (args_.kind == FoldKind::sum) require(input.dtype == DType::s64, "this sum takes s64");
     if (args_.kind == FoldKind::any || args_.kind == FoldKind::all) require(input.dtype == DType::boolean, name + " takes bool");
   }

@@ -22,7 +22,7 @@ int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 void require_rows(const TensorDesc& desc, const std::string& name) {
   const std::string given = name + " (" + desc.str() + ")";
   if (desc.rank() != 2 || desc.format != Format::plain) throw std::invalid_argument(given + " is no plain matrix");
-  if (desc.dtype != DType::f32 && desc.dtype != DType::bf16) throw std::invalid_argument(given + " is neither float32 nor bfloat16");
+  require_float(desc.dtype, given);
   const bool rows = (desc.strides[1] == 1 || desc.shape[1] == 1) && (desc.strides[0] >= desc.shape[1] || desc.shape[0] <= 1);
   if (!rows) throw std::invalid_argument(given + " has rows that are not contiguous, or that overlap");
 }
@@ -38,7 +38,7 @@ GemmOp op_of(const PostOp& op, const TensorDesc& output) {
   for (int i = 0; i < 2; i++)
     if (desc.shape[i] != 1 && desc.shape[i] != output.shape[i])
       throw std::invalid_argument("an operand (" + desc.str() + ") does not broadcast to " + output.str());
-  result.bf16 = desc.dtype == DType::bf16;
+  result.dtype = desc.dtype;
   result.row_stride = desc.shape[0] == 1 ? 0 : desc.strides[0];
   result.column_stride = desc.shape[1] == 1 ? 0 : 1;
   return result;
@@ -75,8 +75,8 @@ Gemm::Gemm(const TensorDesc& x, int64_t n, bool has_bias, const TensorDesc& outp
   args_.k = x.shape[1];
   args_.x_stride = x.strides[0];
   args_.output_stride = output.strides[0];
-  args_.x_bf16 = x.dtype == DType::bf16;
-  args_.output_bf16 = output.dtype == DType::bf16;
+  args_.x_dtype = x.dtype;
+  args_.output_dtype = output.dtype;
   for (const PostOp& op : post_ops) {
     args_.op[args_.ops++] = op_of(op, output);
     in_place_.push_back(op.kind == "sum");

@@ -22,7 +22,7 @@ Guard::Guard(const TensorDesc& desc, float limit) {
   axes = collapse(axes);
   if (axes.empty() || axes.back().strides[0] != 1) axes.push_back({1, {1}});
   if (axes.size() > guard_max_axes + 1) throw std::invalid_argument("a guarded tensor (" + desc.str() + ") needs too many axes");
-  args_.bf16 = desc.dtype == DType::bf16;
+  args_.dtype = desc.dtype;
   args_.limit = limit;
   args_.columns = axes.back().size;
   args_.rows = 1;
@@ -42,7 +42,7 @@ void Guard::run(const Run& run, StepState*) const {
 }
 
 bool all_finite(const void* data, DType dtype, int64_t count, int threads) {
-  const GuardArgs args = {data, dtype == DType::bf16, 0, {}, {}, 1, count, std::numeric_limits<float>::max(), threads};
+  const GuardArgs args = {data, dtype, 0, {}, {}, 1, count, std::numeric_limits<float>::max(), threads};
   return !kernels()->guard(args);
 }
 

@@ -21,7 +21,7 @@ class LrnStep final : public Step {
     if (size < 1) throw std::invalid_argument("lrn needs a size of at least 1");
     const SpatialView in = spatial_view(input, "lrn"), out = spatial_view(output, "lrn");
     args_ = {
-        .bf16 = input.dtype == DType::bf16,
+        .dtype = input.dtype,
         .batch = in.batch,
         .in_batch_stride = in.batch_stride,
         .out_batch_stride = out.batch_stride,

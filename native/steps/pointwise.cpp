@@ -119,7 +119,7 @@ PointwiseStep::PointwiseStep(const std::vector<TensorDesc>& inputs, const Tensor
   operands_.resize(strides.size());
   for (size_t i = 0; i < strides.size(); i++) {
     const TensorDesc& desc = i < inputs.size() ? inputs[i] : output;
-    operands_[i].bf16 = desc.dtype == DType::bf16;
+    operands_[i].dtype = desc.dtype;
     for (size_t axis = 0; axis < axes.size(); axis++) operands_[i].strides[axis] = axes[axis].strides[i];
   }
   for (const Axis& axis : axes) sizes_.push_back(axis.size);

@@ -32,7 +32,7 @@ class PoolStep final : public Step {
       if (divisors_[i].size() != windows_[i].size()) throw std::invalid_argument("avg pool needs a divisor for each output index");
     }
     args_ = {
-        .bf16 = input.dtype == DType::bf16,
+        .dtype = input.dtype,
         .max = max,
         .batch = in.batch,
         .in_batch_stride = in.batch_stride,

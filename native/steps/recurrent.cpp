@@ -58,17 +58,17 @@ int64_t plan_recurrent(RecurrentArgs& args, int64_t threads) {
 namespace {
 
 void check_weights(DType dtype, int64_t columns, int64_t k) {
-  require(dtype == DType::f32 || dtype == DType::bf16, std::string("recurrent weights are f32 or bf16, not ") + name_of(dtype));
+  require_float(dtype, "the dtype of recurrent weights");
   constexpr int64_t most = std::numeric_limits<int32_t>::max();
   require(columns > 0 && k > 0 && columns <= most && k <= most,
           "recurrent weights are not empty, and have at most 2^31 - 1 rows and columns");
 }
 
-bool is_bf16(const TensorDesc& desc, const std::string& name, const Dims& shape, bool dense) {
+DType dtype_of(const TensorDesc& desc, const std::string& name, const Dims& shape, bool dense) {
   check_operand(desc, name);
   require(desc.format == Format::plain && desc.shape == shape, "the " + name + " (" + desc.str() + ") has another shape or format");
   require(dense ? desc.is_dense() : desc.strides.back() == 1 || shape.back() == 1, "the " + name + " (" + desc.str() + ") has gaps");
-  return desc.dtype == DType::bf16;
+  return desc.dtype;
 }
 
 class RecurrentStep final : public Step {
@@ -97,12 +97,12 @@ class RecurrentStep final : public Step {
 
     const auto sequence = [&](int64_t size) { return Dims{o.gates.shape[0], o.gates.shape[1], directions * size}; };
     const auto states = [&](int64_t size) { return Dims{directions, args_.batch, size}; };
-    is_bf16(o.gates, "gates", sequence(gates * hidden), false);
-    args_.output_bf16 = is_bf16(o.output, "output", sequence(args_.state), false);
-    args_.final_bf16 = is_bf16(o.final_state, "final state", states(args_.state), true);
-    if (o.state) args_.initial_bf16 = is_bf16(*o.state, "state", states(args_.state), true);
-    if (o.cell) args_.initial_cell_bf16 = is_bf16(*o.cell, "cell", states(hidden), true);
-    if (o.final_cell) args_.final_cell_bf16 = is_bf16(*o.final_cell, "final cell", states(hidden), true);
+    dtype_of(o.gates, "gates", sequence(gates * hidden), false);
+    args_.output_dtype = dtype_of(o.output, "output", sequence(args_.state), false);
+    args_.final_dtype = dtype_of(o.final_state, "final state", states(args_.state), true);
+    if (o.state) args_.initial_dtype = dtype_of(*o.state, "state", states(args_.state), true);
+    if (o.cell) args_.initial_cell_dtype = dtype_of(*o.cell, "cell", states(hidden), true);
+    if (o.final_cell) args_.final_cell_dtype = dtype_of(*o.final_cell, "final cell", states(hidden), true);
     args_.gates_step = o.gates.strides[time];
     args_.gates_row = o.gates.strides[row];
     args_.output_step = o.output.strides[time];

@@ -74,8 +74,8 @@ RecurrentLayers::RecurrentLayers(const std::string& kind, DType weights, DType e
   args_.directions = sizes.directions;
   args_.projects = sizes.state != sizes.hidden;
   args_.arithmetic = recurrent_arithmetic(weights, false);
-  args_.initial_bf16 = args_.initial_cell_bf16 = args_.final_bf16 = args_.final_cell_bf16 = ends == DType::bf16;
-  require(ends == DType::f32 || ends == DType::bf16, "states and results are f32 or bf16");
+  args_.initial_dtype = args_.initial_cell_dtype = args_.final_dtype = args_.final_cell_dtype = ends;
+  require_float(ends, "the dtype of states and results");
   require(sizes.directions == 1 || sizes.directions == 2, "a recurrent layer has one direction or two");
   require(sizes.layers > 0 && std::min({sizes.inputs, sizes.hidden, sizes.state}) > 0, "a recurrent layer that is empty");
   require(std::max({sizes.inputs, sizes.hidden, sizes.state}) <= most, "a recurrent layer that is too large");
@@ -190,7 +190,7 @@ void RecurrentLayers::run_layer(int index, const RecurrentCall& call, const int6
   args.gates_row = (first_row ? 1 : row) * columns_;
   args.output_step = step * sequence;
   args.output_row = (first_row ? 1 : row) * sequence;
-  args.output_bf16 = (last ? ends_ : weights_) == DType::bf16;
+  args.output_dtype = last ? ends_ : weights_;
   args.gates = gates;
   std::copy_n(layer.direction, sizes_.directions, args.direction);
   args.initial = advance(call.state, states * sizes_.state, ends_);

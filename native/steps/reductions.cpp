@@ -105,8 +105,8 @@ ReduceStep::ReduceStep(const TensorDesc& input, const TensorDesc& output, const 
   const TensorDesc full = with_kept_dims(output, input, dims);
   const std::vector<Axis> axes = in_memory_order(paired_axes(input, full, dims));
   fill_walks(args_, axes);
-  args_.input_bf16 = input.dtype == DType::bf16;
-  args_.output_bf16 = output.dtype == DType::bf16;
+  args_.input_dtype = input.dtype;
+  args_.output_dtype = output.dtype;
 
   int64_t outputs = 1, units = 1, items = 1;
   for (const Axis& axis : axes) (axis.group == reduced ? units : outputs) *= axis.size;
@@ -136,8 +136,8 @@ SoftmaxStep::SoftmaxStep(const TensorDesc& input, const TensorDesc& output, int6
   check_dims({dim}, input.rank());
   elements_ = input.numel();
   fill_walks(args_, in_memory_order(paired_axes(input, output, {dim})));
-  args_.input_bf16 = input.dtype == DType::bf16;
-  args_.output_bf16 = output.dtype == DType::bf16;
+  args_.input_dtype = input.dtype;
+  args_.output_dtype = output.dtype;
 }
 
 void SoftmaxStep::run(const Run& run, StepState*) const {
@@ -273,10 +273,10 @@ NormStep::NormStep(const TensorDesc& input, const std::optional<TensorDesc>& wei
   }
   args_.period = join_rows(axes);
   if (elements_ > 0) fill_walks(args_, axes);
-  args_.input_bf16 = input.dtype == DType::bf16;
-  args_.output_bf16 = output.dtype == DType::bf16;
-  args_.weight_bf16 = weight && weight->dtype == DType::bf16;
-  args_.bias_bf16 = bias && bias->dtype == DType::bf16;
+  args_.input_dtype = input.dtype;
+  args_.output_dtype = output.dtype;
+  if (weight) args_.weight_dtype = weight->dtype;
+  if (bias) args_.bias_dtype = bias->dtype;
   args_.eps = attributes.eps;
 }
 

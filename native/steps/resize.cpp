@@ -40,7 +40,7 @@ class LinearResizeStep final : public Step {
     const SpatialView in = spatial_view(input, "resize"), out = spatial_view(output, "resize");
     const int spatial = static_cast<int>(scales.size());
     args_ = {
-        .bf16 = input.dtype == DType::bf16,
+        .dtype = input.dtype,
         .spatial = spatial,
         .batch = in.batch,
         .in_batch_stride = in.batch_stride,

@@ -27,7 +27,7 @@ class RotaryStep final : public Step {
       require(desc.rank() > 0 && desc.shape.back() == output.shape.back(), desc.str() + " has another last axis than the output");
       require(desc.strides.back() == 1, desc.str() + " has elements apart on its last axis");
       strides.push_back(broadcast_strides(desc, output.shape));
-      args_.bf16[i] = desc.dtype == DType::bf16;
+      args_.dtypes[i] = desc.dtype;
     }
     std::vector<Axis> axes;
     for (int64_t axis = 0; axis + 1 < output.rank(); axis++) {

@@ -20,7 +20,7 @@ inline SpatialView spatial_view(const TensorDesc& desc, const char* op) {
   const auto refuse = [&](const char* why) { throw std::invalid_argument(std::string(op) + " " + why + ", not " + desc.str()); };
   const int64_t rank = desc.rank();
   if (rank < 3 || rank > 5) refuse("takes (N, C, *spatial) with 1 to 3 spatial axes");
-  if (desc.dtype != DType::f32 && desc.dtype != DType::bf16) refuse("takes float32 and bfloat16");
+  require_float(desc.dtype, std::string("an operand of ") + op);
   SpatialView view{.batch = desc.shape[0], .batch_stride = desc.strides[0], .blocks = 1, .block = 1, .block_stride = 0};
   switch (desc.format) {
     case Format::plain:

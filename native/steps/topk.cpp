@@ -32,28 +32,13 @@ int64_t nanoseconds(const TopkArgs& args) {
   const int64_t likely = args.bound == TopkBound::none     ? args.count
                          : args.bound == TopkBound::sample ? args.count * args.rank / args.representatives
                                                            : args.k + args.slack;
-  return 300 + args.count * size_of(args.element) / bytes_in_one + likely * for_one_candidate;
+  return 300 + args.count * size_of(args.dtype) / bytes_in_one + likely * for_one_candidate;
 }
 
 }  // namespace
 
-int64_t size_of(TopkElement element) {
-  switch (element) {
-    case TopkElement::f64:
-    case TopkElement::s64: return 8;
-    case TopkElement::f32:
-    case TopkElement::s32: return 4;
-    case TopkElement::f16:
-    case TopkElement::bf16:
-    case TopkElement::s16: return 2;
-    case TopkElement::s8:
-    case TopkElement::u8: return 1;
-  }
-  return 0;
-}
-
 void plan_topk(TopkArgs& args, int64_t rows, int threads) {
-  const int64_t element = size_of(args.element), vector = vector_bytes / element;
+  const int64_t element = size_of(args.dtype), vector = vector_bytes / element;
   args.block = args.count / std::max(least_blocks, blocks_for_one * args.k) / vector * vector;
   args.rank = args.k;
   args.slack = args.k / 8 + 2;

@@ -5,8 +5,6 @@
 
 namespace drystone {
 
-int64_t size_of(TopkElement element);
-
 // Fills in what follows from element, count, k, stride and the number of rows: from `bound` on, but for the scratch memory itself.
 void plan_topk(TopkArgs& args, int64_t rows, int threads);
 

@@ -21,8 +21,7 @@ Handle activated(const Handle& x, PointwiseKind kind) {
   if (!table || count < least_elements || (dtype != ScalarType::f32 && dtype != ScalarType::bf16) || !x.is_dense()) return Handle();
   const auto sizes = x.sizes(), strides = x.strides();
   Handle y = Handle::empty(dtype, {sizes.data, sizes.data + sizes.size}, {strides.data, strides.data + strides.size});
-  const bool bf16 = dtype == ScalarType::bf16;
-  const PointwiseOperand operands[] = {{bf16, {0, 1}}, {bf16, {0, 1}}};
+  const PointwiseOperand operands[] = {{*dtype_of(dtype), {0, 1}}, {*dtype_of(dtype), {0, 1}}};
   const PointwiseInstruction instruction = {kind, 0, 0, 1, 0.0f, 0.0f};
   void* const slots[] = {x.data(), y.data()};
   PointwiseArgs args{};

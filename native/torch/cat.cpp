@@ -145,6 +145,7 @@ class Joined {
   bool fill_strided(const Handle& result, int threads) const {
     if (shapes_.size() > most_strided || sizes.size() >= kCopyMaxRank) return false;
     const auto strides = result.strides();
+    const DType dtype = *dtype_of(dtype_);
     int64_t done = 0;
     for (const Shape& shape : shapes_) {
       std::vector<CopyDim> dims;
@@ -152,18 +153,10 @@ class Joined {
       CopyBox box = make_box(std::move(dims), false);
       box.out_offset = done * strides.data[axis_];
       done += shape.sizes[axis_];
-      kernels()->copy({.input = shape.data, .output = result.data(), .kind = kind(), .boxes = &box, .count = 1, .threads = threads});
+      kernels()->copy(
+          {.input = shape.data, .output = result.data(), .from = dtype, .to = dtype, .boxes = &box, .count = 1, .threads = threads});
     }
     return true;
-  }
-
-  CopyKind kind() const {
-    switch (width_) {
-      case 1: return CopyKind::bytes1;
-      case 2: return CopyKind::bytes2;
-      case 4: return CopyKind::bytes4;
-      default: return CopyKind::bytes8;
-    }
   }
 
   std::vector<Shape> shapes_;

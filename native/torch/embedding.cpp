@@ -48,7 +48,7 @@ Handle gradient_of_rows(const Handle& given, const Handle& indices, int64_t rows
   ScatterArgs args{};
   const int64_t count = indices.numel(), elements = given.numel();
   if (!kernels() || given.rank() == 0 || count == 0 || elements == 0 || rows <= 0 || count > INT_MAX || rows > INT_MAX ||
-      elements % count || !is_index(indices.dtype()) || !indices.is_contiguous() || !row_type(given.dtype(), &args.type))
+      elements % count || !is_index(indices.dtype()) || !indices.is_contiguous() || !row_dtype(given.dtype(), &args.dtype))
     return Handle();
   const int64_t width = elements / count, bytes = (elements + rows * width) * size_of(given.dtype());
   if (given.sizes().data[given.rank() - 1] != width || bytes < least_gradient_bytes) return Handle();

@@ -80,7 +80,7 @@ Results bags_of(const Bags& call, bool for_gradient) {
   args.count = call.indices.numel();
   const int64_t offsets = call.offsets.numel();
   args.bags = offsets - call.include_last_offset;
-  if (!kernels() || call.weight.rank() != 2 || !is_index(index) || args.bags < 1 || !row_type(call.weight.dtype(), &args.type))
+  if (!kernels() || call.weight.rank() != 2 || !is_index(index) || args.bags < 1 || !row_dtype(call.weight.dtype(), &args.dtype))
     return results;
   const auto shape = call.weight.sizes(), strides = call.weight.strides();
   const int64_t width = shape.data[1], bytes = args.count * width * size_of(call.weight.dtype());
@@ -182,7 +182,7 @@ Handle gradient_of_bags(const Gradient& call) {
   args.count = call.indices.numel();
   args.rows = call.num_weights;
   if (!kernels() || call.grad.rank() != 2 || call.mode < 0 || call.mode > 1 || call.scale_grad_by_freq || !is_index(index) ||
-      args.count == 0 || args.count > INT_MAX || args.rows <= 0 || args.rows > INT_MAX || !row_type(call.grad.dtype(), &args.type))
+      args.count == 0 || args.count > INT_MAX || args.rows <= 0 || args.rows > INT_MAX || !row_dtype(call.grad.dtype(), &args.dtype))
     return Handle();
   const int64_t bags = call.grad.sizes().data[0];
   args.width = call.grad.sizes().data[1];

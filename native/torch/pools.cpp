@@ -101,7 +101,7 @@ Maxima maxima_of(const Call& call) {
   args.input = call.x.data();
   args.output = maxima.values.data();
   args.places = static_cast<int64_t*>(maxima.places.data());
-  args.bf16 = p->dtype == ScalarType::bf16;
+  args.dtype = *dtype_of(p->dtype);
   args.channels_last = channels_last;
   args.batch = p->batch;
   args.channels = p->channels;

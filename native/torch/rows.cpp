@@ -12,13 +12,9 @@
 
 namespace drystone::torch {
 
-bool row_type(ScalarType dtype, RowType* type) {
-  switch (dtype) {
-    case ScalarType::f32: *type = RowType::f32; return true;
-    case ScalarType::bf16: *type = RowType::bf16; return true;
-    case ScalarType::f16: *type = RowType::f16; return true;
-    default: return false;
-  }
+bool row_dtype(ScalarType dtype, DType* known) {
+  *known = dtype_of(dtype).value_or(DType::boolean);
+  return is_float(*known) || *known == DType::f16;
 }
 
 bool gather_rows(const void* tables, int64_t outer, int64_t rows, int64_t run, const Handle& indices, void* output) {
@@ -44,7 +40,7 @@ bool gather_rows(const void* tables, int64_t outer, int64_t rows, int64_t run, c
 }
 
 void scatter_rows(ScatterArgs args) {
-  const int64_t width_bytes = args.width * (args.type == RowType::f32 ? 4 : 2);
+  const int64_t width_bytes = args.width * size_of(args.dtype);
   args.stream = args.rows * width_bytes >= least_streamed_bytes;
   args.threads = threads_for_bytes((args.rows + args.count) * width_bytes);
   const std::unique_ptr<int32_t[]> scratch(new int32_t[args.rows + args.count + 2 * args.width * args.threads]);
@@ -61,13 +57,14 @@ Handle copied(const Handle& tensor, const std::vector<int64_t>& result_strides) 
   std::vector<CopyDim> dims;
   for (const size_t axis : order) dims.push_back({sizes.data[axis], strides.data[axis], result_strides[axis], nullptr});
   const CopyBox box = make_box(std::move(dims), false);
-  const int64_t width = size_of(tensor.dtype());
+  const DType dtype = *dtype_of(tensor.dtype());
   kernels()->copy({.input = tensor.data(),
                    .output = result.data(),
-                   .kind = width == 2 ? CopyKind::bytes2 : CopyKind::bytes4,
+                   .from = dtype,
+                   .to = dtype,
                    .boxes = &box,
                    .count = 1,
-                   .threads = threads_for_bytes(width * tensor.numel())});
+                   .threads = threads_for_bytes(size_of(dtype) * tensor.numel())});
   return result;
 }
 

@@ -13,7 +13,7 @@ inline int threads_for_bytes(int64_t bytes) { return bytes < least_shared_bytes 
 inline bool is_index(ScalarType dtype) { return dtype == ScalarType::s64 || dtype == ScalarType::s32; }
 
 // The dtypes that rows can be summed in; false for others.
-bool row_type(ScalarType dtype, RowType* type);
+bool row_dtype(ScalarType dtype, DType* known);
 
 // `outer` tables one after the other, each of rows of `run` bytes: the rows that `indices`, of one dimension or dense, names go to
 // `output`. False where an index is out of range.

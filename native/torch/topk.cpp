@@ -20,21 +20,6 @@ Pair (*torch_topk)(const Tensor& self, int64_t k, int64_t dim, bool largest, boo
 
 bool find_torch() { return find(torch_topk, "_ZN2at3cpu4topkERKNS_6TensorEllbb"); }
 
-bool element_of(ScalarType dtype, TopkElement& element) {
-  switch (dtype) {
-    case ScalarType::f64: element = TopkElement::f64; return true;
-    case ScalarType::f32: element = TopkElement::f32; return true;
-    case ScalarType::f16: element = TopkElement::f16; return true;
-    case ScalarType::bf16: element = TopkElement::bf16; return true;
-    case ScalarType::s64: element = TopkElement::s64; return true;
-    case ScalarType::s32: element = TopkElement::s32; return true;
-    case ScalarType::s16: element = TopkElement::s16; return true;
-    case ScalarType::s8: element = TopkElement::s8; return true;
-    case ScalarType::u8: element = TopkElement::u8; return true;
-    default: return false;
-  }
-}
-
 // Shorter rows torch sorts as fast.
 constexpr int64_t least_count = 32;
 
@@ -51,7 +36,10 @@ Results largest_of(const Handle& input, int64_t k, int64_t dim, bool largest, bo
   if (dim < 0) dim += rank;
   TopkArgs args{};
   args.count = shape.data[dim];
-  if (k < 1 || k > args.count || args.count < least_count || args.count > UINT32_MAX || !element_of(input.dtype(), args.element)) return {};
+  if (k < 1 || k > args.count || args.count < least_count || args.count > UINT32_MAX) return {};
+  const auto dtype = dtype_of(input.dtype());
+  if (!dtype || dtype == DType::boolean) return {};
+  args.dtype = *dtype;
 
   std::vector<int64_t> sizes(shape.data, shape.data + rank);
   sizes[dim] = k;

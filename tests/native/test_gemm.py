@@ -341,8 +341,8 @@ def test_packed_weights_do_not_depend_on_the_rows() -> None:
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
-        ({"x": ((4, 8), (8, 1), DType.s32)}, "neither float32"),
-        ({"output": ((4, 16), (16, 1), DType.s8)}, "neither float32"),
+        ({"x": ((4, 8), (8, 1), DType.s32)}, "f32 and bf16"),
+        ({"output": ((4, 16), (16, 1), DType.s8)}, "f32 and bf16"),
         ({"x": ((4, 8, 2), (16, 2, 1), DType.f32)}, "no plain matrix"),
         ({"x": ((4, 8), (1, 4), DType.f32)}, "contiguous"),
         ({"x": ((4, 8), (5, 1), DType.f32)}, "overlap"),

@@ -271,7 +271,7 @@ def test_no_elements(format: Format) -> None:
     ("divisors", {"kind": "avg"}),
     ("dtype", {"output": ("plain", torch.bfloat16)}),
     ("format", {"output": ("channels_last", torch.float32)}),
-    ("float32 and bfloat16", {"input": ("plain", torch.int32), "output": ("plain", torch.int32)}),
+    ("f32 and bf16", {"input": ("plain", torch.int32), "output": ("plain", torch.int32)}),
 ])  # fmt: skip
 def test_pool_refusals(message: str, changes: dict[str, Any]) -> None:
     arguments: dict[str, Any] = {
