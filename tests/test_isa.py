@@ -111,11 +111,12 @@ def test_features_are_the_cpus_up_to_the_cap(cap: str) -> None:
     flags = set(re.findall(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)[0].split())
     up_to = list(LEVELS)[: list(LEVELS).index(cap) + 1]
     expected = [name for level in up_to for name, needed in LEVELS[level].items() if flags.issuperset(needed.split())]
-    code = "from drystone import native\nprint(native.isa(), *native.features(), native.multiplies_bfloat16())"
-    isa, *features, multiplies = run(code, DRYSTONE_MAX_ISA=cap).stdout.split()
+    code = "from drystone import native\nprint(native.isa(), *native.features(), native.multiplies_bfloat16(), native.blocked())"
+    isa, *features, multiplies, blocked = run(code, DRYSTONE_MAX_ISA=cap).stdout.split()
     assert features == expected
     assert isa == max((level for level in up_to if set(LEVELS[level]) & set(features)), key=list(LEVELS).index, default="none")
     assert multiplies == str("avx512_bf16" in expected or "amx_bf16" in expected)
+    assert blocked == ("blocked16" if "avx512" in expected else "blocked8")
 
 
 def test_levels_are_documented() -> None:

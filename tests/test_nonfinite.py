@@ -17,7 +17,7 @@ import drystone
 from drystone import native
 
 NAN, INF = math.nan, math.inf
-FORMATS = [None, "plain", "channels_last", "blocked8" if native.isa() == "avx2" else "blocked16"]
+FORMATS = [None, "plain", "channels_last", native.blocked().name]
 
 
 class Model(nn.Module):

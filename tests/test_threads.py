@@ -74,7 +74,7 @@ def test_weights_are_packed_once_for_all_thread_counts() -> None:
     """In the blocked formats oneDNN's layout of the weights does not depend on the threads."""
     big = nn.Sequential(nn.Conv2d(64, 256, 3), nn.Conv2d(256, 64, 3)).eval().requires_grad_(False)
     x = torch.randn(1, 64, 9, 9)
-    fast = drystone.optimize(big, (x,), tuning="estimate", formats="blocked8" if native.isa() == "avx2" else "blocked16")
+    fast = drystone.optimize(big, (x,), tuning="estimate", formats=native.blocked().name)
     weights = fast.explain().weights_bytes
     assert weights >= 2 * 4 * 64 * 256 * 9
     torch.set_num_threads(1)

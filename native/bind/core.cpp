@@ -28,11 +28,16 @@ void bind_core(nb::module_& m) {
       .def_prop_ro("itemsize", &size_of)
       .def_prop_ro("is_float", &is_float, "Whether graphs compute with it in float32.")
       .def_prop_ro("is_moved", [](DType self) { return facts_of(self).numbers == Numbers::moved; }, "Whether graphs move it only.");
-  nb::enum_<Format>(m, "Format")
-      .value("plain", Format::plain)
-      .value("channels_last", Format::channels_last)
-      .value("blocked16", Format::blocked16)
-      .value("blocked8", Format::blocked8);
+  nb::class_<Format> format(m, "Format", "How the axes of a tensor (N, C, spatial…) lie in memory.");
+  format.def_ro("name", &Format::name)
+      .def_prop_ro("is_channels_last", [](const Format& self) { return self.order == Order::channels_last; })
+      .def_ro("block", &Format::block, "So many neighbouring channels lie together; 1: no blocks.")
+      .def("__eq__", &Format::operator==, nb::is_operator(), nb::sig("def __eq__(self, other: object, /) -> bool"))
+      .def("__hash__", [](const Format& self) { return nb::hash(nb::str(self.name)); })
+      .def("__repr__", [](const Format& self) { return self.name; });
+  for (const Format& named : formats) format.attr(named.name) = named;
+  m.def("formats", [] { return std::vector<Format>(std::begin(formats), std::end(formats)); }, "All that there are.");
+  m.def("blocked", &blocked, "The blocks that the CPU in force computes in: one fills a vector of float32.");
   nb::class_<TensorDesc>(
       m, "TensorDesc",
       "Dtype, format, logical shape (N, C, spatial...), strides in elements; in blocks, strides[1] leads to the next block.")

@@ -128,6 +128,8 @@ Level level() {
 
 const char* name_of(Level level) { return level_names[static_cast<int>(level)]; }
 
+int64_t vector_lanes() { return has(Feature::avx512) ? 16 : 8; }
+
 std::vector<std::string> features() {
   std::vector<std::string> names;
   for (const Row& row : rows)

@@ -24,6 +24,7 @@ enum class Level { none, avx2, avx512, amx };
 bool has(Feature feature);  // found once, at first use; asks the system for AMX's tile memory where it is needed
 Level level();              // the lowest that holds all features in force
 const char* name_of(Level level);
+int64_t vector_lanes();               // float32 in a vector of the kernels in force
 std::vector<std::string> features();  // the names of those in force
 
 }  // namespace drystone

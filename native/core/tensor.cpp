@@ -1,17 +1,10 @@
 #include "core/tensor.h"
 
-#include <numeric>
+#include <algorithm>
 #include <stdexcept>
 #include <utility>
 
 namespace drystone {
-
-const char* name_of(Format format) {
-  static const char* names[] = {"plain", "channels_last", "blocked16", "blocked8"};
-  return names[static_cast<int>(format)];
-}
-
-int64_t block_of(Format format) { return format == Format::blocked16 ? 16 : format == Format::blocked8 ? 8 : 1; }
 
 static int64_t multiply(int64_t a, int64_t b) {
   int64_t product;
@@ -23,25 +16,15 @@ TensorDesc TensorDesc::dense(DType dtype, Format format, Dims shape) {
   TensorDesc desc{dtype, format, std::move(shape), {}};
   const int64_t rank = desc.rank();
   if (format != Format::plain && (rank < 3 || rank > 5))
-    throw std::invalid_argument(std::string(name_of(format)) + " needs rank 3 to 5, not " + std::to_string(rank));
+    throw std::invalid_argument(std::string(format.name) + " needs rank 3 to 5, not " + std::to_string(rank));
   for (int64_t size : desc.shape)
     if (size < 0) throw std::invalid_argument("negative size in a shape");
-  desc.strides.assign(rank, 1);
-  std::vector<int64_t> order(rank);
-  std::iota(order.begin(), order.end(), 0);
-  int64_t step = 1;
-  if (format == Format::channels_last) {
-    order.erase(order.begin() + 1);
-    order.push_back(1);
-  } else if (format != Format::plain) {
-    step = block_of(format);
-  }
-  for (int64_t i = rank - 1; i >= 0; i--) {
-    const int64_t axis = order[i];
-    desc.strides[axis] = step;
-    const bool blocks = axis == 1 && block_of(format) > 1;
-    const int64_t size = blocks ? desc.padded_channels() / block_of(format) : desc.shape[axis];
-    step = multiply(step, size > 0 ? size : 1);
+  desc.strides.resize(rank);
+  const Dims axes = axes_in_memory(format, rank);
+  int64_t step = format.block;
+  for (auto axis = axes.rbegin(); axis != axes.rend(); axis++) {
+    desc.strides[*axis] = step;
+    step = multiply(step, std::max<int64_t>(desc.blocks(*axis), 1));
   }
   multiply(step, size_of(dtype));
   return desc;
@@ -53,26 +36,18 @@ int64_t TensorDesc::numel() const {
   return count;
 }
 
-int64_t TensorDesc::padded_channels() const {
-  const int64_t block = block_of(format);
-  if (block == 1) return rank() > 1 ? shape[1] : 1;
-  return (shape[1] + block - 1) / block * block;
-}
+int64_t TensorDesc::blocks(int64_t axis) const { return axis == 1 ? (shape[1] + format.block - 1) / format.block : shape[axis]; }
+
+int64_t TensorDesc::padded_channels() const { return rank() > 1 ? blocks(1) * format.block : 1; }
 
 Physical physical(const TensorDesc& desc) {
   Physical p;
-  const int64_t rank = desc.rank(), block = block_of(desc.format);
-  for (int64_t i = 0; i < rank; i++) {
-    if (desc.format == Format::channels_last && i == 1) continue;
-    p.sizes.push_back(block > 1 && i == 1 ? desc.padded_channels() / block : desc.shape[i]);
-    p.strides.push_back(desc.strides[i]);
+  for (int64_t axis : axes_in_memory(desc.format, desc.rank())) {
+    p.sizes.push_back(desc.blocks(axis));
+    p.strides.push_back(desc.strides[axis]);
   }
-  if (desc.format == Format::channels_last) {
-    p.sizes.push_back(desc.shape[1]);
-    p.strides.push_back(desc.strides[1]);
-  }
-  if (block > 1) {
-    p.sizes.push_back(block);
+  if (desc.format.block > 1) {
+    p.sizes.push_back(desc.format.block);
     p.strides.push_back(1);
   }
   return p;
@@ -88,10 +63,10 @@ int64_t TensorDesc::bytes() const {
 
 bool TensorDesc::is_dense() const { return strides == dense(dtype, format, shape).strides; }
 
-bool TensorDesc::has_padding() const { return block_of(format) > 1 && padded_channels() != shape[1]; }
+bool TensorDesc::has_padding() const { return format.block > 1 && padded_channels() != shape[1]; }
 
 std::string TensorDesc::str() const {
-  std::string text = std::string(name_of(dtype)) + " " + name_of(format) + " [";
+  std::string text = std::string(name_of(dtype)) + " " + format.name + " [";
   for (size_t i = 0; i < shape.size(); i++) text += (i ? ", " : "") + std::to_string(shape[i]);
   return text + "]" + (is_dense() ? "" : " strided");
 }
@@ -103,7 +78,7 @@ void require_float(DType dtype, const std::string& name) {
 // Size and stride of each logical axis; of channels in blocks, the axis they form where they follow each other densely.
 static std::vector<std::pair<int64_t, int64_t>> walk(const TensorDesc& desc) {
   std::vector<std::pair<int64_t, int64_t>> axes;
-  const int64_t block = block_of(desc.format);
+  const int64_t block = desc.format.block;
   for (int64_t i = 0; i < desc.rank(); i++) {
     if (block > 1 && i == 1) {
       const bool dense = desc.padded_channels() == block || desc.strides[1] == block;

@@ -6,18 +6,11 @@
 #include <vector>
 
 #include "core/dtype.h"
+#include "core/format.h"
 
 namespace drystone {
 
-// plain: row-major NCHW… (any rank).  channels_last: N…C, rank 3 to 5.  blocked16 and blocked8: N, C/16, spatial…, 16.
-enum class Format : uint8_t { plain, channels_last, blocked16, blocked8 };
-
 using Dims = std::vector<int64_t>;
-
-const char* name_of(Format format);
-
-// Channels in a block: 16, 8, or 1 for the formats that have none.
-int64_t block_of(Format format);
 
 struct TensorDesc {
   DType dtype = DType::f32;
@@ -29,8 +22,9 @@ struct TensorDesc {
   static TensorDesc dense(DType dtype, Format format, Dims shape);
 
   int64_t rank() const { return static_cast<int64_t>(shape.size()); }
-  int64_t numel() const;  // logical elements
-  int64_t bytes() const;  // from the first byte to one past the last, the padding of blocks included
+  int64_t numel() const;               // logical elements
+  int64_t bytes() const;               // from the first byte to one past the last, the padding of blocks included
+  int64_t blocks(int64_t axis) const;  // the size of an axis as it lies: of channels in blocks, how many blocks
   int64_t padded_channels() const;
   bool is_dense() const;     // no holes: the strides are those of dense()
   bool has_padding() const;  // a blocked format whose channels do not fill the last block

@@ -49,22 +49,22 @@ memory::data_type onednn_dtype(DType dtype) {
   }
 }
 
-static memory::format_tag blocked_tag(int64_t rank, Format format) {
+static memory::format_tag blocked_tag(int64_t rank, int64_t block) {
   using tag = memory::format_tag;
-  const bool sixteen = format == Format::blocked16;
-  switch (rank) {
-    case 3: return sixteen ? tag::nCw16c : tag::nCw8c;
-    case 4: return sixteen ? tag::nChw16c : tag::nChw8c;
-    default: return sixteen ? tag::nCdhw16c : tag::nCdhw8c;
+  const auto of_rank = [&](tag one, tag two, tag three) { return rank == 3 ? one : rank == 4 ? two : three; };
+  switch (block) {
+    case 8: return of_rank(tag::nCw8c, tag::nChw8c, tag::nCdhw8c);
+    case 16: return of_rank(tag::nCw16c, tag::nChw16c, tag::nCdhw16c);
+    default: throw std::invalid_argument("oneDNN has no blocks of " + std::to_string(block) + " channels");
   }
 }
 
 memory::desc onednn_desc(const TensorDesc& desc) {
   const auto dtype = onednn_dtype(desc.dtype);
   if (desc.rank() == 0) return memory::desc({1}, dtype, memory::format_tag::a);
-  const int64_t block = block_of(desc.format);
+  const int64_t block = desc.format.block;
   if (block == 1) return memory::desc(desc.shape, dtype, desc.strides);
-  const auto tag = blocked_tag(desc.rank(), desc.format);
+  const auto tag = blocked_tag(desc.rank(), block);
   const TensorDesc dense = TensorDesc::dense(desc.dtype, desc.format, desc.shape);
   Dims strides = desc.strides;
   if (desc.shape[0] == 1) strides[0] = dense.strides[0];

@@ -6,13 +6,13 @@ namespace drystone {
 
 // Whether the channels lie one behind the other although the format has blocks, as in (N, C, 1, 1).
 static bool is_line(const TensorDesc& desc) {
-  const int64_t block = block_of(desc.format);
+  const int64_t block = desc.format.block;
   return block == 1 || desc.strides[1] == block || desc.padded_channels() == block;
 }
 
 Dims strides_with_block(const TensorDesc& desc, int64_t block) {
   Dims strides;
-  const int64_t own = block_of(desc.format);
+  const int64_t own = desc.format.block;
   for (int64_t i = 0; i < desc.rank(); i++) {
     if (i == 1 && (own > 1 || block > 1)) {
       int64_t outer = desc.strides[1] * block, inner = desc.strides[1];
@@ -46,7 +46,7 @@ Dims sizes_with_block(const Dims& shape, int64_t block) {
 }
 
 int64_t common_block(const TensorDesc& a, const TensorDesc& b) {
-  const int64_t of_a = block_of(a.format), of_b = block_of(b.format);
+  const int64_t of_a = a.format.block, of_b = b.format.block;
   if (of_a == of_b || is_line(b)) return of_a;
   return of_b;
 }

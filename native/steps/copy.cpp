@@ -25,7 +25,7 @@ struct Axis {
   int64_t offset(int64_t index) const { return block == 1 ? index * stride : index / block * stride + index % block; }
 };
 
-Axis axis_of(const TensorDesc& desc, int64_t axis) { return {desc.shape[axis], desc.strides[axis], axis == 1 ? block_of(desc.format) : 1}; }
+Axis axis_of(const TensorDesc& desc, int64_t axis) { return {desc.shape[axis], desc.strides[axis], axis == 1 ? desc.format.block : 1}; }
 
 bool same_dims(const Piece& a, const Piece& b) {
   return std::equal(a.dims.begin(), a.dims.end(), b.dims.begin(), b.dims.end(), [](const CopyDim& x, const CopyDim& y) {

@@ -18,9 +18,6 @@ inline const KernelTable& require_kernels() {
 // "pool:avx512", by the table that the kernel is of.
 inline std::string kernel_name(const std::string& op) { return op + (has(Feature::avx512) ? ":avx512" : ":avx2"); }
 
-// float32 in a vector of these kernels.
-inline int64_t vector_lanes() { return has(Feature::avx512) ? 16 : 8; }
-
 // A fork of the threads costs about 2 us, in which one core moves some 16k elements.
 inline int threads_for(int64_t elements, int threads) { return elements < 16384 ? 1 : threads; }
 

@@ -17,7 +17,7 @@ class LrnStep final : public Step {
     implementation = kernel_name("lrn");
     require_alike(input, output, "lrn");
     if (input.shape != output.shape) throw std::invalid_argument("lrn keeps the shape of its input");
-    if (block_of(input.format) > 1) throw std::invalid_argument("lrn takes plain and channels_last, not " + input.str());
+    if (input.format.block > 1) throw std::invalid_argument("lrn takes plain and channels_last, not " + input.str());
     if (size < 1) throw std::invalid_argument("lrn needs a size of at least 1");
     const SpatialView in = spatial_view(input, "lrn"), out = spatial_view(output, "lrn");
     args_ = {

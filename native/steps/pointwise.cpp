@@ -38,10 +38,7 @@ PointwiseKind specialise(PointwiseKind kind, float alpha) {
 // Axes of the output as they lie in memory, the channels split into blocks.
 std::vector<size_t> memory_order(const TensorDesc& output, int64_t block) {
   std::vector<size_t> order;
-  const size_t rank = output.shape.size() + (block > 1);
-  for (size_t i = 0; i < rank; i++)
-    if (!(output.format == Format::channels_last && i == 1) && !(block > 1 && i == 2)) order.push_back(i);
-  if (output.format == Format::channels_last) order.push_back(1);
+  for (int64_t axis : axes_in_memory(output.format, output.rank())) order.push_back(axis + (block > 1 && axis > 1));
   if (block > 1) order.push_back(2);
   return order;
 }
@@ -92,7 +89,7 @@ PointwiseStep::PointwiseStep(const std::vector<TensorDesc>& inputs, const Tensor
   require_kernels();
   implementation = kernel_name("pointwise");
   check_operand(output, "output");
-  const int64_t block = block_of(output.format);
+  const int64_t block = output.format.block;
   if (output.has_padding()) throw std::invalid_argument("output (" + output.str() + ") has padded channels");
   elements_ = output.numel();
 

@@ -75,7 +75,7 @@ std::vector<Axis> paired_axes(const TensorDesc& input, const TensorDesc& output,
 TensorDesc with_kept_dims(const TensorDesc& output, const TensorDesc& input, const Dims& dims) {
   TensorDesc full = output;
   if (output.rank() != input.rank()) {
-    if (block_of(output.format) > 1 && (contains(dims, 0) || contains(dims, 1)))
+    if (output.format.block > 1 && (contains(dims, 0) || contains(dims, 1)))
       throw std::invalid_argument("the channels of the output (" + output.str() + ") are another axis than the input's");
     for (int64_t dim : dims) {
       if (dim > full.rank()) break;

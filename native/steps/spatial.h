@@ -21,21 +21,13 @@ inline SpatialView spatial_view(const TensorDesc& desc, const char* op) {
   const int64_t rank = desc.rank();
   if (rank < 3 || rank > 5) refuse("takes (N, C, *spatial) with 1 to 3 spatial axes");
   require_float(desc.dtype, std::string("an operand of ") + op);
-  SpatialView view{.batch = desc.shape[0], .batch_stride = desc.strides[0], .blocks = 1, .block = 1, .block_stride = 0};
-  switch (desc.format) {
-    case Format::plain:
-      view.blocks = desc.shape[1];
-      view.block_stride = desc.strides[1];
-      break;
-    case Format::channels_last:
-      if (desc.shape[1] > 1 && desc.strides[1] != 1) refuse("needs neighbouring channels");
-      view.block = desc.shape[1];
-      break;
-    default:
-      view.block = block_of(desc.format);
-      view.blocks = desc.padded_channels() / view.block;
-      view.block_stride = desc.strides[1];
-  }
+  const bool last = desc.format.order == Order::channels_last;
+  if (last && desc.shape[1] > 1 && desc.strides[1] != 1) refuse("needs neighbouring channels");
+  SpatialView view{.batch = desc.shape[0],
+                   .batch_stride = desc.strides[0],
+                   .blocks = last ? 1 : desc.blocks(1),
+                   .block = last ? desc.shape[1] : desc.format.block,
+                   .block_stride = last ? 0 : desc.strides[1]};
   for (int64_t i = 2; i < rank; i++) {
     view.size[3 - rank + i] = desc.shape[i];
     view.stride[3 - rank + i] = desc.strides[i];

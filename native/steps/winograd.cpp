@@ -16,7 +16,7 @@ namespace {
 int64_t panel_channels() { return 2 * vector_lanes(); }
 
 WinogradMap map_of(const TensorDesc& desc) {
-  const int64_t block = block_of(desc.format), rank = desc.rank(), slice = rank == 5 ? desc.strides[2] : 0;
+  const int64_t block = desc.format.block, rank = desc.rank(), slice = rank == 5 ? desc.strides[2] : 0;
   const int64_t row = desc.strides[rank - 2], column = desc.strides[rank - 1];
   if (block > 1) return {desc.strides[0], block, desc.strides[1], slice, row, column};
   return {desc.strides[0], desc.shape[1], 0, slice, row, column};
@@ -27,10 +27,10 @@ void require_served(const TensorDesc& desc) {
   if (desc.rank() != 4 && desc.rank() != 5)
     throw std::invalid_argument("Winograd's convolution takes maps of two or three spatial axes, not " + desc.str());
   if (desc.shape[1] % 16) throw std::invalid_argument("Winograd's convolution works on whole vectors of 16 channels, not on " + desc.str());
-  const bool last = desc.format == Format::channels_last && desc.strides[1] == 1;
-  if (!last && block_of(desc.format) % vector_lanes())
+  const bool last = desc.format.order == Order::channels_last && desc.strides[1] == 1;
+  if (!last && desc.format.block % vector_lanes())
     throw std::invalid_argument("Winograd's convolution needs vectors of channels: " + desc.str());
-  if (block_of(desc.format) == 1 && !last) throw std::invalid_argument("Winograd's convolution needs vectors of channels: " + desc.str());
+  if (desc.format.block == 1 && !last) throw std::invalid_argument("Winograd's convolution needs vectors of channels: " + desc.str());
 }
 
 WinogradOp op_of(const PostOp& op, const TensorDesc& output) {

@@ -2,7 +2,6 @@
 
 #include <stdexcept>
 
-#include "core/isa.h"
 #include "steps/side_by_side.h"
 #include "steps/winograd.h"
 #include "torch/plans.h"
@@ -37,8 +36,6 @@ bool is_side_by_side(const ConvolutionProblem& p) {
 }
 
 }  // namespace
-
-Format blocked() { return has(Feature::avx512) ? Format::blocked16 : Format::blocked8; }
 
 bool winograd_serves(const ConvolutionProblem& p) {
   const size_t spatial = p.stride.size();

@@ -20,7 +20,6 @@ struct ConvolutionProblem {
 };
 
 // Blocks of channels as large as a vector: the format that plain memory is reordered to and back the fastest.
-Format blocked();
 
 // Whether steps/winograd.h serves the problem: transposed, with weights turned round.
 bool winograd_serves(const ConvolutionProblem& problem);

@@ -43,14 +43,40 @@ class DType(enum.Enum):
     def is_moved(self) -> bool:
         """Whether graphs move it only."""
 
-class Format(enum.Enum):
-    plain = 0
+class Format:
+    """How the axes of a tensor (N, C, spatial…) lie in memory."""
 
-    channels_last = 1
+    @property
+    def name(self) -> str: ...
 
-    blocked16 = 2
+    @property
+    def is_channels_last(self) -> bool: ...
 
-    blocked8 = 3
+    @property
+    def block(self) -> int:
+        """So many neighbouring channels lie together; 1: no blocks."""
+
+    def __eq__(self, other: object, /) -> bool: ...
+
+    def __hash__(self) -> int: ...
+
+    def __repr__(self) -> str: ...
+
+    plain: Format = ...
+
+    channels_last: Format = ...
+
+    blocked16: Format = ...
+
+    blocked8: Format = ...
+
+def formats() -> list[Format]:
+    """All that there are."""
+
+def blocked() -> Format:
+    """
+    The blocks that the CPU in force computes in: one fills a vector of float32.
+    """
 
 class TensorDesc:
     """

@@ -198,8 +198,7 @@ def _optimize_layers(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
 
 
 def _carried_formats() -> list[str]:
-    blocked = "blocked8" if native.isa() == "avx2" else "blocked16"
-    return [PLAIN] if native.isa() == "none" else [blocked, CHANNELS_LAST, PLAIN]
+    return [PLAIN] if native.isa() == "none" else [native.blocked().name, CHANNELS_LAST, PLAIN]
 
 
 class Conductor:

@@ -52,7 +52,7 @@ def _load() -> None:
 _load()
 try:
     from drystone._native import *  # noqa: F403
-    from drystone._native import DType, Format, TensorDesc, advise_huge_pages, features
+    from drystone._native import DType, TensorDesc, advise_huge_pages, features, formats
 except ImportError as error:
     raise DrystoneError(
         f"drystone's native core does not start on the oneDNN at {onednn_path()!r}: {error}. "
@@ -62,7 +62,7 @@ except ImportError as error:
 # (kind, alpha, beta, operand): an operation on each result before it is stored.
 PostOp = tuple[str, float, float, TensorDesc | None]
 
-FORMATS = {name: getattr(Format, name) for name in ("plain", "channels_last", "blocked16", "blocked8")}
+FORMATS = {format.name: format for format in formats()}
 
 DTYPES: dict[torch.dtype, DType] = {getattr(torch, dtype.torch_name): dtype for dtype in DType}
 

@@ -86,7 +86,7 @@ def test_small_float32(name: str, batch: int, no_tuning_cache: None) -> None:
     check(fast, expected, expected.check_float32)
 
 
-@pytest.mark.parametrize("formats", ["plain", "channels_last", "blocked8" if native.isa() == "avx2" else "blocked16"])
+@pytest.mark.parametrize("formats", ["plain", "channels_last", native.blocked().name])
 @pytest.mark.parametrize("name", SMALL)
 def test_small_in_each_format(name: str, formats: str, no_tuning_cache: None) -> None:
     fast, expected = optimize(name, tuning="estimate", formats=formats)

@@ -10,22 +10,17 @@ import torch
 from drystone import native
 from drystone.native import DType, Format, Step, TensorDesc
 
-FORMATS = (Format.plain, Format.channels_last, Format.blocked16, Format.blocked8)
+FORMATS = tuple(native.formats())
 
 _TORCH_DTYPES = {dtype: torch_dtype for torch_dtype, dtype in native.DTYPES.items()}
 
 
 def _as_format(format: Format | str) -> Format:
-    return getattr(Format, format) if isinstance(format, str) else format
+    return native.FORMATS[format] if isinstance(format, str) else format
 
 
 def _as_dtype(dtype: DType | torch.dtype) -> DType:
     return native.DTYPES[dtype] if isinstance(dtype, torch.dtype) else dtype
-
-
-def block_of(format: Format) -> int:
-    """Channels in a block of ``format``; 1 where it has none."""
-    return {Format.blocked16: 16, Format.blocked8: 8}.get(format, 1)
 
 
 def dense(shape: tuple[int, ...] | torch.Size, format: Format | str, dtype: DType | torch.dtype = torch.float32) -> TensorDesc:
@@ -53,7 +48,7 @@ def _logical_view(desc: TensorDesc, buffer: torch.Tensor) -> torch.Tensor:
     """The buffer seen as ``desc.shape``; in a blocked format as (N, C / block, block, *spatial), the padding included."""
     if buffer.numel() == 0:
         return buffer.reshape(desc.shape)
-    block = block_of(desc.format)
+    block = desc.format.block
     if block == 1:
         return buffer.as_strided(desc.shape, desc.strides)
     batch, channels, *spatial = desc.shape

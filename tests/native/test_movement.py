@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
-from layout import FORMATS, blank, block_of, dense, lay, place, read, run, strided
+from layout import FORMATS, blank, dense, lay, place, read, run, strided
 
 from drystone import _native
 from drystone._native import DType, Format, TensorDesc
@@ -217,7 +217,7 @@ def test_cat_into_a_strided_output(format: Format, threads: int) -> None:
     whole = torch.cat(parts, 1)
     desc = dense(whole.shape, format)
     buffer = blank(desc)
-    block, offset = block_of(format), 0
+    block, offset = format.block, 0
     for part in parts:
         part_desc, part_buffer = lay(part, format)
         view = TensorDesc(DType.f32, format, list(part.shape), desc.strides)

@@ -82,7 +82,7 @@ BINARY: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "minimum": torch.minimum,
     "sum": torch.add,
 }
-BLOCKED = "blocked8" if native.isa() == "avx2" else "blocked16"
+BLOCKED = native.blocked().name
 
 
 def products(post_ops: Callable[[TensorDesc], list[native.PostOp]]) -> Iterator[tuple[Product, TensorDesc, TensorDesc]]:

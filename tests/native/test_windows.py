@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from layout import FORMATS, blank, block_of, dense, lay, place, read, run
+from layout import FORMATS, blank, dense, lay, place, read, run
 
 from drystone import _native
 from drystone._native import DType, Format, Step, TensorDesc
@@ -234,7 +234,7 @@ def test_pool_into_a_slice_of_the_channels(format: Format) -> None:
     view = TensorDesc(DType.f32, format, [2, 32, 9, 9], whole.strides)
     in_desc, in_buffer = lay(x, format)
     windows, counted, _ = sliding(9, 3, 1, 1)
-    first = 48 // block_of(format) * whole.strides[1]
+    first = 48 // format.block * whole.strides[1]
     run(_native.pool(in_desc, view, "avg", [windows] * 2, [counted] * 2, 0), in_buffer, buffer[first:])
     result = read(whole, buffer)
     assert_close(result[:, 48:80], F.avg_pool2d(x.double(), 3, 1, 1))
@@ -392,7 +392,7 @@ def test_resize_into_a_slice_of_the_channels(format: Format, mode: str) -> None:
     buffer = place(torch.full((2, 80, 10, 12), -1.0), whole)
     view = TensorDesc(DType.f32, format, [2, 32, 10, 12], whole.strides)
     in_desc, in_buffer = lay(x, format)
-    run(_native.resize(in_desc, view, mode, False, [0.5, 0.5]), in_buffer, buffer[16 // block_of(format) * whole.strides[1] :])
+    run(_native.resize(in_desc, view, mode, False, [0.5, 0.5]), in_buffer, buffer[16 // format.block * whole.strides[1] :])
     result = read(whole, buffer)
     expected = F.interpolate(x, scale_factor=2, mode={"linear": "bilinear"}.get(mode, mode))
     assert_close(result[:, 16:48], expected.double())

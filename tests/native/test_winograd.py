@@ -19,7 +19,7 @@ from drystone.plan.implementations.winograd import Winograd as Implementation
 
 pytestmark = pytest.mark.skipif(native.isa() == "none", reason="no native kernels")
 
-FORMATS = ("channels_last", "blocked16", "blocked8") if native.isa() == "avx2" else ("channels_last", "blocked16")
+FORMATS = ("channels_last", *(format.name for format in native.formats() if format.block % native.blocked().block == 0))
 TILES = (2, 4)
 BOUND = {2: 0.0, 4: 1e-6}  # of the relative L2 error on small integers
 Sides = tuple[int, int]

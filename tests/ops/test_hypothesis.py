@@ -29,7 +29,7 @@ search = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 
-formats = st.sampled_from([None, "plain", "channels_last", "blocked8" if native.isa() == "avx2" else "blocked16"])
+formats = st.sampled_from([None, "plain", "channels_last", native.blocked().name])
 # Around the sizes of blocks, and between.
 channels = st.one_of(st.sampled_from([1, 3, 7, 8, 9, 15, 16, 17, 24, 31, 32, 33, 48, 64]), st.integers(1, 40))
 batches = st.integers(1, 3)

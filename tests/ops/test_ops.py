@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Using padding='same'"),
 ]
 
-FORMATS = (None, "plain", "channels_last", "blocked8" if native.isa() == "avx2" else "blocked16")
+FORMATS = (None, "plain", "channels_last", native.blocked().name)
 
 
 @cache

@@ -107,7 +107,7 @@ def assert_within(fast: Callable[..., object], model: nn.Module, x: torch.Tensor
 
 
 @by_model
-@pytest.mark.parametrize("formats", [None, "channels_last", "blocked8" if native.isa() == "avx2" else "blocked16"])
+@pytest.mark.parametrize("formats", [None, "channels_last", native.blocked().name])
 def test_strict(name: str, formats: str | None) -> None:
     model, x = made(name)
     fast = drystone.optimize(model, x, dtype=BF16, tuning="estimate", strict=True, formats=formats)

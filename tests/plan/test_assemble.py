@@ -30,7 +30,7 @@ pytestmark = [
     pytest.mark.usefixtures("no_tuning_cache"),
 ]
 
-BLOCKED = "blocked8" if native.isa() == "avx2" else "blocked16"
+BLOCKED = native.blocked().name
 FORMATS = (None, "plain", "channels_last", BLOCKED)
 
 

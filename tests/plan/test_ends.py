@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.usefixtures("no_tuning_cache"),
 ]
 
-BLOCKED, BLOCK = ("blocked8", 8) if native.isa() == "avx2" else ("blocked16", 16)
+BLOCKED, BLOCK = native.blocked().name, native.blocked().block
 
 
 def program(graph: Graph, ends: Ends, format: str | None = None) -> Program:

@@ -19,7 +19,7 @@ from drystone import CaptureError, InputError, UnsupportedError, WeightsChangedE
 from drystone.runtime.carried import CarriedTensor
 from drystone.runtime.module import MAX_PROGRAMS
 
-FORMATS = ["plain", "channels_last", "blocked8" if native.isa() == "avx2" else "blocked16"]
+FORMATS = ["plain", "channels_last", native.blocked().name]
 packs = pytest.mark.skipif(native.isa() == "none", reason="nothing is packed below AVX2")
 
 

@@ -19,7 +19,7 @@ from drystone import native
 from drystone.graph.graph import Graph, Node, Value
 from drystone.graph.ops import Cat
 from drystone.plan.arena import Lifetime, plan_arena
-from drystone.plan.formats import BLOCK, PLAIN, dense, same_memory
+from drystone.plan.formats import PLAIN, block_of, dense, same_memory
 from drystone.plan.guards import LIMIT, Watch, watch
 from drystone.plan.implementations import ATEN, Option
 from drystone.plan.implementations.base import Context, Created, Implementation, Layout, Operand, WeightStore
@@ -249,7 +249,7 @@ class _Assembler:
             return None  # the first choice for the part's producer turned out impossible
         parent = self.wholes[whole.id]
         dim = whole.producer.of(Cat).dim
-        block = BLOCK.get(format, 1) if dim == 1 else 1
+        block = block_of(format, dim)
         if start % block or value.shape[dim] % block:
             return None
         desc = native.TensorDesc(parent.desc.dtype, parent.desc.format, list(value.shape), parent.desc.strides)
@@ -276,7 +276,7 @@ class _Assembler:
         whole = self._output_place(node.output, format)
         start = 0
         dim = node.of(Cat).dim
-        block = BLOCK.get(format, 1) if dim == 1 else 1
+        block = block_of(format, dim)
         for value in node.inputs:
             if value.numel:
                 offset = whole.offset + start // block * whole.desc.strides[dim] * value.dtype.itemsize

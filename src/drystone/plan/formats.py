@@ -1,6 +1,7 @@
 """Which formats a value can lie in, and the descriptors of the native side.
 
-A format is named by a string: ``"plain"`` (row-major), ``"channels_last"``, ``"blocked16"``, ``"blocked8"``.
+A format is named by a string: ``"plain"`` (row-major), ``"channels_last"``, ``"blocked16"``, ``"blocked8"``. ``native.FORMATS`` has
+the order of its axes and its block of channels.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from drystone.graph.graph import Value
 
 PLAIN = "plain"
 CHANNELS_LAST = "channels_last"
-BLOCK = {"blocked16": 16, "blocked8": 8}
 
 # What only torch computes with, complex numbers among it, is moved as integers of its size.
 _INTEGERS = {1: native.DType.u8, 2: native.DType.s16, 4: native.DType.s32, 8: native.DType.s64}
@@ -24,15 +24,19 @@ _INTEGERS = {1: native.DType.u8, 2: native.DType.s16, 4: native.DType.s32, 8: na
 def formats_of(value: Value) -> tuple[str, ...]:
     """The formats in which ``value`` may lie, the ones that are never worth it left out.
 
-    Blocks of 16 floats fill an AVX-512 register, blocks of 8 an AVX2 register. With AVX-512, blocks of 8 are for channels
-    that would leave half of a block of 16 empty.
+    Of blocks, those that fill a vector; smaller ones where they hold the channels that would be left over.
     """
     if len(value.shape) not in (3, 4, 5) or not value.dtype.is_floating_point:
         return (PLAIN,)
-    if native.isa() == "avx2":
-        return (PLAIN, CHANNELS_LAST, "blocked8")
-    eights = ("blocked8",) if value.shape[1] % 16 == 8 else ()
-    return (PLAIN, CHANNELS_LAST, "blocked16", *eights)
+    vector = native.blocked().block
+    return tuple(
+        name for name, format in native.FORMATS.items() if format.block in (1, vector) or value.shape[1] % vector == format.block
+    )
+
+
+def block_of(format: str, dim: int = 1) -> int:
+    """How many neighbours along ``dim`` lie together: channels in a block, 1 for other axes and formats."""
+    return native.FORMATS[format].block if dim == 1 else 1
 
 
 @lru_cache(maxsize=65536)

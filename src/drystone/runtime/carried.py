@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from drystone.graph.dtypes import FLOATS
-from drystone.plan.formats import BLOCK, CHANNELS_LAST, PLAIN
+from drystone.plan.formats import CHANNELS_LAST, PLAIN, block_of
 from drystone.runtime.facts import FACTS
 from drystone.runtime.structures import COMPUTED_FIRST, Operation, Structure, Table
 
@@ -183,8 +183,8 @@ def _leaf(table: Table, x: torch.Tensor, spatial: bool) -> tuple[Structure, torc
     """A plain tensor as memory to compute with, and whether nobody else can change it."""
     kind = (tuple(x.shape), x.dtype)
     if x.is_contiguous():
-        block = BLOCK.get(table.format)
-        if spatial and block and len(kind[0]) in (3, 4, 5) and kind[0][1] >= block:
+        block = block_of(table.format)
+        if spatial and block > 1 and len(kind[0]) in (3, 4, 5) and kind[0][1] >= block:
             # It is reordered anyway; now, nobody changes it in between.
             memory, program = table.run(table.memory(kind, PLAIN), [x], table.format)
             call.tally.reorders += program.reorders

@@ -7,7 +7,7 @@ import torch
 from drystone import native
 from drystone.graph.graph import Node
 from drystone.graph.ops import Convolution, ConvTranspose, Operator
-from drystone.plan.formats import BLOCK, PLAIN, formats_of
+from drystone.plan.formats import PLAIN, block_of, formats_of
 from drystone.plan.implementations.base import Context, Created, Implementation, Layout, Operand, float_reason
 from drystone.plan.implementations.epilogue import post_ops
 
@@ -32,14 +32,14 @@ class OneDnnConvolution(Implementation):
         depthwise = node.of(Convolution).groups > 1 and node.of(Convolution).groups == x.shape[1]
         layouts = []
         for format in formats_of(output):
-            block = BLOCK.get(format)
+            block = block_of(format)
             source = format
-            if block:
+            if block > 1:
                 # oneDNN's blocked kernels want whole blocks in each group, or read a few channels (an image) from plain memory.
                 groups = node.of(Convolution).groups
                 if groups > 1 and not depthwise and (x.shape[1] // groups % block or output.shape[1] // groups % block):
                     continue
-                if block == 8 and native.isa() != "avx2" and output.dtype == torch.bfloat16:
+                if block < native.blocked().block and output.dtype == torch.bfloat16:
                     continue
                 if x.shape[1] < 4:
                     source = PLAIN

@@ -7,7 +7,7 @@ import torch
 from drystone import native
 from drystone.graph.graph import Node
 from drystone.graph.ops import Cat, Expand, Gather, Operator, Pad, Permute, Reshape, Slice
-from drystone.plan.formats import BLOCK, CHANNELS_LAST, PLAIN, dense, formats_of
+from drystone.plan.formats import PLAIN, block_of, dense, formats_of
 from drystone.plan.implementations.base import Context, Created, Implementation, Layout, joint_layouts
 
 # What may become other strides over the same memory.
@@ -37,13 +37,12 @@ class Movement(Implementation):
         if self.op is Reshape:
             return [Layout((PLAIN,), PLAIN)]
         if self.op is Permute:
-            sources = [f for f in (PLAIN, CHANNELS_LAST) if f in formats_of(x)]
-            targets = [f for f in (PLAIN, CHANNELS_LAST) if f in formats_of(output)]
+            sources, targets = ([f for f in formats_of(value) if block_of(f) == 1] for value in (x, output))
             return [Layout((source,), target) for source in sources for target in targets]
         return [layout for layout in joint_layouts(node, output) if self._whole_blocks(node, layout)]
 
     def _whole_blocks(self, node: Node, layout: Layout) -> bool:
-        block = BLOCK.get(layout.output, 1)
+        block = block_of(layout.output)
         return all(len(v.shape) < 2 or v.shape[1] % block == 0 for v in [*node.inputs, node.output])
 
     def is_view(self, node: Node, layout: Layout) -> bool:
@@ -76,8 +75,7 @@ class Movement(Implementation):
         """The offset (elements) at which the slice lies in x as it must lie in the output, or None."""
         op = node.of(Slice)
         dim, start, step = op.dim, op.start, op.step
-        format = next(name for name, kind in native.FORMATS.items() if kind == x.format)
-        block = BLOCK.get(format, 1) if dim == 1 else 1
+        block = block_of(x.format.name, dim)
         if step != 1 or start % block or output.shape[dim] % block or x.format != output.format:
             return None
         seen = native.TensorDesc(x.dtype, x.format, output.shape, x.strides)

@@ -49,10 +49,9 @@ class Winograd(Implementation):
         return None
 
     def layouts(self, node: Node) -> list[Layout]:
-        blocked = "blocked8" if native.isa() == "avx2" else "blocked16"
         return [
             Layout(tuple(None if value.is_constant else format for value in node.inputs), format)
-            for format in (CHANNELS_LAST, blocked)
+            for format in (CHANNELS_LAST, native.blocked().name)
         ]
 
     def create(self, node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, context: Context) -> Created:
