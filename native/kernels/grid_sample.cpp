@@ -166,6 +166,6 @@ void sample_as(const GridSampleArgs& a) {
 
 }  // namespace
 
-void grid_sample(const GridSampleArgs& a) { a.bf16 ? sample_as<uint16_t>(a) : sample_as<float>(a); }
+void grid_sample(const GridSampleArgs& a) { a.dtype == DType::bf16 ? sample_as<uint16_t>(a) : sample_as<float>(a); }
 
 }  // namespace drystone::DRYSTONE_ISA

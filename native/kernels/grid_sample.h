@@ -2,6 +2,8 @@
 
 #include <cstdint>
 
+#include "core/dtype.h"
+
 namespace drystone {
 
 enum class GridPadding : uint8_t { zeros, border, reflection };
@@ -10,7 +12,7 @@ enum class GridPadding : uint8_t { zeros, border, reflection };
 struct GridSampleArgs {
   const void *input = nullptr, *grid = nullptr;
   void* output = nullptr;
-  bool bf16;
+  DType dtype;
   bool nearest, align_corners;
   GridPadding padding;
   int64_t batch, in_batch_stride, grid_batch_stride, out_batch_stride;

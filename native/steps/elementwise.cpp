@@ -1,6 +1,7 @@
+#include "kernels/elementwise.h"
+
 #include <map>
 
-#include "kernels/elementwise.h"
 #include "steps/axes.h"
 #include "steps/elements.h"
 #include "steps/kernel_step.h"

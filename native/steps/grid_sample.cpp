@@ -34,7 +34,7 @@ class GridSampleStep final : public Step {
     if ((in.size[1] - 1) * in.stride[1] + (in.size[2] - 1) * in.stride[2] > INT32_MAX)
       throw std::invalid_argument("grid_sample takes images below 2^31 numbers, not " + input.str());
     args_ = {
-        .bf16 = input.dtype == DType::bf16,
+        .dtype = input.dtype,
         .nearest = mode == "nearest",
         .align_corners = align_corners,
         .padding = padding_of(padding),
