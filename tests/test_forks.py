@@ -44,7 +44,7 @@ def child(work: Callable[[], Any], limit: float = 60) -> str:
 
 def refused(said: str) -> bool:
     """Where OpenMP can't let go of its threads before a fork, more than one is refused in the child."""
-    return not forks._pause_openmp() and said.startswith("DrystoneError: this process was forked")
+    return not forks.pause_openmp() and said.startswith("DrystoneError: this process was forked")
 
 
 @pytest.fixture(scope="module")

@@ -53,10 +53,10 @@ def forked() -> bool:
 
 def _before() -> None:
     global _paused
-    _paused = "torch" not in sys.modules or _pause_openmp()
+    _paused = "torch" not in sys.modules or pause_openmp()
 
 
-def _pause_openmp() -> bool:
+def pause_openmp() -> bool:
     """Let go of the threads that OpenMP keeps for this one. False where its library has no function for it (torch 2.6)."""
     try:
         return bool(ctypes.CDLL("libgomp.so.1", mode=_RESOLVE_LOADED).omp_pause_resource_all(_SOFT) == 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -18,7 +17,7 @@ from drystone.graph.build import build
 from drystone.graph.graph import Graph, Node, Value
 from drystone.graph.ops import Cat, Conv
 from drystone.passes import simplify
-from drystone.plan.assemble import ALIGNMENT, Assembled, Place, _Assembler
+from drystone.plan.assemble import ALIGNMENT, Assembled, Buffer, Place
 from drystone.plan.implementations.base import Created, WeightStore
 from drystone.plan.implementations.convolution import OneDnnConvolution
 from drystone.plan.rehearse import Planner
@@ -32,39 +31,6 @@ pytestmark = [
 
 BLOCKED = native.blocked().name
 FORMATS = (None, "plain", "channels_last", BLOCKED)
-
-
-@dataclass
-class Trace:
-    """What the assembler did: for each step the places that it touches; where each value lies in each format since which step."""
-
-    touched: list[tuple[int, Place]] = field(default_factory=list)
-    values: list[tuple[int, Value, Place]] = field(default_factory=list)
-    overwritten: dict[str, str | None] = field(default_factory=dict)  # conv → the input whose memory its output takes over
-
-
-@pytest.fixture
-def trace(monkeypatch: pytest.MonkeyPatch) -> Trace:
-    seen = Trace()
-    touch, remember, create = _Assembler._touch, _Assembler._remember, OneDnnConvolution.create
-
-    def touched(self: _Assembler, places: list[Place]) -> None:
-        seen.touched += [(len(self.records), place) for place in places]
-        touch(self, places)
-
-    def remembered(self: _Assembler, value: Value, format: str, place: Place) -> None:
-        seen.values.append((len(self.records) - 1, value, place))
-        remember(self, value, format, place)
-
-    def created(self: Any, node: Node, *arguments: Any) -> Created:
-        made = create(self, node, *arguments)
-        seen.overwritten[node.name] = None if made.overwrites is None else node.inputs[made.overwrites].name
-        return made
-
-    monkeypatch.setattr(_Assembler, "_touch", touched)
-    monkeypatch.setattr(_Assembler, "_remember", remembered)
-    monkeypatch.setattr(OneDnnConvolution, "create", created)
-    return seen
 
 
 class Net(nn.Module):
@@ -142,15 +108,16 @@ NETS: dict[str, Callable[..., Any]] = {f.__name__: f for f in (dense_block, resi
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("formats", FORMATS)
 @pytest.mark.parametrize("name", NETS)
-def test_live_values_never_overlap(trace: Trace, name: str, formats: str | None, batch: int) -> None:
+def test_live_values_never_overlap(name: str, formats: str | None, batch: int) -> None:
     plan, _, expected = assemble(NETS[name], image(batch), formats=formats)
     # From what the steps touch, independently of what the assembler noted.
     lives: dict[int, tuple[Any, int, int]] = {}
-    for step, place in trace.touched:
-        assert place.offset >= 0 and place.offset + place.desc.bytes <= place.buffer.size, f"{place} reaches out of its buffer"
-        if place.buffer.kind == "arena":
-            _, first, last = lives.get(id(place.buffer), (None, step, step))
-            lives[id(place.buffer)] = (place.buffer, min(first, step), max(last, step))
+    for step, record in enumerate(plan.records):
+        for place in record.places:
+            assert place.offset >= 0 and place.offset + place.desc.bytes <= place.buffer.size, f"{place} reaches out of its buffer"
+            if place.buffer.kind == "arena":
+                _, first, _ = lives.get(id(place.buffer), (None, step, step))
+                lives[id(place.buffer)] = (place.buffer, first, step)
     assert lives, "nothing lies in the arena: this test shows nothing"
     found = list(lives.values())
     for i, (a, a_first, a_last) in enumerate(found):
@@ -165,22 +132,29 @@ def test_live_values_never_overlap(trace: Trace, name: str, formats: str | None,
 
 @pytest.mark.parametrize("formats", FORMATS)
 @pytest.mark.parametrize("name", NETS)
-def test_no_value_is_overwritten_before_its_last_reading(trace: Trace, name: str, formats: str | None) -> None:
+def test_no_value_is_overwritten_before_its_last_reading(name: str, formats: str | None) -> None:
     """Runs the program step by step, and after each looks at every place that a later step reads a value from."""
     plan, _, expected = assemble(NETS[name], image(), formats=formats)
-    program = Program(plan, torch.get_num_threads())
-    arguments = [*expected.inputs, *(torch.empty(place.desc.shape) for place in plan.outputs)]
-    program(list(expected.inputs))  # makes a frame
-    frame = program._memory.idle.pop().frames[program._number]
-    frame.native.bind([tensor.data_ptr() for tensor in arguments])
+    results = [torch.empty(place.desc.shape) for place in plan.outputs]
+    arena = torch.zeros(plan.arena_bytes + 64, dtype=torch.uint8)
+    scratchpad = torch.empty(max(plan.program.scratchpad_bytes, 1), dtype=torch.uint8)
+
+    def memory(buffer: Buffer) -> torch.Tensor:
+        if buffer.kind == "arena":
+            return arena[buffer.offset :]
+        whole = {"input": expected.inputs, "output": results}[buffer.kind][buffer.index] if buffer.data is None else buffer.data
+        return whole.reshape(-1).view(torch.uint8)
 
     def content(place: Place) -> torch.Tensor:
-        if place.desc.format.name.startswith("blocked") and place.buffer.kind == "arena":
-            return frame.arena[place.buffer.offset + place.offset :][: place.desc.bytes]
-        return frame._tensor(place, torch.float32, arguments)
+        mine = memory(place.buffer)[place.offset :][: place.desc.bytes]
+        if place.desc.format.name.startswith("blocked"):
+            return mine
+        return mine.view(torch.float32).as_strided(place.desc.shape, place.desc.strides)
 
-    at = [step for step, record in enumerate(plan.records) if record.kind != "guard"]  # guards come in between at the end
-    last = {id(place): at[step] for step, place in trace.touched}
+    addresses = [memory(buffer).data_ptr() + offset for buffer, offset in plan.slots]
+    frame = native.Frame(plan.program, addresses, [], scratchpad.data_ptr(), torch.get_num_threads())
+    last = {id(place): step for step, record in enumerate(plan.records) for place in record.places}
+    at = {None: -1} | {id(record): step for step, record in enumerate(plan.records)}
     made_by = {record.node: step for step, record in enumerate(plan.records) if record.node}
     watched: list[tuple[Value, Place, torch.Tensor]] = []
     looks = 0
@@ -188,24 +162,21 @@ def test_no_value_is_overwritten_before_its_last_reading(trace: Trace, name: str
     for step in range(-1, len(plan.records)):
         record = plan.records[step] if step >= 0 else None
         if record and record.call:
-            results = record.call([content(place) for place in record.call_inputs])
-            for place, result in zip(record.call_outputs, results, strict=True):
-                if place is None:
-                    continue
-                content(place).copy_(result)
+            made = record.call([content(place) for place in record.call_inputs])
+            for place, result in zip(record.call_outputs, made, strict=True):
+                if place is not None:
+                    content(place).copy_(result)
         elif record:
-            frame.native.run(done, done + 1)
+            frame.run(done, done + 1)
             done += 1
         for value, place, before in watched:
             if step < last.get(id(place), -1):
                 looks += 1
                 assert torch.equal(content(place), before), f"step {step} ({plan.records[step].implementation}) writes over {value}"
-        for since, value, place in trace.values:
+        for since, value, place in plan.lies:
             # What ATen makes is noted before its step.
-            if (
-                max(at[since] if since >= 0 else -1, made_by.get(value.producer, -1) if value.producer else -1) == step
-                and place.buffer.kind != "constant"
-            ):
+            noted = max(at[since and id(since)], made_by.get(value.producer, -1) if value.producer else -1)
+            if noted == step and place.buffer.kind != "constant":
                 watched.append((value, place, content(place).clone()))
     assert looks >= 2
 
@@ -232,13 +203,13 @@ def cat_steps(plan: Assembled) -> list[str]:
 
 
 @pytest.mark.parametrize("formats", ["plain", BLOCKED])
-def test_cat_of_one_image_is_in_place(trace: Trace, formats: str) -> None:
+def test_cat_of_one_image_is_in_place(formats: str) -> None:
     plan, graph, expected = assemble(lambda self, x: self.d(torch.cat([self.a(x), F.relu(self.b(x))], 1)), image(), formats=formats)
     assert any(isinstance(node.op, Cat) for node in graph)
     assert cat_steps(plan) == []
     whole = next(node.output for node in graph if isinstance(node.op, Cat))
-    place = next(place for _, value, place in trace.values if value is whole)
-    parts = [next(p for _, value, p in trace.values if value is part) for part in whole.producer.inputs]  # type: ignore[union-attr]
+    place = next(place for _, value, place in plan.lies if value is whole)
+    parts = [next(p for _, value, p in plan.lies if value is part) for part in whole.producer.inputs]  # type: ignore[union-attr]
     assert [p.buffer for p in parts] == [place.buffer] * 2
     assert [p.offset for p in parts] == [0, place.desc.bytes // 2]
     run(plan, expected)
@@ -298,15 +269,14 @@ def test_part_whose_first_option_fails_is_copied(monkeypatch: pytest.MonkeyPatch
 # -- residuals added where they lie
 
 
-def test_residual_that_dies_is_added_in_place(trace: Trace) -> None:
+def test_residual_that_dies_is_added_in_place() -> None:
     def net(self: Any, x: torch.Tensor) -> torch.Tensor:
         y = F.max_pool2d(x, 3, 1, 1)
         return torch.tanh(F.relu(self.b(F.relu(self.a(y))) + y))
 
     for formats in ("channels_last", BLOCKED):
         plan, _, expected = assemble(net, image(), formats=formats)
-        assert [name for name in trace.overwritten.values() if name] == ["max_pool2d"]
-        trace.overwritten.clear()
+        assert [record.overwrites.name for record in plan.records if record.overwrites] == ["max_pool2d"]
         run(plan, expected)
 
 
@@ -325,16 +295,17 @@ def test_residual_that_dies_is_added_in_place(trace: Trace) -> None:
     ],
 )
 @pytest.mark.parametrize("formats", ["channels_last", BLOCKED])
-def test_residual_that_lives_on_is_not_overwritten(trace: Trace, function: Any, formats: str) -> None:
+def test_residual_that_lives_on_is_not_overwritten(function: Any, formats: str) -> None:
     plan, graph, expected = assemble(function, image(), formats=formats)
     convs = [node for node in graph if isinstance(node.op, Conv) and len(node.inputs) > 3]
     assert convs, "no residual is fused: this test shows nothing"
     last = {value.id: position for position, node in enumerate(graph) for value in node.inputs}
     last.update({value.id: len(graph.nodes) for value in graph.outputs})
+    overwritten = {record.node: record.overwrites for record in plan.records}
     for node in convs:
         for value in node.inputs[3:]:
             if last[value.id] > graph.nodes.index(node) or value in graph.inputs or value is node.inputs[0]:
-                assert trace.overwritten.get(node.name) != value.name
+                assert overwritten[node] is not value
     run(plan, expected)
 
 

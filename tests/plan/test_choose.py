@@ -2,15 +2,17 @@
 
 import itertools
 import time
+import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drystone.plan import choose as choose_module
-from drystone.plan.choose import Choice, assignment_cost, choose
+from drystone.plan.choose import Choice, Limits, assignment_cost, choose
 
+DESCENT = Limits(search=-1)
 Edges = dict[tuple[int, int], np.ndarray]
 
 
@@ -98,13 +100,11 @@ def test_heuristic_costs_what_its_assignment_costs(count, seed, impossible):
     """With no allowance at all only the first descent and the local search are left."""
     costs, edges = random_problem(clique(count), count, seed, impossible=impossible)
     expected = brute_force(costs, edges)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(choose_module, "_SEARCH_ALLOWANCE", -1)
-        if not np.isfinite(expected):
-            with pytest.raises(ValueError, match="no assignment"):
-                choose(costs, edges)
-            return
-        choice = choose(costs, edges)
+    if not np.isfinite(expected):
+        with pytest.raises(ValueError, match="no assignment"):
+            choose(costs, edges, DESCENT)
+        return
+    choice = choose(costs, edges, DESCENT)
     assert choice.cost == assignment_cost(costs, edges, choice.options)
     assert np.isfinite(choice.cost)
     assert choice.cost >= expected - 1e-9
@@ -113,13 +113,11 @@ def test_heuristic_costs_what_its_assignment_costs(count, seed, impossible):
 
 
 @pytest.mark.parametrize("allowance", [0, 500])
-def test_local_search_leaves_nothing_that_a_pair_can_improve(monkeypatch, allowance):
-    monkeypatch.setattr(choose_module, "_SEARCH_ALLOWANCE", -1)
-    monkeypatch.setattr(choose_module, "_IMPROVEMENT_ALLOWANCE", allowance)
+def test_local_search_leaves_nothing_that_a_pair_can_improve(allowance):
     inexact = 0
     for seed in range(20):
         costs, edges = random_problem(clique(9), 9, seed, options=4)
-        choice = choose(costs, edges)
+        choice = choose(costs, edges, replace(DESCENT, improvement=allowance))
         inexact += not choice.exact
         for i, j in clique(9):
             for pair in itertools.product(range(len(costs[i])), range(len(costs[j]))):
@@ -129,23 +127,20 @@ def test_local_search_leaves_nothing_that_a_pair_can_improve(monkeypatch, allowa
     assert inexact  # else this has tested nothing
 
 
-@pytest.mark.parametrize("allowance", [0, 500])
-def test_local_search_improves_a_poor_start_and_takes_eliminated_variables_along(monkeypatch, allowance):
-    """Variable 6 hangs on the clique and is eliminated first: its option must follow its neighbour's."""
-    monkeypatch.setattr(choose_module, "_IMPROVEMENT_ALLOWANCE", allowance)
-    rng = np.random.default_rng(5)
-    costs = [rng.random(3) for _ in range(6)] + [np.zeros(3)]
-    edges = {pair: rng.normal(size=(3, 3)) for pair in clique(6)}
-    edges[0, 6] = np.where(np.eye(3, dtype=bool), 0.0, 10.0)
-    core = choose_module._Problem(*choose_module._checked(costs, edges))
-    core.reduce()
-    assert list(core.costs) == [0, 1, 2, 3, 4, 5]
-    for start in itertools.islice(itertools.product(range(3), repeat=6), 0, None, 97):
-        chosen = dict(enumerate([*start, (start[0] + 1) % 3]))
-        choose_module._improve(core, chosen)
-        options = [chosen[i] for i in range(7)]
-        assert options[6] == options[0]
-        assert assignment_cost(costs, edges, options) <= assignment_cost(costs, edges, [*start, start[0]])
+@pytest.mark.parametrize("limits", [{"improvement": 0}, {"improvement": 500}, {"improvement": 500, "sweeps": 0}], ids=str)
+def test_local_search_improves_a_poor_start_and_takes_eliminated_variables_along(limits):
+    """Variable 9 hangs on the clique and is eliminated first: its option must follow its neighbour's."""
+    gained = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        costs = [rng.random(3) for _ in range(9)] + [np.zeros(3)]
+        edges = {pair: rng.normal(size=(3, 3)) for pair in clique(9)}
+        edges[0, 9] = np.where(np.eye(3, dtype=bool), 0.0, 10.0)
+        start = choose(costs, edges, replace(DESCENT, improvement=0, sweeps=0))
+        choice = choose(costs, edges, replace(DESCENT, **limits))
+        assert choice.options[9] == choice.options[0] and choice.cost <= start.cost
+        gained += choice.options[0] != start.options[0]
+    assert gained  # else no eliminated variable had to follow
 
 
 def test_parallel_edges_in_both_directions_add_up():
@@ -246,29 +241,28 @@ def test_a_large_graph_that_does_not_reduce():
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_core_too_large_to_search_takes_one_descent(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_core_too_large_to_search_takes_one_descent(seed: int) -> None:
     costs, edges = random_problem(clique(9), 9, seed, impossible=0.2 if seed % 2 else 0.0)
+    large = Limits(searchable=0)
     try:
         best = choose(costs, edges)
     except ValueError:
-        best = None
-    monkeypatch.setattr(choose_module, "_SEARCHABLE", 0)
-    if best is None:
         with pytest.raises(ValueError, match="no assignment"):
-            choose(costs, edges)
+            choose(costs, edges, large)
         return
-    found = choose(costs, edges)
+    found = choose(costs, edges, large)
     assert np.isfinite(found.cost) and best.cost - 1e-9 <= found.cost <= best.cost + 1.0
     assert found.cost == assignment_cost(costs, edges, found.options)
 
 
-def test_a_large_core_is_not_copied_at_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    copies = []
-    monkeypatch.setattr(
-        choose_module._Problem, "copy", lambda self, copy=choose_module._Problem.copy: copies.append(1) or copy(self)
-    )
-    monkeypatch.setattr(choose_module, "_LOCAL_SEARCH_SWEEPS", 2)
+def test_a_large_core_is_not_copied_at_each_step() -> None:
     count, rng = 700, np.random.default_rng(0)
     edges = {(i, j): rng.normal(size=(2, 2)) for i in range(count) for j in range(i + 1, min(i + 5, count))}
-    choice = choose([rng.random(2) for _ in range(count)], edges)
-    assert not choice.exact and len(copies) < 10
+    costs = [rng.random(2) for _ in range(count)]
+    tracemalloc.start()
+    try:
+        choice = choose(costs, edges, Limits(sweeps=2))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert not choice.exact and peak < 20 << 20  # a copy takes half a megabyte

@@ -70,10 +70,10 @@ def invent_times(planner: Planner, seed: int) -> None:
     rng = random.Random(seed)
     for node in planner.graph:
         for option in planner.options[node]:
-            planner.cache.put(planner._key(node, option), rng.uniform(1e-6, 5e-6))
+            planner.cache.put(planner.key(node, option), rng.uniform(1e-6, 5e-6))
         for value in [*node.inputs, node.output]:
             for source, target in itertools.permutations(formats_of(value), 2):
-                planner.cache.put(planner._reorder_key(value, source, target), rng.uniform(1e-7, 4e-6))
+                planner.cache.put(planner.reorder_key(value, source, target), rng.uniform(1e-7, 4e-6))
 
 
 def total_cost(planner: Planner, choice: dict[Node, Option]) -> float:
@@ -82,13 +82,13 @@ def total_cost(planner: Planner, choice: dict[Node, Option]) -> float:
     def reorder(value: Value, source: str, target: str) -> float:
         if same_memory(value, source, target):
             return 0.0
-        seconds = planner.cache.get(planner._reorder_key(value, source, target))
+        seconds = planner.cache.get(planner.reorder_key(value, source, target))
         assert seconds is not None
         return REORDER_MUST_GAIN * seconds
 
     cost = 0.0
     for node, option in choice.items():
-        seconds = planner.cache.get(planner._key(node, option))
+        seconds = planner.cache.get(planner.key(node, option))
         assert seconds is not None
         cost += seconds
         for value, wanted in zip(node.inputs, option[1].inputs, strict=True):
@@ -122,10 +122,10 @@ def test_choice_moves_with_the_times() -> None:
     for gain, expected in ((10e-6, "channels_last"), (0.5e-6, PLAIN)):
         planner = planner_for(graph)
         for option in planner.options[node]:
-            planner.cache.put(planner._key(node, option), 20e-6 - gain * (option[1].output == "channels_last"))
+            planner.cache.put(planner.key(node, option), 20e-6 - gain * (option[1].output == "channels_last"))
         for value in (graph.inputs[0], node.output):
             for source, target in itertools.permutations(formats_of(value), 2):
-                planner.cache.put(planner._reorder_key(value, source, target), 1e-6)
+                planner.cache.put(planner.reorder_key(value, source, target), 1e-6)
         assert planner.best()[node][1].output == expected
 
 
@@ -162,7 +162,7 @@ def graph_of(expected: Reference) -> Graph:
 
 def test_every_rehearsed_plan_is_right(expected: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each format and each implementation computes the same network, and all of them are rehearsed (here on true weights)."""
-    monkeypatch.setattr(StandIns, "packed", lambda self, *args: self._store.packed(*args))
+    monkeypatch.setattr(StandIns, "packed", lambda self, *args: self.store.packed(*args))
     planner = planner_for(graph_of(expected))
     seen: set[str] = set()
 
@@ -300,14 +300,14 @@ def test_another_shape_is_planned_from_the_times_of_its_kin(expected: Reference)
     graph = simplify(build(capture(expected.model, wide)))
     for node, found in first.options.items():
         for i, option in enumerate(found):
-            first.cache.put(first._key(node, option), 1e-3 * (1 + i))
+            first.cache.put(first.key(node, option), 1e-3 * (1 + i))
     second = Planner(graph, WeightStore(), TuningCache({}), kin=first)
     for node, kin in zip(graph, first.graph, strict=True):
         for option in second.options[node]:
             if option in first.options[kin]:
-                known = first.cache.get(first._key(kin, option))
-                assert known is not None and second._node_cost(node, option) == pytest.approx(3 * known)
+                known = first.cache.get(first.key(kin, option))
+                assert known is not None and second.node_cost(node, option) == pytest.approx(3 * known)
     node = graph.nodes[0]
     own = second.options[node][0]
-    second.cache.put(second._key(node, own), 5e-6)
-    assert second._node_cost(node, own) == 5e-6
+    second.cache.put(second.key(node, own), 5e-6)
+    assert second.node_cost(node, own) == 5e-6

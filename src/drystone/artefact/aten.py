@@ -91,7 +91,7 @@ def check(node: Node, read: set[int]) -> None:
 
     ``read``: the ids of values that a node or the caller reads. Nothing is computed: the operands are on the meta device.
     """
-    results = (_KNOWN.get(_name(node), _results)(node)) or _results(node)
+    results = (_KNOWN.get(_name(node), results_of)(node)) or results_of(node)
     require(len(results) == len(node.outputs), f"{node.name} gives {len(results)} tensors, not {len(node.outputs)}")
     for position, (value, result) in enumerate(zip(node.outputs, results, strict=True)):
         if position == 0 or value.id in read:
@@ -99,10 +99,10 @@ def check(node: Node, read: set[int]) -> None:
             # A lowered graph rounds what an operator gives: any float goes to any other.
             same = result.dtype == value.dtype or (result.is_floating_point() and value.dtype.is_floating_point)
             require(same, f"{node.name}: the result is {result.dtype}, not {value}")
-    _check_indices(node)
+    check_indices(node)
 
 
-def _results(node: Node) -> list[torch.Tensor]:
+def results_of(node: Node) -> list[torch.Tensor]:
     op, meta = node.of(Aten), torch.device("meta")
     target = op.target
     assert isinstance(target, torch._ops.OpOverload)
@@ -160,7 +160,7 @@ def _fits(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
 _KNOWN = {"embedding": _embedding, "scaled_dot_product_attention": _attention}
 
 
-def _check_indices(node: Node) -> None:
+def check_indices(node: Node) -> None:
     """Constants that index an operand must stay within it; torch finds what an input holds at each call."""
     args, name = node.of(Aten).args, _name(node)
     if name == "embedding":

@@ -31,14 +31,14 @@ def of_times(planner: Planner | None, graph: Graph) -> dict[str, Any]:
     nodes = []
     values: dict[tuple[Any, ...], Value] = {}
     for node in planner.graph:
-        times = [(option, planner.cache.get(planner._key(node, option))) for option in planner.options[node]]
+        times = [(option, planner.cache.get(planner.key(node, option))) for option in planner.options[node]]
         nodes.append([[*_of_option(option), seconds] for option, seconds in times if seconds is not None])
         values |= {(value.dtype, value.shape): value for value in [*node.inputs, *node.outputs]}
     reorders = []
     for value in values.values():
         for source in formats_of(value):
             for target in formats_of(value):
-                seconds = planner.cache.get(planner._reorder_key(value, source, target))
+                seconds = planner.cache.get(planner.reorder_key(value, source, target))
                 if seconds is not None:
                     reorders.append([name_of(value.dtype), list(value.shape), source, target, seconds])
     return {"nodes": nodes, "reorders": reorders}
@@ -86,9 +86,9 @@ class Plan:
             known = {(option[0].name, option[1]): option for option in planner.options[node]}
             for name, layout, seconds in times:
                 if (name, layout) in known:
-                    planner.cache.put(planner._key(node, known[name, layout]), seconds)
+                    planner.cache.put(planner.key(node, known[name, layout]), seconds)
         for value, source, target, seconds in self.reorders:
-            planner.cache.put(planner._reorder_key(value, source, target), seconds)
+            planner.cache.put(planner.reorder_key(value, source, target), seconds)
 
 
 def _option(node: Node, name: str, layout: Layout) -> Option:

@@ -92,7 +92,7 @@ def _bytes(tensor: torch.Tensor) -> memoryview:
 
 
 @dataclass
-class _Stored:
+class Stored:
     """One tensor of the file, read when it is called."""
 
     file: BinaryIO
@@ -161,8 +161,8 @@ def check_all(constants: list[Value]) -> None:
             stored()
 
 
-def _stored(value: Value) -> _Stored:
-    assert isinstance(value.data, _Stored)
+def _stored(value: Value) -> Stored:
+    assert isinstance(value.data, Stored)
     return value.data
 
 
@@ -187,5 +187,5 @@ def _value(file: BinaryIO, base: int, header: dict[str, Any], index: int, item: 
     )
     start, stop = (whole(offset, f"the weights' {index}") for offset in listed(offsets, f"the weights' {index}", 2))
     require(stop - start == _size(shape, dtype), f"the weights' {index} has {stop - start} bytes")
-    stored = _Stored(file, base + start, shape, dtype, text(sha256, what), name)
+    stored = Stored(file, base + start, shape, dtype, text(sha256, what), name)
     return Value(shape, dtype, name, data=stored, identity=("constant", index))

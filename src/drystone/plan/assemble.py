@@ -61,6 +61,8 @@ class StepRecord:
     layout: str
     node: Node | None = None
     reason: str = ""
+    places: list[Place] = field(default_factory=list)  # that it reads or writes
+    overwrites: Value | None = None  # whose memory its output takes over
     call: Callable[[list[torch.Tensor]], list[torch.Tensor]] | None = None
     call_inputs: list[Place] = field(default_factory=list)
     call_outputs: list[Place | None] = field(default_factory=list)  # None for a result that nobody reads
@@ -79,6 +81,7 @@ class Assembled:
     output_dtypes: list[torch.dtype]  # a place knows only what its elements are moved as
     arena_bytes: int
     choice: dict[Node, Option]
+    lies: list[tuple[StepRecord | None, Value, Place]]  # where a value lies in a format, since which step (None: from the start)
 
     @property
     def segments(self) -> int:
@@ -117,7 +120,8 @@ class _Assembler:
         self.home: dict[int, str] = {}  # value → the format in which its producer left it
         self.buffers: list[Buffer] = []
         self.records: list[StepRecord] = []
-        self.steps: list[tuple[native.Step, list[Place]] | None] = []  # one a record, None for ATen's
+        self.lies: list[tuple[StepRecord | None, Value, Place]] = []
+        self.steps: list[native.Step | None] = []  # one a record, None for ATen's
         self.frail: list[Node] = []  # nodes whose steps have an exact run
         self.slot_of: dict[tuple[int, int], int] = {}
         self.slots: list[tuple[Buffer, int]] = []
@@ -149,12 +153,14 @@ class _Assembler:
             self.slots.append((place.buffer, place.offset))
         return self.slot_of[key]
 
-    def _touch(self, places: list[Place]) -> None:
-        step = len(self.records)
-        for place in places:
+    def _emit(self, step: native.Step | None, record: StepRecord) -> None:
+        at = len(self.records)
+        for place in record.places:
             if place.buffer.first < 0:
-                place.buffer.first = step
-            place.buffer.last = step
+                place.buffer.first = at
+            place.buffer.last = at
+        self.steps.append(step)
+        self.records.append(record)
 
     def _constant(self, data: torch.Tensor) -> Place:
         value = Value(tuple(data.shape), data.dtype)
@@ -162,6 +168,7 @@ class _Assembler:
 
     def _remember(self, value: Value, format: str, place: Place) -> None:
         self.places[value.id, format] = place
+        self.lies.append((self.records[-1] if self.records else None, value, place))
         self._lies(value, place)
 
     def _lies(self, value: Value, place: Place) -> None:
@@ -208,12 +215,7 @@ class _Assembler:
             except ValueError:  # no kernels for this CPU
                 if step is None:
                     raise
-        self._emit(step, [source, target], StepRecord(kind, value, name, layout, node))
-
-    def _emit(self, step: native.Step, places: list[Place], record: StepRecord) -> None:
-        self._touch(places)
-        self.steps.append((step, places))
-        self.records.append(record)
+        self._emit(step, StepRecord(kind, value, name, layout, node, places=[source, target]))
 
     # -- cat in place ----------------------------------------------------------------------------------------------------
 
@@ -379,7 +381,7 @@ class _Assembler:
             if copy is not place and copy.buffer.first < 0:
                 value = node.inputs[i]
                 step = copy_step(place.desc, copy.desc)
-                self._emit(step, [place, copy], StepRecord("copy", value, f"drystone {step.implementation}", "dense"))
+                self._emit(step, StepRecord("copy", value, f"drystone {step.implementation}", "dense", places=[place, copy]))
         return wanted
 
     def _dense_copy(self, value: Value, place: Place) -> Place:
@@ -432,7 +434,9 @@ class _Assembler:
                 self.home[value.id] = PLAIN
             operands = [self._operand(node, operand, places, targets) for operand in created.operands]
             name = f"{implementation.name} {created.step.implementation}".strip()
-            self._emit(created.step, operands, StepRecord("node", node.output, name, str(layout), node))
+            overwritten = None if created.overwrites is None else node.inputs[created.overwrites]
+            record = StepRecord("node", node.output, name, str(layout), node, places=operands, overwrites=overwritten)
+            self._emit(created.step, record)
             if isinstance(created.step, native.Product) and created.step.has_exact_run:
                 self.frail.append(node)
         self._remember(node.output, layout.output, place)
@@ -468,11 +472,9 @@ class _Assembler:
             self._constant(self.weights.plain(value, value.dtype)) if value.is_constant else place
             for value, place in zip(node.inputs, places, strict=True)
         ]
-        self._touch(reads + [target for target in targets if target])
-        self.steps.append(None)
-        self.records.append(
-            StepRecord("aten", node.output, "aten", PLAIN, node, call=created.call, call_inputs=reads, call_outputs=targets)
-        )
+        record = StepRecord("aten", node.output, "aten", PLAIN, node, call=created.call, call_inputs=reads, call_outputs=targets)
+        record.places = reads + [target for target in targets if target]
+        self._emit(None, record)
 
     # -- the whole -------------------------------------------------------------------------------------------------------
 
@@ -507,12 +509,12 @@ class _Assembler:
         dtypes = [value.dtype for value in self.graph.outputs]
         names = [value.name for value in self.graph.inputs]
         program, records = self._program()
-        return Assembled(program, records, self.slots, inputs, names, outputs, dtypes, total, self.choice)
+        return Assembled(program, records, self.slots, inputs, names, outputs, dtypes, total, self.choice, self.lies)
 
     def _program(self) -> tuple[native.Program, list[StepRecord]]:
         """The steps in order, with the guards that they need; a rehearsal, whose weights are none, does without."""
         made_at = {value.id: i for i, record in enumerate(self.records) if record.node for value in record.node.outputs}
-        guards: dict[int, list[tuple[native.Step, Place, StepRecord]]] = {}  # by the record that they follow; -1: before all
+        guards: dict[int, list[tuple[native.Step, StepRecord]]] = {}  # by the record that they follow; -1: before all
         steps: dict[int, tuple[native.Step, Place]] = {}
 
         def can_guard(value: Value) -> bool:
@@ -528,24 +530,22 @@ class _Assembler:
         watched = Watch() if self.weights.stands_in else watch(self.graph, self.frail, self.weights, can_guard)
         for value in watched.guarded:
             step, place = steps[value.id]
-            record = StepRecord("guard", value, f"drystone {step.implementation}", self.home[value.id])
-            guards.setdefault(made_at.get(value.id, -1), []).append((step, place, record))
+            record = StepRecord("guard", value, f"drystone {step.implementation}", self.home[value.id], places=[place])
+            guards.setdefault(made_at.get(value.id, -1), []).append((step, record))
 
         program = native.Program()
         records: list[StepRecord] = []
 
-        def look(after: int) -> None:
-            for step, place, record in guards.get(after, ()):
-                program.add(step, [self._slot(place)])
-                records.append(record)
-
-        look(-1)
-        for i, (entry, record) in enumerate(zip(self.steps, self.records, strict=True)):
-            if entry is not None:
-                step, places = entry
-                program.add(step, [self._slot(place) for place in places], record.node in watched.exact)
+        def add(step: native.Step | None, record: StepRecord) -> None:
+            if step is not None:
+                program.add(step, [self._slot(place) for place in record.places], record.node in watched.exact)
             records.append(record)
-            look(i)
+
+        for i in range(-1, len(self.records)):
+            if i >= 0:
+                add(self.steps[i], self.records[i])
+            for step, record in guards.get(i, ()):
+                add(step, record)
         return program, records
 
 

@@ -24,15 +24,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Allowances of the search and of the local search after it, in variables copied and reduced: a second or two for a core of hundreds
-# of variables; a small one is proved optimal long before.
-_SEARCH_ALLOWANCE = 10_000
-_IMPROVEMENT_ALLOWANCE = 2_500
-_LOCAL_SEARCH_SWEEPS = 100
-# Variables of a core that is searched. Each step copies what is left: a larger core takes one descent without a way back.
-_SEARCHABLE = 512
 # Differences below this share of a cost are rounding, not an improvement.
 _ROUNDING = 1e-12
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long ``choose`` looks: a second or two for a core of hundreds of variables; a small one is proved optimal long before.
+
+    Allowances are in variables copied and reduced.
+    """
+
+    search: int = 10_000
+    improvement: int = 2_500  # of the local search after it
+    sweeps: int = 100  # over single variables and pairs
+    searchable: int = 512  # variables; each step copies what is left, so a larger core takes one descent without a way back
 
 
 @dataclass
@@ -47,7 +53,11 @@ class Choice:
     exact: bool
 
 
-def choose(costs: Sequence[np.ndarray], edges: Mapping[tuple[int, int], np.ndarray]) -> Choice:
+def choose(
+    costs: Sequence[np.ndarray],
+    edges: Mapping[tuple[int, int], np.ndarray],
+    limits: Limits = Limits(),
+) -> Choice:
     """The assignment of least cost: exact where the graph reduces or is small, else a good one.
 
     ``costs[i]`` holds the cost of each option of variable i. ``edges[i, j]``, of shape (options of i, options of j), holds
@@ -66,7 +76,7 @@ def choose(costs: Sequence[np.ndarray], edges: Mapping[tuple[int, int], np.ndarr
         whole = _Problem(vectors, neighbours)
         whole.reduce()
         for variables in whole.components():
-            exact &= _solve_core(whole.part(variables), chosen)
+            exact &= _solve_core(whole.part(variables), chosen, limits)
     except _Infeasible:
         raise ValueError("no assignment has a finite cost") from None
     _unwind(whole.trail, chosen)
@@ -279,19 +289,19 @@ def _unwind(trail: _Trail, chosen: dict[int, int]) -> None:
         chosen[step.variable] = int(vector.argmin())
 
 
-def _solve_core(core: _Problem, chosen: dict[int, int]) -> bool:
+def _solve_core(core: _Problem, chosen: dict[int, int], limits: Limits) -> bool:
     """Choose the variables of a connected problem that reduces no further; True if the choice is exact."""
     core.reduce()
-    trail, exact = _search(core) if len(core.costs) <= _SEARCHABLE else _descend(core)
+    trail, exact = _search(core, limits) if len(core.costs) <= limits.searchable else _descend(core, limits)
     found: dict[int, int] = {}
     _unwind(trail, found)
     if not exact:
-        _improve(core, found)
+        _improve(core, found, limits)
     chosen.update(found)
     return exact
 
 
-def _search(core: _Problem) -> tuple[_Trail, bool]:
+def _search(core: _Problem, limits: Limits) -> tuple[_Trail, bool]:
     """Depth-first branch and bound from a reduced problem: the best trail, and whether the search was complete.
 
     The allowance counts only once there is a solution: until then, going on is the only way to know whether there is one.
@@ -306,7 +316,7 @@ def _search(core: _Problem) -> tuple[_Trail, bool]:
         if not options or _no_better(options[-1][0], best_cost):
             branches.pop()
             continue
-        if best is not None and spent > _SEARCH_ALLOWANCE:
+        if best is not None and spent > limits.search:
             return best, False
         _, option = options.pop()
         spent += len(problem.costs)
@@ -328,7 +338,7 @@ def _search(core: _Problem) -> tuple[_Trail, bool]:
     return best, True
 
 
-def _descend(core: _Problem) -> tuple[_Trail, bool]:
+def _descend(core: _Problem, limits: Limits) -> tuple[_Trail, bool]:
     """RN until nothing is left, in time linear in the edges; a search where that ends in a choice of infinite cost."""
     problem = core.copy()
     by_degree: dict[int, list[int]] = {}
@@ -344,7 +354,7 @@ def _descend(core: _Problem) -> tuple[_Trail, bool]:
                 elif now:
                     by_degree.setdefault(now, []).append(i)
     except _Infeasible:
-        return _search(core)
+        return _search(core, limits)
     return problem.trail, False
 
 
@@ -370,15 +380,15 @@ def _bounds(problem: _Problem, variable: int) -> np.ndarray:
     return bounds
 
 
-def _improve(core: _Problem, chosen: dict[int, int]) -> None:
+def _improve(core: _Problem, chosen: dict[int, int], limits: Limits) -> None:
     """Local search, in place: single variables and pairs, then, as long as the allowance lasts, large random parts.
 
     A part is what the reductions eliminate, exactly, while the other variables are fixed one by one to their present
     options in random order; so it is never worse than before. Keeps ``chosen`` for eliminated variables in step.
     """
-    _improve_pairs(core, chosen)
+    _improve_pairs(core, chosen, limits.sweeps)
     rng = np.random.default_rng(0)
-    for _ in range(_IMPROVEMENT_ALLOWANCE // len(core.costs)):
+    for _ in range(limits.improvement // len(core.costs)):
         problem = core.copy()
         order = list(core.costs)
         rng.shuffle(order)
@@ -387,11 +397,11 @@ def _improve(core: _Problem, chosen: dict[int, int]) -> None:
                 problem.fix(i, chosen[i])
                 problem.reduce()
         _unwind(problem.trail, chosen)
-    _improve_pairs(core, chosen)
+    _improve_pairs(core, chosen, limits.sweeps)
     _unwind(core.trail, chosen)
 
 
-def _improve_pairs(core: _Problem, chosen: dict[int, int]) -> None:
+def _improve_pairs(core: _Problem, chosen: dict[int, int], sweeps: int) -> None:
     """Re-choose single variables, then pairs of neighbours, until nothing gets cheaper."""
 
     def given_others(i: int, but: int | None = None) -> np.ndarray:
@@ -401,7 +411,7 @@ def _improve_pairs(core: _Problem, chosen: dict[int, int]) -> None:
                 vector = vector + matrix[:, chosen[k]]
         return vector
 
-    for _ in range(_LOCAL_SEARCH_SWEEPS):
+    for _ in range(sweeps):
         improved = False
         for i in core.costs:
             vector = given_others(i)

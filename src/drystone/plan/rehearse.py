@@ -94,7 +94,7 @@ class Planner:
         self.spare: dict[str, list[Option]] = {}  # by signature: what a held format bars, the nearest to it first
         for node in graph:
             found, reason = options(node)
-            possible = [option for option in found if cache.get(self._key(node, option)) != IMPOSSIBLE]
+            possible = [option for option in found if cache.get(self.key(node, option)) != IMPOSSIBLE]
             found = possible or found  # none: they are tried again, for the reason to tell
             if held_format and not isinstance(node.op, Permute):  # that may be free, and its output's format has another meaning
                 found, self.spare[self.signatures[node]] = _held(found, held_format)
@@ -113,7 +113,7 @@ class Planner:
         left = self.options[node]
         if option in left:
             left.remove(option)
-        self.cache.put(self._key(node, option), IMPOSSIBLE)
+        self.cache.put(self.key(node, option), IMPOSSIBLE)
         spare = self.spare.get(self.signatures[node])
         if not left and spare:
             left.append(spare.pop(0))
@@ -128,11 +128,11 @@ class Planner:
                 record.reason = self.reasons[record.node]
         return assembled
 
-    def _key(self, node: Node, option: Option) -> str:
+    def key(self, node: Node, option: Option) -> str:
         return f"{self.signatures[node]}|{option[0].name}|{option[1]}"
 
     @staticmethod
-    def _reorder_key(value: Value, source: str, target: str) -> str:
+    def reorder_key(value: Value, source: str, target: str) -> str:
         return f"reorder {value.dtype} {value.shape}|{source}|{target}"
 
     # -- waves -----------------------------------------------------------------------------------------------------------
@@ -155,7 +155,7 @@ class Planner:
                     same = [o for o in found if o[1] == layout]
                     choice[node] = same[min(turn, len(same) - 1)]
                     more |= len(same) > turn + 1
-                    new |= self.cache.get(self._key(node, choice[node])) is None
+                    new |= self.cache.get(self.key(node, choice[node])) is None
                 if new:
                     yield choice
                 if not more:
@@ -174,12 +174,12 @@ class Planner:
                 spent[record.node] += seconds
             elif record.kind == "reorder":
                 source, target = record.layout.split("→")
-                self._keep(self._reorder_key(record.value, source, target), seconds)
+                self._keep(self.reorder_key(record.value, source, target), seconds)
                 if record.value.bytes > 1 << 16 and seconds > 0:
                     self.measured_bandwidth.append(2 * record.value.bytes / seconds)
         shared: dict[str, list[float]] = {}
         for node, seconds in spent.items():
-            shared.setdefault(self._key(node, assembled.choice[node]), []).append(seconds)
+            shared.setdefault(self.key(node, assembled.choice[node]), []).append(seconds)
         for key, times in shared.items():
             self._keep(key, statistics.median(times))
         return sum(steps)
@@ -210,8 +210,8 @@ class Planner:
             seconds += 2.0 * met * weight.numel / FLOPS_A_SECOND * slower
         return seconds
 
-    def _node_cost(self, node: Node, option: Option) -> float:
-        for known in (self.cache.get(self._key(node, option)), self._kin_cost(node, option)):
+    def node_cost(self, node: Node, option: Option) -> float:
+        for known in (self.cache.get(self.key(node, option)), self._kin_cost(node, option)):
             if known is not None:
                 return known
         return self._estimate(node, option)
@@ -221,13 +221,13 @@ class Planner:
         if self.kin is None:
             return None
         kin_node = self.kin_node[node]
-        known = self.kin.cache.get(self.kin._key(kin_node, option))
+        known = self.kin.cache.get(self.kin.key(kin_node, option))
         return None if known is None else known * node.output.numel / max(kin_node.output.numel, 1)
 
     def _reorder_cost(self, value: Value, source: str, target: str) -> float:
         if same_memory(value, source, target):
             return 0.0
-        known = self.cache.get(self._reorder_key(value, source, target))
+        known = self.cache.get(self.reorder_key(value, source, target))
         if known is not None:
             return known
         rate = statistics.median(self.measured_bandwidth) if self.measured_bandwidth else BYTES_A_SECOND
@@ -238,7 +238,7 @@ class Planner:
         seconds = []
         records = Counter(record.node for record in assembled.records)
         of_node = {
-            node: self._node_cost(node, assembled.choice[node]) / count for node, count in records.items() if node is not None
+            node: self.node_cost(node, assembled.choice[node]) / count for node, count in records.items() if node is not None
         }
         for record in assembled.records:
             if record.node is not None:
@@ -256,7 +256,7 @@ class Planner:
         nodes = self.graph.nodes
         position = {node: i for i, node in enumerate(nodes)}
         lists = [self.options[node] or [(ATEN, ATEN.layouts(node)[0])] for node in nodes]
-        costs = [np.array([self._node_cost(node, o) for o in found]) for node, found in zip(nodes, lists, strict=True)]
+        costs = [np.array([self.node_cost(node, o) for o in found]) for node, found in zip(nodes, lists, strict=True)]
         edges: dict[tuple[int, int], np.ndarray] = {}
         given = {value.id: self.ends.of_input(i) for i, value in enumerate(self.graph.inputs)}
         for node, found in zip(nodes, lists, strict=True):
@@ -285,7 +285,7 @@ class Planner:
         holders: dict[str, tuple[Node, Option]] = {}
         for node in self.graph:
             for option in self.options[node]:
-                key, estimate = self._key(node, option), self._estimate(node, option)
+                key, estimate = self.key(node, option), self._estimate(node, option)
                 seconds = self.cache.get(key)
                 if key in self._measured and seconds is not None and estimate > 0:
                     ratios[option[0].name][key] = seconds / estimate
@@ -352,7 +352,7 @@ class Planner:
         return self.assemble(chosen)
 
     def _unmeasured(self, choice: dict[Node, Option]) -> bool:
-        return any(self.cache.get(self._key(node, option)) is None for node, option in choice.items())
+        return any(self.cache.get(self.key(node, option)) is None for node, option in choice.items())
 
 
 def _steady(runs: list[list[float]]) -> bool:

@@ -238,7 +238,7 @@ OF_ATEN: dict[str, Attack] = {
     "an argument twice": (lambda: read(aten(kwargs={"dim": 1})), "has no such arguments"),
     "an axis too many": (lambda: read(aten(args=[{"input": 0}, 7])), "torch refuses this call of aten.cumprod.default"),
     "an axis too many, as a lookup": (
-        lambda: of_aten._check_indices(_indexing("index_select.default", [{"input": 0}, 1, {"input": 1}])),
+        lambda: of_aten.check_indices(_indexing("index_select.default", [{"input": 0}, 1, {"input": 1}])),
         "n: axis 1 of",
     ),
 }
@@ -265,9 +265,9 @@ def _indexing(name: str, args: list[Any], indices: torch.Tensor | None = None) -
     return Node(op, [x, constant, Value((), torch.float32, "v")], [], name="n")
 
 
-def _stored(data: torch.Tensor) -> weights._Stored:
+def _stored(data: torch.Tensor) -> weights.Stored:
     low, high = (int(data.min()), int(data.max())) if data.numel() else (0, -1)
-    return weights._Stored(None, 0, tuple(data.shape), data.dtype, "", "i", extremes=(low, high))  # type: ignore[arg-type]
+    return weights.Stored(None, 0, tuple(data.shape), data.dtype, "", "i", extremes=(low, high))  # type: ignore[arg-type]
 
 
 INDEXING = {
@@ -285,7 +285,7 @@ INDEXING = {
 def test_constants_that_index(name: str) -> None:
     def checked(indices: list[int]) -> None:
         node = _indexing(name, INDEXING[name], torch.tensor(indices, dtype=torch.int64))
-        node.outputs = [Value(tuple(result.shape), result.dtype, "y") for result in of_aten._results(node)]
+        node.outputs = [Value(tuple(result.shape), result.dtype, "y") for result in of_aten.results_of(node)]
         of_aten.check(node, set())
 
     for right in ([0, 2], [-3, 2], []):

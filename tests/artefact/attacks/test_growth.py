@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import drystone
 from artefacts import change, read, write
 from drystone.artefact import document, folder, weights
 from drystone.plan import arena
+from drystone.plan.choose import Limits, choose
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*operators run on ATen")
 
@@ -183,7 +185,7 @@ def calls(work: Callable[[], None]) -> int:
 @pytest.mark.parametrize("what", DOCUMENTS)
 def test_twice_the_document_is_twice_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     monkeypatch.setattr(arena, "MAX_CONTEMPORARIES", 1000)
-    monkeypatch.setattr("drystone.plan.choose._SEARCHABLE", 20)
+    monkeypatch.setattr("drystone.plan.rehearse.choose", functools.partial(choose, limits=Limits(searchable=20)))
     path = tmp_path / "m"
     load(path, DOCUMENTS[what](3))
     few, some, many = (calls(lambda n=n: load(path, DOCUMENTS[what](n))) for n in (50, 100, 200))  # type: ignore[misc]
@@ -199,9 +201,7 @@ def test_a_constant_that_indexes_is_read_once_for_all_that_it_indexes(path: Path
     write(path, "program.json", program)
     change(path, "plan.json", lambda plan: (plan.update(choices=[]), plan["seconds"]["nodes"].extend([[]] * 50)))
     readings = []
-    monkeypatch.setattr(
-        weights._Stored, "__call__", lambda self, call=weights._Stored.__call__: readings.append(self) or call(self)
-    )
+    monkeypatch.setattr(weights.Stored, "__call__", lambda self, call=weights.Stored.__call__: readings.append(self) or call(self))
     drystone.load(path)
     assert len([stored for stored in readings if stored.name == program["constants"][number]["name"]]) <= 3
 

@@ -180,7 +180,7 @@ class StandIns(WeightStore):
 
     def __init__(self, store: WeightStore) -> None:
         super().__init__()
-        self._store = store
+        self.store = store
         self._chunks: list[torch.Tensor] = []
         self._taken: dict[tuple[Hashable, str], torch.Tensor] = {}
         self.reset()
@@ -202,7 +202,7 @@ class StandIns(WeightStore):
         return self._taken[key]
 
     def plain(self, weight: Value, dtype: torch.dtype) -> torch.Tensor:
-        return self._store.plain(weight, dtype)
+        return self.store.plain(weight, dtype)
 
     def _zeros(self, size: int) -> torch.Tensor:
         while self._index < len(self._chunks) and self._used + size > self._chunks[self._index].numel():
