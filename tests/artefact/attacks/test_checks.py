@@ -109,6 +109,7 @@ OF_OPERATORS: dict[str, tuple[Given, str]] = {
         "does not go on from the instruction before it",
     ),
     "conv: an epilogue that begins anew": (conv(epilogue=[RELU, RELU]), "does not go on from the instruction before it"),
+    "conv: an epilogue of a result to come": (conv(epilogue=[["relu", [["reg", 1]], 0, 0], RELU]), "relu(reg1): 1 is no integer"),
     "conv: an epilogue beyond its operands": (
         conv(inputs=[MAP, [1]], reads="v0 c0 c1 v1", epilogue=[["add", [["in", 0], ["in", 2]], 0, 0]]),
         "or reads beyond the operands",
@@ -137,6 +138,7 @@ OF_OPERATORS: dict[str, tuple[Given, str]] = {
     "conv: other channels": (conv(inputs=[[1, 5, 8, 8]]), "in 2 groups does not fit"),
     "conv: a kernel larger than its input": (conv(inputs=[[1, 4, 2, 8]]), "the kernel is larger than its input"),
     "conv: a dilated kernel larger than its input": (conv(dilation=[4, 1]), "the kernel is larger than its input"),
+    "conv_transpose: channels in no groups": (transpose(constants=[[7, 2, 3, 3], [7]]), "in 2 groups does not fit"),
     "conv_transpose: outputs of no input": (transpose(padding_r=[0, -1]), "outputs of no input"),
     "conv_transpose: nothing left": (transpose(padding_l=[10, 0]), "nothing is left of the output"),
     "matmul: no axes": (matmul(inputs=[[]]), "a matmul of 0 axes"),
