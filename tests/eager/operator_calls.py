@@ -93,7 +93,7 @@ def _error_of(call: Callable[[], Any]) -> tuple[type, str] | None:
     return None
 
 
-def agree(call: Callable[[], Any]) -> None:
+def agree(call: Callable[[], Any], exactly: bool = False) -> Outcome:
     """The call's results, and what kind of tensors they are, or its error, are the same with ``drystone.enable()`` and without."""
     stock = outcome(call)
     with drystone.enabled():
@@ -102,7 +102,8 @@ def agree(call: Callable[[], Any]) -> None:
     for got, expected in zip(ours.tensors, stock.tensors, strict=True):
         assert _kind(got) == _kind(expected)
         if got.device.type == "cpu":
-            _agree_in_numbers(got.detach(), expected.detach())
+            _agree_in_numbers(got.detach(), expected.detach(), exactly)
+    return stock
 
 
 def _kind(x: torch.Tensor) -> tuple[Any, ...]:
@@ -111,7 +112,7 @@ def _kind(x: torch.Tensor) -> tuple[Any, ...]:
     return (type(x), x.dtype, x.shape, x.layout, x.device, strides, type(x.grad_fn), *flags)
 
 
-def _agree_in_numbers(got: torch.Tensor, expected: torch.Tensor) -> None:
+def _agree_in_numbers(got: torch.Tensor, expected: torch.Tensor, exactly: bool) -> None:
     got, expected = (
         x.dequantize() if x.is_quantized else x.to_dense() if x.layout != torch.strided else x for x in (got, expected)
     )
@@ -120,7 +121,7 @@ def _agree_in_numbers(got: torch.Tensor, expected: torch.Tensor) -> None:
     if got.dtype == torch.float8_e4m3fn:  # which is moved, but not computed with
         got, expected = got.view(torch.uint8), expected.view(torch.uint8)
     exact = not got.is_floating_point()
-    limit = 0 if exact else max(FLOAT32_LIMIT, torch.finfo(got.dtype).eps)
+    limit = 0 if exact or exactly else max(FLOAT32_LIMIT, torch.finfo(got.dtype).eps)
     if not exact:
         assert torch.equal(got.isnan(), expected.isnan()) and torch.equal(got.isinf(), expected.isinf())
         got, expected = (x.double().nan_to_num(0, 0, 0) for x in (got, expected))

@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import drystone
 from agreement import relative_error
-from drystone.eager import operators
-
-pytestmark = pytest.mark.skipif(operators.why_not() is not None, reason=str(operators.why_not()))
 
 FLOATS = [torch.float32, torch.bfloat16, torch.float16]
 ANY = [*FLOATS, torch.float64, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8]
 seeds = st.integers(0, 1 << 16)
-
-
-@pytest.fixture(autouse=True)
-def disabled_afterwards() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-    drystone.disable()
 
 
 def numbers(seed: int, shape: list[int], dtype: torch.dtype, most: int = 100) -> torch.Tensor:

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 import drystone
 from agreement import relative_error
-from drystone.eager import operators
-from drystone.tools.ops import volume_layers
-
-pytestmark = pytest.mark.skipif(operators.why_not() is not None, reason=str(operators.why_not()))
 
 SHAPES = [
     (2, 8, 4, 8, 8),
@@ -104,38 +97,6 @@ def test_squares_that_outgrow_float32(size: float) -> None:
     assert torch.equal(running_var.isinf(), exact[4].float().isinf())
 
 
-BATCH: tuple[Callable[..., torch.Tensor], ...] = (
-    lambda x, *p: F.batch_norm(x, None, None, *p, training=True),
-    lambda x, *p: drystone.ops.batch_norm(x, None, None, *p, training=True),
-)
-INSTANCE: tuple[Callable[..., torch.Tensor], ...] = (
-    lambda x, *p: F.instance_norm(x, None, None, *p),
-    lambda x, *p: drystone.ops.instance_norm(x, *p),
-)
-
-
-@pytest.mark.parametrize("calls", [BATCH, INSTANCE], ids=["batch", "instance"])
-@pytest.mark.parametrize("affine", [False, True])
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d])
-def test_gradients(calls: Any, affine: bool, memory_format: torch.memory_format) -> None:
-    x = torch.randn(2, 16, 5, 9, 11).contiguous(memory_format=memory_format).requires_grad_()
-    operands = [x, *(torch.randn(16, requires_grad=True) for _ in range(2))] if affine else [x]
-    given = torch.randn(x.shape)
-
-    def run(call: Callable[..., torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        y = call(*operands)
-        return y, *torch.autograd.grad(y, operands, given)
-
-    stock = run(calls[0])
-    with drystone.enabled():
-        ours = run(calls[0])
-    for mine, theirs in zip(ours, stock, strict=True):
-        assert mine.stride() == theirs.stride()
-        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
-    for mine, theirs in zip(run(calls[1]), stock, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
-
-
 def test_a_layer_trains_as_without() -> None:
     """Running statistics included, and the number of batches; then in inference."""
     batches = torch.randn(5, 2, 16, 4, 9, 9) * 2 + 1
@@ -150,67 +111,3 @@ def test_a_layer_trains_as_without() -> None:
         with drystone.enabled():
             got = ours(batches[0])
         torch.testing.assert_close(got, stock(batches[0]))
-
-
-def test_what_torch_serves() -> None:
-    x = torch.randn(4, 16, 6, 8, 10)
-    for other in (
-        x.double(),
-        x.to(torch.bfloat16),
-        x.contiguous(memory_format=torch.channels_last_3d),
-        x[..., ::2],
-        x[:, :, :1, :1, :1].contiguous(),
-        torch.randn(300, 16),
-    ):
-        stock = normalised(other, True)
-        with drystone.enabled():
-            for mine, theirs in zip(normalised(other, True), stock, strict=True):
-                torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
-                assert mine.stride() == theirs.stride()
-    wide, narrow = (torch.ones(16, dtype=dtype) for dtype in (torch.float64, torch.bfloat16))
-    for weight in (wide, narrow, torch.ones(32)[::2], torch.ones(15), torch.ones(1, 16)):
-        outcomes = []
-        for only in ([], None):
-            with drystone.enabled(only=only):
-                try:
-                    outcomes.append(F.batch_norm(x, None, None, weight, training=True))
-                except RuntimeError as error:
-                    outcomes.append(str(error))
-        assert type(outcomes[0]) is type(outcomes[1])
-
-
-def test_errors() -> None:
-    x = torch.randn(1, 16, 1, 1, 1)
-    with drystone.enabled():
-        for call, error in (
-            (lambda: F.batch_norm(x, None, None, training=True), ValueError),
-            (lambda: F.instance_norm(x), ValueError),
-            (lambda: F.batch_norm(x, torch.zeros(3), torch.ones(3), training=True), (RuntimeError, ValueError)),
-            (lambda: F.batch_norm(x, None, None), RuntimeError),
-        ):
-            with pytest.raises(error):
-                call()
-
-
-@pytest.mark.parametrize("call", [F.batch_norm, F.instance_norm])
-@pytest.mark.parametrize("shape", [(2, 16, 32, 32), (2, 16, 4, 16, 16)])
-@pytest.mark.parametrize("given", [0, 1])
-def test_one_statistic_alone(call: Any, shape: tuple[int, ...], given: int) -> None:
-    statistics = [None, None]
-    statistics[given] = torch.ones(16)
-    messages = []
-    for only in ([], None):
-        with drystone.enabled(only=only), pytest.raises((RuntimeError, ValueError)) as raised:
-            call(torch.randn(shape), *statistics, **{"training" if call is F.batch_norm else "use_input_stats": True})
-        messages.append((raised.type, str(raised.value)))
-    assert messages[0] == messages[1]
-
-
-@pytest.mark.parametrize("cases", [volume_layers.batch_norm_cases, volume_layers.instance_norm_cases])
-def test_cases_run(cases: Any) -> None:
-    for case in cases("float32"):
-        if case.sizes["size"] == "16x16x16":
-            contest = case.make()
-            calls, reasons = contest.prepare()
-            assert set(calls) == {"drystone", "torch"} and not reasons
-            assert relative_error(calls["drystone"](0), contest.exact()) < 1e-6

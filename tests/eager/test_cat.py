@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 import drystone
-from drystone.eager import operators
-
-pytestmark = pytest.mark.skipif(operators.why_not() is not None, reason=str(operators.why_not()))
 
 DTYPES = [torch.float32, torch.bfloat16, torch.int8, torch.float64, torch.bool, torch.complex64]
-
-
-@pytest.fixture(autouse=True)
-def disabled_afterwards() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-    drystone.disable()
 
 
 def values(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -153,14 +140,6 @@ def test_into_tensors_of_other_strides() -> None:
     assert torch.equal(wider, expected.double())
 
 
-def test_memory_that_is_read_and_written_is_torchs_to_refuse() -> None:
-    drystone.enable()
-    memory = values(200, 200)
-    for out in (memory[:150], torch.zeros(1).expand(150, 200)):
-        with pytest.raises(RuntimeError, match=r"overlap|single memory location"):
-            torch.cat([memory[:75], memory[75:150]], 0, out=out)
-
-
 def test_empty_tensors() -> None:
     check([values(0), values(300, 200), values(0)], 1)
     check([values(300, 0), values(300, 200)], 1)
@@ -173,53 +152,6 @@ def test_promotion() -> None:
     check([values(300, 200, dtype=torch.bfloat16), values(300, 200, dtype=torch.float16)], 0)
 
 
-@pytest.mark.parametrize(
-    ("tensors", "dim"),
-    [
-        ([], 0),
-        ([values(300, 200), values(300, 201)], 0),
-        ([values(300, 200), values(300, 200, 1)], 0),
-        ([values(300, 200)] * 2, 2),
-        ([values(300, 200)] * 2, -3),
-        ([torch.tensor(1.0)] * 100, 0),
-    ],
-)
-def test_errors_are_torchs(tensors: list[torch.Tensor], dim: int) -> None:
-    def error() -> tuple[type[Exception], str]:
-        with pytest.raises((RuntimeError, IndexError, ValueError)) as raised:
-            torch.cat(tensors, dim)
-        return raised.type, str(raised.value)
-
-    expected = error()
-    drystone.enable()
-    assert error() == expected
-
-
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.data())
-def test_any_shapes(data: st.DataObject) -> None:
-    rank = data.draw(st.integers(1, 5))
-    shape = [data.draw(st.integers(1, 24)) for _ in range(rank)]
-    dim = data.draw(st.integers(-rank, rank - 1))
-    tensors = []
-    for _ in range(data.draw(st.integers(1, 12))):
-        shape[dim] = data.draw(st.integers(1, 200))
-        order = data.draw(st.permutations(range(rank)))
-        stored = values(*(shape[axis] for axis in order), dtype=torch.int16)
-        tensors.append(stored.permute([order.index(axis) for axis in range(rank)]))
-    check(tensors, dim)
-
-
-def test_gradients() -> None:
-    drystone.enable()
-    tensors = [values(60, size).double().requires_grad_() for size in (70, 1, 50)]
-    torch.cat(tensors, 1).square().sum().backward()
-    for tensor in tensors:
-        assert tensor.grad is not None and torch.equal(tensor.grad, 2 * tensor.detach())
-    small = [torch.randn(3, size, dtype=torch.float64, requires_grad=True) for size in (2, 3)]
-    assert torch.autograd.gradcheck(lambda *tensors: torch.cat(tensors, 1), small)
-
-
 def test_tensors_that_only_the_interpreter_holds() -> None:
     # TorchScript moves the list into the call: nobody else holds the tensors.
     @torch.jit.script
@@ -230,20 +162,3 @@ def test_tensors_that_only_the_interpreter_holds() -> None:
     x = values(300, 200)
     for _ in range(3):
         assert torch.equal(joined(x), torch.vstack((x + 1, x + 2, x + 3)))
-
-
-def test_by_name() -> None:
-    tensors = [torch.randn(3, size, 4, dtype=torch.float64, requires_grad=True) for size in (1, 2, 5)]
-    assert torch.equal(drystone.ops.cat(tensors, -2), torch.cat(tensors, 1))
-    assert torch.autograd.gradcheck(lambda *tensors: drystone.ops.cat(tensors, 1), tensors)
-    same = [torch.randn(60, 70, requires_grad=True) for _ in range(4)]
-    for dim in (0, 1, 2, -1):
-        assert torch.equal(drystone.ops.stack(same, dim), torch.stack(same, dim))
-        factor = torch.randn_like(torch.stack(same, dim))
-        ours = torch.autograd.grad((drystone.ops.stack(same, dim) * factor).sum(), same)
-        assert all(map(torch.equal, ours, torch.autograd.grad((torch.stack(same, dim) * factor).sum(), same)))
-    with pytest.raises(RuntimeError, match="one shape"):
-        drystone.ops.stack([values(3, 4), values(3, 5)], 0)
-    empty = torch.randn(0, requires_grad=True)
-    gradients = torch.autograd.grad(drystone.ops.cat([empty, same[0]], 1).sum(), [empty, same[0]])
-    assert gradients[0].shape == (0,) and torch.equal(gradients[1], torch.ones(60, 70))

@@ -8,10 +8,6 @@ import pytest
 import torch
 
 import drystone
-from drystone.eager import operators
-from drystone.tools.ops import volume_layers
-
-pytestmark = pytest.mark.skipif(operators.why_not() is not None, reason=str(operators.why_not()))
 
 PLAIN, LAST = torch.contiguous_format, torch.channels_last_3d
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.int32, torch.int16, torch.float64, torch.int8, torch.bool]
@@ -64,21 +60,3 @@ def test_what_a_tensor_hides() -> None:
         torch.complex(x, x).conj().imag,
     ):
         check(other, LAST)
-
-
-def test_gradients() -> None:
-    x = torch.randn(2, 16, 4, 8, 10, requires_grad=True)
-    weights = torch.randn(x.shape)
-    with drystone.enabled():
-        for copy in (x.contiguous(memory_format=LAST), drystone.ops.clone(x, LAST)):
-            (gradient,) = torch.autograd.grad((copy * weights).sum(), x)
-            assert torch.equal(gradient, weights)
-
-
-def test_cases() -> None:
-    for case in volume_layers.clone_cases("float32"):
-        if case.sizes["size"] == "16x16x16":
-            contest = case.make()
-            calls, reasons = contest.prepare()
-            assert set(calls) == {"drystone", "torch"} and not reasons
-            assert torch.equal(calls["drystone"](0).double(), contest.exact())

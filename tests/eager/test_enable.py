@@ -5,7 +5,6 @@ from __future__ import annotations
 import runpy
 import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,15 +15,7 @@ import drystone
 import fresh_process
 from drystone.eager import enable, operators, pages
 
-pytestmark = pytest.mark.skipif(operators.why_not() is not None, reason=str(operators.why_not()))
-
 ALL = frozenset(operators.names())
-
-
-@pytest.fixture(autouse=True)
-def disabled_afterwards() -> Iterator[None]:
-    yield
-    drystone.disable()
 
 
 def large_lookup() -> torch.Tensor:
@@ -263,24 +254,3 @@ def test_no_pages_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # -- embedding, the first of the operators ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
-@pytest.mark.parametrize("indices", [torch.int64, torch.int32])
-def test_rows_are_torchs(dtype: torch.dtype, indices: torch.dtype) -> None:
-    table = torch.randint(-100, 100, (300, 33)).to(dtype)
-    which = torch.randint(0, 300, (70, 25), dtype=indices)
-    expected = F.embedding(which, table)
-    assert torch.equal(drystone.ops.embedding(which, table), expected)
-    drystone.enable()
-    assert torch.equal(F.embedding(which, table), expected)
-
-
-@pytest.mark.parametrize("bad", [300, -1, 1 << 40])
-@pytest.mark.parametrize("count", [1, 2000])
-def test_an_index_out_of_range_raises_what_torch_raises(bad: int, count: int) -> None:
-    drystone.enable()
-    which = torch.zeros(count, dtype=torch.int64)
-    which[-1] = bad
-    with pytest.raises(IndexError, match="index out of range"):
-        F.embedding(which, torch.randn(300, 33))

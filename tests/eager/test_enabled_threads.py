@@ -6,7 +6,7 @@ import os
 import select
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -19,15 +19,7 @@ import drystone
 import fresh_process
 from drystone.eager import operators, pages
 
-pytestmark = pytest.mark.skipif(operators.why_not() is not None, reason=str(operators.why_not()))
-
 WORKERS = 4
-
-
-@pytest.fixture(autouse=True)
-def disabled_afterwards() -> Iterator[None]:
-    yield
-    drystone.disable()
 
 
 def volumes(size: int, channels: int) -> Callable[[], torch.Tensor]:

@@ -11,9 +11,6 @@ import torch
 from operator_calls import CALLS, operand
 
 import drystone
-from drystone.eager import operators
-
-pytestmark = pytest.mark.skipif(operators.why_not() is not None, reason=str(operators.why_not()))
 
 
 def ending(work: Callable[[], object]) -> str:

@@ -10,9 +10,6 @@ import torch.nn.functional as F
 from torch import nn
 
 import drystone
-from drystone.eager import operators
-
-pytestmark = pytest.mark.skipif(operators.why_not() is not None, reason=str(operators.why_not()))
 
 DEPTH, COLUMNS = 128, 1040  # large enough for a row to be served
 
@@ -80,23 +77,6 @@ def test_rows_apart(transposed: bool) -> None:
     assert_close(x.mm(weights), x, weights)
 
 
-def test_what_is_not_served() -> None:
-    x, weights = random(4, DEPTH), matrix(DEPTH, COLUMNS, True)
-    others = [
-        (random(65, DEPTH), weights),
-        (x.double(), weights.double()),
-        (x[:0], weights),
-        (x[:, :0], weights[:0]),
-        (x, weights[:, :0]),
-        (x.t().contiguous().t(), weights),  # columns of x side by side
-        (x, weights.repeat_interleave(2, 1)[:, ::2].contiguous()[:, ::3]),
-        (x, weights[:, :1].expand(DEPTH, COLUMNS)),
-        (x[:1].expand(4, DEPTH), weights),
-    ]
-    for a, b in others:
-        assert not served(a, b)
-
-
 @pytest.mark.parametrize("transposed", [True, False])
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 def test_nan_and_infinity(bad: float, transposed: bool) -> None:
@@ -121,25 +101,6 @@ def test_a_linear_layer_and_its_gradients() -> None:
     for got, want in zip(*results, strict=True):
         torch.testing.assert_close(got, want, rtol=2e-5, atol=2e-4)
     assert not torch.equal(results[0][0], results[1][0])
-
-
-def test_by_name() -> None:
-    x, weights = random(3, DEPTH).requires_grad_(), matrix(DEPTH, COLUMNS, False).requires_grad_()
-    assert_close(drystone.ops.mm(x, weights).detach(), x.detach(), weights.detach())
-    (of_x, of_weights) = torch.autograd.grad(drystone.ops.mm(x, weights).sum(), (x, weights))
-    ones = torch.ones(3, COLUMNS)
-    assert_close(of_x, ones, weights.detach().t())
-    assert_close(of_weights, x.detach().t(), ones)
-
-
-def test_errors_are_torchs() -> None:
-    x, weights = random(4, DEPTH), matrix(DEPTH, COLUMNS, True)
-    for a, b in ((x, weights[1:]), (x, weights.double()), (x[0], weights), (x, weights[0])):
-        with drystone.enabled(only=[]), pytest.raises(RuntimeError) as stock:
-            torch.mm(a, b)
-        with pytest.raises(RuntimeError) as ours:
-            torch.mm(a, b)
-        assert str(ours.value) == str(stock.value)
 
 
 def test_autocast_and_compile() -> None:

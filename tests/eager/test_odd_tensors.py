@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
 from operator_calls import CALLS, agree, operand
 
-import drystone
-from drystone.eager import operators
-
 pytestmark = [
-    pytest.mark.skipif(operators.why_not() is not None, reason=str(operators.why_not())),
     pytest.mark.filterwarnings("ignore:Sparse CSR|.*quantized tensor creation|An output with one or more elements:UserWarning"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def disabled_afterwards() -> Iterator[None]:
-    yield
-    drystone.disable()
 
 
 class Marked(torch.Tensor):

@@ -11,10 +11,6 @@ import torch
 import torch.nn.functional as F
 
 import drystone
-from drystone.eager import operators
-from drystone.tools.ops import volume_layers
-
-pytestmark = pytest.mark.skipif(operators.why_not() is not None, reason=str(operators.why_not()))
 
 LAST = torch.channels_last_3d
 FORMATS = [torch.contiguous_format, LAST]
@@ -101,55 +97,12 @@ def test_threads(threads: int) -> None:
         check_maxima(x.contiguous(memory_format=memory_format), 3, 2, 1)
 
 
-def test_what_torch_serves() -> None:
-    x = torch.randn(2, 16, 8, 12, 14)
-    for other in (
-        x.double(),
-        x.half(),
-        x[..., ::2],
-        x.transpose(2, 4),
-        x[:, :, :, :, :1].expand(x.shape),
-        x[:, :, :2, :3, :4],
-        torch.randn(4, 16, 8, 12, 11),  # rows of five windows
-        x[:0],
-        x.contiguous(memory_format=LAST)[:, ::2],
-    ):
-        same(*both(F.max_pool3d, other, 2))
-        if other.dtype != torch.half:  # torch has no means of it
-            same(*both(F.avg_pool3d, other, 2))
-
-
-@pytest.mark.parametrize("call", [F.max_pool3d, F.avg_pool3d, drystone.ops.max_pool3d, drystone.ops.avg_pool3d])
-def test_errors(call: Any) -> None:
-    x = torch.randn(1, 16, 8, 8, 8)
-    with drystone.enabled():
-        for arguments in ((0,), (2, 0), (2, 1, 2), (2, 1, -1), ((2, 2),), (9,), (2, 1, (1, 1)), (2**31,)):
-            with pytest.raises(RuntimeError):
-                call(x, *arguments)
-        for other in (x[0, 0], x.bool(), x[:, :0]):
-            with pytest.raises(RuntimeError):
-                call(other, 2)
-
-
-def test_a_mean_of_windows_larger_than_what_they_are_of() -> None:
-    """torch takes maxima of them, if padding makes up for it, but no means."""
-    x = torch.randn(2, 16, 2, 16, 16)
-    same(*both(F.max_pool3d, x, 3, 1, 1))
-    with drystone.enabled(), pytest.raises(RuntimeError, match="smaller than kernel"):
-        F.avg_pool3d(x, 3, 1, 1)
-
-
 def test_one_channel_in_either_format() -> None:
     x = torch.empty(4, 1, 8, 16, 32, memory_format=LAST).normal_()
     for pool in (F.max_pool3d, F.avg_pool3d):
         ours, stock = both(pool, x, 2)
         assert ours.stride() == stock.stride()
         torch.testing.assert_close(ours, stock, rtol=1e-6, atol=1e-6)
-
-
-def test_torch_has_no_means_of_bfloat16() -> None:
-    with drystone.enabled(), pytest.raises(RuntimeError, match="not implemented"):
-        F.avg_pool3d(torch.zeros(1, 16, 8, 8, 8, dtype=torch.bfloat16), 2)
 
 
 @pytest.mark.parametrize("memory_format", FORMATS)
@@ -167,31 +120,6 @@ def test_means(memory_format: torch.memory_format, ceil_mode: bool, count_paddin
             torch.testing.assert_close(ours.double(), exact, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("memory_format", FORMATS)
-def test_gradients(memory_format: torch.memory_format) -> None:
-    x = torch.randint(-3, 4, (2, 18, 7, 9, 33)).float().contiguous(memory_format=memory_format).requires_grad_()
-
-    def gradient(call: Any, *arguments: Any) -> torch.Tensor:
-        y = call(x, *arguments)
-        given = torch.arange(y.numel(), dtype=torch.float32).view(y.shape)
-        return torch.autograd.grad(y, x, given)[0]
-
-    for call, by_name in ((F.max_pool3d, drystone.ops.max_pool3d), (F.avg_pool3d, drystone.ops.avg_pool3d)):
-        for window in ((2,), (3, 2, 1)):
-            ours, stock = both(gradient, call, *window)
-            same(ours, stock)
-            same(gradient(by_name, *window), stock)
-
-
-def test_by_name() -> None:
-    x = torch.randn(1, 16, 8, 8, 16)
-    for ours, stock in zip(
-        *(pool(x, 3, 2, 1, return_indices=True) for pool in (drystone.ops.max_pool3d, F.max_pool3d)), strict=True
-    ):
-        same(ours, stock)
-    torch.testing.assert_close(drystone.ops.avg_pool3d(x, (1, 2, 2)), F.avg_pool3d(x, (1, 2, 2)))
-
-
 def test_modes() -> None:
     x = torch.randn(2, 16, 8, 8, 8)
     with drystone.enabled():
@@ -200,12 +128,3 @@ def test_modes() -> None:
         assert torch.func.vmap(lambda y: F.max_pool3d(y, 2))(x).shape == (2, 16, 4, 4, 4)
         with torch.autocast("cpu", torch.bfloat16):
             assert F.max_pool3d(x, 2).dtype == torch.float32
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_cases_are_of_results_that_are_torchs(dtype: str) -> None:
-    for case in (*volume_layers.max_pool_cases(dtype), *volume_layers.avg_pool_cases(dtype)):
-        if case.sizes["size"] == "16x16x16":
-            contest = case.make()
-            calls, reasons = contest.prepare()
-            assert set(calls) == {"drystone", "torch"} and not reasons

@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import drystone
-from drystone.eager import operators
-
-pytestmark = pytest.mark.skipif(operators.why_not() is not None, reason=str(operators.why_not()))
 
 NAMES = ["embedding", "index_select"]
-
-
-@pytest.fixture(autouse=True)
-def disabled_afterwards() -> Iterator[None]:
-    yield
-    drystone.disable()
 
 
 def table(rows: int, width: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -81,27 +68,6 @@ def test_indices_of_any_shape(shape: tuple[int, ...]) -> None:
         assert torch.equal(F.embedding(which.transpose(0, 1), weight), weight[which.transpose(0, 1)])
     cut = table(140, 66)[::2, :33]
     assert torch.equal(F.embedding(which, cut), cut[which])
-
-
-@pytest.mark.parametrize("bad", [70, -1, -70, 1 << 40])
-@pytest.mark.parametrize("place", [0, 1234, 4999])
-def test_indices_out_of_range_raise_what_torch_raises(bad: int, place: int) -> None:
-    which = torch.randint(0, 70, (5000,))
-    which[place] = bad
-    x = torch.randn(70, 70, 9)
-    drystone.enable(only=NAMES)
-    for dim in (0, 1):
-        with pytest.raises((IndexError, RuntimeError), match=r"index out of range|INDICES element is out of DATA bounds"):
-            torch.index_select(x, dim, which)
-    with pytest.raises(IndexError, match="index out of range"):
-        F.embedding(which, x[0])
-
-
-def test_memory_that_is_read_and_written_is_torchs_to_refuse() -> None:
-    x, which = torch.randn(200, 200), torch.arange(100)
-    drystone.enable(only=NAMES)
-    with pytest.raises(RuntimeError, match=r"overlap|single memory location|storage"):
-        torch.index_select(x, 0, which, out=x[:100])
 
 
 # -- the gradient -----------------------------------------------------------------------------------------------------
@@ -174,43 +140,3 @@ def test_gradients_of_any_strides() -> None:
         torch.testing.assert_close(result.double(), expected_gradient(gradient, which, 300, -1, False), rtol=1e-5, atol=1e-5)
     turned = torch.ops.aten.embedding_dense_backward(torch.ones(50, 40, 65), which.t(), 300, -1, False)
     assert torch.equal(turned.double(), expected_gradient(torch.ones(50, 40, 65), which.t(), 300, -1, False))
-
-
-def test_a_table_learns() -> None:
-    weight, which = torch.randn(300, 64, requires_grad=True), torch.randint(0, 300, (40, 50))
-    gradients = []
-    for names in ([], NAMES):
-        with drystone.enabled(only=names):
-            (gradient,) = torch.autograd.grad(F.embedding(which, weight, padding_idx=3).square().sum(), weight)
-        gradients.append(gradient)
-    assert torch.equal(*gradients)
-    (own,) = torch.autograd.grad(drystone.ops.embedding(which, weight, padding_idx=3).square().sum(), weight)
-    assert torch.equal(own, gradients[0])
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.data())
-def test_any_shapes(data: st.DataObject) -> None:
-    shape = data.draw(st.lists(st.integers(1, 40), min_size=1, max_size=4))
-    dim = data.draw(st.integers(-len(shape), len(shape) - 1))
-    x = torch.randint(-9, 9, shape).to(data.draw(st.sampled_from([torch.int8, torch.int16, torch.float32, torch.int64])))
-    which = torch.randint(0, shape[dim], (data.draw(st.integers(0, 600)),))
-    with drystone.enabled(only=[]):
-        expected = torch.index_select(x, dim, which)
-    with drystone.enabled(only=NAMES):
-        assert torch.equal(torch.index_select(x, dim, which), expected)
-
-
-def test_gradcheck() -> None:
-    drystone.enable(only=NAMES)
-    weight = torch.randn(30, 5, dtype=torch.float64, requires_grad=True)
-    which = torch.randint(0, 30, (400,))
-    assert torch.autograd.gradcheck(lambda w: F.embedding(which, w), weight)
-    assert torch.autograd.gradcheck(lambda w: torch.index_select(w, 0, which), weight)
-
-
-def test_by_name() -> None:
-    x, which = torch.randn(30, 40, dtype=torch.float64, requires_grad=True), torch.randint(0, 30, (20,))
-    for dim in (0, 1, -1):
-        assert torch.equal(drystone.ops.index_select(x, dim, which), torch.index_select(x, dim, which))
-        assert torch.autograd.gradcheck(lambda x, dim=dim: drystone.ops.index_select(x, dim, which), x)

@@ -10,10 +10,6 @@ import torch
 import torch.nn.functional as F
 
 import drystone
-from drystone.eager import operators
-from drystone.tools.ops import embedding
-
-pytestmark = pytest.mark.skipif(operators.why_not() is not None, reason=str(operators.why_not()))
 
 ROWS, WIDTH, READ = 200, 64, 900  # large enough to be ours
 
@@ -84,11 +80,3 @@ def test_an_optimiser_for_sparse_gradients_takes_the_same_steps() -> None:
                 optimiser.step()
         tables.append(parameter.detach())
     torch.testing.assert_close(tables[1], tables[0], rtol=1e-6, atol=1e-6)
-
-
-def test_the_case_runs() -> None:
-    case = next(case for case in embedding.embedding_bag_cases("float32") if case.tag == "sparse gradient")
-    contest = case.make()
-    calls, reasons = contest.prepare()
-    assert set(calls) == {"drystone", "torch"} and not reasons
-    assert torch.equal(calls["drystone"](0).double(), contest.exact())

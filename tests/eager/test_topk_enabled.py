@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch.testing._internal.common_methods_invocations import op_db
 
 import drystone
-from drystone.eager import operators
-
-pytestmark = pytest.mark.skipif(operators.why_not() is not None, reason=str(operators.why_not()))
 
 TOPK = next(info for info in op_db if info.name == "topk")
-
-
-@pytest.fixture(autouse=True)
-def disabled_afterwards() -> Iterator[None]:
-    yield
-    drystone.disable()
 
 
 @pytest.mark.parametrize("dtype", sorted(TOPK.supported_dtypes("cpu"), key=str), ids=str)
@@ -47,13 +36,6 @@ def test_gradients() -> None:
     assert checked
 
 
-def test_gradients_of_the_operator_by_name() -> None:
-    x = torch.randn(4, 9, 3, dtype=torch.float64, requires_grad=True)
-    for dim, largest in ((1, True), (-1, False), (0, True)):
-        assert torch.autograd.gradcheck(lambda x, dim=dim, largest=largest: drystone.ops.topk(x, 2, dim, largest).values, x)
-    torch.library.opcheck(torch.ops.drystone.topk.default, (x, 2))
-
-
 def test_our_kernel_runs_under_torchs_name() -> None:
     x = torch.zeros(4, 3000)
     drystone.enable()
@@ -71,13 +53,3 @@ def test_results_may_be_given() -> None:
         torch.topk(x, 5, out=out)
         expected = torch.topk(x, 5)
     assert torch.equal(out[0], expected.values) and torch.equal(out[1], expected.indices)
-
-
-@pytest.mark.parametrize(("k", "dim"), [(6, -1), (-1, -1), (1, 2), (1, -3)])
-def test_errors(k: int, dim: int) -> None:
-    x = torch.randn(3, 5)
-    with pytest.raises((RuntimeError, IndexError)) as torchs:
-        torch.topk(x, k, dim)
-    with drystone.enabled(), pytest.raises(torchs.type) as ours:
-        torch.topk(x, k, dim)
-    assert str(ours.value) == str(torchs.value)

@@ -12,10 +12,8 @@ from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import drystone
-from drystone.eager import operators
 
 pytestmark = [
-    pytest.mark.skipif(operators.why_not() is not None, reason=str(operators.why_not())),
     pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning"),
 ]
 

@@ -1,4 +1,4 @@
-"""The cases of ``drystone ops cat embedding embedding_bag``: which there are, and that their contenders agree."""
+"""The cases of ``drystone ops cat embedding embedding_bag`` and of layers of volumes: which there are, and that their contenders agree."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 
 from drystone.eager import operators
 from drystone.tools.bench.worker import relative_error
-from drystone.tools.ops import cat, embedding
+from drystone.tools.ops import cat, embedding, volume_layers
 
 needs_operators = pytest.mark.skipif(operators.why_not() is not None, reason=str(operators.why_not()))
 
@@ -55,6 +55,21 @@ def test_rows_agree(make, dtype):
 @needs_operators
 def test_joined_tensors_agree():
     check(cat.joined([(30, 40), (30, 50)], 1, torch.bfloat16), 0)
+
+
+@needs_operators
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("layer", ["max_pool", "avg_pool", "batch_norm", "instance_norm", "clone"])
+def test_layers_of_volumes_agree(layer, dtype):
+    """A pool's contest leaves out who gives other maxima."""
+    for case in getattr(volume_layers, f"{layer}_cases")(dtype):
+        if case.sizes["size"] == "16x16x16":
+            check(case.make(), 0 if layer in ("max_pool", "clone") else 1e-2 if dtype == "bfloat16" else 1e-6)
+
+
+@needs_operators
+def test_sparse_gradients_agree():
+    check(next(case for case in embedding.embedding_bag_cases("float32") if case.tag == "sparse gradient").make(), 0)
 
 
 def check(contest, error):
