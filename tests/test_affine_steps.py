@@ -21,6 +21,7 @@ from drystone.graph.instructions import PointwiseOp
 from drystone.graph.interpreter import run
 from drystone.graph.ops import Pointwise
 from drystone.passes import simplify
+from small_models import Decides
 
 needs_native = pytest.mark.skipif(native.isa() == "none", reason="everything runs on ATen")
 
@@ -135,18 +136,8 @@ def test_every_way_in(name: str, way: str, tmp_path: Path) -> None:
     if way == "compile":
         fast = torch.compile(model, backend=compile_backend.drystone, options={"tuning": "estimate"})
     elif way == "parts":
-        parted = nn.ModuleList([model])
-
-        class Parted(nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.parts = parted
-
-            def forward(self, x: torch.Tensor) -> torch.Tensor:
-                return self.parts[0](x) if float(x.sum()) > 0 else x
-
         with pytest.warns(drystone.DrystoneWarning):
-            fast = drystone.optimize(Parted().eval(), x, tuning="estimate")
+            fast = drystone.optimize(Decides(model), x, tuning="estimate")
     elif way == "torchscript":
         fast = drystone.optimize(torch.jit.trace(model, x), x, tuning="estimate")
     else:

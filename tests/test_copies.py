@@ -17,6 +17,7 @@ from torch import nn
 import drystone
 from drystone import UnsupportedError, WeightsChangedError
 from drystone.runtime.module import OptimizedModule
+from small_models import Decides
 
 pytestmark = pytest.mark.filterwarnings("ignore::drystone.DrystoneWarning")
 X = torch.randn(4, 8)
@@ -133,15 +134,7 @@ def test_eager_stays_eager() -> None:
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 @pytest.mark.parametrize("capture", ["eager", "parts"])
 def test_what_is_not_captured_whole_says_what_to_do(way: Callable[[Any], Any], capture: str) -> None:
-    class Branch(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = nn.Linear(8, 8)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.layer(x) if x.sum() < 1e9 else x
-
-    fast: Any = drystone.optimize(Branch().eval(), X, tuning="estimate", capture="auto" if capture == "parts" else "eager")
+    fast: Any = drystone.optimize(Decides(nn.Linear(8, 8)), X, tuning="estimate", capture="auto" if capture == "parts" else "eager")
     with pytest.raises(UnsupportedError, match=r"drystone\.save"):
         way(fast)
 

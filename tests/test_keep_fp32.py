@@ -10,6 +10,7 @@ import drystone
 from agreement import program_of, relative_error
 from drystone import native
 from drystone.capture.kept_modules import chosen_modules, names_of
+from small_models import Decides
 
 pytestmark = pytest.mark.filterwarnings("ignore::drystone.DrystoneWarning")  # on some CPUs: bfloat16 is only stored
 lowers = pytest.mark.skipif(native.isa() == "none", reason="all stays float32 below AVX2")
@@ -74,15 +75,7 @@ def test_other_shapes_keep_them_too() -> None:
 
 
 def test_parts_know_their_modules() -> None:
-    class Decides(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = Model()
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.inner(x) if x.sum() > 0 else x
-
-    model, x = Decides().eval(), torch.rand(2, 5, 32)
+    model, x = Decides(Model()), torch.rand(2, 5, 32)
     fast = drystone.optimize(model, x, dtype=torch.bfloat16, keep_fp32=["inner"], tuning="estimate")
     with torch.no_grad():
         assert relative_error(fast(x), model(x)) < 1e-6

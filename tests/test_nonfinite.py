@@ -15,21 +15,10 @@ from torch import Tensor, nn
 
 import drystone
 from drystone import native
+from small_models import Calls, Decides
 
 NAN, INF = math.nan, math.inf
 FORMATS = [None, "plain", "channels_last", native.blocked().name]
-
-
-class Model(nn.Module):
-    """``f`` of its layers and inputs."""
-
-    def __init__(self, f: Callable[..., Any], *layers: nn.Module) -> None:
-        super().__init__()
-        self.f, self.layers = f, nn.ModuleList(layers)
-        self.eval().requires_grad_(False)
-
-    def forward(self, *x: Tensor) -> Any:
-        return self.f(*self.layers, *x)
 
 
 def check_same(got: Tensor, want: Tensor, tolerance: float = 1e-4, more_nan: bool = False) -> None:
@@ -122,7 +111,7 @@ def test_every_activation_after_every_product(layer: str, activation: str) -> No
     make, shape = LAYERS[layer]
     torch.manual_seed(1)
     after = ACTIVATIONS[activation]
-    check(Model(lambda c, x: after(c(born(x))), make()), special(*shape))
+    check(Calls(lambda c, x: after(c(born(x))), make()), special(*shape))
 
 
 @pytest.mark.parametrize("formats", FORMATS)
@@ -131,7 +120,7 @@ def test_every_activation_after_every_product(layer: str, activation: str) -> No
 def test_every_format(layer: str, activation: str, formats: str | None) -> None:
     make, shape = LAYERS[layer]
     after = ACTIVATIONS[activation]
-    check(Model(lambda c, x: after(c(born(x))), make()), special(*shape), formats=formats)
+    check(Calls(lambda c, x: after(c(born(x))), make()), special(*shape), formats=formats)
 
 
 BIRTHS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -157,7 +146,7 @@ BIRTHS: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.filterwarnings("ignore::drystone.DrystoneWarning")
 def test_born_inside(birth: str, dtype: torch.dtype | None) -> None:
     start = BIRTHS[birth]
-    model = Model(lambda a, b, x: F.relu6(b(F.relu(a(start(x))))), nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 16, 1))
+    model = Calls(lambda a, b, x: F.relu6(b(F.relu(a(start(x))))), nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 16, 1))
     x = special(2, 16, 9, 9)
     if dtype is None:
         return check(model, x)
@@ -175,7 +164,7 @@ def test_born_inside(birth: str, dtype: torch.dtype | None) -> None:
 def test_in_a_weight(layer: str, activation: str, where: str, value: float) -> None:
     make, shape = LAYERS[layer]
     after = ACTIVATIONS[activation]
-    model = Model(lambda c, x: after(c(x)), make())
+    model = Calls(lambda c, x: after(c(x)), make())
     getattr(model.layers[0], where).view(-1)[5] = value
     x = torch.rand(shape) + 0.1  # no zero meets an infinity but in the padding
     check(model, x, more_nan=where == "weight")
@@ -185,14 +174,14 @@ def test_in_a_weight(layer: str, activation: str, where: str, value: float) -> N
 @pytest.mark.parametrize("value", [NAN, INF])
 def test_in_a_batch_norm(name: str, value: float) -> None:
     norm = nn.BatchNorm2d(16)
-    model = Model(lambda c, n, x: F.relu6(n(c(x))), nn.Conv2d(16, 16, 3, padding=1), norm)
+    model = Calls(lambda c, n, x: F.relu6(n(c(x))), nn.Conv2d(16, 16, 3, padding=1), norm)
     getattr(norm, name).data[3] = value
     check(model, torch.randn(2, 16, 9, 9), more_nan=True)
 
 
 def test_weights_so_large_that_sums_overflow() -> None:
     for scale in (1e20, 1e36, 3e38):
-        model = Model(lambda a, b, x: F.relu6(b(F.relu(a(x)))), nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 1))
+        model = Calls(lambda a, b, x: F.relu6(b(F.relu(a(x)))), nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 1))
         for layer in model.layers:
             layer.weight.data = layer.weight[:, :1].sign().expand(-1, 16, 1, 1) * scale  # no sum hangs on its order
         check(model, torch.rand(2, 16, 9, 9) + 1)
@@ -208,7 +197,7 @@ def deep(activation: Callable[[Tensor], Tensor] = F.relu) -> nn.Module:
             x = activation(layers[i + 1](activation(layers[i](x))) + x)
         return x
 
-    return Model(forward, *convs)
+    return Calls(forward, *convs)
 
 
 @pytest.mark.parametrize("formats", FORMATS)
@@ -246,7 +235,7 @@ def test_residuals_and_concatenations() -> None:
         z = torch.cat([F.relu6(b(torch.log(y))), y / x], 1)
         return F.relu(c(z) + x)
 
-    model = Model(forward, nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(32, 16, 1))
+    model = Calls(forward, nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(32, 16, 1))
     for formats in FORMATS:
         check(model, special(2, 16, 9, 9), formats=formats)
 
@@ -256,7 +245,7 @@ def test_squeeze_and_excitation() -> None:
         y = F.hardswish(a(torch.sqrt(x)))
         return y * F.hardsigmoid(b(F.relu(y.mean((2, 3), keepdim=True))))
 
-    check(Model(forward, nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 16, 1)), special(2, 16, 9, 9))
+    check(Calls(forward, nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 16, 1)), special(2, 16, 9, 9))
 
 
 @pytest.mark.parametrize("activation", [F.relu, torch.tanh, F.hardswish])
@@ -268,7 +257,7 @@ def test_attention_blocks(activation: Callable[[Tensor], Tensor]) -> None:
         return h + down(activation(up(h)))
 
     layers = [nn.LayerNorm(32), *(nn.Linear(32, 32) for _ in range(3)), nn.Linear(32, 64), nn.Linear(64, 32)]
-    model = Model(forward, *layers)
+    model = Calls(forward, *layers)
     x = torch.rand(3, 6, 32) + 0.1
     fast = drystone.optimize(model, x, tuning="estimate")
     for value in (1.0, -1.0, 0.0, NAN, INF):
@@ -345,15 +334,7 @@ def test_torchscript() -> None:
 
 
 def test_parts() -> None:
-    class Undecided(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = network()
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.net(x) if float(x[0, 0, 0, 0]) < 1e9 else self.net(-x)
-
-    model = Undecided().eval()
+    model = Decides(network())
     with pytest.warns(drystone.DrystoneWarning):
         fast = drystone.optimize(model, spoilt(1.0), tuning="estimate")
     for value in SPOILT:

@@ -17,6 +17,7 @@ from agreement import leaves, program_of
 from artefacts import FILES, Everything, change, everything, read
 from drystone import native
 from drystone.graph.ops import OPERATORS
+from small_models import Decides
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*operators run on ATen")
 
@@ -179,17 +180,8 @@ def test_the_weights_are_as_safetensors_reads_them(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_saved_is_refused(tmp_path: Path) -> None:
-    class Decides(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.part = net()
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            y = self.part(x)
-            return y if y.sum() > 0 else -y
-
     with pytest.warns(drystone.DrystoneWarning, match="captured whole"):
-        parted = drystone.optimize(Decides().eval(), torch.randn(2, 3, 8, 8), tuning="estimate")
+        parted = drystone.optimize(Decides(net()), torch.randn(2, 3, 8, 8), tuning="estimate")
     with pytest.raises(drystone.UnsupportedError, match="captured whole"):
         drystone.save(parted, tmp_path / "m.drystone")
     model = net()

@@ -12,17 +12,9 @@ from torch import nn
 import drystone
 from agreement import leaves, program_of
 from drystone import native
+from small_models import Calls
 
 pytestmark = pytest.mark.skipif(native.isa() == "none", reason="everything runs on ATen")
-
-
-class Calls(nn.Module):
-    def __init__(self, function: Callable[..., Any]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, *inputs: torch.Tensor) -> Any:
-        return self.function(*inputs)
 
 
 IDS = torch.tensor([[5, 3, 2**53 + 1, 0, -7], [1, 1, -(2**62), 9, 1]])

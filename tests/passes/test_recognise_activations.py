@@ -4,12 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from small_graphs import Small, keeps_numbers, kinds, ops
-from torch import nn
 
 from drystone.capture.export import capture
 from drystone.graph.build import build
 from drystone.passes.fuse_pointwise import fuse_pointwise
 from drystone.passes.recognise_activations import recognise_activations
+from small_models import Calls
 
 SPELLINGS = {
     "silu": [
@@ -42,18 +42,9 @@ SPELLINGS = {
 }
 
 
-class Spelled(nn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x):
-        return self.function(x)
-
-
 @pytest.mark.parametrize(("kind", "spelling"), [(kind, spelling) for kind, list_ in SPELLINGS.items() for spelling in list_])
 def test_spellings(kind, spelling):
-    graph = build(capture(Spelled(spelling).eval(), (torch.randn(4, 33),)))
+    graph = build(capture(Calls(spelling).eval(), (torch.randn(4, 33),)))
     keeps_numbers(graph, fuse_pointwise, recognise_activations)
     assert [kinds(node) for node in graph.nodes] == [[kind]]
 
@@ -69,7 +60,7 @@ def test_spellings(kind, spelling):
     ],
 )
 def test_others_that_look_alike_stay(function):
-    graph = build(capture(Spelled(function).eval(), (torch.randn(4, 33),)))
+    graph = build(capture(Calls(function).eval(), (torch.randn(4, 33),)))
     fuse_pointwise(graph)
     before = kinds(graph.nodes[0])
     keeps_numbers(graph, recognise_activations)

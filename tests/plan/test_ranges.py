@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -20,6 +19,7 @@ from drystone.graph.ops import Pointwise
 from drystone.passes import simplify
 from drystone.plan.implementations.base import WeightStore
 from drystone.plan.ranges import UNKNOWN, Range, after, known, ranges_of
+from small_models import Calls
 
 KINDS = (
     *("relu", "leaky_relu", "elu", "gelu_erf", "gelu_tanh", "silu", "mish", "hardswish", "hardsigmoid", "sigmoid", "tanh"),
@@ -78,34 +78,25 @@ def test_what_may_be_nan_or_overflow_is_unknown() -> None:
         assert after(op, list(ranges)) == UNKNOWN, str(op)
 
 
-class Model(nn.Module):
-    def __init__(self, f: Callable[..., Any], *layers: nn.Module) -> None:
-        super().__init__()
-        self.f, self.layers = f, nn.ModuleList(layers)
-
-    def forward(self, x: Tensor) -> Any:
-        return self.f(*self.layers, x)
-
-
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "conv": lambda: nn.Conv2d(8, 8, 3, padding=1),
     "conv_transpose": lambda: nn.ConvTranspose2d(8, 4, 3, 2),
     "linear": lambda: nn.Linear(12, 5),
     "batch norm": lambda: nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), nn.ReLU6()),
-    "pools": lambda: Model(lambda x: torch.cat([F.max_pool2d(x, 2), F.avg_pool2d(x, 2), F.avg_pool2d(x, 3, 2, 1)], 1)),
-    "divisor": lambda: Model(lambda x: F.avg_pool2d(x, 2, divisor_override=1)),
-    "mean": lambda: Model(lambda x: x.mean((2, 3)) + x.sum((2, 3))),
+    "pools": lambda: Calls(lambda x: torch.cat([F.max_pool2d(x, 2), F.avg_pool2d(x, 2), F.avg_pool2d(x, 3, 2, 1)], 1)),
+    "divisor": lambda: Calls(lambda x: F.avg_pool2d(x, 2, divisor_override=1)),
+    "mean": lambda: Calls(lambda x: x.mean((2, 3)) + x.sum((2, 3))),
     "softmax": lambda: nn.Softmax(1),
     "layer norm": lambda: nn.LayerNorm(12),
     "group norm": lambda: nn.GroupNorm(2, 8),
     "lrn": lambda: nn.LocalResponseNorm(3),
     "resize": lambda: nn.Upsample(scale_factor=2, mode="bilinear"),
-    "pad": lambda: Model(lambda x: F.pad(x, (1, 1), value=7.0)),
-    "product": lambda: Model(lambda x: x @ x.transpose(-1, -2)),
-    "attention": lambda: Model(lambda x: F.scaled_dot_product_attention(x, x, x)),
-    "where": lambda: Model(lambda x: torch.where(x > 0, x, x * 3)),
-    "sum": lambda: Model(lambda x: x.cumsum(2)),
-    "squeeze": lambda: Model(lambda x: x * torch.sigmoid(x.mean((2, 3), keepdim=True))),
+    "pad": lambda: Calls(lambda x: F.pad(x, (1, 1), value=7.0)),
+    "product": lambda: Calls(lambda x: x @ x.transpose(-1, -2)),
+    "attention": lambda: Calls(lambda x: F.scaled_dot_product_attention(x, x, x)),
+    "where": lambda: Calls(lambda x: torch.where(x > 0, x, x * 3)),
+    "sum": lambda: Calls(lambda x: x.cumsum(2)),
+    "squeeze": lambda: Calls(lambda x: x * torch.sigmoid(x.mean((2, 3), keepdim=True))),
 }
 
 

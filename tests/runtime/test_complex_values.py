@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 import torch
 from torch import nn
@@ -12,6 +9,7 @@ from torch import nn
 import drystone
 from agreement import leaves
 from drystone import UnsupportedError
+from small_models import Calls
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::drystone.DrystoneWarning"),
@@ -29,15 +27,6 @@ class Rotation(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         turned = torch.view_as_complex(x.view(2, 5, 4, 2)) * self.turn
         return torch.view_as_real(turned).flatten(2) + 1
-
-
-class Calls(nn.Module):
-    def __init__(self, function: Callable[..., Any]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, *args: torch.Tensor) -> Any:
-        return self.function(*args)
 
 
 REAL = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))
