@@ -50,6 +50,32 @@ def relative_error(result: torch.Tensor, reference: torch.Tensor) -> float:
     return difference / size if size else difference
 
 
+def float32_limit(eager: float) -> float:
+    """How far a float32 result may be from the exact one, where eager's own is so far."""
+    return min(FLOAT32_LIMIT, max(FLOAT32_TIMES_EAGER * eager, FLOAT32_FLOOR))
+
+
+def bfloat16_limit(*others: float) -> float:
+    """The same of bfloat16: ``others`` are the errors of autocast, and of rounding inputs and outputs."""
+    return BFLOAT16_TIMES_AUTOCAST * max(others)
+
+
+def assert_as_exact(got: torch.Tensor, exact: torch.Tensor, eager: torch.Tensor) -> None:
+    """A result of float32 or bfloat16 against the exact one, and what eager makes of the same operands."""
+    theirs = relative_error(eager, exact)
+    low = got.dtype == torch.bfloat16
+    limit = bfloat16_limit(theirs, relative_error(exact.bfloat16(), exact)) if low else float32_limit(theirs)
+    error = relative_error(got, exact)
+    assert error <= limit, f"relative error {error:.2e} > {limit:.2e} (eager's is {theirs:.2e})"
+
+
+def assert_same_specials(got: torch.Tensor, want: torch.Tensor) -> torch.Tensor:
+    """NaN and infinities of each sign are where ``want`` has them. Gives where it has numbers."""
+    for kind in (torch.isnan, torch.isposinf, torch.isneginf):
+        assert torch.equal(kind(got), kind(want)), kind.__name__
+    return want.isfinite()
+
+
 def to_dtype(inputs: Sequence[Any], dtype: torch.dtype) -> list[Any]:
     return [x.to(dtype) if isinstance(x, torch.Tensor) and x.is_floating_point() else x for x in inputs]
 
@@ -106,7 +132,7 @@ class Reference:
         for i, got in enumerate(self.check_structure(result)):
             want = self.float64[i]
             error, eager = relative_error(got, want), relative_error(self.float32[i], want)
-            limit = min(FLOAT32_LIMIT, max(FLOAT32_TIMES_EAGER * eager, FLOAT32_FLOOR))
+            limit = float32_limit(eager)
             assert error <= limit, (
                 f"{self.name}, output {i}: relative error {error:.2e} > {limit:.2e} (eager's is {eager:.2e}); "
                 + describe(got, want, (got.double() - want).abs() == (got.double() - want).abs().max())
@@ -116,7 +142,7 @@ class Reference:
         for i, got in enumerate(self.check_structure(result)):
             want = self.float32[i]
             error, autocast, rounded = (relative_error(y, want) for y in (got, self.autocast[i], self.rounded[i]))
-            limit = BFLOAT16_TIMES_AUTOCAST * max(autocast, rounded)
+            limit = bfloat16_limit(autocast, rounded)
             assert error <= limit, (
                 f"{self.name}, output {i}: relative error {error:.2e} > {limit:.2e} "
                 f"(autocast's is {autocast:.2e}, that of rounding inputs and outputs {rounded:.2e})"

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import drystone
-from agreement import BFLOAT16_TIMES_AUTOCAST, FLOAT32_LIMIT, relative_error
+from agreement import FLOAT32_LIMIT, bfloat16_limit, relative_error
 from drystone import native
 
 transformers = pytest.importorskip("transformers")
@@ -113,7 +113,7 @@ def test_bfloat16(name: str, no_tuning_cache: None) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         lowered = results(model, inputs)
     for got, want, eager in zip(results(fast, inputs), results(model, inputs), lowered, strict=True):
-        assert relative_error(got, want) <= BFLOAT16_TIMES_AUTOCAST * relative_error(eager, want)
+        assert relative_error(got, want) <= bfloat16_limit(relative_error(eager, want))
 
 
 def test_positions_are_not_rounded_to_bfloat16(no_tuning_cache: None) -> None:
@@ -128,7 +128,7 @@ def test_positions_are_not_rounded_to_bfloat16(no_tuning_cache: None) -> None:
     (got,), (want,) = results(fast, inputs), results(model, inputs)
     with torch.autocast("cpu", torch.bfloat16):
         (eager,) = results(model, inputs)
-    assert relative_error(got, want) <= BFLOAT16_TIMES_AUTOCAST * relative_error(eager, want)
+    assert relative_error(got, want) <= bfloat16_limit(relative_error(eager, want))
 
 
 def test_ids_out_of_range(no_tuning_cache: None) -> None:

@@ -5,9 +5,12 @@ A *buffer* is a 1-D torch tensor that holds the memory of a ``TensorDesc`` from 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from drystone import native
+from drystone.graph.instructions import INSTRUCTIONS, PointwiseOp
 from drystone.native import DType, Format, Step, TensorDesc
 
 FORMATS = tuple(native.formats())
@@ -84,6 +87,31 @@ def read(desc: TensorDesc, buffer: torch.Tensor) -> torch.Tensor:
     if view.dim() != len(desc.shape):
         view = view.flatten(1, 2)[:, : desc.shape[1]]
     return view.clone(memory_format=torch.contiguous_format)
+
+
+def integers(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
+    """From -4 to 4, of which sums and products are exact."""
+    return torch.randint(-4, 5, shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def normal(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def instruction(kind: str, alpha: float = 0.0, beta: float = 0.0) -> Callable[..., torch.Tensor]:
+    """What torch makes of it."""
+    return lambda *operands: INSTRUCTIONS[kind].function(PointwiseOp(kind, (), alpha, beta), *operands)
+
+
+def outcome(step: Step, output: TensorDesc, *buffers: torch.Tensor, threads: int = 2) -> torch.Tensor:
+    """What ``step`` writes where ``output`` says, its last slot. The channels that pad a block must be zero."""
+    memory = blank(output)
+    run(step, *buffers, memory, threads=threads)
+    result = read(output, memory)
+    if output.has_padding:
+        laid = place(result, output)
+        assert ((memory == laid) | (laid != laid)).all(), "the padding of the last block is not zero"
+    return result
 
 
 def run(step: Step, *buffers: torch.Tensor, threads: int = 2) -> None:

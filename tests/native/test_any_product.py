@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
-from test_gemm import BINARY, KINDS, TORCH, UNARY, normal, packed, product, rows_of
+from layout import normal
+from test_gemm import BINARY, KINDS, TORCH, UNARY, packed, product, rows_of
 
-from agreement import FLOAT32_FLOOR, FLOAT32_LIMIT, FLOAT32_TIMES_EAGER, relative_error
+from agreement import FLOAT32_LIMIT, FLOAT32_TIMES_EAGER, float32_limit, relative_error
 from drystone import native
 from drystone.native import Gemm, PostOp
 
@@ -95,8 +96,7 @@ def test_any_product(
     theirs = relative_error(eager(torch.float32), want)
     assume(theirs < FLOAT32_LIMIT / FLOAT32_TIMES_EAGER)  # where all digits cancel, no error says anything
     got = product(x, weight, given_bias, kind=kind, out=of_output(held), ops=post_ops, operands=operands, threads=threads)
-    limit = max(FLOAT32_TIMES_EAGER * theirs, FLOAT32_FLOOR)
-    assert relative_error(got, want) <= limit + (relative_error(want.to(got.dtype), want) * 1.01 if rounded else 0)
+    assert relative_error(got, want) <= float32_limit(theirs) + (relative_error(want.to(got.dtype), want) * 1.01 if rounded else 0)
 
 
 @settings(max_examples=40)

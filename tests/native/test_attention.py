@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from layout import Format, dense, read, run
+from layout import Format, dense, normal, read, run
 
-from agreement import BFLOAT16_TIMES_AUTOCAST, FLOAT32_FLOOR, FLOAT32_LIMIT, FLOAT32_TIMES_EAGER, relative_error
+from agreement import assert_as_exact, assert_same_specials
 from drystone import native
 
 pytestmark = pytest.mark.skipif(native.isa() == "none", reason="everything runs on ATen")
@@ -17,10 +17,6 @@ pytestmark = pytest.mark.skipif(native.isa() == "none", reason="everything runs 
 PLAIN = Format.plain
 DTYPES = [torch.float32, torch.bfloat16]
 HEADS_FIRST = (True,) * 4
-
-
-def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def qkv(batch=1, heads=2, queries=5, keys=5, depth=16, width=None, key_heads=None, dtype=torch.float32):
@@ -59,12 +55,7 @@ def check(q, k, v, mask=None, causal=False, **options):
     got = attention(q, k, v, mask, causal, **options)
     assert got.dtype == q.dtype and not got.isnan().any()
     exact, theirs = eager(q, k, v, mask, causal, dtype=torch.float64), eager(q, k, v, mask, causal)
-    error, other = relative_error(got, exact), relative_error(theirs, exact)
-    if q.dtype == torch.float32:
-        assert error <= min(FLOAT32_LIMIT, max(FLOAT32_TIMES_EAGER * other, FLOAT32_FLOOR)), (error, other)
-    else:
-        rounded = relative_error(exact.bfloat16(), exact)
-        assert error <= BFLOAT16_TIMES_AUTOCAST * max(other, rounded), (error, other, rounded)
+    assert_as_exact(got, exact, theirs)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -123,9 +114,7 @@ def test_masks(shape, kind, dtype):
     assert torch.equal(got, attention(q, k, v, full.contiguous()))
     seen = full.any(-1) if kind == torch.bool else torch.ones(2, 3, 37, dtype=torch.bool)
     assert (got[~seen] == 0).all()
-    exact, theirs = eager(q, k, v, full, dtype=torch.float64), eager(q, k, v, full)
-    limit = FLOAT32_TIMES_EAGER if dtype == torch.float32 else BFLOAT16_TIMES_AUTOCAST
-    assert relative_error(got, exact) <= limit * max(relative_error(theirs, exact), FLOAT32_FLOOR / limit)
+    assert_as_exact(got, eager(q, k, v, full, dtype=torch.float64), eager(q, k, v, full))
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -178,8 +167,7 @@ def test_specials_go_where_eagers_go(which, value, dtype):
     operands[which][0, 0, 2, 6] = value
     expected = eager(*(x.double() for x in operands))
     got = attention(*(x.to(dtype) for x in operands))
-    assert torch.equal(got.isnan(), expected.isnan())
-    assert torch.equal(got.isinf(), expected.isinf())
+    assert_same_specials(got, expected)
 
 
 def test_specials_in_hidden_keys():

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from layout import blank, dense, lay, read, run, strided
+from layout import blank, dense, lay, outcome, read, run, strided
 
 from drystone import _native
 from drystone._native import Format
@@ -27,10 +27,8 @@ def numbers(*shape: int, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
 def elementwise(kind: str, *inputs: torch.Tensor, dtype: torch.dtype, threads: int = 2) -> torch.Tensor:
     laid = [lay(x, PLAIN) for x in inputs]
     output = dense(torch.broadcast_shapes(*(x.shape for x in inputs)), PLAIN, dtype)
-    result = blank(output)
     step = _native.elementwise([desc for desc, _ in laid], output, kind)
-    run(step, *(buffer for _, buffer in laid), result, threads=threads)
-    return read(output, result)
+    return outcome(step, output, *(buffer for _, buffer in laid), threads=threads)
 
 
 ARITHMETIC: dict[str, Callable[..., torch.Tensor]] = {
@@ -168,9 +166,7 @@ def fold(kind: str, x: torch.Tensor, dims: list[int], dtype: torch.dtype) -> tor
     desc, buffer = lay(x, PLAIN)
     shape = x.shape if kind == "cumsum" else [size for axis, size in enumerate(x.shape) if axis not in dims]
     output = dense(tuple(shape), PLAIN, dtype)
-    result = blank(output)
-    run(_native.fold(desc, output, kind, dims), buffer, result)
-    return read(output, result)
+    return outcome(_native.fold(desc, output, kind, dims), output, buffer)
 
 
 SHAPES = [(1,), (17,), (3, 9), (5, 1, 7), (2, 33, 5), (140, 130)]
@@ -233,10 +229,8 @@ def indexed(x: torch.Tensor, indices: list[torch.Tensor], dim: int = 0, wraps: b
     laid = [lay(index, PLAIN) for index in indices]
     grid = torch.broadcast_shapes(*(index.shape for index in indices))
     output = dense((*x.shape[:dim], *grid, *x.shape[dim + len(indices) :]), PLAIN, x.dtype)
-    result = blank(output)
     step = _native.index(desc, [index for index, _ in laid], output, dim, wraps, name)
-    run(step, buffer, *(index for _, index in laid), result)
-    return read(output, result)
+    return outcome(step, output, buffer, *(index for _, index in laid))
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 33, 64, 65, 768])
@@ -261,9 +255,7 @@ def test_along_any_axes() -> None:
 def gathered(x: torch.Tensor, index: torch.Tensor, dim: int, threads: int = 2) -> torch.Tensor:
     (desc, buffer), (by, indices) = lay(x, PLAIN), lay(index, PLAIN)
     output = dense(index.shape, PLAIN, x.dtype)
-    result = blank(output)
-    run(_native.gather(desc, by, output, dim), buffer, indices, result, threads=threads)
-    return read(output, result)
+    return outcome(_native.gather(desc, by, output, dim), output, buffer, indices, threads=threads)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64, torch.bool])

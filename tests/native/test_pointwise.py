@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 import torch
-from layout import FORMATS, blank, dense, lay, place, read, run, strided
+from layout import FORMATS, blank, dense, integers, lay, outcome, place, read, run, strided
 
 from drystone import _native
 from drystone.graph.instructions import INSTRUCTIONS, PointwiseOp
@@ -86,17 +86,12 @@ def apply(inputs, ops, format=PLAIN, output_dtype=torch.float32, threads=2, dtyp
         lay(x, format if x.dim() == len(shape) else PLAIN, d) for x, d in zip(inputs, dtypes or [None] * len(inputs), strict=True)
     ]
     output = dense(shape, format, output_dtype)
-    buffer = blank(output)
-    run(_native.pointwise([desc for desc, _ in laid], output, ops), *(b for _, b in laid), buffer, threads=threads)
-    return read(output, buffer)
+    step = _native.pointwise([desc for desc, _ in laid], output, ops)
+    return outcome(step, output, *(b for _, b in laid), threads=threads)
 
 
 def one(kind, count=1, alpha=0.0, beta=0.0):
     return [(kind, [("in", i) for i in range(count)], alpha, beta)]
-
-
-def integers(*shape, low=-8, high=9, seed=0):
-    return torch.randint(low, high, shape, generator=torch.Generator().manual_seed(seed)).float()
 
 
 def assert_ulps(actual, expected, relative=4e-7):

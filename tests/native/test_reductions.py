@@ -7,21 +7,13 @@ import math
 
 import pytest
 import torch
-from layout import FORMATS, blank, dense, lay, place, read, run, strided
+from layout import FORMATS, blank, dense, integers, lay, normal, outcome, place, read, run, strided
 
 from drystone import _native
 
 F = torch.nn.functional
 PLAIN, CHANNELS_LAST, BLOCKED16, BLOCKED8 = FORMATS
 DTYPES = [torch.float32, torch.bfloat16]
-
-
-def integers(*shape, seed=0):
-    return torch.randint(-8, 9, shape, generator=torch.Generator().manual_seed(seed)).float()
-
-
-def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def fits(format, shape):
@@ -37,9 +29,7 @@ def reduce(
     desc, buffer = lay(x, format, dtype)
     shape = [1 if i in dims else n for i, n in enumerate(x.shape) if keepdim or i not in dims]
     output = dense(tuple(shape), output_format, output_dtype)
-    result = blank(output)
-    run(_native.reduce(desc, output, kind, list(dims)), buffer, result, threads=threads)
-    return read(output, result)
+    return outcome(_native.reduce(desc, output, kind, list(dims)), output, buffer, threads=threads)
 
 
 def subsets(rank):
@@ -127,9 +117,7 @@ def test_reduce_strided(dims):
 def softmax(x, dim, format=PLAIN, dtype=torch.float32, output_dtype=torch.float32, threads=2):
     desc, buffer = lay(x, format, dtype)
     output = dense(x.shape, format, output_dtype)
-    result = blank(output)
-    run(_native.softmax(desc, output, dim), buffer, result, threads=threads)
-    return read(output, result)
+    return outcome(_native.softmax(desc, output, dim), output, buffer, threads=threads)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -202,17 +190,15 @@ def norm(
     desc, buffer = lay(x, format, dtype)
     w, b = (None if p is None else lay(p, PLAIN, parameters) for p in (weight, bias))
     output = dense(x.shape, format, dtype)
-    result = blank(output)
     step = _native.norm(desc, w and w[0], b and b[0], output, kind, list(dims), groups, eps)
-    run(step, buffer, *(p[1] for p in (w, b) if p), result, threads=threads)
-    return read(output, result)
+    return outcome(step, output, buffer, *(p[1] for p in (w, b) if p), threads=threads)
 
 
-def layer_reference(x, dims, weight, bias, eps=1e-5):
+def layer_reference(x, dims, weight, bias, eps=1e-5, centred=True):
     x = x.double()
-    mean, variance = x.mean(dims, keepdim=True), x.var(dims, unbiased=False, keepdim=True)
+    x = x - x.mean(dims, keepdim=True) if centred else x
     shape = [n if i in dims else 1 for i, n in enumerate(x.shape)]
-    y = (x - mean) / (variance + eps).sqrt()
+    y = x / (x.square().mean(dims, keepdim=True) + eps).sqrt()
     y = y if weight is None else y * weight.double().reshape(shape)
     return y if bias is None else y + bias.double().reshape(shape)
 
@@ -230,50 +216,28 @@ def parameters_of(shape, which):
 @pytest.mark.parametrize("which", ["", "w", "b", "wb"])
 @pytest.mark.parametrize("dims", [(1,), (3,), (2, 3), (1, 2, 3), (0,)], ids=str)
 @pytest.mark.parametrize("format", FORMATS)
-def test_layer_norm(format, dims, which):
+@pytest.mark.parametrize("kind", ["layer", "rms"])
+def test_norms(kind, format, dims, which):
     x = normal(3, 32, 5, 7) * 3 + 1
     weight, bias = parameters_of([x.shape[i] for i in dims], which)
-    assert_close(norm(x, "layer", dims, weight=weight, bias=bias, format=format), layer_reference(x, dims, weight, bias))
+    for dtype in DTYPES:
+        y = x.to(dtype).float()
+        expected = layer_reference(y, dims, weight, bias, centred=kind == "layer")
+        assert_close(norm(y, kind, dims, weight=weight, bias=bias, format=format, dtype=dtype), expected, dtype)
 
 
 @pytest.mark.parametrize("size", [1, 7, 16, 17, 31, 64, 768, 1025, 4096, 4097, 9000])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_layer_norm_lengths(size, threads):
+@pytest.mark.parametrize("kind", ["layer", "rms"])
+def test_norms_lengths(kind, size, threads):
     x = normal(9, size) + 5
     weight, bias = parameters_of([size], "wb")
-    if size > 1:
-        assert_close(norm(x, "layer", (1,), weight=weight, bias=bias, threads=threads), layer_reference(x, (1,), weight, bias))
-        y = x.T.contiguous()
-        assert_close(norm(y, "layer", (0,), weight=weight, bias=bias, threads=threads), layer_reference(y, (0,), weight, bias))
-    else:
-        assert torch.equal(norm(x, "layer", (1,), weight=weight, bias=bias, threads=threads), bias.expand(9, 1))
-
-
-def rms_reference(x, dims, weight, bias, eps=1e-5):
-    x = x.double()
-    shape = [n if i in dims else 1 for i, n in enumerate(x.shape)]
-    y = x / (x.square().mean(dims, keepdim=True) + eps).sqrt()
-    return y * weight.double().reshape(shape) + bias.double().reshape(shape)
-
-
-@pytest.mark.parametrize("dims", [(1,), (3,), (2, 3), (1, 2, 3)], ids=str)
-@pytest.mark.parametrize("format", FORMATS)
-def test_rms_norm(format, dims):
-    x = normal(3, 32, 5, 7) * 3 + 1
-    weight, bias = parameters_of([x.shape[i] for i in dims], "wb")
-    for dtype in DTYPES:
-        y = x.to(dtype).float()
-        actual = norm(y, "rms", dims, weight=weight, bias=bias, format=format, dtype=dtype)
-        assert_close(actual, rms_reference(y, dims, weight, bias), dtype)
-
-
-@pytest.mark.parametrize("size", [1, 7, 16, 17, 31, 64, 768, 1025, 4096, 4097, 9000])
-def test_rms_norm_lengths(size):
-    x = normal(9, size) + 5
-    weight, bias = parameters_of([size], "wb")
-    assert_close(norm(x, "rms", (1,), weight=weight, bias=bias), rms_reference(x, (1,), weight, bias))
-    y = x.T.contiguous()
-    assert_close(norm(y, "rms", (0,), weight=weight, bias=bias), rms_reference(y, (0,), weight, bias))
+    if size == 1 and kind == "layer":
+        assert torch.equal(norm(x, kind, (1,), weight=weight, bias=bias, threads=threads), bias.expand(9, 1))
+        return
+    for y, dims in ((x, (1,)), (x.T.contiguous(), (0,))):
+        expected = layer_reference(y, dims, weight, bias, centred=kind == "layer")
+        assert_close(norm(y, kind, dims, weight=weight, bias=bias, threads=threads), expected)
 
 
 def test_norm_far_from_zero():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from layout import blank, dense, lay, read, run, strided
+from layout import blank, dense, lay, outcome, read, run, strided
 
 from drystone import _native
 from drystone._native import Format
@@ -29,9 +29,8 @@ def test_every_length(dtype: torch.dtype, size: int) -> None:
     for factors in (dtype, torch.float32):
         laid = [lay(value, PLAIN) for value in (x, cosines.to(factors), sines.to(factors))]
         output = dense(x.shape, PLAIN, dtype)
-        result = blank(output)
-        run(_native.rotary(*(desc for desc, _ in laid), output), *(buffer for _, buffer in laid), result)
-        assert_close(read(output, result), reference(x, cosines, sines), dtype)
+        result = outcome(_native.rotary(*(desc for desc, _ in laid), output), output, *(buffer for _, buffer in laid))
+        assert_close(result, reference(x, cosines, sines), dtype)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -51,9 +50,8 @@ def test_special_values() -> None:
     cosines, sines = torch.ones(4), torch.ones(4)
     laid = [lay(value, PLAIN) for value in (x, cosines, sines)]
     output = dense((2, 4), PLAIN)
-    result = blank(output)
-    run(_native.rotary(*(desc for desc, _ in laid), output), *(buffer for _, buffer in laid), result)
-    torch.testing.assert_close(read(output, result).double(), reference(x, cosines, sines), equal_nan=True)
+    result = outcome(_native.rotary(*(desc for desc, _ in laid), output), output, *(buffer for _, buffer in laid))
+    torch.testing.assert_close(result.double(), reference(x, cosines, sines), equal_nan=True)
 
 
 def test_refusals() -> None:

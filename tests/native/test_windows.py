@@ -8,17 +8,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from layout import FORMATS, blank, dense, lay, place, read, run
+from layout import FORMATS, blank, dense, lay, normal, outcome, place, read, run
 
 from drystone import _native
-from drystone._native import DType, Format, Step, TensorDesc
+from drystone._native import DType, Format, TensorDesc
 
 Window = tuple[int, int, int]
 DTYPES = (torch.float32, torch.bfloat16)
-
-
-def random(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
 def sliding(
@@ -61,18 +57,7 @@ def pooled(
 ) -> torch.Tensor:
     in_desc, in_buffer = lay(x, format)
     out_desc = dense((*x.shape[:2], *map(len, windows)), format, x.dtype)
-    return outcome(_native.pool(in_desc, out_desc, kind, windows, divisors or [], override), in_buffer, out_desc, threads)
-
-
-def outcome(step: Step, in_buffer: torch.Tensor, out_desc: TensorDesc, threads: int) -> torch.Tensor:
-    """Runs the step; the channels that pad a block must stay zero."""
-    out_buffer = blank(out_desc)
-    run(step, in_buffer, out_buffer, threads=threads)
-    result = read(out_desc, out_buffer)
-    if out_desc.has_padding:
-        laid = place(result, out_desc)
-        assert ((out_buffer == laid) | (laid != laid)).all(), "the padding of the last block is not zero"
-    return result
+    return outcome(_native.pool(in_desc, out_desc, kind, windows, divisors or [], override), out_desc, in_buffer, threads=threads)
 
 
 def assert_close(result: torch.Tensor, expected: torch.Tensor) -> None:
@@ -90,7 +75,7 @@ CHANNELS = [1, 2, 3, 5, 8, 13, 16, 17, 24, 31, 33, 64, 100]
 @pytest.mark.parametrize("format", FORMATS, ids=str)
 @pytest.mark.parametrize("channels", CHANNELS)
 def test_max_pool_channels(channels: int, format: Format, dtype: torch.dtype) -> None:
-    x = random(2, channels, 23, 37, dtype=dtype)
+    x = normal(2, channels, 23, 37, dtype=dtype)
     windows = [sliding(23, 3, 2, 1)[0], sliding(37, 3, 2, 1)[0]]
     for threads in (1, 2):
         y = pooled(x, "max", windows, format=format, threads=threads)
@@ -113,7 +98,7 @@ def test_max_pool_channels(channels: int, format: Format, dtype: torch.dtype) ->
 )
 def test_max_pool_2d(format: Format, kernel: int, stride: int, padding: int, dilation: int, ceil: bool) -> None:
     for height, width in [(14, 14), (17, 70), (15, 31)]:
-        x = random(1, 20, height, width)
+        x = normal(1, 20, height, width)
         windows = [sliding(size, kernel, stride, padding, dilation, ceil)[0] for size in (height, width)]
         expected = F.max_pool2d(x, kernel, stride, padding, dilation, ceil_mode=ceil)
         assert torch.equal(pooled(x, "max", windows, format=format), expected), (height, width)
@@ -121,9 +106,9 @@ def test_max_pool_2d(format: Format, kernel: int, stride: int, padding: int, dil
 
 @pytest.mark.parametrize("format", FORMATS, ids=str)
 def test_max_pool_1d_and_3d(format: Format) -> None:
-    x = random(2, 19, 300)
+    x = normal(2, 19, 300)
     assert torch.equal(pooled(x, "max", [sliding(300, 4, 3, 1)[0]], format=format), F.max_pool1d(x, 4, 3, 1))
-    x = random(2, 19, 7, 12, 9)
+    x = normal(2, 19, 7, 12, 9)
     windows = [sliding(7, 2, 1, 0)[0], sliding(12, 3, 2, 1)[0], sliding(9, 3, 2, 1)[0]]
     assert torch.equal(pooled(x, "max", windows, format=format), F.max_pool3d(x, (2, 3, 3), (1, 2, 2), (0, 1, 1)))
 
@@ -132,7 +117,7 @@ def test_max_pool_1d_and_3d(format: Format) -> None:
 @pytest.mark.parametrize("format", FORMATS, ids=str)
 @pytest.mark.parametrize("channels", [3, 16, 21])
 def test_max_pool_nan_and_infinities(channels: int, format: Format, dtype: torch.dtype) -> None:
-    x = random(1, channels, 40, 90, dtype=dtype)
+    x = normal(1, channels, 40, 90, dtype=dtype)
     x[:, :, ::7, ::5] = float("nan")
     x[:, :, 3:9, 40:60] = -float("inf")
     x[:, :, 20, 20] = float("inf")
@@ -160,7 +145,7 @@ def test_max_of_an_empty_window() -> None:
 )
 def test_avg_pool_2d(format: Format, dtype: torch.dtype, kernel: int, stride: int, padding: int, ceil: bool) -> None:
     for channels, height, width in [(3, 20, 41), (19, 13, 16), (32, 9, 9)]:
-        x = random(2, channels, height, width, dtype=dtype)
+        x = normal(2, channels, height, width, dtype=dtype)
         axes = [sliding(size, kernel, stride, padding, ceil=ceil) for size in (height, width)]
         windows = [axis[0] for axis in axes]
         for counted in (True, False):
@@ -172,10 +157,10 @@ def test_avg_pool_2d(format: Format, dtype: torch.dtype, kernel: int, stride: in
 
 @pytest.mark.parametrize("format", FORMATS, ids=str)
 def test_avg_pool_1d_and_3d(format: Format) -> None:
-    x = random(2, 19, 300)
+    x = normal(2, 19, 300)
     windows, counted, _ = sliding(300, 4, 3, 1)
     assert_close(pooled(x, "avg", [windows], [counted], format=format), F.avg_pool1d(x.double(), 4, 3, 1))
-    x = random(2, 19, 7, 12, 9)
+    x = normal(2, 19, 7, 12, 9)
     axes = [sliding(7, 2, 1, 0), sliding(12, 3, 2, 1), sliding(9, 3, 2, 1)]
     expected = F.avg_pool3d(x.double(), (2, 3, 3), (1, 2, 2), (0, 1, 1))
     assert_close(pooled(x, "avg", [axis[0] for axis in axes], [axis[1] for axis in axes], format=format), expected)
@@ -191,7 +176,7 @@ def test_adaptive_and_global(format: Format, dtype: torch.dtype) -> None:
         (9, (160, 200), (1, 1)),
         (70, (31, 64), (7, 1)),
     ]:
-        x = random(2, channels, *size, dtype=dtype)
+        x = normal(2, channels, *size, dtype=dtype)
         windows = [adaptive(s, c) for s, c in zip(size, count, strict=True)]
         for threads in (1, 2):
             y = pooled(x, "avg", windows, lengths(windows), format=format, threads=threads)
@@ -201,7 +186,7 @@ def test_adaptive_and_global(format: Format, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("format", FORMATS, ids=str)
 def test_long_sums_stay_accurate(format: Format) -> None:
-    x = random(1, 16, 300, 400) + 1
+    x = normal(1, 16, 300, 400) + 1
     windows = [adaptive(300, 1), adaptive(400, 1)]
     y = pooled(x, "avg", windows, lengths(windows), format=format)
     assert ((y.double() - x.double().mean((2, 3), keepdim=True)).norm() / y.double().norm()).item() < 1e-6
@@ -209,13 +194,13 @@ def test_long_sums_stay_accurate(format: Format) -> None:
 
 def test_rows_longer_than_a_line() -> None:
     for kernel, stride in [(3, 1), (3, 2), (2, 5), (33, 7), (5000, 1)]:
-        x = random(1, 1, 2, 9001)
+        x = normal(1, 1, 2, 9001)
         windows = [sliding(2, 2, 1, 0)[0], sliding(9001, kernel, stride, 1)[0]]
         assert torch.equal(pooled(x, "max", windows), F.max_pool2d(x, (2, kernel), (1, stride), (0, 1))), (kernel, stride)
 
 
 def test_windows_in_any_order() -> None:
-    x = random(1, 6, 4, 4000)
+    x = normal(1, 6, 4, 4000)
     columns = [(3990, 4000, 3), (0, 5, 1), (100, 101, 1), (2000, 3000, 7), (5, 10, 1), (6, 11, 1), (7, 7, 1), (7, 12, 1)]
     windows = [[(0, 4, 2), (1, 4, 1)], columns]
     for format in FORMATS[:2]:
@@ -228,7 +213,7 @@ def test_windows_in_any_order() -> None:
 
 @pytest.mark.parametrize("format", FORMATS, ids=str)
 def test_pool_into_a_slice_of_the_channels(format: Format) -> None:
-    x = random(2, 32, 9, 9)
+    x = normal(2, 32, 9, 9)
     whole = dense((2, 96, 9, 9), format)
     buffer = place(torch.full((2, 96, 9, 9), -1.0), whole)
     view = TensorDesc(DType.f32, format, [2, 32, 9, 9], whole.strides)
@@ -242,7 +227,7 @@ def test_pool_into_a_slice_of_the_channels(format: Format) -> None:
 
 
 def test_pool_of_a_strided_input() -> None:
-    x = random(2, 6, 20, 41)
+    x = normal(2, 6, 20, 41)
     view = x[:, 1:5, ::2, ::3]
     desc = TensorDesc(DType.f32, Format.plain, list(view.shape), list(view.stride()))
     out_desc = dense((2, 4, 9, 13), Format.plain)
@@ -300,7 +285,7 @@ def resized(
 ) -> torch.Tensor:
     in_desc, in_buffer = lay(x, format)
     out_desc = dense((*x.shape[:2], *size), format, x.dtype)
-    return outcome(_native.resize(in_desc, out_desc, mode, align_corners, scales), in_buffer, out_desc, threads)
+    return outcome(_native.resize(in_desc, out_desc, mode, align_corners, scales), out_desc, in_buffer, threads=threads)
 
 
 LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
@@ -327,14 +312,14 @@ def coordinate_scales(size: tuple[int, ...], target: tuple[int, ...], align_corn
 @pytest.mark.parametrize("size,target", RESIZES, ids=str)
 def test_nearest(size: tuple[int, ...], target: tuple[int, ...], format: Format) -> None:
     for channels, dtype in itertools.product((1, 3, 16, 21), DTYPES):
-        x = random(2, channels, *size, dtype=dtype)
+        x = normal(2, channels, *size, dtype=dtype)
         y = resized(x, target, "nearest", False, coordinate_scales(size, target, False), format=format)
         assert torch.equal(y, F.interpolate(x, size=target, mode="nearest"))
 
 
 @pytest.mark.parametrize("factor", [2.0, 3.0, 1.5, 0.5, 0.3, 2.3])
 def test_nearest_by_factor(factor: float) -> None:
-    x = random(2, 5, 11, 23)
+    x = normal(2, 5, 11, 23)
     expected = F.interpolate(x, scale_factor=factor, mode="nearest")
     for format in FORMATS:
         assert torch.equal(resized(x, tuple(expected.shape[2:]), "nearest", False, [1 / factor] * 2, format=format), expected)
@@ -345,7 +330,7 @@ def test_nearest_by_factor(factor: float) -> None:
 @pytest.mark.parametrize("size,target", RESIZES, ids=str)
 def test_linear(size: tuple[int, ...], target: tuple[int, ...], format: Format, align_corners: bool) -> None:
     for channels, dtype in itertools.product((1, 3, 16, 21, 37), DTYPES):
-        x = random(2, channels, *size, dtype=dtype)
+        x = normal(2, channels, *size, dtype=dtype)
         y = resized(x, target, "linear", align_corners, coordinate_scales(size, target, align_corners), format=format)
         # In float32: torch takes the coordinates in the dtype of its input, and so in float64 others than in float32.
         expected = F.interpolate(x.float(), size=target, mode=LINEAR[len(size)], align_corners=align_corners)
@@ -359,7 +344,7 @@ def test_linear_against_float64(align_corners: bool) -> None:
         scales = coordinate_scales(size, target, align_corners)
         if align_corners and size != (5, 9):
             continue
-        x = random(2, 19, *size)
+        x = normal(2, 19, *size)
         expected = F.interpolate(x.double(), size=target, mode="bilinear", align_corners=align_corners)
         for format in FORMATS:
             assert_close(resized(x, target, "linear", align_corners, scales, format=format), expected)
@@ -367,14 +352,14 @@ def test_linear_against_float64(align_corners: bool) -> None:
 
 @pytest.mark.parametrize("factor", [2.0, 1.5, 0.3, 2.3])
 def test_linear_by_factor(factor: float) -> None:
-    x = random(2, 5, 11, 23)
+    x = normal(2, 5, 11, 23)
     expected = F.interpolate(x, scale_factor=factor, mode="bilinear")
     for format in FORMATS:
         assert_close(resized(x, tuple(expected.shape[2:]), "linear", False, [1 / factor] * 2, format=format), expected.double())
 
 
 def test_linear_nan_and_infinities() -> None:
-    x = random(1, 20, 9, 9)
+    x = normal(1, 20, 9, 9)
     x[:, :, 2, 3] = float("nan")
     x[:, :, 7, 7] = float("inf")
     for target, format in itertools.product([(9, 9), (18, 18), (9, 20)], FORMATS):
@@ -387,7 +372,7 @@ def test_linear_nan_and_infinities() -> None:
 @pytest.mark.parametrize("mode", ["nearest", "linear"])
 @pytest.mark.parametrize("format", FORMATS, ids=str)
 def test_resize_into_a_slice_of_the_channels(format: Format, mode: str) -> None:
-    x = random(2, 32, 5, 6)
+    x = normal(2, 32, 5, 6)
     whole = dense((2, 80, 10, 12), format)
     buffer = place(torch.full((2, 80, 10, 12), -1.0), whole)
     view = TensorDesc(DType.f32, format, [2, 32, 10, 12], whole.strides)
@@ -417,7 +402,7 @@ def test_resize_refusals() -> None:
 
 def normalised(x: torch.Tensor, *arguments: Any, format: Format = Format.plain, threads: int = 2) -> torch.Tensor:
     in_desc, in_buffer = lay(x, format)
-    return outcome(_native.lrn(in_desc, in_desc, *arguments), in_buffer, in_desc, threads)
+    return outcome(_native.lrn(in_desc, in_desc, *arguments), in_desc, in_buffer, threads=threads)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -425,7 +410,7 @@ def normalised(x: torch.Tensor, *arguments: Any, format: Format = Format.plain, 
 @pytest.mark.parametrize("size", [1, 2, 5, 8])
 def test_lrn(size: int, format: Format, dtype: torch.dtype) -> None:
     for shape in [(2, 64, 27, 29), (1, 3, 5, 7), (2, 1, 40, 40), (2, 300, 3, 3), (3, 19, 50), (1, 20, 4, 5, 6)]:
-        x = random(*shape, dtype=dtype) * 3
+        x = normal(*shape, dtype=dtype) * 3
         for alpha, beta, k in [(1e-4, 0.75, 1.0), (0.5, 0.5, 2.0), (1.0, 1.0, 1.0), (0.3, 0.6, 0.5)]:
             expected = F.local_response_norm(x.double(), size, alpha, beta, k)
             for threads in (1, 2):
@@ -433,7 +418,7 @@ def test_lrn(size: int, format: Format, dtype: torch.dtype) -> None:
 
 
 def test_lrn_nan_stays_in_its_windows() -> None:
-    x = random(1, 30, 6, 6)
+    x = normal(1, 30, 6, 6)
     x[0, 10, 2, 2] = float("nan")
     for format in FORMATS[:2]:
         y = normalised(x, 5, 1e-4, 0.75, 1.0, format=format)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import drystone
-from agreement import BFLOAT16_TIMES_AUTOCAST, Reference, leaves, program_of, relative_error
+from agreement import Reference, bfloat16_limit, leaves, program_of, relative_error
 from drystone import native
 
 BF16, F32 = torch.bfloat16, torch.float32
@@ -125,7 +125,7 @@ def test_a_model_that_is_bfloat16_itself(name: str) -> None:
     exact = leaves(copy.deepcopy(low).double()(x.double()))
     for got, want, eager in zip(leaves(fast(x)), exact, leaves(low(x)), strict=True):
         assert got.dtype == eager.dtype == BF16
-        assert relative_error(got, want) <= BFLOAT16_TIMES_AUTOCAST * relative_error(eager, want)
+        assert relative_error(got, want) <= bfloat16_limit(relative_error(eager, want))
 
 
 @by_model
@@ -207,7 +207,7 @@ def test_packed_layers_of_a_bfloat16_model() -> None:
     fast = drystone.optimize(low, x, capture="eager", tuning="estimate")
     exact = leaves(copy.deepcopy(low).double()(x.double()))
     for got, want, eager in zip(leaves(fast(x)), exact, leaves(low(x)), strict=True):
-        assert got.dtype == BF16 and relative_error(got, want) <= BFLOAT16_TIMES_AUTOCAST * relative_error(eager, want)
+        assert got.dtype == BF16 and relative_error(got, want) <= bfloat16_limit(relative_error(eager, want))
 
 
 def test_kept_modules_keep_their_weights() -> None:
