@@ -1,4 +1,7 @@
-"""Winograd's convolution against float64: small integers exactly with tiles of 2, closely with tiles of 4 (fractional points)."""
+"""Winograd's convolution against float64: small integers exactly with tiles of 2, closely with tiles of 4 (fractional points).
+
+Over two spatial axes, and over three: 3×3×3, and 1×3×3 slice by slice.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from layout import blank, dense, lay, place, read, run, strided
+from layout import blank, dense, integers, lay, normal, place, read, run, strided
 
+from agreement import assert_same_specials
 from drystone import native
 from drystone.graph.graph import Node, Value, constant, make_node
 from drystone.graph.instructions import PointwiseOp
@@ -22,16 +26,7 @@ pytestmark = pytest.mark.skipif(native.isa() == "none", reason="no native kernel
 FORMATS = ("channels_last", *(format.name for format in native.formats() if format.block % native.blocked().block == 0))
 TILES = (2, 4)
 BOUND = {2: 0.0, 4: 1e-6}  # of the relative L2 error on small integers
-Sides = tuple[int, int]
-BOTH: Sides = (1, 1)
-
-
-def integers(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randint(-4, 5, shape, generator=torch.Generator().manual_seed(seed)).float()
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+Sides = tuple[int, ...]
 
 
 def packed(step: Winograd, weight: torch.Tensor) -> torch.Tensor:
@@ -44,21 +39,22 @@ def packed(step: Winograd, weight: torch.Tensor) -> torch.Tensor:
 def convolved(
     x: torch.Tensor,
     weight: torch.Tensor,
-    bias: torch.Tensor | None,
+    bias: torch.Tensor | None = None,
     *,
     format: str = "channels_last",
     tile: int = 4,
-    before: Sides = BOTH,
-    after: Sides = BOTH,
+    before: Sides = (),
+    after: Sides = (),
     ops: list[PostOp] | None = None,
     operands: list[torch.Tensor] | None = None,
     held: torch.Tensor | None = None,
     threads: int = 2,
 ) -> torch.Tensor:
-    """``held`` is what the output's memory holds before."""
+    """``before`` and ``after``: the padding, 1 unless given. ``held`` is what the output's memory holds before."""
     source, buffer = lay(x, format)
-    height, width = (size + before[i] + after[i] - 2 for i, size in enumerate(x.shape[2:]))
-    target = dense((x.shape[0], weight.shape[0], height, width), format)
+    before, after = (sides or (1,) * (x.ndim - 2) for sides in (before, after))
+    sizes = (size + a + b - k + 1 for size, a, b, k in zip(x.shape[2:], before, after, weight.shape[2:], strict=True))
+    target = dense((x.shape[0], weight.shape[0], *sizes), format)
     step = Winograd(source, list(weight.shape), bias is not None, target, list(before), list(after), tile, ops or [])
     out = blank(target) if held is None else place(held, target)
     run(step, buffer, packed(step, weight), *([] if bias is None else [bias]), out, *(operands or []), threads=threads)
@@ -66,10 +62,12 @@ def convolved(
 
 
 def expected(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, before: Sides = BOTH, after: Sides = BOTH
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, before: Sides = (), after: Sides = ()
 ) -> torch.Tensor:
-    padded = F.pad(x.double(), (before[1], after[1], before[0], after[0]))
-    return F.conv2d(padded, weight.double(), None if bias is None else bias.double())
+    axes = x.ndim - 2
+    sides = zip(reversed(before or (1,) * axes), reversed(after or (1,) * axes), strict=True)
+    padded = F.pad(x.double(), [side for pair in sides for side in pair])
+    return (F.conv2d if axes == 2 else F.conv3d)(padded, weight.double(), None if bias is None else bias.double())
 
 
 def check(got: torch.Tensor, want: torch.Tensor, bound: float, before: torch.Tensor | None = None) -> None:
@@ -201,10 +199,8 @@ NON_FINITE: dict[str, Places] = {
 }
 
 
-def check_non_finite(got: torch.Tensor, want: torch.Tensor) -> None:
-    for of_kind in (torch.isnan, torch.isposinf, torch.isneginf):
-        assert torch.equal(of_kind(got), of_kind(want)), of_kind.__name__
-    finite = want.isfinite()
+def check_specials(got: torch.Tensor, want: torch.Tensor) -> None:
+    finite = assert_same_specials(got, want)
     check(got[finite], want[finite], 1e-6)
 
 
@@ -221,8 +217,8 @@ def test_nan_and_infinities_go_where_the_direct_convolution_puts_them(places: Pl
     native.set_threads(2)
     eager = F.conv2d(x, weight, bias, padding=1)
     assert not eager.isfinite().all()
-    check_non_finite(got, eager.double())
-    check_non_finite(got, expected(x, weight, bias))
+    check_specials(got, eager.double())
+    check_specials(got, expected(x, weight, bias))
 
 
 @pytest.mark.parametrize("tile", TILES)
@@ -230,7 +226,7 @@ def test_nan_and_infinities_go_where_the_direct_convolution_puts_them(places: Pl
 def test_infinities_with_other_padding(before: Sides, tile: int) -> None:
     x, weight = normal(1, 16, 9, 10), normal(16, 16, 3, 3, seed=1)
     x[0, 3, 0, 9] = x[0, 5, 8, 0] = INF
-    check_non_finite(convolved(x, weight, None, tile=tile, before=before), expected(x, weight, None, before))
+    check_specials(convolved(x, weight, None, tile=tile, before=before), expected(x, weight, None, before))
 
 
 @pytest.mark.parametrize("tile", TILES)
@@ -238,7 +234,7 @@ def test_infinity_times_a_weight_of_zero_is_nan(tile: int) -> None:
     x, weight = normal(1, 16, 9, 10), normal(512, 16, 3, 3, seed=1)
     x[0, 3, 4, 4] = INF
     weight[torch.rand(weight.shape, generator=torch.Generator().manual_seed(2)) < 0.5] = 0
-    check_non_finite(convolved(x, weight, None, tile=tile), expected(x, weight, None))
+    check_specials(convolved(x, weight, None, tile=tile), expected(x, weight, None))
 
 
 @pytest.mark.parametrize("tile", TILES)
@@ -247,7 +243,7 @@ def test_the_epilogue_after_nan_and_infinities(tile: int) -> None:
     x[0, 3, 1, 1], x[0, 5, 9, 9] = NAN, -INF
     ops: list[PostOp] = [("sum", 0.0, 0.0, None), ("relu", 0.0, 0.0, None)]
     got = convolved(x, weight, None, tile=tile, ops=ops, held=residual)
-    check_non_finite(got, F.relu(expected(x, weight, None) + residual))
+    check_specials(got, F.relu(expected(x, weight, None) + residual))
 
 
 @pytest.mark.parametrize("tile", TILES)
@@ -304,10 +300,9 @@ def test_refusals(changed: dict[str, Any], reason: str) -> None:
         step_of(changed)
 
 
-def conv_node(size: int = 56, channels: int = 64, **changed: Any) -> Node:
+def conv_node(size: int = 56, channels: int = 64, kernel: int = 3, **changed: Any) -> Node:
     op = Conv((1, 1), (1, 1), (1, 1), (1, 1), groups=1, has_bias=False)
     x = Value((1, channels, size, size), torch.float32)
-    kernel = changed.pop("kernel", 3)
     weight = constant(torch.zeros(channels, channels // changed.get("groups", 1), kernel, kernel))
     strict = changed.pop("strict", False)
     node = make_node(replace(op, **changed), [x, weight])
@@ -346,3 +341,99 @@ def test_implementation_refuses_other_epilogues() -> None:
     assert refusal is not None and "gelu_erf" in refusal
     node.epilogue = [PointwiseOp("relu", (("in", 0),))]
     assert Implementation(tile=4).refuses(node) is None
+
+
+# -- three spatial axes ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("size", [(1, 1, 1), (1, 5, 4), (2, 3, 9), (3, 8, 8), (7, 6, 13)])
+def test_volumes(size: Sides, format: str, tile: int) -> None:
+    x, weight, bias = integers(2, 32, *size), integers(48, 32, 3, 3, 3, seed=1), integers(48, seed=2)
+    check(convolved(x, weight, bias, format=format, tile=tile), expected(x, weight, bias), BOUND[tile])
+
+
+@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    ("channels", "size"), [((16, 16), (9, 20, 24)), ((144, 80), (3, 9, 8)), ((512, 272), (2, 4, 4)), ((80, 16), (1, 7, 7))]
+)
+def test_every_way_to_cut_volumes(channels: tuple[int, int], size: Sides, threads: int, tile: int) -> None:
+    x, weight = integers(1, channels[0], *size), integers(channels[1], channels[0], 3, 3, 3, seed=1)
+    native.set_threads(threads)
+    got = convolved(x, weight, tile=tile, threads=threads)
+    check(got, expected(x, weight), BOUND[tile])
+    native.set_threads(3 - threads)
+    assert torch.equal(got, convolved(x, weight, tile=tile, threads=threads)), "the result depends on how the work was cut"
+
+
+@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [((0, 0, 0), (0, 0, 0)), ((1, 0, 1), (0, 1, 1)), ((0, 1, 0), (1, 1, 0)), ((0, 0, 0), (1, 0, 1)), ((2, 1, 0), (0, 2, 2))],
+)
+def test_padding_of_volumes(before: Sides, after: Sides, format: str, tile: int) -> None:
+    x, weight = integers(2, 16, 4, 7, 6), integers(32, 16, 3, 3, 3, seed=1)
+    got = convolved(x, weight, format=format, tile=tile, before=before, after=after)
+    check(got, expected(x, weight, None, before, after), BOUND[tile])
+
+
+@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize("format", FORMATS)
+def test_slices_alone(format: str, tile: int) -> None:
+    x, weight, bias = integers(2, 32, 5, 9, 7), integers(16, 32, 1, 3, 3, seed=1), integers(16, seed=2)
+    sides = (0, 1, 1)
+    got = convolved(x, weight, bias, format=format, tile=tile, before=sides, after=sides)
+    check(got, expected(x, weight, bias, sides, sides), BOUND[tile])
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_volumes_are_added_where_the_output_lies(format: str) -> None:
+    x, weight, held = integers(1, 16, 3, 6, 5), integers(16, 16, 3, 3, 3, seed=1), integers(1, 16, 3, 6, 5, seed=3)
+    check(convolved(x, weight, format=format, ops=[("sum", 0.0, 0.0, None)], held=held), expected(x, weight) + held.double(), 1e-6)
+
+
+@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+@pytest.mark.parametrize("place", [(0, 0, 0), (2, 3, 4), (3, 8, 8)])
+def test_specials_in_volumes(place: Sides, value: float, tile: int) -> None:
+    x, weight = integers(1, 16, 4, 9, 9), integers(16, 16, 3, 3, 3, seed=1)
+    x[0, 5][place] = value
+    got, want = convolved(x, weight, tile=tile), expected(x, weight)
+    finite = assert_same_specials(got, want)
+    check(got[finite], want[finite], BOUND[tile])
+
+
+def test_refusals_of_volumes() -> None:
+    x, slices = integers(1, 16, 4, 8, 8), integers(16, 16, 1, 3, 3)
+    with pytest.raises(ValueError, match="slices that do not see each other"):
+        convolved(x, slices)
+    with pytest.raises(ValueError, match="1 or 3, 3, 3"):
+        convolved(x, integers(16, 16, 2, 3, 3))
+    volume = dense((1, 16, 4, 8, 8), "channels_last")
+    with pytest.raises(ValueError, match="each spatial axis"):
+        Winograd(volume, [16, 16, 3, 3, 3], False, volume, [1, 1], [1, 1], 4, [])
+
+
+def volume_node(kernel: Sides, padding: Sides) -> Node:
+    x = Value((1, 16, 4, 16, 16), torch.float32)
+    weight = constant(torch.zeros(16, 16, *kernel))
+    return make_node(Conv((1, 1, 1), padding, padding, (1, 1, 1), groups=1, has_bias=False), [x, weight])
+
+
+@pytest.mark.parametrize(
+    ("kernel", "padding", "reason"),
+    [
+        ((3, 3, 3), (1, 1, 1), None),
+        ((3, 3, 3), (0, 1, 0), None),
+        ((1, 3, 3), (0, 1, 1), None),
+        ((1, 3, 3), (1, 1, 1), "slices"),
+        ((3, 1, 1), (1, 0, 0), "kernel"),
+        ((3, 3, 1), (1, 1, 0), "kernel"),
+    ],
+)
+def test_implementation_refuses_volumes(kernel: Sides, padding: Sides, reason: str | None) -> None:
+    refusal = Implementation(tile=4).refuses(volume_node(kernel, padding))
+    assert refusal is None if reason is None else refusal is not None and reason in refusal
