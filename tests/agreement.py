@@ -60,6 +60,16 @@ def bfloat16_limit(*others: float) -> float:
     return BFLOAT16_TIMES_AUTOCAST * max(others)
 
 
+def assert_close(got: Any, want: Any) -> None:
+    """Float32 results (a tensor, or a structure of them) are those of another float32 computation, but for rounding."""
+    assert pytree.tree_structure(got) == pytree.tree_structure(want)
+    for mine, theirs in zip(leaves(got), leaves(want), strict=True):
+        assert mine.shape == theirs.shape and mine.dtype == theirs.dtype
+        numbers = assert_same_specials(mine, theirs)
+        error = relative_error(mine.detach()[numbers], theirs.detach()[numbers])
+        assert error <= FLOAT32_LIMIT, f"relative error {error:.2e} > {FLOAT32_LIMIT:.2e}"
+
+
 def assert_as_exact(got: torch.Tensor, exact: torch.Tensor, eager: torch.Tensor) -> None:
     """A result of float32 or bfloat16 against the exact one, and what eager makes of the same operands."""
     theirs = relative_error(eager, exact)

@@ -12,6 +12,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 import drystone
+from agreement import assert_close
 from drystone import DrystoneWarning, UnsupportedError
 from drystone.runtime.module import OptimizedModule
 
@@ -143,7 +144,7 @@ def test_state_goes_on_from_call_to_call(kind: Callable[[], nn.Module], inside: 
     with torch.no_grad():
         for _ in range(3):
             x = torch.randn(2, 4)
-            torch.testing.assert_close(fast(x), eager(x), rtol=1e-4, atol=1e-5)
+            assert_close(fast(x), eager(x))
 
 
 @pytest.mark.parametrize("kind", STATES)
@@ -207,9 +208,9 @@ def test_forward_hooks_run_with_what_they_run_with_in_eager(hook: str, capture: 
         seen.clear()
         got, ours = fast(x), list(seen)
         seen.clear()
-        torch.testing.assert_close(got, model(x), rtol=1e-4, atol=1e-5)
+        assert_close(got, model(x))
     assert len(ours) == len(seen) == 1
-    torch.testing.assert_close(ours[0] + 0, seen[0], rtol=1e-4, atol=1e-5)
+    assert_close(ours[0] + 0, seen[0])
 
 
 def test_strict_refuses_hooks_by_name() -> None:
@@ -242,7 +243,7 @@ def test_hooks_of_torch_that_compute_weights_are_part_of_the_program(utility: Ca
         fast = drystone.optimize(model, x, tuning="estimate")
     assert isinstance(fast, OptimizedModule)
     with torch.no_grad():
-        torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-5)
+        assert_close(fast(x), model(x))
 
 
 def test_hooks_on_all_modules_see_no_trace() -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import drystone
+from agreement import assert_close
 from drystone.runtime.module import OptimizedModule
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -38,7 +39,7 @@ def check(model: nn.Module, *args: Any, **kwargs: Any) -> None:
     fast = drystone.optimize(model.eval(), args, example_kwargs=kwargs, tuning="estimate")
     assert isinstance(fast, OptimizedModule)
     with torch.no_grad():
-        torch.testing.assert_close(fast(*args, **kwargs), model(*args, **kwargs), rtol=1e-4, atol=1e-5)
+        assert_close(fast(*args, **kwargs), model(*args, **kwargs))
 
 
 @pytest.mark.parametrize("masks", MASKS.values(), ids=MASKS)
@@ -51,7 +52,7 @@ def test_a_mask_need_not_be_that_of_the_example() -> None:
     fast = drystone.optimize(model, (a, b), example_kwargs={"tgt_mask": CAUSAL}, tuning="estimate")
     other = CAUSAL.flip(0, 1)
     with torch.no_grad():
-        torch.testing.assert_close(fast(a, b, tgt_mask=other), model(a, b, tgt_mask=other), rtol=1e-4, atol=1e-5)
+        assert_close(fast(a, b, tgt_mask=other), model(a, b, tgt_mask=other))
 
 
 @pytest.mark.parametrize("padded", [False, True])

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from agreement import Reference
+from agreement import Reference, assert_close
 from drystone import native
 from drystone.capture.export import capture
 from drystone.graph.build import build
@@ -76,7 +76,7 @@ def test_both_ends_in_one_format(format: str, channels: int) -> None:
     wanted = [laid(y, format) for y in reference.float32]
     assert [y.shape for y in results] == [y.shape for y in wanted]
     for got, want in zip(results, wanted, strict=True):
-        assert torch.allclose(got, want, atol=1e-5)
+        assert_close(got, want)
 
 
 @pytest.mark.parametrize(
@@ -87,4 +87,4 @@ def test_ends_in_different_formats(ends: Ends) -> None:
     made = program(simplify(build(capture(model, inputs))), ends)
     results = made([laid(x, format) for x, format in zip(inputs, ends.inputs, strict=True)])
     for got, want, format in zip(results, Reference(model, inputs).float32, ends.outputs, strict=True):
-        assert torch.allclose(got, laid(want, format), atol=1e-5)
+        assert_close(got, laid(want, format))

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import drystone
+from agreement import assert_close
 from drystone import native
 from drystone.runtime.memory import Memory
 
@@ -53,7 +54,7 @@ def test_many_batch_sizes_take_the_memory_of_the_largest(declared: bool) -> None
     fast = drystone.optimize(model, inputs[0], tuning="estimate", dynamic_shapes=shapes)
     for _ in range(2):
         for x in inputs:
-            torch.testing.assert_close(fast(x), model(x), atol=1e-5, rtol=1e-4)
+            assert_close(fast(x), model(x))
     needs = [prepared.program._need for prepared in fast._programs.values()]
     assert len(needs) == 5
     assert blocks(fast) == [max(needs)]
@@ -74,11 +75,11 @@ def test_parts_and_packed_layers_share_too() -> None:
     model, x = Net().eval().requires_grad_(False), torch.randn(2, 4, 16, 16)
     with pytest.warns(drystone.DrystoneWarning):
         parted = drystone.optimize(model, x, tuning="estimate")
-    torch.testing.assert_close(parted(x), model(x), atol=1e-5, rtol=1e-4)
+    assert_close(parted(x), model(x))
     conductors = [program._prepare.__self__ for forward in parted._forwards for program in forward.programs]
     assert len({id(conductor.memory) for conductor in conductors}) == 1
     packed = drystone.optimize(model, x, tuning="estimate", capture="eager")
-    torch.testing.assert_close(packed(x), model(x), atol=1e-5, rtol=1e-4)
+    assert_close(packed(x), model(x))
     programs = [p for table in packed.tables for s in table.structures.values() for p in s.programs.values()]
     assert len(programs) > 1
     assert len({id(program._memory) for program in programs}) == 1

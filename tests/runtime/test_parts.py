@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import drystone
-from agreement import FLOAT32_LIMIT, Reference
+from agreement import Reference, assert_close
 from drystone import CaptureError, DrystoneWarning, InputError, UnsupportedError, conductor, native
 from drystone.runtime.module import OptimizedModule
 from drystone.runtime.parts import PartedModule, PartForward
@@ -169,7 +169,7 @@ def test_dict_in_dataclass_out() -> None:
     assert native_parts(fast) == {"layer"}
     got, want = fast(given, scale=3.0), model(given, scale=3.0)
     assert type(got) is Found and got.count == want.count == 2
-    torch.testing.assert_close(got.score, want.score, rtol=FLOAT32_LIMIT, atol=1e-6)
+    assert_close(got.score, want.score)
 
 
 class ReadsChildren(nn.Module):
@@ -235,7 +235,7 @@ def test_hooks_of_the_user_run_at_each_call() -> None:
     with torch.no_grad():
         want = model(x)
     seen.clear()
-    torch.testing.assert_close(fast(x), want, rtol=FLOAT32_LIMIT, atol=1e-6)
+    assert_close(fast(x), want)
     assert seen == ["own", "below"]
 
 
@@ -328,7 +328,7 @@ def test_modules_with_effects_stay_eager_around_their_parts(inner: type[nn.Modul
     for _ in range(3):
         with torch.no_grad():
             want = model(x)
-        torch.testing.assert_close(fast(x), want, rtol=FLOAT32_LIMIT, atol=1e-6)
+        assert_close(fast(x), want)
 
 
 class SetsFlag(nn.Module):

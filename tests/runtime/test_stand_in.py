@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import drystone
+from agreement import assert_close
 from drystone import InputError, UnsupportedError
 
 pytestmark = pytest.mark.filterwarnings("ignore::drystone.DrystoneWarning")
@@ -120,7 +121,7 @@ def test_weights_that_are_loaded_are_taken_over(pair: tuple[nn.Module, Any]) -> 
     other = {name: tensor * 2 for name, tensor in model.state_dict().items()}
     fast.load_state_dict(other)
     assert torch.equal(model.state_dict()["0.weight"], other["0.weight"])
-    torch.testing.assert_close(fast(X), model(X).detach(), rtol=1e-4, atol=1e-5)
+    assert_close(fast(X), model(X).detach())
     with pytest.raises(RuntimeError, match="Missing key"):
         fast.load_state_dict({})
 
@@ -132,7 +133,7 @@ def test_weights_that_are_loaded_from_outside_are_seen() -> None:
     with pytest.raises(drystone.WeightsChangedError), torch.no_grad():
         outer(X)
     outer[0].refresh()
-    torch.testing.assert_close(outer(X), model(X).detach(), rtol=1e-4, atol=1e-5)
+    assert_close(outer(X), model(X).detach())
 
 
 def test_functions_are_applied_to_the_model_itself() -> None:
@@ -169,7 +170,7 @@ def test_optimised_again(kind: str, around: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         again = optimize(outer, "eager" if around == "eager" else "whole")
-    torch.testing.assert_close(again(X), want, rtol=1e-4, atol=1e-5)
+    assert_close(again(X), want)
     assert torch.equal(outer(X), want), "the first one still runs"
     with torch.no_grad():
         dict(model.named_parameters())["3.bias"].add_(1)
@@ -180,4 +181,4 @@ def test_optimised_again(kind: str, around: str) -> None:
         except drystone.WeightsChangedError:
             again.refresh()
             got = again(X)
-        torch.testing.assert_close(got, outer(X).detach(), rtol=1e-4, atol=1e-5)
+        assert_close(got, outer(X).detach())

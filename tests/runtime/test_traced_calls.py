@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import drystone
+from agreement import assert_close
 from drystone import UnsupportedError
 from drystone.runtime import module as runtime_module
 from drystone.runtime.traced_calls import is_traced
@@ -103,14 +104,14 @@ def pair(request: pytest.FixtureRequest) -> tuple[nn.Module, Any]:
 @pytest.mark.parametrize("way", ANY.values(), ids=ANY)
 def test_as_of_the_model(way: Callable[[Any], Any], pair: tuple[nn.Module, Any]) -> None:
     model, fast = pair
-    torch.testing.assert_close(way(fast), way(model), rtol=1e-4, atol=1e-5)
+    assert_close(way(fast), way(model))
 
 
 @pytest.mark.parametrize("kind", ["whole", "eager"])
 @pytest.mark.parametrize("way", WHOLE.values(), ids=WHOLE)
 def test_as_of_a_model_that_can_be_captured(way: Callable[[Any], Any], kind: str) -> None:
     model = model_of(kind)
-    torch.testing.assert_close(way(optimize(model, kind)), way(model), rtol=1e-4, atol=1e-5)
+    assert_close(way(optimize(model, kind)), way(model))
 
 
 @pytest.mark.parametrize("way", [way for name, way in {**ANY, **WHOLE}.items() if name not in ("compile whole",)])
