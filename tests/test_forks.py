@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import select
-import signal
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +13,8 @@ from torch import nn
 
 import drystone
 from agreement import assert_close
+from children import child
 from drystone import forks
-
-
-def child(work: Callable[[], Any], limit: float = 60) -> str:
-    """What ``work`` comes to in a forked child."""
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        said = "crashed"
-        try:
-            work()
-            said = "ok"
-        except BaseException as error:
-            said = f"{type(error).__name__}: {error}"
-        finally:
-            os.write(writer, said.encode()[:999])
-            os._exit(0)
-    os.close(writer)
-    ready = select.select([reader], [], [], limit)[0]
-    said = os.read(reader, 999).decode() if ready else "hangs"
-    os.close(reader)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return said
 
 
 def refused(said: str) -> bool:

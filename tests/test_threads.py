@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import select
-import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -16,6 +13,7 @@ from torch import nn
 
 import drystone
 from agreement import Reference, program_of
+from children import child
 from drystone import forks, native
 
 
@@ -166,24 +164,5 @@ def test_after_a_fork_nothing_hangs(model: nn.Module, child_threads: int) -> Non
     x = torch.randn(2, 3, 40, 36)
     fast = drystone.optimize(model, (x,), tuning="estimate")
     expected = fast(x)
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        said = b"crashed"
-        try:
-            torch.set_num_threads(child_threads)
-            said = b"right" if torch.allclose(fast(x), expected, atol=1e-5) else b"wrong"
-        except drystone.DrystoneError:
-            said = b"refused"
-        finally:
-            os.write(writer, said)
-            os._exit(0)
-    os.close(writer)
-    with open(reader, "rb") as answer:
-        ready, _, _ = select.select([answer], [], [], 60)
-        if not ready:
-            os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        assert ready, "the child hangs"
-        said = answer.read()
-        assert said == b"right" or (said == b"refused" and child_threads > 1 and not forks.pause_openmp())
+    said = child(lambda: torch.testing.assert_close(fast(x), expected), threads=child_threads)
+    assert said == "ok" or (said.startswith("DrystoneError") and child_threads > 1 and not forks.pause_openmp())

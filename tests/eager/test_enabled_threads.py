@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import select
-import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 import drystone
 import fresh_process
+from children import child
 from drystone.eager import operators, pages
 
 WORKERS = 4
@@ -103,33 +101,16 @@ def test_the_number_of_threads_changes_between_calls() -> None:
             torch.testing.assert_close(call(), want, rtol=1e-4, atol=1e-4)
 
 
-def answer_of_child(answer: Callable[[], bool]) -> str:
-    """What a forked child says within 20 s: "right" where ``answer()`` holds there."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        said = b"crashed"
-        try:
-            torch.set_num_threads(1)  # OpenMP's others are the parent's
-            said = b"right" if answer() else b"wrong"
-        finally:
-            os.write(writer, said)
-            os._exit(0)
-    os.close(writer)
-    with open(reader, "rb") as pipe:
-        ready, _, _ = select.select([pipe], [], [], 20)
-        if not ready:
-            os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        return pipe.read().decode() if ready else "nothing"
-
-
 def test_after_a_fork_calls_are_right() -> None:
     drystone.enable()
     calls = mixed_calls()
     expected = [call() for call in calls]
-    right = lambda: all(torch.allclose(call(), want, rtol=1e-4, atol=1e-4) for call, want in zip(calls, expected, strict=True))  # noqa: E731
-    assert answer_of_child(right) == "right"
+
+    def work() -> None:
+        for call, want in zip(calls, expected, strict=True):
+            torch.testing.assert_close(call(), want, rtol=1e-4, atol=1e-4)
+
+    assert child(work, 20, threads=1) == "ok"  # OpenMP's others are the parent's
 
 
 FORKS_WHILE_OTHERS_CALL = """
@@ -178,11 +159,11 @@ def test_pages_after_a_fork() -> None:
     kept = pages.state().kept
     assert kept > 0
 
-    def in_child() -> bool:
+    def in_child() -> None:
         reused = pages.state().reused
         torch.empty(1 << 23)
         drystone.disable()
-        return pages.state().kept == 0 and reused < pages.state().reused
+        assert pages.state().kept == 0 and reused < pages.state().reused
 
-    assert answer_of_child(in_child) == "right"
+    assert child(in_child, 20, threads=1) == "ok"
     assert pages.state().kept == kept
