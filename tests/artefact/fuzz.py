@@ -33,22 +33,8 @@ WATCHDOG_SECONDS = 60
 MEMORY = 12 << 30
 
 INTEGERS = (0, 1, -1, 2, 7, 255, 2**16, 2**24, 2**31 - 1, 2**31, 2**32, 2**53, 2**62, 2**63 - 1, 2**63, -(2**63), 10**30)
-WORDS = (
-    "",
-    "x",
-    "aten",
-    "conv",
-    "add.Tensor",
-    "from_file.default",
-    "add_.Tensor",
-    "float64",
-    "bool",
-    "blocked16",
-    "../x",
-    "inf",
-    "nan",
-    "0",
-)
+WORDS = ("", "x", "aten", "conv", "add.Tensor", "from_file.default", "add_.Tensor", "float64", "bool", "blocked16", "../x")
+WORDS += ("inf", "nan", "0")
 OTHERS = (
     None,
     True,

@@ -217,22 +217,3 @@ def test_no_warning_of_torchs_own():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         drystone.optimize(module, inputs_of(module), tuning="estimate")
-
-
-class Packed(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.lstm, self.head = nn.LSTM(INPUTS, HIDDEN), nn.Linear(HIDDEN, 3)
-
-    def forward(self, x, lengths):
-        y, _ = self.lstm(nn.utils.rnn.pack_padded_sequence(x, lengths, enforce_sorted=False))
-        return self.head(nn.utils.rnn.pad_packed_sequence(y)[0])
-
-
-@pytest.mark.filterwarnings("ignore::drystone.DrystoneWarning")
-def test_packed_sequences_run_as_the_model_has_them():
-    """torch.export can't trace them: their lengths are the sizes of tensors."""
-    module = Packed().eval().requires_grad_(False)
-    inputs = (torch.randn(STEPS, 3, INPUTS), torch.tensor([4, 6, 2]))
-    fast = drystone.optimize(module, inputs, tuning="estimate")
-    torch.testing.assert_close(fast(*inputs), module(*inputs))
