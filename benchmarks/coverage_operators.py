@@ -27,7 +27,7 @@ from torch.utils import _pytree as pytree
 from verdict import judge
 
 import drystone
-from drystone import conductor
+from drystone import whole
 from drystone.capture.export import Captured, capture
 from drystone.errors import DrystoneError
 from drystone.graph.builders.registry import table
@@ -129,7 +129,7 @@ def evaluate(info: Any, sample: Any, inputs: list[int] | None) -> dict[str, Any]
             exact = info.op(*double_args, **double_kwargs)
         except (RuntimeError, NotImplementedError):
             exact = None  # the operator has no float64
-    recorder = conductor.capture_module = Recorder()
+    recorder = whole.capture_module = Recorder()
     row: dict[str, Any] = {"form": "inputs" if inputs is None else "weights", "call": described(args, kwargs)}
     try:
         fast = drystone.optimize(module, module.example, tuning="estimate")

@@ -13,6 +13,9 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from drystone.preparer import programs_of
+from drystone.runtime.module import Prepared
+
 # For what torch 2.6 does not export as one graph, and 2.10 does; in parts it runs natively there too.
 needs_newer_export = pytest.mark.skipif(
     torch.torch_version.TorchVersion(torch.__version__) < (2, 10),
@@ -40,7 +43,14 @@ def leaves(result: Any) -> list[torch.Tensor]:
 
 def program_of(fast: Any) -> Any:
     """The native program, for tests that must not get eager's answer where eager was faster in the rehearsal."""
-    return fast._current[1].program
+    return prepared_of(fast).program
+
+
+def prepared_of(fast: Any) -> Prepared:
+    """What is prepared for the example's shapes, whichever of program and eager calls run."""
+    current = programs_of(fast).current
+    assert current is not None
+    return current[1]
 
 
 def relative_error(result: torch.Tensor, reference: torch.Tensor) -> float:

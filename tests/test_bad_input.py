@@ -257,11 +257,12 @@ def test_other_dimensions_may_not(dynamic: Any) -> None:
 
 
 def test_many_shapes_keep_a_bounded_number_of_programs(dynamic: Any) -> None:
-    from drystone.runtime.module import MAX_PROGRAMS
+    from drystone.preparer import programs_of
+    from drystone.runtime.programs import MAX_PROGRAMS
 
     for batch in range(1, MAX_PROGRAMS + 4):
         assert dynamic(torch.randn(batch, *X[1:]), torch.randn(16, 1, 1)).shape[0] == batch
-    assert len(dynamic._programs) <= MAX_PROGRAMS
+    assert len(programs_of(dynamic)) <= MAX_PROGRAMS
 
 
 # -- models and arguments that optimize refuses

@@ -21,7 +21,7 @@ from agreement import Reference
 from drystone.compile_backend import drystone as backend
 from drystone.compiled_graph import MAX_CHANGES, CompiledGraph
 from drystone.errors import DrystoneWarning, UnsupportedError
-from drystone.runtime.module import MAX_PROGRAMS
+from drystone.runtime.programs import MAX_PROGRAMS
 
 
 @pytest.fixture(autouse=True)

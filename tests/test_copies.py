@@ -16,6 +16,7 @@ from torch import nn
 
 import drystone
 from drystone import UnsupportedError, WeightsChangedError
+from drystone.preparer import programs_of
 from drystone.runtime.module import OptimizedModule
 from small_models import Decides
 
@@ -127,7 +128,7 @@ def test_a_copy_of_a_copy_that_is_saved(tmp_path: Path) -> None:
 
 def test_eager_stays_eager() -> None:
     fast = drystone.optimize(model(), X, tuning="estimate")
-    fast._prepare.__self__.verdict = "eager"
+    programs_of(fast).verdict = "eager"
     assert copy.deepcopy(fast).explain().runs == "eager"
 
 

@@ -15,6 +15,7 @@ import drystone
 from agreement import assert_close
 from children import child
 from drystone import forks
+from drystone.preparer import programs_of
 
 
 def refused(said: str) -> bool:
@@ -97,21 +98,22 @@ def test_a_fork_beside_a_planning(model: nn.Module, monkeypatch: pytest.MonkeyPa
     """The thread that plans is not in the child, where others plan what it would have."""
     x = torch.randn(2, 8, 16, 16)
     fast = drystone.optimize(model, x, tuning="estimate")
-    prepare, planning, go_on = fast._prepare, threading.Event(), threading.Event()
+    source = programs_of(fast).source
+    graph_for, planning, go_on = source.graph_for, threading.Event(), threading.Event()
 
     def slowly(*args: Any) -> Any:
         planning.set()
         go_on.wait(60)
-        return prepare(*args)
+        return graph_for(*args)
 
-    fast._prepare = slowly
+    monkeypatch.setattr(source, "graph_for", slowly)
     thread = threading.Thread(target=lambda: fast(x[:1]))
     thread.start()
     assert planning.wait(60)
 
     def work() -> None:
         torch.set_num_threads(1)
-        fast._prepare = prepare
+        monkeypatch.setattr(source, "graph_for", graph_for)
         fast(x), fast(x[:1])
 
     said = child(work)

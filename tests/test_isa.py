@@ -16,6 +16,7 @@ import warnings
 warnings.simplefilter("error")  # running on ATen because the CPU has nothing else is not worth a warning
 warnings.filterwarnings("ignore", "other work took")  # as other tests do
 import torch, drystone
+from drystone.preparer import programs_of
 from torch import nn
 
 torch.manual_seed(0)
@@ -28,7 +29,7 @@ with torch.no_grad():
     want = model.double()(x.double())
     model.float()
 fast = drystone.optimize(model, (x,), tuning=TUNING)
-for result in (fast(x), fast._current[1].program([x])[0]):
+for result in (fast(x), programs_of(fast).current[1].program([x])[0]):
     error = ((result - want).norm() / want.norm()).item()
     assert error < 2e-6, error
 explanation = fast.explain()
@@ -66,6 +67,7 @@ for given, expected in zip(drystone.optimize(Twice().eval(), x, tuning="estimate
 
 MOVED = """
 import torch, drystone
+from drystone.preparer import programs_of
 class Same(torch.nn.Module):
     def forward(self, *tensors):
         return [*tensors, tensors[0] + 1]
@@ -73,7 +75,7 @@ dtypes = "int64 int32 int16 int8 uint8 bool float16 float64 bfloat16 float32 com
 given = [torch.arange(-3, 9).view(3, 1, 4).to(getattr(torch, dtype)) for dtype in dtypes]
 for one, given in ((x, x if x.is_floating_point() else ~x if x.dtype == torch.bool else x * 3) for x in given):
     fast = drystone.optimize(Same().eval(), (one, one), tuning="estimate")
-    for result in (fast(one, given), fast._current[1].program([one, given])):
+    for result in (fast(one, given), programs_of(fast).current[1].program([one, given])):
         assert torch.equal(result[0], one) and torch.equal(result[1], given) and result[1].dtype == given.dtype, given.dtype
 """
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import drystone
-from agreement import program_of, relative_error
+from agreement import prepared_of, program_of, relative_error
 from drystone import native
 from drystone.capture.kept_modules import chosen_modules, names_of
 from small_models import Decides
@@ -41,7 +41,7 @@ class Model(nn.Module):
 
 def products(fast) -> dict[str, set[torch.dtype]]:
     """Submodule → the dtypes from which its products are computed; in which its weights are stored, where that is all."""
-    graph = fast._current[1].graph
+    graph = prepared_of(fast).graph
     ops, factors = (("matmul", "attention"), slice(2)) if native.multiplies_bfloat16() else (("matmul",), slice(1, 2))
     return {node.module: {value.dtype for value in node.inputs[factors]} for node in graph if node.op in ops}
 

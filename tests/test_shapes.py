@@ -17,7 +17,7 @@ import drystone
 from agreement import Reference, needs_unconditional_sizes
 from drystone import ShapeError
 from drystone.capture import shapes
-from drystone.runtime.module import MAX_PROGRAMS
+from drystone.runtime.programs import MAX_PROGRAMS
 
 
 class Net(nn.Module):
@@ -62,7 +62,7 @@ def test_later_batches_are_not_captured_again(model: nn.Module, monkeypatch: pyt
     def never(*_: Any) -> Any:
         raise AssertionError("captured again")
 
-    monkeypatch.setattr("drystone.conductor.capture_module", never)
+    monkeypatch.setattr("drystone.whole.capture_module", never)
     x = torch.randn(6, 3, 10, 12)
     Reference(model, (x,)).check_float32(fast(x))
 

@@ -15,6 +15,7 @@ import drystone
 from agreement import Reference, program_of
 from children import child
 from drystone import forks, native
+from drystone.preparer import programs_of
 
 
 class Net(nn.Module):
@@ -144,7 +145,7 @@ def test_first_calls_of_new_shapes_from_several_threads(model: nn.Module) -> Non
     for n, result in results:
         assert torch.equal(result, fast(inputs[n]))
         Reference(model, (inputs[n],)).check_float32(result)
-    assert len(fast._programs) == 4
+    assert len(programs_of(fast)) == 4
 
 
 def test_explain_while_calls_run(model: nn.Module) -> None:

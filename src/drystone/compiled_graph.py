@@ -1,16 +1,15 @@
-"""One graph that Dynamo has found in a model, handed to the conductor.
+"""One graph that Dynamo has found in a model, and its programs.
 
 Dynamo's graphs have the model's weights among their inputs, and are compiled before the numbers are there. So a graph is
-prepared at its first call: its weights become constants of a module around it, the sizes of that call likewise, and the
-conductor gets that module. Each call looks whether the weights are still those that were packed.
+prepared at its first call: its weights become constants of a module around it, the sizes of that call likewise, and that module
+is captured. Each call looks whether the weights are still those that were packed.
 """
 
 from __future__ import annotations
 
 import atexit
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import filterfalse
 from typing import Any
 
@@ -21,12 +20,19 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
 from drystone.capture.alone import alone
-from drystone.conductor import optimize
+from drystone.capture.signature import Signature
 from drystone.errors import CaptureError, DrystoneError, UnsupportedError, warn
 from drystone.forks import Lock
+from drystone.graph.graph import Graph
+from drystone.options import Options
+from drystone.passes.in_precision import bfloat16_notice
+from drystone.preparer import Preparer, Programs, Sizes, Source
 from drystone.runtime.explain import Explanation
-from drystone.runtime.module import MAX_PROGRAMS, OptimizedModule
+from drystone.runtime.module import Example, Prepared
+from drystone.runtime.stand_in import threads_in_force
+from drystone.runtime.traced_calls import is_traced
 from drystone.runtime.weights import Numbers
+from drystone.whole import WholeModel
 
 # Equal blocks of a model may share one graph, each with weights of its own. Beyond so many sets the graph runs eagerly.
 MAX_WEIGHT_SETS = 128
@@ -46,7 +52,7 @@ class CompiledGraph:
     """
 
     def __init__(self, graph: fx.GraphModule, example_inputs: Sequence[Any], options: dict[str, Any]) -> None:
-        self._graph, self._options = graph, options
+        self._graph, self._options = graph, Options(**options)
         nodes = [node for node in graph.graph.nodes if node.op == "placeholder"]
         self._weights = {i: nodes[i].name for i, example in enumerate(example_inputs) if _is_weight(example)}
         self._parameters = [i for i in self._weights if isinstance(example_inputs[i], nn.Parameter)]
@@ -54,81 +60,70 @@ class CompiledGraph:
         self._numbers = [i for i in inputs if _is_number(nodes[i], example_inputs[i])]
         self._tensors = [i for i in inputs if i not in self._numbers]
         self._own = [*graph.parameters(), *graph.buffers()]  # where Dynamo leaves weights in the graph
+        self._preparer = Preparer()
         self._bound: dict[tuple[int, ...], _Bound] = {}
         self._changes = 0
         self._eagerly = False
-        self._lock = Lock()  # of the tables, for a moment
         self._planning = Lock()  # of whoever makes a program
 
     def run(self, *args: Any) -> Any:
         """The graph's results, as a tuple. ``args`` are of the kinds of the example inputs."""
-        if not self._eagerly:
-            fast = self._known(args)
-            if fast is None:
+        if not self._eagerly and not is_traced():
+            prepared = self._known(args)
+            if prepared is None:
                 with self._planning:
-                    fast = self._find(args)
-            if fast is not None:
+                    prepared = self._find(args)
+            if prepared is not None and not prepared.eager:
                 with torch.no_grad():
-                    return fast(*[args[i] for i in self._tensors])
+                    tensors = [args[i].resolve_neg().resolve_conj().contiguous() for i in self._tensors]
+                    return prepared.unflatten(prepared.program(tensors))
         return self._graph(*args)
 
     def explain(self) -> list[Explanation]:
         """What each program of the graph runs; none where it runs eagerly."""
-        return [fast.explain() for bound in self._bound.values() for fast in bound.programs.values()]
+        return [prepared.explanation for bound in list(self._bound.values()) for _, prepared in bound.programs.items()]
 
     def _called(self, args: Sequence[Any]) -> tuple[tuple[int, ...], list[torch.Tensor], list[int]]:
         """Which weights a call has, and what tells whether they are as they were."""
         weights = [*[args[i] for i in self._weights], *self._own]
         return tuple([id(args[i]) for i in self._parameters]), weights, _stamps(weights)
 
-    def _sizes(self, args: Sequence[Any]) -> tuple[Any, ...]:
+    def _sizes(self, args: Sequence[Any]) -> Sizes:
         return (*[args[i].shape for i in self._tensors], *[_number(args[i]) for i in self._numbers])
 
-    def _known(self, args: Sequence[Any]) -> OptimizedModule | None:
+    def _known(self, args: Sequence[Any]) -> Prepared | None:
         """The program for these weights and sizes, if it is there."""
         key, _, stamps = self._called(args)
-        with self._lock:
-            bound = self._bound.get(key)
-            if bound is None or bound.stamps != stamps or bound.numbers.have_moved():
-                return None
-            sizes = self._sizes(args)
-            fast = bound.programs.get(sizes)
-            if fast is not None:
-                self._changes = 0
-                bound.programs.move_to_end(sizes)
-            return fast
+        bound = self._bound.get(key)
+        if bound is None or bound.is_outdated(stamps):
+            return None
+        prepared = bound.programs.get((threads_in_force(), self._sizes(args)))
+        if prepared is not None:
+            self._changes = 0
+        return prepared
 
-    def _find(self, args: Sequence[Any]) -> OptimizedModule | None:
+    def _find(self, args: Sequence[Any]) -> Prepared | None:
         """As ``_known``, but made if there is none; None where the graph runs eagerly."""
         if self._eagerly:
             return None
         key, weights, stamps = self._called(args)
         try:
             bound = self._bound.get(key)
-            if bound is None or bound.stamps != stamps or bound.numbers.have_moved():
-                bound = self._bind(key, weights, stamps)
+            if bound is None or bound.is_outdated(stamps):
+                bound = self._bind(key, args, weights, stamps)
             else:
                 self._changes = 0
-            numbers = {i: _number(args[i]) for i in self._numbers}
-            sizes = self._sizes(args)
-            fast = bound.programs.get(sizes)
-            if fast is None:
-                fast = self._prepare([numbers.get(i, arg) for i, arg in enumerate(args)])
-                with self._lock:
-                    bound.programs[sizes] = fast
-                    while len(bound.programs) > MAX_PROGRAMS:
-                        bound.programs.popitem(last=False)
-            return fast
+            threads, sizes = threads_in_force(), self._sizes(args)
+            return bound.programs.get((threads, sizes)) or self._prepare(bound, args, sizes, threads)
         except DrystoneError as error:
-            if self._options.get("strict"):
+            if self._options.strict:
                 raise
             self._eagerly = True
-            with self._lock:
-                self._bound.clear()
+            self._bound.clear()
             warn(f"a graph of torch.compile runs eagerly: {error}", stacklevel=3)
             return None
 
-    def _bind(self, key: tuple[int, ...], weights: list[torch.Tensor], stamps: list[int]) -> _Bound:
+    def _bind(self, key: tuple[int, ...], args: Sequence[Any], weights: list[torch.Tensor], stamps: list[int]) -> _Bound:
         if key in self._bound:
             self._changes += 1
             if self._changes > MAX_CHANGES:
@@ -136,24 +131,26 @@ class CompiledGraph:
             warn("weights have changed since they were packed, and are packed again", stacklevel=4)
         elif len(self._bound) == MAX_WEIGHT_SETS:
             raise UnsupportedError(f"it is called with more than {MAX_WEIGHT_SETS} sets of weights")
-        with self._lock:
-            self._bound[key] = bound = _Bound(weights, stamps, Numbers(weights))
+        given = {name: (i, args[i]) for i, name in self._weights.items()}
+        source = _GraphWithWeights(self._graph, given, self._numbers, self._options)
+        programs = Programs(Preparer(beside=self._preparer), source, self._options)
+        self._bound[key] = bound = _Bound(weights, stamps, Numbers(weights), programs)
         return bound
 
-    def _prepare(self, args: Sequence[Any]) -> OptimizedModule:
-        _check(self._graph, args)
-        tensors = tuple(args[i] for i in self._tensors)
+    def _prepare(self, bound: _Bound, args: Sequence[Any], sizes: Sizes, threads: int) -> Prepared:
+        numbers = {i: _number(args[i]) for i in self._numbers}
+        _check(self._graph, [numbers.get(i, arg) for i, arg in enumerate(args)])
+        tensors = [args[i] for i in self._tensors]
         if not tensors:
             raise UnsupportedError("it has no inputs but weights and numbers")
-        bound = _WithWeights(self._graph, args, self._weights, self._numbers)
-        fast = optimize(bound, tensors, capture="whole", **self._options)
-        assert isinstance(fast, OptimizedModule)
-        return fast
+        if self._options.dtype is torch.bfloat16 and (notice := bfloat16_notice()):
+            warn(notice, stacklevel=4)
+        return bound.programs.at(sizes, tensors, threads, rehearse=self._options.tuning == "measure")
 
 
 @dataclass
 class _Bound:
-    """Programs by the sizes of their inputs, for weights that are as they were when packed.
+    """Programs for weights that are as they were when packed.
 
     The weights are kept, so that no other tensor can take their identity or their memory.
     """
@@ -161,30 +158,55 @@ class _Bound:
     weights: list[torch.Tensor]
     stamps: list[int]
     numbers: Numbers
-    programs: OrderedDict[tuple[Any, ...], OptimizedModule] = field(default_factory=OrderedDict)
+    programs: Programs
+
+    def is_outdated(self, stamps: list[int]) -> bool:
+        return self.stamps != stamps or self.numbers.have_moved()
+
+
+class _GraphWithWeights(Source):
+    """The graph with one set of weights: sizes and numbers of a call make it a model that is captured whole."""
+
+    def __init__(
+        self, graph: fx.GraphModule, weights: dict[str, tuple[int, torch.Tensor]], numbers: Sequence[int], options: Options
+    ) -> None:
+        """``weights`` by name, with their places among the graph's inputs; ``numbers``: the places of those."""
+        self._graph, self._weights, self._numbers, self._options = graph, weights, numbers, options
+
+    def graph_for(self, sizes: Sizes, tensors: list[torch.Tensor]) -> tuple[Graph, Signature]:
+        whole = self._whole(sizes, tensors)
+        whole.capture()
+        whole.report_changes()
+        return whole.graph, whole.signature
+
+    def eager(self, sizes: Sizes, tensors: list[torch.Tensor]) -> Callable[[], Any]:
+        return self._whole(sizes, tensors).eager(sizes, tensors)
+
+    def _whole(self, sizes: Sizes, tensors: list[torch.Tensor]) -> WholeModel:
+        numbers = dict(zip(self._numbers, sizes[len(tensors) :], strict=True))
+        return WholeModel(Example(_WithWeights(self._graph, self._weights, numbers), tuple(tensors), {}), self._options)
 
 
 class _WithWeights(nn.Module):
     """The graph as a function of the tensors that each call brings: its weights are attributes, sizes are numbers."""
 
-    def __init__(self, graph: fx.GraphModule, args: Sequence[Any], weights: dict[int, str], numbers: Sequence[int]) -> None:
+    def __init__(self, graph: fx.GraphModule, weights: dict[str, tuple[int, torch.Tensor]], numbers: dict[int, Any]) -> None:
         super().__init__()
         self.training = False  # of this module alone: the graph may hold modules of the user's
-        self._graph = graph
-        self._count, self._weights = len(args), weights
-        self._numbers = {i: args[i] for i in numbers}
+        self._graph, self._numbers = graph, numbers
+        self._weights = {i: name for name, (i, _) in weights.items()}
         self._autocast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
-        for i, name in weights.items():
-            if isinstance(args[i], nn.Parameter):
-                self.register_parameter(name, args[i])
+        for name, (_, tensor) in weights.items():
+            if isinstance(tensor, nn.Parameter):
+                self.register_parameter(name, tensor)
             else:
-                self.register_buffer(name, args[i])
+                self.register_buffer(name, tensor)
 
     def forward(self, *inputs: torch.Tensor) -> Any:
         given = iter(inputs)
         args = [
             getattr(self, self._weights[i]) if i in self._weights else self._numbers[i] if i in self._numbers else next(given)
-            for i in range(self._count)
+            for i in range(len(inputs) + len(self._weights) + len(self._numbers))
         ]
         if self._autocast is None:
             return self._graph(*args)

@@ -12,10 +12,9 @@ from typing import Any
 from torch import nn
 
 from drystone.capture.kept_modules import names_of
-from drystone.conductor import Conductor
 from drystone.errors import UnsupportedError
-from drystone.runtime.module import OptimizedModule
-from drystone.runtime.stand_in import NoModel
+from drystone.preparer import programs_of
+from drystone.runtime.module import OptimizedModule, interface_of
 from drystone.saving import Original, read, save
 
 
@@ -24,6 +23,7 @@ def copied(fast: nn.Module, copy: Callable[[Original], Original]) -> OptimizedMo
 
     A model that can't be copied stays behind: the copy then is as a module that was loaded.
     """
+    fast = _checked(fast)
     files, original = _files(fast), _original(fast)
     if original is not None:
         try:
@@ -35,6 +35,7 @@ def copied(fast: nn.Module, copy: Callable[[Original], Original]) -> OptimizedMo
 
 def reduced(fast: nn.Module) -> tuple[Callable[..., OptimizedModule], tuple[Any, ...]]:
     """What pickle stores: the files of an artefact, and the model where it can be pickled."""
+    fast = _checked(fast)
     files, original = _files(fast), _original(fast)
     try:
         pickled = pickle.dumps(original)
@@ -47,29 +48,31 @@ def _unpickled(files: dict[str, bytes], pickled: bytes) -> OptimizedModule:
     return _restored(files, pickle.loads(pickled))
 
 
-def _files(fast: nn.Module) -> dict[str, bytes]:
-    """The artefact in memory."""
+def _checked(fast: nn.Module) -> OptimizedModule:
     if not isinstance(fast, OptimizedModule):
         raise UnsupportedError(
             f"a {type(fast).__name__} can't be copied or pickled: copy the model and optimise the copy. What is captured whole can "
             "be copied, and kept in a folder by drystone.save and drystone.load"
         )
+    return fast
+
+
+def _files(fast: OptimizedModule) -> dict[str, bytes]:
+    """The artefact in memory."""
     with tempfile.TemporaryDirectory(prefix="drystone-") as temporary:
         path = Path(temporary) / "copy"
         save(fast, path)
         return {file.name: file.read_bytes() for file in path.iterdir()}
 
 
-def _original(fast: Any) -> Original | None:
-    conductor: Conductor = fast._prepare.__self__
-    if conductor.released or isinstance(fast._model, NoModel):
+def _original(fast: OptimizedModule) -> Original | None:
+    programs, example = programs_of(fast), interface_of(fast).example
+    options = programs.options
+    if programs.released or example is None:
         return None
-    options, model = conductor.options, conductor.model
-    float32 = names_of(model, options.float32_modules) if options.float32_modules else set()
-    watched = [name for name, _ in fast._weights._named]
-    return Original(
-        model, conductor.args, conductor.kwargs, replace(options, float32_modules=()), float32, watched, conductor.verdict
-    )
+    float32 = names_of(example.model, options.float32_modules) if options.float32_modules else set()
+    watched = [name for name, _ in programs.originals.named]
+    return Original(example, replace(options, float32_modules=()), float32, watched, programs.verdict)
 
 
 def _restored(files: dict[str, bytes], original: Original | None) -> OptimizedModule:

@@ -1,28 +1,23 @@
-"""A model that runs eagerly with packed layers: what is replaced, which memory format is the fastest, whether eager is.
-
-The conductor calls this and lends it what makes a program of a captured piece; capture and runtime meet here, passes and plan are
-not known.
-"""
+"""A model that runs eagerly with packed layers: what is replaced, which memory format is the fastest, whether eager is."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import fx, nn
 
+from drystone import native
 from drystone.capture.calls import Composer, Trace, Untraceable, trace
-from drystone.capture.export import Captured, check_model
+from drystone.capture.export import check_model
 from drystone.capture.isolated import alone
 from drystone.capture.module_tree import copy_tree
 from drystone.capture.recording import Recording
 from drystone.errors import CaptureError, warn
-from drystone.forks import Lock
+from drystone.factories import on_cpu
 from drystone.graph.build import build
 from drystone.graph.dtypes import FLOATS
-from drystone.graph.graph import Graph
 from drystone.graph.ops import (
     Aten,
     Cat,
@@ -39,13 +34,18 @@ from drystone.graph.ops import (
     Resize,
     Softmax,
 )
-from drystone.parted import Race, difference, record_once, run_once, undisturbed
-from drystone.plan.formats import PLAIN
+from drystone.options import Options
+from drystone.parted import difference, record_once, run_once, undisturbed
+from drystone.plan.assemble import Ends
+from drystone.plan.formats import CHANNELS_LAST, PLAIN, dense
+from drystone.plan.implementations import options as implementations_of
+from drystone.preparer import Preparer, lowered
 from drystone.runtime.explain_layouts import ExplainedLayer, LayoutExplanation
 from drystone.runtime.layouts import LayoutModule, PackedForward
 from drystone.runtime.program import Program
 from drystone.runtime.recurrent import RecurrentForward, is_recurrent
 from drystone.runtime.structures import Kind, Operation, Structure, Table
+from drystone.runtime.timing import against_eager
 from drystone.runtime.weights import Weights
 
 # Layers that are one operator of one tensor. Recurrent ones, which keep states, have a forward of their own.
@@ -67,29 +67,30 @@ SPATIAL = frozenset((Conv, ConvTranspose, Pool, Resize, LocalResponseNorm))
 # Calls in which a model comes to rest: what is computed twice in one is kept in the next.
 CALLS = 3
 
-# Gives why torch must compute some of a graph, or None.
-Refusal = Callable[[Graph], str | None]
-# The program of a captured piece: ``(piece, format, formats of its inputs, of its output, measure)``.
-Piece = Callable[[Captured, str, Sequence[str], str, bool], Program]
-
 
 class LayerMaker:
-    """Makes operations and programs in one format; packed weights are shared by all of them.
+    """Makes operations and programs in one format; packed weights are shared by all of them."""
 
-    ``pieces()`` gives what makes programs, with a store of packed weights of its own.
-    """
-
-    def __init__(self, format: str, pieces: Callable[[], Piece], refusal: Refusal, constants: Iterable[torch.Tensor]) -> None:
-        self.format, self._pieces, self._piece, self._refusal = format, pieces, pieces(), refusal
+    def __init__(
+        self,
+        format: str,
+        preparer: Preparer,
+        options: Options,
+        constants: Iterable[torch.Tensor],
+        recurrent: Iterable[RecurrentForward],
+    ) -> None:
+        self.format, self.preparer, self.options, self._recurrent = format, preparer, options, list(recurrent)
         self._constants = {id(tensor): tensor for tensor in constants}
         self.reasons: dict[Hashable, str] = {}
         self.measure = False
-        self.lock = Lock(reentrant=True)
+        self.lock = preparer.lock
 
     def renew(self) -> None:
         """The weights have changed: nothing that was packed is used again."""
-        self._piece = self._pieces()
+        self.preparer.renew()
         self.reasons.clear()
+        for forward in self._recurrent:
+            forward.refresh()
 
     def is_constant(self, tensor: torch.Tensor) -> bool:
         return id(tensor) in self._constants
@@ -120,13 +121,13 @@ class LayerMaker:
         if traced.dtype not in FLOATS or any(not op.views for op in ops - computed) or not ops & computed:
             reasons = [node.op.reason for node in graph if isinstance(node.op, Aten)]
             raise Untraceable(next(filter(None, reasons), "it is no operator on floats that has a program of its own"))
-        reason = self._refusal(graph)
-        if reason:
+        if (reason := next((reason for found, reason in map(implementations_of, graph) if not found), None)) is not None:
             raise Untraceable(reason)
         made.light, made.spatial, made.pads = ops == {Pointwise}, bool(ops & SPATIAL), ops == {Pad}
         made.changes = traced.changes
         return made
 
+    @on_cpu()
     def program(self, structure: Structure, format: str) -> Program:
         composer = Composer()
         formats: list[str] = []
@@ -139,42 +140,49 @@ class LayerMaker:
             given: Trace = part.operation.trace
             return composer.apply(given, operands)
 
-        captured = composer.captured(compose(structure))
-        return self._piece(captured, structure.format, formats, format, self.measure)
+        graph = lowered(composer.captured(compose(structure)), self.options)
+        tensors = [
+            torch.rand(dense(value, lies).bytes // value.dtype.itemsize, dtype=value.dtype)
+            for value, lies in zip(graph.inputs, formats, strict=True)
+            if self.measure
+        ]
+        ends = Ends(tuple(formats), (format,))
+        threads = torch.get_num_threads()
+        return self.preparer.program(graph, threads, tensors or None, held_format=structure.format, ends=ends)[0]
 
 
-def optimize_layers(
-    model: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    formats: Sequence[str],
-    pieces: Callable[[], Piece],
-    refusal: Refusal,
-    packed_bytes: Callable[[], int],
-    race: Race | None,
-) -> LayoutModule:
-    """The model with packed layers, in the one of ``formats`` in which it is fastest. ``race`` times it against eager; None takes
-    the first format. ``pieces()`` gives the maker of programs with a fresh store of packed weights.
+def optimize_layers(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], options: Options) -> LayoutModule:
+    """The model with packed layers, in the format in which it is fastest; without ``tuning="measure"``, in the likeliest.
 
     Raises ``CaptureError`` for a model in training mode, or one that does not run on the example.
     """
     check_model(model, args, kwargs)
+    measure = options.tuning == "measure"
+    formats = [options.formats] if options.formats else _formats()[: None if measure else 1]
     with undisturbed():
         try:
             recording = record_once(model, args, kwargs)
         except Exception as error:
             raise CaptureError(f"the model does not run on its example inputs: {type(error).__name__}: {error}") from error
-        planner = _Choice(model, recording, refusal, packed_bytes)
+        choice = _Choice(model, recording, options)
         for format in formats:
-            planner.consider(format, pieces, args, kwargs, race)
-        return planner.taken()
+            choice.consider(format, args, kwargs, measure)
+        fast = choice.taken()
+    choice.preparer.times.keep()
+    return fast
+
+
+def _formats() -> list[str]:
+    """Those that a model is tried in, the likeliest first."""
+    return [PLAIN] if native.isa() == "none" else [native.blocked().name, CHANNELS_LAST, PLAIN]
 
 
 class _Choice:
     """Prepares the model in one format after the other, and keeps the fastest."""
 
-    def __init__(self, model: nn.Module, recording: Recording, refusal: Refusal, packed_bytes: Callable[[], int]) -> None:
-        self.model, self.recording, self.refusal, self.packed_bytes = model, recording, refusal, packed_bytes
+    def __init__(self, model: nn.Module, recording: Recording, options: Options) -> None:
+        self.model, self.recording, self.options = model, recording, options
+        self.preparer = Preparer()
         self.eager_layers = [
             ExplainedLayer(name, type(module).__name__, "eager", reason=reason)
             for name, module in model.named_modules()
@@ -205,12 +213,9 @@ class _Choice:
             return f"each run changes its {self.recording.stateful[module]!r}"
         return None if module in self.recording.calls else "no call of it is seen with the example inputs"
 
-    def consider(
-        self, format: str, pieces: Callable[[], Piece], args: tuple[Any, ...], kwargs: dict[str, Any], race: Race | None
-    ) -> None:
-        fast = self._prepared(format, pieces)
-        maker: Any = fast._maker
-        maker.measure = race is not None
+    def consider(self, format: str, args: tuple[Any, ...], kwargs: dict[str, Any], measure: bool) -> None:
+        fast, maker = self._prepared(format)
+        maker.measure = measure
         try:
             got = run_once(fast, args, kwargs)
             for _ in range(CALLS - 1):
@@ -225,16 +230,16 @@ class _Choice:
             self.reasons.append(f"in {format} its results differ from its own {differs}")
             return
         ratio = 0.0
-        if race is not None:
+        if measure:
             model = alone(self.model)
-            ours, eager = race(lambda: fast(*args, **kwargs), lambda: model(*args, **kwargs))
+            ours, eager = against_eager(lambda: fast(*args, **kwargs), lambda: model(*args, **kwargs))
             self.milliseconds[format] = 1e3 * ours
             ratio = ours / eager
         if self.best is None or ratio < self.best[0]:
             self.best = ratio, fast
-            self.eager_milliseconds = None if race is None else 1e3 * eager
+            self.eager_milliseconds = 1e3 * eager if measure else None
 
-    def _prepared(self, format: str, pieces: Callable[[], Piece]) -> LayoutModule:
+    def _prepared(self, format: str) -> tuple[LayoutModule, LayerMaker]:
         forwards = {
             module: PackedForward(name, module)
             for name, module in self.model.named_modules()
@@ -247,27 +252,21 @@ class _Choice:
             for name, tensor in [*self.model.named_parameters(), *self.model.named_buffers()]
             if id(tensor) not in changing and (id(tensor) in packed or isinstance(tensor, nn.Parameter))
         }
-        source = SimpleNamespace(constants={name: (name, tensor) for name, tensor in read.items()}, weights=set(read))
-        maker = LayerMaker(format, pieces, self.refusal, read.values())
+        maker = LayerMaker(format, Preparer(beside=self.preparer), self.options, read.values(), self.recurrent.values())
 
         def tree() -> nn.Module:
             return copy_tree(self.model, {**forwards, **self.recurrent}, self.recording.stateful)[self.model]
 
-        def again() -> SimpleNamespace:
-            maker.renew()
-            for forward in self.recurrent.values():
-                forward.refresh()
-            return source
-
         changes = self.model in self.recording.effects
-        return LayoutModule(
-            self.model, tree, maker, changes, Weights(source, again), lambda fast: self._explanation(fast, maker, forwards)
+        fast = LayoutModule(
+            self.model, tree, maker, changes, Weights(read.items()), lambda fast: self._explanation(fast, maker, forwards)
         )
+        return fast, maker
 
     def taken(self) -> LayoutModule:
         """The fastest, which leaves calls to eager where that is faster."""
         if self.best is None:
-            fast = self._prepared(PLAIN, lambda: _no_program)
+            fast, _ = self._prepared(PLAIN)
             fast.eagerly = True
             warn(f"the model runs eagerly: {'; '.join(self.reasons)}", stacklevel=5)
             return fast
@@ -295,7 +294,7 @@ class _Choice:
             reorders=fast.last.reorders,
             asked=dict(fast.last.asked),
             programs=sum(len(structure.programs) for table in tables for structure in table.structures.values()),
-            weights_bytes=self.packed_bytes() + sum(forward.packed_bytes for forward in self.recurrent.values()),
+            weights_bytes=maker.preparer.weights.bytes + sum(forward.packed_bytes for forward in self.recurrent.values()),
         )
 
 
@@ -306,10 +305,6 @@ def _tensors(module: nn.Module) -> list[torch.Tensor]:
 def _recurrent_layer(name: str, forward: RecurrentForward) -> ExplainedLayer:
     runs = "packed" if forward.runs else "eager"
     return ExplainedLayer(name, forward.kind, runs, PLAIN, [forward.layers.implementation], forward.other_inputs)
-
-
-def _no_program(*_: Any) -> Program:
-    raise AssertionError("calls run eagerly")
 
 
 def _layer(forward: PackedForward, tables: list[Table], maker: LayerMaker) -> ExplainedLayer:

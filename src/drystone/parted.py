@@ -1,14 +1,14 @@
 """A model that can't be captured whole, prepared in parts: divided, put together again, and held against the model itself.
 
-The conductor calls this and lends it what prepares one module; capture and runtime meet here, passes and plan are not known.
+Passes and plan are not known here: each part is a model that is captured whole, and all of them have one preparer.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from textwrap import shorten
 from typing import Any
 
@@ -21,11 +21,15 @@ from drystone.capture.parts import Part, divide, first_line
 from drystone.capture.recording import Call, Recording, record
 from drystone.errors import DrystoneError, UnsupportedError, warn
 from drystone.factories import on_cpu
+from drystone.options import Options
+from drystone.preparer import Preparer
 from drystone.runtime.agreement import relative_error
 from drystone.runtime.explain import ExplainedPart, PartedExplanation
-from drystone.runtime.module import OptimizedModule
+from drystone.runtime.module import Example, OptimizedModule
 from drystone.runtime.parts import Forward, PartedModule, PartForward
 from drystone.runtime.recurrent import RecurrentForward, is_recurrent
+from drystone.runtime.timing import against_eager
+from drystone.whole import optimize_whole
 
 # Programs of one part, for different ways of calling it.
 MAX_CALLS = 4
@@ -37,7 +41,6 @@ BFLOAT16_TIMES_AUTOCAST = 1.5
 # Parts that a message names, and characters of a reason; explain() has all.
 NAMED, REASON = 8, 240
 
-Prepare = Callable[[nn.Module, tuple[Any, ...], dict[str, Any], torch.dtype | None], OptimizedModule]
 # Programs of a part, for its ways of being called; or what takes them all.
 Prepared = list[OptimizedModule] | RecurrentForward
 # Seconds of one and the other, called in turn.
@@ -54,29 +57,26 @@ class _Verdict:
     eager_seconds: float | None = None
 
 
-def optimize_in_parts(
-    model: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    error: DrystoneError,
-    dtype: torch.dtype | None,
-    float32_modules: Collection[nn.Module],
-    prepare: Prepare,
-    race: Race | None,
-) -> PartedModule:
+def optimize_in_parts(example: Example, options: Options, preparer: Preparer, error: DrystoneError) -> PartedModule:
     """The model with its largest capturable parts prepared, and its recurrent layers. ``error``: why it is not captured whole.
 
-    ``float32_modules`` are those that ``dtype`` leaves out. ``race`` times the result against eager; None takes the parts' word.
+    With ``tuning="measure"`` the result is timed against eager; else the parts' word is taken.
     Raises ``error`` again where the model does not run on the example, and with a sentence more where no part can be captured.
     """
+    model, args, kwargs, dtype = example.model, example.args, example.kwargs, options.dtype
+    race = against_eager if options.tuning == "measure" else None
+
+    def program(module: nn.Module, call: Call, dtype: torch.dtype | None) -> OptimizedModule:
+        return optimize_whole(Example(module, call.args, call.kwargs), replace(options, dtype=dtype), preparer, part=True)
+
     with undisturbed():
         recording = _recorded(model, args, kwargs, error)
 
         def prepared(module: nn.Module, calls: list[Call]) -> Prepared:
-            own_dtype = None if module in float32_modules else dtype
+            own_dtype = None if module in options.float32_modules else dtype
             if is_recurrent(module):
                 return _recurrent(module, calls, own_dtype, race)
-            return _programs(bare(module), calls, own_dtype, prepare)
+            return _programs(bare(module), calls, own_dtype, program)
 
         parts = list(divide(model, first_line(error), recording, prepared, is_recurrent))
         quantised = any(map(_is_quantised, model.modules()))
@@ -144,12 +144,17 @@ def _recorded(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], e
         raise error from failure
 
 
-def _programs(module: nn.Module, calls: list[Call], dtype: torch.dtype | None, prepare: Prepare) -> list[OptimizedModule]:
+def _programs(
+    module: nn.Module,
+    calls: list[Call],
+    dtype: torch.dtype | None,
+    prepare: Callable[[nn.Module, Call, torch.dtype | None], OptimizedModule],
+) -> list[OptimizedModule]:
     """A program for each way of calling the module, held against the module; the first must succeed."""
 
     def program(call: Call) -> OptimizedModule:
         with torch.random.fork_rng(devices=[]):  # rehearsals draw numbers too
-            made = prepare(module, call.args, call.kwargs, dtype)
+            made = prepare(module, call, dtype)
         differs = difference(run_once(made, call.args, call.kwargs), module, call.args, call.kwargs, dtype)
         if differs:
             raise UnsupportedError(f"its program's results differ from its own {differs}")

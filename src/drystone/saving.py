@@ -8,8 +8,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO
 
 import psutil
 import torch
@@ -18,23 +17,21 @@ from torch import nn
 from drystone import native
 from drystone.artefact import folder, graphs, plans, structures, weights
 from drystone.artefact.document import entries, listed, require, truth, whole, wholes, word
-from drystone.capture.export import Captured
 from drystone.capture.signature import Signature
-from drystone.conductor import Conductor
 from drystone.errors import ArtefactError, InputError, ShapeError, UnsupportedError
-from drystone.graph.graph import Graph, Node, mark_strict
+from drystone.graph.graph import Graph, mark_strict
 from drystone.options import Options
 from drystone.passes.in_precision import in_precision
+from drystone.plan.assemble import Assembled
 from drystone.plan.environment import environment
-from drystone.plan.implementations import Option
 from drystone.plan.rehearse import Planner
 from drystone.plan.tuning_cache import TuningCache
-from drystone.runtime.explain import Explanation
-from drystone.runtime.module import OptimizedModule, Prepared
-from drystone.runtime.program import Program
+from drystone.preparer import Choice, Preparer, Programs, Sizes, Source, programs_of
+from drystone.runtime.module import Example, Interface, OptimizedModule, interface_of
 from drystone.runtime.stand_in import NoModel, threads_in_force
-from drystone.runtime.weights import Weights
+from drystone.runtime.weights import Named
 from drystone.spinner import spinner
+from drystone.whole import WholeModel
 
 
 def save(fast: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -50,11 +47,11 @@ def save(fast: nn.Module, path: str | os.PathLike[str]) -> None:
     """
     if not isinstance(fast, OptimizedModule):
         raise UnsupportedError(f"only models that were captured whole can be saved; this is a {type(fast).__name__}")
-    fast._weights.check()
-    conductor: Conductor = fast._prepare.__self__  # type: ignore[attr-defined]
-    shapes: dict[int, tuple[Graph, Signature]] = {id(conductor.graph): (conductor.graph, conductor.signature)}
-    with fast._lock:
-        known = list(fast._programs.items())
+    programs, interface = programs_of(fast), interface_of(fast)
+    programs.originals.check()
+    graph, signature = programs.source.graph_for(interface.sizes, [])  # the example's is there already
+    shapes: dict[int, tuple[Graph, Signature]] = {id(graph): (graph, signature)}
+    known = programs.items()
     shapes |= {id(prepared.graph): (prepared.graph, prepared.signature) for _, prepared in known}
     number = {graph: index for index, graph in enumerate(shapes)}
     choices = [
@@ -69,11 +66,11 @@ def save(fast: nn.Module, path: str | os.PathLike[str]) -> None:
         ]
         constants.write(file)
         content = {
-            "call": structures.of_call(conductor.signature),
-            "varying": [sorted(axes) for axes in fast._dynamic],
-            "batch": fast._batch,
-            "strict_accuracy": conductor.options.accuracy == "strict",
-            "format": conductor.options.formats,
+            "call": structures.of_call(signature),
+            "varying": [sorted(axes) for axes in interface.varying],
+            "batch": interface.batch,
+            "strict_accuracy": programs.options.accuracy == "strict",
+            "format": programs.options.formats,
             "programs": described,
             "constants": constants.described,
         }
@@ -81,7 +78,7 @@ def save(fast: nn.Module, path: str | os.PathLike[str]) -> None:
             _Content(content, written)  # what can't be loaded is refused now
         return content
 
-    times = plans.of_times(conductor.kin, conductor.graph)
+    times = plans.of_times(programs.kin, graph)
     threads = next((threads for (threads, _), _ in known), torch.get_num_threads())
     folder.check_replaceable(Path(path))
     try:
@@ -97,9 +94,7 @@ def save(fast: nn.Module, path: str | os.PathLike[str]) -> None:
 class Original:
     """The model of a module that is copied, and what it takes to capture it again."""
 
-    model: nn.Module
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    example: Example
     options: Options  # without the modules that stay float32
     float32: set[str]  # their names
     weights: list[str]  # the names of those that were packed
@@ -122,7 +117,7 @@ def read(path: Path, original: Original | None) -> OptimizedModule:
     threads_in_force()
     program, plan, file = folder.read(path)
     content = _Content(program, file)
-    fast = _Loaded(content, plans.plan(plan), original).restored()
+    fast = _restored(content, plans.plan(plan), original)
     weights.check_all(content.constants)
     return fast
 
@@ -159,86 +154,73 @@ class _Content:
         require(all(inputs[index].shape for index in self.batch), "an input without axes has no batch")
 
 
-class _Loaded(Conductor):
-    """Makes programs of the graphs of an artefact; of others too where the original is there."""
+def _restored(content: _Content, plan: plans.Plan, original: Original | None) -> OptimizedModule:
+    graph, signature = content.shapes[0]
+    options = Options(tuning="estimate", formats=content.format)
+    whole: WholeModel | None = None
+    if original is not None:
+        modules = dict(original.example.model.named_modules(remove_duplicate=False))
+        options = replace(original.options, float32_modules={modules[name] for name in original.float32})
+        whole = WholeModel(original.example, options)
+        whole.graph, whole.signature = graph, signature
+    source = _Artefact(content, plan, whole)
+    example = whole.example if whole else None
+    interface = Interface(example, signature, graph.inputs, content.varying, content.batch)
+    watched = [] if original is None else _watched(original)
+    # quiet: who saved the module was told what runs on ATen.
+    programs = Programs(Preparer(), source, options, watched, interface.sizes, quiet=True)
+    programs.verdict = original.verdict if original else None
+    programs.kin = Planner(graph, programs.preparer.weights, TuningCache.in_memory(), content.format)
+    source.plan.put_times(programs.kin)
+    examples = [torch.empty(value.shape, dtype=value.dtype, device="meta") for value in graph.inputs]
+    programs.at(interface.sizes, examples, threads_in_force())
+    return OptimizedModule(example.model if example else NoModel().eval(), interface, programs)
 
-    def __init__(self, content: _Content, plan: plans.Plan, original: Original | None = None) -> None:
-        if original is None:
-            super().__init__(NoModel().eval(), (), {}, Options(tuning="estimate", formats=content.format))
-        else:
-            modules = dict(original.model.named_modules(remove_duplicate=False))
-            options = replace(original.options, float32_modules={modules[name] for name in original.float32})
-            super().__init__(original.model, original.args, original.kwargs, options)
-            self.verdict = original.verdict
-        self.content, self.original = content, original
+
+def _watched(original: Original) -> list[Named]:
+    model = original.example.model
+    named = dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)])
+    # TorchScript has other names for what was packed: then all count.
+    names = original.weights if named.keys() >= set(original.weights) else list(named)
+    return [(name, named[name]) for name in sorted(names)]
+
+
+class _Artefact(Source):
+    """The graphs of an artefact; of other shapes and weights too where the model is there."""
+
+    timed = False
+
+    def __init__(self, content: _Content, plan: plans.Plan, whole: WholeModel | None) -> None:
+        self._content, self._whole = content, whole
         self.plan = plan.without_nodes(len(content.shapes[0][0].nodes)) if content.widened else plan
-        self.known = content.shapes
-        self.graph, self.signature = content.shapes[0]
-        self.symbolic = None
-        self.kin = Planner(self.graph, self.weights, TuningCache.in_memory(), content.format)
-        self.plan.put_times(self.kin)
-        self.warned = True  # who saved the module was told what runs on ATen
+        self._known = content.shapes
 
-    def restored(self) -> OptimizedModule:
-        fast = OptimizedModule(
-            self.model,
-            self.signature.flatten,
-            [leaf.name for leaf in self.signature.inputs if leaf.tensor],
-            self.graph.inputs,
-            self.prepare,
-            self.content.varying,
-            self.content.batch,
-            self._watched(),
-        )
-        examples = [torch.empty(value.shape, dtype=value.dtype, device="meta") for value in self.graph.inputs]
-        fast._find(examples, torch.get_num_threads())
-        return fast
+    def capture(self) -> list[Named]:
+        if self._whole is None:
+            raise InputError(
+                "this module was loaded from an artefact, which has no model to take weights from; load another artefact"
+            )
+        named = self._whole.capture()
+        self._known = []
+        return named
 
-    def _watched(self) -> Weights:
-        if self.original is None:
-            return Weights(SimpleNamespace(constants={}, weights=set()), _no_model)
-        model = self.model
-        named = dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)])
-        # TorchScript has other names for what was packed: then all count.
-        names = set(self.original.weights) if named.keys() >= set(self.original.weights) else set(named)
-        return Weights(SimpleNamespace(constants={name: (name, named[name]) for name in names}, weights=names), self._from_original)
-
-    def _from_original(self) -> Captured:
-        """After the weights have changed."""
-        self.known = []
-        return self._capture_again(None)
-
-    def prepare(self, tensors: list[torch.Tensor], rehearse: bool = False) -> Prepared:
-        prepared = super().prepare(tensors, rehearse)
-        assembled = prepared.program.assembled
-        needed = assembled.arena_bytes + assembled.program.scratchpad_bytes + sum(place.desc.bytes for place in assembled.outputs)
-        require(needed <= self.content.memory, f"a call takes {needed} bytes, and this machine has {self.content.memory}")
-        return prepared
-
-    def _for_shapes(self, tensors: list[torch.Tensor]) -> tuple[Graph, Signature]:
-        given = [tuple(tensor.shape) for tensor in tensors]
-        for graph, signature in self.known:
-            if [value.shape for value in graph.inputs] == given:
+    def graph_for(self, sizes: Sizes, tensors: list[torch.Tensor]) -> tuple[Graph, Signature]:
+        for graph, signature in self._known:
+            if tuple(value.shape for value in graph.inputs) == sizes:
                 return graph, signature
-        if self.original is not None:
-            return super()._for_shapes(tensors)
-        held = "; ".join(", ".join(str(list(value.shape)) for value in graph.inputs) for graph, _ in self.content.shapes)
+        if self._whole is not None:
+            return self._whole.graph_for(sizes, tensors)
+        held = "; ".join(", ".join(str(list(value.shape)) for value in graph.inputs) for graph, _ in self._known)
         raise ShapeError(
-            f"the artefact holds programs for {held}, not for {', '.join(str(list(shape)) for shape in given)}; "
+            f"the artefact holds programs for {held}, not for {', '.join(str(list(shape)) for shape in sizes)}; "
             "prepare the model for these shapes too, with fast.prepare(*inputs), before it is saved"
         )
 
-    def _plan(self, planner: Planner, graph: Graph, threads: int) -> dict[Node, Option] | None:
-        index = next((i for i, (known, _) in enumerate(self.known) if known is graph), None)
-        if index is None:
-            return None
-        return self.plan.choice(planner, environment(threads), index, threads)
+    def choice(self, planner: Planner, threads: int) -> Choice | None:
+        index = next((i for i, (known, _) in enumerate(self._known) if known is planner.graph), None)
+        return None if index is None else self.plan.choice(planner, environment(threads), index, threads)
 
-    def _explain(self, program: Program, planner: Planner, tensors: list[torch.Tensor], compare: bool) -> Explanation:
-        """With the times that are known: nothing is run."""
-        steps = planner.known_seconds(program.assembled)
-        return self._explanation(program, steps, sum(steps), None)
-
-
-def _no_model() -> NoReturn:
-    raise InputError("this module was loaded from an artefact, which has no model to take weights from; load another artefact")
+    def check(self, assembled: Assembled) -> None:
+        needed = assembled.arena_bytes + assembled.program.scratchpad_bytes + sum(place.desc.bytes for place in assembled.outputs)
+        memory = self._content.memory
+        require(needed <= memory, f"a call takes {needed} bytes, and this machine has {memory}")

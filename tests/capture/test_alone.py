@@ -19,6 +19,7 @@ from torch import nn
 import drystone
 from drystone.capture.alone import alone
 from drystone.capture.export import capture
+from drystone.preparer import programs_of
 
 Work = Callable[[], Any]
 
@@ -142,15 +143,14 @@ def test_all_is_as_it_was_after_a_capture_and_after_an_interrupted_one() -> None
 def test_an_interrupted_planning_leaves_the_module_usable(monkeypatch: pytest.MonkeyPatch) -> None:
     model = nn.Linear(4, 4).eval().requires_grad_(False)
     fast, x = drystone.optimize(model, torch.randn(2, 4), tuning="estimate"), torch.randn(3, 4)
-    prepare = fast._prepare
 
     def interrupted(*_: Any) -> Any:
         raise KeyboardInterrupt
 
-    fast._prepare = interrupted
-    with pytest.raises(KeyboardInterrupt):
-        fast(x)
-    fast._prepare = prepare
+    with monkeypatch.context() as patch:
+        patch.setattr(programs_of(fast).source, "graph_for", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fast(x)
     torch.testing.assert_close(fast(x), model(x))
 
 

@@ -17,7 +17,7 @@ import drystone
 from agreement import Reference, relative_error
 from drystone import CaptureError, InputError, UnsupportedError, WeightsChangedError, native
 from drystone.runtime.carried import CarriedTensor
-from drystone.runtime.module import MAX_PROGRAMS
+from drystone.runtime.programs import MAX_PROGRAMS
 
 FORMATS = ["plain", "channels_last", native.blocked().name]
 packs = pytest.mark.skipif(native.isa() == "none", reason="nothing is packed below AVX2")

@@ -12,6 +12,7 @@ from torch import nn
 import drystone
 from agreement import assert_close
 from drystone import native
+from drystone.preparer import programs_of
 from drystone.runtime.memory import Memory
 
 
@@ -42,7 +43,7 @@ def test_a_block_is_as_large_as_the_largest_need() -> None:
 
 
 def blocks(fast: Any) -> list[int]:
-    memory = fast._prepare.__self__.memory
+    memory = programs_of(fast).preparer.memory
     return [reference().memory.numel() for reference in memory._blocks.valuerefs()]
 
 
@@ -55,7 +56,7 @@ def test_many_batch_sizes_take_the_memory_of_the_largest(declared: bool) -> None
     for _ in range(2):
         for x in inputs:
             assert_close(fast(x), model(x))
-    needs = [prepared.program._need for prepared in fast._programs.values()]
+    needs = [prepared.program._need for _, prepared in programs_of(fast).items()]
     assert len(needs) == 5
     assert blocks(fast) == [max(needs)]
 
@@ -76,8 +77,8 @@ def test_parts_and_packed_layers_share_too() -> None:
     with pytest.warns(drystone.DrystoneWarning):
         parted = drystone.optimize(model, x, tuning="estimate")
     assert_close(parted(x), model(x))
-    conductors = [program._prepare.__self__ for forward in parted._forwards for program in forward.programs]
-    assert len({id(conductor.memory) for conductor in conductors}) == 1
+    preparers = [programs_of(program).preparer for forward in parted._forwards for program in forward.programs]
+    assert len({id(preparer) for preparer in preparers}) == 1
     packed = drystone.optimize(model, x, tuning="estimate", capture="eager")
     assert_close(packed(x), model(x))
     programs = [p for table in packed.tables for s in table.structures.values() for p in s.programs.values()]

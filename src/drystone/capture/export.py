@@ -47,6 +47,11 @@ class Captured:
     changed: list[str] = field(default_factory=list)  # attributes that each call of the model changes, and a program does not
 
     @property
+    def originals(self) -> list[tuple[str, torch.Tensor]]:
+        """The tensors behind ``weights``, with their qualified names."""
+        return [self.constants[placeholder] for placeholder in sorted(self.weights)]
+
+    @property
     def inputs(self) -> list[InputLeaf]:
         return self.signature.inputs
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -11,10 +10,9 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from drystone.forks import Lock
 from drystone.runtime.carried import CarriedTensor, Tally, apply, apply_to_one, call, carry_input, to_plain
 from drystone.runtime.explain_layouts import LayoutExplanation
-from drystone.runtime.module import MAX_PROGRAMS
+from drystone.runtime.programs import ProgramTable
 from drystone.runtime.stand_in import StandIn, checked_tensors, threads_in_force
 from drystone.runtime.structures import Maker, Table
 from drystone.runtime.traced_calls import is_traced
@@ -81,8 +79,7 @@ class LayoutModule(StandIn):
         self.eagerly = False  # eager was faster
         self.last = Tally()
         self._maker, self._changes_inputs, self._weights, self._explain = maker, changes_inputs, weights, explain
-        self._tables: OrderedDict[Any, Table] = OrderedDict()
-        self._lock = Lock()
+        self._tables: ProgramTable[Any, Table] = ProgramTable(maker.lock)
 
     def renew(self) -> None:
         """Begin with a copy of the model as it is now. Programs are kept."""
@@ -91,10 +88,10 @@ class LayoutModule(StandIn):
     def refresh(self) -> None:
         """Take over the model's weights as they are now. Layers are packed again when they are called."""
         threads_in_force()
-        with self._maker.lock:
-            with self._lock:
-                self._tables.clear()
-            self._weights.refresh()
+        with self._tables.making:
+            self._tables.clear()
+            self._maker.renew()
+            self._weights.take(self._weights.named)
 
     def explain(self) -> LayoutExplanation:
         """Which layers run packed, in which format, which eagerly and why; and the reorders of the last call."""
@@ -102,7 +99,7 @@ class LayoutModule(StandIn):
 
     @property
     def tables(self) -> list[Table]:
-        return list(self._tables.values())
+        return [table for _, table in self._tables.items()]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if is_traced():
@@ -127,16 +124,8 @@ class LayoutModule(StandIn):
 
     def _table(self, tensors: list[torch.Tensor]) -> Table:
         """The programs for inputs of these shapes."""
-        threads = threads_in_force()
-        key = (threads, *[(x.shape, x.dtype) for x in tensors])
-        with self._lock:
-            table = self._tables.get(key)
-            if table is None:
-                table = self._tables[key] = Table(self._maker)
-                while len(self._tables) > MAX_PROGRAMS:
-                    self._tables.popitem(last=False)
-            self._tables.move_to_end(key)
-        return table
+        key = (threads_in_force(), *[(x.shape, x.dtype) for x in tensors])
+        return self._tables.find(key, lambda: Table(self._maker))
 
 
 def _settled(result: Any) -> Any:

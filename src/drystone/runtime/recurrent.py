@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -52,7 +51,7 @@ class RecurrentForward:
         self._directions = 1 + module.bidirectional
         self._width = module.proj_size or module.hidden_size
         self._is_lstm = module.mode == "LSTM"
-        self._weights = Weights(_source(module), lambda: _source(module))
+        self._weights = Weights(module.named_parameters(recurse=False))
         self._layers: Layers | None = None
         self._lock = forks.Lock()
 
@@ -81,7 +80,7 @@ class RecurrentForward:
     def refresh(self) -> None:
         """Take over the module's weights as they are now, at the next call."""
         with self._lock:
-            self._weights.refresh()
+            self._weights.take(self._module.named_parameters(recurse=False))
             self._layers = None
 
     @property
@@ -190,8 +189,3 @@ class RecurrentForward:
             module.bias,
             [parameter.data_ptr() for parameter in parameters],
         )
-
-
-def _source(module: nn.Module) -> SimpleNamespace:
-    named = dict(module.named_parameters(recurse=False))
-    return SimpleNamespace(constants={name: (name, tensor) for name, tensor in named.items()}, weights=set(named))

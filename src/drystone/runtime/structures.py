@@ -79,6 +79,9 @@ class Maker(Protocol):
     def program(self, structure: Structure, format: str) -> Program:
         """Gives the tensor of ``structure`` in ``format``, for the memory below it in order. Threads as in force."""
 
+    def renew(self) -> None:
+        """The weights have changed: nothing that was packed is used again."""
+
     def is_constant(self, tensor: torch.Tensor) -> bool:
         """Whether it is one of the model's weights, which nobody changes during a call."""
 

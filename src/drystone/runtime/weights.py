@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from operator import attrgetter
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,11 +19,7 @@ _address = torch.Tensor.data_ptr
 COMPARED = 64
 
 
-class Source(Protocol):
-    """What was captured: ``constants`` by placeholder as (qualified name, tensor); ``weights``, those that can change."""
-
-    constants: dict[str, tuple[str, torch.Tensor]]
-    weights: set[str]
+Named = tuple[str, torch.Tensor]  # a weight and its qualified name
 
 
 class Numbers:
@@ -59,17 +55,17 @@ class Weights:
     They are kept alive: a packed weight is known by the address of its original.
     """
 
-    def __init__(self, source: Source, recapture: Callable[[], Source]) -> None:
-        self._recapture = recapture
-        self._take(source)
+    def __init__(self, named: Iterable[Named]) -> None:
+        self.take(named)
 
-    def _take(self, source: Source) -> None:
-        self._named = [source.constants[placeholder] for placeholder in sorted(source.weights)]
+    def take(self, named: Iterable[Named]) -> None:
+        """Watch these from now on, as they are now."""
+        self.named = list(named)
         # Tensors made under inference mode can't be written to outside it, and have no count.
-        self._tensors = [tensor for _, tensor in self._named if not tensor.is_inference()]
+        self._tensors = [tensor for _, tensor in self.named if not tensor.is_inference()]
         self._versions = list(map(_version, self._tensors))
         # One buffer a module: torch moves the mean and the variance of a batch norm together.
-        fronts = {name.rpartition(".")[0]: tensor for name, tensor in reversed(self._named) if _is_statistic(tensor)}
+        fronts = {name.rpartition(".")[0]: tensor for name, tensor in reversed(self.named) if _is_statistic(tensor)}
         self._numbers = Numbers(fronts.values())
 
     def check(self) -> None:
@@ -78,28 +74,24 @@ class Weights:
             return
         changed = {id(t) for t, version in zip(self._tensors, self._versions, strict=True) if t._version != version}
         changed |= set(map(id, self._numbers.moved()))
-        names = [name for name, tensor in self._named if id(tensor) in changed]
+        names = [name for name, tensor in self.named if id(tensor) in changed]
         shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         raise WeightsChangedError(
             f"the model's weights were changed after it was prepared ({shown}), and packed copies of the old ones are in use; "
             "call refresh() on the optimised module to take over the new ones"
         )
 
-    def refresh(self) -> None:
-        """Capture the model as it is now."""
-        self._take(self._recapture())
-
     def release(self, model: nn.Module, graph: Graph) -> None:
         """Let go of the plain weights. Those that programs read as they are stay with these; ``model`` is left with empty ones."""
         for value in graph.constants():
-            value.data = _gone
+            value.data = released
         for parameter in model.parameters():
             parameter.data = torch.empty(0, dtype=parameter.dtype)
-        self._named, self._tensors, self._versions, self._recapture = [], [], [], _gone
-        self._numbers = Numbers([])
+        self.take([])
 
 
-def _gone() -> Any:
+def released() -> Any:
+    """Raises ``WeightsReleasedError``."""
     raise WeightsReleasedError(
         "the plain weights were released (release_originals=True): what is prepared runs on, but needs no other packing of them; "
         "optimise the model again, from its file, for other shapes, threads or weights"

@@ -14,6 +14,7 @@ import torch
 
 import drystone
 from artefacts import DOCUMENTS, FILES, change, header, read, refused, write, write_header
+from drystone.preparer import programs_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*operators run on ATen")
 
@@ -77,8 +78,7 @@ def test_weights_that_are_cut_while_they_are_in_use(path: Path) -> None:
     x, tokens = torch.zeros(2, 3, 8, 8), torch.zeros(2, 5, dtype=torch.int64)
     os.truncate(path / "weights.safetensors", 4000)
     fast(x, tokens)  # what is packed is in memory
-    fast._programs.clear()
-    fast._current = None
+    programs_of(fast).clear()
     with pytest.raises(drystone.ArtefactError, match="the weights end within"):  # packed anew
         fast(x, tokens)
 

@@ -1,0 +1,278 @@
+"""From a graph to a program, wherever the graph comes from.
+
+A ``Source`` gives graphs: a model that is captured whole, or a part of one; a graph of Dynamo's; an artefact. ``Programs`` are
+those of one source. A ``Preparer`` makes them, and owns what they share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any
+
+import torch
+
+from drystone import native
+from drystone.capture.export import Captured
+from drystone.capture.signature import Signature
+from drystone.errors import UnsupportedError, warn
+from drystone.factories import on_cpu
+from drystone.forks import Lock
+from drystone.graph.build import build
+from drystone.graph.graph import Graph, Node, mark_strict
+from drystone.graph.ops import Aten, Operator
+from drystone.options import Options
+from drystone.passes import simplify
+from drystone.passes.in_precision import in_precision
+from drystone.plan.assemble import Assembled, Ends
+from drystone.plan.environment import environment
+from drystone.plan.implementations import Option
+from drystone.plan.implementations.base import WeightStore
+from drystone.plan.rehearse import Planner
+from drystone.plan.tuning_cache import TuningCache
+from drystone.runtime.explain import ExplainedStep, Explanation
+from drystone.runtime.memory import Memory
+from drystone.runtime.module import OptimizedModule, Prepared, supply_of
+from drystone.runtime.program import Program
+from drystone.runtime.programs import ProgramTable
+from drystone.runtime.stand_in import threads_in_force
+from drystone.runtime.timing import against_eager, step_seconds
+from drystone.runtime.weights import Named, Weights, released
+from drystone.spinner import spinner
+
+# What a graph is for, beside the thread count: the shapes of its inputs, and numbers that it has as constants.
+Sizes = tuple[Any, ...]
+Choice = dict[Node, Option]
+
+
+class Source:
+    """Gives the graphs that programs are made of. The weights are constants of them."""
+
+    timed = True  # programs are run when they are made, for ``explain()``
+
+    def capture(self) -> Iterable[Named]:
+        """Take the weights as they are now; gives those that are to be watched, with their names."""
+        return ()
+
+    def graph_for(self, sizes: Sizes, tensors: list[torch.Tensor]) -> tuple[Graph, Signature]:
+        """The graph for inputs like ``tensors``, and how results are put together."""
+        raise NotImplementedError
+
+    def eager(self, sizes: Sizes, tensors: list[torch.Tensor]) -> Callable[[], Any]:
+        """The same, run by torch, to be timed beside a program; of a source that is timed."""
+        raise NotImplementedError
+
+    def choice(self, planner: Planner, threads: int) -> Choice | None:
+        """What was chosen already for the planner's graph."""
+        return None
+
+    def check(self, assembled: Assembled) -> None:
+        """Raises where a program must not run."""
+
+
+class Times:
+    """Measured seconds, a cache a thread count, each read from its file once."""
+
+    def __init__(self) -> None:
+        self._caches: dict[int, TuningCache] = {}
+        self.contended = 0.0  # the share of the cores' time that other work took from the worst of what was measured
+
+    def of(self, threads: int) -> TuningCache:
+        if threads not in self._caches:
+            self._caches[threads] = TuningCache(environment(threads))
+        return self._caches[threads]
+
+    def keep(self) -> None:
+        """Save what was measured, for the next preparation; not what was measured beside other work, which is said."""
+        contended, self.contended = self.contended, 0.0
+        if not contended:
+            for cache in self._caches.values():
+                cache.save()
+            return
+        self._caches.clear()
+        warn(
+            f"other work took {contended:.0%} of the cores' time while candidates were measured, so the plan may not be the "
+            "fastest, and its times are not kept; prepare(*inputs) measures again",
+            stacklevel=5,
+        )
+
+
+class Preparer:
+    """Makes programs of graphs, and owns what these share: packed weights, the memory of calls, measured times, a lock."""
+
+    def __init__(self, beside: Preparer | None = None) -> None:
+        """``beside``: shares all with it but the packed weights."""
+        self.weights = WeightStore()
+        self.memory: Memory = beside.memory if beside else Memory()
+        self.lock: Lock = beside.lock if beside else Lock(reentrant=True)  # of whoever has something made
+        self.times: Times = beside.times if beside else Times()
+
+    def renew(self) -> None:
+        """The weights have changed: nothing that was packed is used again. Measured times hold."""
+        self.weights = WeightStore()
+
+    def program(
+        self,
+        graph: Graph,
+        threads: int,
+        tensors: Sequence[torch.Tensor] | None = None,
+        *,
+        held_format: str | None = None,
+        ends: Ends | None = None,
+        kin: Planner | None = None,
+        choice: Callable[[Planner, int], Choice | None] = lambda planner, threads: None,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> tuple[Program, Planner]:
+        """The program of ``graph``, and what planned it: by measuring on ``tensors``, or at once where there are none."""
+        native.set_threads(threads)
+        planner = Planner(graph, self.weights, self.times.of(threads), held_format, kin, ends)
+        if tensors is None:
+            assembled = planner.assemble(choice(planner, threads) or planner.best())
+        else:
+            given = list(tensors)
+            assembled = planner.rehearse(lambda candidate: step_seconds(Program(candidate, threads), given), say)
+            self.times.contended = max(self.times.contended, planner.contended)
+        return Program(assembled, threads, self.memory), planner
+
+
+class Programs(ProgramTable[tuple[int, Sizes], Prepared]):
+    """The programs of one source, by thread count and sizes. What a new size takes, and how many are kept, is decided here."""
+
+    def __init__(
+        self,
+        preparer: Preparer,
+        source: Source,
+        options: Options,
+        originals: Iterable[Named] = (),
+        usual: Sizes | None = None,
+        quiet: bool = False,
+    ) -> None:
+        """``originals``: the weights that graphs are made from. ``usual``: the sizes of the example. ``quiet``: no warning of what
+        runs on ATen."""
+        super().__init__(preparer.lock)
+        self.preparer, self.source, self.options, self.quiet = preparer, source, options, quiet
+        self.originals, self.usual = Weights(originals), usual
+        self.released = False  # the model has no weights any more
+        self.current: tuple[int, Prepared] | None = None  # the last used for the example's shapes, and its threads
+        self.kin: Planner | None = None  # the first program's
+        self.verdict: str | None = None  # whether eager was faster then: what was not compared follows it
+
+    def at(self, sizes: Sizes, tensors: list[torch.Tensor], threads: int, rehearse: bool = False) -> Prepared:
+        """The program for these sizes and so many threads, those in force; ``rehearse`` makes it again, by measuring."""
+        return self.find((threads, sizes), lambda: self._make(sizes, tensors, threads, rehearse), rehearse)
+
+    def refresh(self) -> None:
+        """Take over the weights as they are now. Programs are made again when they are called for."""
+        threads_in_force()
+        with self.making:
+            if self.released:
+                released()
+            captured = self.source.capture()
+            self.preparer.renew()
+            self.clear()  # first: no call may find the new weights in order, and then an old program
+            self.originals.take(captured)
+
+    def clear(self) -> None:
+        super().clear()
+        self.current = None
+
+    def _used(self, key: tuple[int, Sizes], entry: Prepared) -> None:
+        super()._used(key, entry)
+        threads, sizes = key
+        if sizes == self.usual:
+            self.current = threads, entry
+
+    def _make(self, sizes: Sizes, tensors: list[torch.Tensor], threads: int, rehearse: bool) -> Prepared:
+        preparer = self.preparer
+        with on_cpu(), spinner("preparing") as say:
+            graph, signature = self.source.graph_for(sizes, tensors)
+            tensors = [tensor.detach().resolve_neg().resolve_conj().contiguous() for tensor in tensors]
+            measure = rehearse and not self.released
+            program, planner = preparer.program(
+                graph,
+                threads,
+                tensors if measure else None,
+                held_format=self.options.formats,
+                kin=self.kin,
+                choice=self.source.choice,
+                say=say,
+            )
+            if measure:
+                preparer.times.keep()
+            self.source.check(program.assembled)
+            self.kin = self.kin or planner
+            self._report_segments(program.assembled)
+            say("rehearsing against eager")
+            eager = self.source.eager(sizes, tensors) if measure and self.source.timed else None
+            explanation = self._explain(program, planner, tensors, eager)
+            self.verdict = self.verdict or explanation.runs
+            return Prepared(program, explanation, graph, signature)
+
+    def _report_segments(self, assembled: Assembled) -> None:
+        segments = [record for record in assembled.records if record.kind == "aten"]
+        if not segments or native.isa() == "none":
+            return
+        named = {(_named(r.node.op) if r.node else "?"): r.reason for r in segments}
+        text = "; ".join(f"{name}: {reason}" for name, reason in named.items())
+        if self.options.strict:
+            raise UnsupportedError(f"strict=True, and {len(segments)} operators have no native implementation: {text}")
+        if not self.quiet:
+            self.quiet = True
+            warn(f"{len(segments)} operators run on ATen: {text}", stacklevel=5)
+
+    def _explain(
+        self, program: Program, planner: Planner, tensors: list[torch.Tensor], model: Callable[[], Any] | None
+    ) -> Explanation:
+        """``model`` is timed beside the program; None: that is not measured now."""
+        if not self.source.timed:
+            steps = planner.known_seconds(program.assembled)
+        else:
+            runs = step_seconds(program, tensors) if model else [program.time_steps(tensors)]
+            steps = [min(times) for times in zip(*runs, strict=True)]
+        ours, eager = against_eager(lambda: program(tensors), model) if model else (sum(steps), None)
+        assembled = program.assembled
+        return Explanation(
+            steps=[
+                ExplainedStep(
+                    name=(record.node.name if record.node else record.value.name),
+                    op=_named(record.node.op) if record.node else record.kind,
+                    shape=list(record.value.shape),
+                    dtype=str(record.value.dtype).removeprefix("torch."),
+                    implementation=record.implementation,
+                    format=record.layout,
+                    microseconds=1e6 * seconds,
+                    kind=record.kind,
+                    reason=record.reason,
+                )
+                for record, seconds in zip(assembled.records, steps, strict=True)
+            ],
+            runs=self.verdict or "drystone" if eager is None else "eager" if eager < ours else "drystone",
+            arena_bytes=assembled.arena_bytes,
+            weights_bytes=self.preparer.weights.bytes,
+            plan_milliseconds=1e3 * ours,
+            eager_milliseconds=None if eager is None else 1e3 * eager,
+            threads=program.threads,
+            isa=native.isa(),
+            onednn=native.onednn_version(),
+        )
+
+
+def programs_of(fast: OptimizedModule) -> Programs:
+    programs = supply_of(fast)
+    assert isinstance(programs, Programs)
+    return programs
+
+
+def lowered(captured: Captured, options: Options, kept: Collection[str] = ()) -> Graph:
+    """The graph of what was captured, ready to be planned. ``kept``: the modules that stay float32, by name."""
+    graph = build(captured)
+    for node in graph:
+        if node.module in kept:
+            node.float32 = True
+    simplify(graph)
+    if options.accuracy == "strict":
+        mark_strict(graph)
+    return in_precision(graph, options.dtype)
+
+
+def _named(op: Operator) -> str:
+    return str(op.target if isinstance(op, Aten) else op)

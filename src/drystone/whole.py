@@ -1,0 +1,151 @@
+"""A model that is captured whole, once and again for other shapes, as a source of graphs; and the module that runs its programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Literal
+
+import torch
+from torch.utils import _pytree as pytree
+
+from drystone import native
+from drystone.capture.export import Captured
+from drystone.capture.export import capture as capture_module
+from drystone.capture.isolated import alone
+from drystone.capture.kept_modules import names_of
+from drystone.capture.shapes import LEAST, batch_inputs, batch_shapes, dynamic_dims, resize
+from drystone.capture.signature import Signature
+from drystone.errors import CaptureError, ShapeError, UnsupportedError, warn
+from drystone.factories import on_cpu
+from drystone.graph.graph import Graph
+from drystone.graph.traced import resized
+from drystone.options import Options
+from drystone.preparer import Preparer, Programs, Sizes, Source, lowered
+from drystone.runtime.module import Example, Interface, OptimizedModule, sizes_of
+from drystone.runtime.stand_in import threads_in_force
+from drystone.runtime.weights import Named
+from drystone.spinner import spinner
+
+# A model of more operators is captured anew for each other batch: with a symbol for the batch, a capture takes four times as long,
+# and the first call that brings one would wait for it.
+SYMBOLIC_NODES = 2000
+
+
+class WholeModel(Source):
+    """Captured by torch.export: ``capture`` comes first. A symbolic capture serves other shapes, where one holds."""
+
+    graph: Graph  # for the example
+    signature: Signature
+
+    def __init__(self, example: Example, options: Options, dynamic_shapes: Any = None) -> None:
+        # torch.export takes one tensor given twice for one input: later calls may give two.
+        args, kwargs = _distinct(example.args, example.kwargs)
+        self.example, self.options, self.dynamic_shapes = Example(example.model, args, kwargs), options, dynamic_shapes
+        # The capture that is resized for other shapes; None until one is made, False where none can be, or it would take too long.
+        self.symbolic: Captured | Literal[False] | None = None
+        self.varying: list[set[int]] = []  # the axes of each input that were declared to vary
+        self.changed: list[str] = []  # what each call of the model changes, and a program does not
+
+    def capture(self) -> list[Named]:
+        captured = capture_module(self.example.model, self.example.args, self.example.kwargs, self.dynamic_shapes)
+        long = len(captured.program.graph.nodes) > SYMBOLIC_NODES
+        with on_cpu():
+            self.graph, self.signature = self._graph(captured), captured.signature
+        self.symbolic = captured if self.dynamic_shapes is not None else False if long else None
+        self.varying, self.changed = dynamic_dims(captured), captured.changed
+        return captured.originals
+
+    def report_changes(self) -> None:
+        if not self.changed:
+            return
+        text = f"each call of the model changes {', '.join(map(repr, self.changed))}, though its result does not depend on it"
+        if self.options.strict:
+            raise UnsupportedError(f"strict=True, and {text}; the optimised model would leave it as it is")
+        warn(f"{text}; the optimised model leaves it as it is", stacklevel=5)
+
+    def interface(self, any_batch: bool) -> Interface:
+        """``any_batch``: where no dimension was declared to vary, the first one may."""
+        tensors = self.signature.flatten(self.example.args, self.example.kwargs)
+        batch = batch_inputs(tensors) if self.dynamic_shapes is None and any_batch else []
+        varying = [({0} if i in batch else set()) | dims for i, dims in enumerate(self.varying)]
+        return Interface(self.example, self.signature, self.graph.inputs, varying, batch)
+
+    def graph_for(self, sizes: Sizes, tensors: list[torch.Tensor]) -> tuple[Graph, Signature]:
+        if sizes == tuple(value.shape for value in self.graph.inputs):
+            return self.graph, self.signature
+        args, kwargs = self.example.with_tensors(tensors)
+        if self.symbolic is None and all(size >= LEAST for shape in sizes for size in shape[:1]):
+            self.symbolic = self._capture_batch(args, kwargs)
+        if self.symbolic and (found := resize(self.symbolic, list(sizes))):
+            captured, symbols = found
+            with resized(symbols), suppress(UnsupportedError):
+                return self._graph(captured), captured.signature
+        try:
+            captured = capture_module(self.example.model, args, kwargs)
+        except CaptureError as error:
+            given = ", ".join(str(list(shape)) for shape in sizes)
+            raise ShapeError(f"the model was prepared for other shapes, and does not take {given}: {error}") from error
+        return self._graph(captured), captured.signature
+
+    def eager(self, sizes: Sizes, tensors: list[torch.Tensor]) -> Callable[[], Any]:
+        model = alone(self.example.model)
+        args, kwargs = self.example.with_tensors(tensors)
+        return lambda: model(*args, **kwargs)
+
+    def _capture_batch(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Captured | Literal[False]:
+        try:
+            return capture_module(self.example.model, args, kwargs, batch_shapes(self.signature.parameters, args, kwargs))
+        except (CaptureError, TypeError):
+            return False
+
+    def _graph(self, captured: Captured) -> Graph:
+        return lowered(captured, self.options, names_of(self.example.model, self.options.float32_modules))
+
+
+def optimize_whole(
+    example: Example,
+    options: Options,
+    preparer: Preparer,
+    dynamic_shapes: Any = None,
+    *,
+    release_originals: bool = False,
+    part: bool = False,
+) -> OptimizedModule:
+    """The model with programs, that of the example among them.
+
+    ``part``: of a model, at whose calls it may meet another first size, which is no batch: a program for each would cost more than
+    eager. What runs on ATen inside is for explain() to list.
+    """
+    with on_cpu(), spinner("preparing") as say:
+        say("capturing")
+        source = WholeModel(example, options, dynamic_shapes)
+        originals = source.capture()
+        source.report_changes()
+        interface = source.interface(any_batch=not (part or release_originals))
+        programs = Programs(preparer, source, options, originals, interface.sizes, quiet=part)
+        tensors = source.signature.flatten(source.example.args, source.example.kwargs)
+        programs.at(sizes_of(tensors), tensors, threads_in_force(), rehearse=options.tuning == "measure")
+        fast = OptimizedModule(example.model, interface, programs)
+    if release_originals:
+        if fast.explain().runs == "eager":
+            warn("eager is faster than the program, so the model keeps its weights", stacklevel=3)
+        else:
+            programs.originals.release(example.model, source.graph)
+            programs.released = True
+            native.trim()
+    return fast
+
+
+def _distinct(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    """The same call with another tensor object wherever one comes again."""
+    seen: set[int] = set()
+
+    def once(leaf: Any) -> Any:
+        if isinstance(leaf, torch.Tensor) and id(leaf) in seen:
+            return leaf.clone()
+        seen.add(id(leaf))
+        return leaf
+
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    return pytree.tree_unflatten([once(leaf) for leaf in leaves], spec)
