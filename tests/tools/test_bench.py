@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import platform
@@ -11,14 +12,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 from typer.testing import CliRunner
 
+import drystone
 from drystone.cli import app
 from drystone.tools.bench import zoo
+from drystone.tools.bench.contenders import CONTENDERS
 from drystone.tools.bench.environment import environment, key_of
 from drystone.tools.bench.plot import plot
 from drystone.tools.bench.process import WorkerFailed, WorkerProcess
+from drystone.tools.bench.report import show_summary
 from drystone.tools.bench.results import Outcome, Result, ResultFile, geometric_mean, summaries
 from drystone.tools.bench.rounds import measure, steps
 from drystone.tools.bench.worker import relative_error, shorten
@@ -273,6 +278,24 @@ class TestEnvironment:
     def test_reasons_lose_their_folders(self):
         assert shorten("ImportError: /home/someone/lib/libx.so.3: not found") == "ImportError: libx.so.3: not found"
         assert len(shorten("x" * 1000)) == 200
+
+
+class TestContenders:
+    def test_parts_are_not_the_whole(self):
+        inner = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU()))
+        model, x = nn.Sequential(inner).eval(), torch.randn(1, 3, 8, 8)
+        want = model(x)
+        with torch.no_grad(), pytest.warns(drystone.DrystoneWarning, match="can't be captured whole"):
+            made = CONTENDERS["drystone_parts"].prepare(model, (x,), torch.float32, 2)
+            torch.testing.assert_close(made.output(made.call()), want, atol=1e-5, rtol=1e-4)
+        programs = [part["name"] for part in made.details()["parts"] if part["programs"]]
+        assert programs == ["0.0", "0.2"]  # what has no weights runs eagerly
+
+    def test_summary_has_every_contender_over_drystone(self):
+        console = Console(width=200, file=io.StringIO())
+        rows = [result({"drystone": [1], "drystone_parts": [2]}, "a"), result({"drystone": [1], "drystone_parts": [8]}, "b")]
+        show_summary(rows, console)
+        assert "4.00 x drystone" in console.file.getvalue()
 
 
 class TestProcesses:

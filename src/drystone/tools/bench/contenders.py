@@ -6,6 +6,7 @@ can't run a model raises; the benchmark reports the reason and goes on.
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from torch.utils import _pytree as pytree
 from .workload import first_tensor
 
 Inputs = tuple[Any, ...]
+
+# The share of a model's weights with which a child of it would be the model again.
+NEARLY_ALL = 0.9
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,34 @@ def drystone(module: nn.Module, inputs: Inputs, dtype: torch.dtype, threads: int
 def drystone_channels_last(module: nn.Module, inputs: Inputs, dtype: torch.dtype, threads: int) -> Prepared:
     """Drystone with every format held to channels_last: what the choice of formats is worth."""
     return _drystone(module, inputs, dtype, "channels_last")
+
+
+def drystone_parts(module: nn.Module, inputs: Inputs, dtype: torch.dtype, threads: int) -> Prepared:
+    """Drystone without a capture of the whole: a program for each of the model's children, or theirs, that can be captured."""
+    return _drystone(_divided(module), inputs, dtype, None)
+
+
+def _divided(module: nn.Module) -> nn.Module:
+    """The model with a decision on a number of its result, which torch.export does not follow. Where nearly all of it is one
+    child, that gets a decision too."""
+    kind = type(module)
+
+    @functools.wraps(kind.forward)
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        result = kind.forward(self, *args, **kwargs)
+        if first_tensor(result).flatten()[0] == float("inf"):
+            raise OverflowError("the model's result is not finite")
+        return result
+
+    module.__class__ = type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})
+    largest = max(module.children(), key=_size, default=module)
+    if _size(largest) > NEARLY_ALL * _size(module) and next(largest.children(), None) is not None:
+        _divided(largest)
+    return module
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _drystone(module: nn.Module, inputs: Inputs, dtype: torch.dtype, formats: str | None) -> Prepared:
@@ -179,6 +211,7 @@ class Contender:
 CONTENDERS: dict[str, Contender] = {
     "drystone": Contender(drystone),
     "drystone_channels_last": Contender(drystone_channels_last),
+    "drystone_parts": Contender(drystone_parts),
     "drystone_eager": Contender(drystone_eager, ("float32",)),
     "eager": Contender(eager),
     "eager_autocast": Contender(eager_autocast, ("bfloat16",)),

@@ -10,6 +10,8 @@ from .results import Result, ResultFile, geometric_mean
 # Drystone stands out; the engines are told apart by hue, what stock PyTorch offers is grey. Readable in greyscale too.
 _COLOURS = {
     "drystone": "#c0392b",
+    "drystone_parts": "#d98880",
+    "drystone_eager": "#e6b0aa",
     "onnxruntime": "#2b6ca3",
     "openvino": "#5fa8d3",
     "zentorch": "#3f8f6b",
@@ -19,6 +21,8 @@ _COLOURS = {
     "to_mkldnn": "#d3d7dd",
 }
 _LABELS = {
+    "drystone_parts": "drystone, in parts",
+    "drystone_eager": "drystone, packed layers",
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",
     "inductor": "torch.compile, freezing",

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .results import Outcome, Result, summary
+from .results import Outcome, Result, geometric_mean, summary
 
 #: Above this, times say more about what else runs. OpenMP's barriers suffer most.
 BUSY_PERCENT = 10.0
@@ -67,11 +67,18 @@ def show_summary(results: Sequence[Result], console: Console) -> None:
     table.add_section()
     table.add_row(
         "geometric mean",
-        *("" for _ in contenders),
+        *(_over_drystone(results, name) for name in contenders),
         number(means["best_peer_over_drystone"], ".2f"),
         number(means["eager_over_drystone"], ".2f"),
     )
     console.print(table, markup=False)
+
+
+def _over_drystone(results: Sequence[Result], name: str) -> str:
+    """The geometric mean of its time over drystone's, where both were measured."""
+    ratios = [ratio for result in results if (ratio := result.ratio(name, "drystone")) is not None]
+    mean = geometric_mean(ratios)
+    return "" if mean is None else f"{mean:.2f} x drystone" if name != "drystone" else ""
 
 
 def warn_if_busy(percent: float, console: Console) -> None:
