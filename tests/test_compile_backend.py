@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import re
 import subprocess
@@ -18,9 +19,11 @@ from torch._dynamo.exc import BackendCompilerFailed
 
 import drystone
 from agreement import Reference
+from drystone import native
 from drystone.compile_backend import drystone as backend
 from drystone.compiled_graph import MAX_CHANGES, CompiledGraph
 from drystone.errors import DrystoneWarning, UnsupportedError
+from drystone.plan.implementations.base import WeightStore
 from drystone.runtime.programs import MAX_PROGRAMS
 
 
@@ -130,6 +133,20 @@ def test_varying_sizes(compiled: Any, graphs: list[CompiledGraph]) -> None:
         x = torch.randn(batch, 3, side, side)
         Reference(model, (x,)).check_float32(fast(x))
     assert len(graphs) == 1 and len(graphs[0].explain()) == 3
+
+
+@pytest.mark.skipif(native.isa() == "none", reason="nothing is packed below AVX2")
+def test_weights_are_packed_once_for_all_sizes(compiled: Any, graphs: list[CompiledGraph]) -> None:
+    def filled() -> set[int]:
+        gc.collect()
+        return {id(item) for item in gc.get_objects() if isinstance(item, WeightStore) and item.bytes}
+
+    before = filled()
+    fast = compiled(mlp(), dynamic=True)
+    for batch in (2, 5, 3):
+        fast(torch.randn(batch, 12))
+    assert len(graphs[0].explain()) == 3
+    assert len(filled() - before) == 1
 
 
 def test_a_number_that_varies(compiled: Any, graphs: list[CompiledGraph]) -> None:

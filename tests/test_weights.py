@@ -13,6 +13,7 @@ from torch import nn
 import drystone
 from agreement import Reference, assert_close
 from drystone import WeightsChangedError
+from drystone.preparer import programs_of
 
 
 def net() -> nn.Sequential:
@@ -180,3 +181,15 @@ def test_plain_tensors_among_the_attributes_are_watched_and_all_attributes_refre
     model.scale = 3.0
     fast.refresh()
     Reference(model, (x,)).check_float32(fast(x))
+
+
+def test_a_refresh_that_fails_leaves_the_programs() -> None:
+    model, x = nn.Linear(4, 3).eval().requires_grad_(False), torch.randn(2, 4)
+    fast = drystone.optimize(model, x, tuning="estimate")
+    want, program = fast(x), programs_of(fast).current
+    model.train()
+    with pytest.raises(drystone.CaptureError, match="training"):
+        fast.refresh()
+    model.eval()
+    assert programs_of(fast).current is program
+    assert torch.equal(fast(x), want)
