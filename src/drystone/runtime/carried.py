@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,13 +19,12 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from drystone.graph.dtypes import FLOATS
-from drystone.plan.formats import CHANNELS_LAST, PLAIN, block_of
+from drystone.graph.ops.aten import map_structure
+from drystone.plan.formats import CHANNELS_LAST, PLAIN
 from drystone.runtime.facts import FACTS
 from drystone.runtime.structures import COMPUTED_FIRST, Operation, Structure, Table
 
-# Operations that one program computes, at most.
-MAX_STEPS = 24
-
+_grad_enabled, _autocast_enabled = torch.is_grad_enabled, torch.is_autocast_enabled
 _make = torch.Tensor._make_wrapper_subclass
 _bar_memory = torch._C._set_throw_on_mutable_data_ptr
 _TENSOR = object()
@@ -99,8 +98,18 @@ def carry_input(table: Table, tensor: torch.Tensor) -> torch.Tensor:
     return carry(table, table.memory((tuple(tensor.shape), tensor.dtype), PLAIN), (tensor,))
 
 
-def apply_to_one(table: Table, key: Hashable, function: Callable[..., Any], x: CarriedTensor) -> torch.Tensor | None:
-    """``apply`` to one carried tensor of ``table``, by what followed from its structure before."""
+def apply_to_one(key: Hashable, function: Callable[..., Any], x: Any) -> torch.Tensor | None:
+    """``function(x)`` in the call of this thread, computed at once or when it is read; None where only torch can."""
+    table = call.table
+    if type(x) is CarriedTensor and x._plain is not None:
+        x = x._plain
+    if table is None or not _deferring():
+        return None
+    if type(x) is not CarriedTensor:
+        return apply(table, key, function, (x,)) if type(x) is torch.Tensor and x.layout is torch.strided and x.is_cpu else None
+    if x._table is not table:  # kept from a call before
+        return None
+    # What followed from its structure before, by one lookup.
     structure = x._structure
     found = table.following.get((key, structure))
     if found is COMPUTED_FIRST:
@@ -109,7 +118,7 @@ def apply_to_one(table: Table, key: Hashable, function: Callable[..., Any], x: C
         found = table.following.get((key, structure))
     if found is structure:
         return x
-    if found is None or (structure.operation is not None and (x._used or structure.wanted)):
+    if found is None or _is_read_again(x):
         return apply(table, key, function, (x,))
     if found.operation.changes is None:  # type: ignore[union-attr]
         x._used = True
@@ -133,42 +142,36 @@ def apply(table: Table, key: Hashable, function: Callable[..., Any], operands: S
         return _copy(operands[operation.copies])
     if operation.changes is not None and type(operands[operation.changes]) is not CarriedTensor:
         return None
-    structures: list[Structure] = []
-    leaves: list[torch.Tensor] = []
+    structures: tuple[Structure, ...] = ()
+    leaves: tuple[torch.Tensor, ...] = ()
     at_once = False
     for x in operands:
-        if type(x) is CarriedTensor:
-            structure = x._structure
-            if structure.operation is not None and not _waits(x, structure.operation, operation):
-                settle(x)
-                structure = x._structure
-            x._used = True
-            leaves += x._leaves
-        else:
-            structure, memory, fixed = _leaf(table, x, operation.spatial)
-            at_once = at_once or not fixed
-            leaves.append(memory)
-        structures.append(structure)
-    structure = table.structure(operation, tuple(structures))
+        below, memory, fixed = _operand(table, x, operation)
+        structures, leaves, at_once = (*structures, below), (*leaves, *memory), at_once or not fixed
+    structure = table.structure(operation, structures)
     if first is not None:
         table.following[key, structures[0]] = structure
-        if first is not structures[0] and not operation.light and not first.operation.pads:  # type: ignore[union-attr]
+        if not first.waits_for(operation):
             table.following[key, first] = COMPUTED_FIRST
     if operation.changes is None:
-        result = carry(table, structure, tuple(leaves))
+        result = carry(table, structure, leaves)
     else:
         result = operands[operation.changes]  # type: ignore[assignment]
-        result._structure, result._leaves, result._used = structure, tuple(leaves), False
+        result._structure, result._leaves, result._used = structure, leaves, False
     if at_once:
         settle(result)
     return result
 
 
-def _waits(x: CarriedTensor, below: Operation, reader: Operation) -> bool:
-    """Whether ``x``, a result of ``below``, need not be computed before ``reader`` is."""
-    if x._used or x._structure.wanted or x._structure.steps >= MAX_STEPS:
-        return False
-    return reader.light or (below.pads and reader.spatial)
+def _deferring() -> bool:
+    """Programs give no gradients, and what is computed later would be so under another autocast."""
+    return not _grad_enabled() and not _autocast_enabled("cpu")
+
+
+def _is_read_again(x: CarriedTensor) -> bool:
+    """Whether ``x`` is not computed yet, and would be computed twice: it is so now, or has been in a call before."""
+    structure = x._structure
+    return structure.operation is not None and (x._used or structure.wanted)
 
 
 def _copy(x: torch.Tensor) -> torch.Tensor | None:
@@ -179,20 +182,24 @@ def _copy(x: torch.Tensor) -> torch.Tensor | None:
     return carry(x._table, x._structure, (*x._leaves,))  # a tuple of its own: references to memory are counted
 
 
-def _leaf(table: Table, x: torch.Tensor, spatial: bool) -> tuple[Structure, torch.Tensor, bool]:
-    """A plain tensor as memory to compute with, and whether nobody else can change it."""
+def _operand(table: Table, x: torch.Tensor, reader: Operation) -> tuple[Structure, tuple[torch.Tensor, ...], bool]:
+    """``x`` as ``reader`` computes with it: its structure, the memory below it, and whether nobody else can change that."""
+    if type(x) is CarriedTensor:
+        if _is_read_again(x) or not x._structure.waits_for(reader):
+            settle(x)
+        x._used = True
+        return x._structure, x._leaves, True
     kind = (tuple(x.shape), x.dtype)
     if x.is_contiguous():
-        block = block_of(table.format)
-        if spatial and block > 1 and len(kind[0]) in (3, 4, 5) and kind[0][1] >= block:
-            # It is reordered anyway; now, nobody changes it in between.
-            memory, program = table.run(table.memory(kind, PLAIN), [x], table.format)
-            call.tally.reorders += program.reorders
-            return table.memory(kind, table.format), memory, True
-        return table.memory(kind, PLAIN), x, table.maker.is_constant(x)
+        plain = table.memory(kind, PLAIN)
+        if not table.reorders(kind, reader):
+            return plain, (x,), table.maker.is_constant(x)
+        memory, program = table.run(plain, [x], table.format)
+        call.tally.reorders += program.reorders
+        return table.memory(kind, table.format), (memory,), True
     if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
-        return table.memory(kind, CHANNELS_LAST), x, False
-    return table.memory(kind, PLAIN), x.contiguous(), True
+        return table.memory(kind, CHANNELS_LAST), (x,), False
+    return table.memory(kind, PLAIN), (x.contiguous(),), True
 
 
 def settle(x: CarriedTensor) -> None:
@@ -269,11 +276,11 @@ class _Strange(Exception):
 
 def _deferred(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor | None:
     """What ``func`` gives, still carried; None where it needs plain tensors."""
-    if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+    if not _deferring():
         return None
     operands: list[torch.Tensor] = []
     try:
-        key = (func, _key(args, operands), tuple((name, _key(value, operands)) for name, value in kwargs.items()))
+        key: Hashable = (func, _key(args, operands), tuple((name, _key(value, operands)) for name, value in kwargs.items()))
         table = next(x._table for x in operands if type(x) is CarriedTensor)
         for x in operands:
             if type(x) is CarriedTensor:
@@ -281,14 +288,13 @@ def _deferred(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch
                     return None
             elif type(x) not in (torch.Tensor, nn.Parameter) or not _computable(x):
                 return None
-        constants = [x for x in operands if type(x) is nn.Parameter and table.maker.is_constant(x)]
+        fixed = {id(x): x for x in operands if type(x) is nn.Parameter and table.maker.is_constant(x)}
     except (_Strange, StopIteration):
         return None
-    if not constants:
-        return apply(table, key, _rebuilt(func, args, kwargs, {}), operands)
-    fixed: dict[int, torch.Tensor] = {id(x): x for x in constants}
-    own_key = (key, tuple(id(x) if id(x) in fixed else 0 for x in operands))
-    return apply(table, own_key, _rebuilt(func, args, kwargs, fixed), [x for x in operands if id(x) not in fixed])
+    if fixed:
+        key = (key, tuple([id(x) if id(x) in fixed else 0 for x in operands]))
+        operands = [x for x in operands if id(x) not in fixed]
+    return apply(table, key, _rebuilt(func, args, kwargs, fixed), operands)
 
 
 def _computable(x: torch.Tensor) -> bool:
@@ -311,19 +317,15 @@ def _key(item: Any, operands: list[torch.Tensor]) -> Hashable:
     raise _Strange
 
 
-def _rebuilt(func: Any, args: Any, kwargs: Any, fixed: dict[int, torch.Tensor]) -> Callable[..., Any]:
+def _rebuilt(func: Any, args: Any, kwargs: Any, fixed: Collection[int]) -> Callable[..., Any]:
     """``func`` as a function of its tensors alone, but for those that are ``fixed``."""
 
     def function(*tensors: torch.Tensor) -> Any:
         given = iter(tensors)
 
-        def fill(item: Any) -> Any:
-            if isinstance(item, torch.Tensor):
-                return item if id(item) in fixed else next(given)
-            if type(item) in (list, tuple):
-                return type(item)([fill(entry) for entry in item])
-            return item
+        def fill(leaf: Any) -> Any:
+            return next(given) if isinstance(leaf, torch.Tensor) and id(leaf) not in fixed else leaf
 
-        return func(*fill(args), **{name: fill(value) for name, value in kwargs.items()})
+        return func(*map_structure(fill, args), **map_structure(fill, kwargs))
 
     return function

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from drystone.runtime.carried import CarriedTensor, Tally, apply, apply_to_one, call, carry_input, to_plain
+from drystone.runtime.carried import CarriedTensor, Tally, apply_to_one, call, carry_input, to_plain
 from drystone.runtime.explain_layouts import LayoutExplanation
 from drystone.runtime.programs import ProgramTable
 from drystone.runtime.stand_in import StandIn, checked_tensors, threads_in_force
@@ -32,21 +32,9 @@ class PackedForward:
         @functools.wraps(own)
         def forward(*args: Any, **kwargs: Any) -> Any:
             if len(args) == 1 and not kwargs and not self.abandoned and not module.training:
-                x, table = args[0], call.table
-                if type(x) is CarriedTensor:
-                    if x._plain is not None:
-                        x = x._plain
-                    elif x._table is not table:  # kept from a call before
-                        table = None
-                    elif not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu"):
-                        result = apply_to_one(table, self, own, x)
-                        return own(x) if result is None else result
-                elif type(x) is not torch.Tensor or x.layout is not torch.strided or not x.is_cpu:
-                    table = None
-                if table is not None and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu"):
-                    result = apply(table, self, own, (x,))
-                    if result is not None:
-                        return result
+                result = apply_to_one(self, own, args[0])
+                if result is not None:
+                    return result
             return own(*args, **kwargs)
 
         return forward

@@ -3,6 +3,8 @@
 An operator on tensors that nobody can change is no hurry: batch norm, activation and residual after a convolution are noted down,
 and one program computes them all when the next convolution, or something that only torch knows, reads the result. A
 ``Structure`` is such a note. Equal notes are one object, so the second call of a model finds the program by a few lookups.
+
+The rule of what waits, and in which format results lie, is here: ``Structure.waits_for``, ``Table.format_of``, ``Table.reorders``.
 """
 
 from __future__ import annotations
@@ -15,13 +17,15 @@ from typing import Any, Protocol
 import torch
 
 from drystone.forks import Lock
-from drystone.plan.formats import PLAIN
+from drystone.plan.formats import PLAIN, block_of
 from drystone.runtime.program import Program
 
 # Structures of one table, at most, and ways of calling one function: where sizes or numbers go on changing inside a model, what is
 # new is left to torch.
 MAX_STRUCTURES = 16384
 MAX_WAYS = 256
+# Operations that one program computes, at most.
+MAX_STEPS = 24
 
 Kind = tuple[tuple[int, ...], torch.dtype]  # shape and dtype
 
@@ -61,6 +65,12 @@ class Structure:
     steps: int = 0
     wanted: bool = False
     programs: dict[str, Program] = field(default_factory=dict)  # by the format of the result
+
+    def waits_for(self, reader: Operation) -> bool:
+        """Whether it may be computed inside of what ``reader`` makes of it: element by element, or padding before a convolution.
+        Where it is read for a second time, it is computed for itself all the same."""
+        below = self.operation
+        return below is None or (self.steps < MAX_STEPS and (reader.light or (below.pads and reader.spatial)))
 
 
 # Stands in ``Table.following`` for what is only done to a tensor in memory.
@@ -124,7 +134,7 @@ class Table:
         at = (operation, *operands)
         found = self.structures.get(at)
         if found is None:
-            format = self._format(operation, operands)
+            format = self.format_of(operation, operands)
             steps = 1 + sum(operand.steps for operand in operands)
             made = Structure(operation.kind, format, torch.Size(operation.kind[0]), operation, operands, steps)
             found = self.structures.setdefault(at, made)
@@ -134,12 +144,18 @@ class Table:
     def full(self) -> bool:
         return len(self.structures) >= MAX_STRUCTURES
 
-    def _format(self, operation: Operation, operands: tuple[Structure, ...]) -> str:
+    def format_of(self, operation: Operation, operands: tuple[Structure, ...]) -> str:
         """Convolutions lead to the table's format, and what follows stays in it; linear layers are plain."""
         if operation.spatial:
             return self.format
         rank = len(operation.kind[0])
         return next((operand.format for operand in operands if len(operand.kind[0]) == rank), PLAIN)
+
+    def reorders(self, kind: Kind, reader: Operation) -> bool:
+        """Whether a plain tensor that others may change is brought into the table's format at once, before ``reader`` is: it would
+        be in any case, and a copy is safe."""
+        block = block_of(self.format)
+        return reader.spatial and block > 1 and len(kind[0]) in (3, 4, 5) and kind[0][1] >= block
 
     def run(self, structure: Structure, leaves: list[torch.Tensor], format: str) -> tuple[torch.Tensor, Program]:
         """The memory of ``structure`` in ``format``, and the program that filled it."""
