@@ -31,6 +31,7 @@ from verdict import judge
 
 import drystone
 from drystone.errors import CaptureError, DrystoneError
+from drystone.preparer import programs_of
 from drystone.runtime.module import OptimizedModule
 from drystone.tools.bench.environment import environment
 from drystone.tools.bench.progress import progress_bar
@@ -96,9 +97,10 @@ def try_model(send: isolated.Send, name: str) -> None:
         whole = isinstance(fast, OptimizedModule)
         if isinstance(fast, OptimizedModule):
             # The program itself, also where calls go to eager because that was faster.
-            assert fast._current is not None
-            current = fast._current[1]
-            error, fault = judge(current.unflatten(current.program(fast._flatten((), inputs))), eager, exact)
+            current = programs_of(fast).current
+            assert current is not None
+            signature, program = current[1].signature, current[1].program
+            error, fault = judge(signature.unflatten(program(signature.flatten((), inputs))), eager, exact)
             programs = [fast.explain()]
         else:
             error, fault = judge(called, eager, exact)

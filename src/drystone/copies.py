@@ -23,8 +23,7 @@ def copied(fast: nn.Module, copy: Callable[[Original], Original]) -> OptimizedMo
 
     A model that can't be copied stays behind: the copy then is as a module that was loaded.
     """
-    fast = _checked(fast)
-    files, original = _files(fast), _original(fast)
+    files, original = _apart(fast)
     if original is not None:
         try:
             original = copy(original)
@@ -35,8 +34,7 @@ def copied(fast: nn.Module, copy: Callable[[Original], Original]) -> OptimizedMo
 
 def reduced(fast: nn.Module) -> tuple[Callable[..., OptimizedModule], tuple[Any, ...]]:
     """What pickle stores: the files of an artefact, and the model where it can be pickled."""
-    fast = _checked(fast)
-    files, original = _files(fast), _original(fast)
+    files, original = _apart(fast)
     try:
         pickled = pickle.dumps(original)
     except Exception:  # a class inside of a function, a lock: pickle has no one error for it
@@ -48,31 +46,23 @@ def _unpickled(files: dict[str, bytes], pickled: bytes) -> OptimizedModule:
     return _restored(files, pickle.loads(pickled))
 
 
-def _checked(fast: nn.Module) -> OptimizedModule:
+def _apart(fast: nn.Module) -> tuple[dict[str, bytes], Original | None]:
+    """The artefact in memory, and what is to be kept of the model, if it is there."""
     if not isinstance(fast, OptimizedModule):
         raise UnsupportedError(
             f"a {type(fast).__name__} can't be copied or pickled: copy the model and optimise the copy. What is captured whole can "
             "be copied, and kept in a folder by drystone.save and drystone.load"
         )
-    return fast
-
-
-def _files(fast: OptimizedModule) -> dict[str, bytes]:
-    """The artefact in memory."""
     with tempfile.TemporaryDirectory(prefix="drystone-") as temporary:
         path = Path(temporary) / "copy"
         save(fast, path)
-        return {file.name: file.read_bytes() for file in path.iterdir()}
-
-
-def _original(fast: OptimizedModule) -> Original | None:
+        files = {file.name: file.read_bytes() for file in path.iterdir()}
     programs, example = programs_of(fast), interface_of(fast).example
-    options = programs.options
     if programs.released or example is None:
-        return None
+        return files, None
+    options, watched = programs.options, [name for name, _ in programs.originals.named]
     float32 = names_of(example.model, options.float32_modules) if options.float32_modules else set()
-    watched = [name for name, _ in programs.originals.named]
-    return Original(example, replace(options, float32_modules=()), float32, watched, programs.verdict)
+    return files, Original(example, replace(options, float32_modules=()), float32, watched, programs.verdict)
 
 
 def _restored(files: dict[str, bytes], original: Original | None) -> OptimizedModule:

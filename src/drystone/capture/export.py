@@ -51,14 +51,6 @@ class Captured:
         """The tensors behind ``weights``, with their qualified names."""
         return [self.constants[placeholder] for placeholder in sorted(self.weights)]
 
-    @property
-    def inputs(self) -> list[InputLeaf]:
-        return self.signature.inputs
-
-    @property
-    def outputs(self) -> list[OutputLeaf]:
-        return self.signature.outputs
-
 
 def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None, dynamic_shapes: Any = None) -> Captured:
     """Trace ``model(*args, **kwargs)`` for inference. The model is left as it is. It may be a TorchScript module.
