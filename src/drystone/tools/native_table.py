@@ -45,7 +45,7 @@ SAMPLES: dict[str, Callable[[], Node]] = {
 }
 
 
-def _graph(name: str, dtype: torch.dtype) -> Graph:
+def graph_of(name: str, dtype: torch.dtype) -> Graph:
     """The operator alone, on operands of ``dtype``."""
     node = SAMPLES[name]()
     if dtype != I64 and isinstance(node.op, Elementwise):  # which takes floats for comparisons and choices alone
@@ -71,7 +71,7 @@ def _computed(graph: Graph, op: Operator) -> tuple[Node, bool]:
 def _cell(name: str, dtype: torch.dtype) -> str:
     if dtype == I64 and I64 not in SAMPLES[name]().op.dtypes:
         return ""
-    node, whole = _computed(in_precision(_graph(name, dtype), None), SAMPLES[name]().op)
+    node, whole = _computed(in_precision(graph_of(name, dtype), None), SAMPLES[name]().op)
     if not whole:
         return "ATen"
     return (
@@ -84,7 +84,7 @@ def _lowered(name: str) -> str:
     op = SAMPLES[name]().op
     if not op.factors and not isinstance(op, Recurrent):
         return "as it reads"
-    node, whole = _computed(in_precision(_graph(name, F32), BF16), op)
+    node, whole = _computed(in_precision(graph_of(name, F32), BF16), op)
     weight = node.inputs[1].dtype
     if not whole:
         return "ATen"
