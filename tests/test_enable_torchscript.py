@@ -121,8 +121,16 @@ def test_other_inputs_run_as_it_is(tmp_path: Path) -> None:
     loaded(x)
     larger = torch.randn(2, 3, 20, 20)
     with pytest.warns(DrystoneWarning, match="other than those of its first call") as caught:
-        assert torch.equal(loaded(larger), model(larger)) and torch.equal(loaded(x, 2.0), model(x, 2.0))
+        assert torch.equal(loaded(larger), model(larger)) and torch.equal(loaded(larger), model(larger))
     assert len(caught) == 1
+    torch.testing.assert_close(loaded(x, 2.0), model(x, 2.0).detach())
+    assert not loaded(x, 2.0).requires_grad, "another way of calling it has a program"
+
+
+def test_restore_is_not_for_what_was_loaded_so(tmp_path: Path) -> None:
+    loaded = torch.jit.load(saved(Net(), tmp_path))
+    kind = type(loaded)
+    assert drystone.restore(loaded) is loaded and type(loaded) is kind is not torch.jit.RecursiveScriptModule
 
 
 def test_a_first_call_that_fails_decides_nothing(tmp_path: Path) -> None:

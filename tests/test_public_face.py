@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from typing_extensions import assert_type
 
 import drystone
+from drystone.inplace import InPlaceExplanation
 from drystone.ops.topk import TopK
 from drystone.runtime.explain import Explanation
 from drystone.runtime.layouts import LayoutModule
@@ -29,6 +30,18 @@ def test_optimize_save_and_load(tmp_path: Path) -> None:
     loaded = drystone.load(tmp_path / "linear")
     assert_type(loaded, OptimizedModule)
     assert torch.equal(loaded(x), fast(x))
+
+
+def test_in_place() -> None:
+    x, model = torch.ones(1, 4), nn.Linear(4, 2).eval()
+    assert_type(drystone.optimize_(model, x, tuning="estimate"), nn.Linear)
+    assert_type(drystone.explain(model), InPlaceExplanation)
+    assert_type(drystone.restore(model), nn.Linear)
+    with drystone.optimizing(model, tuning="estimate") as same, torch.no_grad():
+        assert_type(same, nn.Linear)
+        want = model(x)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), want)
 
 
 def test_operators() -> None:
@@ -54,6 +67,7 @@ def test_errors_are_of_one_family() -> None:
 if TYPE_CHECKING:  # mistakes: --strict complains of an ignore that is not needed
     drystone.optimize(nn.Identity(), torch.ones(1), tunning="estimate")  # type: ignore[call-arg]
     drystone.optimize(nn.Identity(), torch.ones(1), tuning="guess")  # type: ignore[arg-type]
+    drystone.optimize_(nn.Identity(), capture="eager")  # type: ignore[arg-type]
     drystone.save("model.pt", "artefact")  # type: ignore[arg-type]
     drystone.load(3)  # type: ignore[arg-type]
     drystone.ops.topk(torch.ones(1))  # type: ignore[call-arg]
@@ -62,9 +76,10 @@ if TYPE_CHECKING:  # mistakes: --strict complains of an ignore that is not neede
 
 def test_names_are_those_of_their_modules() -> None:
     """In a process that has imported nothing of them: all that is public is listed, found, and documented."""
-    from drystone import conductor, ops, saving
+    from drystone import conductor, inplace, ops, saving
 
     found = {"optimize": conductor.optimize, "save": saving.save, "load": saving.load, "ops": ops}
+    found |= {name: getattr(inplace, name) for name in ("explain", "optimize_", "optimizing", "restore")}
     for name, value in found.items():
         assert getattr(drystone, name) is value
     assert set(drystone.__all__) <= set(dir(drystone))

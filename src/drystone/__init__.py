@@ -39,9 +39,13 @@ __all__ = [
     "disable",
     "enable",
     "enabled",
+    "explain",
     "load",
     "ops",
     "optimize",
+    "optimize_",
+    "optimizing",
+    "restore",
     "save",
 ]
 
@@ -102,11 +106,21 @@ def enabled(
 
 
 # The native core starts when it is first needed: `import drystone` loads no library and changes nothing.
-_LAZY = {"load": "drystone.saving", "ops": "drystone.ops", "optimize": "drystone.conductor", "save": "drystone.saving"}
+_LAZY = {
+    "explain": "drystone.inplace",
+    "load": "drystone.saving",
+    "ops": "drystone.ops",
+    "optimize": "drystone.conductor",
+    "optimize_": "drystone.inplace",
+    "optimizing": "drystone.inplace",
+    "restore": "drystone.inplace",
+    "save": "drystone.saving",
+}
 
 if TYPE_CHECKING:  # what editors and type checkers read instead
     from drystone import ops
     from drystone.conductor import optimize
+    from drystone.inplace import explain, optimize_, optimizing, restore
     from drystone.saving import load, save
 else:
 

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from drystone.capture.isolated import cloned_call
 from drystone.capture.module_tree import bare, copy_tree
 from drystone.capture.parts import Part, divide, first_line
 from drystone.capture.recording import Call, Recording, record
@@ -96,7 +97,7 @@ def optimize_in_parts(example: Example, options: Options, preparer: Preparer, er
         fast = PartedModule(
             model,
             assembled(running),
-            list(running.values()),
+            running,
             lambda: _explanation(parts, forwards, verdict),
         )
     _report(parts, verdict)
@@ -123,13 +124,9 @@ def undisturbed() -> Iterator[None]:
 
 def run_once(module: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A call that leaves the example alone and draws the same random numbers each time."""
-    args, kwargs = _cloned(args, kwargs)
+    args, kwargs = cloned_call(args, kwargs)
     with torch.random.fork_rng(devices=[]):
         return module(*args, **kwargs)
-
-
-def _cloned(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-    return pytree.tree_map(lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, (args, kwargs))
 
 
 def record_once(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Recording:
@@ -231,8 +228,12 @@ def _verdict(
         return _Verdict("eager", f"with its parts in drystone the model's results differ from its own {differs}")
     if race is None:
         return _Verdict()
-    args, kwargs = _cloned(args, kwargs)
-    ours, theirs = race(lambda: tree(*args, **kwargs), lambda: eager(*args, **kwargs))
+
+    def called(module: nn.Module) -> Any:
+        given, named = cloned_call(args, kwargs)  # a cache would grow with each call
+        return module(*given, **named)
+
+    ours, theirs = race(lambda: called(tree), lambda: called(eager))
     slower = theirs < ours
     return _Verdict("eager" if slower else "drystone", "eager was faster in the rehearsal" if slower else "", ours, theirs)
 

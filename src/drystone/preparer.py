@@ -145,6 +145,7 @@ class Programs(ProgramTable[tuple[int, Sizes], Prepared]):
         originals: Iterable[Named] = (),
         usual: Sizes | None = None,
         quiet: bool = False,
+        kin: Programs | None = None,
     ) -> None:
         """``originals``: the weights that graphs are made from. ``usual``: the sizes of the example. ``quiet``: no warning of what
         runs on ATen."""
@@ -153,8 +154,8 @@ class Programs(ProgramTable[tuple[int, Sizes], Prepared]):
         self.originals, self.usual = Weights(originals), usual
         self.released = False  # the model has no weights any more
         self.current: tuple[int, Prepared] | None = None  # the last used for the example's shapes, and its threads
-        self.kin: Planner | None = None  # the first program's
-        self.verdict: str | None = None  # whether eager was faster then: what was not compared follows it
+        self.kin: Planner | None = kin.kin if kin else None  # the first program's
+        self.verdict: str | None = kin.verdict if kin else None  # whether eager was faster then: what was not compared follows it
 
     def at(self, sizes: Sizes, tensors: list[torch.Tensor], threads: int, rehearse: bool = False) -> Prepared:
         """The program for these sizes and so many threads, those in force; ``rehearse`` makes it again, by measuring."""

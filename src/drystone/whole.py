@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -14,7 +16,7 @@ from drystone.capture.export import Captured
 from drystone.capture.export import capture as capture_module
 from drystone.capture.isolated import alone
 from drystone.capture.kept_modules import names_of
-from drystone.capture.shapes import LEAST, batch_inputs, batch_shapes, dynamic_dims, resize
+from drystone.capture.shapes import LEAST, batch_inputs, batch_shapes, dynamic_dims, resize, varying_shapes
 from drystone.capture.signature import Signature
 from drystone.errors import CaptureError, ShapeError, UnsupportedError, warn
 from drystone.factories import on_cpu
@@ -111,8 +113,10 @@ def optimize_whole(
     *,
     release_originals: bool = False,
     part: bool = False,
+    quiet: bool = False,
+    kin: Programs | None = None,
 ) -> OptimizedModule:
-    """The model with programs, that of the example among them.
+    """The model with programs, that of the example among them. ``kin``: others of the model, whose times and verdict hold.
 
     ``part``: of a model, at whose calls it may meet another first size, which is no batch: a program for each would cost more than
     eager. What runs on ATen inside is for explain() to list.
@@ -123,10 +127,11 @@ def optimize_whole(
         originals = source.capture()
         source.report_changes()
         interface = source.interface(any_batch=not (part or release_originals))
-        programs = Programs(preparer, source, options, originals, interface.sizes, quiet=part)
+        programs = Programs(preparer, source, options, originals, interface.sizes, quiet=part or quiet, kin=kin)
         tensors = source.signature.flatten(source.example.args, source.example.kwargs)
         programs.at(sizes_of(tensors), tensors, threads_in_force(), rehearse=options.tuning == "measure")
-        fast = OptimizedModule(example.model, interface, programs)
+        other = None if part or release_originals else partial(another, programs)
+        fast = OptimizedModule(example.model, interface, programs, other)
     if release_originals:
         if fast.explain().runs == "eager":
             warn("eager is faster than the program, so the model keeps its weights", stacklevel=3)
@@ -135,6 +140,23 @@ def optimize_whole(
             programs.released = True
             native.trim()
     return fast
+
+
+def another(
+    programs: Programs, args: tuple[Any, ...], kwargs: dict[str, Any], varying: Sequence[set[int]] | None = None
+) -> OptimizedModule:
+    """The model of ``programs`` captured whole for another way of calling it, on the same packed weights.
+
+    ``varying``: the axes of each tensor of the call that may have other sizes; the plan then comes from times that are known.
+    """
+    first = programs.source
+    assert isinstance(first, WholeModel)
+    example = Example(first.example.model, args, kwargs)
+    if varying is None:
+        return optimize_whole(example, first.options, programs.preparer, quiet=programs.quiet)
+    shapes = varying_shapes(first.signature.parameters, args, kwargs, varying)
+    options = replace(first.options, tuning="estimate")
+    return optimize_whole(example, options, programs.preparer, shapes, kin=programs, quiet=programs.quiet)
 
 
 def _distinct(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:

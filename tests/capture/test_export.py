@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import warnings
+from collections import UserDict
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 from torch import nn
 
 from drystone.capture.export import capture
+from drystone.capture.shapes import batch_shapes, dynamic_dims, varying_shapes
 from drystone.errors import CaptureError, DrystoneWarning, InputError, UnsupportedError
 from drystone.graph.build import build
 from drystone.graph.interpreter import run
@@ -211,3 +214,44 @@ def test_registered_dataclass() -> None:
     got = call(GivesPair().eval(), (torch.zeros(3),), {}, x)
     assert isinstance(got, Pair)
     torch.testing.assert_close((got.left, got.right), (x + 1, x * 2))
+
+
+class Further(nn.Module):
+    """Takes what transformers' models take. ``numbers``: its size is a Python number in the result."""
+
+    def __init__(self, numbers: bool = False) -> None:
+        super().__init__()
+        self.layer, self.numbers = nn.Linear(4, 3), numbers
+
+    def forward(self, x: torch.Tensor, **further: Any) -> torch.Tensor:
+        y = self.layer(x) + (further["shift"] if further.get("shifted") else 0)
+        return y * int(str(x.shape[0])) if self.numbers else y
+
+
+def test_sizes_vary_beside_further_keywords() -> None:
+    model = Further().eval()
+    kwargs = {"shifted": True, "shift": torch.zeros(5, 1)}
+    axes = varying_shapes(inspect.signature(model.forward), (torch.zeros(5, 4),), kwargs, [{0}, {0}])
+    captured = capture(model, (torch.zeros(5, 4),), kwargs, axes)
+    assert dynamic_dims(captured) == [{0}, {0}]
+    assert "forward" not in vars(model)
+
+
+def test_inputs_are_not_marked_by_a_capture_that_fails() -> None:
+    """torch notes on a tensor which of its sizes vary: the next capture of it would have no numbers for these."""
+    model, x = Further(numbers=True).eval(), torch.zeros(5, 4)
+    with pytest.raises(CaptureError):
+        capture(model, (x,), {}, batch_shapes(inspect.signature(model.forward), (x,), {}))
+    assert dynamic_dims(capture(model, (x,), {})) == [set()]
+
+
+def test_containers_among_the_inputs_are_left_alone() -> None:
+    class Filled(nn.Module):
+        def forward(self, given: Any) -> torch.Tensor:
+            given["y"] = given["x"] + 1
+            return given["y"]
+
+    given = UserDict(x=torch.zeros(3))
+    with pytest.raises(CaptureError, match="UserDict"):
+        capture(Filled().eval(), (given,))
+    assert list(given) == ["x"]

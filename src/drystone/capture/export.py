@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import inspect
 import linecache
 import logging
@@ -27,7 +29,7 @@ from drystone.capture.isolated import can_be_isolated, users_hooks
 from drystone.capture.mutation import functionalize, read_by
 from drystone.capture.scalars import correct_scalars
 from drystone.capture.settled import Settled, settle
-from drystone.capture.signature import InputLeaf, OutputLeaf, Signature
+from drystone.capture.signature import InputLeaf, OutputLeaf, Signature, is_array, no_tensor
 from drystone.capture.torchscript import Interpreter
 from drystone.errors import CaptureError, DrystoneError, DrystoneWarning, InputError, UnsupportedError
 from drystone.factories import on_cpu
@@ -63,11 +65,19 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
     depends on what each call changes.
     """
     kwargs = dict(kwargs or {})
+    _register_dataclasses(args, kwargs)
     if isinstance(model, torch.jit.ScriptModule):
         model = Interpreter(model)
     check_model(model, args, kwargs)
     with global_hooks_held():
         return _captured(model, args, kwargs, dynamic_shapes)
+
+
+def _register_dataclasses(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Have torch look for tensors inside the dataclasses among the arguments, as it asks its users to before an export."""
+    while kinds := {type(leaf) for leaf in pytree.tree_leaves((args, kwargs)) if dataclasses.is_dataclass(type(leaf))}:
+        for kind in kinds:
+            torch.export.register_dataclass(kind)
 
 
 def _captured(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any) -> Captured:
@@ -76,6 +86,10 @@ def _captured(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], d
     try:
         # Precision is lowered where the caller asks for it, not because autocast happens to be on.
         with alone(), torch.inference_mode(_of_inference_mode(model)), _plain_modes(), _attributes_kept(traced), _quiet():
+            if dynamic_shapes is not None:
+                # The tracer leaves marks on tensors where it fails, and a later capture would find them.
+                args, kwargs = pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, (args, kwargs))
+                dynamic_shapes = _name_further_arguments(traced, kwargs, dynamic_shapes)
             program = torch.export.export(traced, tuple(args), kwargs, dynamic_shapes=dynamic_shapes, strict=False)
             program = functionalize(program)
         captured = describe(program, inspect.signature(model.forward))
@@ -144,6 +158,30 @@ def _settled(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     return settled
 
 
+def _name_further_arguments(model: nn.Module, kwargs: dict[str, Any], dynamic_shapes: Any) -> Any:
+    """torch loses sizes that may vary where a ``forward(…, **further)`` is given any of these: here it finds them by their names.
+
+    Gives ``dynamic_shapes`` for that.
+    """
+    forward = model.forward
+    parameters = inspect.signature(forward).parameters
+    further = next((name for name, parameter in parameters.items() if parameter.kind is parameter.VAR_KEYWORD), None)
+    if further is None or kwargs.keys() <= parameters.keys():
+        return dynamic_shapes
+
+    @functools.wraps(forward)
+    def named(*args: Any, **kwargs: Any) -> Any:
+        return forward(*args, **kwargs)
+
+    known = [parameter for name, parameter in parameters.items() if name != further]
+    given = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in kwargs if name not in parameters]
+    named.__signature__ = inspect.Signature([*known, *given])  # type: ignore[attr-defined]
+    vars(model)["forward"] = named
+    if not isinstance(dynamic_shapes, dict):
+        return dynamic_shapes
+    return {name: dims for name, dims in dynamic_shapes.items() if name != further} | (dynamic_shapes.get(further) or {})
+
+
 @contextmanager
 def _attributes_kept(model: nn.Module) -> Iterator[None]:
     """The tracer puts copies of the lists and dicts among a module's attributes in their place; afterwards, all is as it was."""
@@ -193,6 +231,8 @@ def check_model(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
             raise InputError(f"example input {name}: expected a tensor on the CPU, got one on {leaf.device}")
         if isinstance(leaf, torch.Tensor) and not has_memory(leaf):
             raise InputError(f"example input {pytree.keystr(path[1:])} has no memory for its elements: {REMEDY}")
+        if is_array(leaf):
+            raise no_tensor(pytree.keystr(path[1:]), leaf)
 
 
 def describe(program: ExportedProgram, parameters: inspect.Signature) -> Captured:

@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
+from torch.utils import _pytree as pytree
 
 # Objects of these kinds are no state, or are state of something else.
 _SHARED = (type, enum.Enum, types.ModuleType, types.FunctionType, torch.jit.ScriptModule, torch.Generator, BaseException)
@@ -99,6 +100,17 @@ def _slots(kind: type) -> Iterator[str]:
         for name in [slots] if isinstance(slots, str) else slots:
             if name not in ("__dict__", "__weakref__"):
                 yield name
+
+
+def cloned_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The same call with tensors, containers and objects of its own: what a run does to a cache that it is given, no other sees."""
+    objects = Copier(torch.Tensor.clone, modules=False)
+
+    def cloned(leaf: Any) -> Any:
+        return leaf.clone() if isinstance(leaf, torch.Tensor) else objects.copy(leaf)
+
+    copied: tuple[Any, Any] = pytree.tree_map(cloned, (args, kwargs))
+    return copied
 
 
 class Isolated:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from drystone.capture.isolated import Isolated, state
+from drystone.capture.isolated import Isolated, cloned_call, state
 
 _MISSING = object()
 # Results that differ by less are equal within the rounding of one operator.
@@ -62,9 +62,9 @@ def settle(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> S
 
 
 def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    copied = pytree.tree_map_only(torch.Tensor, torch.clone, (args, kwargs))
+    args, kwargs = cloned_call(args, kwargs)
     with torch.random.fork_rng(devices=[]):
-        return model(*copied[0], **copied[1])
+        return model(*args, **kwargs)
 
 
 def _other_numbers(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:

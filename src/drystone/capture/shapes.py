@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import sympy
@@ -29,12 +30,22 @@ def batch_inputs(tensors: list[torch.Tensor]) -> list[int]:
 
 def batch_shapes(parameters: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """``dynamic_shapes`` for torch.export that leave the batch to vary."""
+    tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+    batch = batch_inputs(tensors)
+    return varying_shapes(parameters, args, kwargs, [{0} if i in batch else set() for i in range(len(tensors))])
+
+
+def varying_shapes(parameters: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any], axes: Sequence[set[int]]) -> Any:
+    """``dynamic_shapes`` for torch.export that leave these axes of each tensor to vary, as far as the model does."""
     leaves, spec = pytree.tree_flatten((args, kwargs))
-    tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
-    varying = {id(tensors[i]) for i in batch_inputs(tensors)}
-    args, kwargs = pytree.tree_unflatten([{0: Dim.AUTO} if id(leaf) in varying else None for leaf in leaves], spec)
-    bound = parameters.bind(*args, **kwargs)
-    return {name: value for name, value in bound.arguments.items()}
+    each = iter(axes)
+
+    def dims(tensor: torch.Tensor) -> Any:
+        return {axis: Dim.AUTO for axis in next(each) if tensor.shape[axis] >= LEAST} or None
+
+    varying = [dims(leaf) if isinstance(leaf, torch.Tensor) else None for leaf in leaves]
+    args, kwargs = pytree.tree_unflatten(varying, spec)
+    return dict(parameters.bind(*args, **kwargs).arguments)
 
 
 def dynamic_dims(captured: Captured) -> list[set[int]]:

@@ -16,6 +16,10 @@ from drystone.errors import InputError
 _TENSOR = frozenset((torch.Tensor,))
 
 
+class OtherCall(InputError):
+    """A call of another form than the example's, which the model may take: it would be another graph."""
+
+
 @dataclass(frozen=True)
 class InputLeaf:
     """One leaf of the flattened inputs: a tensor, or (where ``tensor`` is False) the constant that the model was captured with."""
@@ -59,15 +63,17 @@ class Signature:
         if spec != self.in_spec:
             leaves, spec = pytree.tree_flatten(_ordered(self._arranged(args, kwargs), self.in_spec))
         if spec != self.in_spec:
-            raise InputError(f"the inputs must be structured as the example inputs were: expected {self._shown()}, got {spec}")
+            raise self._other_structure(args, kwargs)
         tensors = []
         for leaf, given in zip(self.inputs, leaves, strict=True):
             if leaf.tensor:
                 if not isinstance(given, torch.Tensor):
-                    raise InputError(f"input {leaf.name!r}: expected a tensor, got {type(given).__name__}")
+                    raise no_tensor(repr(leaf.name), given)
                 tensors.append(given)
             elif type(given) is not type(leaf.constant) or given != leaf.constant:
-                raise InputError(
+                # One number may be any: each would be a graph of its own.
+                a_number = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in (leaf.constant, given))
+                raise (InputError if a_number else OtherCall)(
                     f"input {leaf.name!r}: the model was captured with {leaf.constant!r}, got {given!r}; "
                     "prepare it again with the other value"
                 )
@@ -102,8 +108,40 @@ class Signature:
         rest = {name: value for name, value in rest.items() if not (name in defaults and _same(value, defaults[name]))}
         return tuple(named[name] for name in by_position), {name: named[name] for name in by_name} | rest
 
+    def _other_structure(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> InputError:
+        """What is missing, what was not in the example, and what is inside of it another."""
+        for path, leaf in pytree.tree_flatten_with_path((args, kwargs))[0]:
+            if is_array(leaf):
+                return no_tensor(pytree.keystr(path[1:]), leaf)
+        args_spec, kwargs_spec = inner_specs(self.in_spec)
+        by_position, by_name = self._arranged(args, kwargs)
+        names = list(self.parameters.parameters)
+        given = dict(zip(names, by_position, strict=False)) | by_name
+        expected = dict(zip(names, inner_specs(args_spec), strict=False))
+        expected |= dict(zip(kwargs_spec.context or [], inner_specs(kwargs_spec), strict=True))
+        differences = [f"{name!r} is missing" for name in expected if name not in given]
+        differences += [f"{name!r} was not in the example" for name in given if name not in expected]
+        for name in expected:
+            if name in given and (spec := pytree.tree_structure(given[name])) != expected[name]:
+                differences.append(f"{name!r} is {spec}, was {expected[name]}")
+        return OtherCall(
+            f"the inputs must be structured as the example inputs were: {'; '.join(differences) or 'they are not'}. "
+            f"Expected {self._shown()}"
+        )
+
     def _shown(self) -> str:
         return ", ".join(leaf.name for leaf in self.inputs) + f" as {self.in_spec}"
+
+
+def is_array(value: Any) -> bool:
+    """Whether it is one of NumPy's, which need not be there."""
+    return type(value).__module__ == "numpy" and type(value).__name__ == "ndarray"
+
+
+def no_tensor(label: str, given: Any) -> InputError:
+    """The error for an input that should be a tensor."""
+    mend = ", a NumPy array; convert it with torch.from_numpy" if is_array(given) else ""
+    return InputError(f"input {label}: expected a tensor, got {type(given).__name__}{mend}")
 
 
 def inner_specs(spec: pytree.TreeSpec) -> list[pytree.TreeSpec]:

@@ -19,8 +19,10 @@ Optimize = Callable[..., Any]
 class _State:
     """What a module knows of its program. ``fast`` is None until the first call, and where there is none."""
 
-    def __init__(self, optimize: Optimize) -> None:
+    def __init__(self, optimize: Optimize, kind: type) -> None:
         self.optimize = optimize
+        self.kind = kind  # the module's own class
+        self.by_hand = False  # not by what stands for torch.jit.load
         self.fast: Any = None
         self.tried = False
         self.warned = False
@@ -82,10 +84,43 @@ def self_preparing(module: Any, optimize: Optimize) -> Any:
     """``module`` with calls that go to the program that ``optimize`` makes of it; as it is where its tensors are not on the CPU."""
     if any(tensor.device.type != "cpu" for tensor in [*module.parameters(), *module.buffers()]):
         return module
-    # Not a wrapper around it: what asks for a ScriptModule, or saves one, is to find it.
-    module.__dict__["_drystone"] = _State(optimize)
-    object.__setattr__(module, "__class__", SelfPreparingScript)
+    _install(module, optimize)
     return module
+
+
+def install(module: Any, optimize: Optimize) -> Callable[[tuple[Any, ...], dict[str, Any]], None]:
+    """Have the calls of ``module`` go to the program. Gives a function that makes it now, and raises what ``optimize`` raises.
+
+    There is no wrapper around it: what asks for a ScriptModule, or saves one, is to find it.
+    """
+    state = _install(module, optimize)
+    state.by_hand = True
+
+    def prepare(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        plain = wrap_cpp_module(module._c)  # type: ignore[no-untyped-call]
+        with state.lock:
+            state.fast, state.tried = optimize(plain, args, example_kwargs=kwargs), True
+
+    return prepare
+
+
+def _install(module: Any, optimize: Optimize) -> _State:
+    _uninstall(module)
+    state = module.__dict__["_drystone"] = _State(optimize, type(module))
+    object.__setattr__(module, "__class__", SelfPreparingScript)
+    return state
+
+
+def uninstall(module: Any) -> None:
+    """What ``install`` has done; modules that prepare themselves because they were loaded so go on doing it."""
+    if type(module) is SelfPreparingScript and module.__dict__["_drystone"].by_hand:
+        _uninstall(module)
+
+
+def _uninstall(module: Any) -> None:
+    if type(module) is SelfPreparingScript:
+        state: _State = module.__dict__.pop("_drystone")
+        object.__setattr__(module, "__class__", state.kind)
 
 
 def _prepare(module: SelfPreparingScript, state: _State, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

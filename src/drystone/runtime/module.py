@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,8 +12,9 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from drystone.capture.hooks import GLOBAL_HOOKS
-from drystone.capture.signature import Signature
-from drystone.errors import InputError, ShapeError
+from drystone.capture.signature import OtherCall, Signature
+from drystone.errors import DrystoneError, InputError, ShapeError
+from drystone.forks import Lock
 from drystone.graph.graph import Graph, Value
 from drystone.runtime.explain import Explanation
 from drystone.runtime.hooks import within_hooks
@@ -20,6 +22,9 @@ from drystone.runtime.program import Program
 from drystone.runtime.stand_in import StandIn, refusal, threads_in_force
 from drystone.runtime.traced_calls import is_traced
 from drystone.runtime.weights import Weights
+
+# Ways of calling a model, beside the example's, that have programs of their own.
+MAX_OTHERS = 8
 
 
 @dataclass
@@ -87,6 +92,10 @@ class Supply(Protocol):
         """Take over the model's weights as they are now."""
 
 
+# Gives the module for another way of calling a model: ``(args, kwargs)``.
+Other = Callable[[tuple[Any, ...], dict[str, Any]], "OptimizedModule"]
+
+
 class OptimizedModule(StandIn):
     """The model, prepared for inference. Inputs and outputs are structured as the model's; attributes are the model's.
 
@@ -94,7 +103,8 @@ class OptimizedModule(StandIn):
     raise ``WeightsChangedError`` until ``refresh()``; writes through ``.data``, which torch does not count, go unnoticed.
     """
 
-    def __init__(self, model: nn.Module, interface: Interface, programs: Supply) -> None:
+    def __init__(self, model: nn.Module, interface: Interface, programs: Supply, other: Other | None = None) -> None:
+        """``other`` captures the model for another way of calling it; None: such calls are refused."""
         super().__init__(model)
         self._flatten = interface.signature.flatten
         self._names = [leaf.name for leaf in interface.signature.inputs if leaf.tensor]
@@ -104,6 +114,8 @@ class OptimizedModule(StandIn):
         self._interface, self._programs, self._weights = interface, programs, programs.originals
         scripted = isinstance(model, torch.jit.ScriptModule)
         self._hooks = () if scripted else (model._forward_pre_hooks, model._forward_hooks)  # the model's own
+        self._make_other, self._making_other = other, Lock()
+        self._others: list[OptimizedModule] = []
 
     def explain(self) -> Explanation:
         """What runs where, in which format, for how long; what torch runs instead, and why."""
@@ -116,12 +128,16 @@ class OptimizedModule(StandIn):
 
         Gives the explanation of that program. Raises what a call with these inputs would raise.
         """
-        tensors, _ = self._checked(args, kwargs)
+        try:
+            tensors, _ = self._checked(args, kwargs)
+        except OtherCall as error:
+            return self._other(args, kwargs, error).prepare(*args, **kwargs)
         return self._prepared(tensors, threads_in_force(), rehearse=True).explanation
 
     def refresh(self) -> None:
         """Take over the model's weights as they are now. Programs for other shapes and threads are made again when called."""
         self._programs.refresh()
+        self._others = []
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._forward_hooks or self._forward_pre_hooks or GLOBAL_HOOKS[0] or GLOBAL_HOOKS[1]:
@@ -134,7 +150,10 @@ class OptimizedModule(StandIn):
         return within_hooks(self._model, self._run, args, kwargs) if any(self._hooks) else self._run(*args, **kwargs)
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
-        tensors, usual = self._checked(args, kwargs)
+        try:
+            tensors, usual = self._checked(args, kwargs)
+        except OtherCall as error:
+            return self._other(args, kwargs, error)._run(*args, **kwargs)
         self._weights.check()
         threads = threads_in_force()
         current = self._programs.current
@@ -144,6 +163,24 @@ class OptimizedModule(StandIn):
             with torch.no_grad(), torch.autocast("cpu", enabled=False):
                 return self._model.forward(*args, **kwargs) if any(self._hooks) else self._model(*args, **kwargs)
         return prepared.unflatten(prepared.program(tensors))
+
+    def _other(self, args: tuple[Any, ...], kwargs: dict[str, Any], error: OtherCall) -> OptimizedModule:
+        """The module for a call of another form than the example's: with other keywords, lists of another length, other integers.
+
+        Raises ``error`` where there can't be one.
+        """
+        with self._making_other:
+            for fast in self._others:
+                with suppress(OtherCall):
+                    fast._checked(args, kwargs)
+                    return fast
+            if self._make_other is None or len(self._others) >= MAX_OTHERS:
+                raise error
+            try:
+                self._others.append(self._make_other(args, kwargs))
+            except DrystoneError as failure:  # it is none that the model takes, most likely
+                raise error from failure
+            return self._others[-1]
 
     def _checked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[torch.Tensor], bool]:
         """The inputs as dense tensors, and whether they have the example's shapes."""
@@ -172,7 +209,10 @@ class OptimizedModule(StandIn):
         if error := refusal(repr(name), tensor, grad):
             raise error
         if tensor.dtype != dtype:
-            raise InputError(f"input {name!r}: expected {dtype}, got {tensor.dtype}; convert it with .to({dtype})")
+            numbers = dtype.is_floating_point or tensor.dtype.is_floating_point or tensor.dtype.is_complex
+            raise (InputError if numbers else OtherCall)(
+                f"input {name!r}: expected {dtype}, got {tensor.dtype}; convert it with .to({dtype})"
+            )
         fits = len(tensor.shape) == len(shape) and all(
             size == want or axis in self._varying[index] for axis, (size, want) in enumerate(zip(tensor.shape, shape, strict=False))
         )
@@ -193,6 +233,11 @@ def sizes_of(tensors: list[torch.Tensor]) -> tuple[tuple[int, ...], ...]:
 
 def interface_of(fast: OptimizedModule) -> Interface:
     return fast._interface
+
+
+def refuse_others(fast: OptimizedModule) -> None:
+    """Let calls of another form than the example's raise, whatever the model takes."""
+    fast._make_other = None
 
 
 def supply_of(fast: OptimizedModule) -> Supply:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -72,11 +72,11 @@ class PartedModule(StandIn):
     """
 
     def __init__(
-        self, model: nn.Module, tree: nn.Module, forwards: Sequence[Forward], explain: Callable[[], PartedExplanation]
+        self, model: nn.Module, tree: nn.Module, parts: Mapping[nn.Module, Forward], explain: Callable[[], PartedExplanation]
     ) -> None:
-        """``tree``: the model's copy in which ``forwards`` run."""
+        """``tree``: the model's copy, in which ``parts`` have their forwards."""
         super().__init__(model)
-        self.keep_aside(_tree=tree, _forwards=forwards)
+        self.keep_aside(_tree=tree, _parts=parts, _forwards=list(parts.values()))
         self._explain = explain
 
     def refresh(self) -> None:

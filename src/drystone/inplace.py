@@ -1,0 +1,608 @@
+"""Fast forwards in the user's own modules: ``optimize_``, ``restore`` and ``optimizing``.
+
+Only the attribute ``forward`` of an instance is another: class, hooks, weights and the methods that call it are the module's own.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial, update_wrapper, wraps
+from types import MethodType
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import nn
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils import _pytree as pytree
+
+from drystone.capture.hooks import GLOBAL_HOOKS
+from drystone.capture.isolated import cloned_call, version_of
+from drystone.capture.kept_modules import Choice, chosen_modules
+from drystone.capture.module_tree import bare
+from drystone.capture.shapes import batch_inputs
+from drystone.conductor import optimize
+from drystone.eager import script
+from drystone.errors import (
+    CaptureError,
+    DrystoneError,
+    DrystoneWarning,
+    InputError,
+    UnsupportedError,
+    WeightsChangedError,
+    warn,
+)
+from drystone.forks import Lock
+from drystone.options import check_options
+from drystone.preparer import programs_of
+from drystone.runtime.explain import Explanation, PartedExplanation
+from drystone.runtime.module import OptimizedModule, interface_of, refuse_others
+from drystone.runtime.parts import PartedModule
+from drystone.runtime.programs import MAX_PROGRAMS
+from drystone.runtime.recurrent import RecurrentForward
+from drystone.runtime.stand_in import StandIn, checked_tensors
+from drystone.runtime.traced_calls import is_traced
+from drystone.runtime.watch import Watch
+from drystone.whole import another
+
+Model = TypeVar("Model", bound=nn.Module)
+Kind = tuple[Any, ...]
+
+# Captures of a module and its parts after the first: for other ways of calling them, sizes that no program takes, attributes that
+# were set. Each takes seconds of a call.
+CAPTURES = 8
+# Where a module keeps what it knows of its programs.
+_NAME = "_drystone"
+
+
+def optimize_(
+    model: Model,
+    example_inputs: tuple[Any, ...] | torch.Tensor | PackedSequence | None = None,
+    *,
+    example_kwargs: dict[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+    keep_fp32: Sequence[Choice] | Choice | None = None,
+    dynamic_shapes: Any = None,
+    accuracy: Literal["default", "strict"] = "default",
+    tuning: Literal["measure", "estimate"] = "measure",
+    capture: Literal["auto", "whole"] = "auto",
+    strict: bool = False,
+    formats: str | None = None,
+) -> Model:
+    """Have ``model`` itself compute by native programs from now on, and give it back. ``restore(model)`` undoes it.
+
+    Its ``forward`` is another, and that of its parts where it can't be captured whole; all else is its own: class, attributes,
+    ``state_dict()``, hooks, and the methods of it and of libraries around it that call it. Without an example it is prepared at its
+    first call, for the arguments of that call; calls with other keywords, another structure or sizes that no program takes prepare
+    one more, eight at most. After that, and where nothing can be captured, such calls run eagerly; a DrystoneWarning says so once.
+
+    The original runs in training mode, under autocast, where the result is to carry a gradient (call it under
+    ``torch.inference_mode()`` or ``torch.no_grad()``), while submodules have hooks that they did not have before, and while it is
+    traced or transformed. Weights that were written to are taken over by the second call that finds them so. A number, string or
+    switch among the attributes that is set to something else, or a submodule or parameter that is replaced, makes a new program;
+    what is inside other objects (a ``config``) goes unnoticed until ``optimize_`` is called again.
+
+    ``copy.deepcopy`` gives a module that prepares itself at its first call; pickles and ``torch.save`` hold the module as it was.
+
+    Args:
+        model: any ``nn.Module`` on the CPU. A TorchScript module becomes one of a class below its own, which calls the program.
+        example_inputs: a call to prepare for now, as for ``optimize``; the other arguments are those of ``optimize`` too.
+
+    Raises:
+        InputError: ``model`` was given by ``optimize``; an argument is out of range.
+        CaptureError, UnsupportedError: what ``optimize`` raises for the example. The model is as it was then.
+
+    >>> model = optimize_(nn.Linear(4, 2).eval())
+    >>> with torch.inference_mode():
+    ...     model(torch.ones(1, 4)).shape
+    torch.Size([1, 2])
+    """
+    if isinstance(model, StandIn):
+        raise InputError(f"optimize_: this {type(model).__name__} is prepared already; take the model itself")
+    if isinstance(model, torch.jit.ScriptModule) and not isinstance(model, torch.jit.RecursiveScriptModule):
+        raise InputError(
+            "optimize_: what torch.jit.trace gives has no place for it; take torch.jit.freeze of it, or drystone.optimize"
+        )
+    check_options(dtype, accuracy, tuning, capture, formats)
+    if capture == "eager":
+        raise InputError('optimize_: capture="eager" runs on a copy of the model; use drystone.optimize for it')
+    options = {
+        "dtype": dtype,
+        "keep_fp32": chosen_modules(model, keep_fp32),
+        "dynamic_shapes": dynamic_shapes,
+        "accuracy": accuracy,
+        "tuning": tuning,
+        "capture": capture,
+        "strict": strict,
+        "formats": formats,
+    }
+    restore(model)
+    prepare: Callable[..., None]
+    if isinstance(model, torch.jit.ScriptModule):
+        prepare = script.install(model, partial(optimize, **options | {"keep_fp32": None}))
+    else:
+        prepare = _install(model, options).prepare
+    if example_inputs is not None or example_kwargs:
+        single = isinstance(example_inputs, (torch.Tensor, PackedSequence))
+        args = (example_inputs,) if single else tuple(example_inputs or ())
+        try:
+            prepare(args, dict(example_kwargs or {}))
+        except BaseException:
+            restore(model)
+            raise
+    return model
+
+
+def restore(model: Model) -> Model:
+    """Give ``model`` and all modules inside it the forwards back that ``optimize_`` has replaced. Others are left as they are."""
+    for module in model.modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            script.uninstall(module)
+        else:
+            _uninstall(module)
+    return model
+
+
+@dataclass
+class InPlaceExplanation:
+    """What runs where in a model that was optimised in place: the explanations of each optimised module, by its qualified name.
+
+    A module has one for each way of calling it; one that can't be captured whole has that of its parts.
+    """
+
+    modules: dict[str, list[Explanation | PartedExplanation]]
+
+    def __str__(self) -> str:
+        shown = [f"{name or 'the model'}:\n{explanation}" for name, each in self.modules.items() for explanation in each]
+        return "\n\n".join(shown) or "nothing is prepared yet: the first call prepares it"
+
+
+def explain(model: nn.Module) -> InPlaceExplanation:
+    """What ``optimize_`` has made of ``model`` and the modules inside it so far.
+
+    >>> model = optimize_(nn.Linear(4, 2).eval(), torch.ones(1, 4), tuning="estimate")
+    >>> list(explain(model).modules)
+    ['']
+    """
+    found: dict[str, list[Explanation | PartedExplanation]] = {}
+    for name, module in model.named_modules():
+        state = vars(module).get(_NAME)
+        if isinstance(state, InPlace):
+            made = [fast.explain() for fast in state.fast]
+            found[name] = [state.parts.explain(), *made] if state.parts else [*made]
+        elif state is not None and state.fast is not None:
+            found[name] = [state.fast.explain()]
+    return InPlaceExplanation({name: each for name, each in found.items() if each})
+
+
+@contextmanager
+def optimizing(model: Model, **options: Any) -> Iterator[Model]:
+    """``optimize_`` for whatever the block does with ``model``: its calls run eagerly, are noted down, and prepared for at the end.
+
+    Where the model itself is not called, as by a method that calls ``self.encoder(x)``, the outermost modules that are become the
+    optimised ones. ``options`` are those of ``optimize_``. Where the block raises, the model is left as it was.
+
+    Raises ``InputError`` where the block has called nothing of the model in eval mode.
+
+    >>> model = nn.Sequential(nn.Linear(4, 2)).eval()
+    >>> with optimizing(model, tuning="estimate"), torch.no_grad():
+    ...     y = model(torch.ones(1, 4))
+    """
+    restore(model)
+    recorder = _Recorder(model)
+    try:
+        yield model
+    finally:
+        recorder.remove()
+    if not recorder.calls:
+        raise InputError(f"optimizing: the block has called neither the {type(model).__name__} nor a module inside it in eval mode")
+    called = [module for module in model.modules() if module in recorder.calls]  # outer ones first
+    for module in called:
+        optimize_(module, **options)
+        state: InPlace = vars(module)[_NAME]
+        for args, kwargs in recorder.calls[module]:
+            state.rehearse(args, kwargs)
+
+
+class Budget:
+    """How many captures a module and its parts have left."""
+
+    def __init__(self) -> None:
+        self.left = CAPTURES
+
+
+class InPlace:
+    """What a module with another ``forward`` knows: its own one, and the programs for the ways in which it is called.
+
+    Copies of the module may share it: they run their own ``forward``.
+    """
+
+    # No __dict__: whoever copies what a module holds, object by object, takes this as it is.
+    __slots__ = (
+        "budget",
+        "busy",
+        "closed",
+        "fast",
+        "first",
+        "fixed",
+        "kinds",
+        "layers",
+        "lock",
+        "module",
+        "options",
+        "own",
+        "parts",
+        "refused",
+        "said",
+        "seen",
+        "watch",
+    )
+
+    def __init__(
+        self, module: nn.Module, own: Callable[..., Any] | None, options: dict[str, Any], budget: Budget | None = None
+    ) -> None:
+        """``own``: the ``forward`` that the instance had beside its class's. ``budget``: of the module that this is a part of."""
+        self.module, self.own, self.options = module, own, options
+        self.budget = budget or Budget()
+        self.first = True  # no capture yet of the weights as they are
+        self.lock = Lock(reentrant=True)  # of whoever prepares
+        self.busy: int | None = None  # the thread that does
+        self.said: set[str] = set()
+        self._forget()
+
+    def _forget(self) -> None:
+        self.fast: list[OptimizedModule] = []
+        self.kinds: dict[Kind, list[OptimizedModule]] = {}  # the same, by how the module is called
+        self.fixed: set[Kind] = set()  # of them, those that have a program for each size
+        self.refused: set[Kind] = set()  # calls, with their sizes, that can't be captured
+        self.closed = False  # nothing more is captured
+        self.parts: PartedModule | None = None  # where the module can't be: its submodules are optimised
+        self.layers: RecurrentForward | None = None  # of a recurrent layer that is not captured
+        self.watch: Watch | None = None
+        self.seen: Any = None  # the weights as they were in the call that saw a change
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> InPlace:
+        options = self.options | {"keep_fp32": copy.deepcopy(self.options["keep_fp32"], memo)}
+        return InPlace(memo.get(id(self.module), self.module), copy.deepcopy(self.own, memo), options)
+
+    def __reduce__(self) -> Any:
+        return type(None), ()  # a pickle can be read without drystone
+
+    def original(self, *args: Any, **kwargs: Any) -> Any:
+        """The module's own ``forward``."""
+        return self.own(*args, **kwargs) if self.own else type(self.module).forward(self.module, *args, **kwargs)
+
+    # -- a call
+
+    def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self.parts or self._runs_original(args, kwargs):
+            return self.original(*args, **kwargs)
+        try:
+            if self.layers:
+                return self.layers.around(self.original)(*args, **kwargs)
+            kind = _kind(args, kwargs)
+            if not (self.refused and (kind, _sizes(args, kwargs)) in self.refused):
+                for fast in self.kinds.get(kind, ()):
+                    with suppress(InputError):  # raised before anything is computed
+                        return fast.forward(*args, **kwargs)
+        except WeightsChangedError:
+            if not self._took_new_weights():
+                return self.original(*args, **kwargs)
+            return self.call(args, kwargs)
+        return self._new_call(kind, args, kwargs)
+
+    def _runs_original(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether the call is none for a program. What a user might not expect is said."""
+        if self.module.training or GLOBAL_HOOKS[0] or GLOBAL_HOOKS[1]:
+            return True
+        if torch.is_autocast_enabled("cpu"):
+            self._say("runs eagerly under autocast; optimize_(model, dtype=torch.bfloat16) has a program in less precision")
+            return True
+        if torch.is_grad_enabled() and self._carries_gradient(args, kwargs):
+            self._say("runs eagerly where its result carries a gradient; call it under torch.inference_mode() or torch.no_grad()")
+            return True
+        if self.watch is None:
+            return False
+        if self.watch.other_hooks():
+            return True
+        name = self.watch.set_attribute()
+        if name and name.rpartition(".")[2] != "training":
+            with self.lock:
+                self._forget()
+        return name is not None and name.rpartition(".")[2] == "training"
+
+    def _carries_gradient(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        parameters = self.watch.parameters if self.watch else self.module.parameters()
+        if any(parameter.requires_grad for parameter in parameters):
+            return True
+        return any(isinstance(leaf, torch.Tensor) and leaf.requires_grad for leaf in pytree.tree_leaves((args, kwargs)))
+
+    def _say(self, text: str) -> None:
+        if text not in self.said:
+            self.said.add(text)
+            warn(f"{type(self.module).__name__} {text}", stacklevel=6)
+
+    def _took_new_weights(self) -> bool:
+        """Not at the first call that finds them changed: between the steps of a training, each would find others."""
+        with self.lock:
+            now = [(tensor.data_ptr(), version_of(tensor)) for tensor in [*self.module.parameters(), *self.module.buffers()]]
+            if now != self.seen:
+                self.seen = now
+                return False
+            if self.layers:
+                self.layers.refresh()
+                self.seen = None
+            else:
+                self._forget()
+                self.first, self.budget.left = True, CAPTURES
+            return True
+
+    def _new_call(self, kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A call that no program is known for."""
+        error: Exception | None = None
+        try:
+            found = self._found(kind, args, kwargs)
+        except (DrystoneError, DrystoneWarning) as failure:
+            found, error = None, failure
+        if found is not None:
+            return found.forward(*args, **kwargs)
+        result = self.original(*args, **kwargs)
+        if error is not None:  # the module takes this call: what it does not take says nothing about it
+            if self.options["strict"]:
+                raise error
+            self.refused.add((kind, _sizes(args, kwargs)))
+            self._spend()
+            self._say(f"runs eagerly in calls like this one: {error}")
+        return result
+
+    # -- preparation
+
+    def prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Make the program for such a call, if there is none. Raises what ``optimize`` raises."""
+        with torch.no_grad():
+            checked_tensors(args, kwargs)
+        self._found(_kind(args, kwargs), args, kwargs)
+
+    def rehearse(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Be ready for such a call, as far as the module can be."""
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            self.call(args, kwargs)
+
+    def _found(self, kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OptimizedModule | None:
+        """The program that takes this call, made now if it has to be; None where the module is to run as it is."""
+        if self.busy == threading.get_ident() or self.closed or (self.refused and (kind, _sizes(args, kwargs)) in self.refused):
+            return None
+        with self.lock:
+            for fast in self.fast:
+                if _takes(fast, args, kwargs):  # though it was made for a call of another form
+                    self.kinds.setdefault(kind, [])
+                    self.kinds[kind] += [] if fast in self.kinds[kind] else [fast]
+                    return fast
+            if self.parts or self.layers or not _are_taken(args, kwargs):
+                return None
+            if self.budget.left <= 0 and not self.first:
+                self.closed = True
+                self._say(f"runs eagerly in calls unlike those that programs were made for: {CAPTURES} more were")
+                return None
+            self.busy = threading.get_ident()
+            try:
+                with warnings.catch_warnings():
+                    # What a call does to its inputs is for the caller to see.
+                    warnings.filterwarnings("error", message="the model changes its input", category=DrystoneWarning)
+                    return self._captured(kind, args, kwargs)
+            finally:
+                self.busy = None
+
+    def _captured(self, kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OptimizedModule | None:
+        """The one place where the module is captured: at first, for another way of calling it, for sizes that no program takes."""
+        if self.fast:
+            made: Any = self._another(kind, args, kwargs)
+        else:
+            made = optimize(self._twin(), args, example_kwargs=kwargs, **self.options | self._precision())
+        self._spend()
+        if isinstance(made, PartedModule):
+            self._divide(made)
+            return None
+        self.take(made, kind)
+        return self.fast[-1]
+
+    def _spend(self) -> None:
+        self.budget.left -= 0 if self.first else 1
+        self.first = False
+
+    def take(self, made: OptimizedModule, kind: Kind) -> None:
+        refuse_others(made)  # whether there are to be more is decided here
+        self.fast.append(made)
+        self.kinds.setdefault(kind, []).append(made)
+        self.watch = self.watch or Watch(self.module)
+
+    def _another(self, kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OptimizedModule:
+        """What differs in size from calls that there are programs for may vary in the new one, where the model can."""
+        programs = programs_of(self.fast[0])
+        varying = None if kind in self.fixed else _differing(self.kinds.get(kind, []), args, kwargs)
+        if varying:
+            try:
+                return another(programs, args, kwargs, varying)
+            except (CaptureError, UnsupportedError):
+                self.fixed.add(kind)
+        return another(programs, args, kwargs)
+
+    def _twin(self) -> nn.Module:
+        """The module to optimise: another object on the same weights and submodules, with the original ``forward`` and no hooks."""
+        made = bare(self.module)
+        vars(made).pop(_NAME)
+        vars(made).pop("forward")
+        if self.own:
+            vars(made)["forward"] = self.own
+
+        def call(self_or_copy: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            # Where eager is faster, what it keeps is to be kept by the user's module.
+            if self_or_copy is made and not is_traced() and self.busy is None:
+                return self.original(*args, **kwargs)
+            return nn.Module.__call__(self_or_copy, *args, **kwargs)
+
+        type(made).__call__ = call  # type: ignore[method-assign]
+        return made
+
+    def _precision(self) -> dict[str, Any]:
+        """What ``keep_fp32`` says of this module, which may be a part of the one that it was said of."""
+        kept = self.options["keep_fp32"]
+        inside = [module for module in self.module.modules() if module in kept and module is not self.module]
+        return {"dtype": None if self.module in kept else self.options["dtype"], "keep_fp32": inside}
+
+    def _divide(self, made: PartedModule) -> None:
+        """Optimise the parts instead, where they are: what keeps state between calls is the user's module then, not a copy."""
+        self.parts = made
+        for module, forward in made._parts.items():
+            if module not in set(self.module.modules()):  # the twin: a recurrent layer
+                self.parts, self.layers = None, forward
+                continue
+            state = _install(module, self.options | {"dynamic_shapes": None}, self.budget)
+            if isinstance(forward, RecurrentForward):
+                state.layers = forward
+                continue
+            state.first = False
+            for fast in forward.programs:
+                example = interface_of(fast).example
+                assert example is not None
+                state.take(fast, _kind(example.args, example.kwargs))
+
+
+def _install(module: nn.Module, options: dict[str, Any], budget: Budget | None = None) -> InPlace:
+    _uninstall(module)
+    own = vars(module).get("forward")
+    state = InPlace(module, own, options, budget)
+    vars(module)[_NAME] = state
+    vars(module)["forward"] = MethodType(_forward(module, own), module)
+    return state
+
+
+def _forward(module: nn.Module, own: Callable[..., Any] | None) -> Callable[..., Any]:
+    """What takes the place of ``forward`` as a method. Bound to a copy of the module, it is the original."""
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        # First: those that trace read on here.
+        state = None if is_traced() else vars(self).get(_NAME)
+        if state is None or state.module is not self:
+            return own(*args, **kwargs) if own else type(self).forward(self, *args, **kwargs)
+        return state.call(args, kwargs)
+
+    update_wrapper(forward, own or type(module).forward)
+    forward.__name__ = "forward"  # by which pickle finds the class's
+    with suppress(TypeError, ValueError):  # a function without a signature
+        this = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+        signature = inspect.signature(own or MethodType(type(module).forward, module))
+        parameters = list(signature.parameters.values())
+        if "self" in signature.parameters:
+            this = this.replace(name="_self")
+        forward.__signature__ = signature.replace(parameters=[this, *parameters])  # type: ignore[attr-defined]
+    return forward
+
+
+def _uninstall(module: nn.Module) -> None:
+    held = vars(module)
+    state = held.get(_NAME)
+    if _NAME in held and (state is None or isinstance(state, InPlace)):  # None: it comes from a pickle
+        del held[_NAME]
+        forward = held.get("forward")
+        if state and state.own:
+            held["forward"] = state.own
+        elif isinstance(forward, MethodType):
+            del held["forward"]
+
+
+class _Recorder:
+    """Notes how the outermost modules of a model are called, for as long as it is there."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.calls: dict[nn.Module, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {}
+        self.known: set[Any] = set()
+        self.here = threading.local()  # whether this thread is inside a call
+        self.own = {module: vars(module).get("forward") for module in model.modules()}
+        for module in self.own:
+            if not isinstance(module, (torch.jit.ScriptModule, StandIn)):
+                vars(module)["forward"] = self._noting(module, module.forward)
+
+    def remove(self) -> None:
+        for module, own in self.own.items():
+            if own is not None:
+                vars(module)["forward"] = own
+            else:
+                vars(module).pop("forward", None)
+
+    def _noting(self, module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(forward)
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            if getattr(self.here, "inside", False) or module.training or is_traced():
+                return forward(*args, **kwargs)
+            self.note(module, args, kwargs)
+            self.here.inside = True
+            try:
+                return forward(*args, **kwargs)
+            finally:
+                self.here.inside = False
+
+        return noted
+
+    def note(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        key = module, _kind(args, kwargs), _sizes(args, kwargs)
+        calls = self.calls.setdefault(module, [])
+        if key not in self.known and len(calls) < MAX_PROGRAMS:
+            self.known.add(key)
+            calls.append(cloned_call(args, kwargs))
+
+
+def _kind(*items: Any) -> Kind:
+    """What tells ways of calling a module apart, without the sizes. Equal ones need not be served by one program."""
+    return tuple(map(_kind_of, items))
+
+
+def _kind_of(item: Any) -> Any:
+    if isinstance(item, torch.Tensor):
+        return item.dtype
+    if isinstance(item, dict):
+        return (dict, *((key if isinstance(key, str) else repr(key), _kind_of(entry)) for key, entry in item.items()))
+    if isinstance(item, (tuple, list)):
+        return (type(item), *map(_kind_of, item))
+    return (type(item), item if isinstance(item, (bool, int, str)) else repr(item) if isinstance(item, float) else None)
+
+
+def _sizes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[torch.Size, ...]:
+    return tuple(leaf.shape for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor))
+
+
+def _takes(fast: OptimizedModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    try:
+        fast._checked(args, kwargs)
+    except InputError:
+        return False
+    return True
+
+
+def _are_taken(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether tensors are such as programs read: on the CPU, with memory."""
+    try:
+        checked_tensors(args, kwargs)
+    except InputError:
+        return False
+    return True
+
+
+def _differing(same: list[OptimizedModule], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[set[int]] | None:
+    """For each tensor the axes in which it is of another size than in the examples of ``same``, and the batch; None for none."""
+    tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+    varying: dict[int, set[int]] = {id(tensor): set() for tensor in tensors}
+    for fast in same:
+        with suppress(InputError):
+            for tensor, shape in zip(fast._flatten(args, kwargs), fast._shapes, strict=True):
+                if tensor.dim() == len(shape):
+                    varying[id(tensor)].update(axis for axis, size in enumerate(shape) if tensor.shape[axis] != size)
+    if not any(varying.values()):
+        return None
+    batch = batch_inputs(tensors)
+    return [varying[id(tensor)] | ({0} if i in batch else set()) for i, tensor in enumerate(tensors)]

@@ -1,0 +1,58 @@
+"""Whether a module is still as it was when its program was made: its switches, its parts, and who watches them."""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import Any
+
+from torch import nn
+
+from drystone.capture.module_tree import unchanged
+
+_PLAIN = (bool, int, float, str, type(None), nn.Module, nn.Parameter)
+_values = dict.values
+
+
+class Watch:
+    """Asked at each call, and cheap for that: what the dicts of all modules hold is compared as a whole."""
+
+    def __init__(self, module: nn.Module) -> None:
+        named = [(name, inner) for name, inner in module.named_modules() if "_parameters" in vars(inner)]  # TorchScript has none
+        self.parameters = list(module.parameters())
+        self._hooks = [
+            hooks for _, inner in named if inner is not module for hooks in (inner._forward_pre_hooks, inner._forward_hooks)
+        ]
+        self._hook_count = sum(map(len, self._hooks))
+        self._names = [name for name, inner in named for _ in range(4)]
+        self._dicts: list[dict[str, Any]] = [
+            held for _, inner in named for held in (vars(inner), inner._parameters, inner._buffers, inner._modules)
+        ]
+        self._note()
+
+    def _note(self) -> None:
+        self._before = list(map(dict, self._dicts))
+        self._all = self._now()
+
+    def _now(self) -> tuple[Any, ...]:
+        return tuple(chain.from_iterable(map(_values, self._dicts)))
+
+    def other_hooks(self) -> bool:
+        """Whether hooks of submodules are others in number."""
+        return sum(map(len, self._hooks)) != self._hook_count
+
+    def set_attribute(self) -> str | None:
+        """The name of an attribute that means something else than before: a plain value, a parameter, a buffer, a submodule."""
+        try:
+            if self._now() == self._all:  # the same objects, mostly
+                return None
+        except Exception:  # tensors, say, do not compare to one truth value
+            pass
+        for prefix, before, now in zip(self._names, self._before, self._dicts, strict=True):
+            tensors = not ("training" in now and "_parameters" in now)
+            for name in {**before, **now}:
+                old, new = before.get(name), now.get(name)
+                counts = tensors or (isinstance(old, _PLAIN) and isinstance(new, _PLAIN))
+                if counts and not unchanged(old, new):
+                    return f"{prefix}.{name}" if prefix else name
+        self._note()
+        return None
