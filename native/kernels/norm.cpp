@@ -83,17 +83,19 @@ Statistics statistics(const NormArgs& args, float centre, Moments moments, doubl
   return statistics(args, centre + rest, moments.squares / count - rest * rest);
 }
 
+[[gnu::noinline]] void copy_parameter(float* buffer, const void* data, DType dtype, int64_t offset, int64_t stride, int64_t period,
+                                      int64_t count, float missing) {
+  if (!data) return load(buffer, &missing, DType::f32, 0, count);
+  const void* from = advance(data, offset, dtype);
+  for (int64_t i = 0; i < count; i += period) load(buffer + i, from, dtype, stride, least(period, count - i));
+}
+
 // weight or bias along `count` elements of a run, from element `offset` on; `missing` everywhere where there is none. They repeat
 // after `period` elements.
 const float* parameter(float* buffer, const void* data, DType dtype, int64_t offset, int64_t stride, int64_t period, int64_t count,
                        float missing) {
-  if (!data) {
-    load(buffer, &missing, DType::f32, 0, count);
-    return buffer;
-  }
-  const void* from = advance(data, offset, dtype);
-  if (count <= period) return view(buffer, from, dtype, stride, count);
-  for (int64_t i = 0; i < count; i += period) load(buffer + i, from, dtype, stride, least(period, count - i));
+  if (data && dtype == DType::f32 && stride == 1 && count <= period) return static_cast<const float*>(data) + offset;
+  copy_parameter(buffer, data, dtype, offset, stride, period, count, missing);
   return buffer;
 }
 
