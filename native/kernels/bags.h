@@ -1,8 +1,6 @@
 // Arguments of the kernels of embedding_bag, and of the gradient of embedding and embedding_bag.
 #pragma once
 
-#include <cstdint>
-
 #include "core/dtype.h"
 
 namespace drystone {

@@ -2,8 +2,6 @@
 // output offsets, or fills. steps/copy.cpp makes the boxes. Offsets and strides count elements.
 #pragma once
 
-#include <cstdint>
-
 #include "core/dtype.h"
 
 namespace drystone {

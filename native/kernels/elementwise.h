@@ -1,8 +1,6 @@
 // Arguments of the kernel for one elementwise operation on elements of any dtype.
 #pragma once
 
-#include <cstdint>
-
 #include "core/dtype.h"
 
 namespace drystone {

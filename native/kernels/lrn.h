@@ -1,7 +1,5 @@
 #pragma once
 
-#include <cstdint>
-
 #include "core/dtype.h"
 
 namespace drystone {

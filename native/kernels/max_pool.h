@@ -1,8 +1,6 @@
 // What max pooling that also tells the places of the maxima reads: dense tensors, plain or channels_last, of three spatial axes.
 #pragma once
 
-#include <cstdint>
-
 #include "core/dtype.h"
 
 namespace drystone {

@@ -1,8 +1,6 @@
 // Arguments of the pointwise kernel: a chain of elementwise instructions over broadcast operands.
 #pragma once
 
-#include <cstdint>
-
 #include "core/dtype.h"
 #include "kernels/instruction_list.h"
 

@@ -1,8 +1,6 @@
 // What the linear resize kernel reads: up to three spatial axes (missing ones in front have size 1), and channels as in PoolArgs.
 #pragma once
 
-#include <cstdint>
-
 #include "core/dtype.h"
 
 namespace drystone {

@@ -1,8 +1,6 @@
 // Arguments of the kernel for rotary position embeddings.
 #pragma once
 
-#include <cstdint>
-
 #include "core/dtype.h"
 
 namespace drystone {
