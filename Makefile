@@ -27,7 +27,7 @@ SOURCES := pyproject.toml CMakeLists.txt constraints.txt $(DEVELOPED) \
            $(shell find native $(if $(DEVELOPED),,src) -type f ! -name '*.pyc' ! -name '*.so')
 BUILD_TOOLS := cmake ninja nanobind onednn-cpu-gomp==2023.2.0 onednn-devel-cpu-gomp==2023.2.0
 
-.PHONY: demo develop test test-torch core lint check figures stub sanitize emulate-amx clean build/sanitize/address,undefined build/sanitize/thread build/emulate-amx
+.PHONY: demo develop test test-torch core lint check figures structure stub sanitize emulate-amx clean build/sanitize/address,undefined build/sanitize/thread build/emulate-amx
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -74,6 +74,9 @@ core: $(VENV)/.installed-test
 
 figures: $(VENV)/.installed
 	$(BIN)/python benchmarks/figures.py $(PARTS)
+
+structure: $(VENV)/.installed-test
+	$(BIN)/python docs/structure.py
 
 stub: $(VENV)/.installed-test
 	$(BIN)/python native/bind/stub.py

@@ -108,20 +108,20 @@ def enabled(
 # The native core starts when it is first needed: `import drystone` loads no library and changes nothing.
 _LAZY = {
     "explain": "drystone.inplace",
-    "load": "drystone.saving",
+    "load": "drystone.copies",
     "ops": "drystone.ops",
     "optimize": "drystone.conductor",
     "optimize_": "drystone.inplace",
     "optimizing": "drystone.inplace",
     "restore": "drystone.inplace",
-    "save": "drystone.saving",
+    "save": "drystone.copies",
 }
 
 if TYPE_CHECKING:  # what editors and type checkers read instead
     from drystone import ops
     from drystone.conductor import optimize
+    from drystone.copies import load, save
     from drystone.inplace import explain, optimize_, optimizing, restore
-    from drystone.saving import load, save
 else:
 
     def __getattr__(name: str) -> Any:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
+import drystone.copies  # noqa: F401 (what is optimised can be copied)
 from drystone.capture.export import check_model
 from drystone.capture.kept_modules import Choice, chosen_modules
 from drystone.errors import CaptureError, UnsupportedError, warn

@@ -15,7 +15,10 @@ from drystone.capture.kept_modules import names_of
 from drystone.errors import UnsupportedError
 from drystone.preparer import programs_of
 from drystone.runtime.module import OptimizedModule, interface_of
-from drystone.saving import Original, read, save
+from drystone.runtime.stand_in import Copies
+from drystone.saving import Original, load, read, save
+
+__all__ = ["load", "save"]  # a module that was loaded can be copied too
 
 
 def copied(fast: nn.Module, copy: Callable[[Original], Original]) -> OptimizedModule:
@@ -70,3 +73,6 @@ def _restored(files: dict[str, bytes], original: Original | None) -> OptimizedMo
         for name, data in files.items():
             (Path(temporary) / name).write_bytes(data)
         return read(Path(temporary), original)  # the weights' file stays open, and is there as long as it is
+
+
+Copies.copied, Copies.reduced = staticmethod(copied), staticmethod(reduced)

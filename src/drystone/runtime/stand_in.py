@@ -26,6 +26,13 @@ class NoModel(nn.Module):
         )
 
 
+class Copies:
+    """How copies and pickles are made: ``drystone.copies``, which stands above all modules, puts it in."""
+
+    copied: Callable[[nn.Module, Callable[[Any], Any]], nn.Module]
+    reduced: Callable[[nn.Module], Any]
+
+
 class StandIn(nn.Module):
     """Is called as the model is, for inference. Attributes, parameters, buffers and submodules are the model's own.
 
@@ -122,20 +129,14 @@ class StandIn(nn.Module):
     # The artefact's form is what programs are copied in.
 
     def __copy__(self) -> nn.Module:
-        from drystone import copies
-
-        return copies.copied(self, lambda original: original)
+        return Copies.copied(self, lambda original: original)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
-        from drystone import copies
-
-        made = memo[id(self)] = copies.copied(self, lambda original: copy.deepcopy(original, memo))
+        made = memo[id(self)] = Copies.copied(self, lambda original: copy.deepcopy(original, memo))
         return made
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        from drystone import copies
-
-        return copies.reduced(self)
+        return Copies.reduced(self)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """The model's."""
