@@ -4,6 +4,7 @@
 #include "bind/bind.h"
 #include "torch/operators.h"
 #include "torch/pages.h"
+#include "torch/thresholds.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -21,6 +22,19 @@ void bind_torch(nb::module_& m) {
         "that this torch can't have.");
   m.def("switch_operators", &torch::switch_on, "families"_a);
   m.def("is_on", &torch::is_on, "family"_a);
+  m.def("calls_served", &torch::calls_served, "The calls that drystone's kernels, not torch's, have served on this thread.");
+
+  nb::class_<torch::ThresholdRow>(m, "Threshold")
+      .def_ro("name", &torch::ThresholdRow::name)
+      .def_ro("unit", &torch::ThresholdRow::unit)
+      .def_ro("decides", &torch::ThresholdRow::decides,
+              "``from`` or ``up to`` which size drystone serves a call of torch's; ``within`` drystone: how its kernel works.")
+      .def_ro("avx2", &torch::ThresholdRow::avx2)
+      .def_ro("avx512", &torch::ThresholdRow::avx512)
+      .def_ro("amx", &torch::ThresholdRow::amx)
+      .def_ro("in_force", &torch::ThresholdRow::in_force);
+  m.def("thresholds", &torch::thresholds, "The sizes at which torch's kernels and drystone's are as fast as each other.");
+  m.def("set_threshold", &torch::set_threshold, "name"_a, "value"_a);
 
   nb::class_<torch::PageState>(m, "PageState")
       .def_ro("on", &torch::PageState::on)

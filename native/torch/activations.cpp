@@ -5,20 +5,20 @@
 #include "kernels/table.h"
 #include "torch/operators.h"
 #include "torch/tensor.h"
+#include "torch/thresholds.h"
 
 namespace drystone::torch {
 
 namespace {
-
-// Below that the first of these costs as much as it saves, and threads do.
-constexpr int64_t least_elements = 1024, least_for_threads = 1 << 15;
 
 // An empty handle where torch's kernel serves better.
 Handle activated(const Handle& x, PointwiseKind kind) {
   const KernelTable* table = kernels();
   const ScalarType dtype = x.dtype();
   const int64_t count = x.numel();
-  if (!table || count < least_elements || (dtype != ScalarType::f32 && dtype != ScalarType::bf16) || !x.is_dense()) return Handle();
+  if (!table || count < threshold(Threshold::activation_elements) || (dtype != ScalarType::f32 && dtype != ScalarType::bf16) ||
+      !x.is_dense())
+    return Handle();
   const auto sizes = x.sizes(), strides = x.strides();
   Handle y = Handle::empty(dtype, {sizes.data, sizes.data + sizes.size}, {strides.data, strides.data + strides.size});
   const PointwiseOperand operands[] = {{*dtype_of(dtype), {0, 1}}, {*dtype_of(dtype), {0, 1}}};
@@ -33,7 +33,7 @@ Handle activated(const Handle& x, PointwiseKind kind) {
   args.instructions = 1;
   args.program = &instruction;
   args.slots = slots;
-  args.threads = count < least_for_threads ? 1 : shim().threads();
+  args.threads = count < threshold(Threshold::activation_shared_elements) ? 1 : shim().threads();
   table->pointwise(args);
   return y;
 }
@@ -46,9 +46,7 @@ struct Activation {
   static inline Unary torchs;
   static void kernel(Arguments& arguments) {
     const Handle x = arguments.tensor();
-    Handle y = arguments.served([&] { return activated(x, kind); });
-    if (!y) y = Handle::of(torchs(*x));
-    arguments.give_back({&y});
+    arguments.answer([&] { return activated(x, kind); }, [&] { return torchs(*x); });
   }
   static bool find_as(const char* name) {
     torchs = reinterpret_cast<Unary>(find(name));
@@ -67,13 +65,13 @@ bool find_gelu() { return find(torch_gelu, "_ZN2at3cpu4geluERKNS_6TensorESt17bas
 void gelu_kernel(Arguments& arguments) {
   const Handle x = arguments.tensor();
   const std::string approximate = arguments.string();
-  Handle y = arguments.served([&] {
-    if (approximate == "tanh") return activated(x, PointwiseKind::gelu_tanh);
-    // torch computes the error function of bfloat16 to fewer digits, and so faster.
-    return approximate == "none" && x.dtype() == ScalarType::f32 ? activated(x, PointwiseKind::gelu_erf) : Handle();
-  });
-  if (!y) y = Handle::of(torch_gelu(*x, approximate));
-  arguments.give_back({&y});
+  arguments.answer(
+      [&] {
+        if (approximate == "tanh") return activated(x, PointwiseKind::gelu_tanh);
+        // torch computes the error function of bfloat16 to fewer digits, and so faster.
+        return approximate == "none" && x.dtype() == ScalarType::f32 ? activated(x, PointwiseKind::gelu_erf) : Handle();
+      },
+      [&] { return torch_gelu(*x, approximate); });
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include "torch/memory_format.h"
 #include "torch/operators.h"
 #include "torch/tensor.h"
+#include "torch/thresholds.h"
 
 namespace drystone::torch {
 
@@ -18,9 +19,6 @@ Result (*torch_batch_norm)(const Tensor& x, const OptionalTensor& weight, const 
                            const OptionalTensor& running_var, bool training, double momentum, double eps);
 
 bool find_torch() { return find(torch_batch_norm, "_ZN2at3cpu17native_batch_normERKNS_6TensorERKSt8optionalIS1_ES7_S7_S7_bdd"); }
-
-// Below these torch's own is as fast.
-constexpr int64_t least_elements = 4096, least_pixels = 16;
 
 struct Call {
   Handle x, weight, bias, running_mean, running_var;  // read in the order in which they stand here
@@ -38,10 +36,6 @@ struct Call {
         eps(arguments.real()) {}
 };
 
-struct Normalised {
-  Handle y, means, deviations;
-};
-
 // running = momentum * value + (1 - momentum) * running
 void update(const Handle& running, const float* values, double scale, double momentum) {
   if (!running) return;
@@ -49,29 +43,29 @@ void update(const Handle& running, const float* values, double scale, double mom
   for (int64_t i = 0; i < running.numel(); i++) data[i] = static_cast<float>(momentum * scale * values[i] + (1.0 - momentum) * data[i]);
 }
 
-// Empty handles where torch's kernel serves better, or is to say what is wrong.
-Normalised normalised(const Call& call) {
+// Nothing where torch's kernel serves better, or is to say what is wrong. Results: y, means, deviations.
+Results<3> normalised(const Call& call) {
   const Handle& x = call.x;
   const auto sizes = x.sizes();
   const int64_t elements = x.numel();
-  if (!kernels() || !call.training || elements < least_elements || sizes.size < 3 || x.dtype() != ScalarType::f32 || !(call.eps > 0.0) ||
-      !x.is_contiguous() || format_of(sizes, x.strides()) != Format::contiguous)
+  if (!kernels() || !call.training || elements < threshold(Threshold::batch_norm_elements) || sizes.size < 3 ||
+      x.dtype() != ScalarType::f32 || !(call.eps > 0.0) || !x.is_contiguous() || format_of(sizes, x.strides()) != Format::contiguous)
     return {};
   const int64_t batch = sizes.data[0], channels = sizes.data[1], pixels = elements / batch / channels;
-  if (pixels < least_pixels || batch * pixels < 2 || !call.running_mean != !call.running_var) return {};
+  if (pixels < threshold(Threshold::batch_norm_pixels) || batch * pixels < 2 || !call.running_mean != !call.running_var) return {};
   for (const Handle* parameter : {&call.weight, &call.bias, &call.running_mean, &call.running_var})
     if (*parameter &&
         (parameter->dtype() != ScalarType::f32 || parameter->rank() != 1 || parameter->numel() != channels || !parameter->is_contiguous()))
       return {};
 
-  Normalised result{Handle::empty(ScalarType::f32, {sizes.data, sizes.data + sizes.size}), Handle::empty(ScalarType::f32, {channels}),
-                    Handle::empty(ScalarType::f32, {channels})};
+  Handle y = Handle::empty(ScalarType::f32, {sizes.data, sizes.data + sizes.size});
+  Handle means = Handle::empty(ScalarType::f32, {channels}), deviations = Handle::empty(ScalarType::f32, {channels});
   std::vector<float> variances(channels);
   NormArgs args{};
   args.input = x.data();
   args.weight = call.weight ? call.weight.data() : nullptr;
   args.bias = call.bias ? call.bias.data() : nullptr;
-  args.output = result.y.data();
+  args.output = y.data();
   args.kept.axes = 1;
   args.kept.sizes[0] = channels;
   args.kept.strides[0][0] = args.kept.strides[1][0] = pixels;
@@ -85,8 +79,8 @@ Normalised normalised(const Call& call) {
   args.merged = 1;
   args.eps = call.eps;
   args.centred = true;
-  args.means = static_cast<float*>(result.means.data());
-  args.deviations = static_cast<float*>(result.deviations.data());
+  args.means = static_cast<float*>(means.data());
+  args.deviations = static_cast<float*>(deviations.data());
   args.variances = variances.data();
   args.threads = threads_for(elements, shim().threads());
   kernels()->norm(args);
@@ -94,18 +88,16 @@ Normalised normalised(const Call& call) {
   const auto count = static_cast<double>(batch * pixels);
   update(call.running_mean, args.means, 1.0, call.momentum);
   update(call.running_var, args.variances, count / (count - 1.0), call.momentum);
-  return result;
+  return results(y, means, deviations);
 }
 
 void kernel(Arguments& arguments) {
   const Call call{arguments};
-  Normalised result = arguments.served([&] { return normalised(call); });
-  if (!result.y) {
-    const auto [y, means, deviations] = torch_batch_norm(*call.x, optional(call.weight), optional(call.bias), optional(call.running_mean),
-                                                         optional(call.running_var), call.training, call.momentum, call.eps);
-    result = {Handle::of(y), Handle::of(means), Handle::of(deviations)};
-  }
-  arguments.give_back({&result.y, &result.means, &result.deviations});
+  arguments.answer([&] { return normalised(call); },
+                   [&] {
+                     return torch_batch_norm(*call.x, optional(call.weight), optional(call.bias), optional(call.running_mean),
+                                             optional(call.running_var), call.training, call.momentum, call.eps);
+                   });
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include "torch/operators.h"
 #include "torch/rows.h"
 #include "torch/tensor.h"
+#include "torch/thresholds.h"
 
 namespace drystone::torch {
 
@@ -21,18 +22,11 @@ bool find_torch() { return find(torch_cat, "_ZN2at3cpu3catERKN3c108IListRefINS_6
 
 bool find_torch_out() { return find(torch_cat_out, "_ZN2at3cpu8cat_outfERKN3c108IListRefINS_6TensorEEElRS3_"); }
 
-// Below this torch's own is as fast, unless there are many tensors: it takes 100 ns for each. To be asked at all costs 0.4 us and 50 ns a
-// tensor.
-constexpr int64_t least_bytes = 1 << 13;
-constexpr size_t many_tensors = 64;
-// Each tensor whose rows don't lie together costs a loop nest of its own.
-constexpr size_t most_strided = 64;
-
 // A list of tensors that this kernel joins: all of one dtype, rank and shape but for the axis, none of them empty.
 class Joined {
  public:
   Joined(const std::vector<Handle>& tensors, int64_t dim) {
-    if (!kernels() || tensors.empty() || (tensors.size() < many_tensors && bytes_at_most(tensors) < least_bytes)) return;
+    if (!kernels() || tensors.empty() || is_small(tensors)) return;
     dtype_ = tensors[0].dtype();
     width_ = size_of(dtype_);
     const auto first = tensors[0].sizes();
@@ -87,6 +81,11 @@ class Joined {
     const char* data;
   };
 
+  static bool is_small(const std::vector<Handle>& tensors) {
+    return static_cast<int64_t>(tensors.size()) < threshold(Threshold::cat_tensors) &&
+           bytes_at_most(tensors) < static_cast<double>(threshold(Threshold::cat_bytes));
+  }
+
   static double bytes_at_most(const std::vector<Handle>& tensors) {
     double elements = 0;  // of expanded tensors, beyond 64 bits
     for (const Handle& tensor : tensors) elements += static_cast<double>(tensor.numel());
@@ -137,13 +136,13 @@ class Joined {
                             .row_bytes = row_bytes,
                             .parts = parts.data(),
                             .count = static_cast<int64_t>(parts.size()),
-                            .stream = bytes >= least_streamed_bytes,
+                            .stream = bytes >= threshold(Threshold::streamed_bytes),
                             .threads = threads});
     return true;
   }
 
   bool fill_strided(const Handle& result, int threads) const {
-    if (shapes_.size() > most_strided || sizes.size() >= kCopyMaxRank) return false;
+    if (static_cast<int64_t>(shapes_.size()) > threshold(Threshold::cat_strided_tensors) || sizes.size() >= kCopyMaxRank) return false;
     const auto strides = result.strides();
     const DType dtype = *dtype_of(dtype_);
     int64_t done = 0;
@@ -175,31 +174,32 @@ std::vector<Tensor> borrowed(const std::vector<Handle>& tensors) {
 void kernel(Arguments& arguments) {
   const std::vector<Handle> tensors = arguments.tensors();
   const int64_t dim = arguments.integer();
-  Handle result = arguments.served([&] {
-    const Joined joined(tensors, dim);
-    return joined.serves ? joined.result() : Handle();
-  });
-  if (!result) {
-    const std::vector<Tensor> list = borrowed(tensors);
-    result = Handle::of(torch_cat({{list.data(), list.size()}}, dim));
-  }
-  arguments.give_back({&result});
+  arguments.answer(
+      [&] {
+        const Joined joined(tensors, dim);
+        return joined.serves ? joined.result() : Handle();
+      },
+      [&] {
+        const std::vector<Tensor> list = borrowed(tensors);
+        return torch_cat({{list.data(), list.size()}}, dim);
+      });
 }
 
 void kernel_out(Arguments& arguments) {
   const std::vector<Handle> tensors = arguments.tensors();
   const int64_t dim = arguments.integer();
   Handle out = arguments.tensor();
-  const bool done = arguments.served([&] {
-    const Joined joined(tensors, dim);
-    return joined.serves && joined.fill_existing(out);
-  });
-  if (!done) {
-    const std::vector<Tensor> list = borrowed(tensors);
-    Tensor same = *out;
-    torch_cat_out({{list.data(), list.size()}}, dim, same);
-  }
-  arguments.give_back({&out});
+  arguments.answer_into(
+      out,
+      [&] {
+        const Joined joined(tensors, dim);
+        return joined.serves && joined.fill_existing(out);
+      },
+      [&] {
+        const std::vector<Tensor> list = borrowed(tensors);
+        Tensor same = *out;
+        torch_cat_out({{list.data(), list.size()}}, dim, same);
+      });
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include "torch/operators.h"
 #include "torch/rows.h"
 #include "torch/tensor.h"
+#include "torch/thresholds.h"
 
 namespace drystone::torch {
 
@@ -23,18 +24,15 @@ bool find_torch() {
          find(is_negative, "_ZN2at6native6is_negERKNS_6TensorE");
 }
 
-// Below these torch's own is as fast.
-constexpr int64_t least_elements = 2048, least_channels = 8;
-
 // An empty handle where torch's kernel serves better.
 Handle reordered(const Handle& x, std::optional<MemoryFormat> wanted) {
   if (wanted != MemoryFormat::contiguous && wanted != MemoryFormat::channels_last_3d) return Handle();
-  if (x.rank() != 5 || x.numel() < least_elements || !kernels()) return Handle();
+  if (x.rank() != 5 || x.numel() < threshold(Threshold::clone_elements) || !kernels()) return Handle();
   const auto sizes = x.sizes();
   const int64_t width = size_of(x.dtype());
   const Format from = format_of(sizes, x.strides());
   const Format to = wanted == MemoryFormat::contiguous ? Format::contiguous : Format::channels_last;
-  if (from == to || sizes.data[1] < least_channels || (width != 2 && width != 4) ||
+  if (from == to || sizes.data[1] < threshold(Threshold::clone_channels) || (width != 2 && width != 4) ||
       (from == Format::contiguous ? !x.is_contiguous() : !x.is_dense()))
     return Handle();
   if (is_negative(*x)) return Handle();  // torch holds the sign back
@@ -45,9 +43,7 @@ void kernel(Arguments& arguments) {
   const Handle x = arguments.tensor();
   std::optional<MemoryFormat> wanted;
   if (const auto format = arguments.optional_integer()) wanted = static_cast<MemoryFormat>(*format);
-  Handle result = arguments.served([&] { return reordered(x, wanted); });
-  if (!result) result = Handle::of(torch_clone(*x, wanted));
-  arguments.give_back({&result});
+  arguments.answer([&] { return reordered(x, wanted); }, [&] { return torch_clone(*x, wanted); });
 }
 
 }  // namespace

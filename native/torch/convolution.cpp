@@ -50,13 +50,12 @@ Handle convolved(const Call& call) {
 
 void kernel(Arguments& arguments) {
   const Call call{arguments};
-  Handle result = is_traced() ? Handle() : arguments.served([&] { return convolved(call); });
-  if (!result) {
-    const ConvolutionGeometry& g = call.geometry;
-    result = Handle::of(torch_convolution(*call.x, *call.weight, optional(call.bias), ref(g.stride), ref(g.padding), ref(g.dilation),
-                                          g.transposed, ref(g.output_padding), g.groups));
-  }
-  arguments.give_back({&result});
+  const ConvolutionGeometry& g = call.geometry;
+  arguments.answer([&] { return is_traced() ? Handle() : convolved(call); },
+                   [&] {
+                     return torch_convolution(*call.x, *call.weight, optional(call.bias), ref(g.stride), ref(g.padding), ref(g.dilation),
+                                              g.transposed, ref(g.output_padding), g.groups);
+                   });
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include "torch/operators.h"
 #include "torch/plans.h"
 #include "torch/rows.h"
+#include "torch/thresholds.h"
 #include "torch/weight_gradient_plan.h"
 
 namespace drystone::torch {
@@ -50,10 +51,6 @@ struct Call {
         mask(mask_of(arguments.booleans())) {}
 };
 
-struct Gradients {
-  Handle x, weight, bias;
-};
-
 // Over all axes but that of the channels.
 Handle sum_of(const Handle& gradient, int threads) {
   const TensorDesc given{DType::f32, Format::plain, dims_of(gradient.sizes()), dims_of(gradient.strides())};
@@ -66,46 +63,43 @@ Handle sum_of(const Handle& gradient, int threads) {
   return result;
 }
 
-// False where torch's kernel serves better, or is to say what is wrong.
-bool differentiated(const Call& call, Gradients& results) {
+// Nothing where torch's kernel serves better, or is to say what is wrong. Of x, weight and bias those that are asked for.
+Results<3> differentiated(const Call& call) {
   const auto p = problem_of(call.x, call.weight, call.geometry);
-  if (!p || call.gradient.dtype() != ScalarType::f32 || dims_of(call.gradient.sizes()) != p->output) return false;
-  if (call.mask[2] && call.bias_sizes != Dims{p->output[1]}) return false;
-  // The gradient of an image of a few channels, which hardly a network asks for, torch computes as fast.
-  if (!call.weight.is_dense() || (call.mask[0] && !p->transposed && p->x[1] < 4)) return false;
+  if (!p || call.gradient.dtype() != ScalarType::f32 || dims_of(call.gradient.sizes()) != p->output) return {};
+  if (call.mask[2] && call.bias_sizes != Dims{p->output[1]}) return {};
+  const bool few_channels = p->x[1] < threshold(Threshold::convolution_gradient_channels);
+  if (!call.weight.is_dense() || (call.mask[0] && !p->transposed && few_channels)) return {};
   Handle kept;
   const Handle& gradient = is_expanded(call.gradient) ? dense(call.gradient, kept) : call.gradient;
   const Dims strides = dims_of(gradient.strides());
 
   std::shared_ptr<const ConvolutionPlan> of_x;
   std::shared_ptr<const WeightGradientPlan> of_weight;
-  if (call.mask[0] && !(of_x = plan_of<ConvolutionPlan>(input_gradient_of(*p, strides)))) return false;
-  if (call.mask[1] && !(of_weight = plan_of<WeightGradientPlan>({*p, strides}))) return false;
+  if (call.mask[0] && !(of_x = plan_of<ConvolutionPlan>(input_gradient_of(*p, strides)))) return {};
+  if (call.mask[1] && !(of_weight = plan_of<WeightGradientPlan>({*p, strides}))) return {};
+  Handle x, weight, bias;
   if (of_x) {
-    results.x = empty_map(p->x, p->channels_last);
-    if (!of_x->run(gradient.data(), call.weight.data(), nullptr, results.x.data())) return false;
+    x = empty_map(p->x, p->channels_last);
+    if (!of_x->run(gradient.data(), call.weight.data(), nullptr, x.data())) return {};
   }
   if (of_weight) {
-    results.weight = Handle::empty(ScalarType::f32, p->weights, p->weights_strides);
-    of_weight->run(call.x.data(), gradient.data(), results.weight.data());
+    weight = Handle::empty(ScalarType::f32, p->weights, p->weights_strides);
+    of_weight->run(call.x.data(), gradient.data(), weight.data());
   }
-  if (call.mask[2]) results.bias = sum_of(gradient, p->threads);
-  return true;
+  if (call.mask[2]) bias = sum_of(gradient, p->threads);
+  return results(x, weight, bias);
 }
 
 void kernel(Arguments& arguments) {
   const Call call{arguments};
-  Gradients results;
-  if (!arguments.served([&] { return differentiated(call, results); })) {
-    const ConvolutionGeometry& g = call.geometry;
-    const OptionalIntegers sizes = call.bias_sizes ? OptionalIntegers{ref(*call.bias_sizes), true} : OptionalIntegers{};
-    const auto [x, weight, bias] = torch_backward(*call.gradient, *call.x, *call.weight, sizes, ref(g.stride), ref(g.padding),
-                                                  ref(g.dilation), g.transposed, ref(g.output_padding), g.groups, call.mask);
-    results = {Handle::of(x), Handle::of(weight), Handle::of(bias)};
-  }
-  for (Handle* result : {&results.x, &results.weight, &results.bias})
-    if (!*result) *result = Handle::undefined();
-  arguments.give_back({&results.x, &results.weight, &results.bias});
+  const ConvolutionGeometry& g = call.geometry;
+  arguments.answer([&] { return differentiated(call); },
+                   [&] {
+                     const OptionalIntegers sizes = call.bias_sizes ? OptionalIntegers{ref(*call.bias_sizes), true} : OptionalIntegers{};
+                     return torch_backward(*call.gradient, *call.x, *call.weight, sizes, ref(g.stride), ref(g.padding), ref(g.dilation),
+                                           g.transposed, ref(g.output_padding), g.groups, call.mask);
+                   });
 }
 
 }  // namespace

@@ -4,13 +4,12 @@
 
 #include "kernels/table.h"
 #include "torch/memory_format.h"
+#include "torch/thresholds.h"
 
 namespace drystone::torch {
 
 namespace {
 
-// Below so many multiplications torch's own is as fast.
-constexpr int64_t least_work = 1 << 21;
 // What a stride, a dilation or a padding may be, and the work, so that no product of sizes outgrows 64 bits.
 constexpr int64_t most_step = 1 << 16;
 constexpr double most_work = 1e18;
@@ -43,7 +42,8 @@ std::optional<ConvolutionProblem> problem_of(const Handle& x, const Handle& weig
   if (rank != 5 && (!geometry.transposed || rank < 3 || rank > 5)) return {};
   if (geometry.groups != 1 || !kernels() || x.dtype() != ScalarType::f32 || weight.dtype() != ScalarType::f32 || weight.rank() != rank)
     return {};
-  // The bound again, roughly and before anything is copied: padding may add positions to those of x, hardly eight times as many.
+  const auto least_work = static_cast<double>(threshold(Threshold::convolution_products));
+  // The bound, roughly and before anything is copied: padding may add positions to those of x, hardly eight times as many.
   const int64_t in_channels = x.sizes().data[1];
   const double products = static_cast<double>(x.numel()) * weight.numel();
   if (in_channels < 1 || products / in_channels < least_work / 8) return {};

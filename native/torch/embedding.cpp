@@ -5,6 +5,7 @@
 #include "torch/operators.h"
 #include "torch/rows.h"
 #include "torch/tensor.h"
+#include "torch/thresholds.h"
 
 namespace drystone::torch {
 
@@ -17,9 +18,6 @@ bool find_torch() { return find(torch_embedding, "_ZN2at25compositeexplicitautog
 
 bool find_torch_backward() { return find(torch_backward, "_ZN2at3cpu24embedding_dense_backwardERKNS_6TensorES3_llb"); }
 
-// Below these torch's own are as fast.
-constexpr int64_t least_bytes = 1 << 15, least_gradient_bytes = 1 << 12;
-
 // An empty handle where torch's kernel serves better, or is to say what is wrong.
 Handle rows_of(const Handle& weight, const Handle& indices) {
   if (!kernels() || weight.rank() != 2 || !weight.is_contiguous() || !is_index(indices.dtype()) ||
@@ -27,7 +25,8 @@ Handle rows_of(const Handle& weight, const Handle& indices) {
     return Handle();
   const auto shape = indices.sizes();
   const int64_t width = weight.sizes().data[1], run = width * size_of(weight.dtype());
-  if (static_cast<double>(indices.numel()) * run < least_bytes) return Handle();  // of expanded indices, beyond 64 bits
+  if (static_cast<double>(indices.numel()) * run < static_cast<double>(threshold(Threshold::embedding_bytes)))
+    return Handle();  // of expanded indices, beyond 64 bits
 
   std::vector<int64_t> sizes(shape.data, shape.data + shape.size);
   sizes.push_back(width);
@@ -39,9 +38,8 @@ void kernel(Arguments& arguments) {
   const Handle weight = arguments.tensor(), indices = arguments.tensor();
   const int64_t padding_idx = arguments.integer();
   const bool scale_grad_by_freq = arguments.boolean(), sparse = arguments.boolean();
-  Handle result = arguments.served([&] { return rows_of(weight, indices); });
-  if (!result) result = Handle::of(torch_embedding(*weight, *indices, padding_idx, scale_grad_by_freq, sparse));
-  arguments.give_back({&result});
+  arguments.answer([&] { return rows_of(weight, indices); },
+                   [&] { return torch_embedding(*weight, *indices, padding_idx, scale_grad_by_freq, sparse); });
 }
 
 Handle gradient_of_rows(const Handle& given, const Handle& indices, int64_t rows, int64_t padding_idx, bool by_frequency) {
@@ -51,7 +49,7 @@ Handle gradient_of_rows(const Handle& given, const Handle& indices, int64_t rows
       elements % count || !is_index(indices.dtype()) || !indices.is_contiguous() || !row_dtype(given.dtype(), &args.dtype))
     return Handle();
   const int64_t width = elements / count, bytes = (elements + rows * width) * size_of(given.dtype());
-  if (given.sizes().data[given.rank() - 1] != width || bytes < least_gradient_bytes) return Handle();
+  if (given.sizes().data[given.rank() - 1] != width || bytes < threshold(Threshold::embedding_gradient_bytes)) return Handle();
 
   Handle kept, result = Handle::empty(given.dtype(), {rows, width});
   args.gradient = dense(given, kept).data();
@@ -71,9 +69,8 @@ void kernel_backward(Arguments& arguments) {
   const Handle gradient = arguments.tensor(), indices = arguments.tensor();
   const int64_t rows = arguments.integer(), padding_idx = arguments.integer();
   const bool by_frequency = arguments.boolean();
-  Handle result = arguments.served([&] { return gradient_of_rows(gradient, indices, rows, padding_idx, by_frequency); });
-  if (!result) result = Handle::of(torch_backward(*gradient, *indices, rows, padding_idx, by_frequency));
-  arguments.give_back({&result});
+  arguments.answer([&] { return gradient_of_rows(gradient, indices, rows, padding_idx, by_frequency); },
+                   [&] { return torch_backward(*gradient, *indices, rows, padding_idx, by_frequency); });
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include "torch/operators.h"
 #include "torch/rows.h"
 #include "torch/tensor.h"
+#include "torch/thresholds.h"
 
 namespace drystone::torch {
 
@@ -31,9 +32,6 @@ bool find_torch_backward() {
   return find(torch_backward, "_ZN2at3cpu29_embedding_bag_dense_backwardERKNS_6TensorES3_S3_S3_S3_lblRKSt8optionalIS1_El");
 }
 
-// Below these torch's own are as fast.
-constexpr int64_t least_bytes = 1 << 13, least_gradient_bytes = 1 << 12;
-
 struct Bags {
   Handle weight, indices, offsets;
   bool scale_grad_by_freq;
@@ -55,10 +53,6 @@ struct Bags {
         padding_idx(arguments.integer()) {}
 };
 
-struct Results {
-  Handle output, offset2bag, bag_size, max_indices;
-};
-
 template <class Index>
 bool ascend(const void* offsets, int64_t count, int64_t last) {
   const auto* at = static_cast<const Index*>(offsets);
@@ -72,46 +66,45 @@ bool is_row(const Handle& tensor, ScalarType dtype, int64_t count) {
   return tensor.dtype() == dtype && tensor.rank() == 1 && tensor.numel() == count && tensor.is_contiguous();
 }
 
-// No output where torch's kernel serves better, or is to say what is wrong. `for_gradient`: sizes of bags are then always told.
-Results bags_of(const Bags& call, bool for_gradient) {
-  Results results;
+// Nothing where torch's kernel serves better, or is to say what is wrong. `for_gradient`: sizes of bags are then always told.
+Results<4> bags_of(const Bags& call, bool for_gradient) {
   BagArgs args{};
   const ScalarType index = call.indices.dtype();
   args.count = call.indices.numel();
   const int64_t offsets = call.offsets.numel();
   args.bags = offsets - call.include_last_offset;
-  if (!kernels() || call.weight.rank() != 2 || !is_index(index) || args.bags < 1 || !row_dtype(call.weight.dtype(), &args.dtype))
-    return results;
+  if (!kernels() || call.weight.rank() != 2 || !is_index(index) || args.bags < 1 || !row_dtype(call.weight.dtype(), &args.dtype)) return {};
   const auto shape = call.weight.sizes(), strides = call.weight.strides();
   const int64_t width = shape.data[1], bytes = args.count * width * size_of(call.weight.dtype());
-  if (bytes < least_bytes || strides.data[1] != 1 || strides.data[0] < width || shape.data[0] > INT_MAX || call.mode < 0 || call.mode > 2 ||
-      !is_row(call.indices, index, args.count) || !is_row(call.offsets, index, offsets))
-    return results;
+  if (bytes < threshold(Threshold::embedding_bag_bytes) || strides.data[1] != 1 || strides.data[0] < width || shape.data[0] > INT_MAX ||
+      call.mode < 0 || call.mode > 2 || !is_row(call.indices, index, args.count) || !is_row(call.offsets, index, offsets))
+    return {};
   args.mode = static_cast<BagMode>(call.mode);
   const bool sums = args.mode == BagMode::sum;
   // Sums of all rows are as fast in torch: memory has no more to give.
-  if (sums && call.padding_idx < 0) return results;
+  if (sums && call.padding_idx < 0) return {};
   const bool weighted = static_cast<bool>(call.per_sample_weights);
-  if (weighted && (call.mode != 0 || !is_row(call.per_sample_weights, call.weight.dtype(), args.count))) return results;
+  if (weighted && (call.mode != 0 || !is_row(call.per_sample_weights, call.weight.dtype(), args.count))) return {};
   args.wide = index == ScalarType::s64;
-  if (!(args.wide ? ascend<int64_t> : ascend<int32_t>)(call.offsets.data(), offsets, args.count)) return results;
+  if (!(args.wide ? ascend<int64_t> : ascend<int32_t>)(call.offsets.data(), offsets, args.count)) return {};
   if (call.include_last_offset) {
     const auto last = args.wide ? static_cast<const int64_t*>(call.offsets.data())[args.bags]
                                 : static_cast<const int32_t*>(call.offsets.data())[args.bags];
-    if (last != args.count) return results;
+    if (last != args.count) return {};
   }
 
   Handle output = Handle::empty(call.weight.dtype(), {args.bags, width});
-  results.offset2bag = Handle::empty(index, {args.count});
-  results.bag_size = Handle::empty(index, {sums && !for_gradient ? offsets : args.bags});
+  Handle offset2bag = Handle::empty(index, {args.count});
+  Handle bag_size = Handle::empty(index, {sums && !for_gradient ? offsets : args.bags});
+  Handle max_indices;
   if (args.mode == BagMode::max) {
-    results.max_indices = Handle::empty(index, {args.bags, width});
-    args.places = results.max_indices.data();
+    max_indices = Handle::empty(index, {args.bags, width});
+    args.places = max_indices.data();
   } else {
-    results.max_indices = Handle::empty(index, {results.bag_size.numel()});
+    max_indices = Handle::empty(index, {bag_size.numel()});
   }
-  args.bag_of = results.offset2bag.data();
-  if (!sums) args.sizes = results.bag_size.data();
+  args.bag_of = offset2bag.data();
+  if (!sums) args.sizes = bag_size.data();
 
   args.table = call.weight.data();
   args.rows = shape.data[0];
@@ -123,24 +116,21 @@ Results bags_of(const Bags& call, bool for_gradient) {
   args.padding = call.padding_idx;
   args.output = output.data();
   args.threads = threads_for_bytes(bytes);
-  if (!kernels()->bags(args)) return Results();
+  if (!kernels()->bags(args)) return {};
 
-  const size_t sizes_bytes = results.bag_size.numel() * size_of(index);
-  if (sums) std::memset(results.bag_size.data(), 0, sizes_bytes);
-  if (args.mode != BagMode::max) std::memcpy(results.max_indices.data(), results.bag_size.data(), sizes_bytes);
-  results.output = std::move(output);
-  return results;
+  const size_t sizes_bytes = bag_size.numel() * size_of(index);
+  if (sums) std::memset(bag_size.data(), 0, sizes_bytes);
+  if (args.mode != BagMode::max) std::memcpy(max_indices.data(), bag_size.data(), sizes_bytes);
+  return results(output, offset2bag, bag_size, max_indices);
 }
 
 void run(Arguments& arguments, Forward torchs, bool for_gradient) {
   const Bags call{arguments};
-  Results results = arguments.served([&] { return bags_of(call, for_gradient); });
-  if (!results.output) {
-    const FourTensors own = torchs(*call.weight, *call.indices, *call.offsets, call.scale_grad_by_freq, call.mode, call.sparse,
+  arguments.answer([&] { return bags_of(call, for_gradient); },
+                   [&] {
+                     return torchs(*call.weight, *call.indices, *call.offsets, call.scale_grad_by_freq, call.mode, call.sparse,
                                    optional(call.per_sample_weights), call.include_last_offset, call.padding_idx);
-    results = {Handle::of(std::get<0>(own)), Handle::of(std::get<1>(own)), Handle::of(std::get<2>(own)), Handle::of(std::get<3>(own))};
-  }
-  arguments.give_back({&results.output, &results.offset2bag, &results.bag_size, &results.max_indices});
+                   });
 }
 
 void kernel(Arguments& arguments) { run(arguments, torch_embedding_bag, true); }
@@ -187,8 +177,8 @@ Handle gradient_of_bags(const Gradient& call) {
   const int64_t bags = call.grad.sizes().data[0];
   args.width = call.grad.sizes().data[1];
   const bool means = call.mode == 1, weighted = static_cast<bool>(call.per_sample_weights);
-  if ((args.count + args.rows) * args.width * size_of(call.grad.dtype()) < least_gradient_bytes || args.width == 0 ||
-      !is_row(call.indices, index, args.count) || !is_row(call.offset2bag, index, args.count) ||
+  if ((args.count + args.rows) * args.width * size_of(call.grad.dtype()) < threshold(Threshold::embedding_bag_gradient_bytes) ||
+      args.width == 0 || !is_row(call.indices, index, args.count) || !is_row(call.offset2bag, index, args.count) ||
       (means && !is_row(call.bag_size, index, bags)) ||
       (weighted && (means || !is_row(call.per_sample_weights, call.grad.dtype(), args.count))))
     return Handle();
@@ -209,11 +199,12 @@ Handle gradient_of_bags(const Gradient& call) {
 
 void kernel_backward(Arguments& arguments) {
   const Gradient call{arguments};
-  Handle result = arguments.served([&] { return gradient_of_bags(call); });
-  if (!result)
-    result = Handle::of(torch_backward(*call.grad, *call.indices, *call.offset2bag, *call.bag_size, *call.maximum_indices, call.num_weights,
-                                       call.scale_grad_by_freq, call.mode, optional(call.per_sample_weights), call.padding_idx));
-  arguments.give_back({&result});
+  arguments.answer([&] { return gradient_of_bags(call); },
+                   [&] {
+                     return torch_backward(*call.grad, *call.indices, *call.offset2bag, *call.bag_size, *call.maximum_indices,
+                                           call.num_weights, call.scale_grad_by_freq, call.mode, optional(call.per_sample_weights),
+                                           call.padding_idx);
+                   });
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include "torch/operators.h"
 #include "torch/rows.h"
 #include "torch/tensor.h"
+#include "torch/thresholds.h"
 
 namespace drystone::torch {
 
@@ -17,9 +18,6 @@ bool find_torch() { return find(torch_index_select, "_ZN2at3cpu12index_selectERK
 
 bool find_torch_out() { return find(torch_index_select_out, "_ZN2at3cpu17index_select_outfERKNS_6TensorElS3_RS1_"); }
 
-// Below this torch's own is as fast.
-constexpr int64_t least_bytes = 1 << 15;
-
 // The shape of the result, and its bytes; nothing where torch's kernel serves better, or is to say what is wrong.
 std::vector<int64_t> shape_of(const Handle& self, int64_t& dim, const Handle& index) {
   const int64_t rank = self.rank(), width = size_of(self.dtype());
@@ -31,7 +29,7 @@ std::vector<int64_t> shape_of(const Handle& self, int64_t& dim, const Handle& in
   shape[dim] = index.numel();
   double bytes = width;  // of an expanded index, beyond 64 bits
   for (int64_t size : shape) bytes *= static_cast<double>(size);
-  if (bytes < least_bytes) return {};
+  if (bytes < static_cast<double>(threshold(Threshold::index_select_bytes))) return {};
   return shape;
 }
 
@@ -55,14 +53,14 @@ void kernel(Arguments& arguments) {
   const Handle self = arguments.tensor();
   int64_t dim = arguments.integer();
   const Handle index = arguments.tensor();
-  Handle result = arguments.served([&] {
-    const std::vector<int64_t> shape = shape_of(self, dim, index);
-    if (shape.empty()) return Handle();
-    Handle made = Handle::empty(self.dtype(), shape);
-    return fill(self, dim, index, made) ? std::move(made) : Handle();
-  });
-  if (!result) result = Handle::of(torch_index_select(*self, dim, *index));
-  arguments.give_back({&result});
+  arguments.answer(
+      [&] {
+        const std::vector<int64_t> shape = shape_of(self, dim, index);
+        if (shape.empty()) return Handle();
+        Handle made = Handle::empty(self.dtype(), shape);
+        return fill(self, dim, index, made) ? std::move(made) : Handle();
+      },
+      [&] { return torch_index_select(*self, dim, *index); });
 }
 
 void kernel_out(Arguments& arguments) {
@@ -70,18 +68,19 @@ void kernel_out(Arguments& arguments) {
   int64_t dim = arguments.integer();
   const Handle index = arguments.tensor();
   Handle out = arguments.tensor();
-  const bool done = arguments.served([&] {
-    const std::vector<int64_t> shape = shape_of(self, dim, index);
-    const auto sizes = out.sizes();
-    return !shape.empty() && out.dtype() == self.dtype() && sizes.size == shape.size() &&
-           std::equal(shape.begin(), shape.end(), sizes.data) && out.is_contiguous() && !overlap(out, self) && !overlap(out, index) &&
-           fill(self, dim, index, out);
-  });
-  if (!done) {
-    Tensor same = *out;
-    torch_index_select_out(*self, dim, *index, same);
-  }
-  arguments.give_back({&out});
+  arguments.answer_into(
+      out,
+      [&] {
+        const std::vector<int64_t> shape = shape_of(self, dim, index);
+        const auto sizes = out.sizes();
+        return !shape.empty() && out.dtype() == self.dtype() && sizes.size == shape.size() &&
+               std::equal(shape.begin(), shape.end(), sizes.data) && out.is_contiguous() && !overlap(out, self) && !overlap(out, index) &&
+               fill(self, dim, index, out);
+      },
+      [&] {
+        Tensor same = *out;
+        torch_index_select_out(*self, dim, *index, same);
+      });
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include "kernels/thin_product.h"
 #include "torch/operators.h"
 #include "torch/tensor.h"
+#include "torch/thresholds.h"
 
 namespace drystone::torch {
 
@@ -14,9 +15,6 @@ Tensor (*torch_mm)(const Tensor& self, const Tensor& mat2);
 
 bool find_torch() { return find(torch_mm, "_ZN2at3cpu2mmERKNS_6TensorES3_"); }
 
-// Below these torch's own is as fast.
-constexpr int64_t least_elements = 1 << 14, least_of_one_row = 1 << 17, least_transposed_depth = 128;
-
 // An empty handle where torch's kernel serves better, or is to say what is wrong.
 Handle product(const Handle& x, const Handle& weights) {
   if (x.rank() != 2 || weights.rank() != 2 || !kernels()) return Handle();
@@ -25,13 +23,16 @@ Handle product(const Handle& x, const Handle& weights) {
   ThinProductArgs args{};
   args.rows = sizes[0], args.depth = sizes[1], args.columns = matrix[1];
   if (args.rows < 1 || args.rows > thin_product_rows || args.depth != matrix[0]) return Handle();
-  if (static_cast<double>(args.depth) * args.columns < (args.rows == 1 ? least_of_one_row : least_elements)) return Handle();
+  const auto least = args.rows == 1 ? Threshold::mm_elements_of_one_row : Threshold::mm_elements;
+  if (static_cast<double>(args.depth) * args.columns < static_cast<double>(threshold(least))) return Handle();
   if (x.dtype() != ScalarType::f32 || weights.dtype() != ScalarType::f32) return Handle();
   args.x_stride = args.rows > 1 ? strides[0] : args.depth;
   if (strides[1] != 1 || args.x_stride < args.depth) return Handle();
   args.transposed = matrix_strides[0] == 1 && matrix_strides[1] >= args.depth;
   args.weights_stride = matrix_strides[args.transposed ? 1 : 0];
-  if (args.transposed ? args.depth < least_transposed_depth : matrix_strides[1] != 1 || args.weights_stride < args.columns) return Handle();
+  if (args.transposed ? args.depth < threshold(Threshold::mm_transposed_depth)
+                      : matrix_strides[1] != 1 || args.weights_stride < args.columns)
+    return Handle();
   args.threads = shim().threads();
   args.x = static_cast<const float*>(x.data());
   args.weights = static_cast<const float*>(weights.data());
@@ -43,9 +44,7 @@ Handle product(const Handle& x, const Handle& weights) {
 
 void kernel(Arguments& arguments) {
   const Handle x = arguments.tensor(), weights = arguments.tensor();
-  Handle result = arguments.served([&] { return product(x, weights); });
-  if (!result) result = Handle::of(torch_mm(*x, *weights));
-  arguments.give_back({&result});
+  arguments.answer([&] { return product(x, weights); }, [&] { return torch_mm(*x, *weights); });
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include "steps/reductions.h"
 #include "torch/operators.h"
 #include "torch/tensor.h"
+#include "torch/thresholds.h"
 
 namespace drystone::torch {
 
@@ -22,7 +23,8 @@ Handle softmaxed(const Handle& x, int64_t dim) {
   const int64_t rank = x.rank();
   if (dim < 0) dim += rank;
   const ScalarType dtype = x.dtype();
-  if (!kernels() || dim < 0 || dim >= rank - 1 || rank > 5 || x.numel() < 4096 || dtype != ScalarType::f32 || !x.is_contiguous())
+  if (!kernels() || dim < 0 || dim >= rank - 1 || rank > 5 || x.numel() < threshold(Threshold::softmax_elements) ||
+      dtype != ScalarType::f32 || !x.is_contiguous())
     return Handle();
   const auto sizes = x.sizes();
   const std::vector<int64_t> shape(sizes.data, sizes.data + sizes.size);
@@ -37,9 +39,7 @@ void softmax_kernel(Arguments& arguments) {
   const Handle x = arguments.tensor();
   const int64_t dim = arguments.integer();
   const bool half_to_float = arguments.boolean();
-  Handle y = half_to_float ? Handle() : arguments.served([&] { return softmaxed(x, dim); });
-  if (!y) y = Handle::of(torch_softmax(*x, dim, half_to_float));
-  arguments.give_back({&y});
+  arguments.answer([&] { return half_to_float ? Handle() : softmaxed(x, dim); }, [&] { return torch_softmax(*x, dim, half_to_float); });
 }
 
 using NormResult = std::tuple<Tensor, Tensor, Tensor>;
@@ -54,15 +54,13 @@ bool is_parameter(const Handle& parameter, const std::vector<int64_t>& shape) {
          std::equal(shape.begin(), shape.end(), sizes.data, sizes.data + sizes.size);
 }
 
-struct Normalised {
-  Handle y, means, deviations;
-};
-
-Normalised normalised(const Handle& x, const std::vector<int64_t>& shape, const Handle& weight, const Handle& bias, double eps) {
+// y, means, deviations
+Results<3> normalised(const Handle& x, const std::vector<int64_t>& shape, const Handle& weight, const Handle& bias, double eps) {
   const KernelTable* table = kernels();
   const auto sizes = x.sizes();
   const int64_t elements = x.numel();
-  if (!table || shape.empty() || shape.size() > sizes.size || elements < 4096 || x.dtype() != ScalarType::f32 || !x.is_contiguous() ||
+  if (!table || shape.empty() || shape.size() > sizes.size || elements < threshold(Threshold::layer_norm_elements) ||
+      x.dtype() != ScalarType::f32 || !x.is_contiguous() ||
       !std::equal(shape.begin(), shape.end(), sizes.data + sizes.size - shape.size()) || !is_parameter(weight, shape) ||
       !is_parameter(bias, shape))
     return {};
@@ -73,13 +71,13 @@ Normalised normalised(const Handle& x, const std::vector<int64_t>& shape, const 
     outer[axis] = 1;
   }
   const int64_t rows = elements / size;
-  Normalised result{Handle::empty(ScalarType::f32, {sizes.data, sizes.data + sizes.size}), Handle::empty(ScalarType::f32, outer),
-                    Handle::empty(ScalarType::f32, outer)};
+  Handle y = Handle::empty(ScalarType::f32, {sizes.data, sizes.data + sizes.size});
+  Handle means = Handle::empty(ScalarType::f32, outer), deviations = Handle::empty(ScalarType::f32, outer);
   NormArgs args{};
   args.input = x.data();
   args.weight = weight ? weight.data() : nullptr;
   args.bias = bias ? bias.data() : nullptr;
-  args.output = result.y.data();
+  args.output = y.data();
   args.kept.axes = 1;
   args.kept.sizes[0] = rows;
   args.kept.strides[0][0] = args.kept.strides[1][0] = size;
@@ -89,11 +87,11 @@ Normalised normalised(const Handle& x, const std::vector<int64_t>& shape, const 
   args.merged = 1;
   args.eps = eps;
   args.centred = true;
-  args.means = static_cast<float*>(result.means.data());
-  args.deviations = static_cast<float*>(result.deviations.data());
+  args.means = static_cast<float*>(means.data());
+  args.deviations = static_cast<float*>(deviations.data());
   args.threads = threads_for(elements, shim().threads());
   table->norm(args);
-  return result;
+  return results(y, means, deviations);
 }
 
 void norm_kernel(Arguments& arguments) {
@@ -101,12 +99,8 @@ void norm_kernel(Arguments& arguments) {
   const std::vector<int64_t> shape = arguments.integers();
   const Handle weight = arguments.optional_tensor(), bias = arguments.optional_tensor();
   const double eps = arguments.real();
-  Normalised result = arguments.served([&] { return normalised(x, shape, weight, bias, eps); });
-  if (!result.y) {
-    const auto [y, means, deviations] = torch_norm(*x, ref(shape), optional(weight), optional(bias), eps);
-    result = {Handle::of(y), Handle::of(means), Handle::of(deviations)};
-  }
-  arguments.give_back({&result.y, &result.means, &result.deviations});
+  arguments.answer([&] { return normalised(x, shape, weight, bias, eps); },
+                   [&] { return torch_norm(*x, ref(shape), optional(weight), optional(bias), eps); });
 }
 
 }  // namespace

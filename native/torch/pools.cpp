@@ -13,6 +13,7 @@
 #include "torch/operators.h"
 #include "torch/rows.h"
 #include "torch/tensor.h"
+#include "torch/thresholds.h"
 
 namespace drystone::torch {
 
@@ -27,9 +28,6 @@ Tensor (*torch_average)(const Tensor& x, Integers window, Integers stride, Integ
 
 bool find_max() { return find(torch_max, "_ZN2at3cpu23max_pool3d_with_indicesERKNS_6TensorEN3c108ArrayRefIlEES6_S6_S6_b"); }
 bool find_average() { return find(torch_average, "_ZN2at3cpu10avg_pool3dERKNS_6TensorEN3c108ArrayRefIlEES6_S6_bbSt8optionalIlE"); }
-
-// Below these torch's own are as fast: elements, and windows in a row of plain memory, which become one vector.
-constexpr int64_t least_elements = 2048, least_columns = 6;
 
 // What both are called with, in this order.
 struct Call {
@@ -60,7 +58,8 @@ std::optional<Pooling> pooling_of(const Call& call) {
   const auto sizes = x.sizes(), strides = x.strides();
   const size_t rank = sizes.size;
   const ScalarType dtype = x.dtype();
-  if (!kernels() || x.numel() < least_elements || (rank != 4 && rank != 5) || (dtype != ScalarType::f32 && dtype != ScalarType::bf16))
+  if (!kernels() || x.numel() < threshold(Threshold::pool_elements) || (rank != 4 && rank != 5) ||
+      (dtype != ScalarType::f32 && dtype != ScalarType::bf16))
     return {};
   Pooling p{};
   p.dtype = dtype;
@@ -81,26 +80,23 @@ std::optional<Pooling> pooling_of(const Call& call) {
     if (call.ceil_mode && (out - 1) * stride >= size + padding) out--;
     p.sizes[rank - 3 + i] = out;
   }
-  if (p.format == Format::contiguous && p.out[2] < least_columns) return {};
+  if (p.format == Format::contiguous && p.out[2] < threshold(Threshold::pool_columns)) return {};
   return p;
 }
 
 // As torch has it: in the format of x.
 Handle result_of(const Pooling& p, ScalarType dtype) { return Handle::empty(dtype, p.sizes, strides_of(p.sizes, p.format)); }
 
-struct Maxima {
-  Handle values, places;
-};
-
-Maxima maxima_of(const Call& call) {
+// Values and places.
+Results<2> maxima_of(const Call& call) {
   const auto p = pooling_of(call);
   if (!p || p->in[0] * p->in[1] * p->in[2] > INT_MAX) return {};
   const bool channels_last = p->format == Format::channels_last;
-  Maxima maxima{result_of(*p, p->dtype), result_of(*p, ScalarType::s64)};
+  Handle values = result_of(*p, p->dtype), places = result_of(*p, ScalarType::s64);
   MaxPoolArgs args{};
   args.input = call.x.data();
-  args.output = maxima.values.data();
-  args.places = static_cast<int64_t*>(maxima.places.data());
+  args.output = values.data();
+  args.places = static_cast<int64_t*>(places.data());
   args.dtype = *dtype_of(p->dtype);
   args.channels_last = channels_last;
   args.batch = p->batch;
@@ -115,19 +111,15 @@ Maxima maxima_of(const Call& call) {
     args.dilation[i] = p->dilation[i];
   }
   kernels()->max_pool(args);
-  return maxima;
+  return results(values, places);
 }
 
 void max_kernel(Arguments& arguments) {
   const Call call{arguments.tensor(),   arguments.integers(), arguments.integers(),
                   arguments.integers(), arguments.integers(), arguments.boolean()};
-  Maxima maxima = arguments.served([&] { return maxima_of(call); });
-  if (!maxima.values) {
-    const auto [values, places] =
-        torch_max(*call.x, ref(call.window), ref(call.stride), ref(call.padding), ref(call.dilation), call.ceil_mode);
-    maxima = {Handle::of(values), Handle::of(places)};
-  }
-  arguments.give_back({&maxima.values, &maxima.places});
+  arguments.answer(
+      [&] { return maxima_of(call); },
+      [&] { return torch_max(*call.x, ref(call.window), ref(call.stride), ref(call.padding), ref(call.dilation), call.ceil_mode); });
 }
 
 Handle average_of(const Call& call, bool count_padding, std::optional<int64_t> divisor) {
@@ -160,11 +152,11 @@ void average_kernel(Arguments& arguments) {
   const Call call{arguments.tensor(), arguments.integers(), arguments.integers(), arguments.integers(), {1}, arguments.boolean()};
   const bool count_padding = arguments.boolean();
   const std::optional<int64_t> divisor = arguments.optional_integer();
-  Handle result = arguments.served([&] { return average_of(call, count_padding, divisor); });
-  if (!result)
-    result =
-        Handle::of(torch_average(*call.x, ref(call.window), ref(call.stride), ref(call.padding), call.ceil_mode, count_padding, divisor));
-  arguments.give_back({&result});
+  arguments.answer([&] { return average_of(call, count_padding, divisor); },
+                   [&] {
+                     return torch_average(*call.x, ref(call.window), ref(call.stride), ref(call.padding), call.ceil_mode, count_padding,
+                                          divisor);
+                   });
 }
 
 }  // namespace

@@ -32,7 +32,7 @@ bool gather_rows(const void* tables, int64_t outer, int64_t rows, int64_t run, c
   args.indexed = 1;
   const int64_t step = indices.rank() == 1 ? indices.strides().data[0] : 1;
   args.indices[0] = {indices.data(), indices.dtype() == ScalarType::s64, {step}, rows, run};
-  args.stream = bytes >= least_streamed_bytes;
+  args.stream = bytes >= threshold(Threshold::streamed_bytes);
   args.threads = threads_for_bytes(bytes);
   args.bad_axis = &bad_axis;
   args.bad_index = &bad_index;
@@ -41,7 +41,7 @@ bool gather_rows(const void* tables, int64_t outer, int64_t rows, int64_t run, c
 
 void scatter_rows(ScatterArgs args) {
   const int64_t width_bytes = args.width * size_of(args.dtype);
-  args.stream = args.rows * width_bytes >= least_streamed_bytes;
+  args.stream = args.rows * width_bytes >= threshold(Threshold::streamed_bytes);
   args.threads = threads_for_bytes((args.rows + args.count) * width_bytes);
   const std::unique_ptr<int32_t[]> scratch(new int32_t[args.rows + args.count + 2 * args.width * args.threads]);
   args.scratch = scratch.get();

@@ -3,12 +3,11 @@
 
 #include "kernels/bags.h"
 #include "torch/tensor.h"
+#include "torch/thresholds.h"
 
 namespace drystone::torch {
 
-// From here on threads pay, and non-temporal stores: half of what a last level cache holds.
-constexpr int64_t least_shared_bytes = 1 << 18, least_streamed_bytes = 1 << 24;
-inline int threads_for_bytes(int64_t bytes) { return bytes < least_shared_bytes ? 1 : shim().threads(); }
+inline int threads_for_bytes(int64_t bytes) { return bytes < threshold(Threshold::shared_bytes) ? 1 : shim().threads(); }
 
 inline bool is_index(ScalarType dtype) { return dtype == ScalarType::s64 || dtype == ScalarType::s32; }
 

@@ -10,6 +10,8 @@ namespace drystone::torch {
 
 namespace {
 
+thread_local int64_t served = 0;
+
 void check(int error, const char* what) {
   if (error) throw std::runtime_error(std::string("torch could not ") + what);
 }
@@ -117,6 +119,10 @@ bool Handle::is_dense() const {
   return true;
 }
 
+int64_t calls_served() { return served; }
+
+void Arguments::count_served() { served++; }
+
 Handle Arguments::noted(Handle tensor) {
   serves_ = serves_ && tensor.has_memory();
   return tensor;
@@ -191,11 +197,6 @@ std::optional<std::vector<int64_t>> Arguments::optional_integers() {
   const std::optional<std::vector<int64_t>> integers = integers_of(*boxed);
   delete boxed;
   return integers;
-}
-
-void Arguments::give_back(std::initializer_list<Handle*> results) {
-  StableIValue* stack = stack_;
-  for (Handle* result : results) *stack++ = result->release();
 }
 
 }  // namespace drystone::torch

@@ -1,10 +1,11 @@
 // The tensors that a registered kernel is called with, and those that it returns.
 #pragma once
 
-#include <initializer_list>
+#include <array>
 #include <new>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -60,6 +61,25 @@ class Handle {
 // As torch's functions take an argument that may be None, which an empty handle stands for.
 inline OptionalTensor optional(const Handle& tensor) { return tensor ? OptionalTensor(*tensor) : std::nullopt; }
 
+// What an operator of several results makes, in the order of the schema, an empty handle for one that is not asked for; or nothing.
+template <size_t N>
+using Results = std::optional<std::array<Handle, N>>;
+
+template <class... Handles>
+Results<sizeof...(Handles)> results(Handles&&... made) {
+  return std::array<Handle, sizeof...(Handles)>{std::move(made)...};
+}
+
+// What C++ functions of libtorch returned.
+inline Handle owned(Tensor returned) { return Handle::of(returned); }
+template <class... Tensors>
+Results<sizeof...(Tensors)> owned(const std::tuple<Tensors...>& returned) {
+  return std::apply([](const auto&... tensors) { return results(Handle::of(tensors)...); }, returned);
+}
+
+// The calls that drystone's kernels have served on this thread: results are too much like torch's to tell.
+int64_t calls_served();
+
 // One call of a registered kernel. Its arguments lie on torch's stack, in the order of the schema; each is read once, and owned from then
 // on. The results take their place.
 class Arguments {
@@ -79,23 +99,48 @@ class Arguments {
   std::optional<std::vector<int64_t>> optional_integers();
   std::vector<bool> booleans();
 
-  // What `make` gives, once all arguments are read; nothing where torch's own kernel is to be called: the operator is switched off, a
-  // tensor has no memory, or there is none for results (torch says how much it lacks).
+  // Once all arguments are read: gives back what `ours` makes, a Handle or Results, or what `torchs`, torch's own kernel, returns where
+  // that is nothing. So it is where the operator is switched off, a tensor has no memory, or there is none for results (torch says how much
+  // it lacks).
+  template <class Ours, class Torchs>
+  void answer(const Ours& ours, const Torchs& torchs) {
+    auto made = attempt(ours);
+    if (!made) made = owned(torchs());
+    give_back(made);
+  }
+
+  // The same for an operator that writes to `out`: `ours` says whether it did.
+  template <class Ours, class Torchs>
+  void answer_into(Handle& out, const Ours& ours, const Torchs& torchs) {
+    if (!attempt(ours)) torchs();
+    give_back(out);
+  }
+
+ private:
+  Handle noted(Handle tensor);
+  static void count_served();
+
   template <class Make>
-  auto served(const Make& make) const -> decltype(make()) {
+  auto attempt(const Make& make) const -> decltype(make()) {
     if (!serves_) return {};
     try {
-      return make();
+      auto made = make();
+      if (made) count_served();
+      return made;
     } catch (const std::bad_alloc&) {
       return {};
     }
   }
 
-  // In the order of the schema.
-  void give_back(std::initializer_list<Handle*> results);
-
- private:
-  Handle noted(Handle tensor);
+  void give_back(Handle& result) { *stack_ = result.release(); }
+  template <size_t N>
+  void give_back(Results<N>& results) {
+    for (size_t i = 0; i < N; i++) {
+      Handle& result = (*results)[i];
+      if (!result) result = Handle::undefined();
+      stack_[i] = result.release();
+    }
+  }
 
   StableIValue *stack_, *next_;
   bool serves_;

@@ -9,6 +9,7 @@
 #include "torch/memory_format.h"
 #include "torch/operators.h"
 #include "torch/tensor.h"
+#include "torch/thresholds.h"
 
 namespace drystone::torch {
 
@@ -20,15 +21,8 @@ Pair (*torch_topk)(const Tensor& self, int64_t k, int64_t dim, bool largest, boo
 
 bool find_torch() { return find(torch_topk, "_ZN2at3cpu4topkERKNS_6TensorEllbb"); }
 
-// Shorter rows torch sorts as fast.
-constexpr int64_t least_count = 32;
-
-struct Results {
-  Handle values, indices;
-};
-
-// Empty handles where torch's kernel serves better, or is to say what is wrong.
-Results largest_of(const Handle& input, int64_t k, int64_t dim, bool largest, bool sorted) {
+// Nothing where torch's kernel serves better, or is to say what is wrong. Results: values, indices.
+Results<2> largest_of(const Handle& input, int64_t k, int64_t dim, bool largest, bool sorted) {
   const KernelTable* table = kernels();
   const auto shape = input.sizes(), strides = input.strides();
   const auto rank = static_cast<int64_t>(shape.size);
@@ -36,7 +30,7 @@ Results largest_of(const Handle& input, int64_t k, int64_t dim, bool largest, bo
   if (dim < 0) dim += rank;
   TopkArgs args{};
   args.count = shape.data[dim];
-  if (k < 1 || k > args.count || args.count < least_count || args.count > UINT32_MAX) return {};
+  if (k < 1 || k > args.count || args.count < threshold(Threshold::topk_count) || args.count > UINT32_MAX) return {};
   const auto dtype = dtype_of(input.dtype());
   if (!dtype || dtype == DType::boolean) return {};
   args.dtype = *dtype;
@@ -60,30 +54,25 @@ Results largest_of(const Handle& input, int64_t k, int64_t dim, bool largest, bo
   args.k = k;
   args.largest = largest;
   args.sorted = sorted;
-  Results results{Handle::empty(input.dtype(), sizes, steps), Handle::empty(ScalarType::s64, sizes, steps)};
+  Handle values = Handle::empty(input.dtype(), sizes, steps), indices = Handle::empty(ScalarType::s64, sizes, steps);
   plan_topk(args, rows, shim().threads());  // whose products fit 64 bits, as there is memory for the results
   alignas(64) char nearby[1 << 15];
   Handle far;
   const int64_t scratch_bytes = args.threads * args.scratch_bytes;
   if (scratch_bytes > static_cast<int64_t>(sizeof nearby)) far = Handle::empty(ScalarType::u8, {scratch_bytes});
   args.input = input.data();
-  args.values = results.values.data();
-  args.indices = static_cast<int64_t*>(results.indices.data());
+  args.values = values.data();
+  args.indices = static_cast<int64_t*>(indices.data());
   args.scratch = far ? static_cast<char*>(far.data()) : nearby;
   table->topk(args);
-  return results;
+  return results(values, indices);
 }
 
 void kernel(Arguments& arguments) {
   const Handle self = arguments.tensor();
   const int64_t k = arguments.integer(), dim = arguments.integer();
   const bool largest = arguments.boolean(), sorted = arguments.boolean();
-  Results results = arguments.served([&] { return largest_of(self, k, dim, largest, sorted); });
-  if (!results.values) {
-    const auto [values, indices] = torch_topk(*self, k, dim, largest, sorted);
-    results = {Handle::of(values), Handle::of(indices)};
-  }
-  arguments.give_back({&results.values, &results.indices});
+  arguments.answer([&] { return largest_of(self, k, dim, largest, sorted); }, [&] { return torch_topk(*self, k, dim, largest, sorted); });
 }
 
 }  // namespace

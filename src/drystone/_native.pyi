@@ -391,6 +391,43 @@ def switch_operators(families: Sequence[str]) -> None: ...
 
 def is_on(family: str) -> bool: ...
 
+def calls_served() -> int:
+    """
+    The calls that drystone's kernels, not torch's, have served on this thread.
+    """
+
+class Threshold:
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def unit(self) -> str: ...
+
+    @property
+    def decides(self) -> str:
+        """
+        ``from`` or ``up to`` which size drystone serves a call of torch's; ``within`` drystone: how its kernel works.
+        """
+
+    @property
+    def avx2(self) -> int: ...
+
+    @property
+    def avx512(self) -> int: ...
+
+    @property
+    def amx(self) -> int: ...
+
+    @property
+    def in_force(self) -> int: ...
+
+def thresholds() -> list[Threshold]:
+    """
+    The sizes at which torch's kernels and drystone's are as fast as each other.
+    """
+
+def set_threshold(name: str, value: int) -> None: ...
+
 class PageState:
     @property
     def on(self) -> bool: ...
