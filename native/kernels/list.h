@@ -8,7 +8,6 @@
   KERNEL(void, softmax, SoftmaxArgs)                    \
   KERNEL(void, norm, NormArgs)                          \
   KERNEL(void, pool, PoolArgs)                          \
-  KERNEL(void, max_pool, MaxPoolArgs)                   \
   KERNEL(void, resize, ResizeArgs)                      \
   KERNEL(void, grid_sample, GridSampleArgs)             \
   KERNEL(void, copy, CopyArgs)                          \

@@ -26,6 +26,13 @@ struct PoolArgs {
 
   // Plain: output columns [interior_begin, interior_end) have windows of one count and one step, interior_stride apart.
   int64_t interior_begin = 0, interior_end = 0, interior_stride = 1;
+
+  // Of the maxima, with which their places are told: (z * height + y) * width + x in the input, as the output lies. Null without.
+  int64_t* places = nullptr;
+  int64_t in_size[3] = {};
+  // Plain, with places: output column i reads column_taps inputs from first_column + i * column_stride on, column_step apart, those
+  // outside of the row left out.
+  int64_t first_column = 0, column_stride = 1, column_taps = 1, column_step = 1;
   int threads = 1;
 };
 

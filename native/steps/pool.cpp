@@ -1,10 +1,11 @@
-#include "kernels/pool.h"
+#include "steps/pool.h"
 
 #include <algorithm>
+#include <limits>
 #include <stdexcept>
 
+#include "kernels/pool.h"
 #include "steps/kernel_step.h"
-#include "steps/list.h"
 #include "steps/spatial.h"
 
 namespace drystone {
@@ -14,8 +15,8 @@ namespace {
 class PoolStep final : public Step {
  public:
   PoolStep(const TensorDesc& input, const TensorDesc& output, bool max, const Windows& windows, const Tables& divisors,
-           int64_t divisor_override)
-      : kernel_(require_kernels().pool) {
+           int64_t divisor_override, const Sliding* columns_of_places = nullptr)
+      : kernel_(require_kernels().pool), with_places_(columns_of_places) {
     implementation = kernel_name("pool");
     require_alike(input, output, "pool");
     SpatialView in = spatial_view(input, "pool");
@@ -27,7 +28,7 @@ class PoolStep final : public Step {
     for (size_t i = 0; i < 3; i++) {
       const size_t missing = 3 - axes;
       windows_[i] = i < missing ? std::vector<PoolWindow>{{0, 1, 1}}
-                                : check_windows(windows[i - missing], in.size[i], out.size[i], max && input.has_padding());
+                                : check_windows(windows[i - missing], in.size[i], out.size[i], max && input.has_padding(), with_places_);
       divisors_[i] = divides && i >= missing ? divisors[i - missing] : std::vector<int64_t>(windows_[i].size(), 1);
       if (divisors_[i].size() != windows_[i].size()) throw std::invalid_argument("avg pool needs a divisor for each output index");
     }
@@ -48,9 +49,13 @@ class PoolStep final : public Step {
       args_.out_stride[i] = out.stride[i];
       args_.out_size[i] = out.size[i];
     }
-    while (input.format == Format::plain && join_rows(in.size)) {
+    if (columns_of_places) {
+      tell_places(input, output, in, *columns_of_places);
+    } else {
+      while (input.format == Format::plain && join_rows(in.size)) {
+      }
+      find_interior();
     }
-    find_interior();
     for (int i = 0; i < 3; i++) {
       args_.windows[i] = windows_[i].data();
       args_.divisors[i] = divisors_[i].data();
@@ -64,12 +69,14 @@ class PoolStep final : public Step {
     PoolArgs args = args_;
     args.input = run.slots[0];
     args.output = run.slots[1];
+    if (with_places_) args.places = static_cast<int64_t*>(run.slots[2]);
     args.threads = threads_for(elements_, run.threads);
     kernel_(args);
   }
 
  private:
-  static std::vector<PoolWindow> check_windows(const Windows::value_type& windows, int64_t in_size, int64_t out_size, bool never_empty) {
+  static std::vector<PoolWindow> check_windows(const Windows::value_type& windows, int64_t in_size, int64_t out_size, bool never_empty,
+                                               bool keep_starts) {
     if (static_cast<int64_t>(windows.size()) != out_size) throw std::invalid_argument("pool needs a window for each output index");
     std::vector<PoolWindow> checked;
     for (const auto& [start, stop, step] : windows) {
@@ -78,9 +85,24 @@ class PoolStep final : public Step {
       if (!empty && (start < 0 || stop > in_size)) throw std::invalid_argument("a window of pool reaches outside of its input");
       // The maximum of nothing is -inf, which must not get into the channels that pad a block.
       if (empty && never_empty) throw std::invalid_argument("max pool of padded blocks takes no empty windows");
-      checked.push_back(empty ? PoolWindow{0, 0, 1} : PoolWindow{start, stop, step});
+      const int64_t nowhere = keep_starts ? start : 0;  // where the maximum of nothing lies for torch
+      checked.push_back(empty ? PoolWindow{nowhere, nowhere, 1} : PoolWindow{start, stop, step});
     }
     return checked;
+  }
+
+  void tell_places(const TensorDesc& input, const TensorDesc& output, const SpatialView& in, const Sliding& columns) {
+    const bool dense = input.strides == TensorDesc::dense(input.dtype, input.format, input.shape).strides &&
+                       output.strides == TensorDesc::dense(output.dtype, output.format, output.shape).strides;
+    if (!dense || (input.format != Format::plain && input.format != Format::channels_last))
+      throw std::invalid_argument("max pool tells the places of dense tensors, plain or channels_last");
+    const double volume = static_cast<double>(in.size[0]) * in.size[1] * in.size[2];
+    if (volume > std::numeric_limits<int32_t>::max()) throw std::invalid_argument("max pool tells places of 32 bits");
+    std::copy_n(in.size, 3, args_.in_size);
+    args_.first_column = -columns.padding;
+    args_.column_stride = columns.stride;
+    args_.column_taps = columns.size;
+    args_.column_step = columns.dilation;
   }
 
   // Whole rows that follow each other in memory are one row (as in global pooling), if that is not so long that sums lose digits.
@@ -136,11 +158,30 @@ class PoolStep final : public Step {
   PoolArgs args_{};
   std::vector<PoolWindow> windows_[3];
   std::vector<int64_t> divisors_[3];
-  bool empty_ = false;
+  bool empty_ = false, with_places_;
   int64_t elements_ = 0;
 };
 
 }  // namespace
+
+Windows::value_type windows_of(const Sliding& sliding, int64_t inputs, int64_t outputs) {
+  const auto& [size, stride, padding, dilation] = sliding;
+  Windows::value_type windows;
+  windows.reserve(outputs);
+  for (int64_t i = 0; i < outputs; i++) {
+    const int64_t start = i * stride - padding, stop = std::min(start + (size - 1) * dilation + 1, inputs);
+    windows.push_back({start < 0 ? start + (dilation - 1 - start) / dilation * dilation : start, stop, dilation});
+  }
+  return windows;
+}
+
+std::shared_ptr<Step> make_max_pool_with_places(const TensorDesc& input, const TensorDesc& output, const std::vector<Sliding>& axes) {
+  if (axes.size() + 2 != input.shape.size() || output.rank() != input.rank())
+    throw std::invalid_argument("max pool needs a window for each spatial axis");
+  Windows windows;
+  for (size_t i = 0; i < axes.size(); i++) windows.push_back(windows_of(axes[i], input.shape[2 + i], output.shape[2 + i]));
+  return std::make_shared<PoolStep>(input, output, true, windows, Tables{}, 0, &axes.back());
+}
 
 std::shared_ptr<Step> make_pool(const TensorDesc& input, const TensorDesc& output, const std::string& kind, const Windows& windows,
                                 const Tables& divisors, int64_t divisor_override) {

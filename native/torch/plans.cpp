@@ -8,9 +8,9 @@ void run_step(const Step& step, std::initializer_list<const void*> operands, int
   std::vector<void*> slots;
   for (const void* operand : operands)
     if (operand) slots.push_back(const_cast<void*>(operand));
-  const Handle scratchpad = memory_of(step.scratchpad_bytes);
+  const Handle scratchpad = step.scratchpad_bytes ? memory_of(step.scratchpad_bytes) : Handle();
   const auto state = step.make_state();
-  step.run({slots.data(), static_cast<std::byte*>(scratchpad.data()), threads}, state.get());
+  step.run({slots.data(), scratchpad ? static_cast<std::byte*>(scratchpad.data()) : nullptr, threads}, state.get());
 }
 
 }  // namespace drystone::torch

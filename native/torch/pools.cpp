@@ -6,11 +6,11 @@
 #include <optional>
 #include <tuple>
 
-#include "kernels/max_pool.h"
-#include "steps/kernel_step.h"
-#include "steps/list.h"
+#include "kernels/table.h"
+#include "steps/pool.h"
 #include "torch/memory_format.h"
 #include "torch/operators.h"
+#include "torch/plans.h"
 #include "torch/rows.h"
 #include "torch/tensor.h"
 #include "torch/thresholds.h"
@@ -18,8 +18,6 @@
 namespace drystone::torch {
 
 namespace {
-
-using Triple = std::array<int64_t, 3>;
 
 using Pair = std::tuple<Tensor, Tensor>;
 Pair (*torch_max)(const Tensor& x, Integers window, Integers stride, Integers padding, Integers dilation, bool ceil_mode);
@@ -36,81 +34,109 @@ struct Call {
   bool ceil_mode;
 };
 
-// A call that is served.
+// A call that is served: all that its step depends on.
 struct Pooling {
-  ScalarType dtype;
-  Format format;
-  std::vector<int64_t> sizes;  // of the result
-  int64_t batch, channels;
-  Triple in, out, window, stride, padding, dilation;
+  bool max, channels_last, count_padding;
+  DType dtype;
+  Dims in, out;  // (N, C, D, H, W)
+  std::array<Sliding, 3> axes;
+  int64_t divisor;  // of all windows; 0: each one's own
+
+  auto operator<=>(const Pooling&) const = default;
 };
 
 // One number for all axes, or three.
-bool each_axis(const std::vector<int64_t>& list, Triple& values) {
-  if (list.size() == 1) values.fill(list[0]);
-  if (list.size() == 3) values = {list[0], list[1], list[2]};
+bool each_axis(const std::vector<int64_t>& list, std::array<Sliding, 3>& axes, int64_t Sliding::* member) {
+  for (size_t i = 0; i < 3; i++) axes[i].*member = list.size() == 3 ? list[i] : list.empty() ? 0 : list[0];
   return list.size() == 1 || list.size() == 3;
 }
 
 // Nothing where torch's kernel serves better, or is to say what is wrong.
-std::optional<Pooling> pooling_of(const Call& call) {
+std::optional<Pooling> pooling_of(const Call& call, bool max) {
   const Handle& x = call.x;
   const auto sizes = x.sizes(), strides = x.strides();
   const size_t rank = sizes.size;
   const ScalarType dtype = x.dtype();
   if (!kernels() || x.numel() < threshold(Threshold::pool_elements) || (rank != 4 && rank != 5) ||
-      (dtype != ScalarType::f32 && dtype != ScalarType::bf16))
+      (dtype != ScalarType::f32 && (!max || dtype != ScalarType::bf16)))
     return {};
   Pooling p{};
-  p.dtype = dtype;
-  p.format = format_of(sizes, strides);
-  if (p.format == Format::contiguous ? !x.is_contiguous() : rank == 4 || !x.is_dense()) return {};
-  if (!each_axis(call.window, p.window) || !each_axis(call.stride.empty() ? call.window : call.stride, p.stride) ||
-      !each_axis(call.padding, p.padding) || !each_axis(call.dilation, p.dilation))
+  p.max = max;
+  p.dtype = *dtype_of(dtype);
+  p.channels_last = format_of(sizes, strides) == Format::channels_last;
+  if (p.channels_last ? rank == 4 || !x.is_dense() : !x.is_contiguous()) return {};
+  if (!each_axis(call.window, p.axes, &Sliding::size) ||
+      !each_axis(call.stride.empty() ? call.window : call.stride, p.axes, &Sliding::stride) ||
+      !each_axis(call.padding, p.axes, &Sliding::padding) || !each_axis(call.dilation, p.axes, &Sliding::dilation))
     return {};
-  p.batch = rank == 5 ? sizes.data[0] : 1;
-  p.channels = sizes.data[rank - 4];
-  p.sizes.assign(sizes.data, sizes.data + rank);
-  for (int i = 0; i < 3; i++) {
-    const int64_t size = p.in[i] = sizes.data[rank - 3 + i], window = p.window[i], stride = p.stride[i], padding = p.padding[i];
-    if (window < 1 || stride < 1 || p.dilation[i] < 1 || padding < 0 || std::max({window, stride, p.dilation[i]}) > SHRT_MAX) return {};
-    const int64_t reach = (window - 1) * p.dilation[i] + 1, room = size + 2 * padding - reach;
-    if (2 * padding > reach || room < 0) return {};
-    int64_t& out = p.out[i] = (room + (call.ceil_mode ? stride - 1 : 0)) / stride + 1;
+  p.in.assign(sizes.data, sizes.data + rank);
+  if (rank == 4) p.in.insert(p.in.begin(), 1);
+  p.out = {p.in[0], p.in[1]};
+  double volume = 1;
+  for (size_t i = 0; i < 3; i++) {
+    const auto& [window, stride, padding, dilation] = p.axes[i];
+    const int64_t size = p.in[2 + i];
+    if (window < 1 || stride < 1 || dilation < 1 || padding < 0 || std::max({window, stride, dilation}) > SHRT_MAX) return {};
+    const int64_t reach = (window - 1) * dilation + 1, room = size + 2 * padding - reach;
+    if (2 * padding > reach || room < 0 || (!max && size < window)) return {};  // a mean, torch refuses whatever the padding
+    int64_t out = (room + (call.ceil_mode ? stride - 1 : 0)) / stride + 1;
     if (call.ceil_mode && (out - 1) * stride >= size + padding) out--;
-    p.sizes[rank - 3 + i] = out;
+    if (out > SHRT_MAX) return {};  // a plan holds each window
+    p.out.push_back(out);
+    volume *= static_cast<double>(size);
   }
-  if (p.format == Format::contiguous && p.out[2] < threshold(Threshold::pool_columns)) return {};
+  if ((!p.channels_last && p.out[4] < threshold(Threshold::pool_columns)) || volume > INT_MAX) return {};
   return p;
 }
 
-// As torch has it: in the format of x.
-Handle result_of(const Pooling& p, ScalarType dtype) { return Handle::empty(dtype, p.sizes, strides_of(p.sizes, p.format)); }
+class PoolPlan {
+ public:
+  using Problem = Pooling;
 
-// Values and places.
-Results<2> maxima_of(const Call& call) {
-  const auto p = pooling_of(call);
-  if (!p || p->in[0] * p->in[1] * p->in[2] > INT_MAX) return {};
-  const bool channels_last = p->format == Format::channels_last;
-  Handle values = result_of(*p, p->dtype), places = result_of(*p, ScalarType::s64);
-  MaxPoolArgs args{};
-  args.input = call.x.data();
-  args.output = values.data();
-  args.places = static_cast<int64_t*>(places.data());
-  args.dtype = *dtype_of(p->dtype);
-  args.channels_last = channels_last;
-  args.batch = p->batch;
-  args.channels = p->channels;
-  args.threads = threads_for(call.x.numel(), shim().threads());
-  for (int i = 0; i < 3; i++) {
-    args.in_size[i] = p->in[i];
-    args.out_size[i] = p->out[i];
-    args.window[i] = p->window[i];
-    args.stride[i] = p->stride[i];
-    args.padding[i] = p->padding[i];
-    args.dilation[i] = p->dilation[i];
+  explicit PoolPlan(const Pooling& p) : step_(p.max ? maxima(p) : means(p)) {}
+  void run(std::initializer_list<const void*> operands) const { run_step(*step_, operands, shim().threads()); }
+
+ private:
+  static TensorDesc desc(const Pooling& p, const Dims& shape) {
+    return TensorDesc::dense(p.dtype, p.channels_last ? drystone::Format::channels_last : drystone::Format::plain, shape);
   }
-  kernels()->max_pool(args);
+
+  static std::shared_ptr<Step> maxima(const Pooling& p) {
+    return make_max_pool_with_places(desc(p, p.in), desc(p, p.out), {p.axes.begin(), p.axes.end()});
+  }
+
+  static std::shared_ptr<Step> means(const Pooling& p) {
+    Windows windows;
+    Tables divisors(3);
+    for (size_t i = 0; i < 3; i++) {
+      const auto& [size, stride, padding, dilation] = p.axes[i];
+      windows.push_back(windows_of(p.axes[i], p.in[2 + i], p.out[2 + i]));
+      for (int64_t at = 0; at < p.out[2 + i]; at++) {
+        const int64_t start = at * stride - padding, padded = std::min(start + size, p.in[2 + i] + padding) - start;
+        divisors[i].push_back(p.count_padding ? padded : windows[i][at][1] - windows[i][at][0]);
+      }
+    }
+    return make_pool(desc(p, p.in), desc(p, p.out), "avg", windows, divisors, p.divisor);
+  }
+
+  std::shared_ptr<Step> step_;
+};
+
+// Without memory for a batch where x has none, in a format.
+Handle result_of(const Call& call, const Pooling& p, ScalarType dtype, Format format) {
+  const Dims sizes(p.out.begin() + (call.x.rank() == 4), p.out.end());
+  return Handle::empty(dtype, sizes, strides_of(sizes, format));
+}
+
+Format format_of(const Pooling& p) { return p.channels_last ? Format::channels_last : Format::contiguous; }
+
+// Values and places, as torch has them: in the format of x.
+Results<2> maxima_of(const Call& call) {
+  const auto p = pooling_of(call, true);
+  const auto plan = p ? plan_of<PoolPlan>(*p) : nullptr;
+  if (!plan) return {};
+  Handle values = result_of(call, *p, call.x.dtype(), format_of(*p)), places = result_of(call, *p, ScalarType::s64, format_of(*p));
+  plan->run({call.x.data(), values.data(), places.data()});
   return results(values, places);
 }
 
@@ -122,29 +148,17 @@ void max_kernel(Arguments& arguments) {
       [&] { return torch_max(*call.x, ref(call.window), ref(call.stride), ref(call.padding), ref(call.dilation), call.ceil_mode); });
 }
 
+// Contiguous, as torch has it.
 Handle average_of(const Call& call, bool count_padding, std::optional<int64_t> divisor) {
-  auto p = pooling_of(call);
-  if (!p || p->dtype != ScalarType::f32 || divisor.value_or(1) < 1) return Handle();
-  for (int i = 0; i < 3; i++)
-    if (p->in[i] < p->window[i]) return Handle();  // which torch refuses, whatever the padding
-  if (p->channels == 1) p->format = Format::contiguous;
-  Windows windows(3);
-  std::vector<std::vector<int64_t>> divisors(3);
-  for (int i = 0; i < 3; i++) {
-    for (int64_t index = 0; index < p->out[i]; index++) {
-      const int64_t start = index * p->stride[i] - p->padding[i], stop = std::min(start + p->window[i], p->in[i] + p->padding[i]);
-      const int64_t first = std::max<int64_t>(start, 0), last = std::min(stop, p->in[i]);
-      windows[i].push_back({first, last, 1});
-      divisors[i].push_back(count_padding ? stop - start : last - first);
-    }
-  }
-  const auto desc = [&](const Triple& spatial) {
-    const auto format = p->format == Format::channels_last ? drystone::Format::channels_last : drystone::Format::plain;
-    return TensorDesc::dense(DType::f32, format, {p->batch, p->channels, spatial[0], spatial[1], spatial[2]});
-  };
-  Handle result = result_of(*p, p->dtype), plain;
-  void* const slots[] = {call.x.data(), result.data()};
-  make_pool(desc(p->in), desc(p->out), "avg", windows, divisors, divisor.value_or(0))->run({slots, nullptr, shim().threads()}, nullptr);
+  auto p = pooling_of(call, false);
+  if (!p || divisor.value_or(1) < 1) return Handle();
+  if (p->in[1] == 1) p->channels_last = false;
+  p->count_padding = count_padding;
+  p->divisor = divisor.value_or(0);
+  const auto plan = plan_of<PoolPlan>(*p);
+  if (!plan) return Handle();
+  Handle result = result_of(call, *p, ScalarType::f32, format_of(*p)), plain;
+  plan->run({call.x.data(), result.data()});
   return &dense(result, plain) == &plain ? std::move(plain) : std::move(result);
 }
 

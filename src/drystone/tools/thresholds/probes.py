@@ -68,6 +68,10 @@ def _joined(count: int, size: int) -> Call:
     return lambda: torch.cat(tensors)
 
 
+def _joined_bytes(count: int) -> Make:
+    return lambda size: _joined(count, size // 4 // count)
+
+
 def _joined_columns(count: int) -> Call:
     tensors = [torch.randn(64, 32).t() for _ in range(count)]
     return lambda: torch.cat(tensors)
@@ -198,9 +202,7 @@ PROBES = {
             least=256,
         ),
         Probe("batch_norm_pixels", ("batch_norm",), {"training": _batch_norm_of_pixels}),
-        Probe(
-            "cat_bytes", ("cat",), {f"{count} tensors": lambda size, n=count: _joined(n, size // 4 // n) for count in (2, 8)}, 64
-        ),
+        Probe("cat_bytes", ("cat",), {"2 tensors": _joined_bytes(2), "8 tensors": _joined_bytes(8)}, 64),
         Probe("cat_tensors", ("cat",), {"short": lambda size: _joined(size, 2)}, 2),
         Probe("cat_strided_tensors", ("cat",), {"columns": _joined_columns}, 2),
         Probe("clone_elements", ("clone",), {"into channels_last_3d": _of_random(_reordered, 1, 16, 2, 2, -1)}, 128),
