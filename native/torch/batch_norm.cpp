@@ -37,10 +37,9 @@ struct Call {
 };
 
 // running = momentum * value + (1 - momentum) * running
-void update(const Handle& running, const float* values, double scale, double momentum) {
+void update(float* running, const float* values, int64_t count, double scale, double momentum) {
   if (!running) return;
-  auto* data = static_cast<float*>(running.data());
-  for (int64_t i = 0; i < running.numel(); i++) data[i] = static_cast<float>(momentum * scale * values[i] + (1.0 - momentum) * data[i]);
+  for (int64_t i = 0; i < count; i++) running[i] = static_cast<float>(momentum * scale * values[i] + (1.0 - momentum) * running[i]);
 }
 
 // Nothing where torch's kernel serves better, or is to say what is wrong. Results: y, means, deviations.
@@ -65,6 +64,9 @@ Results<3> normalised(const Call& call) {
   args.input = x.data();
   args.weight = call.weight ? call.weight.data() : nullptr;
   args.bias = call.bias ? call.bias.data() : nullptr;
+  // Both before anything is written: one may have no memory.
+  auto* running_mean = call.running_mean ? static_cast<float*>(call.running_mean.data()) : nullptr;
+  auto* running_var = call.running_var ? static_cast<float*>(call.running_var.data()) : nullptr;
   args.output = y.data();
   args.kept.axes = 1;
   args.kept.sizes[0] = channels;
@@ -86,8 +88,8 @@ Results<3> normalised(const Call& call) {
   kernels()->norm(args);
 
   const auto count = static_cast<double>(batch * pixels);
-  update(call.running_mean, args.means, 1.0, call.momentum);
-  update(call.running_var, args.variances, count / (count - 1.0), call.momentum);
+  update(running_mean, args.means, channels, 1.0, call.momentum);
+  update(running_var, args.variances, channels, count / (count - 1.0), call.momentum);
   return results(y, means, deviations);
 }
 

@@ -41,7 +41,9 @@ Handle Handle::empty(ScalarType dtype, const std::vector<int64_t>& sizes, const 
   if (shim().empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), static_cast<int32_t>(dtype), cpu, any_index,
                            &tensor))
     throw std::bad_alloc();
-  return Handle(tensor);
+  Handle made(tensor);
+  made.has_memory_ = true;
+  return made;
 }
 
 ScalarType Handle::dtype() const {
@@ -75,6 +77,11 @@ int64_t Handle::numel() const {
 }
 
 void* Handle::data() const {
+  if (!has_memory_ && !has_memory()) throw NoMemory();
+  return address();
+}
+
+void* Handle::address() const {
   void* data;
   check(shim().get_data(tensor_, &data), "tell an address");
   return data;
@@ -92,7 +99,7 @@ bool Handle::has_memory() const {
   if (!width) return true;  // of a dtype that is torch's
   check(shim().get_storage_offset(tensor_, &offset), "tell where a tensor begins");
   check(shim().get_storage_size(tensor_, &bytes), "tell the size of a storage");
-  return (offset + last + 1) * width <= bytes && reinterpret_cast<intptr_t>(data()) != offset * width;
+  return (offset + last + 1) * width <= bytes && reinterpret_cast<intptr_t>(address()) != offset * width;
 }
 
 bool Handle::is_contiguous() const {
@@ -123,12 +130,7 @@ int64_t calls_served() { return served; }
 
 void Arguments::count_served() { served++; }
 
-Handle Arguments::noted(Handle tensor) {
-  serves_ = serves_ && tensor.has_memory();
-  return tensor;
-}
-
-Handle Arguments::tensor() { return noted(Handle(reinterpret_cast<Tensor*>(*next_++))); }
+Handle Arguments::tensor() { return Handle(reinterpret_cast<Tensor*>(*next_++)); }
 
 double Arguments::real() { return std::bit_cast<double>(*next_++); }
 
@@ -148,7 +150,7 @@ Handle Arguments::optional_tensor() {
   delete boxed;
   bool defined;
   check(shim().is_defined(tensor.get(), &defined), "tell whether a tensor is there");
-  return defined ? noted(std::move(tensor)) : Handle();
+  return defined ? std::move(tensor) : Handle();
 }
 
 std::optional<int64_t> Arguments::optional_integer() {
@@ -172,7 +174,7 @@ static void read_list(StableIValue argument, const Take& take) {
 
 std::vector<Handle> Arguments::tensors() {
   std::vector<Handle> tensors;
-  read_list(*next_++, [&](StableIValue item) { tensors.push_back(noted(Handle(reinterpret_cast<Tensor*>(item)))); });
+  read_list(*next_++, [&](StableIValue item) { tensors.emplace_back(reinterpret_cast<Tensor*>(item)); });
   return tensors;
 }
 

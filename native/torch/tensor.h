@@ -17,14 +17,19 @@ namespace drystone::torch {
 using Integers = ArrayRef<int64_t>;
 inline Integers ref(const std::vector<int64_t>& list) { return {list.data(), list.size()}; }
 
+// Thrown for the address of a tensor that has no memory for all of its elements: its storage was freed or shrunk, or it is of a subclass
+// that keeps its data elsewhere.
+struct NoMemory {};
+
 // A reference to a tensor of torch, owned.
 class Handle {
  public:
   Handle() = default;
   explicit Handle(Tensor* taken) : tensor_(taken) {}
-  Handle(Handle&& other) noexcept : tensor_(std::exchange(other.tensor_, nullptr)) {}
+  Handle(Handle&& other) noexcept : tensor_(std::exchange(other.tensor_, nullptr)), has_memory_(other.has_memory_) {}
   Handle& operator=(Handle&& other) noexcept {
     std::swap(tensor_, other.tensor_);
+    std::swap(has_memory_, other.has_memory_);
     return *this;
   }
   ~Handle() {
@@ -48,14 +53,16 @@ class Handle {
   ArrayRef<int64_t> strides() const;  // in elements
   int64_t rank() const;
   int64_t numel() const;
-  void* data() const;
-  // Whether there is memory for all elements: not where the storage was freed or shrunk, or is a subclass's that keeps its data elsewhere.
+  void* data() const;  // throws NoMemory
   bool has_memory() const;
   bool is_contiguous() const;
   bool is_dense() const;  // in some order of its axes: the elements fill their memory, each once
 
  private:
+  void* address() const;
+
   Tensor* tensor_ = nullptr;
+  bool has_memory_ = false;  // as is known of new memory
 };
 
 // As torch's functions take an argument that may be None, which an empty handle stands for.
@@ -117,7 +124,6 @@ class Arguments {
   }
 
  private:
-  Handle noted(Handle tensor);
   static void count_served();
 
   template <class Make>
@@ -128,6 +134,8 @@ class Arguments {
       if (made) count_served();
       return made;
     } catch (const std::bad_alloc&) {
+      return {};
+    } catch (const NoMemory&) {
       return {};
     }
   }
