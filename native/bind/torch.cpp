@@ -32,8 +32,10 @@ void bind_torch(nb::module_& m) {
       .def_ro("avx2", &torch::ThresholdRow::avx2)
       .def_ro("avx512", &torch::ThresholdRow::avx512)
       .def_ro("amx", &torch::ThresholdRow::amx)
-      .def_ro("in_force", &torch::ThresholdRow::in_force);
-  m.def("thresholds", &torch::thresholds, "The sizes at which torch's kernels and drystone's are as fast as each other.");
+      .def_prop_ro("in_force", [](const torch::ThresholdRow& row) { return torch::threshold(row.which); });
+  m.def(
+      "thresholds", [] { return std::vector<torch::ThresholdRow>(std::begin(torch::threshold_rows), std::end(torch::threshold_rows)); },
+      "The sizes at which torch's kernels and drystone's are as fast as each other.");
   m.def("set_threshold", &torch::set_threshold, "name"_a, "value"_a);
 
   nb::class_<torch::PageState>(m, "PageState")

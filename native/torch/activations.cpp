@@ -74,14 +74,12 @@ void gelu_kernel(Arguments& arguments) {
       [&] { return torch_gelu(*x, approximate); });
 }
 
-}  // namespace
+const Entry<Tanh::kernel> tanh{"tanh", "tanh", "(Tensor self) -> Tensor", [] { return Tanh::find_as("_ZN2at3cpu4tanhERKNS_6TensorE"); }};
+const Entry<Sigmoid::kernel> sigmoid{"sigmoid", "sigmoid", "(Tensor self) -> Tensor",
+                                     [] { return Sigmoid::find_as("_ZN2at3cpu7sigmoidERKNS_6TensorE"); }};
+const Entry<Silu::kernel> silu{"silu", "silu", "(Tensor self) -> Tensor", [] { return Silu::find_as("_ZN2at3cpu4siluERKNS_6TensorE"); }};
+const Entry<gelu_kernel> gelu{"gelu", "gelu", "(Tensor self, *, str approximate='none') -> Tensor", find_gelu};
 
-extern const Operator tanh{"tanh", "tanh", "(Tensor self) -> Tensor", Tanh::kernel,
-                           [] { return Tanh::find_as("_ZN2at3cpu4tanhERKNS_6TensorE"); }};
-extern const Operator sigmoid{"sigmoid", "sigmoid", "(Tensor self) -> Tensor", Sigmoid::kernel,
-                              [] { return Sigmoid::find_as("_ZN2at3cpu7sigmoidERKNS_6TensorE"); }};
-extern const Operator silu{"silu", "silu", "(Tensor self) -> Tensor", Silu::kernel,
-                           [] { return Silu::find_as("_ZN2at3cpu4siluERKNS_6TensorE"); }};
-extern const Operator gelu{"gelu", "gelu", "(Tensor self, *, str approximate='none') -> Tensor", gelu_kernel, find_gelu};
+}  // namespace
 
 }  // namespace drystone::torch

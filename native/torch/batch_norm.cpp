@@ -102,11 +102,11 @@ void kernel(Arguments& arguments) {
                    });
 }
 
-}  // namespace
+const Entry<kernel> batch_norm{"batch_norm", "native_batch_norm",
+                               "(Tensor input, Tensor? weight, Tensor? bias, Tensor? running_mean, Tensor? running_var, bool training, "
+                               "float momentum, float eps) -> (Tensor, Tensor, Tensor)",
+                               find_torch};
 
-extern const Operator batch_norm{"batch_norm", "native_batch_norm",
-                                 "(Tensor input, Tensor? weight, Tensor? bias, Tensor? running_mean, Tensor? running_var, bool training, "
-                                 "float momentum, float eps) -> (Tensor, Tensor, Tensor)",
-                                 kernel, find_torch};
+}  // namespace
 
 }  // namespace drystone::torch

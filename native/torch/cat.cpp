@@ -202,11 +202,10 @@ void kernel_out(Arguments& arguments) {
       });
 }
 
-}  // namespace
-
 // dim has no default: torch leaves defaults out of what the gradient of a list is compared with.
-extern const Operator cat{"cat", "cat", "(Tensor[] tensors, int dim) -> Tensor", kernel, find_torch};
-extern const Operator cat_out{"cat", "cat.out", "(Tensor[] tensors, int dim=0, *, Tensor(a!) out) -> Tensor(a!)", kernel_out,
-                              find_torch_out};
+const Entry<kernel> cat{"cat", "cat", "(Tensor[] tensors, int dim) -> Tensor", find_torch};
+const Entry<kernel_out> cat_out{"cat", "cat.out", "(Tensor[] tensors, int dim=0, *, Tensor(a!) out) -> Tensor(a!)", find_torch_out};
+
+}  // namespace
 
 }  // namespace drystone::torch

@@ -46,8 +46,8 @@ void kernel(Arguments& arguments) {
   arguments.answer([&] { return reordered(x, wanted); }, [&] { return torch_clone(*x, wanted); });
 }
 
-}  // namespace
+const Entry<kernel> clone{"clone", "clone", "(Tensor self, *, MemoryFormat? memory_format=None) -> Tensor", find_torch};
 
-extern const Operator clone{"clone", "clone", "(Tensor self, *, MemoryFormat? memory_format=None) -> Tensor", kernel, find_torch};
+}  // namespace
 
 }  // namespace drystone::torch

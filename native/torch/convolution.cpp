@@ -58,11 +58,11 @@ void kernel(Arguments& arguments) {
                    });
 }
 
-}  // namespace
+const Entry<kernel> convolution{"convolution", "convolution",
+                                "(Tensor input, Tensor weight, Tensor? bias, SymInt[] stride, SymInt[] padding, SymInt[] dilation, "
+                                "bool transposed, SymInt[] output_padding, SymInt groups) -> Tensor",
+                                find_torch};
 
-extern const Operator convolution{"convolution", "convolution",
-                                  "(Tensor input, Tensor weight, Tensor? bias, SymInt[] stride, SymInt[] padding, SymInt[] dilation, "
-                                  "bool transposed, SymInt[] output_padding, SymInt groups) -> Tensor",
-                                  kernel, find_torch};
+}  // namespace
 
 }  // namespace drystone::torch

@@ -102,12 +102,12 @@ void kernel(Arguments& arguments) {
                    });
 }
 
-}  // namespace
+const Entry<kernel> convolution_backward{"convolution", "convolution_backward",
+                                         "(Tensor grad_output, Tensor input, Tensor weight, SymInt[]? bias_sizes, SymInt[] stride, "
+                                         "SymInt[] padding, SymInt[] dilation, bool transposed, SymInt[] output_padding, SymInt groups, "
+                                         "bool[3] output_mask) -> (Tensor, Tensor, Tensor)",
+                                         find_torch};
 
-extern const Operator convolution_backward{"convolution", "convolution_backward",
-                                           "(Tensor grad_output, Tensor input, Tensor weight, SymInt[]? bias_sizes, SymInt[] stride, "
-                                           "SymInt[] padding, SymInt[] dilation, bool transposed, SymInt[] output_padding, SymInt groups, "
-                                           "bool[3] output_mask) -> (Tensor, Tensor, Tensor)",
-                                           kernel, find_torch};
+}  // namespace
 
 }  // namespace drystone::torch

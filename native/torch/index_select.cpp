@@ -83,10 +83,10 @@ void kernel_out(Arguments& arguments) {
       });
 }
 
-}  // namespace
+const Entry<kernel> index_select{"index_select", "index_select", "(Tensor self, int dim, Tensor index) -> Tensor", find_torch};
+const Entry<kernel_out> index_select_out{"index_select", "index_select.out",
+                                         "(Tensor self, int dim, Tensor index, *, Tensor(a!) out) -> Tensor(a!)", find_torch_out};
 
-extern const Operator index_select{"index_select", "index_select", "(Tensor self, int dim, Tensor index) -> Tensor", kernel, find_torch};
-extern const Operator index_select_out{"index_select", "index_select.out",
-                                       "(Tensor self, int dim, Tensor index, *, Tensor(a!) out) -> Tensor(a!)", kernel_out, find_torch_out};
+}  // namespace
 
 }  // namespace drystone::torch

@@ -47,8 +47,8 @@ void kernel(Arguments& arguments) {
   arguments.answer([&] { return product(x, weights); }, [&] { return torch_mm(*x, *weights); });
 }
 
-}  // namespace
+const Entry<kernel> mm{"mm", "mm", "(Tensor self, Tensor mat2) -> Tensor", find_torch};
 
-extern const Operator mm{"mm", "mm", "(Tensor self, Tensor mat2) -> Tensor", kernel, find_torch};
+}  // namespace
 
 }  // namespace drystone::torch

@@ -1,6 +1,7 @@
 // The operators that drystone puts under torch's own names: how they get there, and how they are switched on and off.
 #pragma once
 
+#include <atomic>
 #include <string>
 #include <vector>
 
@@ -13,8 +14,33 @@ struct Operator {
   const char* family;     // the name it goes by for users, alone or with its out= variant and its gradient
   const char* name;       // of aten, with the overload: "topk", "index_select.out"
   const char* signature;  // what follows the name in its schema, for the same operator under drystone's name
-  void (*kernel)(Arguments& arguments);
-  bool (*find)();  // looks up what it hands calls to; false where this torch has no such function
+  bool (*find)();         // looks up what it hands calls to; false where this torch has no such function
+  BoxedKernel under_torchs_name, under_drystones_name;
+  std::atomic<bool>* on;  // read by each call under torch's name
+};
+
+void enter(const Operator& op);
+
+// Enters an operator into the list of all as the core is loaded: each file here defines its own. By kernel: torch hands it no data.
+template <void (*kernel)(Arguments& arguments)>
+class Entry {
+ public:
+  Entry(const char* family, const char* name, const char* signature, bool (*find)()) {
+    enter({family, name, signature, find, under_torchs_name, under_drystones_name, &on});
+  }
+
+ private:
+  static void under_torchs_name(StableIValue* stack, uint64_t, uint64_t) {
+    Arguments arguments(stack, on.load(std::memory_order_relaxed));
+    kernel(arguments);
+  }
+
+  static void under_drystones_name(StableIValue* stack, uint64_t, uint64_t) {
+    Arguments arguments(stack, true);
+    kernel(arguments);
+  }
+
+  static inline std::atomic<bool> on;
 };
 
 // All families, in alphabetical order.

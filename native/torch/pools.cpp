@@ -173,15 +173,15 @@ void average_kernel(Arguments& arguments) {
                    });
 }
 
-}  // namespace
+const Entry<max_kernel> max_pool3d{"max_pool3d", "max_pool3d_with_indices",
+                                   "(Tensor self, int[3] kernel_size, int[3] stride=[], int[3] padding=0, int[3] dilation=1, "
+                                   "bool ceil_mode=False) -> (Tensor, Tensor)",
+                                   find_max};
+const Entry<average_kernel> avg_pool3d{"avg_pool3d", "avg_pool3d",
+                                       "(Tensor self, int[3] kernel_size, int[3] stride=[], int[3] padding=0, bool ceil_mode=False, "
+                                       "bool count_include_pad=True, int? divisor_override=None) -> Tensor",
+                                       find_average};
 
-extern const Operator max_pool3d{"max_pool3d", "max_pool3d_with_indices",
-                                 "(Tensor self, int[3] kernel_size, int[3] stride=[], int[3] padding=0, int[3] dilation=1, "
-                                 "bool ceil_mode=False) -> (Tensor, Tensor)",
-                                 max_kernel, find_max};
-extern const Operator avg_pool3d{"avg_pool3d", "avg_pool3d",
-                                 "(Tensor self, int[3] kernel_size, int[3] stride=[], int[3] padding=0, bool ceil_mode=False, "
-                                 "bool count_include_pad=True, int? divisor_override=None) -> Tensor",
-                                 average_kernel, find_average};
+}  // namespace
 
 }  // namespace drystone::torch

@@ -75,10 +75,10 @@ void kernel(Arguments& arguments) {
   arguments.answer([&] { return largest_of(self, k, dim, largest, sorted); }, [&] { return torch_topk(*self, k, dim, largest, sorted); });
 }
 
-}  // namespace
+const Entry<kernel> topk{"topk", "topk",
+                         "(Tensor self, SymInt k, int dim=-1, bool largest=True, bool sorted=True) -> (Tensor values, Tensor indices)",
+                         find_torch};
 
-extern const Operator topk{"topk", "topk",
-                           "(Tensor self, SymInt k, int dim=-1, bool largest=True, bool sorted=True) -> (Tensor values, Tensor indices)",
-                           kernel, find_torch};
+}  // namespace
 
 }  // namespace drystone::torch

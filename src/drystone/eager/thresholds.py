@@ -12,7 +12,7 @@ NEVER = (1 << 63) - 1
 
 
 def table() -> dict[str, native.Threshold]:
-    """All thresholds, by name, with the figure of each class of CPU and the one in force."""
+    """All thresholds, by name, with the figure of each class of CPU and the one that is in force when asked."""
     return {threshold.name: threshold for threshold in native.thresholds()}
 
 
@@ -23,9 +23,9 @@ def threshold(name: str, value: int) -> Iterator[None]:
     Raises:
         ValueError: there is no such threshold.
     """
-    before = table()
+    before = {row.name: row.in_force for row in native.thresholds()}
     native.set_threshold(name, value)
     try:
         yield
     finally:
-        native.set_threshold(name, before[name].in_force)
+        native.set_threshold(name, before[name])

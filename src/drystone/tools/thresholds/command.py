@@ -35,7 +35,7 @@ def thresholds(
 ) -> None:
     """Check the sizes from which drystone serves torch's operators: time each around its threshold, served by either in turn.
 
-    The figures are those of native/torch/thresholds.cpp, in the column of this class of CPU. Ends with code 1 where no operator
+    The figures are those of native/torch/thresholds.h, in the column of this class of CPU. Ends with code 1 where no operator
     can be replaced. Ctrl-C and SIGTERM end it early; what was measured is shown and kept.
     """
     console = plain(width=None if sys.stdout.isatty() else 180)
