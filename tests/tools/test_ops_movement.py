@@ -7,7 +7,7 @@ import torch
 
 from drystone.eager import operators
 from drystone.tools.bench.worker import relative_error
-from drystone.tools.ops import cat, embedding, volume_layers
+from drystone.tools.ops.operators import cat, embedding, volume_layers
 
 needs_operators = pytest.mark.skipif(operators.why_not() is not None, reason=str(operators.why_not()))
 

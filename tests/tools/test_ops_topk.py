@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from drystone.eager import operators
-from drystone.tools.ops import topk
+from drystone.tools.ops.operators import topk
 
 
 def test_the_matrix_is_complete():

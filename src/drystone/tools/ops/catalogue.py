@@ -1,30 +1,24 @@
-"""The operators that can be measured, and the choice among their cases."""
+"""The operators that can be measured, the choice among their cases, and the probes of thresholds."""
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Callable, Iterator, Sequence
 
-from . import attention, cat, embedding, gemm, mm, recurrent, topk, volume_layers, volumes
+from . import operators
 from .case import Case
+from .probe import Probe
+
+_MODULES = [importlib.import_module(f"{operators.__name__}.{module.name}") for module in pkgutil.iter_modules(operators.__path__)]
 
 #: Gives the cases of a dtype.
-OPERATORS: dict[str, Callable[[str], Iterator[Case]]] = {
-    "gemm": gemm.cases,
-    "attention": attention.cases,
-    "topk": topk.cases,
-    **recurrent.OPERATORS,
-    "conv3d": volumes.cases,
-    "conv_transpose3d": volumes.transposed_cases,
-    "max_pool3d": volume_layers.max_pool_cases,
-    "avg_pool3d": volume_layers.avg_pool_cases,
-    "batch_norm3d": volume_layers.batch_norm_cases,
-    "instance_norm": volume_layers.instance_norm_cases,
-    "clone": volume_layers.clone_cases,
-    "cat": cat.cases,
-    "embedding": embedding.embedding_cases,
-    "embedding_bag": embedding.embedding_bag_cases,
-    "mm": mm.cases,
-}
+OPERATORS: dict[str, Callable[[str], Iterator[Case]]] = {}
+#: By threshold.
+PROBES: dict[str, Probe] = {}
+for _module in _MODULES:
+    OPERATORS |= getattr(_module, "OPERATORS", {})
+    PROBES |= {probe.threshold: probe for probe in getattr(_module, "PROBES", ())}
 
 
 def choose(operators: Sequence[str], dtypes: Sequence[str], tags: Sequence[str] = ()) -> list[Case]:

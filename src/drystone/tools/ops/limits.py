@@ -12,7 +12,7 @@ from drystone import native
 
 from ..bench.workload import DTYPES
 from .case import last_level_cache_bytes
-from .gemm import layer
+from .operators.gemm import layer
 from .results import READ
 
 SIDES = (512, 1024)  # of the square matrices: they stay in the second or third level cache

@@ -22,7 +22,7 @@ from ..bench.progress import progress_bar
 from ..bench.report import number, warn_if_busy
 from ..bench.results import write_json
 from ..bench.rounds import busy_percent
-from .probes import PROBES
+from ..ops.catalogue import PROBES
 from .search import Found, search
 
 FORMAT = 1

@@ -14,7 +14,7 @@ from drystone import native
 from drystone.eager.thresholds import NEVER, table, threshold
 
 from ..bench.results import median_ratio
-from .probes import Call, Make, Probe
+from ..ops.probe import AtSize, Probe, Probed
 
 STEPS = 3  # doublings on either side of the threshold
 ROUNDS, BURST_SECONDS = 7, 0.003
@@ -68,7 +68,7 @@ def sides(row: native.Threshold) -> tuple[int, int]:
     return (NEVER, 0) if row.decides == "up to" else (0, NEVER)
 
 
-def _ratio(row: native.Threshold, make: Make, size: int) -> float:
+def _ratio(row: native.Threshold, make: AtSize, size: int) -> float:
     call = make(size)
     times: tuple[list[float], list[float]] = [], []
     for _ in range(ROUNDS):
@@ -80,7 +80,7 @@ def _ratio(row: native.Threshold, make: Make, size: int) -> float:
     return median_ratio(others, ours)
 
 
-def _burst(call: Call) -> float:
+def _burst(call: Probed) -> float:
     """The median seconds of the calls that ``BURST_SECONDS`` have room for; one at least."""
     times: list[float] = []
     end = time.perf_counter() + BURST_SECONDS

@@ -20,10 +20,11 @@ import torch.nn.functional as F
 import drystone
 from drystone import native
 
-from ..bench.workload import DTYPES
-from .case import Call, Case, Contest
-from .limits import least_seconds
-from .step import call_of
+from ...bench.workload import DTYPES
+from ..case import Call, Case, Contest
+from ..limits import least_seconds
+from ..probe import Probe, Probed
+from ..step import call_of
 
 LAST = torch.channels_last_3d
 
@@ -205,3 +206,26 @@ def steps(layer: Layer, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tenso
         wide = [] if bias is None else [bias.float()]
         calls.append(call_of(step, [[x, packed, *wide, y]], y))
     return calls
+
+
+def _convolved(size: int) -> Probed:
+    x, weight = torch.randn(1, 8, 4, 4, max(1, size // (16 * 8 * 8 * 27))), torch.randn(8, 8, 3, 3, 3)
+    return lambda: F.conv3d(x, weight, padding=1)
+
+
+def _convolved_transposed(size: int) -> Probed:
+    x, weight = torch.randn(1, 16, 8, max(1, size // (8 * 16 * 16 * 4))), torch.randn(16, 16, 2, 2)
+    return lambda: F.conv_transpose2d(x, weight, stride=2)
+
+
+def _convolution_gradient(channels: int) -> Probed:
+    x, weight, gradient = torch.randn(2, channels, 8, 32, 32), torch.randn(16, channels, 3, 3, 3), torch.randn(2, 16, 8, 32, 32)
+    geometry = [1] * 3, [1] * 3, [1] * 3, False, [0] * 3, 1
+    return lambda: torch.ops.aten.convolution_backward(gradient, x, weight, None, *geometry, [True, False, False])
+
+
+OPERATORS = {"conv3d": cases, "conv_transpose3d": transposed_cases}
+PROBES = (
+    Probe("convolution_products", ("convolution",), {"3-D": _convolved, "transposed": _convolved_transposed}, 1 << 18),
+    Probe("convolution_gradient_channels", ("convolution",), {"of x": _convolution_gradient}),
+)

@@ -12,9 +12,11 @@ from functools import partial
 import psutil
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from ..bench.workload import DTYPES
-from .case import Case, Contest
+from ...bench.workload import DTYPES
+from ..case import Case, Contest
+from ..probe import AtSize, Probe, Probed
 
 ROWS = (10_000, 100_000, 1_000_000, 10_000_000)
 WIDTH, READ = 128, 100_000
@@ -110,3 +112,56 @@ def sparse_gradient(rows: int, dtype: torch.dtype) -> Contest:
         return torch.ops.aten._embedding_bag_backward(*arguments)._values()
 
     return Contest.enabled_or_not(lambda: call, lambda: given[bag_of].double())
+
+
+def _indices(count: int, of: int) -> Tensor:
+    return torch.randint(0, of, (count,), generator=torch.Generator().manual_seed(0))
+
+
+def _looked_up(width: int) -> AtSize:
+    def make(size: int) -> Probed:
+        table, rows = torch.randn(1000, width), _indices(size // (4 * width), 1000)
+        return lambda: F.embedding(rows, table)
+
+    return make
+
+
+def _selected(size: int) -> Probed:
+    table, rows = torch.randn(1000, 64), _indices(size // 256, 1000)
+    return lambda: torch.index_select(table, 0, rows)
+
+
+def _embedding_gradient(size: int) -> Probed:
+    count = size // 128
+    gradient, rows = torch.randn(count, 16), _indices(count, count)
+    return lambda: torch.ops.aten.embedding_dense_backward(gradient, rows, count, -1, False)
+
+
+def _bags(mode: str) -> AtSize:
+    def make(size: int) -> Probed:
+        count = size // 256
+        table, rows, offsets = torch.randn(1000, 64), _indices(count, 1000), torch.arange(0, count, 8)
+        padding = 1 if mode == "sum" else None
+        return lambda: F.embedding_bag(rows, table, offsets, mode=mode, padding_idx=padding)
+
+    return make
+
+
+def _bags_gradient(size: int) -> Probed:
+    count = size // 128
+    table, rows, offsets = torch.randn(count, 16), _indices(count, count), torch.arange(0, count, 8)
+    result, *places = torch.ops.aten._embedding_bag(table, rows, offsets, False, 1)
+    gradient = torch.randn_like(result)
+    return lambda: torch.ops.aten._embedding_bag_dense_backward(gradient, rows, *places, count, False, 1, None)
+
+
+OPERATORS = {"embedding": embedding_cases, "embedding_bag": embedding_bag_cases}
+PROBES = (
+    Probe("embedding_bytes", ("embedding",), {f"rows of {width}": _looked_up(width) for width in (64, 256)}, 1024),
+    Probe("embedding_gradient_bytes", ("embedding",), {"rows of 16": _embedding_gradient}, 128),
+    Probe("embedding_bag_bytes", ("embedding_bag",), {mode: _bags(mode) for mode in ("sum", "mean", "max")}, 256),
+    Probe("embedding_bag_gradient_bytes", ("embedding_bag",), {"mean": _bags_gradient}, 128),
+    Probe("index_select_bytes", ("index_select",), {"rows of 64": _selected}, 256),
+    Probe("shared_bytes", ("embedding",), {"rows of 64": _looked_up(64)}, 256),
+    Probe("streamed_bytes", ("embedding",), {"rows of 64": _looked_up(64)}, 256),
+)

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 
 from drystone import native
 
-from ..bench.workload import DTYPES
-from .case import Call, Case, Contest, copies_to_be_cold, last_level_cache_bytes
-from .step import call_of, desc
+from ...bench.workload import DTYPES
+from ..case import Call, Case, Contest, copies_to_be_cold, last_level_cache_bytes
+from ..step import call_of, desc
 
 ROWS = (1, 4, 16, 64, 128, 512, 2048)
 FEW_ROWS = 128  # up to here, most of the time goes into fetching weights
@@ -93,3 +93,6 @@ def packed(
         memory.copy_(weights[0])
     wide = bias.float()  # as both steps take it
     return call_of(step, [[x, memory, wide, y] for memory in weights], y)
+
+
+OPERATORS = {"gemm": cases}

@@ -12,9 +12,11 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from ..bench.workload import DTYPES
-from .case import Call, Case, Contest
+from ...bench.workload import DTYPES
+from ..case import Call, Case, Contest
+from ..probe import AtSize, Probe, Probed, of_random
 
 FORMATS = {"plain": torch.contiguous_format, "channels_last": torch.channels_last_3d}
 SHAPES = (
@@ -125,3 +127,67 @@ def instance_norm(x: torch.Tensor) -> Contest:
 def reordered(x: torch.Tensor) -> Contest:
     other = FORMATS["channels_last" if x.is_contiguous() else "plain"]
     return Contest.enabled_or_not(lambda: lambda _: x.contiguous(memory_format=other), x.double)
+
+
+def _reordered(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last_3d)
+
+
+def _batch_norm(x: Tensor) -> Tensor:
+    return F.batch_norm(x, None, None, training=True)
+
+
+def _batch_norm_of_pixels(size: int) -> Probed:
+    x = torch.randn(64, 64, size)
+    return lambda: _batch_norm(x)
+
+
+def _reordered_channels(size: int) -> Probed:
+    x = torch.randn(1, size, 8, 16, 32)
+    return lambda: _reordered(x)
+
+
+def _maxima(x: Tensor) -> Tensor:
+    return F.max_pool3d(x, 2)
+
+
+def _means(x: Tensor) -> Tensor:
+    return F.avg_pool3d(x, 2)
+
+
+def _pooled(function: Callable[[Tensor], Tensor]) -> dict[str, AtSize]:
+    def channels_last(size: int) -> Probed:
+        x = _reordered(torch.randn(1, 16, 2, 4, size // 128))
+        return lambda: function(x)
+
+    return {"plain": of_random(function, 1, 2, 2, 4, -1), "channels_last": channels_last}
+
+
+def _pooled_columns(function: Callable[[Tensor], Tensor]) -> AtSize:
+    def make(size: int) -> Probed:
+        x = torch.randn(1, 16, 8, 16, 2 * size)
+        return lambda: function(x)
+
+    return make
+
+
+OPERATORS = {
+    "max_pool3d": max_pool_cases,
+    "avg_pool3d": avg_pool_cases,
+    "batch_norm3d": batch_norm_cases,
+    "instance_norm": instance_norm_cases,
+    "clone": clone_cases,
+}
+PROBES = (
+    Probe(
+        "batch_norm_elements",
+        ("batch_norm",),
+        {"one image": of_random(_batch_norm, 1, 4, -1), "four": of_random(_batch_norm, 4, 4, -1)},
+        least=256,
+    ),
+    Probe("batch_norm_pixels", ("batch_norm",), {"training": _batch_norm_of_pixels}),
+    Probe("clone_elements", ("clone",), {"into channels_last_3d": of_random(_reordered, 1, 16, 2, 2, -1)}, 128),
+    Probe("clone_channels", ("clone",), {"into channels_last_3d": _reordered_channels}, 2),
+    Probe("pool_elements", ("max_pool3d",), _pooled(_maxima), 256),
+    Probe("pool_columns", ("max_pool3d", "avg_pool3d"), {"max": _pooled_columns(_maxima), "mean": _pooled_columns(_means)}),
+)

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 
 import torch
 
-from ..bench.workload import DTYPES
-from .case import Call, Case, Contest
+from ...bench.workload import DTYPES
+from ..case import Call, Case, Contest
+from ..probe import AtSize, Probe, Probed
 
 COLUMNS = (1000, 10_000, 50_257, 1_000_000)
 ROWS = (1, 5, 32, 128)
@@ -69,3 +70,15 @@ def check(x: torch.Tensor, expected: torch.Tensor, values: torch.Tensor, indices
         raise ValueError("indices of other values")
     if (indices.sort(-1).values.diff(dim=-1) == 0).any():
         raise ValueError("an index that occurs twice")
+
+
+def _ranked(k: int) -> AtSize:
+    def make(size: int) -> Probed:
+        x = torch.randn(16, size)
+        return lambda: torch.topk(x, min(k, size))
+
+    return make
+
+
+OPERATORS = {"topk": cases}
+PROBES = (Probe("topk_count", ("topk",), {f"k = {k}": _ranked(k) for k in (1, 5)}, 2),)

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 
 from drystone import native
 
-from ..bench.workload import DTYPES
-from .case import Call, Case, Contest
-from .step import call_of, desc
+from ...bench.workload import DTYPES
+from ..case import Call, Case, Contest
+from ..step import call_of, desc
 
 LENGTHS = (64, 128, 256, 512, 1024, 2048)
 HEADS, SIZE = 12, 64
@@ -95,3 +95,6 @@ def openvino(operands: list[torch.Tensor], causal: bool) -> Call:
         return result
 
     return call
+
+
+OPERATORS = {"attention": cases}

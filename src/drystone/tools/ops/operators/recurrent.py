@@ -17,8 +17,8 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from drystone.graph.ops.recurrent import GATES
 
-from ..bench.workload import DTYPES
-from .case import Call, Case, Contest
+from ...bench.workload import DTYPES
+from ..case import Call, Case, Contest
 
 STEPS = (1, 15, 35, 50)
 BATCHES = (1, 32, 64, 128)

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 
 import torch
 
-from ..bench.workload import DTYPES
-from .case import Call, Case, Contest
+from ...bench.workload import DTYPES
+from ..case import Call, Case, Contest
+from ..probe import AtSize, Probe, Probed
 
 Shapes = list[tuple[int, ...]]
 
@@ -93,3 +94,25 @@ def joined(shapes: Shapes, dim: int, dtype: torch.dtype) -> Contest:
         return lambda _: torch.cat(tensors, dim)
 
     return Contest.enabled_or_not(make, expected.double)
+
+
+def _joined(count: int, size: int) -> Probed:
+    tensors = [torch.randn(size) for _ in range(count)]
+    return lambda: torch.cat(tensors)
+
+
+def _joined_bytes(count: int) -> AtSize:
+    return lambda size: _joined(count, size // 4 // count)
+
+
+def _joined_columns(count: int) -> Probed:
+    tensors = [torch.randn(64, 32).t() for _ in range(count)]
+    return lambda: torch.cat(tensors)
+
+
+OPERATORS = {"cat": cases}
+PROBES = (
+    Probe("cat_bytes", ("cat",), {"2 tensors": _joined_bytes(2), "8 tensors": _joined_bytes(8)}, 64),
+    Probe("cat_tensors", ("cat",), {"short": lambda size: _joined(size, 2)}, 2),
+    Probe("cat_strided_tensors", ("cat",), {"columns": _joined_columns}, 2),
+)

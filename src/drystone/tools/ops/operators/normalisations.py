@@ -1,0 +1,17 @@
+"""softmax and layer norm."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+
+from ..probe import AtSize, Probe, of_random
+
+
+def _layer_norm(width: int) -> AtSize:
+    return of_random(lambda x: F.layer_norm(x, (width,)), -1, width)
+
+
+PROBES = (
+    Probe("layer_norm_elements", ("layer_norm",), {f"rows of {width}": _layer_norm(width) for width in (64, 256)}, 256),
+    Probe("softmax_elements", ("softmax",), {"64 columns": of_random(lambda x: x.softmax(0), -1, 64)}, 128),
+)
