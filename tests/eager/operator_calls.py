@@ -61,6 +61,15 @@ CALLS: dict[str, tuple[Function, tuple[int, ...]]] = {
 }
 
 
+# As PyTorch's own samples of operators are called, of those that ours compute.
+_TENSORS = "cat stack hstack vstack dstack column_stack index_select topk mm matmul tanh sigmoid softmax clone contiguous"
+_FUNCTIONS = (
+    "embedding embedding_bag silu gelu layer_norm conv1d conv2d conv3d max_pool3d avg_pool3d batch_norm instance_norm linear "
+    "conv_transpose1d conv_transpose2d conv_transpose3d"
+)
+NAMES = {*_TENSORS.split(), *(f"nn.functional.{name}" for name in _FUNCTIONS.split()), "native_layer_norm", "native_batch_norm"}
+
+
 def operand(name: str) -> torch.Tensor:
     """The same numbers at each call, no two of them equal in a row."""
     return torch.randn(CALLS[name][1], generator=torch.Generator().manual_seed(1))

@@ -6,17 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from operator_calls import NAMES
 from torch.testing._internal.common_methods_invocations import op_db
 from torch.utils import _pytree as pytree
 
 import drystone
 
-TENSORS = "cat stack hstack vstack dstack column_stack index_select topk mm matmul tanh sigmoid softmax clone contiguous"
-FUNCTIONS = (
-    "embedding embedding_bag silu gelu layer_norm conv1d conv2d conv3d max_pool3d avg_pool3d batch_norm instance_norm linear "
-    "conv_transpose1d conv_transpose2d conv_transpose3d"
-)
-NAMES = {*TENSORS.split(), *(f"nn.functional.{name}" for name in FUNCTIONS.split()), "native_layer_norm", "native_batch_norm"}
 INFOS = [info for info in op_db if info.name in NAMES]
 DTYPES = [torch.float32, torch.bfloat16, torch.int64]
 SAMPLED = [
