@@ -60,8 +60,8 @@ using Tables = std::vector<Dims>;
   STEP(lrn, "torch.nn.functional.local_response_norm. float32 and bfloat16, plain or channels_last; no overlap.",                        \
        const TensorDesc& input, const TensorDesc& output, int64_t size, double alpha, double beta, double k)                             \
   STEP(norm,                                                                                                                             \
-       "'layer' or 'rms' norm over the axes dims, or 'group' norm of so many groups over the channels of each and all spatial axes. The " \
-       "output may be the input's memory.",                                                                                              \
+       "'layer' or 'rms' norm over the axes dims, 'group' norm of so many groups over the channels of each and all spatial axes, or "    \
+       "'batch' norm over all axes but the channels', of plain and channels_last tensors. The output may be the input's memory.",        \
        const TensorDesc& input, const std::optional<TensorDesc>& weight, const std::optional<TensorDesc>& bias,                          \
        const TensorDesc& output, const std::string& kind, const Dims& dims, int64_t groups, double eps)                                  \
   STEP(pool,                                                                                                                             \

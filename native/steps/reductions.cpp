@@ -179,6 +179,17 @@ std::vector<Axis> layer_axes(const TensorDesc& input, const TensorDesc& output, 
   return axes;
 }
 
+// The channels are kept, all else is reduced.
+std::vector<Axis> channel_axes(const TensorDesc& input, const TensorDesc& output, int64_t parameter) {
+  if (common_block(input, output) > 1) throw std::invalid_argument("a batch norm takes plain tensors and channels_last ones");
+  Dims dims;
+  for (int64_t i = 0; i < input.rank(); i++)
+    if (i != 1) dims.push_back(i);
+  std::vector<Axis> axes = paired_axes(input, output, dims);
+  for (Axis& axis : axes) axis.strides.push_back(axis.group == kept ? parameter : 0);
+  return axes;
+}
+
 // The channels are split into groups (kept) and channels of a group (reduced), and these at the borders of the format's blocks.
 std::vector<Axis> group_axes(const TensorDesc& input, const TensorDesc& output, int64_t groups, int64_t parameter) {
   const int64_t block = common_block(input, output), members = input.shape[1] / groups;
@@ -241,7 +252,7 @@ int64_t join_rows(std::vector<Axis>& axes) {
 
 NormStep::NormStep(const TensorDesc& input, const std::optional<TensorDesc>& weight, const std::optional<TensorDesc>& bias,
                    const TensorDesc& output, const NormAttributes& attributes)
-    : has_weight_(weight), has_bias_(bias) {
+    : has_weight_(weight), has_bias_(bias), statistics_(attributes.statistics) {
   require_kernels();
   implementation = kernel_name("norm");
   check_operand(input, "input");
@@ -268,11 +279,15 @@ NormStep::NormStep(const TensorDesc& input, const std::optional<TensorDesc>& wei
     const int64_t stride = parameter_strides(weight, bias, {channels})[0];
     if (elements_ > 0) axes = in_memory_order(group_axes(input, output, groups, stride));
     args_.merged = merge_groups(axes);
+  } else if (attributes.kind == "batch") {
+    if (input.rank() < 2) throw std::invalid_argument("a batch norm needs channels");
+    axes = in_memory_order(channel_axes(input, output, parameter_strides(weight, bias, {input.shape[1]})[0]));
   } else {
-    throw std::invalid_argument("norm takes the kinds layer, rms and group, not '" + attributes.kind + "'");
+    throw std::invalid_argument("norm takes the kinds layer, rms, group and batch, not '" + attributes.kind + "'");
   }
   args_.period = join_rows(axes);
   if (elements_ > 0) fill_walks(args_, axes);
+  if (statistics_ && !args_.inner_reduced) throw std::invalid_argument("a norm gives statistics of its innermost axis");
   args_.input_dtype = input.dtype;
   args_.output_dtype = output.dtype;
   if (weight) args_.weight_dtype = weight->dtype;
@@ -287,7 +302,12 @@ void NormStep::run(const Run& run, StepState*) const {
   args.input = *slot++;
   args.weight = has_weight_ ? *slot++ : nullptr;
   args.bias = has_bias_ ? *slot++ : nullptr;
-  args.output = *slot;
+  args.output = *slot++;
+  if (statistics_) {
+    args.means = static_cast<float*>(*slot++);
+    args.deviations = static_cast<float*>(*slot++);
+    args.variances = static_cast<float*>(*slot);
+  }
   args.threads = threads_for(elements_, run.threads);
   kernels()->norm(args);
 }

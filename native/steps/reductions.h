@@ -35,15 +35,18 @@ class SoftmaxStep : public Step {
   int64_t elements_;
 };
 
-// What a norm does: "layer" and "rms" over the logical axes `dims`, "group" over the channels of each of `groups` and all spatial axes.
+// What a norm does: "layer" and "rms" over the logical axes `dims`, "group" over the channels of each of `groups` and all spatial axes,
+// "batch" over all axes but the channels'.
 struct NormAttributes {
   std::string kind;
   Dims dims;
   int64_t groups;
   double eps;
+  bool statistics = false;
 };
 
-// Slots: input, weight if there, bias if there, output, which may be the input's memory.
+// Slots: input, weight if there, bias if there, output, which may be the input's memory. With statistics, which only tensors give whose
+// innermost axis is normalised, and in float32: means, reciprocals of standard deviations, variances (without eps).
 class NormStep : public Step {
  public:
   NormStep(const TensorDesc& input, const std::optional<TensorDesc>& weight, const std::optional<TensorDesc>& bias,
@@ -52,7 +55,7 @@ class NormStep : public Step {
 
  private:
   NormArgs args_{};
-  bool has_weight_, has_bias_;
+  bool has_weight_, has_bias_, statistics_;
   int64_t elements_;
 };
 

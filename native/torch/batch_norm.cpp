@@ -3,9 +3,9 @@
 // and in inference its own reach the memory's rate.
 #include <tuple>
 
-#include "kernels/norm.h"
-#include "steps/kernel_step.h"
+#include "kernels/table.h"
 #include "torch/memory_format.h"
+#include "torch/norm_plan.h"
 #include "torch/operators.h"
 #include "torch/tensor.h"
 #include "torch/thresholds.h"
@@ -57,39 +57,19 @@ Results<3> normalised(const Call& call) {
         (parameter->dtype() != ScalarType::f32 || parameter->rank() != 1 || parameter->numel() != channels || !parameter->is_contiguous()))
       return {};
 
+  const auto plan = plan_of<NormPlan>({{batch, channels, pixels}, static_cast<bool>(call.weight), static_cast<bool>(call.bias), call.eps});
+  if (!plan) return {};
   Handle y = Handle::empty(ScalarType::f32, {sizes.data, sizes.data + sizes.size});
   Handle means = Handle::empty(ScalarType::f32, {channels}), deviations = Handle::empty(ScalarType::f32, {channels});
   std::vector<float> variances(channels);
-  NormArgs args{};
-  args.input = x.data();
-  args.weight = call.weight ? call.weight.data() : nullptr;
-  args.bias = call.bias ? call.bias.data() : nullptr;
-  // Both before anything is written: one may have no memory.
-  auto* running_mean = call.running_mean ? static_cast<float*>(call.running_mean.data()) : nullptr;
-  auto* running_var = call.running_var ? static_cast<float*>(call.running_var.data()) : nullptr;
-  args.output = y.data();
-  args.kept.axes = 1;
-  args.kept.sizes[0] = channels;
-  args.kept.strides[0][0] = args.kept.strides[1][0] = pixels;
-  args.kept.strides[2][0] = 1;
-  args.reduced.axes = 1;
-  args.reduced.sizes[0] = batch;
-  args.reduced.strides[0][0] = args.reduced.strides[1][0] = channels * pixels;
-  args.inner = {pixels, {1, 1, 0}};
-  args.inner_reduced = true;
-  args.period = pixels;
-  args.merged = 1;
-  args.eps = call.eps;
-  args.centred = true;
-  args.means = static_cast<float*>(means.data());
-  args.deviations = static_cast<float*>(deviations.data());
-  args.variances = variances.data();
-  args.threads = threads_for(elements, shim().threads());
-  kernels()->norm(args);
+  // Before anything is written: one may have no memory.
+  auto* running_mean = static_cast<float*>(data_of(call.running_mean));
+  auto* running_var = static_cast<float*>(data_of(call.running_var));
+  plan->run(x.data(), data_of(call.weight), data_of(call.bias), y.data(), means.data(), deviations.data(), variances.data());
 
   const auto count = static_cast<double>(batch * pixels);
-  update(running_mean, args.means, channels, 1.0, call.momentum);
-  update(running_var, args.variances, channels, count / (count - 1.0), call.momentum);
+  update(running_mean, static_cast<const float*>(means.data()), channels, 1.0, call.momentum);
+  update(running_var, variances.data(), channels, count / (count - 1.0), call.momentum);
   return results(y, means, deviations);
 }
 

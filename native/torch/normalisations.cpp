@@ -3,9 +3,10 @@
 #include <tuple>
 
 #include "core/tensor.h"
-#include "kernels/norm.h"
+#include "kernels/table.h"
 #include "steps/kernel_step.h"
 #include "steps/reductions.h"
+#include "torch/norm_plan.h"
 #include "torch/operators.h"
 #include "torch/tensor.h"
 #include "torch/thresholds.h"
@@ -56,10 +57,9 @@ bool is_parameter(const Handle& parameter, const std::vector<int64_t>& shape) {
 
 // y, means, deviations
 Results<3> normalised(const Handle& x, const std::vector<int64_t>& shape, const Handle& weight, const Handle& bias, double eps) {
-  const KernelTable* table = kernels();
   const auto sizes = x.sizes();
   const int64_t elements = x.numel();
-  if (!table || shape.empty() || shape.size() > sizes.size || elements < threshold(Threshold::layer_norm_elements) ||
+  if (!kernels() || shape.empty() || shape.size() > sizes.size || elements < threshold(Threshold::layer_norm_elements) ||
       x.dtype() != ScalarType::f32 || !x.is_contiguous() ||
       !std::equal(shape.begin(), shape.end(), sizes.data + sizes.size - shape.size()) || !is_parameter(weight, shape) ||
       !is_parameter(bias, shape))
@@ -71,26 +71,12 @@ Results<3> normalised(const Handle& x, const std::vector<int64_t>& shape, const 
     outer[axis] = 1;
   }
   const int64_t rows = elements / size;
+  const auto plan = plan_of<NormPlan>({{rows, size}, static_cast<bool>(weight), static_cast<bool>(bias), eps});
+  if (!plan) return {};
   Handle y = Handle::empty(ScalarType::f32, {sizes.data, sizes.data + sizes.size});
   Handle means = Handle::empty(ScalarType::f32, outer), deviations = Handle::empty(ScalarType::f32, outer);
-  NormArgs args{};
-  args.input = x.data();
-  args.weight = weight ? weight.data() : nullptr;
-  args.bias = bias ? bias.data() : nullptr;
-  args.output = y.data();
-  args.kept.axes = 1;
-  args.kept.sizes[0] = rows;
-  args.kept.strides[0][0] = args.kept.strides[1][0] = size;
-  args.inner = {size, {1, 1, 1}};
-  args.inner_reduced = true;
-  args.period = size;
-  args.merged = 1;
-  args.eps = eps;
-  args.centred = true;
-  args.means = static_cast<float*>(means.data());
-  args.deviations = static_cast<float*>(deviations.data());
-  args.threads = threads_for(elements, shim().threads());
-  table->norm(args);
+  std::vector<float> variances(rows);
+  plan->run(x.data(), data_of(weight), data_of(bias), y.data(), means.data(), deviations.data(), variances.data());
   return results(y, means, deviations);
 }
 

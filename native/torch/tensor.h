@@ -68,6 +68,9 @@ class Handle {
 // As torch's functions take an argument that may be None, which an empty handle stands for.
 inline OptionalTensor optional(const Handle& tensor) { return tensor ? OptionalTensor(*tensor) : std::nullopt; }
 
+// Null for an empty handle.
+inline void* data_of(const Handle& tensor) { return tensor ? tensor.data() : nullptr; }
+
 // What an operator of several results makes, in the order of the schema, an empty handle for one that is not asked for; or nothing.
 template <size_t N>
 using Results = std::optional<std::array<Handle, N>>;

@@ -273,7 +273,7 @@ def lrn(input: TensorDesc, output: TensorDesc, size: int, alpha: float, beta: fl
 
 def norm(input: TensorDesc, weight: TensorDesc | None, bias: TensorDesc | None, output: TensorDesc, kind: str, dims: Sequence[int], groups: int, eps: float) -> Step:
     """
-    'layer' or 'rms' norm over the axes dims, or 'group' norm of so many groups over the channels of each and all spatial axes. The output may be the input's memory.
+    'layer' or 'rms' norm over the axes dims, 'group' norm of so many groups over the channels of each and all spatial axes, or 'batch' norm over all axes but the channels', of plain and channels_last tensors. The output may be the input's memory.
     """
 
 def pool(input: TensorDesc, output: TensorDesc, kind: str, windows: Sequence[Sequence[Sequence[int]]], divisors: Sequence[Sequence[int]], divisor_override: int) -> Step:

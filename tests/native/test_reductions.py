@@ -280,6 +280,16 @@ def test_group_norm_of_odd_channels(format):
         assert_close(norm(x, "group", (), groups, weight, bias, format=format), expected)
 
 
+@pytest.mark.parametrize("format", [PLAIN, CHANNELS_LAST])
+def test_batch_norm(format):
+    weight, bias = parameters_of([24], "wb")
+    for shape in ((3, 24, 5, 7), (1, 24, 2, 3, 4), (2, 24, 8)):
+        x = normal(*shape) * 2 + 3
+        expected = F.batch_norm(x.double(), None, None, weight.double(), bias.double(), training=True)
+        assert_close(norm(x, "batch", (), 1, weight, bias, format=format), expected)
+        assert_close(norm(x, "batch", format=format), F.batch_norm(x.double(), None, None, training=True))
+
+
 def test_group_norm_of_a_matrix():
     x, (weight, bias) = normal(5, 24), parameters_of([24], "wb")
     assert_close(norm(x, "group", (), 6, weight, bias), F.group_norm(x.double(), 6, weight.double(), bias.double()))
@@ -344,7 +354,7 @@ def test_norm_empty():
 
 def test_refusals():
     plain, padded, small = dense((2, 24, 3), PLAIN), dense((2, 24, 3), BLOCKED16), dense((2, 24, 1), PLAIN)
-    weight = dense((24,), PLAIN)
+    weight, full = dense((24,), PLAIN), dense((2, 32, 3), BLOCKED16)
     refused = [
         ("mean and sum", lambda: _native.reduce(plain, small, "max", [2])),
         ("padded", lambda: _native.reduce(padded, small, "sum", [2])),
@@ -357,7 +367,8 @@ def test_refusals():
         ("padded", lambda: _native.softmax(padded, padded, 1)),
         ("shape", lambda: _native.softmax(plain, small, 1)),
         ("rising", lambda: _native.softmax(plain, plain, 3)),
-        ("layer, rms and group", lambda: _native.norm(plain, None, None, plain, "batch", [1], 1, 1e-5)),
+        ("layer, rms, group and batch", lambda: _native.norm(plain, None, None, plain, "instance", [1], 1, 1e-5)),
+        ("plain tensors and channels_last", lambda: _native.norm(full, None, None, full, "batch", [], 1, 1e-5)),
         ("equal groups", lambda: _native.norm(plain, None, None, plain, "group", [], 5, 1e-5)),
         ("weight and bias", lambda: _native.norm(plain, dense((3,), PLAIN), None, plain, "group", [], 4, 1e-5)),
         ("weight and bias", lambda: _native.norm(plain, None, weight, plain, "layer", [2], 1, 1e-5)),
