@@ -731,6 +731,10 @@ def movements() -> Iterator[Case]:
         "expand-new-axis": lambda x: x.expand(3, 2, 32, 6, 4),
         "repeat": lambda x: x.repeat(1, 2, 1, 3),
         "roll": lambda x: torch.roll(x, (1, -2), (2, 3)),
+        "roll-flat": lambda x: torch.roll(x, 5),
+        "flip": lambda x: torch.flip(x, (-1, 1)),
+        "flip-rows": lambda x: torch.flipud(x) + torch.fliplr(x),
+        "rot90": lambda x: (torch.rot90(x, 1, (2, 3)), torch.rot90(x, -1, (3, 1)), torch.rot90(x, 2, (0, 2))),
         "flip-by-slices": lambda x: torch.cat([x[:, :, 3:], x[:, :, :3]], 2),
         "pad-constant": lambda x: F.pad(x, (1, 2, 0, 3), value=1.5),
         "pad-zero": lambda x: F.pad(x, (1, 1, 1, 1)),
@@ -806,6 +810,10 @@ def choices() -> Iterator[Case]:
     yield of("masked_sum", lambda x, y: (x * (y > 0)[..., None]).sum(1) / (y > 0).sum(1, keepdim=True), (3, 9, 16), (3, 9))
     yield of("normalised", lambda x: x / x.norm(dim=-1, keepdim=True), (3, 5, 33))
     yield of("cumsum", lambda x: x.cumsum(1), (3, 17, 5), exact=True)
+    yield of("isnan", lambda x: torch.where(x.sqrt().isnan(), 5.0, x), x, exact=True)
+    yield of("nanmean", lambda x: (x.sqrt().nanmean((1, -1)), x.sqrt().nanmean(2, keepdim=True)), x)
+    yield of("nansum", lambda x: x.sqrt().nansum(), x)
+    yield of("max-and-place", lambda x: (x.max(1), x.min(-1, keepdim=True), x.max(2).indices, x.max(), x.min()), x, exact=True)
     yield of("argmax-pooled", lambda x, y: x[torch.arange(3), y.argmax(-1)], (3, 9, 16), (3, 9), exact=True)
 
 

@@ -120,6 +120,11 @@ UNARY: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "nearest": lambda x: F.interpolate(x, scale_factor=2, mode="nearest"),
     "pad": lambda x: F.pad(x, (1, 1, 1, 1)),
     "permute": lambda x: x.permute(0, 2, 3, 1) + 1,
+    "flip": lambda x: x.flip(1, 3),
+    "isnan": lambda x: x.isnan().float(),
+    "nansum": lambda x: x.nansum(-1),
+    "nanmean": lambda x: x.nanmean((1, 3)),
+    "max": lambda x: x.max(1).values,
     "local_response_norm": lambda x: F.local_response_norm(x, 3),
 }
 BINARY: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {

@@ -73,6 +73,11 @@ _comparison("gt", "greater")
 _comparison("ge", "greater_equal")
 
 
+@builds_elements("isnan")
+def isnan(b: Emitter, x: Value) -> Built:
+    return elementwise(b, "ne", [x, x], torch.bool)
+
+
 @builds_elements("isfinite")
 def isfinite(b: Emitter, x: Value) -> Built:
     if x.dtype not in FLOATS:
@@ -249,6 +254,20 @@ def extreme(b: Emitter, x: Value, dim: Sequence[int] = (), keepdim: bool = False
     return fold(b, b.name, x, _all_axes(x, dim), x.dtype)
 
 
+@builds_elements("max.default", "min.default")
+def whole_extreme(b: Emitter, x: Value) -> Built:
+    return fold(b, f"a{b.name}", x, _all_axes(x, None), x.dtype)
+
+
+@builds_elements("max.dim", "min.dim")
+def extreme_and_place(b: Emitter, x: Value, dim: int, keepdim: bool = False) -> Built:
+    dims = _all_axes(x, dim)
+    return [
+        fold(b, kind, x, dims, dtype) if b.reads(index) else None
+        for index, (kind, dtype) in enumerate(((f"a{b.name}", x.dtype), (f"arg{b.name}", torch.int64)))
+    ]
+
+
 @builds_elements("any", "all")
 def of_truth(b: Emitter, x: Value, dim: int | Sequence[int] | None = None, keepdim: bool = False) -> Built:
     return fold(b, b.name, as_dtype(b, x, torch.bool), _all_axes(x, dim), torch.bool)
@@ -259,6 +278,19 @@ def sum(b: Emitter, x: Value, dim: Any = None, keepdim: bool = False, dtype: tor
     if b.dtype == torch.float32:  # of integers, into floats
         return b.emit(Reduce("sum", _all_axes(x, dim), keepdim), [as_dtype(b, x, b.dtype)])
     return fold(b, "sum", as_dtype(b, x, b.dtype), _all_axes(x, dim), b.dtype)
+
+
+@builds_elements("nansum", "nanmean")
+def of_numbers(b: Emitter, x: Value, dim: Any = None, keepdim: bool = False, dtype: torch.dtype | None = None) -> Built:
+    """The sum or the mean of those that are not NaN, in float32."""
+    if x.dtype not in FLOATS or dtype not in (None, x.dtype) or not x.shape:
+        raise Declined(f"{b.name} of {x}")
+    over = Reduce("sum", _all_axes(x, dim), keepdim)
+    total = b.emit(over, [b.pointwise([x], [pointwise.op("replace_nan", pointwise.IN0)])], torch.float32)
+    if b.name == "nanmean":
+        known = elementwise(b, "eq", [x, x], torch.bool)
+        total = pointwise.binary(b, "div", total, b.emit(over, [as_dtype(b, known, torch.float32)]))
+    return as_dtype(b, total, b.dtype)
 
 
 # -- entries by index

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from drystone.graph.builders.registry import Built, Declined, Emitter, axis, builds
+from drystone.graph.builders.registry import Built, Declined, Emitter, as_list, axis, builds
+from drystone.graph.builders.shape import transpose
 from drystone.graph.graph import Value
-from drystone.graph.ops import Cat, Pad, Slice
+from drystone.graph.ops import Cat, Gather, Pad, Slice
 
 
 def part(b: Emitter, x: Value, dim: int, start: int, length: int, step: int = 1) -> Value:
@@ -82,9 +83,14 @@ def stack(b: Emitter, tensors: list[Value], dim: int = 0) -> Built:
 
 
 @builds("roll", any_dtype=True)
-def roll(b: Emitter, x: Value, shifts: Sequence[int], dims: Sequence[int] = ()) -> Built:
-    if not dims:
-        raise Declined("a roll of the flattened tensor")
+def roll(b: Emitter, x: Value, shifts: int | Sequence[int], dims: int | Sequence[int] = ()) -> Built:
+    if isinstance(dims, Sequence) and not dims:
+        return b.reshape(_roll(b, b.reshape(x, (x.numel,)), as_list(shifts, 1), (0,)), b.shape)
+    dims = as_list(dims, 1)
+    return _roll(b, x, as_list(shifts, len(dims)), dims)
+
+
+def _roll(b: Emitter, x: Value, shifts: Sequence[int], dims: Sequence[int]) -> Value:
     for shift, dim in zip(shifts, dims, strict=True):
         dim = axis(dim, len(x.shape))
         size = x.shape[dim]
@@ -92,6 +98,35 @@ def roll(b: Emitter, x: Value, shifts: Sequence[int], dims: Sequence[int] = ()) 
             cut = size - shift % size
             x = b.emit(Cat(dim), [part(b, x, dim, cut, size - cut), part(b, x, dim, 0, cut)])
     return x
+
+
+@builds("flip", any_dtype=True)
+def flip(b: Emitter, x: Value, dims: int | Sequence[int]) -> Built:
+    for dim in as_list(dims, 1):
+        dim = axis(dim, len(x.shape))
+        if x.shape[dim] > 1:
+            x = b.emit(Gather(dim, tuple(range(x.shape[dim]))[::-1]), [x])
+    return x
+
+
+@builds("flipud", any_dtype=True)
+def flipud(b: Emitter, x: Value) -> Built:
+    return flip(b, x, 0)
+
+
+@builds("fliplr", any_dtype=True)
+def fliplr(b: Emitter, x: Value) -> Built:
+    return flip(b, x, 1)
+
+
+@builds("rot90", any_dtype=True)
+def rot90(b: Emitter, x: Value, k: int = 1, dims: Sequence[int] = (0, 1)) -> Built:
+    """Counterclockwise in the plane of ``dims``, ``k`` times."""
+    first, second = dims
+    turned = {0: (), 1: (second,), 2: (first, second), 3: (first,)}[k % 4]
+    flipped = flip(b, x, turned)
+    assert isinstance(flipped, Value)
+    return transpose(b, flipped, first, second) if k % 2 else flipped
 
 
 def _pad(b: Emitter, x: Value, padding: Sequence[int], mode: str, value: float) -> Value:

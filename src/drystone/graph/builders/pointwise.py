@@ -154,7 +154,7 @@ def clamp(b: Emitter, x: Value, min: Scalar | None = None, max: Scalar | None = 
         return b.pointwise([x], [op("clamp", IN0, alpha=low, beta=high)])
     for bound, kind in ((min, "maximum"), (max, "minimum")):
         if bound is not None:
-            x = _binary(b, kind, x, bound)
+            x = binary(b, kind, x, bound)
     return x
 
 
@@ -193,7 +193,7 @@ def operand(b: Emitter, item: Scalar, rank: int) -> Value:
     return item
 
 
-def _binary(b: Emitter, kind: str, x: Scalar, y: Scalar) -> Value:
+def binary(b: Emitter, kind: str, x: Scalar, y: Scalar) -> Value:
     rank = max(len(item.shape) for item in (x, y) if isinstance(item, Value))
     return b.pointwise([operand(b, x, rank), operand(b, y, rank)], [op(kind, IN0, IN1)])
 
@@ -238,7 +238,7 @@ def mul(b: Emitter, x: Scalar, other: Scalar) -> Built:
         if number is not None:
             assert isinstance(one, Value)
             return linear(b, one, number)
-    return _binary(b, "mul", x, other)
+    return binary(b, "mul", x, other)
 
 
 @builds("div", "divide", "true_divide")
@@ -249,17 +249,17 @@ def div(b: Emitter, x: Scalar, other: Scalar, rounding_mode: str | None = None) 
     if number is not None and is_invertible(torch.tensor(number)):
         assert isinstance(x, Value)
         return linear(b, x, 1.0 / number)
-    return _binary(b, "div", x, other)
+    return binary(b, "div", x, other)
 
 
 @builds("maximum", "max.other")
 def maximum(b: Emitter, x: Value, other: Value) -> Built:
-    return _binary(b, "maximum", x, other)
+    return binary(b, "maximum", x, other)
 
 
 @builds("minimum", "min.other")
 def minimum(b: Emitter, x: Value, other: Value) -> Built:
-    return _binary(b, "minimum", x, other)
+    return binary(b, "minimum", x, other)
 
 
 _POWERS = {2.0: "square", 0.5: "sqrt", -0.5: "rsqrt", -1.0: "reciprocal"}
@@ -269,7 +269,7 @@ _POWERS = {2.0: "square", 0.5: "sqrt", -0.5: "rsqrt", -1.0: "reciprocal"}
 def pow(b: Emitter, x: Scalar, exponent: Scalar) -> Built:
     number = scalar(exponent)
     if number is None:
-        return _binary(b, "pow2", x, exponent)
+        return binary(b, "pow2", x, exponent)
     assert isinstance(x, Value)
     if number == 1:
         return x
