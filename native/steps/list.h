@@ -85,7 +85,11 @@ using Tables = std::vector<Dims>;
        "strides but on the last axis; cosines and sines broadcast along the other axes.",                                                \
        const TensorDesc& x, const TensorDesc& cosines, const TensorDesc& sines, const TensorDesc& output)                                \
   STEP(softmax, "Softmax along the axis dim. The output may be the input's memory.",                                                     \
-       const TensorDesc& input, const TensorDesc& output, int64_t dim)
+       const TensorDesc& input, const TensorDesc& output, int64_t dim)                                                                   \
+  STEP(topk,                                                                                                                             \
+       "The largest (or smallest) entries along the axis dim, as many as values has, and their places (int64); of equals the first, NaN " \
+       "above all numbers. Not `sorted`, they come in any order. All dense and plain.",                                                  \
+       const TensorDesc& input, const TensorDesc& values, const TensorDesc& places, int64_t dim, bool largest, bool sorted)
 // clang-format on
 
 #define STEP(name, contract, ...) std::shared_ptr<Step> make_##name(__VA_ARGS__);

@@ -1,7 +1,13 @@
 #include "steps/topk.h"
 
+#include <omp.h>
+
 #include <algorithm>
 #include <cmath>
+
+#include "steps/elements.h"
+#include "steps/kernel_step.h"
+#include "steps/list.h"
 
 namespace drystone {
 
@@ -37,6 +43,23 @@ int64_t nanoseconds(const TopkArgs& args) {
 
 }  // namespace
 
+int64_t set_rows(TopkArgs& args, int64_t rank, const int64_t* shape, const int64_t* strides, const int64_t* result_strides, int64_t dim) {
+  args.count = shape[dim];
+  args.stride = strides[dim];
+  args.result_stride = result_strides[dim];
+  int64_t rows = 1;
+  for (int64_t axis = 0; axis < rank; axis++) {
+    if (axis == dim || shape[axis] == 1) continue;
+    if (args.rows.axes == walk_max_axes) return -1;
+    const int at = args.rows.axes++;
+    args.rows.sizes[at] = shape[axis];
+    args.rows.strides[0][at] = strides[axis];
+    args.rows.strides[1][at] = result_strides[axis];
+    rows *= shape[axis];
+  }
+  return rows;
+}
+
 void plan_topk(TopkArgs& args, int64_t rows, int threads) {
   const int64_t element = size_of(args.dtype), vector = vector_bytes / element;
   args.block = args.count / std::max(least_blocks, blocks_for_one * args.k) / vector * vector;
@@ -67,6 +90,55 @@ void plan_topk(TopkArgs& args, int64_t rows, int threads) {
   const int64_t item = element == 8 ? 16 : 8, gathered = args.stride == 1 ? 0 : args.gang * args.count;
   args.scratch_bytes =
       round_up(2 * args.candidates * item + (round_up(args.representatives, vector_bytes) + gathered) * element, vector_bytes);
+}
+
+namespace {
+
+class TopkStep final : public Step {
+ public:
+  TopkStep(const TensorDesc& input, const TensorDesc& values, const TensorDesc& places, int64_t dim, bool largest, bool sorted)
+      : kernel_(require_kernels().topk) {
+    implementation = kernel_name("topk");
+    for (const TensorDesc* desc : {&input, &values, &places}) check_dense(*desc);
+    require(dim >= 0 && dim < input.rank(), "topk along an axis that there is not");
+    require(values.dtype == input.dtype && places.dtype == DType::s64, "topk into other dtypes");
+    Dims expected = input.shape;
+    expected[dim] = values.rank() == input.rank() ? values.shape[dim] : 0;
+    require(values.shape == expected && places.shape == expected, "the results of topk have other shapes");
+    require(expected[dim] >= 1 && expected[dim] <= input.shape[dim] && input.shape[dim] <= UINT32_MAX, "topk of more than there are");
+    args_.dtype = input.dtype == DType::boolean ? DType::u8 : input.dtype;
+    args_.largest = largest;
+    args_.sorted = sorted;
+    args_.k = expected[dim];
+    const int64_t rows = set_rows(args_, input.rank(), input.shape.data(), input.strides.data(), values.strides.data(), dim);
+    require(rows >= 0, "topk takes at most 7 axes");
+    empty_ = rows == 0;
+    if (!empty_) plan_topk(args_, rows, std::max(omp_get_max_threads(), 1));
+    scratchpad_bytes = args_.threads * args_.scratch_bytes + 63;
+  }
+
+  void run(const Run& run, StepState*) const override {
+    if (empty_) return;
+    TopkArgs args = args_;
+    args.input = run.slots[0];
+    args.values = run.slots[1];
+    args.indices = static_cast<int64_t*>(run.slots[2]);
+    args.threads = std::min(args.threads, run.threads);
+    args.scratch = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(run.scratchpad) + 63) & ~uintptr_t{63});
+    kernel_(args);
+  }
+
+ private:
+  void (*kernel_)(const TopkArgs&);
+  TopkArgs args_{};
+  bool empty_;
+};
+
+}  // namespace
+
+std::shared_ptr<Step> make_topk(const TensorDesc& input, const TensorDesc& values, const TensorDesc& places, int64_t dim, bool largest,
+                                bool sorted) {
+  return std::make_shared<TopkStep>(input, values, places, dim, largest, sorted);
 }
 
 }  // namespace drystone

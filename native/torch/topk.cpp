@@ -38,19 +38,8 @@ Results<2> largest_of(const Handle& input, int64_t k, int64_t dim, bool largest,
   std::vector<int64_t> sizes(shape.data, shape.data + rank);
   sizes[dim] = k;
   const std::vector<int64_t> steps = strides_of(sizes, Format::contiguous);
-  int64_t rows = 1;
-  args.stride = strides.data[dim];
-  args.result_stride = steps[dim];
-  for (int64_t axis = 0; axis < rank; axis++) {
-    if (axis == dim || sizes[axis] == 1) continue;
-    if (args.rows.axes == walk_max_axes) return {};
-    const int at = args.rows.axes++;
-    args.rows.sizes[at] = sizes[axis];
-    args.rows.strides[0][at] = strides.data[axis];
-    args.rows.strides[1][at] = steps[axis];
-    rows *= sizes[axis];
-  }
-  if (rows == 0) return {};
+  const int64_t rows = set_rows(args, rank, shape.data, strides.data, steps.data(), dim);
+  if (rows <= 0) return {};
   args.k = k;
   args.largest = largest;
   args.sorted = sorted;

@@ -299,6 +299,11 @@ def rotary(x: TensorDesc, cosines: TensorDesc, sines: TensorDesc, output: Tensor
 def softmax(input: TensorDesc, output: TensorDesc, dim: int) -> Step:
     """Softmax along the axis dim. The output may be the input's memory."""
 
+def topk(input: TensorDesc, values: TensorDesc, places: TensorDesc, dim: int, largest: bool, sorted: bool) -> Step:
+    """
+    The largest (or smallest) entries along the axis dim, as many as values has, and their places (int64); of equals the first, NaN above all numbers. Not `sorted`, they come in any order. All dense and plain.
+    """
+
 def pointwise(inputs: Sequence[TensorDesc], output: TensorDesc, ops: Sequence[tuple[str, Sequence[tuple[str, int]], float, float]]) -> Step:
     """
     A chain of elementwise instructions (kind, operands, alpha, beta); operands are ('in', i) or ('reg', j). Slots: inputs, output.

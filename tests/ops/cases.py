@@ -814,6 +814,9 @@ def choices() -> Iterator[Case]:
     yield of("nanmean", lambda x: (x.sqrt().nanmean((1, -1)), x.sqrt().nanmean(2, keepdim=True)), x)
     yield of("nansum", lambda x: x.sqrt().nansum(), x)
     yield of("max-and-place", lambda x: (x.max(1), x.min(-1, keepdim=True), x.max(2).indices, x.max(), x.min()), x, exact=True)
+    yield of("topk", lambda x: (x.topk(3).values, x.topk(5, 1, largest=False).values), x, exact=True)
+    yield of("topk-chosen", lambda x, y: x.gather(1, y.topk(4, 1).indices), (3, 300, 2), (3, 300, 2))
+    yield of("sort", lambda x: (*x.sort(dim=1, stable=True), x.sort(-1, descending=True).values), (2, 70, 3), exact=True)
     yield of("argmax-pooled", lambda x, y: x[torch.arange(3), y.argmax(-1)], (3, 9, 16), (3, 9), exact=True)
 
 

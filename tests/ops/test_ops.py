@@ -121,6 +121,8 @@ UNARY: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "pad": lambda x: F.pad(x, (1, 1, 1, 1)),
     "permute": lambda x: x.permute(0, 2, 3, 1) + 1,
     "flip": lambda x: x.flip(1, 3),
+    "sort": lambda x: x.sort(1).values,
+    "topk": lambda x: x.topk(4, -2, largest=False).values,
     "isnan": lambda x: x.isnan().float(),
     "nansum": lambda x: x.nansum(-1),
     "nanmean": lambda x: x.nanmean((1, 3)),

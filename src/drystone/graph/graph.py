@@ -211,7 +211,7 @@ def mark_strict(graph: Graph) -> None:
 def make_node(
     op: Operator, inputs: list[Value], dtype: torch.dtype | None = None, name: str = "", instead_of: Node | None = None
 ) -> Node:
-    """A node with one new output, not yet in any graph; of the first input's dtype unless said.
+    """A node with a new output (and its places), not yet in any graph; of the first input's dtype unless said.
 
     ``instead_of``: the node whose place it takes, from the same module and in the same precision.
     Raises ``OperatorError`` where the inputs are no operands of ``op``.
@@ -220,7 +220,10 @@ def make_node(
     node = Node(op, inputs, [output], name=name)
     if instead_of is not None:
         node.module, node.float32 = instead_of.module, instead_of.float32
-    output.producer = node
+    if op.places:
+        node.outputs.append(Value(output.shape, torch.int64, f"{name}.places"))
+    for value in node.outputs:
+        value.producer = node
     return node
 
 

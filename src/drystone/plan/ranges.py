@@ -35,6 +35,7 @@ from drystone.graph.ops import (
     Resize,
     Rotary,
     Softmax,
+    Topk,
     WeightProduct,
 )
 
@@ -252,7 +253,7 @@ def _operator(node: Node, at: Inputs) -> Range:
             return hull(*(at(i) for i in range(len(node.inputs))))
         case Pad(value=value):
             return hull(at(0), Range(value, value)) if math.isfinite(value) else UNKNOWN
-        case Convert() | Resize() | Index():
+        case Convert() | Resize() | Index() | Topk():
             return at(0)
         case op if op.moves:
             return at(0)
@@ -312,10 +313,7 @@ def ranges_of(node: Node, at: Inputs, gain: Callable[[Value], float]) -> list[Ra
     """The ranges of the outputs of ``node``. ``gain``: ``largest_gain`` of a constant."""
     if isinstance(node.op, Recurrent):
         return _recurrent(node, node.op, at)
-    if isinstance(node.op, WeightProduct):
-        found = epilogue(node, at, gain)[-1]
-    else:
-        found = _operator(node, at) if len(node.outputs) == 1 else UNKNOWN
+    found = epilogue(node, at, gain)[-1] if isinstance(node.op, WeightProduct) else _operator(node, at)
     outputs = [found, *[UNKNOWN] * (len(node.outputs) - 1)]
     return [
         _rounded(result, value.dtype) if value.dtype in FLOATS else _of_dtype(value.dtype)

@@ -27,7 +27,7 @@ def _node(kind: type[Operator], sample: Sample | None) -> Node:
     fields, shapes, constants = sample
     inputs = [Value(shape[1:], shape[0]) if isinstance(shape[0], torch.dtype) else Value(shape, F32) for shape in shapes]
     node = make_node(kind(*fields), [*inputs, *(constant(torch.zeros(shape)) for shape in constants)], F32)
-    node.outputs += [Value(shape, F32, producer=node) for shape in node.op.further(node.inputs)]
+    node.outputs += [Value(shape, F32, producer=node) for shape in node.op.further(node.inputs)[len(node.outputs) - 1 :]]
     return node
 
 

@@ -110,6 +110,9 @@ less = native("elementwise", inputs=[[2, 3], [3]], outputs=[[T, [2, 3]]], kind="
 fold = native("fold", inputs=[[I64, [2, 3, 4]]], outputs=[[I64, [2]]], kind="sum", dims=[1, 2], keepdim=False)
 running = native("fold", inputs=[[I64, [2, 3]]], outputs=[[I64, [2, 3]]], kind="cumsum", dims=[1], keepdim=True)
 argmax = native("fold", inputs=[[2, 3]], outputs=[[I64, [2]]], kind="argmax", dims=[1], keepdim=False)
+topk = native(
+    "topk", inputs=[[2, 9, 4]], outputs=[[2, 3, 4], [I64, [2, 3, 4]]], dim=1, k=3, largest=True, sorted=False
+)  # fmt: skip
 lookup = native("index", inputs=[[5, 6, 7], [I64, [2]], [I64, [3, 1]]], outputs=[[5, 3, 2]], dim=1, wraps=True, caller="index")
 along = native("index", inputs=[[5, 6], [I64, [4, 2]]], outputs=[[4, 2]], dim=1, wraps=False, caller="gather")
 

@@ -15,7 +15,7 @@ from drystone.graph.builders import pointwise
 from drystone.graph.builders.registry import Built, Declined, Emitter, Function, axis, builds_elements, scalar, table
 from drystone.graph.dtypes import FLOATS, INDICES
 from drystone.graph.graph import Value
-from drystone.graph.ops import Convert, Elementwise, Fold, Index, Reduce
+from drystone.graph.ops import Convert, Elementwise, Fold, Index, Operator, Reduce, Topk
 
 Operand = Value | bool | int | float
 
@@ -332,3 +332,39 @@ def gather(b: Emitter, x: Value, dim: int, index: Value, sparse_grad: bool = Fal
         raise Declined("a gather of a single number")
     _check_indices(index)
     return b.emit(Index(axis(dim, len(x.shape)), False, "gather"), [x, index])
+
+
+# -- order
+
+
+def _with_places(b: Emitter, op: Operator, x: Value) -> list[Value | None]:
+    made = b.emit(op, [x])
+    assert made.producer is not None
+    return [*made.producer.outputs]
+
+
+def _ordered(b: Emitter, x: Value, k: int | None, dim: int, largest: bool, in_order: bool = True) -> list[Value | None]:
+    dim = axis(dim, len(x.shape))
+    if not x.shape:
+        raise Declined(f"{b.name} of a single number")
+    return _with_places(b, Topk(dim, x.shape[dim] if k is None else k, largest, in_order), x)
+
+
+@builds_elements("topk")
+def topk(b: Emitter, x: Value, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Built:
+    return _ordered(b, x, k, dim, largest, sorted)
+
+
+@builds_elements("sort")
+def sort(b: Emitter, x: Value, dim: int = -1, descending: bool = False, stable: bool | None = False) -> Built:
+    return _ordered(b, x, None, dim, descending)
+
+
+@builds_elements("argsort")
+def argsort(b: Emitter, x: Value, dim: int = -1, descending: bool = False, stable: bool = False) -> Built:
+    return _ordered(b, x, None, dim, descending)[1]  # type: ignore[return-value]
+
+
+@builds_elements("msort")
+def msort(b: Emitter, x: Value) -> Built:
+    return _ordered(b, x, None, 0, False)[0]  # type: ignore[return-value]

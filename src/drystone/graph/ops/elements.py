@@ -11,6 +11,7 @@ import torch
 from drystone.graph.dtypes import ELEMENTS, INDICES
 from drystone.graph.graph import Value
 from drystone.graph.ops.operator import (
+    MAX_SIZE,
     ROWS,
     Axis,
     OneOf,
@@ -19,6 +20,7 @@ from drystone.graph.ops.operator import (
     Shape,
     Sizes,
     Tensor,
+    Whole,
     axis_of,
     rank_of,
     require,
@@ -28,7 +30,7 @@ from drystone.graph.ops.operator import (
     without_axes,
 )
 
-__all__ = ["Elementwise", "Fold", "Index"]
+__all__ = ["Elementwise", "Fold", "Index", "Topk"]
 
 COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
 _ARITHMETIC: dict[str, Callable[..., Tensor]] = {
@@ -175,3 +177,35 @@ class Index(Operator):
         if not self.wraps and any(bool((index < 0).any()) for index in indices):
             raise IndexError("index out of range in self")
         return x[(slice(None),) * self.dim + tuple(index.long() for index in indices)]
+
+
+@dataclass(frozen=True)
+class Topk(Operator):
+    """The ``k`` largest entries along ``dim`` (or the smallest), and their places, in int64.
+
+    They come in order if ``sorted``. NaN is above all numbers; of equals the first come first.
+    """
+
+    name: ClassVar[str] = "topk"
+    dtypes: ClassVar[tuple[torch.dtype, ...]] = ELEMENTS
+    keeps_dtype: ClassVar[bool] = True
+    sample: ClassVar[Sample] = ((2, 4, True, True), [ROWS], [])
+
+    dim: Axis
+    k: Annotated[int, Whole(1, MAX_SIZE)]
+    largest: bool
+    sorted: bool
+
+    @property
+    def places(self) -> bool:
+        return True
+
+    def shape(self, inputs: Sequence[Value]) -> Shape:
+        takes(self, inputs, 1)
+        shape, dim = inputs[0].shape, axis_of(self.dim, rank_of(self, inputs, 1))
+        require(self.k <= shape[dim], f"{self.k} of {shape[dim]} entries")
+        return (*shape[:dim], self.k, *shape[dim + 1 :])
+
+    def run(self, inputs: list[Tensor]) -> list[Tensor]:
+        ordered = inputs[0].sort(dim=self.dim, descending=self.largest, stable=True)
+        return [result.narrow(self.dim, 0, self.k) for result in ordered]

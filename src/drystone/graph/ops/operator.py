@@ -147,13 +147,18 @@ class Operator:
         """How many operands it has before those of its epilogue."""
         return 1
 
+    @property
+    def places(self) -> bool:
+        """Whether a second result says where along an axis each entry of the first was found, in int64."""
+        return False
+
     def shape(self, inputs: Sequence[Value]) -> Shape:
         """Of the result. Raises ``OperatorError`` where these are no operands for it."""
         raise NotImplementedError
 
     def further(self, inputs: Sequence[Value]) -> list[Shape]:
         """The shapes of results after the first."""
-        return []
+        return [self.shape(inputs)] if self.places else []
 
     def check_dtypes(self, inputs: Sequence[Value], output: Value) -> None:
         """Raise ``OperatorError`` where dtypes do not go together."""
@@ -190,6 +195,7 @@ def check(node: Node) -> None:
         made = [op.shape(node.inputs), *op.further(node.inputs)]
         require(len(node.outputs) == len(made), f"this {op} has {len(made)} outputs, not {len(node.outputs)}")
         op.check_dtypes(node.inputs, node.output)
+        require(not op.places or node.outputs[1].dtype is torch.int64, f"the places of a {op} are int64")
         for value, shape in zip(node.outputs, made, strict=True):
             require(shape == value.shape, f"{value} is not the result of this {op}, whose shape is {list(shape)}")
         require(not op.tabled or max(node.output.shape, default=1) <= MAX_TABLE, f"an axis longer than {MAX_TABLE}")

@@ -1,16 +1,16 @@
-"""Operators on integers and truth values (and floats as they are): elementwise, folds, entries by index. All plain."""
+"""Operators on integers and truth values (and floats as they are): elementwise, folds, entries by index, order. All plain."""
 
 from __future__ import annotations
 
 from drystone import native
 from drystone.graph.graph import Node
-from drystone.graph.ops import Convert, Elementwise, Fold, Index, Operator
-from drystone.plan.formats import PLAIN
+from drystone.graph.ops import Convert, Elementwise, Fold, Index, Operator, Topk
+from drystone.plan.formats import PLAIN, dense
 from drystone.plan.implementations.base import Context, Created, Implementation, Layout, float_reason
 
 
 class Elements(Implementation):
-    """elementwise, fold and index, and the conversions that oneDNN lacks."""
+    """elementwise, fold, index and topk, and the conversions that oneDNN lacks."""
 
     name = "drystone"
 
@@ -34,9 +34,13 @@ class Elements(Implementation):
             step = native.gather(inputs[0], inputs[1], output, op.dim)
         elif isinstance(op, Index):
             step = native.index(inputs[0], inputs[1:], output, op.dim, op.wraps, op.caller)
+        elif isinstance(op, Topk):
+            step = native.topk(inputs[0], output, dense(node.outputs[1], PLAIN), op.dim, op.largest, op.sorted)
         else:
             step = native.elementwise(inputs, output, op.kind if isinstance(op, Elementwise) else "convert")
-        return Created(step, [*(context.operand(node, i) for i in range(len(inputs))), ("out", 0)])
+        return Created(
+            step, [*(context.operand(node, i) for i in range(len(inputs))), *(("out", i) for i in range(len(node.outputs)))]
+        )
 
 
-ELEMENTS = [Elements(op) for op in (Elementwise, Fold, Index, Convert)]
+ELEMENTS = [Elements(op) for op in (Elementwise, Fold, Index, Topk, Convert)]
