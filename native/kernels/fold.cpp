@@ -1,7 +1,8 @@
-// Running sums, extremes and their places, and reductions of integers and truth values, along one axis of dense memory.
+// Running sums, products and extremes, extremes and their places, and reductions of integers and truth values, along one axis of dense
+// memory.
 //
 // What runs here in models are masks, ids and pooled positions, some thousand elements: one pass, element by element. A NaN is
-// the largest and the smallest number, as in torch; of equals the first counts.
+// the largest and the smallest number, as in torch; of equals the first counts, but the last in a running extreme.
 #include "kernels/fold.h"
 
 #include "kernels/block.h"
@@ -34,12 +35,32 @@ inline void put(T& to, Total value) {
 }
 
 template <class T, class Total>
-void cumsum(const FoldArgs& args) {
+void accumulate(const FoldArgs& args) {
+  const bool sums = args.kind == FoldKind::cumsum;
   each_line(args, [&](int64_t begin, int64_t) {
     const T* x = static_cast<const T*>(args.input) + begin;
     T* y = static_cast<T*>(args.output) + begin;
-    Total total = 0;
-    for (int64_t i = 0; i < args.count; i++) put(y[i * args.inner], total += static_cast<Total>(number(x[i * args.inner])));
+    Total total = sums ? 0 : 1;
+    if (sums)
+      for (int64_t i = 0; i < args.count; i++) put(y[i * args.inner], total += static_cast<Total>(number(x[i * args.inner])));
+    else
+      for (int64_t i = 0; i < args.count; i++) put(y[i * args.inner], total *= static_cast<Total>(number(x[i * args.inner])));
+  });
+}
+
+template <class T>
+void running_extreme(const FoldArgs& args) {
+  const bool largest = args.kind == FoldKind::cummax;
+  each_line(args, [&](int64_t begin, int64_t) {
+    const T* x = static_cast<const T*>(args.input) + begin;
+    T* y = static_cast<T*>(args.output) + begin;
+    int64_t best = 0;
+    for (int64_t i = 0; i < args.count; i++) {
+      const auto held = number(x[best * args.inner]), seen = number(x[i * args.inner]);
+      if (seen != seen || (held == held && (largest ? held <= seen : seen <= held))) best = i;
+      y[i * args.inner] = x[best * args.inner];
+      args.places[begin + i * args.inner] = best;
+    }
   });
 }
 
@@ -64,6 +85,7 @@ void find(const FoldArgs& args, bool wanted) {
 
 template <class T>
 void extreme(const FoldArgs& args) {
+  if (has_places(args.kind)) return running_extreme<T>(args);
   const bool largest = args.kind == FoldKind::amax || args.kind == FoldKind::argmax;
   const bool places = args.kind == FoldKind::argmax || args.kind == FoldKind::argmin;
   each_line(args, [&](int64_t begin, int64_t line) {
@@ -85,9 +107,10 @@ void extreme(const FoldArgs& args) {
 void fold(const FoldArgs& args) {
   switch (args.kind) {
     case FoldKind::cumsum:
-      if (args.dtype == DType::f32) return cumsum<float, double>(args);
-      if (args.dtype == DType::bf16) return cumsum<Brief, double>(args);
-      return cumsum<int64_t, uint64_t>(args);
+    case FoldKind::cumprod:
+      if (args.dtype == DType::f32) return accumulate<float, double>(args);
+      if (args.dtype == DType::bf16) return accumulate<Brief, double>(args);
+      return accumulate<int64_t, uint64_t>(args);
     case FoldKind::sum: return sum(args);
     case FoldKind::any: return find(args, true);
     case FoldKind::all: return find(args, false);

@@ -40,8 +40,9 @@ using Tables = std::vector<Dims>;
        "(bool, two of the output's dtype).",                                                                                             \
        const Descs& inputs, const TensorDesc& output, const std::string& kind)                                                           \
   STEP(fold,                                                                                                                             \
-       "Along the neighbouring axes dims of dense plain memory: cumsum (float32, bfloat16, int64; one axis), sum (int64), any, all "     \
-       "(bool), amax, amin, argmax, argmin (output int64).",                                                                             \
+       "Along the neighbouring axes dims of dense plain memory: cumsum and cumprod (float32, bfloat16, int64; one axis), cummax and "    \
+       "cummin (one axis), sum (int64), any, all (bool), amax, amin, argmax, argmin (output int64). A third slot of cummax and cummin "  \
+       "is their places (int64, of the output's shape).",                                                                                \
        const TensorDesc& input, const TensorDesc& output, const std::string& kind, const Dims& dims)                                     \
   STEP(gather,                                                                                                                           \
        "output[…, g, …] = input[…, indices[…, g, …], …] along the axis dim, the other places being the entry's own. An index out of "    \

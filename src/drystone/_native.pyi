@@ -248,7 +248,7 @@ def elementwise(inputs: Sequence[TensorDesc], output: TensorDesc, kind: str) -> 
 
 def fold(input: TensorDesc, output: TensorDesc, kind: str, dims: Sequence[int]) -> Step:
     """
-    Along the neighbouring axes dims of dense plain memory: cumsum (float32, bfloat16, int64; one axis), sum (int64), any, all (bool), amax, amin, argmax, argmin (output int64).
+    Along the neighbouring axes dims of dense plain memory: cumsum and cumprod (float32, bfloat16, int64; one axis), cummax and cummin (one axis), sum (int64), any, all (bool), amax, amin, argmax, argmin (output int64). A third slot of cummax and cummin is their places (int64, of the output's shape).
     """
 
 def gather(input: TensorDesc, indices: TensorDesc, output: TensorDesc, dim: int) -> Step:

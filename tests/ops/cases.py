@@ -817,6 +817,8 @@ def choices() -> Iterator[Case]:
     yield of("topk", lambda x: (x.topk(3).values, x.topk(5, 1, largest=False).values), x, exact=True)
     yield of("topk-chosen", lambda x, y: x.gather(1, y.topk(4, 1).indices), (3, 300, 2), (3, 300, 2))
     yield of("sort", lambda x: (*x.sort(dim=1, stable=True), x.sort(-1, descending=True).values), (2, 70, 3), exact=True)
+    yield of("cumprod", lambda x: ((x / 3).cumprod(-1), x.cumprod(0)), (3, 17, 5))
+    yield of("cummax", lambda x: (*x.cummax(1), *x.cummin(-1), x.cummax(0).indices), (3, 17, 5), exact=True)
     yield of("argmax-pooled", lambda x, y: x[torch.arange(3), y.argmax(-1)], (3, 9, 16), (3, 9), exact=True)
 
 

@@ -285,7 +285,7 @@ def _operator(node: Node, at: Inputs) -> Range:
             return hull(at(1), at(2))
         case Fold(kind="cumsum"):
             return symmetric(at(0).bound * x.numel)
-        case Fold(kind="amax" | "amin"):
+        case Fold(kind="amax" | "amin" | "cummax" | "cummin"):
             return at(0)
     return UNKNOWN
 

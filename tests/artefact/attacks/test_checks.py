@@ -296,7 +296,7 @@ OF_OPERATORS: dict[str, tuple[Given, str]] = {
     "elementwise: shapes that do not broadcast": (elementwise(inputs=[[I64, [2, 3]], [I64, [2]]]), "the operands do not broadcast"),
     **more(fold, "fold", 1),
     "fold: beyond the axes": (fold(dims=[3]), "[3] are no axes in rising order"),
-    "fold: a running sum of two axes": (running(dims=[0, 1]), "a running sum along 2 axes"),
+    "fold: a running sum of two axes": (running(dims=[0, 1]), "a cumsum along 2 axes"),
     "fold: axes apart": (fold(dims=[0, 2]), "[0, 2] are no neighbours"),
     "fold: a sum of floats": (fold(inputs=[[2, 3, 4]], outputs=[[2]]), "no sum of x0:float32[2, 3, 4]"),
     "fold: any of integers": (fold(kind="any"), "no any of x0:int64[2, 3, 4]"),

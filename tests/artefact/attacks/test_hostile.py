@@ -23,12 +23,13 @@ def all_shapes(program: Any) -> list[list[Any]]:
     return [*graph["inputs"], *(output for entry in graph["nodes"] for output in entry["outputs"])]
 
 
-OTHER_SIZE = "is not the result of|does not fit the output|does not expand to|do not broadcast|differ in their elements"
+OF_ATEN = "the result is"
+OTHER_SIZE = f"is not the result of|does not fit the output|does not expand to|do not broadcast|differ in their elements|{OF_ATEN}"
 
 
 def message_of_size(size: int) -> str:
     if size in (0, 3):
-        return OTHER_SIZE if size else "has no empty tensors"
+        return OTHER_SIZE if size else f"has no empty tensors|{OF_ATEN}"
     return f"this machine has|{OTHER_SIZE}" if size == HUGE[0] else f"{size} is no integer from 0 to {HUGE[0]}"
 
 

@@ -233,10 +233,15 @@ def fold(b: Emitter, kind: str, x: Value, dims: tuple[int, ...], dtype: torch.dt
     return b.emit(Fold(kind, dims, keepdim=len(b.shape) == len(x.shape)), [x], dtype)
 
 
-@builds_elements("cumsum")
-def cumsum(b: Emitter, x: Value, dim: int, dtype: torch.dtype | None = None) -> Built:
+@builds_elements("cumsum", "cumprod")
+def accumulate(b: Emitter, x: Value, dim: int, dtype: torch.dtype | None = None) -> Built:
     wide = b.dtype if b.dtype in FLOATS else torch.int64  # of which narrower integers keep the lower bits
-    return as_dtype(b, fold(b, "cumsum", as_dtype(b, x, wide), (axis(dim, len(x.shape)),), wide), b.dtype)
+    return as_dtype(b, fold(b, b.name, as_dtype(b, x, wide), (axis(dim, len(x.shape)),), wide), b.dtype)
+
+
+@builds_elements("cummax", "cummin")
+def running_extreme(b: Emitter, x: Value, dim: int) -> Built:
+    return _with_places(b, Fold(b.name, (axis(dim, len(x.shape)),), keepdim=True), x)
 
 
 def _all_axes(x: Value, dim: int | Sequence[int] | None) -> tuple[int, ...]:

@@ -50,13 +50,15 @@ ELEMENTWISE: dict[str, Callable[..., Tensor]] = {
     **_BITS,
     "where": torch.where,
 }
-FOLDS = ("cumsum", "sum", "any", "all", "amax", "amin", "argmax", "argmin")
+RUNNING = ("cumsum", "cumprod", "cummax", "cummin")
+FOLDS = (*RUNNING, "sum", "any", "all", "amax", "amin", "argmax", "argmin")
 # The dtypes of operands, where not any.
 _FOLDED = {
     "any": (torch.bool,),
     "all": (torch.bool,),
     "sum": (torch.int64,),
     "cumsum": (torch.int64, torch.float32, torch.bfloat16),
+    "cumprod": (torch.int64, torch.float32, torch.bfloat16),
 }
 CALLERS = ("embedding", "index", "index_select", "gather")
 
@@ -98,10 +100,10 @@ class Elementwise(Operator):
 
 @dataclass(frozen=True)
 class Fold(Operator):
-    """One result for all entries along ``dims``, which are neighbours; ``cumsum`` gives one an entry.
+    """One result for all entries along ``dims``, which are neighbours; running ones, along one axis, give one an entry.
 
-    cumsum (one axis; float or int64), sum (int64), any, all (bool), amax, amin, argmax and argmin (int64; the first of equals, NaN
-    before all).
+    cumsum and cumprod (float or int64), cummax and cummin (with places, int64; the last of equals), sum (int64), any, all (bool),
+    amax, amin, argmax and argmin (int64; the first of equals). NaN counts before all.
     """
 
     name: ClassVar[str] = "fold"
@@ -112,13 +114,17 @@ class Fold(Operator):
     dims: Sizes
     keepdim: bool
 
+    @property
+    def places(self) -> bool:
+        return self.kind in ("cummax", "cummin")
+
     def shape(self, inputs: Sequence[Value]) -> Shape:
         takes(self, inputs, 1)
         shape, dims = inputs[0].shape, self.dims
         rising(dims, len(shape))
-        require(len(dims) == 1 or self.kind != "cumsum", f"a running sum along {len(dims)} axes")
+        require(len(dims) == 1 or self.kind not in RUNNING, f"a {self.kind} along {len(dims)} axes")
         require(list(dims) == list(range(dims[0], dims[-1] + 1)), f"{list(dims)} are no neighbours")
-        return shape if self.kind == "cumsum" else without_axes(shape, dims, self.keepdim)
+        return shape if self.kind in RUNNING else without_axes(shape, dims, self.keepdim)
 
     def check_dtypes(self, inputs: Sequence[Value], output: Value) -> None:
         (x,), kind = inputs, self.kind
@@ -126,10 +132,11 @@ class Fold(Operator):
         require(x.dtype in _FOLDED.get(kind, (x.dtype,)) and output.dtype is result, f"no {kind} of {x}")
         require(x.dtype is not torch.bool or kind in ("any", "all"), f"no {kind} of {x}")
 
-    def run(self, inputs: list[Tensor]) -> Tensor:
+    def run(self, inputs: list[Tensor]) -> Tensor | list[Tensor]:
         (x,), dims = inputs, list(self.dims)
-        if self.kind == "cumsum":
-            return x.cumsum(dims[0])
+        if self.kind in RUNNING:
+            found = getattr(torch, self.kind)(x, dims[0])
+            return list(found) if self.places else found
         shape = without_axes(tuple(x.shape), dims, self.keepdim)
         if self.kind in ("argmax", "argmin"):
             return getattr(torch, self.kind)(x.flatten(dims[0], dims[-1]), dims[0]).reshape(shape)
