@@ -11,6 +11,7 @@
   KERNEL(void, resize, ResizeArgs)                      \
   KERNEL(void, grid_sample, GridSampleArgs)             \
   KERNEL(void, copy, CopyArgs)                          \
+  KERNEL(void, overlap_add, OverlapAddArgs)             \
   KERNEL(void, concatenate, ConcatenateArgs)            \
   KERNEL(void, lrn, LrnArgs)                            \
   KERNEL(void, side_by_side, SideBySideArgs)            \

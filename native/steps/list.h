@@ -65,6 +65,11 @@ using Tables = std::vector<Dims>;
        "'batch' norm over all axes but the channels', of plain and channels_last tensors. The output may be the input's memory.",        \
        const TensorDesc& input, const std::optional<TensorDesc>& weight, const std::optional<TensorDesc>& bias,                          \
        const TensorDesc& output, const std::string& kind, const Dims& dims, int64_t groups, double eps)                                  \
+  STEP(overlap_add,                                                                                                                      \
+       "torch's col2im: windows (N, C, kernel, windows), in whatever shape, added up where they lie in the output (N, C, H, W). All "    \
+       "dense and plain, float32 or bfloat16.",                                                                                          \
+       const TensorDesc& input, const TensorDesc& output, const Dims& kernel, const Dims& strides, const Dims& dilations,                \
+       const Dims& padding)                                                                                                              \
   STEP(pool,                                                                                                                             \
        "max or avg pooling ('max', 'avg'). windows: for each spatial axis, for each output index, the (start, stop, step) of the input " \
        "positions it reads, inside of the input. avg divides the sum by the product of divisors[axis][index], or by divisor_override if " \

@@ -276,6 +276,11 @@ def norm(input: TensorDesc, weight: TensorDesc | None, bias: TensorDesc | None, 
     'layer' or 'rms' norm over the axes dims, 'group' norm of so many groups over the channels of each and all spatial axes, or 'batch' norm over all axes but the channels', of plain and channels_last tensors. The output may be the input's memory.
     """
 
+def overlap_add(input: TensorDesc, output: TensorDesc, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int], padding: Sequence[int]) -> Step:
+    """
+    torch's col2im: windows (N, C, kernel, windows), in whatever shape, added up where they lie in the output (N, C, H, W). All dense and plain, float32 or bfloat16.
+    """
+
 def pool(input: TensorDesc, output: TensorDesc, kind: str, windows: Sequence[Sequence[Sequence[int]]], divisors: Sequence[Sequence[int]], divisor_override: int) -> Step:
     """
     max or avg pooling ('max', 'avg'). windows: for each spatial axis, for each output index, the (start, stop, step) of the input positions it reads, inside of the input. avg divides the sum by the product of divisors[axis][index], or by divisor_override if that is > 0; one of nothing is 0. float32 and bfloat16, one format on both sides, no overlap.

@@ -743,6 +743,14 @@ def movements() -> Iterator[Case]:
         "pad-crop": lambda x: F.pad(x, (-1, 1, -2, -1)),
         "pad-channels": lambda x: F.pad(x, (0, 0, 0, 0, 4, 12)),
         "pad-channels-and-crop": lambda x: F.pad(x, (0, 0, 0, 0, 3, -3)),
+        "windows": lambda x: (x.unfold(2, 3, 1), x.unfold(-1, 2, 2), x.unfold(1, 5, 3)),
+        "unfold": lambda x: F.unfold(x, 3),
+        "unfold-options": lambda x: F.unfold(x, (3, 2), dilation=(1, 2), padding=(2, 1), stride=(2, 1)),
+        "unfold-patches": lambda x: F.unfold(x[0], 2, stride=2),
+        "unfold-relu": lambda x: F.unfold(F.relu(x), 3, padding=1) + 1,
+        "fold": lambda x: F.fold(F.unfold(x, 3, padding=1), (6, 4), 3, padding=1),
+        "fold-options": lambda x: F.fold(x.reshape(2, 48, 16), (9, 5), (3, 2), dilation=(2, 1), padding=(1, 3), stride=(2, 3)),
+        "fold-patches": lambda x: F.fold(x.flatten(2)[0, :, :6], (4, 6), 2, stride=2),
         "mean-of-permuted": lambda x: x.permute(0, 2, 3, 1).sum(3),
     }
     for name, move in moves.items():

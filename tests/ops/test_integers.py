@@ -45,6 +45,7 @@ FUNCTIONS: dict[str, Callable[[torch.Tensor, torch.Tensor], Any]] = {
     "extremes and places": lambda i, m: (i.max(1), i.min(0, keepdim=True), i.short().max(1), i.max(), i.min(), i.isnan()),
     "order": lambda i, m: (*i.sort(stable=True), *i.sort(0, True), i.topk(2).values, *m.sort(dim=1, stable=True), i.short().argsort(stable=True, descending=True)),
     "running": lambda i, m: (i.cumprod(1), m.int().cumprod(0), m.cumprod(-1), *i.cummax(1), *i.short().cummin(0)),
+    "windows": lambda i, m: (i.unfold(1, 3, 1), m.unfold(0, 2, 1), i.unfold(1, 2, 3)),
     "any and all": lambda i, m: (m.any(), m.all(1), i.any(0), m.any(dim=1, keepdim=True)),
     "shapes": lambda i, m: (i[:, None].expand(2, 3, 5), m[:, None, None, :], i.t(), i.flatten(), i.repeat(2, 1), i.unsqueeze(0).squeeze(0)),
     "parts": lambda i, m: (i[:, 1:4:2], m[1], torch.cat([i, i[:, :2]], 1), torch.stack([m, ~m]), i.unbind(1)[2], i.chunk(2, 1), i.roll(1, 1), i.roll(3)),

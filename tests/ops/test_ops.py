@@ -121,6 +121,8 @@ UNARY: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "pad": lambda x: F.pad(x, (1, 1, 1, 1)),
     "permute": lambda x: x.permute(0, 2, 3, 1) + 1,
     "flip": lambda x: x.flip(1, 3),
+    "unfold": lambda x: F.unfold(x, 3, padding=1),
+    "fold": lambda x: F.fold(x.flatten(2), (8, 8), (3, 2)),
     "cummax": lambda x: x.cummax(1).values,
     "cummin-places": lambda x: x.cummin(-1).indices.float(),
     "cumprod": lambda x: x.cumprod(2),

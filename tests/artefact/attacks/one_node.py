@@ -113,6 +113,11 @@ argmax = native("fold", inputs=[[2, 3]], outputs=[[I64, [2]]], kind="argmax", di
 topk = native(
     "topk", inputs=[[2, 9, 4]], outputs=[[2, 3, 4], [I64, [2, 3, 4]]], dim=1, k=3, largest=True, sorted=False
 )  # fmt: skip
+unfold = native("unfold", inputs=[[2, 9]], outputs=[[2, 4, 3]], ways=[[0, 2, 1], [1, 4, 2], [1, 3, 1]])
+overlap = native(
+    "overlap_add", inputs=[[2, 12, 6]], outputs=[[2, 3, 5, 4]],
+    sizes=[5, 4], kernel=[2, 2], strides=[2, 1], dilations=[1, 1], padding=[0, 0],
+)  # fmt: skip
 lookup = native("index", inputs=[[5, 6, 7], [I64, [2]], [I64, [3, 1]]], outputs=[[5, 3, 2]], dim=1, wraps=True, caller="index")
 along = native("index", inputs=[[5, 6], [I64, [4, 2]]], outputs=[[4, 2]], dim=1, wraps=False, caller="gather")
 

@@ -36,6 +36,7 @@ from one_node import (
     lstm,
     matmul,
     mean,
+    overlap,
     pad,
     permute,
     pointwise,
@@ -51,6 +52,7 @@ from one_node import (
     softmax,
     topk,
     transpose,
+    unfold,
     where,
 )
 
@@ -307,6 +309,12 @@ OF_OPERATORS: dict[str, tuple[Given, str]] = {
     "topk: into another dtype": (topk(outputs=[[I64, [2, 3, 4]], [I64, [2, 3, 4]]]), "it changes its dtype"),
     "topk: places that are floats": (topk(outputs=[[2, 3, 4], [2, 3, 4]]), "the places of a topk are int64"),
     "topk: no places": (topk(outputs=[[2, 3, 4]]), "this topk has 2 outputs, not 1"),
+    "unfold: beyond the axis": (unfold(inputs=[[2, 8]]), "entries [1, 8] of [2, 8]"),
+    "unfold: beyond the axes": (unfold(ways=[[2, 2, 1]]), "axis 2 of 2"),
+    "overlap_add: no window fits": (overlap(kernel=[6, 2]), "no window fits into 5 entries"),
+    "overlap_add: other windows": (overlap(strides=[1, 1]), "6 windows where 12 fit"),
+    "overlap_add: rows apart": (overlap(inputs=[[2, 13, 6]]), "13 rows for windows of 4"),
+    "overlap_add: of a volume": (overlap(inputs=[[2, 12, 6, 1]]), "a overlap_add of 4 axes"),
     "fold: the greatest truth": (fold(kind="amax", inputs=[[T, [2, 3, 4]]], outputs=[[T, [2]]]), "no amax of x0:bool[2, 3, 4]"),
     "index: no indices": (lookup(reads="v0"), "an index needs indices"),
     "index: beyond the axes": (lookup(dim=3), "axis 3 of 3"),

@@ -13,4 +13,5 @@ from drystone.graph.builders import (  # noqa: F401
     reductions,
     resize,
     shape,
+    unfold,
 )

@@ -33,7 +33,7 @@ from drystone.graph.ops.operator import (
     takes,
 )
 
-__all__ = ["Cat", "Convert", "Expand", "Gather", "Pad", "Permute", "Reshape", "Slice"]
+__all__ = ["Cat", "Convert", "Expand", "Gather", "Pad", "Permute", "Reshape", "Slice", "Unfold"]
 
 
 class _Movement(Operator):
@@ -166,6 +166,36 @@ class Expand(_Movement):
 
     def run(self, inputs: list[Tensor]) -> Tensor:
         return inputs[0].expand(self.sizes)
+
+
+Way = tuple[Axis, Annotated[int, Whole(1, MAX_TABLE)], Annotated[int, Whole(1, MAX_TABLE)]]
+
+
+@dataclass(frozen=True)
+class Unfold(_Movement):
+    """Overlapping windows. ``ways``: of each axis of the result, (the axis of x that it goes along, its size, the step).
+
+    Several may go along one axis of x, where their steps add up.
+    """
+
+    name: ClassVar[str] = "unfold"
+    tabled: ClassVar[bool] = True
+    sample: ClassVar[Sample] = ((((0, 2, 1), (1, 3, 1), (2, 16, 1), (1, 2, 1)),), [ROWS], [])
+
+    ways: tuple[Way, ...]
+
+    def shape(self, inputs: Sequence[Value]) -> Shape:
+        takes(self, inputs, 1)
+        shape = inputs[0].shape
+        last = [0] * rank_of(self, inputs, 1)
+        for axis, size, step in self.ways:
+            last[axis_of(axis, len(shape))] += (size - 1) * step
+        require(all(at < size for at, size in zip(last, shape, strict=True)), f"entries {last} of {list(shape)}")
+        return tuple(size for _, size, _ in self.ways)
+
+    def run(self, inputs: list[Tensor]) -> Tensor:
+        x = inputs[0].contiguous()
+        return x.as_strided([size for _, size, _ in self.ways], [x.stride(axis) * step for axis, _, step in self.ways]).clone()
 
 
 Signed = tuple[Annotated[int, Whole(-MAX_TABLE, MAX_TABLE)], ...]

@@ -1,4 +1,4 @@
-"""Pools, resizes and samples: what reads a neighbourhood of spatial axes for each of its results."""
+"""Pools, resizes and samples, which read a neighbourhood of spatial axes for each of their results, and the sum of windows."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ from drystone.graph.ops.operator import (
     Operator,
     Sample,
     Shape,
+    Size,
+    Step,
     Tensor,
     Whole,
     per_axis,
@@ -30,7 +32,7 @@ from drystone.graph.ops.operator import (
     takes,
 )
 
-__all__ = ["GridSample", "Pool", "Resize"]
+__all__ = ["GridSample", "OverlapAdd", "Pool", "Resize"]
 
 Window = tuple[Axis, Axis, Axis]
 Divisor = Annotated[int, Whole(1, MAX_TABLE)]
@@ -154,3 +156,39 @@ class GridSample(Operator):
 
     def run(self, inputs: list[Tensor]) -> Tensor:
         return F.grid_sample(inputs[0], inputs[1], self.mode, self.padding, self.align_corners)
+
+
+Pair = tuple[Step, Step]
+
+
+@dataclass(frozen=True)
+class OverlapAdd(Operator):
+    """The sum of windows x (N, C * kernel, windows), as ``torch.nn.functional.fold`` adds them up in an image of ``sizes``."""
+
+    name: ClassVar[str] = "overlap_add"
+    keeps_dtype: ClassVar[bool] = True
+    sample: ClassVar[Sample] = (((4, 4), (2, 2), (1, 1), (1, 1), (0, 0)), [(1, 8, 9)], [])
+
+    sizes: Pair
+    kernel: Pair
+    strides: Pair
+    dilations: Pair
+    padding: tuple[Size, Size]
+
+    def shape(self, inputs: Sequence[Value]) -> Shape:
+        takes(self, inputs, 1)
+        rank_of(self, inputs, 3, 3)
+        n, rows, windows = inputs[0].shape
+        counts = []
+        for size, k, stride, dilation, padding in zip(
+            self.sizes, self.kernel, self.strides, self.dilations, self.padding, strict=True
+        ):
+            room = size + 2 * padding - dilation * (k - 1) - 1
+            require(room >= 0, f"no window fits into {size} entries")
+            counts.append(room // stride + 1)
+        require(windows == math.prod(counts), f"{windows} windows where {math.prod(counts)} fit")
+        require(rows % math.prod(self.kernel) == 0, f"{rows} rows for windows of {math.prod(self.kernel)}")
+        return (n, rows // math.prod(self.kernel), *self.sizes)
+
+    def run(self, inputs: list[Tensor]) -> Tensor:
+        return F.fold(inputs[0], self.sizes, self.kernel, self.dilations, self.padding, self.strides)

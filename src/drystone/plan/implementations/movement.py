@@ -6,7 +6,7 @@ import torch
 
 from drystone import native
 from drystone.graph.graph import Node
-from drystone.graph.ops import Cat, Expand, Gather, Operator, Pad, Permute, Reshape, Slice
+from drystone.graph.ops import Cat, Expand, Gather, Operator, Pad, Permute, Reshape, Slice, Unfold
 from drystone.plan.formats import PLAIN, block_of, dense, formats_of
 from drystone.plan.implementations.base import Context, Created, Implementation, Layout, joint_layouts
 
@@ -39,6 +39,8 @@ class Movement(Implementation):
         if self.op is Permute:
             sources, targets = ([f for f in formats_of(value) if block_of(f) == 1] for value in (x, output))
             return [Layout((source,), target) for source in sources for target in targets]
+        if self.op is Unfold:
+            return [Layout((source,), PLAIN) for source in formats_of(x) if block_of(source) == 1]
         return [layout for layout in joint_layouts(node, output) if self._whole_blocks(node, layout)]
 
     def _whole_blocks(self, node: Node, layout: Layout) -> bool:
@@ -66,6 +68,8 @@ class Movement(Implementation):
             view = self._slice_view(node, x, output)
             if view is not None:
                 return Created(view_of=0, view_offset=view * node.inputs[0].dtype.itemsize)
+        if isinstance(node.op, Unfold):  # what the windows share is read as often as it is in them
+            x = native.TensorDesc(x.dtype, output.format, output.shape, [x.strides[axis] * step for axis, _, step in node.op.ways])
         axes, tables = self._tables(node)
         value = node.op.value if isinstance(node.op, Pad) else 0.0
         return Created(native.copy(x, output, axes, tables, value), [context.operand(node, 0), ("out", 0)])
@@ -142,4 +146,4 @@ def _padded(index: int, size: int, mode: str) -> int:
     return -index if index < 0 else 2 * (size - 1) - index  # reflect
 
 
-MOVEMENT = [Movement(op) for op in (Cat, Slice, Gather, Permute, Reshape, Expand, Pad)]
+MOVEMENT = [Movement(op) for op in (Cat, Slice, Gather, Permute, Reshape, Expand, Pad, Unfold)]
