@@ -9,6 +9,7 @@
   KERNEL(void, norm, NormArgs)                          \
   KERNEL(void, pool, PoolArgs)                          \
   KERNEL(void, resize, ResizeArgs)                      \
+  KERNEL(void, resample, ResampleArgs)                  \
   KERNEL(void, grid_sample, GridSampleArgs)             \
   KERNEL(void, copy, CopyArgs)                          \
   KERNEL(void, overlap_add, OverlapAddArgs)             \

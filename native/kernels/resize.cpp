@@ -1,4 +1,5 @@
-// Linear, bilinear and trilinear interpolation, float32 and bfloat16 (computed in float32). Nearest neighbours are a copy.
+// Linear, bilinear and trilinear interpolation, float32 and bfloat16 (computed in float32). Nearest neighbours are a copy, all else is
+// resample.cpp's.
 //
 // channels_last and blocked: vectors of neighbouring channels, each output from its 2, 4 or 8 corners.
 // plain: the input rows around an output row are mixed into one line (vectors along the columns), then the line's columns (gathers).

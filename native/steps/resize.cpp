@@ -75,6 +75,114 @@ class LinearResizeStep final : public Step {
   int64_t elements_ = 0;
 };
 
+// Of one axis, what each output reads and with which weights.
+struct TapTable {
+  int64_t taps = 0;
+  std::vector<int32_t> index, low, high;
+  std::vector<float> weight;
+
+  TapTable(int64_t in_size, int64_t out_size, const std::string& mode, bool align_corners, float scale) {
+    if (in_size > INT32_MAX) throw std::invalid_argument("resize takes axes below 2^31");
+    const bool cubic = mode.starts_with("cubic"), antialias = mode.ends_with("antialias");
+    const float reach = (cubic ? 2.0f : 1.0f) * std::max(scale, 1.0f);
+    taps = antialias ? std::min(2 * static_cast<int64_t>(std::ceil(reach)) + 1, in_size) : 4;
+    index.assign(taps * out_size, -1);
+    weight.assign(taps * out_size, 0.0f);
+    for (int64_t o = 0; o < out_size; o++) {
+      const int64_t count =
+          antialias ? spread(in_size, out_size, o, cubic, reach, scale) : between(in_size, out_size, o, align_corners, scale);
+      low.push_back(index[o]);
+      high.push_back(index[(count - 1) * out_size + o]);
+    }
+  }
+
+ private:
+  // Keys' kernel, within 1 and between 1 and 2, rounded as torch's kernels do.
+  static float near(float x, float a) { return std::fma(std::fma(a + 2, x, -(a + 3)) * x, x, 1.0f); }
+  static float far(float x, float a) { return std::fma(std::fma(std::fma(a, x, -5 * a), x, 8 * a), x, -4 * a); }
+
+  // torch's upsample_bicubic2d: four neighbours, those beyond the ends being the last.
+  int64_t between(int64_t in_size, int64_t out_size, int64_t o, bool align_corners, float scale) {
+    const float at = align_corners ? scale * static_cast<float>(o) : std::fma(scale, static_cast<float>(o) + 0.5f, -0.5f);
+    const int64_t base = std::min(static_cast<int64_t>(std::floor(at)), in_size - 1);
+    const float share = std::clamp(at - static_cast<float>(base), 0.0f, 1.0f), rest = 1.0f - share;
+    const float weights[4] = {far(share + 1, -0.75f), near(share, -0.75f), near(rest, -0.75f), far(rest + 1, -0.75f)};
+    for (int64_t t = 0; t < 4; t++) {
+      index[t * out_size + o] = static_cast<int32_t>(std::clamp<int64_t>(base - 1 + t, 0, in_size - 1));
+      weight[t * out_size + o] = weights[t];
+    }
+    return 4;
+  }
+
+  // torch's _upsample_bilinear2d_aa and _upsample_bicubic2d_aa: all inputs that the kernel reaches, widened by the scale if above 1. An
+  // axis that keeps its size is copied.
+  int64_t spread(int64_t in_size, int64_t out_size, int64_t o, bool cubic, float reach, float scale) {
+    const float center = static_cast<float>(scale * (static_cast<double>(o) + 0.5)), inverse = scale >= 1.0f ? 1.0f / scale : 1.0f;
+    const int64_t first = std::clamp<int64_t>(static_cast<int64_t>(center - reach + 0.5), 0, in_size - 1);
+    const int64_t stop = std::min(static_cast<int64_t>(center + reach + 0.5), in_size);
+    const int64_t count = std::clamp<int64_t>(stop - first, 1, taps);
+    if (in_size == out_size) {
+      index[o] = static_cast<int32_t>(o);
+      weight[o] = 1.0f;
+      return 1;
+    }
+    float total = 0.0f;
+    for (int64_t t = 0; t < count; t++) {
+      const float x = std::abs(static_cast<float>((static_cast<float>(t + first) - center + 0.5) * inverse));
+      const float w = !cubic ? std::max(1.0f - x, 0.0f) : x < 1 ? near(x, -0.5f) : x < 2 ? far(x, -0.5f) : 0.0f;
+      index[t * out_size + o] = static_cast<int32_t>(first + t);
+      weight[t * out_size + o] = w;
+      total += w;
+    }
+    for (int64_t t = 0; t < count && total != 0; t++) weight[t * out_size + o] /= total;
+    return count;
+  }
+};
+
+class ResampleStep final : public Step {
+ public:
+  ResampleStep(const TensorDesc& input, const TensorDesc& output, const std::string& mode, bool align_corners,
+               const std::vector<double>& scales)
+      : kernel_(require_kernels().resample), elements_(output.numel()) {
+    implementation = kernel_name("resize");
+    if (scales.size() != 2) throw std::invalid_argument("a '" + mode + "' resize takes two spatial axes");
+    if (elements_ == 0) return;
+    const SpatialView in = spatial_view(input, "resize"), out = spatial_view(output, "resize");
+    args_ = {
+        .dtype = input.dtype,
+        .batch = in.batch,
+        .in_batch_stride = in.batch_stride,
+        .out_batch_stride = out.batch_stride,
+        .blocks = in.blocks,
+        .block = in.block,
+        .in_block_stride = in.block_stride,
+        .out_block_stride = out.block_stride,
+    };
+    tables_.reserve(2);
+    for (int i = 0; i < 2; i++) {
+      const int axis = i + 1;
+      const TapTable& table = tables_.emplace_back(in.size[axis], out.size[axis], mode, align_corners, static_cast<float>(scales[i]));
+      (i == 0 ? args_.rows : args_.columns) = {table.index.data(), table.low.data(), table.high.data(), table.weight.data(),
+                                               table.taps,         in.stride[axis],  out.stride[axis],  out.size[axis]};
+    }
+  }
+
+  void run(const Run& run, StepState*) const override {
+    if (elements_ == 0) return;
+    ResampleArgs args = args_;
+    args.input = run.slots[0];
+    args.output = run.slots[1];
+    args.threads = threads_for(elements_ * args.rows.taps / 4, run.threads);
+    kernel_(args);
+  }
+
+ private:
+  void (*kernel_)(const ResampleArgs&);
+  ResampleArgs args_{};
+  std::vector<TapTable> tables_;
+  int64_t elements_;
+};
+
 std::shared_ptr<Step> make_nearest(const TensorDesc& input, const TensorDesc& output, const std::vector<double>& scales) {
   std::vector<int64_t> axes(output.shape.size());
   std::iota(axes.begin(), axes.end(), 0);
@@ -104,7 +212,9 @@ std::shared_ptr<Step> make_resize(const TensorDesc& input, const TensorDesc& out
     if (align_corners) throw std::invalid_argument("nearest resize has no align_corners");
     return make_nearest(input, output, scales);
   }
-  if (mode != "linear") throw std::invalid_argument("resize is 'nearest' or 'linear', not '" + mode + "'");
+  if (mode == "cubic" || mode == "linear_antialias" || mode == "cubic_antialias")
+    return std::make_shared<ResampleStep>(input, output, mode, align_corners, scales);
+  if (mode != "linear") throw std::invalid_argument("there is no '" + mode + "' resize");
   return std::make_shared<LinearResizeStep>(input, output, align_corners, scales);
 }
 

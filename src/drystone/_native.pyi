@@ -293,7 +293,7 @@ def reduce(input: TensorDesc, output: TensorDesc, kind: str, dims: Sequence[int]
 
 def resize(input: TensorDesc, output: TensorDesc, mode: str, align_corners: bool, scales: Sequence[float]) -> Step:
     """
-    torch's upsample_nearest{1,2,3}d ('nearest') and upsample_linear1d, bilinear2d, trilinear3d ('linear'). scales[axis], of output coordinates: (in - 1) / (out - 1), or 0 where out is 1, with align_corners (linear only); else 1 / scale factor where one was given (and recompute_scale_factor was not); else in / out. Input coordinates are o * scale for nearest and with align_corners, max(0, (o + 0.5) * scale - 0.5) otherwise, in float32 with one rounding, as torch's kernels have it. linear copies an axis that keeps its size. float32 and bfloat16, one format on both sides, no overlap.
+    torch's upsample_nearest{1,2,3}d ('nearest'), upsample_linear1d, bilinear2d, trilinear3d ('linear'), upsample_bicubic2d ('cubic'), _upsample_bilinear2d_aa and _upsample_bicubic2d_aa ('linear_antialias', 'cubic_antialias'). scales[axis], of output coordinates: (in - 1) / (out - 1), or 0 where out is 1, with align_corners (not nearest); else 1 / scale factor where one was given (and recompute_scale_factor was not); else in / out. Input coordinates are o * scale for nearest and with align_corners, (o + 0.5) * scale - 0.5 otherwise (of linear at least 0), in float32 with one rounding, as torch's kernels have it. linear copies an axis that keeps its size. float32 and bfloat16, one format on both sides, no overlap.
     """
 
 def rotary(x: TensorDesc, cosines: TensorDesc, sines: TensorDesc, output: TensorDesc) -> Step:

@@ -275,7 +275,7 @@ FALLBACKS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str]] = {
     "several results": (lambda x: torch.add(*torch.var_mean(x, 1)), "no native implementation"),
     "circular": (lambda x: F.pad(x, (1, 1, 0, 1), mode="circular"), "circular"),
     "norm": (lambda x: x.norm(3, dim=1), "a norm of order 3"),
-    "bicubic": (lambda x: F.interpolate(x, scale_factor=2.0, mode="bicubic"), "no native implementation"),
+    "nearest-exact": (lambda x: F.interpolate(x, scale_factor=2.0, mode="nearest-exact"), "no native implementation"),
     "another dtype": (lambda x: x.to(torch.float16).to(x.dtype), "dtype"),
     "einsum": (lambda x: torch.einsum("bchw,bdhw->bc", x, x), "a letter of one operand"),
     "einsum of one operand": (lambda x: torch.einsum("bchw->bhwc", x), "two operands"),

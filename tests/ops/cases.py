@@ -601,6 +601,13 @@ def resizes() -> Iterator[Case]:
     yield to("bilinear-0.6", 1, 16, 9, 7, scale_factor=0.6, mode="bilinear")
     yield to("bilinear-recomputed", 1, 16, 5, 7, scale_factor=1.7, mode="bilinear", recompute_scale_factor=True)
     yield to("bilinear-corners-to-one", 1, 16, 5, 7, size=(1, 4), mode="bilinear", align_corners=True)
+    images: tuple[dict[str, Any], ...] = (
+        {"scale_factor": 2}, {"size": (3, 20)}, {"size": (12, 5), "align_corners": True}, {"scale_factor": 0.6}, {"size": (12, 15)}, {"size": (1, 1)},
+    )  # fmt: skip
+    for (mode, antialias), options in itertools.product((("bicubic", False), ("bilinear", True), ("bicubic", True)), images):
+        name = f"{mode}{'-antialias' * antialias}-{label(**options)}"
+        yield to(name, 2, 19, 12, 15, mode=mode, antialias=antialias, **options)
+    yield to("bicubic-antialias-wide", 1, 3, 40, 5000, size=(2, 3), mode="bicubic", antialias=True)
     yield to("nearest-1d", 2, 16, 5, scale_factor=3, mode="nearest")
     yield to("linear-1d", 2, 17, 5, size=11, mode="linear")
     yield Case("upsample-module", lambda: nn.UpsamplingBilinear2d(scale_factor=2), ((1, 8, 4, 4),))

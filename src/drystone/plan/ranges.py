@@ -253,6 +253,8 @@ def _operator(node: Node, at: Inputs) -> Range:
             return hull(*(at(i) for i in range(len(node.inputs))))
         case Pad(value=value):
             return hull(at(0), Range(value, value)) if math.isfinite(value) else UNKNOWN
+        case Resize(mode=mode) if mode.startswith("cubic"):
+            return symmetric(4 * at(0).bound)  # its weights are of both signs; their sizes add up to less, over both axes
         case Convert() | Resize() | Index() | Topk():
             return at(0)
         case op if op.moves:

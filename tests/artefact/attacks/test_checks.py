@@ -193,6 +193,10 @@ OF_OPERATORS: dict[str, tuple[Given, str]] = {
     "resize: a huge scale": (resize(scales=[2.0, 1e8]), "a scale is negative or beyond 16777216"),
     "resize: no number": (resize(scales=[2.0, "nan"]), "is not finite"),
     "resize: corners of nearest": (resize(align_corners=True), "nearest has no corners to align"),
+    "resize: a cubic one of one axis": (
+        resize(mode="cubic", inputs=[[1, 4, 8]], outputs=[[1, 4, 16]], scales=[0.5], sizes=[16]), "a cubic resize of 3 axes"
+    ),
+    "resize: reads more than there is": (resize(mode="cubic_antialias", scales=[0.5, 9.0]), "a scale beyond what there is to read"),
     "resize: an axis less": (resize(outputs=[[1, 4, 16]], sizes=[16]), "sizes has 1 entries for 2 axes"),
     # -- movement
     "cat: beyond the axes": (cat(dim=2), "axis 2 of 2"),

@@ -159,7 +159,7 @@ RANGES: dict[str, tuple[Any, str, Any]] = {
     "eps: no number": (RIGHT["group_norm"], "eps", "nan"),
     "size: 0": (RIGHT["lrn"], "size", 0),
     **{f"{name}: infinite": (RIGHT["lrn"], name, "inf") for name in ("alpha", "beta", "k")},
-    "mode: cubic": (resize, "mode", "cubic"),
+    "mode: lanczos": (resize, "mode", "lanczos"),
     "mode: circular": (RIGHT["pad"], "mode", "circular"),
     "start: -1": (RIGHT["slice_"], "start", -1),
     "step: 0": (RIGHT["slice_"], "step", 0),

@@ -1,4 +1,4 @@
-"""Upsampling, and sampling by a grid. ``scales`` are the factors by which torch's kernels multiply output coordinates."""
+"""Resizes, and sampling by a grid. ``scales`` are the factors by which torch's kernels multiply output coordinates."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ def _nearest_builder(axes: int) -> None:
         return _resize(b, x, "nearest", False, _factors(axes, factors, named))
 
 
-def _linear_builder(name: str, axes: int) -> None:
+def _interpolation_builder(name: str, axes: int, mode: str = "linear") -> None:
     @builds(f"{name}.vec")
-    def linear_vec(
+    def interpolate_vec(
         b: Emitter, x: Value, output_size: list[int] | None, align_corners: bool, scale_factors: list[float] | None
     ) -> Built:
-        return _resize(b, x, "linear", align_corners, scale_factors or [None] * axes)
+        return _resize(b, x, mode, align_corners, scale_factors or [None] * axes)
 
     @builds(f"{name}.default")
-    def linear(
+    def interpolate(
         b: Emitter, x: Value, output_size: list[int], align_corners: bool, *factors: float | None, **named: float | None
     ) -> Built:
-        return _resize(b, x, "linear", align_corners, _factors(axes, factors, named))
+        return _resize(b, x, mode, align_corners, _factors(axes, factors, named))
 
 
 def _factors(axes: int, factors: tuple[float | None, ...], named: dict[str, float | None]) -> list[float | None]:
@@ -58,9 +58,12 @@ def _factors(axes: int, factors: tuple[float | None, ...], named: dict[str, floa
 
 for _axes in (1, 2, 3):
     _nearest_builder(_axes)
-_linear_builder("upsample_linear1d", 1)
-_linear_builder("upsample_bilinear2d", 2)
-_linear_builder("upsample_trilinear3d", 3)
+_interpolation_builder("upsample_linear1d", 1)
+_interpolation_builder("upsample_bilinear2d", 2)
+_interpolation_builder("upsample_trilinear3d", 3)
+_interpolation_builder("upsample_bicubic2d", 2, "cubic")
+_interpolation_builder("_upsample_bilinear2d_aa", 2, "linear_antialias")
+_interpolation_builder("_upsample_bicubic2d_aa", 2, "cubic_antialias")
 
 
 @builds("grid_sampler", "grid_sampler_2d")

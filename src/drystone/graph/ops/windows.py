@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -91,16 +91,26 @@ class Pool(Operator):
         return out
 
 
+_OF_IMAGES: dict[str, Callable[..., Tensor]] = {
+    "cubic": torch.ops.aten.upsample_bicubic2d.default,
+    "linear_antialias": torch.ops.aten._upsample_bilinear2d_aa.default,
+    "cubic_antialias": torch.ops.aten._upsample_bicubic2d_aa.default,
+}
+
+
 @dataclass(frozen=True)
 class Resize(Operator):
-    """To ``sizes`` of the spatial axes. ``scales``: by what torch's kernels multiply output coordinates, one an axis."""
+    """To ``sizes`` of the spatial axes. ``scales``: by what torch's kernels multiply output coordinates, one an axis.
+
+    Images alone are resized by cubic weights, and with those that avoid aliasing.
+    """
 
     name: ClassVar[str] = "resize"
     keeps_dtype: ClassVar[bool] = True
     tabled: ClassVar[bool] = True
     sample: ClassVar[Sample] = (("nearest", False, (0.5, 0.5), (12, 12)), [IMAGE], [])
 
-    mode: Annotated[str, OneOf(("nearest", "linear"))]
+    mode: Annotated[str, OneOf(("nearest", "linear", *_OF_IMAGES))]
     align_corners: bool
     scales: tuple[Finite, ...]
     sizes: Indices
@@ -110,12 +120,20 @@ class Resize(Operator):
         rank = rank_of(self, inputs, 3, 5)
         per_axis(self, rank - 2, "scales", "sizes")
         require(all(0 <= scale <= MAX_TABLE for scale in self.scales), f"a scale is negative or beyond {MAX_TABLE}")
-        require(self.mode == "linear" or not self.align_corners, "nearest has no corners to align")
+        require(self.mode != "nearest" or not self.align_corners, "nearest has no corners to align")
+        require(self.mode not in _OF_IMAGES or rank == 4, f"a {self.mode} resize of {rank} axes")
+        if self.mode.endswith("antialias"):  # for each index of the result there is a weight for each input that it reads
+            axes = zip(inputs[0].shape[2:], self.scales, self.sizes, strict=True)
+            require(all(scale * count <= 2 * size for size, scale, count in axes), "a scale beyond what there is to read")
         return (*inputs[0].shape[:2], *self.sizes)
 
     def run(self, inputs: list[Tensor]) -> Tensor:
-        """Axis by axis: both modes are separable."""
+        """Axis by axis: nearest and linear are separable."""
         x = inputs[0]
+        if self.mode in _OF_IMAGES:
+            axes = zip(x.shape[2:], self.scales, self.sizes, strict=True)
+            factors = [None if self.align_corners or scale == size / count else 1 / scale for size, scale, count in axes]
+            return _OF_IMAGES[self.mode](x, self.sizes, self.align_corners, *factors)
         for axis, (scale, count) in enumerate(zip(self.scales, self.sizes, strict=True), start=2):
             size = x.shape[axis]
             out = torch.arange(count, dtype=torch.float64)
