@@ -794,10 +794,22 @@ def products() -> Iterator[Case]:
     yield of("bmm", torch.bmm, (3, 5, 8), (3, 8, 7), exact=True)
     yield of("mm", torch.mm, (5, 8), (8, 7), exact=True)
     yield of("baddbmm", lambda x, y, z: torch.baddbmm(z, x, y, beta=0.5, alpha=2), (3, 5, 8), (3, 8, 7), (3, 5, 7))
-    for equation in ("bqhd,bkhd->bhqk", "bhqk,bkhd->bqhd", "xbhd,ybhd->xybh", "abcd,bcae->ade"):
+    for equation in (
+        "bqhd,bkhd->bhqk",
+        "bhqk,bkhd->bqhd",
+        "xbhd,ybhd->xybh",
+        "abcd,bcae->ade",
+        "bqhd,bkhe->bqe",
+        "bqh,dk->bqhdk",
+        "bqk,bkh->bqkh",
+        "ab,cb",
+    ):
         sizes = dict(zip("bqhdkxyace", (2, 5, 4, 8, 7, 3, 6, 3, 4, 9), strict=True))
         x, y = (tuple(sizes[name] for name in term) for term in equation.split("->")[0].split(","))
         yield of(f"einsum-{equation}", lambda x, y, e=equation: torch.einsum(e, x, y), x, y, exact=True)
+    yield of("einsum-ellipses", lambda x, y: torch.einsum("a...b,b...->a...", x, y), (3, 4, 5, 6), (6, 4, 5), exact=True)
+    yield of("einsum-three", lambda x, y, z: torch.einsum("ab,bcd,de->ace", x, y, z), (3, 4), (4, 5, 6), (6, 7), exact=True)
+    yield of("einsum-one", lambda x: (torch.einsum("abcd->bd", x), torch.einsum("...ab->...ba", x)), (3, 4, 5, 6), exact=True)
     yield of("batch_matmul-square", lambda x: x @ x.mT, (3, 5, 8), exact=True)
 
 
