@@ -48,17 +48,22 @@ void accumulate(const FoldArgs& args) {
   });
 }
 
-template <class T>
+template <class T, bool largest>
 void running_extreme(const FoldArgs& args) {
-  const bool largest = args.kind == FoldKind::cummax;
   each_line(args, [&](int64_t begin, int64_t) {
     const T* x = static_cast<const T*>(args.input) + begin;
     T* y = static_cast<T*>(args.output) + begin;
     int64_t best = 0;
+    T kept = x[0];
+    auto held = number(kept);
     for (int64_t i = 0; i < args.count; i++) {
-      const auto held = number(x[best * args.inner]), seen = number(x[i * args.inner]);
-      if (seen != seen || (held == held && (largest ? held <= seen : seen <= held))) best = i;
-      y[i * args.inner] = x[best * args.inner];
+      const T next = x[i * args.inner];
+      const auto seen = number(next);
+      const bool better = (seen != seen) | ((held == held) & (largest ? held <= seen : seen <= held));
+      best = better ? i : best;
+      held = better ? seen : held;
+      kept = better ? next : kept;
+      y[i * args.inner] = kept;
       args.places[begin + i * args.inner] = best;
     }
   });
@@ -85,7 +90,8 @@ void find(const FoldArgs& args, bool wanted) {
 
 template <class T>
 void extreme(const FoldArgs& args) {
-  if (has_places(args.kind)) return running_extreme<T>(args);
+  if (args.kind == FoldKind::cummax) return running_extreme<T, true>(args);
+  if (args.kind == FoldKind::cummin) return running_extreme<T, false>(args);
   const bool largest = args.kind == FoldKind::amax || args.kind == FoldKind::argmax;
   const bool places = args.kind == FoldKind::argmax || args.kind == FoldKind::argmin;
   each_line(args, [&](int64_t begin, int64_t line) {

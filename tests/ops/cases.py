@@ -846,6 +846,7 @@ def choices() -> Iterator[Case]:
     yield of("sort", lambda x: (*x.sort(dim=1, stable=True), x.sort(-1, descending=True).values), (2, 70, 3), exact=True)
     yield of("cumprod", lambda x: ((x / 3).cumprod(-1), x.cumprod(0)), (3, 17, 5))
     yield of("cummax", lambda x: (*x.cummax(1), *x.cummin(-1), x.cummax(0).indices), (3, 17, 5), exact=True)
+    yield of("max-and-place-long", lambda x: (x.max(1), x.min(1, keepdim=True), x.max(1).indices), (3, 40, 5), exact=True)
     yield of("argmax-pooled", lambda x, y: x[torch.arange(3), y.argmax(-1)], (3, 9, 16), (3, 9), exact=True)
 
 

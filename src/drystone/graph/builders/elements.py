@@ -264,9 +264,16 @@ def whole_extreme(b: Emitter, x: Value) -> Built:
     return fold(b, f"a{b.name}", x, _all_axes(x, None), x.dtype)
 
 
+# Entries along an axis, up to which two folds are faster than the kernel that finds an extreme and its place at once.
+_SHORT = 16
+
+
 @builds_elements("max.dim", "min.dim")
 def extreme_and_place(b: Emitter, x: Value, dim: int, keepdim: bool = False) -> Built:
     dims = _all_axes(x, dim)
+    if x.shape and x.shape[dims[0]] > _SHORT:
+        found = _with_places(b, Topk(dims[0], 1, largest=b.name == "max", sorted=True), x)
+        return [b.reshape(value, b.shape) for value in found if value is not None]
     return [
         fold(b, kind, x, dims, dtype) if b.reads(index) else None
         for index, (kind, dtype) in enumerate(((f"a{b.name}", x.dtype), (f"arg{b.name}", torch.int64)))
