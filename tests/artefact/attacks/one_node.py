@@ -73,6 +73,9 @@ softmax = native("softmax", inputs=[[2, 3]], outputs=[[2, 3]], dim=1)
 layer_norm = native("layer_norm", inputs=[[2, 3]], constants=[[3]], reads="v0 c0", outputs=[[2, 3]], dims=[1], centred=True, **NORM)
 group_norm = native("group_norm", inputs=[MAP], constants=[[4]], reads="v0 c0", outputs=[MAP], groups=2, **NORM)
 lrn = native("lrn", inputs=[MAP], outputs=[MAP], size=3, alpha=1.0, beta=1.0, k=1.0)
+grid_sample = native(
+    "grid_sample", inputs=[MAP, [1, 5, 6, 2]], outputs=[[1, 4, 5, 6]], mode="bilinear", padding="zeros", align_corners=False,
+)  # fmt: skip
 resize = native(
     "resize", inputs=[MAP], outputs=[[1, 4, 16, 4]], mode="nearest", align_corners=False, scales=[2.0, 0.5], sizes=[16, 4]
 )

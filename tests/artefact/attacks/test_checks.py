@@ -27,6 +27,7 @@ from one_node import (
     expand,
     fold,
     gather,
+    grid_sample,
     group_norm,
     gru,
     layer_norm,
@@ -184,6 +185,10 @@ OF_OPERATORS: dict[str, tuple[Given, str]] = {
     "lrn: two axes": (lrn(inputs=[[1, 4]], outputs=[[1, 4]]), "a lrn of 2 axes"),
     "lrn: six axes": (lrn(inputs=[[1] * 6], outputs=[[1] * 6]), "a lrn of 6 axes"),
     # -- resize
+    **more(grid_sample, "grid_sample", 2),
+    "grid_sample: a volume": (grid_sample(inputs=[[1, 4, 8, 8, 8], [1, 5, 6, 2]]), "a grid_sample of 5 axes"),
+    "grid_sample: places of three axes": (grid_sample(inputs=[[1, 4, 8, 8], [1, 5, 6, 3]]), "has no places in x0"),
+    "grid_sample: another batch": (grid_sample(inputs=[[1, 4, 8, 8], [2, 5, 6, 2]]), "has no places in x0"),
     **more(resize, "resize", 1),
     "resize: a long axis": (resize(outputs=[[1, 4, (1 << 24) + 1, 4]], sizes=[(1 << 24) + 1, 4]), "is no integer from 0 to 16777216"),
     "resize: two axes": (resize(inputs=[[1, 4]]), "a resize of 2 axes"),
