@@ -1,4 +1,4 @@
-"""PyTorch models on CPUs without the time between the arithmetic.
+"""Fast inference of PyTorch models on CPUs.
 
 >>> import drystone
 >>> fast = drystone.optimize(model, example_inputs)   # doctest: +SKIP
@@ -51,7 +51,7 @@ __all__ = [
 
 
 def _optimize(*args: Any, **kwargs: Any) -> Any:
-    # enable() hands this on and needs no more of it: capture alone takes longer to import than all else.
+    # enable() passes this on. The import is here because capture takes longer to import than all else.
     from drystone.conductor import optimize
 
     return optimize(*args, **kwargs)
@@ -60,20 +60,20 @@ def _optimize(*args: Any, **kwargs: Any) -> Any:
 def enable(only: Iterable[str] | None = None, *, reuse_pages: bool = True, torchscript: bool = False) -> None:
     """Put faster operators under torch's own names, for CPU tensors, until ``disable()``. The last call counts.
 
-    Each operator takes the calls where it was measured to win and hands all others to torch's own kernel; results, gradients and
-    errors are torch's. This function, ``disable()`` and ``enabled()`` may be called beside running calls, each of which is computed
-    by one kernel or the other. The first call in a process that names an operator registers it with torch, whose table of kernels
-    has no lock: call it before other threads compute where that is possible. Registered operators stay; switched off they
-    hand every call to torch's own kernel.
+    Each operator takes the calls where it was measured to win and hands all others to torch's kernel. Results, gradients and
+    errors are torch's. This function, ``disable()`` and ``enabled()`` are safe beside running calls: each of those is computed
+    by one kernel or the other. The first call for an operator registers it with torch, whose table of kernels
+    has no lock: if possible, call it before other threads compute. Registered operators stay; switched off, they
+    hand every call to torch's kernel.
 
     Args:
-        only: names of operators, as ``["topk", "cat"]``; all that drystone has where left out.
-        reuse_pages: memory of large results (16 MB and more) is used again instead of given back to the system: at most
-            ``DRYSTONE_PAGES`` megabytes wait for use, an eighth of the machine's memory if that is not set.
-        torchscript: what ``torch.jit.load`` and ``torch.jit.freeze`` give is optimised at its first call, for these inputs.
+        only: names of operators, as ``["topk", "cat"]``. Default: all.
+        reuse_pages: reuse memory of large results (16 MB and more) instead of returning it to the system. At most
+            ``DRYSTONE_PAGES`` megabytes are kept, by default an eighth of the machine's memory.
+        torchscript: optimise the modules of ``torch.jit.load`` and ``torch.jit.freeze`` at their first call, for its inputs.
 
     Raises:
-        ValueError: ``only`` names an operator that drystone does not have. Nothing has changed then.
+        ValueError: ``only`` names an unknown operator. Nothing has changed then.
     """
     from drystone.eager.enable import enable
 
@@ -81,9 +81,9 @@ def enable(only: Iterable[str] | None = None, *, reuse_pages: bool = True, torch
 
 
 def disable() -> None:
-    """Take back what ``enable()`` asked for; what open ``enabled()`` blocks ask for stays until they end.
+    """Undo ``enable()``. Open ``enabled()`` blocks keep their operators until they end.
 
-    Modules that were loaded in between keep their programs, and tensors their memory.
+    Modules loaded in between keep their programs, and tensors their memory.
     """
     if "drystone.eager.enable" not in sys.modules:
         return
@@ -95,17 +95,17 @@ def disable() -> None:
 def enabled(
     only: Iterable[str] | None = None, *, reuse_pages: bool = True, torchscript: bool = False
 ) -> AbstractContextManager[None]:
-    """``enable`` for the time of a ``with`` statement, in all threads.
+    """``enable`` for the duration of a ``with`` statement, in all threads.
 
-    Blocks may be nested, and open in several threads at once. What is on is what ``enable()`` and all open blocks ask for together:
-    a block that ends takes away only what none of the others asks for, and ``only`` in an inner block switches nothing off.
+    Blocks may be nested, and open in several threads at once. An operator is on while ``enable()`` or any open block asks for it.
+    So ``only`` in an inner block switches nothing off.
     """
     from drystone.eager.enable import enabled
 
     return enabled(only, reuse_pages, torchscript, _optimize)
 
 
-# The native core starts when it is first needed: `import drystone` loads no library and changes nothing.
+# The native core starts at its first use: `import drystone` loads no library and changes nothing.
 _LAZY = {
     "explain": "drystone.inplace",
     "load": "drystone.copies",
@@ -117,7 +117,7 @@ _LAZY = {
     "save": "drystone.copies",
 }
 
-if TYPE_CHECKING:  # what editors and type checkers read instead
+if TYPE_CHECKING:  # for editors and type checkers
     from drystone import ops
     from drystone.conductor import optimize
     from drystone.copies import load, save

@@ -1,4 +1,4 @@
-"""The way in: ``optimize`` decides how a model is prepared, whole, in parts, or with its layers packed."""
+"""``optimize``, which chooses how a model is prepared: whole, in parts, or with packed layers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
-import drystone.copies  # noqa: F401 (what is optimised can be copied)
+import drystone.copies  # noqa: F401 (registers the copies of optimised modules)
 from drystone.capture.export import check_model
 from drystone.capture.kept_modules import Choice, chosen_modules
 from drystone.errors import CaptureError, UnsupportedError, warn
@@ -40,42 +40,42 @@ def optimize(
     formats: str | None = None,
     release_originals: bool = False,
 ) -> OptimizedModule | PartedModule | LayoutModule:
-    """Prepare ``model`` for inference on this CPU: a module of the same signature.
+    """Prepare ``model`` for inference on this CPU. Returns a module with the same signature.
 
-    The model is captured, simplified, planned as a whole (implementation and memory format of every operator, by measuring)
-    and becomes one native program. Where it can't be captured whole, its largest submodules that can be become programs, and
-    the rest runs eagerly; a DrystoneWarning says which. The model itself is left as it is; it must be in eval mode.
+    The model is captured and simplified. Autotuning chooses an implementation and a memory format for every operator of the
+    whole graph, and the result is one native program. If the model can't be captured whole, its largest submodules that can be
+    become programs, and the rest runs eagerly; a DrystoneWarning says which. The model itself stays as it is.
 
     Args:
-        model: any ``nn.Module`` in eval mode, on the CPU; or a TorchScript module, traced, scripted or frozen. For a module that
-            was optimised, alone or as a submodule, its original is taken.
-        example_inputs: a tuple of its positional inputs (or one tensor); shapes and dtypes decide what is prepared.
-        example_kwargs: its inputs by name.
+        model: any ``nn.Module`` in eval mode, on the CPU; or a TorchScript module, traced, scripted or frozen. An optimised module,
+            alone or as a submodule, stands for its original.
+        example_inputs: a tuple of positional inputs, or one tensor. The program is prepared for their shapes and dtypes.
+        example_kwargs: inputs by name.
         dtype: ``torch.bfloat16`` computes in bfloat16 with float32 accumulation; inputs and outputs keep the model's dtypes.
-            Where the CPU does not multiply bfloat16, weights are stored in it and all is computed in float32.
+            CPUs without bfloat16 arithmetic store weights as bfloat16 and compute in float32.
             None or ``torch.float32``: the model's own precision.
-        keep_fp32: submodules that stay float32 where ``dtype`` is bfloat16, with all inside them: themselves, their
-            qualified names ("encoder.layer.0"), or functions of (name, module) that say so of each submodule.
-        dynamic_shapes: which input dimensions may vary, as ``torch.export.export`` takes it. None lets the batch vary (the
-            first dimension, where the model allows it). A new shape makes a program at its first call, planned from the
-            times that are known; ``fast.prepare(*inputs)`` measures it. The 16 last used are kept.
+        keep_fp32: submodules that stay float32 where ``dtype`` is bfloat16, with everything inside them: modules, qualified
+            names ("encoder.layer.0"), or predicates of (name, module).
+        dynamic_shapes: the input dimensions that may vary, as for ``torch.export.export``. None: the batch may (the
+            first dimension, if the model allows it). A new shape is planned at its first call, from
+            known times; ``fast.prepare(*inputs)`` measures it. The 16 most recently used programs are kept.
         accuracy: ``"strict"`` bars algorithms that reorder the arithmetic.
-        tuning: ``"measure"`` rehearses candidates; ``"estimate"`` plans from known times and a cost model.
-        capture: ``"auto"`` captures the model whole or, where torch.export can't and no ``dynamic_shapes`` are asked for, in
-            parts; ``"whole"`` raises instead. ``"eager"`` captures nothing: the model's Python runs at each call, its layers run
-            packed, and tensors between them keep the memory format in which the model was fastest, or eager runs.
+        tuning: ``"measure"`` autotunes; ``"estimate"`` plans from known times and a cost model.
+        capture: ``"auto"`` captures the model whole. If torch.export can't, and there are no ``dynamic_shapes``, it captures
+            parts; ``"whole"`` raises instead. ``"eager"`` captures nothing: the model's Python runs at each call with packed
+            layers, and tensors between them keep the memory format in which the model is fastest; or eager runs.
         strict: raise instead of running an operator on ATen, or a part of the model eagerly.
-        formats: hold all tensors to one format where operators have it ("plain", "channels_last", "blocked16", "blocked8"),
-            to compare; None chooses freely.
-        release_originals: free the model's plain parameters once they are packed, so that memory holds one copy: the model
-            itself is left with empty ones and can't be called any more, and the optimised module takes the shapes of the
-            example alone. Where eager turns out the faster, they are kept, with a DrystoneWarning.
+        formats: for comparisons: hold all tensors to one format where operators have it ("plain", "channels_last",
+            "blocked16", "blocked8"). None chooses freely.
+        release_originals: free the model's parameters after packing, so that memory holds one copy. The model
+            can't be called any more, and the optimised module takes only the shapes of the
+            example. If eager is faster, the parameters are kept, with a DrystoneWarning.
 
     Raises:
         CaptureError: the model is in training mode, or neither it nor any of its submodules can be captured.
-        UnsupportedError: ``strict`` and something would run on ATen; or a dtype that is not served.
-        InputError: example inputs missing, not on the CPU, or an argument out of range; one in ``keep_fp32`` that the model
-            does not have.
+        UnsupportedError: an operator would run on ATen with ``strict``; or an unsupported dtype.
+        InputError: missing example inputs, or inputs not on the CPU; an argument out of range; a submodule in ``keep_fp32`` that
+            the model does not have.
 
     >>> fast = optimize(nn.Linear(4, 2).eval(), torch.zeros(1, 4))
     >>> fast(torch.ones(1, 4)).shape
@@ -105,5 +105,5 @@ def optimize(
         if whole or dynamic_shapes is not None or isinstance(model, torch.jit.ScriptModule):
             raise
         reason = error
-    check_model(model, args, kwargs)  # what is wrong with the whole model is no matter of its parts
+    check_model(model, args, kwargs)  # an error of the whole model's call, which its parts would not show
     return optimize_in_parts(example, options, preparer, reason)

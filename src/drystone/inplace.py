@@ -1,6 +1,6 @@
-"""Fast forwards in the user's own modules: ``optimize_``, ``restore`` and ``optimizing``.
+"""Optimisation in place: ``optimize_``, ``restore`` and ``optimizing``.
 
-Only the attribute ``forward`` of an instance is another: class, hooks, weights and the methods that call it are the module's own.
+Only the instance's attribute ``forward`` changes. Class, hooks, weights and the methods that call ``forward`` are the module's own.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ from drystone.whole import another
 Model = TypeVar("Model", bound=nn.Module)
 Kind = tuple[Any, ...]
 
-# Captures of a module and its parts after the first: for other ways of calling them, sizes that no program takes, attributes that
-# were set. Each takes seconds of a call.
+# Captures of a module and its parts after the first: for calls of another form, new sizes, changed attributes. Each takes seconds
+# of a call.
 CAPTURES = 8
-# Where a module keeps what it knows of its programs.
+# The attribute of a module that holds its programs.
 _NAME = "_drystone"
 
 
@@ -74,28 +74,27 @@ def optimize_(
     strict: bool = False,
     formats: str | None = None,
 ) -> Model:
-    """Have ``model`` itself compute by native programs from now on, and give it back. ``restore(model)`` undoes it.
+    """Optimise ``model`` in place, and return it. ``restore(model)`` undoes it.
 
-    Its ``forward`` is another, and that of its parts where it can't be captured whole; all else is its own: class, attributes,
-    ``state_dict()``, hooks, and the methods of it and of libraries around it that call it. Without an example it is prepared at its
-    first call, for the arguments of that call; calls with other keywords, another structure or sizes that no program takes prepare
-    one more, eight at most. After that, and where nothing can be captured, such calls run eagerly; a DrystoneWarning says so once.
+    Its ``forward`` is replaced, or that of its parts if it can't be captured whole. All else is its own: class, attributes,
+    ``state_dict()``, hooks, and all methods that call it. Without an example it is prepared at its
+    first call, for the arguments of that call. Calls with other keywords, another structure or new sizes prepare
+    another program, eight at most. Further ones run eagerly, as do calls that can't be captured; a DrystoneWarning says so once.
 
-    The original runs in training mode, under autocast, where the result is to carry a gradient (call it under
-    ``torch.inference_mode()`` or ``torch.no_grad()``), while submodules have hooks that they did not have before, and while it is
-    traced or transformed. Weights that were written to are taken over by the second call that finds them so. A number, string or
-    switch among the attributes that is set to something else, or a submodule or parameter that is replaced, makes a new program;
-    what is inside other objects (a ``config``) goes unnoticed until ``optimize_`` is called again.
+    The original runs in training mode, under autocast, if the result needs a gradient (use ``torch.inference_mode()`` or
+    ``torch.no_grad()``), while submodules have new hooks, and while it is traced or transformed. Changed weights are taken over by
+    the second call that finds them the same. A new value of a number, string or switch among the attributes, or a new submodule
+    or parameter, leads to a new program. Changes inside other objects (a ``config``) go unnoticed until the next ``optimize_``.
 
-    ``copy.deepcopy`` gives a module that prepares itself at its first call; pickles and ``torch.save`` hold the module as it was.
+    ``copy.deepcopy`` returns a module that prepares itself at its first call. Pickles and ``torch.save`` hold the original module.
 
     Args:
-        model: any ``nn.Module`` on the CPU. A TorchScript module becomes one of a class below its own, which calls the program.
-        example_inputs: a call to prepare for now, as for ``optimize``; the other arguments are those of ``optimize`` too.
+        model: any ``nn.Module`` on the CPU. A TorchScript module gets a subclass of its class, which calls the program.
+        example_inputs: a call to prepare for now, as for ``optimize``. The other arguments are as for ``optimize`` too.
 
     Raises:
-        InputError: ``model`` was given by ``optimize``; an argument is out of range.
-        CaptureError, UnsupportedError: what ``optimize`` raises for the example. The model is as it was then.
+        InputError: ``model`` comes from ``optimize``; an argument is out of range.
+        CaptureError, UnsupportedError: as ``optimize`` raises for the example. The model is unchanged then.
 
     >>> model = optimize_(nn.Linear(4, 2).eval())
     >>> with torch.inference_mode():
@@ -139,7 +138,7 @@ def optimize_(
 
 
 def restore(model: Model) -> Model:
-    """Give ``model`` and all modules inside it the forwards back that ``optimize_`` has replaced. Others are left as they are."""
+    """Undo ``optimize_`` for ``model`` and all modules inside it."""
     for module in model.modules():
         if isinstance(module, torch.jit.ScriptModule):
             script.uninstall(module)
@@ -150,9 +149,9 @@ def restore(model: Model) -> Model:
 
 @dataclass
 class InPlaceExplanation:
-    """What runs where in a model that was optimised in place: the explanations of each optimised module, by its qualified name.
+    """The explanations of a model optimised in place, by the qualified name of each optimised module.
 
-    A module has one for each way of calling it; one that can't be captured whole has that of its parts.
+    A module has one for each form of its calls. A module that can't be captured whole has the explanation of its parts.
     """
 
     modules: dict[str, list[Explanation | PartedExplanation]]
@@ -163,7 +162,7 @@ class InPlaceExplanation:
 
 
 def explain(model: nn.Module) -> InPlaceExplanation:
-    """What ``optimize_`` has made of ``model`` and the modules inside it so far.
+    """Explain the programs that ``optimize_`` has made in ``model`` so far.
 
     >>> model = optimize_(nn.Linear(4, 2).eval(), torch.ones(1, 4), tuning="estimate")
     >>> list(explain(model).modules)
@@ -182,12 +181,12 @@ def explain(model: nn.Module) -> InPlaceExplanation:
 
 @contextmanager
 def optimizing(model: Model, **options: Any) -> Iterator[Model]:
-    """``optimize_`` for whatever the block does with ``model``: its calls run eagerly, are noted down, and prepared for at the end.
+    """``optimize_`` for the calls in a ``with`` block. They run eagerly and are recorded; the end of the block prepares for them.
 
-    Where the model itself is not called, as by a method that calls ``self.encoder(x)``, the outermost modules that are become the
-    optimised ones. ``options`` are those of ``optimize_``. Where the block raises, the model is left as it was.
+    If the block does not call the model itself, but a method that calls ``self.encoder(x)``, the outermost called modules are
+    optimised. ``options`` are those of ``optimize_``. If the block raises, the model stays as it was.
 
-    Raises ``InputError`` where the block has called nothing of the model in eval mode.
+    Raises ``InputError`` if the block calls no module of the model in eval mode.
 
     >>> model = nn.Sequential(nn.Linear(4, 2)).eval()
     >>> with optimizing(model, tuning="estimate"), torch.no_grad():
@@ -210,19 +209,19 @@ def optimizing(model: Model, **options: Any) -> Iterator[Model]:
 
 
 class Budget:
-    """How many captures a module and its parts have left."""
+    """The remaining captures of a module and its parts."""
 
     def __init__(self) -> None:
         self.left = CAPTURES
 
 
 class InPlace:
-    """What a module with another ``forward`` knows: its own one, and the programs for the ways in which it is called.
+    """The state of an optimised module: its own ``forward``, and programs for the forms of its calls.
 
     Copies of the module may share it: they run their own ``forward``.
     """
 
-    # No __dict__: whoever copies what a module holds, object by object, takes this as it is.
+    # No __dict__, so that code that copies a module's attributes object by object takes this as it is.
     __slots__ = (
         "budget",
         "busy",
@@ -246,7 +245,7 @@ class InPlace:
     def __init__(
         self, module: nn.Module, own: Callable[..., Any] | None, options: dict[str, Any], budget: Budget | None = None
     ) -> None:
-        """``own``: the ``forward`` that the instance had beside its class's. ``budget``: of the module that this is a part of."""
+        """``own``: the instance's former ``forward`` attribute. ``budget``: that of the model, for a part."""
         self.module, self.own, self.options = module, own, options
         self.budget = budget or Budget()
         self.first = True  # no capture yet of the weights as they are
@@ -297,7 +296,7 @@ class InPlace:
         return self._new_call(kind, args, kwargs)
 
     def _runs_original(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        """Whether the call is none for a program. What a user might not expect is said."""
+        """Whether the original runs this call. Reasons that a user may not expect are warned of."""
         if self.module.training or GLOBAL_HOOKS[0] or GLOBAL_HOOKS[1]:
             return True
         if torch.is_autocast_enabled("cpu"):
@@ -328,7 +327,7 @@ class InPlace:
             warn(f"{type(self.module).__name__} {text}", stacklevel=6)
 
     def _took_new_weights(self) -> bool:
-        """Not at the first call that finds them changed: between the steps of a training, each would find others."""
+        """Not at the first call with new weights: in training, each call has new ones."""
         with self.lock:
             now = [(tensor.data_ptr(), version_of(tensor)) for tensor in [*self.module.parameters(), *self.module.buffers()]]
             if now != self.seen:
@@ -343,7 +342,7 @@ class InPlace:
             return True
 
     def _new_call(self, kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A call that no program is known for."""
+        """A call without a known program."""
         error: Exception | None = None
         try:
             found = self._found(kind, args, kwargs)
@@ -363,18 +362,18 @@ class InPlace:
     # -- preparation
 
     def prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Make the program for such a call, if there is none. Raises what ``optimize`` raises."""
+        """Make the program for this form of call, if there is none. Raises as ``optimize`` does."""
         with torch.no_grad():
             checked_tensors(args, kwargs)
         self._found(_kind(args, kwargs), args, kwargs)
 
     def rehearse(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Be ready for such a call, as far as the module can be."""
+        """Call the module once, so that the next such call finds its program."""
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
             self.call(args, kwargs)
 
     def _found(self, kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OptimizedModule | None:
-        """The program that takes this call, made now if it has to be; None where the module is to run as it is."""
+        """The program for this call, made now if needed. None: run the original."""
         if self.busy == threading.get_ident() or self.closed or (self.refused and (kind, _sizes(args, kwargs)) in self.refused):
             return None
         with self.lock:
@@ -399,7 +398,7 @@ class InPlace:
                 self.busy = None
 
     def _captured(self, kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OptimizedModule | None:
-        """The one place where the module is captured: at first, for another way of calling it, for sizes that no program takes."""
+        """Capture the module: first, for a call of another form, or for new sizes."""
         if self.fast:
             made: Any = self._another(kind, args, kwargs)
         else:
@@ -422,7 +421,7 @@ class InPlace:
         self.watch = self.watch or Watch(self.module)
 
     def _another(self, kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OptimizedModule:
-        """What differs in size from calls that there are programs for may vary in the new one, where the model can."""
+        """Let sizes that differ from those of known programs vary in the new one, if the model allows it."""
         programs = programs_of(self.fast[0])
         varying = None if kind in self.fixed else _differing(self.kinds.get(kind, []), args, kwargs)
         if varying:
@@ -450,13 +449,13 @@ class InPlace:
         return made
 
     def _precision(self) -> dict[str, Any]:
-        """What ``keep_fp32`` says of this module, which may be a part of the one that it was said of."""
+        """``keep_fp32`` for this module, which may be a part of the model."""
         kept = self.options["keep_fp32"]
         inside = [module for module in self.module.modules() if module in kept and module is not self.module]
         return {"dtype": None if self.module in kept else self.options["dtype"], "keep_fp32": inside}
 
     def _divide(self, made: PartedModule) -> None:
-        """Optimise the parts instead, where they are: what keeps state between calls is the user's module then, not a copy."""
+        """Optimise the parts in place instead. So the user's module keeps the state between calls, not a copy."""
         self.parts = made
         for module, forward in made._parts.items():
             if module not in set(self.module.modules()):  # the twin: a recurrent layer
@@ -483,7 +482,7 @@ def _install(module: nn.Module, options: dict[str, Any], budget: Budget | None =
 
 
 def _forward(module: nn.Module, own: Callable[..., Any] | None) -> Callable[..., Any]:
-    """What takes the place of ``forward`` as a method. Bound to a copy of the module, it is the original."""
+    """The replacement of the method ``forward``. Bound to a copy of the module, it is the original."""
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         # First: those that trace read on here.
@@ -517,7 +516,7 @@ def _uninstall(module: nn.Module) -> None:
 
 
 class _Recorder:
-    """Notes how the outermost modules of a model are called, for as long as it is there."""
+    """Records the calls of a model's outermost modules, until ``remove``."""
 
     def __init__(self, model: nn.Module) -> None:
         self.calls: dict[nn.Module, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {}
@@ -558,7 +557,7 @@ class _Recorder:
 
 
 def _kind(*items: Any) -> Kind:
-    """What tells ways of calling a module apart, without the sizes. Equal ones need not be served by one program."""
+    """The form of a call, without sizes. Calls of one form may need several programs."""
     return tuple(map(_kind_of, items))
 
 
@@ -585,7 +584,7 @@ def _takes(fast: OptimizedModule, args: tuple[Any, ...], kwargs: dict[str, Any])
 
 
 def _are_taken(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether tensors are such as programs read: on the CPU, with memory."""
+    """Whether programs can read these tensors: on the CPU, with memory."""
     try:
         checked_tensors(args, kwargs)
     except InputError:
@@ -594,7 +593,7 @@ def _are_taken(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
 
 
 def _differing(same: list[OptimizedModule], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[set[int]] | None:
-    """For each tensor the axes in which it is of another size than in the examples of ``same``, and the batch; None for none."""
+    """For each tensor the batch axis and the axes whose size differs from the examples of ``same``; None for none."""
     tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
     varying: dict[int, set[int]] = {id(tensor): set() for tensor in tensors}
     for fast in same:

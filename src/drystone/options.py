@@ -1,4 +1,4 @@
-"""What ``optimize`` can be asked for, and what it refuses."""
+"""The options of ``optimize``, and their checks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from drystone.errors import InputError, UnsupportedError
 
 @dataclass(frozen=True)
 class Options:
-    """What ``optimize`` was asked for. ``float32_modules`` are those that bfloat16 leaves out."""
+    """The options of ``optimize``. ``float32_modules`` stay float32 where ``dtype`` is bfloat16."""
 
     dtype: torch.dtype | None = None
     tuning: str = "measure"
@@ -43,7 +43,7 @@ def check_release(model: nn.Module, dynamic_shapes: Any) -> None:
 def check_options(
     dtype: Any = None, accuracy: Any = "default", tuning: Any = "measure", capture: Any = "auto", formats: Any = None
 ) -> None:
-    """Raise ``UnsupportedError`` or ``InputError`` for an option of ``optimize`` that is out of range."""
+    """Raise ``UnsupportedError`` or ``InputError`` for an option out of range."""
     if dtype not in (None, torch.float32, torch.bfloat16):
         raise UnsupportedError(f"dtype: expected None, torch.float32 or torch.bfloat16, got {dtype}")
     for name, given, allowed in (
@@ -57,7 +57,7 @@ def check_options(
 
 
 def check_eager(model: nn.Module, dtype: Any, dynamic_shapes: Any, strict: bool, release_originals: bool) -> None:
-    """Raise for what a model that stays eager can't have."""
+    """Raise for options that don't go with ``capture="eager"``."""
     if isinstance(model, torch.jit.ScriptModule):
         raise InputError('capture="eager": a TorchScript module runs no Python between its layers; leave capture out')
     if dtype is torch.bfloat16:

@@ -1,4 +1,4 @@
-"""What ``optimize`` gives back: a module that is called as the model was, and runs the program."""
+"""``OptimizedModule``, the result of ``optimize``: called like the model, it runs the program."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ MAX_OTHERS = 8
 
 @dataclass
 class Example:
-    """A model, and the call with which it is captured."""
+    """A model and its example call."""
 
     model: nn.Module
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
     def with_tensors(self, tensors: list[torch.Tensor]) -> tuple[Any, Any]:
-        """The call with these in the place of its own."""
+        """The call with these tensors in place of its own."""
         leaves, spec = pytree.tree_flatten((self.args, self.kwargs))
         given = iter(tensors)
         return pytree.tree_unflatten([next(given) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves], spec)
@@ -44,10 +44,10 @@ class Example:
 
 @dataclass
 class Interface:
-    """How a captured model is called.
+    """The calling convention of a captured model.
 
-    ``inputs`` are as in the example; ``varying`` has for each the axes whose sizes may be others. ``batch``: the inputs with the
-    first size of the example, which may vary though no dimension was declared dynamic. A model that was loaded has no example.
+    ``inputs`` are those of the example. ``varying`` has the axes of each whose sizes may vary. ``batch``: the inputs whose
+    first axis is the batch, which may vary without ``dynamic_shapes``. A loaded model has no example.
     """
 
     example: Example | None
@@ -58,13 +58,13 @@ class Interface:
 
     @property
     def sizes(self) -> tuple[tuple[int, ...], ...]:
-        """Of the example."""
+        """Those of the example."""
         return tuple(tuple(value.shape) for value in self.inputs)
 
 
 @dataclass
 class Prepared:
-    """A program for fixed input shapes, or the verdict that eager is faster."""
+    """A program for fixed input shapes, with its explanation, which may say that eager is faster."""
 
     program: Program
     explanation: Explanation
@@ -80,7 +80,7 @@ class Prepared:
 
 
 class Supply(Protocol):
-    """The programs of a model, which ``drystone.preparer`` makes."""
+    """The programs of a model, made by ``drystone.preparer``."""
 
     originals: Weights
     current: tuple[int, Prepared] | None  # the last used for the example's shapes, and its threads
@@ -92,19 +92,19 @@ class Supply(Protocol):
         """Take over the model's weights as they are now."""
 
 
-# Gives the module for another way of calling a model: ``(args, kwargs)``.
+# Returns the module for a call of another form: ``(args, kwargs)``.
 Other = Callable[[tuple[Any, ...], dict[str, Any]], "OptimizedModule"]
 
 
 class OptimizedModule(StandIn):
-    """The model, prepared for inference. Inputs and outputs are structured as the model's; attributes are the model's.
+    """The model, prepared for inference, with the same structure of inputs and outputs, and the model's attributes.
 
-    Calls may come from several threads. Results carry no gradient. Where the model's weights change after it was prepared, calls
-    raise ``WeightsChangedError`` until ``refresh()``; writes through ``.data``, which torch does not count, go unnoticed.
+    Calls may come from several threads. Results have no gradient. After a change of the model's weights, calls
+    raise ``WeightsChangedError`` until ``refresh()``. Writes through ``.data`` go unnoticed, as torch does not count them.
     """
 
     def __init__(self, model: nn.Module, interface: Interface, programs: Supply, other: Other | None = None) -> None:
-        """``other`` captures the model for another way of calling it; None: such calls are refused."""
+        """``other`` captures the model for a call of another form. None: such calls are refused."""
         super().__init__(model)
         self._flatten = interface.signature.flatten
         self._names = [leaf.name for leaf in interface.signature.inputs if leaf.tensor]
@@ -118,15 +118,15 @@ class OptimizedModule(StandIn):
         self._others: list[OptimizedModule] = []
 
     def explain(self) -> Explanation:
-        """What runs where, in which format, for how long; what torch runs instead, and why."""
+        """The steps of the program: implementation, format and time of each, and the reason for each operator on ATen."""
         if self._programs.current is None:
             raise InputError("the module has no program yet")
         return self._programs.current[1].explanation
 
     def prepare(self, *args: Any, **kwargs: Any) -> Explanation:
-        """Make the program for inputs of these shapes now, and measure: calls alone plan it from times that are known.
+        """Make the program for these shapes now, by autotuning. A call alone would plan it from known times.
 
-        Gives the explanation of that program. Raises what a call with these inputs would raise.
+        Returns the explanation of the program. Raises as a call with these inputs does.
         """
         try:
             tensors, _ = self._checked(args, kwargs)
@@ -135,7 +135,7 @@ class OptimizedModule(StandIn):
         return self._prepared(tensors, threads_in_force(), rehearse=True).explanation
 
     def refresh(self) -> None:
-        """Take over the model's weights as they are now. Programs for other shapes and threads are made again when called."""
+        """Take over the model's current weights. Programs for other shapes and threads are made again when called."""
         self._programs.refresh()
         self._others = []
 
@@ -165,9 +165,9 @@ class OptimizedModule(StandIn):
         return prepared.unflatten(prepared.program(tensors))
 
     def _other(self, args: tuple[Any, ...], kwargs: dict[str, Any], error: OtherCall) -> OptimizedModule:
-        """The module for a call of another form than the example's: with other keywords, lists of another length, other integers.
+        """The module for a call of another form than the example's: other keywords, lists of another length, other integers.
 
-        Raises ``error`` where there can't be one.
+        Raises ``error`` if there is none.
         """
         with self._making_other:
             for fast in self._others:
@@ -178,7 +178,7 @@ class OptimizedModule(StandIn):
                 raise error
             try:
                 self._others.append(self._make_other(args, kwargs))
-            except DrystoneError as failure:  # it is none that the model takes, most likely
+            except DrystoneError as failure:  # most likely the model does not take such a call
                 raise error from failure
             return self._others[-1]
 
@@ -204,7 +204,7 @@ class OptimizedModule(StandIn):
         return self._programs.at(sizes_of(tensors), tensors, threads, rehearse)
 
     def _check(self, index: int, tensor: torch.Tensor, grad: bool) -> None:
-        """Raise the error that says what is wrong with an input, if anything is."""
+        """Raise if an input is not as prepared for."""
         name, dtype, shape = self._names[index], self._dtypes[index], self._shapes[index]
         if error := refusal(repr(name), tensor, grad):
             raise error
