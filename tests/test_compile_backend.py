@@ -24,7 +24,7 @@ from drystone.compile_backend import drystone as backend
 from drystone.compiled_graph import MAX_CHANGES, CompiledGraph
 from drystone.errors import DrystoneWarning, UnsupportedError
 from drystone.plan.implementations.base import WeightStore
-from drystone.runtime.programs import MAX_PROGRAMS
+from drystone.runtime.module import STEP_BYTES
 
 
 @pytest.fixture(autouse=True)
@@ -161,11 +161,12 @@ def test_a_number_that_varies(compiled: Any, graphs: list[CompiledGraph]) -> Non
     assert len(graphs[-1].explain()) >= 2
 
 
-def test_programs_are_bounded(compiled: Any, graphs: list[CompiledGraph]) -> None:
+def test_programs_are_bounded(compiled: Any, graphs: list[CompiledGraph], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DRYSTONE_MEMORY", str(8 * STEP_BYTES))
     fast = compiled(nn.Sequential(nn.ReLU(), nn.Tanh()).eval(), dynamic=True)
-    for size in range(2, MAX_PROGRAMS + 6):
+    for size in range(2, 14):
         fast(torch.randn(size, 2))
-    assert len(graphs[-1].explain()) == MAX_PROGRAMS
+    assert len(graphs[-1].explain()) == 8
 
 
 def test_options(compiled: Any, graphs: list[CompiledGraph]) -> None:

@@ -56,9 +56,10 @@ def optimize(
             None or ``torch.float32``: the model's own precision.
         keep_fp32: submodules that stay float32 where ``dtype`` is bfloat16, with everything inside them: modules, qualified
             names ("encoder.layer.0"), or predicates of (name, module).
-        dynamic_shapes: the input dimensions that may vary, as for ``torch.export.export``. None: the batch may (the
-            first dimension, if the model allows it). A new shape is planned at its first call, from
-            known times; ``fast.prepare(*inputs)`` measures it. The 16 most recently used programs are kept.
+        dynamic_shapes: the input dimensions that may vary, as for ``torch.export.export``. None: all may, where the model
+            allows it; the first call with another size captures it once more, which a declaration saves.
+            A new shape makes a program at its first call, with the choices of the first; ``fast.prepare(*inputs)``
+            measures it. The most recently used are kept, within 256 MB or ``DRYSTONE_MEMORY`` ("2G") beside the weights.
         accuracy: ``"strict"`` bars algorithms that reorder the arithmetic.
         tuning: ``"measure"`` autotunes; ``"estimate"`` plans from known times and a cost model.
         capture: ``"auto"`` captures the model whole. If torch.export can't, and there are no ``dynamic_shapes``, it captures

@@ -33,7 +33,7 @@ from drystone.runtime.explain import ExplainedStep, Explanation
 from drystone.runtime.memory import Memory
 from drystone.runtime.module import OptimizedModule, Prepared, supply_of
 from drystone.runtime.program import Program
-from drystone.runtime.programs import ProgramTable
+from drystone.runtime.programs import ProgramTable, budget
 from drystone.runtime.stand_in import threads_in_force
 from drystone.runtime.timing import against_eager, step_seconds
 from drystone.runtime.weights import Named, Weights, released
@@ -126,7 +126,7 @@ class Preparer:
         native.set_threads(threads)
         planner = Planner(graph, self.weights, self.times.of(threads), held_format, kin, ends)
         if tensors is None:
-            assembled = planner.assemble(choice(planner, threads) or planner.best())
+            assembled = planner.assemble(choice(planner, threads) or planner.kept() or planner.best())
         else:
             given = list(tensors)
             assembled = planner.rehearse(lambda candidate: step_seconds(Program(candidate, threads), given), say)
@@ -149,7 +149,7 @@ class Programs(ProgramTable[tuple[int, Sizes], Prepared]):
     ) -> None:
         """``originals``: the weights that graphs are made from. ``usual``: the sizes of the example. ``quiet``: no warning of what
         runs on ATen."""
-        super().__init__(preparer.lock)
+        super().__init__(preparer.lock, budget())
         self.preparer, self.source, self.options, self.quiet = preparer, source, options, quiet
         self.originals, self.usual = Weights(originals), usual
         self.released = False  # the model has no weights any more
@@ -160,6 +160,9 @@ class Programs(ProgramTable[tuple[int, Sizes], Prepared]):
     def at(self, sizes: Sizes, tensors: list[torch.Tensor], threads: int, rehearse: bool = False) -> Prepared:
         """The program for these sizes and so many threads, those in force; ``rehearse`` makes it again, by measuring."""
         return self.find((threads, sizes), lambda: self._make(sizes, tensors, threads, rehearse), rehearse)
+
+    def leaves_to_eager(self, sizes: Sizes, threads: int) -> bool:
+        return self.verdict == "eager" and self.get((threads, sizes)) is None
 
     def refresh(self) -> None:
         """Take over the weights as they are now. Programs are made again when they are called for."""
@@ -175,6 +178,9 @@ class Programs(ProgramTable[tuple[int, Sizes], Prepared]):
     def clear(self) -> None:
         super().clear()
         self.current = None
+
+    def _cost(self, entry: Prepared) -> int:
+        return entry.bytes
 
     def _used(self, key: tuple[int, Sizes], entry: Prepared) -> None:
         super()._used(key, entry)
@@ -204,7 +210,9 @@ class Programs(ProgramTable[tuple[int, Sizes], Prepared]):
             self._report_segments(program.assembled)
             say("rehearsing against eager")
             eager = self.source.eager(sizes, tensors) if measure and self.source.timed else None
-            explanation = self._explain(program, planner, tensors, eager)
+            # A call of other sizes does not wait for times that nobody looks at.
+            timed = self.source.timed and (measure or self.usual in (None, sizes))
+            explanation = self._explain(program, planner, tensors if timed else None, eager)
             self.verdict = self.verdict or explanation.runs
             return Prepared(program, explanation, graph, signature)
 
@@ -221,15 +229,17 @@ class Programs(ProgramTable[tuple[int, Sizes], Prepared]):
             warn(f"{len(segments)} operators run on ATen: {text}", stacklevel=5)
 
     def _explain(
-        self, program: Program, planner: Planner, tensors: list[torch.Tensor], model: Callable[[], Any] | None
+        self, program: Program, planner: Planner, tensors: list[torch.Tensor] | None, model: Callable[[], Any] | None
     ) -> Explanation:
-        """``model`` is timed beside the program; None: that is not measured now."""
-        if not self.source.timed:
+        """``tensors``: what the program is timed on; None: by what is known. ``model`` is timed beside it, where there is one."""
+        if tensors is None:
             steps = planner.known_seconds(program.assembled)
         else:
             runs = step_seconds(program, tensors) if model else [program.time_steps(tensors)]
             steps = [min(times) for times in zip(*runs, strict=True)]
-        ours, eager = against_eager(lambda: program(tensors), model) if model else (sum(steps), None)
+        ours, eager = (sum(steps), None)
+        if tensors is not None and model:
+            ours, eager = against_eager(lambda: program(tensors), model)
         assembled = program.assembled
         return Explanation(
             steps=[

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
@@ -16,7 +16,7 @@ from drystone.capture.export import Captured
 from drystone.capture.export import capture as capture_module
 from drystone.capture.isolated import alone
 from drystone.capture.kept_modules import names_of
-from drystone.capture.shapes import LEAST, batch_inputs, batch_shapes, dynamic_dims, resize, varying_shapes
+from drystone.capture.shapes import LEAST, batch_inputs, dynamic_dims, resize, varying_shapes
 from drystone.capture.signature import Signature
 from drystone.errors import CaptureError, ShapeError, UnsupportedError, warn
 from drystone.factories import on_cpu
@@ -29,9 +29,12 @@ from drystone.runtime.stand_in import threads_in_force
 from drystone.runtime.weights import Named
 from drystone.spinner import spinner
 
-# A model of more operators is captured anew for each other batch: with a symbol for the batch, a capture takes four times as long,
-# and the first call that brings one would wait for it.
+# A model of more operators is captured anew for each other shape: with symbols for sizes, a capture takes four times as long, and
+# the first call that brings one would wait for it.
 SYMBOLIC_NODES = 2000
+
+# The axes that vary in a symbolic capture, each an input's number and its own, with the first of them that has the same size.
+Pattern = tuple[tuple[tuple[int, int], tuple[int, int]], ...]
 
 
 class WholeModel(Source):
@@ -44,9 +47,11 @@ class WholeModel(Source):
         # torch.export takes one tensor given twice for one input: later calls may give two.
         args, kwargs = _distinct(example.args, example.kwargs)
         self.example, self.options, self.dynamic_shapes = Example(example.model, args, kwargs), options, dynamic_shapes
-        # The capture that is resized for other shapes; None until one is made, False where none can be, or it would take too long.
-        self.symbolic: Captured | Literal[False] | None = None
-        self.varying: list[set[int]] = []  # the axes of each input that were declared to vary
+        self.symbolic: list[Captured] = []  # captures that are resized for other shapes, the last made first
+        self.resizable = dynamic_shapes is None  # more of them may be made
+        self.tried: set[Pattern] = set()  # those that were
+        self.varied: dict[int, set[int]] = {}  # the axes of each input that have varied
+        self.varying: list[set[int]] = []  # that were declared to vary
         self.changed: list[str] = []  # what each call of the model changes, and a program does not
 
     def capture(self) -> list[Named]:
@@ -54,7 +59,9 @@ class WholeModel(Source):
         long = len(captured.program.graph.nodes) > SYMBOLIC_NODES
         with on_cpu():
             self.graph, self.signature = self._graph(captured), captured.signature
-        self.symbolic = captured if self.dynamic_shapes is not None else False if long else None
+        self.symbolic = [captured] if self.dynamic_shapes is not None else []
+        self.resizable = self.dynamic_shapes is None and not long
+        self.tried.clear()
         self.varying, self.changed = dynamic_dims(captured), captured.changed
         return captured.originals
 
@@ -66,40 +73,76 @@ class WholeModel(Source):
             raise UnsupportedError(f"strict=True, and {text}; the optimised model would leave it as it is")
         warn(f"{text}; the optimised model leaves it as it is", stacklevel=5)
 
-    def interface(self, any_batch: bool) -> Interface:
-        """``any_batch``: where no dimension was declared to vary, the first one may."""
+    def interface(self, any_size: bool) -> Interface:
+        """``any_size``: where no dimension was declared to vary, each may, as far as the model allows it."""
         tensors = self.signature.flatten(self.example.args, self.example.kwargs)
-        batch = batch_inputs(tensors) if self.dynamic_shapes is None and any_batch else []
-        varying = [({0} if i in batch else set()) | dims for i, dims in enumerate(self.varying)]
+        free = self.dynamic_shapes is None and any_size
+        batch = batch_inputs(tensors) if free else []
+        varying = [set(range(tensor.dim())) for tensor in tensors] if free else self.varying
         return Interface(self.example, self.signature, self.graph.inputs, varying, batch)
 
     def graph_for(self, sizes: Sizes, tensors: list[torch.Tensor]) -> tuple[Graph, Signature]:
         if sizes == tuple(value.shape for value in self.graph.inputs):
             return self.graph, self.signature
         args, kwargs = self.example.with_tensors(tensors)
-        if self.symbolic is None and all(size >= LEAST for shape in sizes for size in shape[:1]):
-            self.symbolic = self._capture_batch(args, kwargs)
-        if self.symbolic and (found := resize(self.symbolic, list(sizes))):
-            captured, symbols = found
-            with resized(symbols), suppress(UnsupportedError):
-                return self._graph(captured), captured.signature
+        for captured in self.symbolic:
+            if found := self._resized(captured, sizes):
+                return found
+        if self.resizable and (symbolic := self._capture_varying(args, kwargs, sizes)):
+            self.symbolic.insert(0, symbolic)
+            if found := self._resized(symbolic, sizes):
+                return found
         try:
             captured = capture_module(self.example.model, args, kwargs)
         except CaptureError as error:
-            given = ", ".join(str(list(shape)) for shape in sizes)
-            raise ShapeError(f"the model was prepared for other shapes, and does not take {given}: {error}") from error
+            raise ShapeError(f"the model was prepared for other shapes: {self._differing(sizes)}. It fails {error}") from error
         return self._graph(captured), captured.signature
+
+    def _resized(self, captured: Captured, sizes: Sizes) -> tuple[Graph, Signature] | None:
+        found = resize(captured, list(sizes))
+        if found is None:
+            return None
+        captured, symbols = found
+        with resized(symbols), suppress(UnsupportedError):
+            return self._graph(captured), captured.signature
+        return None
 
     def eager(self, sizes: Sizes, tensors: list[torch.Tensor]) -> Callable[[], Any]:
         model = alone(self.example.model)
         args, kwargs = self.example.with_tensors(tensors)
         return lambda: model(*args, **kwargs)
 
-    def _capture_batch(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Captured | Literal[False]:
-        try:
-            return capture_module(self.example.model, args, kwargs, batch_shapes(self.signature.parameters, args, kwargs))
-        except (CaptureError, TypeError):
-            return False
+    def _capture_varying(self, args: tuple[Any, ...], kwargs: dict[str, Any], sizes: Sizes) -> Captured | None:
+        """A capture in which the axes may vary that have varied so far, and the batch; None where such a one was tried before.
+
+        Sizes that are equal may be one symbol of it: where they part, another is made.
+        """
+        batch = batch_inputs([leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)])
+        varying: list[set[int]] = []
+        for i, (shape, value) in enumerate(zip(sizes, self.graph.inputs, strict=True)):
+            others = {axis for axis, size in enumerate(shape) if size != value.shape[axis]}
+            varying.append(others | self.varied.get(i, set()) | ({0} if i in batch else set()))
+        first: dict[int, tuple[int, int]] = {}
+        places = [(i, axis) for i, axes in enumerate(varying) for axis in sorted(axes) if sizes[i][axis] >= LEAST]
+        pattern = tuple([(place, first.setdefault(sizes[place[0]][place[1]], place)) for place in places])
+        if not pattern or pattern in self.tried:
+            return None
+        self.tried.add(pattern)
+        with suppress(CaptureError, TypeError):
+            shapes = varying_shapes(self.signature.parameters, args, kwargs, varying)
+            captured = capture_module(self.example.model, args, kwargs, shapes)
+            self.varied = dict(enumerate(varying))  # not before: what the model refuses never varied
+            return captured
+        return None
+
+    def _differing(self, sizes: Sizes) -> str:
+        names = [leaf.name for leaf in self.signature.inputs if leaf.tensor]
+        return "; ".join(
+            f"input {name!r} has {size} instead of {usual} along dimension {axis}"
+            for name, shape, value in zip(names, sizes, self.graph.inputs, strict=True)
+            for axis, (size, usual) in enumerate(zip(shape, value.shape, strict=True))
+            if size != usual
+        )
 
     def _graph(self, captured: Captured) -> Graph:
         return lowered(captured, self.options, names_of(self.example.model, self.options.float32_modules))
@@ -126,7 +169,7 @@ def optimize_whole(
         source = WholeModel(example, options, dynamic_shapes)
         originals = source.capture()
         source.report_changes()
-        interface = source.interface(any_batch=not (part or release_originals))
+        interface = source.interface(any_size=not (part or release_originals))
         programs = Programs(preparer, source, options, originals, interface.sizes, quiet=part or quiet, kin=kin)
         tensors = source.signature.flatten(source.example.args, source.example.kwargs)
         programs.at(sizes_of(tensors), tensors, threads_in_force(), rehearse=options.tuning == "measure")

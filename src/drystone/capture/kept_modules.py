@@ -44,4 +44,4 @@ def chosen_modules(model: nn.Module, choices: Sequence[Choice] | Choice | None) 
 
 def names_of(model: nn.Module, chosen: Collection[nn.Module]) -> set[str]:
     """All names under which ``model`` has them."""
-    return {name for name, module in model.named_modules(remove_duplicate=False) if module in chosen}
+    return {name for name, module in model.named_modules(remove_duplicate=False) if module in chosen} if chosen else set()

@@ -113,7 +113,8 @@ class _Builder:
             target = functional(target) or target
         if is_strided(target) and not _alone(node.all_input_nodes[0].meta["val"], tensors[0]):
             raise UnsupportedError(f"{target} reads past its operand's own elements, where a program holds something else")
-        args, kwargs = (map_structure(self.resolve, item) for item in (node.args, node.kwargs))
+        args = tuple([self.resolved(arg) for arg in node.args])
+        kwargs = {name: self.resolved(arg) for name, arg in node.kwargs.items()}
         self.current, self.shape, self.dtype = node, sizes(tensors[0]), tensors[0].dtype
         value = self.translate(target, args, kwargs, results)
         if mutates:
@@ -134,9 +135,16 @@ class _Builder:
             return self.values[leaf] if leaf in self.values else hint(leaf.meta["val"])
         return hint(leaf)
 
+    def resolved(self, item: Any) -> Any:
+        return self.resolve(item) if isinstance(item, (fx.Node, int)) else map_structure(self.resolve, item)
+
     def translate(self, target: torch._ops.OpOverload, args: Any, kwargs: Any, results: Any) -> Any:
         operands: list[Value] = []
-        map_structure(lambda leaf: operands.append(leaf) if isinstance(leaf, Value) else None, (args, kwargs))
+        for item in (*args, *kwargs.values()):
+            if isinstance(item, Value):
+                operands.append(item)
+            elif isinstance(item, (list, tuple, dict)):
+                map_structure(lambda leaf: operands.append(leaf) if isinstance(leaf, Value) else None, item)
         name = target._schema.name.removeprefix("aten::")
         folded = self.fold(target, name, args, kwargs, operands)
         if folded is not None:

@@ -166,9 +166,11 @@ class Graph:
         live = {value.id for value in self.outputs}
         kept = []
         for node in reversed(self.nodes):
-            if any(value.id in live for value in node.outputs):
-                kept.append(node)
-                live.update(value.id for value in node.inputs)
+            for value in node.outputs:
+                if value.id in live:
+                    kept.append(node)
+                    live.update([value.id for value in node.inputs])
+                    break
         self.nodes = kept[::-1]
         return self
 

@@ -12,13 +12,14 @@ from torch import fx
 
 from drystone.errors import UnsupportedError
 
-_sizes: ContextVar[dict[Any, Any] | None] = ContextVar("sizes", default=None)
+# The symbols' values, and what was found of symbolic numbers with them so far: by the id of each, which is kept beside it.
+_sizes: ContextVar[tuple[dict[Any, Any], dict[int, tuple[Any, Any]]] | None] = ContextVar("sizes", default=None)
 
 
 @contextmanager
 def resized(symbols: dict[Any, Any]) -> Iterator[None]:
     """Within, symbolic numbers are what they are for these values (sympy's) of the program's symbols, not the example's."""
-    token = _sizes.set(symbols)
+    token = _sizes.set((symbols, {}))
     try:
         yield
     finally:
@@ -27,20 +28,24 @@ def resized(symbols: dict[Any, Any]) -> Iterator[None]:
 
 def hint(size: Any) -> Any:
     """A symbolic number as the number it had in the example, or has in ``resized``; anything else as it is."""
-    if not isinstance(size, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+    if type(size) is int or not isinstance(size, (torch.SymInt, torch.SymFloat, torch.SymBool)):
         return size
-    if (symbols := _sizes.get()) is not None:
-        number = size.node.expr.xreplace(symbols)
-        if number.free_symbols:
-            raise UnsupportedError(f"a size depends on more than the sizes of the inputs ({size})")
-        return size.node.pytype(number)
+    if (resizing := _sizes.get()) is not None:
+        symbols, found = resizing
+        node = size.node
+        if id(node) not in found:
+            number = node.expr.xreplace(symbols)
+            if number.free_symbols:
+                raise UnsupportedError(f"a size depends on more than the sizes of the inputs ({size})")
+            found[id(node)] = node, node.pytype(number)
+        return found[id(node)][1]
     if not size.node.has_hint():
         raise UnsupportedError(f"a size depends on the numbers in a tensor ({size}); give the model a result of fixed size")
     return size.node.hint
 
 
 def sizes(tensor: torch.Tensor) -> tuple[int, ...]:
-    return tuple(hint(size) for size in tensor.shape)
+    return tuple([hint(size) for size in tensor.shape])
 
 
 def storage(node: fx.Node) -> int:

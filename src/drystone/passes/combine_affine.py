@@ -8,6 +8,7 @@ have in common; and a product of two constants overflows where x times either do
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -79,8 +80,9 @@ def _run_from(
     total: Affine | None = None
     best: _Run | None = None
     index, operand, length, tensors = first, arg, 0, 0
-    while results[index] == shape and (step := as_affine(ops[index], inputs, operand)) is not None:
-        total = step if total is None else _joined(total, step)
+    while results[index] == shape and not _is_large(ops[index], inputs):
+        step = as_affine(ops[index], inputs, operand)
+        total = step if step is None or total is None else _joined(total, step)
         if total is None or max(total.scale.numel(), total.shift.numel()) > MAX_COMBINED_ELEMENTS:
             break
         length += 1
@@ -94,6 +96,12 @@ def _run_from(
             break
         index = reading[0]
     return best
+
+
+def _is_large(op: PointwiseOp, inputs: list[Value]) -> bool:
+    """Whether a constant of it is too large to be combined, or looked at."""
+    read = [inputs[number] for where, number in op.args if where == "in"]
+    return any(value.is_constant and value.numel > MAX_COMBINED_ELEMENTS for value in read)
 
 
 def _joined(first: Affine, second: Affine) -> Affine | None:
@@ -132,8 +140,14 @@ def _instructions(affine: Affine, dtype: torch.dtype) -> tuple[Ops, list[Value]]
 
 def _uniform(data: torch.Tensor) -> float | None:
     """The one value that all elements have."""
-    first = data.reshape(-1)[0]
-    return float(first) if bool(((data == first) & (data.signbit() == first.signbit())).all()) else None
+    if data.numel() == 1:
+        value = data.item()
+        return None if math.isnan(value) else value
+    flat = data.reshape(-1)
+    first, second = flat[:2].tolist()  # most differ from the first on
+    if first != second:
+        return None
+    return first if bool(((flat == first) & (flat.signbit() == (math.copysign(1.0, first) < 0))).all()) else None
 
 
 def _rewrite(graph: Graph, node: Node, run: _Run) -> bool:

@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 
 from drystone.graph.graph import Graph, Node, Value, is_invertible
 from drystone.graph.instructions import PointwiseOp
 from drystone.graph.ops import Pointwise
+from drystone.graph.ops.operator import together
 
 Arg = tuple[str, int]
 Ops = list[PointwiseOp]
@@ -37,7 +39,8 @@ def readers(ops: Sequence[PointwiseOp], arg: Arg) -> list[int]:
 
 
 def renamed(ops: Sequence[PointwiseOp], rename: Callable[[Arg], Arg]) -> Ops:
-    return [replace(op, args=tuple(rename(arg) for arg in op.args)) for op in ops]
+    args = [tuple([rename(arg) for arg in op.args]) for op in ops]
+    return [op if op.args == new else replace(op, args=new) for op, new in zip(ops, args, strict=True)]
 
 
 def trimmed(ops: Sequence[PointwiseOp], result: Arg) -> Ops:
@@ -101,8 +104,13 @@ def shapes(ops: Sequence[PointwiseOp], inputs: Sequence[Value]) -> list[tuple[in
     results: list[tuple[int, ...]] = []
     for op in ops:
         operands = [inputs[number].shape if where == "in" else results[number] for where, number in op.args]
-        results.append(operands[0] if len(set(operands)) == 1 else tuple(torch.broadcast_shapes(*operands)))
+        results.append(operands[0] if len(set(operands)) == 1 else together(operands))
     return results
+
+
+# The scale and the shift of what has none.
+_ONE = torch.ones((), dtype=torch.float64, device="cpu")
+_NOTHING = torch.full((), -0.0, dtype=torch.float64, device="cpu")
 
 
 @dataclass(frozen=True)
@@ -118,23 +126,28 @@ class Affine:
     @property
     def finite(self) -> bool:
         """In float32."""
-        return all(bool(data.to(torch.float32).isfinite().all()) for data in (self.scale, self.shift))
+        return _finite(self.scale) and _finite(self.shift)
 
-    @property
+    @cached_property
     def adds_nothing(self) -> bool:
         """x + -0.0 is x; x + 0.0 makes a 0.0 of a -0.0."""
-        return bool(((self.shift == 0) & self.shift.signbit()).all())
+        return self.shift is _NOTHING or bool(((self.shift == 0) & self.shift.signbit()).all())
 
     @property
     def is_moderate(self) -> bool:
         """Whether weights may take the scale: nothing leaves the range of float32 that without it does not, or the other way
         round. Single channels may be scaled to nothing, as batch norms do."""
-        return self.finite and is_moderate(float(self.scale.abs().max()))
+        # A NaN among the scales is their maximum, and no factor is moderate then.
+        return is_moderate(float(self.scale.abs().max())) and _finite(self.shift)
+
+
+def _finite(data: torch.Tensor) -> bool:
+    return data is _ONE or data is _NOTHING or bool(data.to(torch.float32).isfinite().all())
 
 
 def as_affine(op: PointwiseOp, inputs: Sequence[Value], arg: Arg) -> Affine | None:
     """What ``op`` does to ``arg``, where that is affine with constant coefficients (computed in float64)."""
-    one, nothing = torch.ones((), dtype=torch.float64), torch.full((), -0.0, dtype=torch.float64)
+    one, nothing = _ONE, _NOTHING
     if op.args == (arg,):
         if op.kind == "linear":
             return Affine(one * op.alpha, one * op.beta)

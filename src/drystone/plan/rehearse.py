@@ -13,6 +13,7 @@ import hashlib
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from drystone.plan.choose import choose
 from drystone.plan.contention import contention
 from drystone.plan.formats import PLAIN, formats_of, same_memory
 from drystone.plan.implementations import ATEN, Option, options
-from drystone.plan.implementations.base import StandIns, WeightStore
+from drystone.plan.implementations.base import Implementation, Layout, StandIns, WeightStore
 from drystone.plan.implementations.movement import Movement
 from drystone.plan.tuning_cache import TuningCache
 
@@ -84,27 +85,45 @@ class Planner:
     ) -> None:
         """``kin``: the planner of the same model for other shapes or threads, whose times stand in for what is unknown."""
         self.graph, self.weights, self.cache, self.ends = graph, weights, cache, ends or Ends()
+        self.held_format = held_format
         same = kin is not None and [type(node.op) for node in kin.graph] == [type(node.op) for node in graph]
         self.kin = kin if same else None
         self.kin_node = dict(zip(graph, kin.graph, strict=True)) if kin is not None and same else {}
-        self.signatures = {node: signature(node) for node in graph}
-        self.options: dict[Node, list[Option]] = {}
-        self.reasons: dict[Node, str] = {}
-        by_signature: dict[str, list[Option]] = {}
         self.spare: dict[str, list[Option]] = {}  # by signature: what a held format bars, the nearest to it first
-        for node in graph:
-            found, reason = options(node)
-            possible = [option for option in found if cache.get(self.key(node, option)) != IMPOSSIBLE]
-            found = possible or found  # none: they are tried again, for the reason to tell
-            if held_format and not isinstance(node.op, Permute):  # that may be free, and its output's format has another meaning
-                found, self.spare[self.signatures[node]] = _held(found, held_format)
-            # Equal nodes share one list: what turns out impossible for one is so for all.
-            self.options[node] = by_signature.setdefault(self.signatures[node], found)
-            self.reasons[node] = reason
         self.measured_bandwidth: list[float] = [] if kin is None else list(kin.measured_bandwidth)
         self._measured: set[str] = set()  # keys that this planner has timed
         # The share of the cores' time that other work took from the worst of what it spoilt; 0 where it spoilt nothing.
         self.contended = 0.0
+        self.choice: dict[Node, Option] = {}  # of the program last assembled
+
+    @cached_property
+    def signatures(self) -> dict[Node, str]:
+        return {node: signature(node) for node in self.graph}
+
+    @cached_property
+    def options(self) -> dict[Node, list[Option]]:
+        """Equal nodes share one list: what turns out impossible for one is so for all."""
+        return self._found[0]
+
+    @cached_property
+    def reasons(self) -> dict[Node, str]:
+        return self._found[1]
+
+    @cached_property
+    def _found(self) -> tuple[dict[Node, list[Option]], dict[Node, str]]:
+        """Options and reasons. Found when they are first asked for: a choice that is kept for other sizes needs none."""
+        lists: dict[Node, list[Option]] = {}
+        reasons: dict[Node, str] = {}
+        by_signature: dict[str, list[Option]] = {}
+        for node in self.graph:
+            found, reasons[node] = options(node)
+            possible = [option for option in found if self.cache.get(self.key(node, option)) != IMPOSSIBLE]
+            found = possible or found  # none: they are tried again, for the reason to tell
+            # A permute may be free, and its output's format has another meaning.
+            if self.held_format and not isinstance(node.op, Permute):
+                found, self.spare[self.signatures[node]] = _held(found, self.held_format)
+            lists[node] = by_signature.setdefault(self.signatures[node], found)
+        return lists, reasons
 
     # -- options ---------------------------------------------------------------------------------------------------------
 
@@ -123,6 +142,7 @@ class Planner:
 
     def assemble(self, choice: dict[Node, Option], weights: WeightStore | None = None) -> Assembled:
         assembled = assemble(self.graph, choice, weights or self.weights, self._decline, self.ends)
+        self.choice = assembled.choice
         for record in assembled.records:
             if record.kind == "aten" and record.node is not None:
                 record.reason = self.reasons[record.node]
@@ -251,6 +271,19 @@ class Planner:
     def _reorder_price(self, value: Value, source: str, target: str) -> float:
         return REORDER_MUST_GAIN * self._reorder_cost(value, source, target)
 
+    def kept(self) -> dict[Node, Option] | None:
+        """What was chosen for the kin's nodes, for the same nodes of other sizes.
+
+        None where that does not serve: for other threads, where an implementation refuses the sizes, and where these were measured.
+        """
+        if self.kin is None or not self.kin.choice or self.cache.environment != self.kin.cache.environment:
+            return None
+        choice = {node: self.kin.choice[kin_node] for node, kin_node in self.kin_node.items()}
+        if not all(_takes(node, *option) for node, option in choice.items()):
+            return None
+        measured = all(self.cache.get(self.key(node, option)) is not None for node, option in choice.items())
+        return None if measured else choice
+
     def best(self) -> dict[Node, Option]:
         """The assignment of least total cost by the times known so far."""
         nodes = self.graph.nodes
@@ -353,6 +386,16 @@ class Planner:
 
     def _unmeasured(self, choice: dict[Node, Option]) -> bool:
         return any(self.cache.get(self.key(node, option)) is None for node, option in choice.items())
+
+
+def _takes(node: Node, implementation: Implementation, layout: Layout) -> bool:
+    if implementation is ATEN:
+        return not options(node)[0]
+    return (
+        isinstance(node.op, implementation.op)
+        and not implementation.refuses(node)
+        and any(layout == possible for possible in implementation.layouts(node))
+    )
 
 
 def _steady(runs: list[list[float]]) -> bool:

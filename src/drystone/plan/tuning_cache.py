@@ -40,9 +40,9 @@ class TuningCache:
     """
 
     def __init__(self, environment: dict[str, str], folder: Path | None = None) -> None:
-        self._environment = dict(environment)
+        self.environment = dict(environment)
         folder = cache_folder(folder)
-        self.path: Path | None = None if folder is None else folder / f"tuning-{_digest(self._environment)}.json"
+        self.path: Path | None = None if folder is None else folder / f"tuning-{_digest(self.environment)}.json"
         self._lock = Lock(reentrant=True)
         self._seconds: dict[str, float] | None = None
         self._unsaved: dict[str, float] = {}
@@ -105,7 +105,7 @@ class TuningCache:
         if self.path is None:
             return {}
         try:
-            return _parse(_read_regular_file(self.path), self._environment)
+            return _parse(_read_regular_file(self.path), self.environment)
         except FileNotFoundError:
             return {}
         # json raises RecursionError for a deeply nested file.
@@ -119,7 +119,7 @@ class TuningCache:
         while True:
             for key in list(seconds)[: max(0, len(seconds) - keep)]:
                 del seconds[key]
-            content = {"version": _VERSION, "environment": self._environment, "seconds": seconds}
+            content = {"version": _VERSION, "environment": self.environment, "seconds": seconds}
             data = json.dumps(content, allow_nan=False).encode("ascii")
             if len(data) <= _MAX_FILE_BYTES or not seconds:
                 return data

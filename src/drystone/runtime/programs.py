@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
+from drystone.errors import InputError
 from drystone.forks import Lock
 
-# Entries of a table; the least recently used goes first.
+# Entries of a table that does not know what they take; the least recently used goes first.
 MAX_PROGRAMS = 16
+
+_USUAL_BUDGET = 256 << 20
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 Key = TypeVar("Key", bound=Hashable)
 Entry = TypeVar("Entry")
 
 
-class ProgramTable(Generic[Key, Entry]):
-    """The ``MAX_PROGRAMS`` entries last used. A known one is found without waiting for another that is being made."""
+def budget() -> int:
+    """Bytes that a model's programs may take beside its weights: ``DRYSTONE_MEMORY`` ("500M", "2G"), 256 MB if that is not set."""
+    said = os.environ.get("DRYSTONE_MEMORY", "")
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)B?", said.strip().upper())
+    if said and found is None:
+        raise InputError(f"DRYSTONE_MEMORY={said!r}: expected a number of bytes, or of K, M or G, such as 500M")
+    return int(float(found[1]) * _UNITS[found[2]]) if found else _USUAL_BUDGET
 
-    def __init__(self, making: Lock) -> None:
-        """``making``: held by whoever makes an entry; tables may share it."""
-        self.making = making
+
+class ProgramTable(Generic[Key, Entry]):
+    """The entries last used, within a limit. A known one is found without waiting for another that is being made."""
+
+    def __init__(self, making: Lock, limit: int = MAX_PROGRAMS) -> None:
+        """``making``: held by whoever makes an entry; tables may share it. ``limit``: of what the entries cost together."""
+        self.making, self.limit = making, limit
         self._entries: OrderedDict[Key, Entry] = OrderedDict()
         self._lock = Lock()  # of the entries, for a moment
 
@@ -50,13 +65,17 @@ class ProgramTable(Generic[Key, Entry]):
             with self._lock:
                 self._entries[key] = entry
                 self._used(key, entry)
-                while len(self._entries) > MAX_PROGRAMS:
-                    self._entries.popitem(last=False)
+                left = self.limit - sum(map(self._cost, self._entries.values()))
+                while left < 0 and len(self._entries) > 1:
+                    left += self._cost(self._entries.popitem(last=False)[1])
             return entry
 
     def clear(self) -> None:
         with self._lock:
             self._entries.clear()
+
+    def _cost(self, entry: Entry) -> int:
+        return 1
 
     def _used(self, key: Key, entry: Entry) -> None:
         """With the lock held."""
