@@ -234,7 +234,7 @@ def texts(batch: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randint(0, 50, (batch, length)), mask
 
 
-def test_any_size_varies_undeclared(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_size_varies_undeclared(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     model = Text().eval().requires_grad_(False)
     fast = drystone.optimize(model, texts(1, 12), tuning="estimate")
     captures = []
@@ -247,6 +247,7 @@ def test_any_size_varies_undeclared(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(captures) <= 3, "one for lengths, one for batches too, one where a batch may equal a length"
     with pytest.raises(ShapeError, match=r"'ids' has 41 instead of 12 along dimension 1.*self\.positions"):
         fast(*texts(1, 41))
+    assert not capfd.readouterr().err
 
 
 def test_pictures_of_any_size(model: nn.Module) -> None:

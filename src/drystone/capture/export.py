@@ -199,7 +199,8 @@ def _attributes_kept(model: nn.Module) -> Iterator[None]:
 def _quiet() -> Iterator[None]:
     """What torch.export prints where it fails, the graph so far among it: the CaptureError says it shorter; and what it warns of in
     attributes that a call assigns, which ``Captured.changed`` names where they matter."""
-    loggers = [logging.getLogger(name) for name in ("torch.export._trace", "torch.fx.experimental.symbolic_shapes")]
+    names = ("torch.export._trace", "torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor")
+    loggers = [logging.getLogger(name) for name in names]
     before = [logger.disabled for logger in loggers]
     try:
         for logger in loggers:
