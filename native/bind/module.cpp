@@ -10,6 +10,7 @@ NB_MODULE(_native, m) {
   drystone::bind_onednn(m);
   drystone::bind_steps(m);
   drystone::bind_winograd(m);
+  drystone::bind_depthwise(m);
   drystone::bind_gemm(m);
   drystone::bind_recurrent(m);
   drystone::bind_torch(m);

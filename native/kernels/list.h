@@ -19,6 +19,7 @@
   KERNEL(void, winograd, WinogradArgs)                  \
   KERNEL(void, winograd_weights, WinogradWeights)       \
   KERNEL(void, winograd_gradient, WinogradGradientArgs) \
+  KERNEL(void, depthwise, DepthwiseArgs)                \
   KERNEL(void, gemm, GemmArgs)                          \
   KERNEL(bool, guard, GuardArgs)                        \
   KERNEL(void, attention, AttentionArgs)                \

@@ -329,6 +329,21 @@ class Winograd(Step):
 
     def pack(self, dtype: DType, source: int, packed: int) -> None: ...
 
+class Depthwise(Step):
+    """
+    Convolution of as many groups as channels, by the own kernel. Slots: as Convolution's.
+    """
+
+    def __init__(self, x: TensorDesc, weights: Sequence[int], has_bias: bool, output: TensorDesc, stride: Sequence[int], padding_l: Sequence[int], padding_r: Sequence[int], dilation: Sequence[int], post_ops: Sequence[tuple[str, float, float, TensorDesc | None]]) -> None: ...
+
+    @property
+    def packed_bytes(self) -> int: ...
+
+    @property
+    def packed_key(self) -> str: ...
+
+    def pack(self, dtype: DType, source: int, packed: int) -> None: ...
+
 class Gemm(Step):
     """
     x (M, K) @ weights (N, K) transposed, by the own kernel. Slots: as Linear's. ``widened``: bfloat16 without VDPBF16PS.

@@ -152,6 +152,9 @@ def convolutions() -> Iterator[Case]:
     yield conv2d(16, 32, 3, padding=1, groups=16)  # two outputs a channel
     for k, stride, padding, dilation in ((5, 2, 2, 1), (7, 1, 3, 1), (3, 2, 1, 1), (3, 1, 2, 2), (2, 2, 0, 1)):
         yield conv2d(40, 40, k, size=(12, 13), groups=40, stride=stride, padding=padding, dilation=dilation)
+    for c, k, stride, size in ((24, (1, 31), 1, (2, 40)), (17, 9, 1, (5, 6)), (72, 5, 2, (14, 15)), (19, (3, 4), (2, 1), (8, 35))):
+        padding = tuple(side // 2 for side in (k if isinstance(k, tuple) else (k, k)))
+        yield conv2d(c, c, k, size=size, n=2, groups=c, stride=stride, padding=padding)
     padded = lambda pad, **value: lambda self, x: self.conv(F.pad(x, pad, **value))  # noqa: E731
     for pad in ((0, 1, 0, 1), (1, 0, 2, 0), (3, 2, 1, 0)):
         conv = lambda: {"conv": nn.Conv2d(16, 24, 3, stride=2)}  # noqa: E731
@@ -174,7 +177,8 @@ def convolutions() -> Iterator[Case]:
     yield Case("conv2d-no-bias", lambda: nn.Conv2d(16, 24, 3, bias=False), ((1, 16, 8, 8),), True)
     for c, o, k, options in (
         (1, 8, 3, {}), (16, 32, 3, {"padding": 1}), (17, 33, 5, {"stride": 2, "padding": 2}), (32, 32, 3, {"groups": 32, "padding": 1}),
-        (24, 48, 3, {"groups": 3, "dilation": 2}), (64, 15, 1, {}), (16, 16, 4, {"padding": "same"}), (16, 16, 4, {"padding": "same", "groups": 4}),
+        (24, 48, 3, {"groups": 3, "dilation": 2}), (40, 40, 31, {"groups": 40, "padding": 15}), (6, 18, 5, {"groups": 6, "stride": 3}),
+        (33, 33, 3, {"groups": 33, "dilation": 4, "padding": 4}), (64, 15, 1, {}), (16, 16, 4, {"padding": "same"}), (16, 16, 4, {"padding": "same", "groups": 4}),
     ):  # fmt: skip
         yield Case(
             "conv1d-" + label(k=k, c=c, o=o, **options),

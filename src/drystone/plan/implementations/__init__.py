@@ -10,6 +10,7 @@ from drystone.plan.implementations.attention import Attention
 from drystone.plan.implementations.base import Implementation, Layout
 from drystone.plan.implementations.batch_matmul import OneDnnBatchMatmul
 from drystone.plan.implementations.convolution import OneDnnConvolution
+from drystone.plan.implementations.depthwise import Depthwise
 from drystone.plan.implementations.elements import ELEMENTS
 from drystone.plan.implementations.gemm import Gemm
 from drystone.plan.implementations.linear import OneDnnLinear
@@ -23,6 +24,7 @@ from drystone.plan.implementations.winograd import Winograd
 
 IMPLEMENTATIONS: list[Implementation] = [
     *(OneDnnConvolution(op) for op in (Conv, ConvTranspose)),
+    Depthwise(),
     Winograd(tile=4),
     Winograd(tile=2),
     Gemm(narrow=True),

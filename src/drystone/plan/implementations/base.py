@@ -35,7 +35,7 @@ class Layout:
 
 
 # What packs weights: mostly the step that reads them.
-Packing = native.Convolution | native.Linear | native.Winograd | native.Gemm | native.RecurrentWeights
+Packing = native.Convolution | native.Depthwise | native.Linear | native.Winograd | native.Gemm | native.RecurrentWeights
 
 # A step's operand: input i of the node, its output i, or constant memory made by the implementation (packed weights).
 Operand = tuple[Literal["in", "out"], int] | torch.Tensor

@@ -1,0 +1,54 @@
+// What the depthwise convolution reads: maps of one to three spatial axes (missing ones in front have size 1), packed weights, an epilogue
+// and a plan of the work.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/pointwise.h"
+
+namespace drystone {
+
+// Channel c of position p of image n: n * image + c / block * block_stride + c % block * lane + the sum of p[i] * spatial[i]. What is
+// broadcast has stride 0.
+struct DepthwiseMap {
+  int64_t image, block, block_stride, lane, spatial[3];
+};
+
+// One instruction of the epilogue on the running result, which is its first operand.
+struct DepthwiseOp {
+  PointwiseInstruction instruction;
+  bool binary;  // whether there is a second operand
+  DType dtype;  // of that
+  DepthwiseMap map;
+  const void* operand;
+};
+
+constexpr int depthwise_max_ops = 8;
+
+struct DepthwiseArgs {
+  DType dtype;              // of x and output
+  bool across;              // vectors go across channels, which are neighbours in both; else along columns
+  int64_t batch, channels;  // of the output
+  int64_t multiplier;       // channel c of the output reads channel c / multiplier of x
+  int64_t in_size[3], out_size[3], kernel[3], stride[3], dilation[3], padding[3];
+  DepthwiseMap in_map, out_map;
+
+  const void* x = nullptr;
+  const float* weights = nullptr;    // across: [vector of channels][tap][lane], else [channel][tap]
+  const float* unbounded = nullptr;  // behind them: not 0 if a weight is NaN or infinite
+  const float* bias = nullptr;
+  void* output = nullptr;
+  int ops = 0;
+  DepthwiseOp op[depthwise_max_ops] = {};
+
+  // The work is cut into row_parts x column_parts parts a plane. Of the rows that a row of outputs reads, `span` lie in the scratch,
+  // each with the columns that a part reads: those of a multiple of the stride lie together, the next ones `phase` floats on.
+  int64_t row_parts, column_parts, span, phase, row_floats;
+  const int64_t* tap_offsets = nullptr;  // of each tap of a row, in the scratch
+  int threads = 1;
+  std::byte* scratch = nullptr;  // thread_bytes a thread: the rows, line_floats of results, as many of an operand, what a row meets
+  int64_t thread_bytes, line_floats;
+};
+
+}  // namespace drystone

@@ -1,0 +1,177 @@
+#include "steps/depthwise.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <stdexcept>
+
+#include "steps/kernel_step.h"
+#include "steps/pointwise.h"
+#include "steps/spatial.h"
+
+namespace drystone {
+
+namespace {
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
+bool is_across(const Format& format) { return format.order == Order::channels_last || format.block > 1; }
+
+// For `channels` channels, of which desc may have one that is broadcast, as its other axes of size 1 are.
+DepthwiseMap map_of(const TensorDesc& desc, int64_t channels) {
+  const auto stride = [&](int64_t axis) { return desc.shape[axis] == 1 ? 0 : desc.strides[axis]; };
+  DepthwiseMap map{.image = stride(0), .block = std::max<int64_t>(channels, 1), .block_stride = 0, .lane = stride(1), .spatial = {}};
+  if (desc.format.block > 1) {
+    map.block = desc.format.block;
+    map.block_stride = stride(1);
+    map.lane = desc.shape[1] == 1 ? 0 : 1;
+  }
+  for (int64_t axis = 2; axis < desc.rank(); axis++) map.spatial[3 - desc.rank() + axis] = stride(axis);
+  return map;
+}
+
+DepthwiseOp op_of(const PostOp& op, const TensorDesc& output) {
+  DepthwiseOp result{};
+  const bool sum = op.kind == "sum";
+  result.binary = sum || op.operand;
+  result.instruction = {pointwise_kind(sum ? "add" : op.kind, result.binary ? 2 : 1, op.alpha), 0, 1, 0, op.alpha, op.beta};
+  if (!result.binary) return result;
+  const TensorDesc& desc = sum ? output : *op.operand;
+  require_float(desc.dtype, "an operand (" + desc.str() + ")");
+  bool fits = desc.rank() == output.rank();
+  for (int64_t i = 0; fits && i < output.rank(); i++) fits = desc.shape[i] == 1 || desc.shape[i] == output.shape[i];
+  if (!fits) throw std::invalid_argument("an operand (" + desc.str() + ") does not broadcast to " + output.str());
+  result.dtype = desc.dtype;
+  result.map = map_of(desc, output.shape[1]);
+  return result;
+}
+
+}  // namespace
+
+Depthwise::Depthwise(const TensorDesc& x, const Dims& weights, bool has_bias, const TensorDesc& output, const Dims& stride,
+                     const Dims& padding_l, const Dims& padding_r, const Dims& dilation, const std::vector<PostOp>& post_ops)
+    : kernel_(require_kernels().depthwise), has_bias_(has_bias), threads_(std::max(omp_get_max_threads(), 1)), elements_(output.numel()) {
+  const SpatialView in = spatial_view(x, "a depthwise convolution"), out = spatial_view(output, "a depthwise convolution");
+  if (x.format != output.format || x.dtype != output.dtype || x.rank() != output.rank() || x.shape[0] != output.shape[0])
+    throw std::invalid_argument("a depthwise convolution keeps the batch, format and dtype of its input: " + x.str() + " and " +
+                                output.str());
+  if (x.format.block > 1 && x.format.block != vector_lanes())
+    throw std::invalid_argument("a depthwise convolution works on blocks of " + std::to_string(vector_lanes()) + " channels: " + x.str());
+  const size_t axes = x.shape.size() - 2;
+  if (x.shape[1] < 1 || output.shape[1] % x.shape[1])
+    throw std::invalid_argument("a depthwise convolution has a multiple of its input's channels");
+  if (weights.size() != axes + 2 || weights[0] != output.shape[1] || weights[1] != 1)
+    throw std::invalid_argument("a depthwise convolution needs weights (O, 1, *kernel)");
+  if (stride.size() != axes || padding_l.size() != axes || padding_r.size() != axes || dilation.size() != axes)
+    throw std::invalid_argument("a depthwise convolution needs stride, padding and dilation for each spatial axis");
+  if (post_ops.size() > depthwise_max_ops) throw std::invalid_argument("a depthwise convolution takes eight post-ops at most");
+
+  args_.dtype = x.dtype;
+  args_.across = is_across(x.format);
+  args_.batch = x.shape[0];
+  args_.channels = output.shape[1];
+  args_.multiplier = output.shape[1] / x.shape[1];
+  args_.in_map = map_of(x, x.shape[1]);
+  args_.out_map = map_of(output, output.shape[1]);
+  for (size_t i = 0; i < 3; i++) {
+    const bool given = i >= 3 - axes;
+    const size_t axis = given ? i - (3 - axes) : 0;
+    args_.in_size[i] = in.size[i];
+    args_.out_size[i] = out.size[i];
+    args_.kernel[i] = given ? weights[2 + axis] : 1;
+    args_.stride[i] = given ? stride[axis] : 1;
+    args_.dilation[i] = given ? dilation[axis] : 1;
+    args_.padding[i] = given ? padding_l[axis] : 0;
+    if (args_.kernel[i] < 1 || args_.stride[i] < 1 || args_.dilation[i] < 1 || args_.padding[i] < 0 || (given && padding_r[axis] < 0))
+      throw std::invalid_argument("a depthwise convolution needs positive kernels, strides and dilations, and no negative padding");
+    const int64_t room = in.size[i] + args_.padding[i] + (given ? padding_r[axis] : 0) - args_.dilation[i] * (args_.kernel[i] - 1) - 1;
+    if (room < 0 || out.size[i] != room / args_.stride[i] + 1)
+      throw std::invalid_argument("the output of a convolution does not have the size that follows from its input");
+  }
+  for (const PostOp& op : post_ops) {
+    args_.op[args_.ops++] = op_of(op, output);
+    in_place_.push_back(op.kind == "sum");
+  }
+  implementation = kernel_name("depthwise");
+  if (elements_ > 0) plan(threads_);
+}
+
+// How the work is cut. The rows that a row of outputs reads stay in the first level cache (32 KB) with the results; narrower parts copy
+// the columns between them twice.
+void Depthwise::plan(int64_t threads) {
+  constexpr int64_t cache = 24 << 10, narrowest = 28;
+  const int64_t lanes = vector_lanes(), unit = args_.across ? lanes : 1, width = args_.out_size[2], step = args_.stride[2];
+  const int64_t reach = (args_.kernel[2] - 1) * args_.dilation[2];
+  args_.span = (args_.kernel[1] - 1) * args_.dilation[1] + 1;
+  const int64_t fitting = cache / (args_.kernel[0] * args_.span * step * unit * 4) - reach / step;
+  const int64_t columns = std::min(width, std::max(fitting, narrowest * lanes / unit));
+  args_.column_parts = ceil_div(width, columns);
+  const int64_t widest = ceil_div(width, args_.column_parts);
+  // A vector of columns that begins in a part reads on behind it.
+  args_.line_floats = args_.across ? widest * lanes : round_up(widest, lanes) + lanes;
+  args_.phase = round_up(args_.line_floats + reach / step * unit, lanes);
+  args_.row_floats = step * args_.phase;
+  for (int64_t tap = 0; tap < args_.kernel[2]; tap++) {
+    const int64_t column = tap * args_.dilation[2];
+    tap_offsets_.push_back(column % step * args_.phase + column / step * unit);
+  }
+  const int64_t vectors = ceil_div(args_.channels, unit), items = args_.batch * args_.out_size[0] * args_.column_parts * vectors;
+  args_.row_parts = threads == 1 ? 1 : std::min(args_.out_size[1], ceil_div(4 * threads, items));
+  const int64_t floats = args_.kernel[0] * args_.span * args_.row_floats + 2 * args_.line_floats;
+  args_.thread_bytes = round_up(floats * 4 + args_.kernel[0] * args_.kernel[1] * 2 * static_cast<int64_t>(sizeof(void*)), 64);
+  scratchpad_bytes = threads * args_.thread_bytes + 63;
+}
+
+void Depthwise::run(const Run& run, StepState*) const {
+  if (elements_ == 0) return;
+  DepthwiseArgs args = args_;
+  void* const* slot = run.slots;
+  args.x = *slot++;
+  args.weights = static_cast<const float*>(*slot++);
+  args.unbounded = args.weights + packed_channels() * taps();
+  if (has_bias_) args.bias = static_cast<const float*>(*slot++);
+  args.output = *slot++;
+  for (int i = 0; i < args.ops; i++)
+    if (args.op[i].binary) args.op[i].operand = in_place_[i] ? args.output : *slot++;
+  args.tap_offsets = tap_offsets_.data();
+  const auto scratch = reinterpret_cast<uintptr_t>(run.scratchpad);
+  args.scratch = reinterpret_cast<std::byte*>((scratch + 63) / 64 * 64);
+  args.threads = std::min(threads_for(elements_ * taps() / 4, run.threads), threads_);
+  kernel_(args);
+}
+
+int64_t Depthwise::packed_channels() const { return args_.across ? round_up(args_.channels, vector_lanes()) : args_.channels; }
+
+int64_t Depthwise::packed_bytes() const { return (packed_channels() * taps() + 1) * 4; }
+
+std::string Depthwise::packed_key() const {
+  return "depthwise" + std::to_string(args_.across ? vector_lanes() : 1) + ";" + std::to_string(args_.channels) + "," +
+         std::to_string(taps());
+}
+
+void Depthwise::pack(DType dtype, const void* source, void* packed) const {
+  require_float(dtype, "the weights of a depthwise convolution");
+  const int64_t unit = args_.across ? vector_lanes() : 1, count = taps();
+  auto* to = static_cast<float*>(packed);
+  bool unbounded = false;
+  std::fill(to, to + packed_channels() * count, 0.0f);
+  for (int64_t c = 0; c < args_.channels; c++) {
+    for (int64_t tap = 0; tap < count; tap++) {
+      float weight;
+      if (dtype == DType::f32) {
+        weight = static_cast<const float*>(source)[c * count + tap];
+      } else {
+        const uint32_t bits = static_cast<uint32_t>(static_cast<const uint16_t*>(source)[c * count + tap]) << 16;
+        std::memcpy(&weight, &bits, sizeof weight);
+      }
+      unbounded |= !std::isfinite(weight);
+      to[(c / unit * count + tap) * unit + c % unit] = weight;
+    }
+  }
+  to[packed_channels() * count] = unbounded;
+}
+
+}  // namespace drystone

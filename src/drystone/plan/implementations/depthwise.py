@@ -1,0 +1,65 @@
+"""conv with as many groups as channels by the own kernel, in each format whose blocks fill a vector."""
+
+from __future__ import annotations
+
+import torch
+
+from drystone import native
+from drystone.graph.graph import Node
+from drystone.graph.ops import Conv
+from drystone.plan.formats import CHANNELS_LAST, PLAIN
+from drystone.plan.implementations.base import Context, Created, Implementation, Layout, float_reason
+from drystone.plan.implementations.epilogue import post_ops
+
+MAX_EPILOGUE = 8
+
+
+class Depthwise(Implementation):
+    """Direct convolution of each channel by itself, over one to three axes. Rows are copied into the first level cache with their
+    padding, where every tap of a register tile is at a constant offset."""
+
+    op = Conv
+    name = "drystone_depthwise"
+
+    def refuses(self, node: Node) -> str | None:
+        return super().refuses(node) or float_reason(node) or _reason(node)
+
+    def layouts(self, node: Node) -> list[Layout]:
+        rank = len(node.output.shape)
+        return [
+            Layout(tuple(None if v.is_constant else format if len(v.shape) == rank else PLAIN for v in node.inputs), format)
+            for format in (CHANNELS_LAST, native.blocked().name, PLAIN)
+        ]
+
+    def create(self, node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, context: Context) -> Created:
+        chain, operands, overwrites = post_ops(node, inputs, output, context.free_inputs)
+        op, weight = node.of(Conv), node.inputs[1]
+        step = native.Depthwise(
+            inputs[0],
+            list(weight.shape),
+            op.has_bias,
+            output,
+            list(op.stride),
+            list(op.padding_l),
+            list(op.padding_r),
+            list(op.dilation),
+            chain,
+        )
+        constants: list[torch.Tensor] = [context.weights.packed(step, weight)]
+        if op.has_bias:
+            constants.append(context.weights.plain(node.inputs[2], torch.float32))
+        return Created(step, [("in", 0), *constants, ("out", 0), *operands], overwrites=overwrites)
+
+
+def _reason(node: Node) -> str | None:
+    """Why the node is no depthwise convolution by constant weights, or None."""
+    op, x, weight = node.of(Conv), node.inputs[0], node.inputs[1]
+    if not weight.is_constant or (op.has_bias and not node.inputs[2].is_constant):
+        return "the weight or the bias is not a constant"
+    if op.groups == 1 or op.groups != x.shape[1]:
+        return "the groups are not single channels"
+    if x.dtype != weight.dtype or x.dtype != node.output.dtype:
+        return "x, the weight and the output are not of one dtype"
+    if len(node.epilogue) > MAX_EPILOGUE:
+        return f"the depthwise convolution takes {MAX_EPILOGUE} instructions after it at most"
+    return None

@@ -1,0 +1,228 @@
+"""The depthwise convolution against float64: over one to three axes, in each format, at each remainder of its vectors and tiles."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from layout import dense, instruction, integers, lay, normal, outcome, place, read, run, strided
+
+from agreement import assert_same_specials
+from drystone import native
+from drystone.native import Depthwise, PostOp, TensorDesc
+
+pytestmark = pytest.mark.skipif(native.isa() == "none", reason="no native kernels")
+
+FORMATS = ("plain", "channels_last", native.blocked().name)
+Sides = tuple[int, ...]
+
+
+def reference(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, before: Sides, after: Sides, **options: Any
+) -> torch.Tensor:
+    padded = F.pad(x, [side for pair in zip(reversed(before), reversed(after), strict=True) for side in pair])
+    convolution = (F.conv1d, F.conv2d, F.conv3d)[x.ndim - 3]
+    return convolution(padded, weight, bias, groups=x.shape[1], **options)
+
+
+def convolved(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    *,
+    format: str,
+    before: Sides = (),
+    after: Sides = (),
+    stride: int = 1,
+    dilation: int = 1,
+    ops: list[PostOp] | None = None,
+    operands: list[torch.Tensor] | None = None,
+    held: torch.Tensor | None = None,
+    threads: int = 2,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the kernel gives, and the same in float64 before ``ops``. ``held`` is what the output's memory holds before."""
+    axes = x.ndim - 2
+    before, after = before or (0,) * axes, after or before or (0,) * axes
+    wide = None if bias is None else bias.double()
+    want = reference(x.double(), weight.double(), wide, before, after, stride=stride, dilation=dilation)
+    source, buffer = lay(x, format)
+    target = dense(want.shape, format, x.dtype)
+    steps = [stride] * axes, list(before), list(after), [dilation] * axes
+    step = Depthwise(source, list(weight.shape), bias is not None, target, *steps, ops or [])
+    packed = torch.full((step.packed_bytes // 4,), float("nan"))
+    step.pack(native.DTYPES[weight.dtype], weight.contiguous().data_ptr(), packed.data_ptr())
+    given = [buffer, packed, *([] if bias is None else [bias])]
+    if held is None and not operands:
+        return outcome(step, target, *given, threads=threads), want
+    out = place(torch.zeros(want.shape) if held is None else held, target)
+    run(step, *given, out, *(operands or []), threads=threads)
+    return read(target, out), want
+
+
+def check(*results: torch.Tensor) -> None:
+    got, want = results
+    assert torch.equal(got.double(), want)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("channels", [*range(1, 19), 24, 31, 32, 33])
+def test_channels(channels: int, format: str) -> None:
+    weight, bias = integers(channels, 1, 3, 3, seed=1), integers(channels, seed=2)
+    check(*convolved(integers(2, channels, 5, 6), weight, bias, format=format, before=(1, 1)))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("width", [*range(1, 35), 47, 48, 49, 300])
+def test_widths(width: int, format: str) -> None:
+    weight, bias = integers(20, 1, 5, seed=1), integers(20, seed=2)
+    check(*convolved(integers(1, 20, width), weight, bias, format=format, before=(2,)))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("dilation", [1, 2, 3])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("kernel", [1, 2, 3, 7])
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_steps(axes: int, kernel: int, stride: int, dilation: int, format: str) -> None:
+    side = dilation * (kernel - 1) + 1
+    for size, before, after in ((side, 0, 0), (side + 4, 1, 0), (max(side - 4, 1), 1, side), (1, side, side + 1)):
+        if size + before + after < side or (axes == 3 and kernel == 7 and stride == 1):
+            continue
+        x, weight = integers(1, 18, *((size,) * axes)), integers(18, 1, *((kernel,) * axes), seed=1)
+        sides = {"before": (before,) * axes, "after": (after,) * axes}
+        check(*convolved(x, weight, format=format, stride=stride, dilation=dilation, **sides))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_uneven_kernels_and_sides(format: str) -> None:
+    for kernel, before, after in (
+        ((1, 31), (0, 28), (0, 3)),
+        ((5, 2), (0, 1), (4, 0)),
+        ((3, 1, 4), (2, 0, 0), (1, 1, 3)),
+        ((9, 9), (8, 0), (8, 16)),
+    ):
+        size = (4, 6, 7)[3 - len(kernel) :]
+        x, weight = integers(2, 17, *size), integers(17, 1, *kernel, seed=1)
+        check(*convolved(x, weight, format=format, before=before, after=after))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize(("channels", "outputs"), [(3, 6), (16, 32), (5, 35), (17, 34)])
+def test_several_outputs_a_channel(channels: int, outputs: int, format: str) -> None:
+    weight, bias = integers(outputs, 1, 3, 3, seed=1), integers(outputs, seed=2)
+    check(*convolved(integers(2, channels, 7, 9), weight, bias, format=format, before=(1, 1), stride=2))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_every_way_to_cut_the_work(threads: int, format: str) -> None:
+    """Few vectors (rows are shared out), wide rows (columns are), many rows of a kernel (more than the cache is planned for)."""
+    for channels, size, kernel in (
+        (16, (90, 20), (3, 3)),
+        (16, (2500,), (31,)),
+        (8, (40, 300), (21, 5)),
+        (24, (3, 9, 120), (3, 5, 3)),
+    ):
+        x, weight = integers(1, channels, *size), integers(channels, 1, *kernel, seed=1)
+        native.set_threads(threads)
+        check(*convolved(x, weight, format=format, before=tuple(k // 2 for k in kernel), threads=threads))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("channels", [16, 21])
+def test_bfloat16(channels: int, format: str) -> None:
+    x, weight = normal(1, channels, 9, 20, dtype=torch.bfloat16), normal(channels, 1, 3, 3, dtype=torch.bfloat16, seed=1)
+    for stride in (1, 2):
+        got, want = convolved(x, weight, normal(channels, seed=2), format=format, before=(1, 1), stride=stride)
+        torch.testing.assert_close(got, want.bfloat16(), rtol=2**-7, atol=1e-5)
+
+
+def operand(
+    shape: tuple[int, ...], format: str, dtype: torch.dtype = torch.float32
+) -> tuple[TensorDesc, torch.Tensor, torch.Tensor]:
+    values = integers(*shape, seed=5).to(dtype)
+    return (*lay(values, format), values)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("channels", [16, 21])
+def test_epilogue(channels: int, format: str, dtype: torch.dtype) -> None:
+    x, weight, bias = integers(2, channels, 5, 19), integers(channels, 1, 3, 3, seed=1), integers(channels, seed=2)
+    whole = (2, channels, 5, 19)
+    for shape, laid in (
+        (whole, format),
+        ((1, channels, 1, 1), "plain"),
+        ((2, channels, 1, 1), format),
+        ((1, 1, 1, 1), "plain"),
+        ((2, 1, 5, 19), format),
+    ):
+        desc, buffer, values = operand(shape, laid, dtype)
+        ops: list[PostOp] = [("add", 0.0, 0.0, desc), ("clamp", -20.0, 30.0, None), ("mul", 0.0, 0.0, desc)]
+        got, want = convolved(x, weight, bias, format=format, before=(1, 1), ops=ops, operands=[buffer, buffer])
+        assert torch.equal(got.double(), (want + values.double()).clamp(-20, 30) * values.double())
+    held = integers(*whole, seed=7)
+    got, want = convolved(
+        x, weight, format=format, before=(1, 1), ops=[("sum", 0.0, 0.0, None), ("relu", 0.0, 0.0, None)], held=held
+    )
+    assert torch.equal(got.double(), (want + held).relu())
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("kind", ["silu", "hardswish", "sigmoid", "exp"])
+def test_activations_leave_the_padding_of_blocks_alone(kind: str, format: str) -> None:
+    x, weight = normal(1, 21, 20), normal(21, 1, 5, seed=1)
+    got, want = convolved(x, weight, format=format, before=(2,), ops=[(kind, 0.0, 0.0, None)])
+    torch.testing.assert_close(got.double(), instruction(kind)(want), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("where", ["x", "weight"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_specials(value: float, where: str, format: str) -> None:
+    """They reach the outputs whose taps meet them: the padding is no zero that an infinite weight makes NaN."""
+    x, weight, bias = integers(1, 18, 6, 40), integers(18, 1, 3, 5, seed=1), integers(18, seed=2)
+    (x if where == "x" else weight)[0, 0, 2, 3] = value
+    got, _ = convolved(x, weight, bias, format=format, before=(1, 2), stride=2)
+    taps = F.unfold(F.pad(torch.arange(240.0).view(1, 1, 6, 40) + 1, (2, 2, 1, 1)), (3, 5), stride=2)[0].long()  # 0: outside
+    values = torch.cat([torch.zeros(18, 1), x.flatten(2)[0]], 1)[:, taps] * weight.flatten(1)[:, :, None]
+    want = values.where(taps > 0, 0.0).sum(1) + bias[:, None]
+    assert_same_specials(got, want.view(got.shape))
+
+
+@pytest.mark.parametrize("format", ["plain", "channels_last"])
+def test_views(format: str) -> None:
+    """Channels 8 to 28 of 40, and every other row."""
+    whole, weight = integers(1, 40, 12, 21), integers(20, 1, 3, 3, seed=1)
+    desc, buffer = lay(whole, format)
+    steps = [desc.strides[0], desc.strides[1], 2 * desc.strides[2], desc.strides[3]]
+    x, target = strided((1, 20, 6, 21), tuple(steps), format), dense((1, 20, 6, 21), format)
+    step = Depthwise(x, [20, 1, 3, 3], False, target, [1, 1], [1, 1], [1, 1], [1, 1], [])
+    packed = torch.empty(step.packed_bytes // 4)
+    step.pack(native.DType.f32, weight.data_ptr(), packed.data_ptr())
+    got = outcome(step, target, buffer[8 * desc.strides[1] :], packed)
+    assert torch.equal(got, reference(whole[:, 8:28, ::2], weight, None, (1, 1), (1, 1)))
+
+
+def test_refusals() -> None:
+    x = dense((1, 16, 8, 8), "channels_last")
+
+    def refuse(match: str, **changes: Any) -> None:
+        given: dict[str, Any] = {
+            "x": x, "weights": [16, 1, 3, 3], "has_bias": False, "output": x, "stride": [1, 1], "padding_l": [1, 1],
+            "padding_r": [1, 1], "dilation": [1, 1], "post_ops": [],
+        }  # fmt: skip
+        with pytest.raises(ValueError, match=match):
+            Depthwise(**{**given, **changes})
+
+    refuse("size that follows", padding_r=[1, 2])
+    refuse("weights", weights=[16, 16, 3, 3])
+    refuse("each spatial axis", stride=[1])
+    refuse("multiple of its input's channels", output=dense((1, 24, 8, 8), "channels_last"))
+    refuse("positive", dilation=[0, 1])
+    refuse("keeps the batch, format and dtype", output=dense((1, 16, 8, 8), "plain"))
+    refuse("eight post-ops", post_ops=[("relu", 0.0, 0.0, None)] * 9)
+    refuse("does not broadcast", post_ops=[("add", 0.0, 0.0, dense((1, 16, 8, 7), "channels_last"))])
+    refuse("unknown pointwise", post_ops=[("nothing", 0.0, 0.0, None)])
