@@ -15,14 +15,14 @@
 
 #include "kernels/block.h"
 #include "kernels/instructions.h"
-#include "kernels/vectors.h"
+#include "kernels/vector_math.h"
 
 namespace drystone::DRYSTONE_ISA {
 
 namespace {
 
 constexpr int W = kFloats;
-constexpr int kTile = 14;
+constexpr int kTile = 14, kDirectTile = depthwise_tile(W);
 using Lanes = Vector<float, W>;
 
 inline int64_t offset(const DepthwiseMap& map, int64_t n, int64_t c) {
@@ -35,34 +35,94 @@ struct Row {
   const float* weights;
 };
 
-// `Tile` vectors of results. Across: a vector of weights a tap, else one weight.
+// What becomes of sums first: the bounds keep a NaN.
+struct Ends {
+  Lanes start;
+  float low, high;
+
+  Lanes bounded(Lanes sum) const { return least_or(all(high), most_or(all(low), sum)); }
+};
+
+// `Tile` vectors of results, from the scratch. Across: a vector of weights a tap, else one weight.
 template <int Tile, bool Across>
-void sum_tile(const Row* rows, int64_t count, int64_t at, const int64_t* offsets, Range taps, Lanes start, float* to, int64_t stride) {
+void sum_tile(const Row* rows, int64_t count, int64_t at, const int64_t* offsets, Range taps, const Ends& ends, float* to, int64_t stride) {
   Lanes sum[Tile];
 #pragma GCC unroll 14
-  for (int t = 0; t < Tile; t++) sum[t] = start;
+  for (int t = 0; t < Tile; t++) sum[t] = ends.start;
   for (int64_t r = 0; r < count; r++) {
     const float* weights = rows[r].weights;
     for (int64_t k = taps.begin; k < taps.end; k++) {
       const float* x = rows[r].x + at + offsets[k];
-      const Lanes weight = Across ? load<W>(weights + k * W) : Lanes{} + weights[k];
+      const Lanes weight = Across ? load<W>(weights + k * W) : all(weights[k]);
 #pragma GCC unroll 14
       for (int t = 0; t < Tile; t++) sum[t] += weight * load<W>(x + t * W);
     }
   }
 #pragma GCC unroll 14
-  for (int t = 0; t < Tile; t++) store<W>(to + t * stride, sum[t]);
+  for (int t = 0; t < Tile; t++) store<W>(to + t * stride, ends.bounded(sum[t]));
 }
 
 template <bool Across, int Tile = kTile>
-inline void sum_some(int64_t tile, const Row* rows, int64_t count, int64_t at, const int64_t* offsets, Range taps, Lanes start, float* to,
-                     int64_t stride) {
-  if (tile == Tile) return sum_tile<Tile, Across>(rows, count, at, offsets, taps, start, to, stride);
-  if constexpr (Tile > 1) sum_some<Across, Tile - 1>(tile, rows, count, at, offsets, taps, start, to, stride);
+inline void sum_some(int64_t tile, const Row* rows, int64_t count, int64_t at, const int64_t* offsets, Range taps, const Ends& ends,
+                     float* to, int64_t stride) {
+  if (tile == Tile) return sum_tile<Tile, Across>(rows, count, at, offsets, taps, ends, to, stride);
+  if constexpr (Tile > 1) sum_some<Across, Tile - 1>(tile, rows, count, at, offsets, taps, ends, to, stride);
+}
+
+// A tile of one or two vectors of channels that are read where they lie.
+struct Direct {
+  const Row* rows;
+  int64_t count, width;                        // of the rows, and taps of each
+  int64_t step;                                // from the column of an output to the next one's
+  int64_t in_apart, weights_apart, out_apart;  // from vector to vector
+  int64_t stride;                              // between results
+  Ends ends[2];
+};
+
+// Taps leave out the outputs for which their column lies outside.
+template <int Tile, int Vectors>
+void sum_direct(const Direct& d, const DepthwiseTap* taps, float* to) {
+  Lanes sum[Tile][Vectors];
+#pragma GCC unroll 14
+  for (int t = 0; t < Tile; t++)
+#pragma GCC unroll 2
+    for (int v = 0; v < Vectors; v++) sum[t][v] = d.ends[v].start;
+  const int64_t step = d.step, in_apart = d.in_apart;
+  for (int64_t r = 0; r < d.count; r++) {
+    const float* weights = d.rows[r].weights;
+    for (int64_t k = 0; k < d.width; k++, weights += W) {
+      const float* x = d.rows[r].x + taps[k].offset;
+      Lanes weight[Vectors];
+#pragma GCC unroll 2
+      for (int v = 0; v < Vectors; v++) weight[v] = load<W>(weights + v * d.weights_apart);
+      if (taps[k].end - taps[k].begin == Tile) {
+#pragma GCC unroll 14
+        for (int t = 0; t < Tile; t++)
+#pragma GCC unroll 2
+          for (int v = 0; v < Vectors; v++) sum[t][v] += weight[v] * load<W>(x + t * step + v * in_apart);
+      } else {
+#pragma GCC unroll 14
+        for (int t = 0; t < Tile; t++)
+          if (t >= taps[k].begin && t < taps[k].end)
+#pragma GCC unroll 2
+            for (int v = 0; v < Vectors; v++) sum[t][v] += weight[v] * load<W>(x + t * step + v * in_apart);
+      }
+    }
+  }
+#pragma GCC unroll 14
+  for (int t = 0; t < Tile; t++)
+#pragma GCC unroll 2
+    for (int v = 0; v < Vectors; v++) store<W>(to + t * d.stride + v * d.out_apart, d.ends[v].bounded(sum[t][v]));
+}
+
+template <int Vectors, int Tile = kDirectTile>
+inline void sum_directly(int64_t tile, const Direct& d, const DepthwiseTap* taps, float* to) {
+  if (tile == Tile) return sum_direct<Tile, Vectors>(d, taps, to);
+  if constexpr (Tile > 1) sum_directly<Vectors, Tile - 1>(tile, d, taps, to);
 }
 
 // How many of the steps 0, step, 2 step … lie below `to`.
-inline int64_t steps_below(int64_t to, int64_t step) { return to <= 0 ? 0 : ceil_div(to, step); }
+inline int64_t steps_below(int64_t to, int64_t step) { return to <= 0 ? 0 : step == 1 ? to : ceil_div(to, step); }
 
 // The steps at which from + i * step lies in [0, size), of the first `count`.
 inline Range steps_within(int64_t from, int64_t step, int64_t size, int64_t count) {
@@ -70,7 +130,7 @@ inline Range steps_within(int64_t from, int64_t step, int64_t size, int64_t coun
   return {least(steps_below(-from, step), end), end};
 }
 
-// A vector of channels (Across; else a channel) of an image, and where a thread keeps what it needs of it.
+// A vector of channels, or two that are read directly (Across; else a channel) of an image, and where a thread keeps what it needs of it.
 template <class T, bool Across>
 struct Part {
   static constexpr int unit = Across ? W : 1;  // floats a column
@@ -78,37 +138,50 @@ struct Part {
   const DepthwiseArgs& a;
   float *ring, *line, *operand;
   Row* rows;
-  int64_t image, channel, lanes;
+  int64_t image, channel, vectors, lanes;  // lanes: of each vector
   int64_t lane_offset[W];
-  Lanes start;
+  Direct direct;
   const float* weights;
 
   Part(const DepthwiseArgs& args, std::byte* scratch) : a(args), ring(reinterpret_cast<float*>(scratch)) {
     line = ring + a.kernel[0] * a.span * a.row_floats;
-    operand = line + a.line_floats;
-    rows = reinterpret_cast<Row*>(operand + a.line_floats);
-    for (int64_t i = 0; i < 2 * a.line_floats; i++) line[i] = 0;
+    operand = line + 2 * a.line_rows * a.line_pitch;
+    rows = reinterpret_cast<Row*>(operand + a.line_rows * a.line_pitch);
+    if (a.ops)
+      for (int64_t i = 0; i < 3 * a.line_rows * a.line_pitch; i++) line[i] = 0;
   }
 
-  void select(int64_t n, int64_t vector) {
+  void select(int64_t n, int64_t vector, int64_t count) {
     image = n;
     channel = vector * unit;
+    vectors = count;
     lanes = Across ? least(W, a.channels - channel) : 1;
-    alignas(64) float bias[W] = {};
-    for (int64_t l = 0; l < lanes; l++) {
-      lane_offset[l] = offset(a.in_map, n, (channel + l) / a.multiplier);
-      if (a.bias) bias[l] = a.bias[channel + l];
+    lane_offset[0] = offset(a.in_map, n, a.multiplier == 1 ? channel : channel / a.multiplier);
+    if (a.multiplier > 1)
+      for (int64_t l = 1; l < lanes; l++) lane_offset[l] = offset(a.in_map, n, (channel + l) / a.multiplier);
+    const int64_t taps = a.kernel[0] * a.kernel[1] * a.kernel[2];
+    weights = a.weights + vector * taps * unit;
+    for (int64_t v = 0; v < count; v++) {
+      alignas(64) float bias[W] = {};
+      for (int64_t l = 0; a.bias && l < lanes; l++) bias[l] = a.bias[channel + v * W + l];
+      direct.ends[v] = {Across ? load<W>(bias) : all(bias[0]), a.low, a.high};
     }
-    start = Across ? load<W>(bias) : Lanes{} + bias[0];
-    weights = a.weights + vector * a.kernel[0] * a.kernel[1] * a.kernel[2] * unit;
+    direct.rows = rows;
+    direct.width = a.kernel[2];
+    direct.step = a.stride[2] * a.in_map.spatial[2];
+    if (count > 1) direct.in_apart = offset(a.in_map, n, channel + W) - lane_offset[0];
+    direct.weights_apart = taps * W;
   }
 
+  const T* source_row(int64_t slice, int64_t row) const {
+    return static_cast<const T*>(a.x) + lane_offset[0] + slice * a.in_map.spatial[0] + row * a.in_map.spatial[1];
+  }
   float* scratch_row(int64_t depth, int64_t row) const { return ring + (depth * a.span + row % a.span) * a.row_floats; }
 
   // Row `row` of slice `slice`, from column `left` on, which may lie outside of it.
   void copy_row(int64_t slice, int64_t row, int64_t left, float* to) const {
     const int64_t columns = a.phase / unit, step = a.stride[2], apart = a.in_map.spatial[2];
-    const T* from = static_cast<const T*>(a.x) + lane_offset[0] + slice * a.in_map.spatial[0] + row * a.in_map.spatial[1];
+    const T* from = source_row(slice, row);
     const T* last = from + (a.in_size[2] - 1) * apart + lanes - W;  // where a whole vector may still be read
     for (int64_t phase = 0; phase < step; phase++, to += a.phase) {
       const Range inside = steps_within(left + phase, step, a.in_size[2], columns);
@@ -126,7 +199,7 @@ struct Part {
           for (; i < inside.end && x + i * step * apart <= last; i++) store<W>(to + i * W, load<W>(x + i * step * apart));
         for (; i < inside.end; i++)
           for (int64_t l = 0; l < W; l++)
-            to[i * W + l] = l < lanes ? load_one(x + i * step * apart + lane_offset[l] - lane_offset[0]) : 0.0f;
+            to[i * W + l] = l < lanes ? load_one(x + i * step * apart + (a.multiplier > 1 ? lane_offset[l] - lane_offset[0] : l)) : 0.0f;
       }
     }
   }
@@ -137,90 +210,130 @@ struct Part {
     if (*a.unbounded != 0) [[unlikely]] {
       for (int64_t i = 0; i < columns; i++) {
         const Range inside = steps_within(left + i * a.stride[2], a.dilation[2], a.in_size[2], a.kernel[2]);
-        sum_tile<1, Across>(rows, count, i * unit, a.tap_offsets, inside, start, to + i * (Across ? stride : 1), 0);
+        sum_tile<1, Across>(rows, count, i * unit, a.tap_offsets, inside, direct.ends[0], to + i * (Across ? stride : 1), 0);
       }
       return;
     }
     const int64_t vectors = Across ? columns : ceil_div(columns, W), tiles = ceil_div(vectors, kTile);
     for (int64_t tile = 0; tile < tiles; tile++) {
       const Range some = share(vectors, tile, tiles);
-      sum_some<Across>(some.end - some.begin, rows, count, some.begin * W, a.tap_offsets, taps, start, to + some.begin * stride, stride);
+      sum_some<Across>(some.end - some.begin, rows, count, some.begin * W, a.tap_offsets, taps, direct.ends[0], to + some.begin * stride,
+                       stride);
     }
   }
 
-  // Epilogue and store of a row of results.
-  void finish(int64_t z, int64_t y, int64_t x, int64_t columns, T* to) {
+  void sum_in_place(int64_t count, int64_t columns, float* to, int64_t stride, int64_t apart) {
+    direct.count = count;
+    direct.stride = stride;
+    direct.out_apart = apart;
+    const int64_t tiles = ceil_div(columns, kDirectTile);
+    for (int64_t tile = 0; tile < tiles; tile++) {
+      const Range some = share(columns, tile, tiles);
+      const DepthwiseTap* taps = a.taps + tile * a.kernel[2];
+      float* first = to + some.begin * stride;
+      vectors == 2 ? sum_directly<2>(some.end - some.begin, direct, taps, first)
+                   : sum_directly<1>(some.end - some.begin, direct, taps, first);
+    }
+  }
+
+  // Epilogue and store of `count` rows of results of a vector that begins with channel c.
+  void finish(int64_t z, int64_t y, int64_t count, int64_t x, int64_t columns, int64_t c, float* line) {
+    const int64_t pitch = a.line_pitch;
     for (int i = 0; i < a.ops; i++) {
       const DepthwiseOp& op = a.op[i];
       if (op.binary) {
-        const int64_t at = offset(op.map, image, channel) + z * op.map.spatial[0] + y * op.map.spatial[1] + x * op.map.spatial[2];
-        const void* from = advance(op.operand, at, op.dtype);
-        if constexpr (Across) {
-          for (int64_t j = 0; j < columns; j++)
-            load(operand + j * W, advance(from, j * op.map.spatial[2], op.dtype), op.dtype, op.map.lane, lanes);
-        } else {
-          load(operand, from, op.dtype, op.map.spatial[2], columns);
+        const DepthwiseMap& map = op.map;
+        const int64_t at = offset(map, image, c) + z * map.spatial[0] + y * map.spatial[1] + x * map.spatial[2];
+        for (int64_t r = 0; r < count; r++) {
+          const void* from = advance(op.operand, at + r * map.spatial[1], op.dtype);
+          if constexpr (Across) {
+            for (int64_t j = 0; j < columns; j++)
+              load(operand + r * pitch + j * W, advance(from, j * map.spatial[2], op.dtype), op.dtype, map.lane, lanes);
+          } else {
+            load(operand + r * pitch, from, op.dtype, map.spatial[2], columns);
+          }
         }
       }
-      execute(op.instruction, line, line, operand, columns * unit);
+      execute(op.instruction, line, line, operand, (count - 1) * pitch + columns * unit);
     }
+    for (int64_t r = 0; r < count; r++) store_row(line + r * pitch, columns, target(c, z, y + r, x));
+  }
+
+  void store_row(const float* from, int64_t columns, T* to) const {
     const int64_t apart = a.out_map.spatial[2];
-    if constexpr (!Across) return store(to, line, a.dtype, apart, columns);
+    if constexpr (!Across) return store(to, from, a.dtype, apart, columns);
     if (lanes == W) {
-      for (int64_t j = 0; j < columns; j++) store<W>(to + j * apart, load<W>(line + j * W));
+      for (int64_t j = 0; j < columns; j++) store<W>(to + j * apart, load<W>(from + j * W));
       return;
     }
     const int64_t written = a.out_map.block % W ? lanes : W;  // what pads a block is zero
     for (int64_t j = 0; j < columns; j++)
-      for (int64_t l = 0; l < written; l++) store_one(to + j * apart + l, l < lanes ? line[j * W + l] : 0.0f);
+      for (int64_t l = 0; l < written; l++) store_one(to + j * apart + l, l < lanes ? from[j * W + l] : 0.0f);
+  }
+
+  T* target(int64_t c, int64_t z, int64_t y, int64_t x) const {
+    const DepthwiseMap& map = a.out_map;
+    return static_cast<T*>(a.output) + offset(map, image, c) + z * map.spatial[0] + y * map.spatial[1] + x * map.spatial[2];
   }
 
   void run(int64_t z, Range outputs, Range columns) {
     const int64_t left = columns.begin * a.stride[2] - a.padding[2], front = z * a.stride[0] - a.padding[0];
     const int64_t count = columns.end - columns.begin, apart = a.out_map.spatial[2];
     const Range slices = steps_within(front, a.dilation[0], a.in_size[0], a.kernel[0]);
+    const bool in_place = a.direct && lanes == W;
+    const int64_t out_apart = vectors > 1 ? offset(a.out_map, image, channel + W) - offset(a.out_map, image, channel) : 0;
+    // Whether results need no more than to be stored.
+    const bool done = sizeof(T) == 4 && a.ops == 0 && (Across ? lanes == W : apart == 1 && count % W == 0 && *a.unbounded == 0);
     int64_t missing = 0;  // the first row of x that was not copied yet
+    int64_t held = 0;     // rows of results
     for (int64_t y = outputs.begin; y < outputs.end; y++) {
       const int64_t top = y * a.stride[1] - a.padding[1];
       const Range height = steps_within(top, a.dilation[1], a.in_size[1], a.kernel[1]);
-      for (missing = larger(missing, top); missing < least(top + a.span, a.in_size[1]); missing++)
-        for (int64_t d = slices.begin; d < slices.end; d++) copy_row(front + d * a.dilation[0], missing, left, scratch_row(d, missing));
       int64_t met = 0;
-      for (int64_t d = slices.begin; d < slices.end; d++)
-        for (int64_t h = height.begin; h < height.end; h++)
-          rows[met++] = {scratch_row(d, top + h * a.dilation[1]), weights + (d * a.kernel[1] + h) * a.kernel[2] * unit};
-
-      T* to = static_cast<T*>(a.output) + offset(a.out_map, image, channel) + z * a.out_map.spatial[0] + y * a.out_map.spatial[1] +
-              columns.begin * apart;
-      const bool whole = Across ? lanes == W : apart == 1 && count % W == 0 && *a.unbounded == 0;
-      if constexpr (sizeof(T) == 4) {
-        if (whole && a.ops == 0) {
-          sum(met, left, count, to, Across ? apart : W);
-          continue;
+      for (int64_t d = slices.begin; d < slices.end; d++) {
+        const int64_t slice = front + d * a.dilation[0];
+        if (!in_place)
+          for (int64_t row = larger(missing, top); row < least(top + a.span, a.in_size[1]); row++)
+            copy_row(slice, row, left, scratch_row(d, row));
+        for (int64_t h = height.begin; h < height.end; h++) {
+          const int64_t row = top + h * a.dilation[1];
+          const float* x = in_place ? reinterpret_cast<const float*>(source_row(slice, row)) : scratch_row(d, row);
+          rows[met++] = {x, weights + (d * a.kernel[1] + h) * a.kernel[2] * unit};
         }
       }
-      sum(met, left, count, line, W);
-      finish(z, y, columns.begin, count, to);
+      missing = larger(missing, top + a.span);
+      float* to = done ? reinterpret_cast<float*>(target(channel, z, y, columns.begin)) : line + held * a.line_pitch;
+      const int64_t stride = done && Across ? apart : W, lines = a.line_rows * a.line_pitch;
+      in_place ? sum_in_place(met, count, to, stride, done ? out_apart : lines) : sum(met, left, count, to, stride);
+      if (!done && (++held == a.line_rows || y + 1 == outputs.end)) {
+        for (int64_t v = 0; v < vectors; v++) finish(z, y + 1 - held, held, columns.begin, count, channel + v * W, line + v * lines);
+        held = 0;
+      }
     }
   }
 };
 
 template <class T, bool Across>
 void convolve(const DepthwiseArgs& a) {
-  const int64_t vectors = Across ? ceil_div(a.channels, W) : a.channels;
-  const int64_t items = a.batch * a.out_size[0] * a.row_parts * a.column_parts * vectors;
+  const int64_t vectors = Across ? ceil_div(a.channels, W) : a.channels, whole = a.channels / W;  // vectors without a lane to spare
+  const int64_t together = a.direct ? 2 : 1, groups = ceil_div(vectors, together);
+  const int64_t items = a.batch * a.out_size[0] * a.row_parts * a.column_parts * groups;
 #pragma omp parallel num_threads(a.threads) if (a.threads > 1)
   {
     const Range mine = share(items, omp_get_thread_num(), omp_get_num_threads());
     Part<T, Across> part(a, a.scratch + omp_get_thread_num() * a.thread_bytes);
     for (int64_t item = mine.begin; item < mine.end; item++) {
-      int64_t rest = item / vectors;
+      int64_t rest = item / groups;
       const Range columns = share(a.out_size[2], rest % a.column_parts, a.column_parts);
       rest /= a.column_parts;
       const Range rows = share(a.out_size[1], rest % a.row_parts, a.row_parts);
       rest /= a.row_parts;
-      part.select(rest / a.out_size[0], item % vectors);
-      part.run(rest % a.out_size[0], rows, columns);
+      const int64_t end = least(vectors, (item % groups + 1) * together);
+      for (int64_t vector = item % groups * together, count; vector < end; vector += count) {
+        count = vector + together <= whole ? together : 1;
+        part.select(rest / a.out_size[0], vector, count);
+        part.run(rest % a.out_size[0], rows, columns);
+      }
     }
   }
 }

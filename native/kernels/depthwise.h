@@ -25,6 +25,14 @@ struct DepthwiseOp {
 };
 
 constexpr int depthwise_max_ops = 8;
+constexpr int depthwise_tile(int64_t lanes) { return lanes == 16 ? 14 : 7; }  // columns of two vectors of channels, in registers
+
+// What tap k of a row of the kernel meets: outputs [begin, end) of a tile, of which the first would read x at `offset` from the row's
+// begin, in elements.
+struct DepthwiseTap {
+  int64_t offset;
+  int32_t begin, end;
+};
 
 struct DepthwiseArgs {
   DType dtype;              // of x and output
@@ -39,16 +47,22 @@ struct DepthwiseArgs {
   const float* unbounded = nullptr;  // behind them: not 0 if a weight is NaN or infinite
   const float* bias = nullptr;
   void* output = nullptr;
-  int ops = 0;
+  float low, high;  // between which results are kept
+  int ops = 0;      // after that
   DepthwiseOp op[depthwise_max_ops] = {};
 
-  // The work is cut into row_parts x column_parts parts a plane. Of the rows that a row of outputs reads, `span` lie in the scratch,
-  // each with the columns that a part reads: those of a multiple of the stride lie together, the next ones `phase` floats on.
-  int64_t row_parts, column_parts, span, phase, row_floats;
+  // The work is cut into row_parts x column_parts parts a plane. Rows of results are kept in the scratch, line_pitch floats apart, until
+  // there are line_rows of them for the epilogue.
+  int64_t row_parts, column_parts, line_pitch, line_rows;
+  const DepthwiseTap* taps = nullptr;  // direct: of each tile of a row, shared out evenly, each tap
+  bool direct;                         // whole vectors of channels are read where they lie
+  // Else the rows of x that a row of outputs reads, `span` of them, lie in the scratch, each with the columns that a part reads: those
+  // of a multiple of the stride lie together, the next ones `phase` floats on.
+  int64_t span, phase, row_floats;
   const int64_t* tap_offsets = nullptr;  // of each tap of a row, in the scratch
   int threads = 1;
-  std::byte* scratch = nullptr;  // thread_bytes a thread: the rows, line_floats of results, as many of an operand, what a row meets
-  int64_t thread_bytes, line_floats;
+  std::byte* scratch = nullptr;  // thread_bytes a thread: the rows of x, the results, as many of an operand, what a row meets
+  int64_t thread_bytes;
 };
 
 }  // namespace drystone

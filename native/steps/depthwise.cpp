@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <stdexcept>
 
 #include "steps/kernel_step.h"
@@ -91,7 +92,15 @@ Depthwise::Depthwise(const TensorDesc& x, const Dims& weights, bool has_bias, co
     if (room < 0 || out.size[i] != room / args_.stride[i] + 1)
       throw std::invalid_argument("the output of a convolution does not have the size that follows from its input");
   }
+  args_.low = -std::numeric_limits<float>::infinity();
+  args_.high = std::numeric_limits<float>::infinity();
   for (const PostOp& op : post_ops) {
+    const bool first = args_.ops == 0 && std::isinf(args_.low) && std::isinf(args_.high);
+    if (first && (op.kind == "relu" || (op.kind == "clamp" && !(op.alpha > op.beta)))) {
+      args_.low = op.kind == "relu" ? 0 : op.alpha;
+      if (op.kind == "clamp") args_.high = op.beta;
+      continue;
+    }
     args_.op[args_.ops++] = op_of(op, output);
     in_place_.push_back(op.kind == "sum");
   }
@@ -99,30 +108,48 @@ Depthwise::Depthwise(const TensorDesc& x, const Dims& weights, bool has_bias, co
   if (elements_ > 0) plan(threads_);
 }
 
-// How the work is cut. The rows that a row of outputs reads stay in the first level cache (32 KB) with the results; narrower parts copy
-// the columns between them twice.
+// How the work is cut. Where rows are copied, those that a row of outputs reads stay in the first level cache (32 KB) with the results;
+// narrower parts copy the columns between them twice.
 void Depthwise::plan(int64_t threads) {
-  constexpr int64_t cache = 24 << 10, narrowest = 28;
+  constexpr int64_t cache = 24 << 10, narrowest = 28, line_bytes = 4 << 10;
   const int64_t lanes = vector_lanes(), unit = args_.across ? lanes : 1, width = args_.out_size[2], step = args_.stride[2];
   const int64_t reach = (args_.kernel[2] - 1) * args_.dilation[2];
+  args_.direct = args_.across && args_.dtype == DType::f32 && args_.multiplier == 1;
   args_.span = (args_.kernel[1] - 1) * args_.dilation[1] + 1;
   const int64_t fitting = cache / (args_.kernel[0] * args_.span * step * unit * 4) - reach / step;
-  const int64_t columns = std::min(width, std::max(fitting, narrowest * lanes / unit));
+  const int64_t columns = args_.direct ? width : std::min(width, std::max(fitting, narrowest * lanes / unit));
   args_.column_parts = ceil_div(width, columns);
   const int64_t widest = ceil_div(width, args_.column_parts);
   // A vector of columns that begins in a part reads on behind it.
-  args_.line_floats = args_.across ? widest * lanes : round_up(widest, lanes) + lanes;
-  args_.phase = round_up(args_.line_floats + reach / step * unit, lanes);
+  args_.line_pitch = args_.across ? widest * lanes : round_up(widest, lanes) + lanes;
+  args_.line_rows = std::min(std::max<int64_t>(line_bytes / (args_.line_pitch * 4), 1), args_.out_size[1]);
+  args_.phase = round_up(args_.line_pitch + reach / step * unit, lanes);
   args_.row_floats = step * args_.phase;
   for (int64_t tap = 0; tap < args_.kernel[2]; tap++) {
     const int64_t column = tap * args_.dilation[2];
     tap_offsets_.push_back(column % step * args_.phase + column / step * unit);
   }
+  if (args_.direct) plan_taps();
   const int64_t vectors = ceil_div(args_.channels, unit), items = args_.batch * args_.out_size[0] * args_.column_parts * vectors;
   args_.row_parts = threads == 1 ? 1 : std::min(args_.out_size[1], ceil_div(4 * threads, items));
-  const int64_t floats = args_.kernel[0] * args_.span * args_.row_floats + 2 * args_.line_floats;
+  const int64_t floats = args_.kernel[0] * args_.span * args_.row_floats + 3 * args_.line_rows * args_.line_pitch;
   args_.thread_bytes = round_up(floats * 4 + args_.kernel[0] * args_.kernel[1] * 2 * static_cast<int64_t>(sizeof(void*)), 64);
   scratchpad_bytes = threads * args_.thread_bytes + 63;
+}
+
+// Tiles of a row are shared out evenly, as by the kernel.
+void Depthwise::plan_taps() {
+  const int64_t width = args_.out_size[2], tiles = ceil_div(width, depthwise_tile(vector_lanes())), step = args_.stride[2];
+  for (int64_t tile = 0, first = 0; tile < tiles; tile++) {
+    const int64_t outputs = width / tiles + (tile < width % tiles);
+    for (int64_t tap = 0; tap < args_.kernel[2]; tap++) {
+      const int64_t column = first * step - args_.padding[2] + tap * args_.dilation[2];
+      const auto until = [&](int64_t to) { return std::clamp<int64_t>(to <= 0 ? 0 : ceil_div(to, step), 0, outputs); };
+      const int64_t begin = until(-column), end = std::max(begin, until(args_.in_size[2] - column));
+      taps_.push_back({column * args_.in_map.spatial[2], static_cast<int32_t>(begin), static_cast<int32_t>(end)});
+    }
+    first += outputs;
+  }
 }
 
 void Depthwise::run(const Run& run, StepState*) const {
@@ -137,6 +164,7 @@ void Depthwise::run(const Run& run, StepState*) const {
   for (int i = 0; i < args.ops; i++)
     if (args.op[i].binary) args.op[i].operand = in_place_[i] ? args.output : *slot++;
   args.tap_offsets = tap_offsets_.data();
+  args.taps = taps_.data();
   const auto scratch = reinterpret_cast<uintptr_t>(run.scratchpad);
   args.scratch = reinterpret_cast<std::byte*>((scratch + 63) / 64 * 64);
   args.threads = std::min(threads_for(elements_ * taps() / 4, run.threads), threads_);

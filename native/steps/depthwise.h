@@ -28,6 +28,7 @@ class Depthwise final : public Step {
 
  private:
   void plan(int64_t threads);
+  void plan_taps();
   int64_t taps() const { return args_.kernel[0] * args_.kernel[1] * args_.kernel[2]; }
   int64_t packed_channels() const;
 
@@ -36,6 +37,7 @@ class Depthwise final : public Step {
   bool has_bias_;
   std::vector<bool> in_place_;  // for each post-op: whether its operand is what the output holds already
   std::vector<int64_t> tap_offsets_;
+  std::vector<DepthwiseTap> taps_;
   int threads_;  // that the scratchpad is made for
   int64_t elements_;
 };
