@@ -35,12 +35,11 @@ struct Row {
   const float* weights;
 };
 
-// What becomes of sums first: the bounds keep a NaN.
+// What sums begin with, and between what they end: the bounds keep a NaN.
 struct Ends {
-  Lanes start;
-  float low, high;
+  Lanes start, low, high;
 
-  Lanes bounded(Lanes sum) const { return least_or(all(high), most_or(all(low), sum)); }
+  Lanes bounded(Lanes sum) const { return least_or(high, most_or(low, sum)); }
 };
 
 // `Tile` vectors of results, from the scratch. Across: a vector of weights a tap, else one weight.
@@ -95,17 +94,24 @@ void sum_direct(const Direct& d, const DepthwiseTap* taps, float* to) {
       Lanes weight[Vectors];
 #pragma GCC unroll 2
       for (int v = 0; v < Vectors; v++) weight[v] = load<W>(weights + v * d.weights_apart);
+      const auto add = [&](int t) __attribute__((always_inline)) {
+#pragma GCC unroll 2
+        for (int v = 0; v < Vectors; v++) sum[t][v] += weight[v] * load<W>(x + v * in_apart);
+      };
       if (taps[k].end - taps[k].begin == Tile) {
 #pragma GCC unroll 14
-        for (int t = 0; t < Tile; t++)
-#pragma GCC unroll 2
-          for (int v = 0; v < Vectors; v++) sum[t][v] += weight[v] * load<W>(x + t * step + v * in_apart);
+        for (int t = 0; t < Tile; t++) {
+          add(t);
+          x += step;
+          __asm__("" : "+r"(x));  // else the compiler keeps all multiples of step, more than there are registers
+        }
       } else {
 #pragma GCC unroll 14
-        for (int t = 0; t < Tile; t++)
-          if (t >= taps[k].begin && t < taps[k].end)
-#pragma GCC unroll 2
-            for (int v = 0; v < Vectors; v++) sum[t][v] += weight[v] * load<W>(x + t * step + v * in_apart);
+        for (int t = 0; t < Tile; t++) {
+          if (t >= taps[k].begin && t < taps[k].end) add(t);
+          x += step;
+          __asm__("" : "+r"(x));
+        }
       }
     }
   }
@@ -164,7 +170,7 @@ struct Part {
     for (int64_t v = 0; v < count; v++) {
       alignas(64) float bias[W] = {};
       for (int64_t l = 0; a.bias && l < lanes; l++) bias[l] = a.bias[channel + v * W + l];
-      direct.ends[v] = {Across ? load<W>(bias) : all(bias[0]), a.low, a.high};
+      direct.ends[v] = {Across ? load<W>(bias) : all(bias[0]), all(a.low), all(a.high)};
     }
     direct.rows = rows;
     direct.width = a.kernel[2];

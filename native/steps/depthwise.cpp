@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <numeric>
 #include <stdexcept>
 
 #include "steps/kernel_step.h"
@@ -114,7 +115,7 @@ void Depthwise::plan(int64_t threads) {
   constexpr int64_t cache = 24 << 10, narrowest = 28, line_bytes = 4 << 10;
   const int64_t lanes = vector_lanes(), unit = args_.across ? lanes : 1, width = args_.out_size[2], step = args_.stride[2];
   const int64_t reach = (args_.kernel[2] - 1) * args_.dilation[2];
-  args_.direct = args_.across && args_.dtype == DType::f32 && args_.multiplier == 1;
+  args_.direct = args_.across && args_.dtype == DType::f32 && args_.multiplier == 1 && !collides();
   args_.span = (args_.kernel[1] - 1) * args_.dilation[1] + 1;
   const int64_t fitting = cache / (args_.kernel[0] * args_.span * step * unit * 4) - reach / step;
   const int64_t columns = args_.direct ? width : std::min(width, std::max(fitting, narrowest * lanes / unit));
@@ -135,6 +136,14 @@ void Depthwise::plan(int64_t threads) {
   const int64_t floats = args_.kernel[0] * args_.span * args_.row_floats + 3 * args_.line_rows * args_.line_pitch;
   args_.thread_bytes = round_up(floats * 4 + args_.kernel[0] * args_.kernel[1] * 2 * static_cast<int64_t>(sizeof(void*)), 64);
   scratchpad_bytes = threads * args_.thread_bytes + 63;
+}
+
+// Whether columns of x lie so far apart that those of a tile push each other out of a first level cache of 64 sets, 8 ways each.
+bool Depthwise::collides() const {
+  const int64_t apart = args_.in_map.spatial[2] * args_.stride[2] * 4, tile = depthwise_tile(vector_lanes());
+  const int64_t read = tile + (args_.kernel[2] - 1) * args_.dilation[2] / args_.stride[2];
+  const int64_t sets = apart % 64 ? 64 : 64 / std::gcd<int64_t>(apart / 64, 64);
+  return std::min(read, args_.out_size[2]) > 8 * sets;
 }
 
 // Tiles of a row are shared out evenly, as by the kernel.
