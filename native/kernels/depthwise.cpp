@@ -68,6 +68,23 @@ inline void sum_some(int64_t tile, const Row* rows, int64_t count, int64_t at, c
   if constexpr (Tile > 1) sum_some<Across, Tile - 1>(tile, rows, count, at, offsets, taps, ends, to, stride);
 }
 
+// The first lanes of a vector: all bits of theirs are set.
+using Mask = Vector<int32_t, W>;
+inline Mask first_lanes(int64_t lanes) {
+  Mask mask;
+  for (int l = 0; l < W; l++) mask[l] = l < lanes ? -1 : 0;
+  return mask;
+}
+
+// Memory behind them is not touched.
+#ifdef __AVX512F__
+inline Lanes load_some(const float* from, Mask mask) { return (Lanes)_mm512_maskz_loadu_ps(_mm512_movepi32_mask((__m512i)mask), from); }
+inline void store_some(float* to, Lanes x, Mask mask) { _mm512_mask_storeu_ps(to, _mm512_movepi32_mask((__m512i)mask), (__m512)x); }
+#else
+inline Lanes load_some(const float* from, Mask mask) { return (Lanes)_mm256_maskload_ps(from, (__m256i)mask); }
+inline void store_some(float* to, Lanes x, Mask mask) { _mm256_maskstore_ps(to, (__m256i)mask, (__m256)x); }
+#endif
+
 // A tile of one or two vectors of channels that are read where they lie.
 struct Direct {
   const Row* rows;
@@ -76,10 +93,11 @@ struct Direct {
   int64_t in_apart, weights_apart, out_apart;  // from vector to vector
   int64_t stride;                              // between results
   Ends ends[2];
+  Mask mask;
 };
 
-// Taps leave out the outputs for which their column lies outside.
-template <int Tile, int Vectors>
+// Taps leave out the outputs for which their column lies outside. Some: of a vector that is not whole.
+template <int Tile, int Vectors, bool Some>
 void sum_direct(const Direct& d, const DepthwiseTap* taps, float* to) {
   Lanes sum[Tile][Vectors];
 #pragma GCC unroll 14
@@ -87,6 +105,7 @@ void sum_direct(const Direct& d, const DepthwiseTap* taps, float* to) {
 #pragma GCC unroll 2
     for (int v = 0; v < Vectors; v++) sum[t][v] = d.ends[v].start;
   const int64_t step = d.step, in_apart = d.in_apart;
+  [[maybe_unused]] const Mask mask = d.mask;
   for (int64_t r = 0; r < d.count; r++) {
     const float* weights = d.rows[r].weights;
     for (int64_t k = 0; k < d.width; k++, weights += W) {
@@ -96,7 +115,7 @@ void sum_direct(const Direct& d, const DepthwiseTap* taps, float* to) {
       for (int v = 0; v < Vectors; v++) weight[v] = load<W>(weights + v * d.weights_apart);
       const auto add = [&](int t) __attribute__((always_inline)) {
 #pragma GCC unroll 2
-        for (int v = 0; v < Vectors; v++) sum[t][v] += weight[v] * load<W>(x + v * in_apart);
+        for (int v = 0; v < Vectors; v++) sum[t][v] += weight[v] * (Some ? load_some(x, mask) : load<W>(x + v * in_apart));
       };
       if (taps[k].end - taps[k].begin == Tile) {
 #pragma GCC unroll 14
@@ -121,10 +140,10 @@ void sum_direct(const Direct& d, const DepthwiseTap* taps, float* to) {
     for (int v = 0; v < Vectors; v++) store<W>(to + t * d.stride + v * d.out_apart, d.ends[v].bounded(sum[t][v]));
 }
 
-template <int Vectors, int Tile = kDirectTile>
+template <int Vectors, bool Some, int Tile = kDirectTile>
 inline void sum_directly(int64_t tile, const Direct& d, const DepthwiseTap* taps, float* to) {
-  if (tile == Tile) return sum_direct<Tile, Vectors>(d, taps, to);
-  if constexpr (Tile > 1) sum_directly<Vectors, Tile - 1>(tile, d, taps, to);
+  if (tile == Tile) return sum_direct<Tile, Vectors, Some>(d, taps, to);
+  if constexpr (Tile > 1) sum_directly<Vectors, Some, Tile - 1>(tile, d, taps, to);
 }
 
 // How many of the steps 0, step, 2 step … lie below `to`.
@@ -173,6 +192,7 @@ struct Part {
       direct.ends[v] = {Across ? load<W>(bias) : all(bias[0]), all(a.low), all(a.high)};
     }
     direct.rows = rows;
+    direct.mask = first_lanes(lanes);
     direct.width = a.kernel[2];
     direct.step = a.stride[2] * a.in_map.spatial[2];
     if (count > 1) direct.in_apart = offset(a.in_map, n, channel + W) - lane_offset[0];
@@ -237,8 +257,14 @@ struct Part {
       const Range some = share(columns, tile, tiles);
       const DepthwiseTap* taps = a.taps + tile * a.kernel[2];
       float* first = to + some.begin * stride;
-      vectors == 2 ? sum_directly<2>(some.end - some.begin, direct, taps, first)
-                   : sum_directly<1>(some.end - some.begin, direct, taps, first);
+      const int64_t tile_columns = some.end - some.begin;
+      if (vectors == 2) {
+        sum_directly<2, false>(tile_columns, direct, taps, first);
+      } else if (lanes == W) {
+        sum_directly<1, false>(tile_columns, direct, taps, first);
+      } else {
+        sum_directly<1, true>(tile_columns, direct, taps, first);
+      }
     }
   }
 
@@ -272,9 +298,17 @@ struct Part {
       for (int64_t j = 0; j < columns; j++) store<W>(to + j * apart, load<W>(from + j * W));
       return;
     }
-    const int64_t written = a.out_map.block % W ? lanes : W;  // what pads a block is zero
-    for (int64_t j = 0; j < columns; j++)
-      for (int64_t l = 0; l < written; l++) store_one(to + j * apart + l, l < lanes ? from[j * W + l] : 0.0f);
+    const bool blocked = a.out_map.block % W == 0;  // what pads a block is zero
+    for (int64_t j = 0; j < columns; j++) {
+      const Lanes x = load<W>(from + j * W);
+      if (blocked) {
+        store<W>(to + j * apart, direct.mask ? x : Lanes{});
+      } else if constexpr (sizeof(T) == 4) {
+        store_some(to + j * apart, x, direct.mask);
+      } else {
+        for (int64_t l = 0; l < lanes; l++) store_one(to + j * apart + l, from[j * W + l]);
+      }
+    }
   }
 
   T* target(int64_t c, int64_t z, int64_t y, int64_t x) const {
@@ -286,7 +320,7 @@ struct Part {
     const int64_t left = columns.begin * a.stride[2] - a.padding[2], front = z * a.stride[0] - a.padding[0];
     const int64_t count = columns.end - columns.begin, apart = a.out_map.spatial[2];
     const Range slices = steps_within(front, a.dilation[0], a.in_size[0], a.kernel[0]);
-    const bool in_place = a.direct && lanes == W;
+    const bool in_place = a.direct;
     const int64_t out_apart = vectors > 1 ? offset(a.out_map, image, channel + W) - offset(a.out_map, image, channel) : 0;
     // Whether results need no more than to be stored.
     const bool done = sizeof(T) == 4 && a.ops == 0 && (Across ? lanes == W : apart == 1 && count % W == 0 && *a.unbounded == 0);
