@@ -6,9 +6,10 @@ import torch
 
 from drystone import native
 from drystone.graph.graph import Node
-from drystone.graph.ops import Convolution, ConvTranspose, Operator
+from drystone.graph.ops import Conv, Convolution, ConvTranspose, Operator
 from drystone.plan.formats import PLAIN, block_of, formats_of
 from drystone.plan.implementations.base import Context, Created, Implementation, Layout, Operand, float_reason
+from drystone.plan.implementations.depthwise import Depthwise
 from drystone.plan.implementations.epilogue import post_ops
 
 
@@ -25,13 +26,16 @@ class OneDnnConvolution(Implementation):
             return "the weight is not a constant"
         if node.of(Convolution).has_bias and not node.inputs[2].is_constant:
             return "the bias is not a constant"
+        if len(node.output.shape) == 5 and _has_own_kernel(node):
+            return "oneDNN's kernels for volumes take five to forty times as long as the own one where channels are groups"
         return super().refuses(node) or float_reason(node)
 
     def layouts(self, node: Node) -> list[Layout]:
-        x, output = node.inputs[0], node.output
-        depthwise = node.of(Convolution).groups > 1 and node.of(Convolution).groups == x.shape[1]
+        x, output, depthwise = node.inputs[0], node.output, _is_depthwise(node)
         layouts = []
         for format in formats_of(output):
+            if format == PLAIN and _has_own_kernel(node):
+                continue  # oneDNN multiplies matrices, one a channel: three to fifty times the own kernel's time
             block = block_of(format)
             source = format
             if block > 1:
@@ -69,21 +73,33 @@ class OneDnnConvolution(Implementation):
         node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, free_inputs: frozenset[int]
     ) -> tuple[native.Convolution, list[Operand], int | None]:
         chain, operands, overwrites = post_ops(node, inputs, output, free_inputs)
-        op = node.of(Convolution)
-        step = native.Convolution(
-            inputs[0],
-            list(node.inputs[1].shape),
-            op.has_bias,
-            output,
-            list(op.stride),
-            list(op.padding_l),
-            list(op.padding_r),
-            list(op.dilation),
-            op.groups,
-            chain,
-            isinstance(node.op, ConvTranspose),
-        )
+        op, x, weights = node.of(Convolution), inputs[0], list(node.inputs[1].shape)
+        stride, before, after, dilation = list(op.stride), list(op.padding_l), list(op.padding_r), list(op.dilation)
+        if len(weights) == 3 and _is_depthwise(node):
+            # oneDNN's depthwise kernels are for images: over one axis another kernel takes up to a hundred times their time.
+            x, output, weights = _as_image(x), _as_image(output), [*weights[:2], 1, weights[2]]
+            chain = [(kind, alpha, beta, operand and _as_image(operand)) for kind, alpha, beta, operand in chain]
+            stride, before, after, dilation = [1, *stride], [0, *before], [0, *after], [1, *dilation]
+        transposed = isinstance(node.op, ConvTranspose)
+        step = native.Convolution(x, weights, op.has_bias, output, stride, before, after, dilation, op.groups, chain, transposed)
         return step, operands, overwrites
+
+
+def _has_own_kernel(node: Node) -> bool:
+    """Whether the own depthwise kernel computes it."""
+    return isinstance(node.op, Conv) and Depthwise().refuses(node) is None
+
+
+def _is_depthwise(node: Node) -> bool:
+    groups = node.of(Convolution).groups
+    return groups > 1 and groups == node.inputs[0].shape[1]
+
+
+def _as_image(desc: native.TensorDesc) -> native.TensorDesc:
+    """(N, C, L) as (N, C, 1, L)."""
+    *outer, length = desc.shape
+    *steps, step = desc.strides
+    return native.TensorDesc(desc.dtype, desc.format, [*outer, 1, length], [*steps, length * step, step])
 
 
 def _is_reference(step: native.Convolution, finishes: bool) -> bool:
