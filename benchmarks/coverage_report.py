@@ -106,7 +106,7 @@ def models(data: dict[str, Any]) -> str:
         f"batch 1, {data['threads']} threads: "
         + ", ".join(f"{number} {status}" for status, number in sorted(total.items()))
         + ". *error*: relative L2 against float64, the largest of any output. *segments*: operators that torch runs. *runs*: what "
-        "a call does after the rehearsal. These models are so small that the time between the arithmetic is most of it.\n\n"
+        "a call does after autotuning. These models are so small that the time between the arithmetic is most of it.\n\n"
         + _table(["architecture", "captured", "error", "segments", "runs", "eager / drystone", "reason"], rows)
         + "\n### What torch runs in them\n\n"
         + _table(

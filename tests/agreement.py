@@ -42,7 +42,7 @@ def leaves(result: Any) -> list[torch.Tensor]:
 
 
 def program_of(fast: Any) -> Any:
-    """The native program, for tests that must not get eager's answer where eager was faster in the rehearsal."""
+    """The native program, for tests that must not get eager's answer where eager was faster in autotuning."""
     return prepared_of(fast).program
 
 

@@ -57,7 +57,7 @@ def tuning_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pa
 @pytest.fixture(autouse=True)
 def tests_may_share_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is measured beside other tests counts all the same: no figure here is one of speed."""
-    monkeypatch.setattr("drystone.plan.rehearse.CONTENDED", math.inf)
+    monkeypatch.setattr("drystone.plan.autotune.CONTENDED", math.inf)
 
 
 @pytest.fixture(autouse=True)

@@ -231,7 +231,7 @@ def test_any_steps_give_the_same_bits(chosen: list[tuple[str, float]]) -> None:
             "/": (1 / (number or 1.0), -0.0),
             "r": (-1, number),
         }[kind]
-        graph.nodes.append(make_node(Pointwise((PointwiseOp("linear", (("in", 0),), alpha, beta),)), [value]))
+        graph.nodes.append(make_node(Pointwise((PointwiseOp("affine", (("in", 0),), alpha, beta),)), [value]))
         value = graph.nodes[-1].output
     graph.outputs = [value]
     (before,) = run(graph, [x])

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import drystone
 from drystone.cli import app
 from drystone.runtime.explain import ExplainedPart, ExplainedStep, Explanation, PartedExplanation
-from drystone.runtime.explain_layouts import ExplainedLayer, LayoutExplanation
+from drystone.runtime.explain_packed_layers import ExplainedLayer, PackedLayersExplanation
 from drystone.tools import doctor
 from drystone.tools.bench.progress import progress_bar
 from drystone.tools.bench.report import show_result, show_summary
@@ -30,7 +30,7 @@ def test_explanations(name: str) -> None:
     assert str(program).count(name) == 5 + 3
     parted = PartedExplanation([ExplainedPart(name, name, name, name, [program])], "eager", name, 1.0, 1.0)
     assert str(parted).count(name) == 4 + 1 + 2 + 8
-    layers = LayoutExplanation(
+    layers = PackedLayersExplanation(
         [ExplainedLayer(name, name, name, name, [name], name)], "eager", name, name, {name: 1.0}, 1.0, 0, {name: 1}, 1, 0
     )
     assert str(layers).count(name) == 6 + 3

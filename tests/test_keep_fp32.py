@@ -42,7 +42,7 @@ class Model(nn.Module):
 def products(fast) -> dict[str, set[torch.dtype]]:
     """Submodule → the dtypes from which its products are computed; in which its weights are stored, where that is all."""
     graph = prepared_of(fast).graph
-    ops, factors = (("matmul", "attention"), slice(2)) if native.multiplies_bfloat16() else (("matmul",), slice(1, 2))
+    ops, factors = (("linear", "attention"), slice(2)) if native.multiplies_bfloat16() else (("linear",), slice(1, 2))
     return {node.module: {value.dtype for value in node.inputs[factors]} for node in graph if node.op in ops}
 
 

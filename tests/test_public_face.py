@@ -15,15 +15,15 @@ import drystone
 from drystone.inplace import InPlaceExplanation
 from drystone.ops.topk import TopK
 from drystone.runtime.explain import Explanation
-from drystone.runtime.layouts import LayoutModule
 from drystone.runtime.module import OptimizedModule
+from drystone.runtime.packed_layers import PackedLayersModule
 from drystone.runtime.parts import PartedModule
 
 
 def test_optimize_save_and_load(tmp_path: Path) -> None:
     x = torch.ones(1, 4)
     fast = drystone.optimize(nn.Linear(4, 2).eval(), (x,), dtype=None, tuning="estimate")
-    assert_type(fast, OptimizedModule | PartedModule | LayoutModule)
+    assert_type(fast, OptimizedModule | PartedModule | PackedLayersModule)
     assert isinstance(fast, OptimizedModule)
     assert_type(fast.prepare(x), Explanation)
     assert_type(drystone.save(fast, tmp_path / "linear"), None)

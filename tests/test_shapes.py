@@ -17,7 +17,7 @@ import drystone
 from agreement import Reference, needs_unconditional_sizes
 from drystone import ShapeError
 from drystone.capture import shapes
-from drystone.plan.rehearse import Planner
+from drystone.plan.autotune import Planner
 from drystone.preparer import programs_of
 from drystone.runtime.programs import budget
 
@@ -310,7 +310,7 @@ def test_the_program_last_used_is_kept_whatever_the_budget(model: nn.Module, mon
 
 def test_choices_are_kept_though_times_were_not(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     fast = drystone.optimize(model, torch.randn(2, 3, 10, 12), tuning="estimate")
-    programs_of(fast).preparer.times._caches.clear()  # as where other work ran beside a rehearsal
+    programs_of(fast).preparer.times._caches.clear()  # as where other work ran beside an autotuning run
     monkeypatch.setattr(Planner, "best", None)
     x = torch.randn(5, 3, 10, 12)
     Reference(model, (x,)).check_float32(fast(x))

@@ -25,7 +25,7 @@ void bind_onednn(nb::module_& m) {
   m.def("onednn_version", &onednn_version);
   m.def("post_op_limit", &post_op_limit, "kind"_a, "alpha"_a);
 
-  nb::class_<Product, Step>(m, "Product", "A convolution or a matmul by oneDNN.")
+  nb::class_<Product, Step>(m, "Product", "A convolution or a linear layer by oneDNN.")
       .def_prop_ro("has_exact_run", &Product::has_exact_run, "Whether, run exact, its epilogue goes another way.")
       .def_prop_ro("packed_bytes", [](const Product& self) { return self.weights().bytes(); })
       .def_prop_ro("packed_key", [](const Product& self) { return self.weights().key(); });
@@ -54,8 +54,8 @@ void bind_onednn(nb::module_& m) {
           "inner_product"_a, "dtype"_a, "m"_a, "k"_a, "n"_a, "has_bias"_a, "output_dtype"_a, "post_ops"_a)
       .def("pack", &pack<Linear>, "dtype"_a, "source"_a, "packed"_a);
 
-  nb::class_<BatchMatmul, Step>(m, "BatchMatmul",
-                                "Slots: a (..., M, K), b (..., K, N), output. Strides as they come; a batch axis of 1 is broadcast.")
+  nb::class_<Matmul, Step>(m, "Matmul",
+                           "Slots: a (..., M, K), b (..., K, N), output. Strides as they come; a batch axis of 1 is broadcast.")
       .def(nb::init<const TensorDesc&, const TensorDesc&, const TensorDesc&>(), "a"_a, "b"_a, "output"_a);
 
   nb::class_<Reorder, Step>(m, "Reorder").def(nb::init<const TensorDesc&, const TensorDesc&>(), "source"_a, "destination"_a);

@@ -121,7 +121,7 @@ void begin(const AttentionArgs& args, const State<Unit>& state, const Rows& rows
 // Stores rows [first, first + count).
 template <class Unit>
 void end(const AttentionArgs& args, const Sums& sums, const Rows& rows, int64_t first, int64_t count) {
-  const Floats weights = fold_rows<Sum, kTileRows>(sums.weights, kFloats, kFloats);
+  const Floats weights = reduce_rows<Sum, kTileRows>(sums.weights, kFloats, kFloats);
   float factors[kFloats];
   store_raw(factors, weights == 0.0f ? all(args.hidden) : 1.0f / weights);
   const int64_t* strides = args.output_strides;

@@ -20,17 +20,17 @@ struct Sum {
   static inline Floats of(Floats a, Floats b) { return a + b; }
 };
 
-// Folds vectors of `rows` (a power of two) by halves of D lanes until lane i (kFloats / rows) holds all of row i.
-template <class Fold, int Rows, int D>
-inline void fold_halves(Floats* rows) {
+// Reduces vectors of `rows` (a power of two) by halves of D lanes until lane i (kFloats / rows) holds all of row i.
+template <class Reduction, int Rows, int D>
+inline void reduce_halves(Floats* rows) {
   constexpr int half = Rows > 1 ? Rows / 2 : 1;
 #pragma GCC unroll 8
   for (int i = 0; i < half; i++) {
     Floats other = rows[Rows > 1 ? i + half : i];
     exchange<D>(rows[i], other, Indices<__integer_pack(kFloats)...>());
-    rows[i] = Fold::of(rows[i], other);
+    rows[i] = Reduction::of(rows[i], other);
   }
-  if constexpr (D > 1) fold_halves<Fold, half, D / 2>(rows);
+  if constexpr (D > 1) reduce_halves<Reduction, half, D / 2>(rows);
 }
 
 template <int Step, int... I>
@@ -38,9 +38,9 @@ inline Floats every(Floats x, Indices<I...>) {
   return __builtin_shufflevector(x, x, (I * Step % kFloats)...);
 }
 
-// Lane r: the fold of row r's `size` elements, rows `stride` apart, r < R. The other lanes hold some row's.
-template <class Fold, int R>
-inline Floats fold_rows(const float* from, int64_t stride, int64_t size) {
+// Lane r: the reduction of row r's `size` elements, rows `stride` apart, r < R. The other lanes hold some row's.
+template <class Reduction, int R>
+inline Floats reduce_rows(const float* from, int64_t stride, int64_t size) {
   constexpr int padded = R > 4 ? 8 : R > 1 ? 4 : 1;
   Floats rows[padded];
 #pragma GCC unroll 8
@@ -48,9 +48,9 @@ inline Floats fold_rows(const float* from, int64_t stride, int64_t size) {
     const float* row = from + (r < R ? r : 0) * stride;
     rows[r] = load<kFloats>(row);
 #pragma GCC unroll 8
-    for (int64_t i = kFloats; i < size; i += kFloats) rows[r] = Fold::of(load<kFloats>(row + i), rows[r]);
+    for (int64_t i = kFloats; i < size; i += kFloats) rows[r] = Reduction::of(load<kFloats>(row + i), rows[r]);
   }
-  fold_halves<Fold, padded, kFloats / 2>(rows);
+  reduce_halves<Reduction, padded, kFloats / 2>(rows);
   return every<kFloats / padded>(rows[0], Indices<__integer_pack(kFloats)...>());
 }
 
@@ -63,7 +63,7 @@ struct Sums {
 // Raises the bases of rows that scores (still to be multiplied by scale) have outgrown. `opens`: nothing has been summed yet.
 template <int R>
 inline void raise(const Sums& sums, const float* scores, float scale, bool opens) {
-  const Floats highest = fold_rows<Largest, R>(scores, kKeys, kKeys) * scale, bases = load<kFloats>(sums.bases);
+  const Floats highest = reduce_rows<Largest, R>(scores, kKeys, kKeys) * scale, bases = load<kFloats>(sums.bases);
   const auto outgrown = highest > bases + margin;
   if (!any(outgrown)) return;
   const Floats raised = outgrown ? highest : bases;

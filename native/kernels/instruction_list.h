@@ -30,7 +30,7 @@
   VECTOR(erf, erf(x))                                                                    \
   PERIODIC(sin, sin(x), __builtin_sinf(x))                                               \
   PERIODIC(cos, cos(x), __builtin_cosf(x))                                               \
-  SCALAR(linear, alpha * x + beta)                                                       \
+  SCALAR(affine, alpha * x + beta)                                                       \
   SCALAR(pow, pow(x, alpha))                                                             \
   SCALAR(floor, __builtin_floorf(x))                                                     \
   SCALAR(round, __builtin_rintf(x))                                                      \

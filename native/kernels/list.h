@@ -27,8 +27,8 @@
   KERNEL(bool, index, IndexArgs)                        \
   KERNEL(bool, bags, BagArgs)                           \
   KERNEL(void, scatter, ScatterArgs)                    \
-  KERNEL(void, fold, FoldArgs)                          \
+  KERNEL(void, aggregate, AggregateArgs)                \
   KERNEL(void, rotary, RotaryArgs)                      \
   KERNEL(void, topk, TopkArgs)                          \
   KERNEL(void, recurrent, RecurrentArgs)                \
-  KERNEL(void, thin_product, ThinProductArgs)
+  KERNEL(void, skinny_gemm, SkinnyGemmArgs)

@@ -43,23 +43,23 @@ double sum_rows(const ReduceArgs& args, int64_t start, Range units, int64_t piec
 }
 
 // `count` outputs side by side, over some rows. Narrow rows that follow each other in memory, as blocks of channels do, are read
-// several at once: `fold` of them fill the width.
+// several at once: `abreast` of them fill the width.
 void sum_columns(const ReduceArgs& args, double* totals, int64_t start, Range rows, int64_t count) {
   alignas(64) float buffer[width], sums[width];
   const bool adjacent = args.reduced.axes == 1 && args.reduced.strides[0][0] == count && args.inner.strides[0] == 1;
-  const int64_t fold = adjacent ? width / count : 1;
+  const int64_t abreast = adjacent ? width / count : 1;
   for (int64_t j = 0; j < count; j++) totals[j] = 0.0;
-  for (int64_t begin = rows.begin; begin < rows.end; begin += depth * fold) {
-    const int64_t end = least(begin + depth * fold, rows.end);
-    for (int64_t j = 0; j < fold * count; j++) sums[j] = 0.0f;
-    for (int64_t row = begin; row < end; row += fold) {
-      const int64_t elements = least(fold, end - row) * count;
+  for (int64_t begin = rows.begin; begin < rows.end; begin += depth * abreast) {
+    const int64_t end = least(begin + depth * abreast, rows.end);
+    for (int64_t j = 0; j < abreast * count; j++) sums[j] = 0.0f;
+    for (int64_t row = begin; row < end; row += abreast) {
+      const int64_t elements = least(abreast, end - row) * count;
       const void* from = advance(args.input, start + offset_of(args.reduced, row, 0), args.input_dtype);
       const float* x = view(buffer, from, args.input_dtype, args.inner.strides[0], elements);
 #pragma omp simd
       for (int64_t j = 0; j < elements; j++) sums[j] += x[j];
     }
-    for (int64_t part = 0; part < fold; part++)
+    for (int64_t part = 0; part < abreast; part++)
 #pragma omp simd
       for (int64_t j = 0; j < count; j++) totals[j] += sums[part * count + j];
   }

@@ -145,9 +145,9 @@ class Linear : public Product {
 
 // a (…, M, K) * b (…, K, N), both computed: plain, of any strides that oneDNN takes, axes of 1 before the last two broadcast.
 // Slots: a, b, output.
-class BatchMatmul : public OneDnnStep {
+class Matmul : public OneDnnStep {
  public:
-  BatchMatmul(const TensorDesc& a, const TensorDesc& b, const TensorDesc& output);
+  Matmul(const TensorDesc& a, const TensorDesc& b, const TensorDesc& output);
 };
 
 // The gradient of the weights (O, C, k…) of the convolution that makes (N, O, spatial…) of x (N, C, spatial…). oneDNN chooses how all

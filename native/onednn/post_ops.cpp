@@ -45,7 +45,7 @@ std::optional<Eltwise> eltwise(const std::string& kind, float alpha, float beta)
       {"abs", {algorithm::eltwise_abs, 0, 0, infinity}},
       {"neg", {algorithm::eltwise_linear, -1, -0.0f, infinity}},
       {"square", {algorithm::eltwise_square, 0, 0, infinity}},
-      {"linear", {algorithm::eltwise_linear, alpha, beta, infinity}},
+      {"affine", {algorithm::eltwise_linear, alpha, beta, infinity}},
   };
   const auto found = table.find(kind);
   if (found == table.end()) return std::nullopt;

@@ -39,7 +39,7 @@ using Tables = std::vector<Dims>;
        "(integers, bool); add, sub, mul, floor_div, remainder, maximum, minimum (integers); eq, ne, lt, le, gt, ge (output bool); where " \
        "(bool, two of the output's dtype).",                                                                                             \
        const Descs& inputs, const TensorDesc& output, const std::string& kind)                                                           \
-  STEP(fold,                                                                                                                             \
+  STEP(aggregate,                                                                                                                        \
        "Along the neighbouring axes dims of dense plain memory: cumsum and cumprod (float32, bfloat16, int64; one axis), cummax and "    \
        "cummin (one axis), sum (int64), any, all (bool), amax, amin, argmax, argmin (output int64). A third slot of cummax and cummin "  \
        "is their places (int64, of the output's shape).",                                                                                \

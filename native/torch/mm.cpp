@@ -1,8 +1,8 @@
 // mm of a few rows with a matrix in float32, which costs little more than reading the matrix: torch's BLAS does so on one core for one
 // row, and at half the speed for more. A linear layer without bias comes here; one with bias is addmm, whose scalars the C shim can't
 // pass, and stays torch's.
+#include "kernels/skinny_gemm.h"
 #include "kernels/table.h"
-#include "kernels/thin_product.h"
 #include "torch/operators.h"
 #include "torch/tensor.h"
 #include "torch/thresholds.h"
@@ -20,9 +20,9 @@ Handle product(const Handle& x, const Handle& weights) {
   if (x.rank() != 2 || weights.rank() != 2 || !kernels()) return Handle();
   const int64_t *sizes = x.sizes().data, *strides = x.strides().data;
   const int64_t *matrix = weights.sizes().data, *matrix_strides = weights.strides().data;
-  ThinProductArgs args{};
+  SkinnyGemmArgs args{};
   args.rows = sizes[0], args.depth = sizes[1], args.columns = matrix[1];
-  if (args.rows < 1 || args.rows > thin_product_rows || args.depth != matrix[0]) return Handle();
+  if (args.rows < 1 || args.rows > skinny_gemm_rows || args.depth != matrix[0]) return Handle();
   const auto least = args.rows == 1 ? Threshold::mm_elements_of_one_row : Threshold::mm_elements;
   if (static_cast<double>(args.depth) * args.columns < static_cast<double>(threshold(least))) return Handle();
   if (x.dtype() != ScalarType::f32 || weights.dtype() != ScalarType::f32) return Handle();
@@ -38,7 +38,7 @@ Handle product(const Handle& x, const Handle& weights) {
   args.weights = static_cast<const float*>(weights.data());
   Handle result = Handle::empty(ScalarType::f32, {args.rows, args.columns});
   args.y = static_cast<float*>(result.data());
-  kernels()->thin_product(args);
+  kernels()->skinny_gemm(args);
   return result;
 }
 

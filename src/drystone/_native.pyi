@@ -191,7 +191,7 @@ def onednn_version() -> str: ...
 def post_op_limit(kind: str, alpha: float) -> float: ...
 
 class Product(Step):
-    """A convolution or a matmul by oneDNN."""
+    """A convolution or a linear layer by oneDNN."""
 
     @property
     def has_exact_run(self) -> bool:
@@ -221,7 +221,7 @@ class Linear(Product):
 
     def pack(self, dtype: DType, source: int, packed: int) -> None: ...
 
-class BatchMatmul(Step):
+class Matmul(Step):
     """
     Slots: a (..., M, K), b (..., K, N), output. Strides as they come; a batch axis of 1 is broadcast.
     """
@@ -246,7 +246,7 @@ def elementwise(inputs: Sequence[TensorDesc], output: TensorDesc, kind: str) -> 
     One operation in the operands' own dtype, which broadcast and are plain. Kinds: convert; invert, bit_and, bit_or, bit_xor (integers, bool); add, sub, mul, floor_div, remainder, maximum, minimum (integers); eq, ne, lt, le, gt, ge (output bool); where (bool, two of the output's dtype).
     """
 
-def fold(input: TensorDesc, output: TensorDesc, kind: str, dims: Sequence[int]) -> Step:
+def aggregate(input: TensorDesc, output: TensorDesc, kind: str, dims: Sequence[int]) -> Step:
     """
     Along the neighbouring axes dims of dense plain memory: cumsum and cumprod (float32, bfloat16, int64; one axis), cummax and cummin (one axis), sum (int64), any, all (bool), amax, amin, argmax, argmin (output int64). A third slot of cummax and cummin is their places (int64, of the output's shape).
     """

@@ -29,7 +29,7 @@ from drystone.passes.in_precision import bfloat16_notice
 from drystone.preparer import Preparer, Programs, Sizes, Source
 from drystone.runtime.explain import Explanation
 from drystone.runtime.module import Example, Prepared
-from drystone.runtime.stand_in import threads_in_force
+from drystone.runtime.proxy import threads_in_force
 from drystone.runtime.traced_calls import is_traced
 from drystone.runtime.weights import Numbers
 from drystone.whole import WholeModel
@@ -145,7 +145,7 @@ class CompiledGraph:
             raise UnsupportedError("it has no inputs but weights and numbers")
         if self._options.dtype is torch.bfloat16 and (notice := bfloat16_notice()):
             warn(notice, stacklevel=4)
-        return bound.programs.at(sizes, tensors, threads, rehearse=self._options.tuning == "measure")
+        return bound.programs.at(sizes, tensors, threads, autotune=self._options.tuning == "measure")
 
 
 @dataclass

@@ -13,15 +13,15 @@ import drystone.copies  # noqa: F401 (registers the copies of optimised modules)
 from drystone.capture.export import check_model
 from drystone.capture.kept_modules import Choice, chosen_modules
 from drystone.errors import CaptureError, UnsupportedError, warn
-from drystone.layouts import optimize_layers
 from drystone.options import Options, check_arguments, check_eager, check_release
+from drystone.packed_layers import optimize_layers
 from drystone.parted import optimize_in_parts
 from drystone.passes.in_precision import bfloat16_notice
 from drystone.preparer import Preparer
-from drystone.runtime.layouts import LayoutModule
 from drystone.runtime.module import Example, OptimizedModule
+from drystone.runtime.packed_layers import PackedLayersModule
 from drystone.runtime.parts import PartedModule
-from drystone.runtime.stand_in import StandIn, threads_in_force
+from drystone.runtime.proxy import ModuleProxy, threads_in_force
 from drystone.whole import optimize_whole
 
 
@@ -39,7 +39,7 @@ def optimize(
     strict: bool = False,
     formats: str | None = None,
     release_originals: bool = False,
-) -> OptimizedModule | PartedModule | LayoutModule:
+) -> OptimizedModule | PartedModule | PackedLayersModule:
     """Prepare ``model`` for inference on this CPU. Returns a module with the same signature.
 
     The model is captured and simplified. Autotuning chooses an implementation and a memory format for every operator of the
@@ -82,7 +82,7 @@ def optimize(
     >>> fast(torch.ones(1, 4)).shape
     torch.Size([1, 2])
     """
-    if isinstance(model, StandIn):
+    if isinstance(model, ModuleProxy):
         model = model.original()
     single = isinstance(example_inputs, (torch.Tensor, PackedSequence))
     args = (example_inputs,) if single else tuple(example_inputs or ())

@@ -15,7 +15,7 @@ from drystone.capture.kept_modules import names_of
 from drystone.errors import UnsupportedError
 from drystone.preparer import programs_of
 from drystone.runtime.module import OptimizedModule, interface_of
-from drystone.runtime.stand_in import Copies
+from drystone.runtime.proxy import Copies
 from drystone.saving import Original, load, read, save
 
 __all__ = ["load", "save"]  # a module that was loaded can be copied too

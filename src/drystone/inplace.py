@@ -44,8 +44,8 @@ from drystone.runtime.explain import Explanation, PartedExplanation
 from drystone.runtime.module import OptimizedModule, interface_of, refuse_others
 from drystone.runtime.parts import PartedModule
 from drystone.runtime.programs import MAX_PROGRAMS
+from drystone.runtime.proxy import ModuleProxy, checked_tensors
 from drystone.runtime.recurrent import RecurrentForward
-from drystone.runtime.stand_in import StandIn, checked_tensors
 from drystone.runtime.traced_calls import is_traced
 from drystone.runtime.watch import Watch
 from drystone.whole import another
@@ -101,7 +101,7 @@ def optimize_(
     ...     model(torch.ones(1, 4)).shape
     torch.Size([1, 2])
     """
-    if isinstance(model, StandIn):
+    if isinstance(model, ModuleProxy):
         raise InputError(f"optimize_: this {type(model).__name__} is prepared already; take the model itself")
     if isinstance(model, torch.jit.ScriptModule) and not isinstance(model, torch.jit.RecursiveScriptModule):
         raise InputError(
@@ -205,7 +205,7 @@ def optimizing(model: Model, **options: Any) -> Iterator[Model]:
         optimize_(module, **options)
         state: InPlace = vars(module)[_NAME]
         for args, kwargs in recorder.calls[module]:
-            state.rehearse(args, kwargs)
+            state.warm_up(args, kwargs)
 
 
 class Budget:
@@ -367,7 +367,7 @@ class InPlace:
             checked_tensors(args, kwargs)
         self._found(_kind(args, kwargs), args, kwargs)
 
-    def rehearse(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def warm_up(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Call the module once, so that the next such call finds its program."""
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
             self.call(args, kwargs)
@@ -524,7 +524,7 @@ class _Recorder:
         self.here = threading.local()  # whether this thread is inside a call
         self.own = {module: vars(module).get("forward") for module in model.modules()}
         for module in self.own:
-            if not isinstance(module, (torch.jit.ScriptModule, StandIn)):
+            if not isinstance(module, (torch.jit.ScriptModule, ModuleProxy)):
                 vars(module)["forward"] = self._noting(module, module.forward)
 
     def remove(self) -> None:

@@ -150,7 +150,7 @@ def _programs(
     """A program for each way of calling the module, held against the module; the first must succeed."""
 
     def program(call: Call) -> OptimizedModule:
-        with torch.random.fork_rng(devices=[]):  # rehearsals draw numbers too
+        with torch.random.fork_rng(devices=[]):  # autotuning draws numbers too
             made = prepare(module, call, dtype)
         differs = difference(run_once(made, call.args, call.kwargs), module, call.args, call.kwargs, dtype)
         if differs:
@@ -178,7 +178,7 @@ def _recurrent(module: nn.Module, calls: list[Call], dtype: torch.dtype | None, 
     if race is not None:
         ours, eager = race(lambda: fast(*call.args, **call.kwargs), lambda: alone(*call.args, **call.kwargs))
         if eager < ours:
-            raise UnsupportedError("eager was faster in the rehearsal")
+            raise UnsupportedError("eager was faster in autotuning")
     return made
 
 
@@ -198,7 +198,7 @@ def _why_eager(part: Part[Prepared]) -> str:
     steps = [step for program in _programs_of(part) for step in program.explain().steps]
     if part.prepared and all(step.kind == "aten" for step in steps):
         return "none of its operators has a native implementation"
-    return part.reason or "eager was faster in the rehearsal"
+    return part.reason or "eager was faster in autotuning"
 
 
 def _forward(part: Part[Prepared], recording: Recording) -> Forward:
@@ -235,7 +235,7 @@ def _verdict(
 
     ours, theirs = race(lambda: called(tree), lambda: called(eager))
     slower = theirs < ours
-    return _Verdict("eager" if slower else "drystone", "eager was faster in the rehearsal" if slower else "", ours, theirs)
+    return _Verdict("eager" if slower else "drystone", "eager was faster in autotuning" if slower else "", ours, theirs)
 
 
 def difference(

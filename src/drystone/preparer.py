@@ -18,23 +18,23 @@ from drystone.errors import UnsupportedError, warn
 from drystone.factories import on_cpu
 from drystone.forks import Lock
 from drystone.graph.build import build
-from drystone.graph.graph import Graph, Node, mark_strict
+from drystone.graph.graph import Graph, Node, mark_accurate
 from drystone.graph.ops import Aten, Operator
 from drystone.options import Options
 from drystone.passes import simplify
 from drystone.passes.in_precision import in_precision
 from drystone.plan.assemble import Assembled, Ends
+from drystone.plan.autotune import Planner
 from drystone.plan.environment import environment
 from drystone.plan.implementations import Option
 from drystone.plan.implementations.base import WeightStore
-from drystone.plan.rehearse import Planner
 from drystone.plan.tuning_cache import TuningCache
 from drystone.runtime.explain import ExplainedStep, Explanation
 from drystone.runtime.memory import Memory
 from drystone.runtime.module import OptimizedModule, Prepared, supply_of
 from drystone.runtime.program import Program
 from drystone.runtime.programs import ProgramTable, budget
-from drystone.runtime.stand_in import threads_in_force
+from drystone.runtime.proxy import threads_in_force
 from drystone.runtime.timing import against_eager, step_seconds
 from drystone.runtime.weights import Named, Weights, released
 from drystone.spinner import spinner
@@ -129,7 +129,7 @@ class Preparer:
             assembled = planner.assemble(choice(planner, threads) or planner.kept() or planner.best())
         else:
             given = list(tensors)
-            assembled = planner.rehearse(lambda candidate: step_seconds(Program(candidate, threads), given), say)
+            assembled = planner.autotune(lambda candidate: step_seconds(Program(candidate, threads), given), say)
             self.times.contended = max(self.times.contended, planner.contended)
         return Program(assembled, threads, self.memory), planner
 
@@ -157,9 +157,9 @@ class Programs(ProgramTable[tuple[int, Sizes], Prepared]):
         self.kin: Planner | None = kin.kin if kin else None  # the first program's
         self.verdict: str | None = kin.verdict if kin else None  # whether eager was faster then: what was not compared follows it
 
-    def at(self, sizes: Sizes, tensors: list[torch.Tensor], threads: int, rehearse: bool = False) -> Prepared:
-        """The program for these sizes and so many threads, those in force; ``rehearse`` makes it again, by measuring."""
-        return self.find((threads, sizes), lambda: self._make(sizes, tensors, threads, rehearse), rehearse)
+    def at(self, sizes: Sizes, tensors: list[torch.Tensor], threads: int, autotune: bool = False) -> Prepared:
+        """The program for these sizes and so many threads, those in force; ``autotune`` makes it again, by measuring."""
+        return self.find((threads, sizes), lambda: self._make(sizes, tensors, threads, autotune), autotune)
 
     def leaves_to_eager(self, sizes: Sizes, threads: int) -> bool:
         return self.verdict == "eager" and self.get((threads, sizes)) is None
@@ -188,12 +188,12 @@ class Programs(ProgramTable[tuple[int, Sizes], Prepared]):
         if sizes == self.usual:
             self.current = threads, entry
 
-    def _make(self, sizes: Sizes, tensors: list[torch.Tensor], threads: int, rehearse: bool) -> Prepared:
+    def _make(self, sizes: Sizes, tensors: list[torch.Tensor], threads: int, autotune: bool) -> Prepared:
         preparer = self.preparer
         with on_cpu(), spinner("preparing") as say:
             graph, signature = self.source.graph_for(sizes, tensors)
             tensors = [tensor.detach().resolve_neg().resolve_conj().contiguous() for tensor in tensors]
-            measure = rehearse and not self.released
+            measure = autotune and not self.released
             program, planner = preparer.program(
                 graph,
                 threads,
@@ -208,7 +208,7 @@ class Programs(ProgramTable[tuple[int, Sizes], Prepared]):
             self.source.check(program.assembled)
             self.kin = self.kin or planner
             self._report_segments(program.assembled)
-            say("rehearsing against eager")
+            say("comparing with eager")
             eager = self.source.eager(sizes, tensors) if measure and self.source.timed else None
             # A call of other sizes does not wait for times that nobody looks at.
             timed = self.source.timed and (measure or self.usual in (None, sizes))
@@ -281,7 +281,7 @@ def lowered(captured: Captured, options: Options, kept: Collection[str] = ()) ->
             node.float32 = True
     simplify(graph)
     if options.accuracy == "strict":
-        mark_strict(graph)
+        mark_accurate(graph)
     return in_precision(graph, options.dtype)
 
 

@@ -19,16 +19,16 @@ from drystone.artefact import folder, graphs, plans, structures, weights
 from drystone.artefact.document import entries, listed, require, truth, whole, wholes, word
 from drystone.capture.signature import Signature
 from drystone.errors import ArtefactError, InputError, ShapeError, UnsupportedError
-from drystone.graph.graph import Graph, mark_strict
+from drystone.graph.graph import Graph, mark_accurate
 from drystone.options import Options
 from drystone.passes.in_precision import in_precision
 from drystone.plan.assemble import Assembled
+from drystone.plan.autotune import Planner
 from drystone.plan.environment import environment
-from drystone.plan.rehearse import Planner
 from drystone.plan.tuning_cache import TuningCache
 from drystone.preparer import Choice, Preparer, Programs, Sizes, Source, programs_of
 from drystone.runtime.module import Example, Interface, OptimizedModule, interface_of
-from drystone.runtime.stand_in import NoModel, threads_in_force
+from drystone.runtime.proxy import NoModel, threads_in_force
 from drystone.runtime.weights import Named
 from drystone.spinner import spinner
 from drystone.whole import WholeModel
@@ -146,7 +146,7 @@ class _Content:
             require([(value.dtype, len(value.shape)) for value in graph.inputs] == kinds, "the programs differ in their inputs")
         if truth(strict, "strict_accuracy"):
             for graph, _ in self.shapes:
-                mark_strict(graph)
+                mark_accurate(graph)
         self.format = None if format is None else word(format, "format", native.FORMATS)
         lists = zip(inputs, listed(varying, "varying", len(inputs)), strict=True)
         self.varying = [set(wholes(entry, "a varying axis", 0, len(value.shape) - 1)) for value, entry in lists]

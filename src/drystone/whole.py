@@ -25,7 +25,7 @@ from drystone.graph.traced import resized
 from drystone.options import Options
 from drystone.preparer import Preparer, Programs, Sizes, Source, lowered
 from drystone.runtime.module import Example, Interface, OptimizedModule, sizes_of
-from drystone.runtime.stand_in import threads_in_force
+from drystone.runtime.proxy import threads_in_force
 from drystone.runtime.weights import Named
 from drystone.spinner import spinner
 
@@ -172,7 +172,7 @@ def optimize_whole(
         interface = source.interface(any_size=not (part or release_originals))
         programs = Programs(preparer, source, options, originals, interface.sizes, quiet=part or quiet, kin=kin)
         tensors = source.signature.flatten(source.example.args, source.example.kwargs)
-        programs.at(sizes_of(tensors), tensors, threads_in_force(), rehearse=options.tuning == "measure")
+        programs.at(sizes_of(tensors), tensors, threads_in_force(), autotune=options.tuning == "measure")
         other = None if part or release_originals else partial(another, programs)
         fast = OptimizedModule(example.model, interface, programs, other)
     if release_originals:

@@ -66,8 +66,8 @@ LAYERS: dict[str, tuple[nn.Module, tuple[int, ...], str]] = {
     "conv2d valid": (nn.Conv2d(8, 6, 3, padding="valid"), (2, 8, 7, 6), "conv"),
     "conv2d reflect": (nn.Conv2d(8, 6, 3, padding=1, padding_mode="reflect"), (2, 8, 7, 6), "pad conv"),
     "conv3d": (nn.Conv3d(4, 6, 2, stride=(1, 2, 1)), (2, 4, 4, 5, 3), "conv"),
-    "linear": (nn.Linear(6, 5), (2, 3, 6), "matmul"),
-    "linear without bias": (nn.Linear(6, 5, bias=False), (2, 6), "matmul"),
+    "linear": (nn.Linear(6, 5), (2, 3, 6), "linear"),
+    "linear without bias": (nn.Linear(6, 5, bias=False), (2, 6), "linear"),
     "batch norm": (nn.BatchNorm2d(8, eps=0.01), (2, 8, 7, 6), "pointwise"),
     "batch norm 1d": (nn.BatchNorm1d(8), (3, 8), "pointwise"),
     "batch norm plain": (nn.BatchNorm2d(8, affine=False), (2, 8, 7, 6), "pointwise"),
@@ -144,8 +144,8 @@ ACTIVATIONS: dict[str, tuple[nn.Module, list[str]]] = {
     "relu6": (nn.ReLU6(), ["clamp"]),
     "leaky_relu_": (nn.LeakyReLU(0.2, inplace=True), ["leaky_relu"]),
     "elu": (nn.ELU(0.7), ["elu"]),
-    "selu": (nn.SELU(), ["elu", "linear"]),
-    "celu": (nn.CELU(0.7), ["linear", "elu", "linear"]),
+    "selu": (nn.SELU(), ["elu", "affine"]),
+    "celu": (nn.CELU(0.7), ["affine", "elu", "affine"]),
     "rrelu": (nn.RReLU(), ["leaky_relu"]),
     "gelu": (nn.GELU(), ["gelu_erf"]),
     "gelu tanh": (nn.GELU("tanh"), ["gelu_tanh"]),
@@ -169,19 +169,19 @@ def test_activation(name: str) -> None:
 
 
 FUNCTIONS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], list[str]]] = {
-    "add number": (lambda x: x + 2, ["linear"]),
-    "add number, alpha": (lambda x: torch.add(x, 2, alpha=3), ["linear"]),
-    "number minus": (lambda x: 2 - x, ["linear"]),
-    "minus number": (lambda x: x - 2, ["linear"]),
-    "mul number": (lambda x: x * 2, ["linear"]),
-    "mul constant number": (lambda x: x * torch.tensor(2, dtype=torch.int64), ["linear"]),
-    "div number": (lambda x: x / 4, ["linear"]),
-    "number over": (lambda x: 2 / x, ["reciprocal", "linear"]),
+    "add number": (lambda x: x + 2, ["affine"]),
+    "add number, alpha": (lambda x: torch.add(x, 2, alpha=3), ["affine"]),
+    "number minus": (lambda x: 2 - x, ["affine"]),
+    "minus number": (lambda x: x - 2, ["affine"]),
+    "mul number": (lambda x: x * 2, ["affine"]),
+    "mul constant number": (lambda x: x * torch.tensor(2, dtype=torch.int64), ["affine"]),
+    "div number": (lambda x: x / 4, ["affine"]),
+    "number over": (lambda x: 2 / x, ["reciprocal", "affine"]),
     "div by zero": (lambda x: x / 0.0, ["div"]),
     "add": (lambda x: x + x[:1], ["slice", "add"]),
-    "add_, alpha": (lambda x: x.clone().add_(x[:1], alpha=0.5), ["slice", "linear add"]),
+    "add_, alpha": (lambda x: x.clone().add_(x[:1], alpha=0.5), ["slice", "affine add"]),
     "sub": (lambda x: x - x[..., :1], ["slice", "sub"]),
-    "rsub": (lambda x: torch.rsub(x, x[:1], alpha=2), ["slice", "linear add"]),
+    "rsub": (lambda x: torch.rsub(x, x[:1], alpha=2), ["slice", "affine add"]),
     "mul": (lambda x: x * x, ["mul"]),
     "mul vector constant": (lambda x: x * torch.tensor([1.5, 2, 3, 4, 5, 6]).to(x.dtype), ["mul"]),
     "div": (lambda x: x / x.exp(), ["exp", "div"]),
@@ -193,7 +193,7 @@ FUNCTIONS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], list[str]]] =
     "clamp by tensors": (lambda x: x.clamp(min=x.neg(), max=x[:1]), ["neg", "slice", "maximum", "minimum"]),
     "square": (lambda x: x**2, ["square"]),
     "cube": (lambda x: x**3, ["pow"]),
-    "pow 1": (lambda x: x**1 + 1, ["linear"]),
+    "pow 1": (lambda x: x**1 + 1, ["affine"]),
     "root": (lambda x: x.abs() ** 0.5, ["abs", "sqrt"]),
     "pow tensor": (lambda x: x.abs() ** x, ["abs", "pow2"]),
     "number to the tensor": (lambda x: 2**x, ["pow2"]),
@@ -205,12 +205,12 @@ FUNCTIONS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], list[str]]] =
     "sin": (torch.sin, ["sin"]),
     "cos_": (lambda x: x.clone().cos_(), ["cos"]),
     "floor": (torch.floor, ["floor"]),
-    "round": (lambda x: torch.round(5 * x), ["linear", "round"]),
+    "round": (lambda x: torch.round(5 * x), ["affine", "round"]),
     "sign": (torch.sign, ["sign"]),
-    "addcmul": (lambda x: torch.addcmul(x, x, x, value=0.5), ["mul linear add"]),
-    "softplus": (lambda x: F.softplus(x, beta=2.0), ["abs linear exp log1p linear relu add"]),
+    "addcmul": (lambda x: torch.addcmul(x, x, x, value=0.5), ["mul affine add"]),
+    "softplus": (lambda x: F.softplus(x, beta=2.0), ["abs affine exp log1p affine relu add"]),
     "logsigmoid": (F.logsigmoid, ["abs neg exp log1p neg relu add neg"]),
-    "softsign": (F.softsign, ["abs", "linear", "div"]),
+    "softsign": (F.softsign, ["abs", "affine", "div"]),
     "cat": (lambda x: torch.cat([x, x.neg(), x], dim=-3), ["neg", "cat"]),
     "cat of one": (lambda x: torch.cat([x, x[:0]]), []),
     "stack": (lambda x: torch.stack([x, x], dim=-1), ["reshape", "reshape", "cat"]),
@@ -242,11 +242,11 @@ FUNCTIONS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], list[str]]] =
     "where": (lambda x: torch.where(x > 0, x, 0.5), ["elementwise", "elementwise"]),
     "masked_fill": (lambda x: x.masked_fill(~(x < 0), -torch.inf), ["elementwise", "elementwise", "elementwise"]),
     "times truth": (lambda x: x * (x > 0), ["elementwise", "convert", "mul"]),
-    "places": (lambda x: x[x.argmax(0)[0, 0]], ["fold", "slice", "reshape", "slice", "reshape", "index"]),
-    "any": (lambda x: (x > 2).any(1) | (x == 0).all(1), ["elementwise", "fold", "elementwise", "fold", "elementwise"]),
-    "einsum": (lambda x: torch.einsum("bchw,bdhw->bdc", x, x), ["reshape", "permute", "reshape", "batch_matmul", "permute"]),
+    "places": (lambda x: x[x.argmax(0)[0, 0]], ["aggregate", "slice", "reshape", "slice", "reshape", "index"]),
+    "any": (lambda x: (x > 2).any(1) | (x == 0).all(1), ["elementwise", "aggregate", "elementwise", "aggregate", "elementwise"]),
+    "einsum": (lambda x: torch.einsum("bchw,bdhw->bdc", x, x), ["reshape", "permute", "reshape", "matmul", "permute"]),
     "einsum of one operand": (lambda x: torch.einsum("bchw->bwc", x), ["reduce", "permute"]),
-    "einsum of heads": (lambda x: torch.einsum("bchw,bdhw->bhcd", x, x), ["permute", "permute", "batch_matmul"]),
+    "einsum of heads": (lambda x: torch.einsum("bchw,bdhw->bhcd", x, x), ["permute", "permute", "matmul"]),
     "norm": (lambda x: x.norm(dim=1), ["square", "reduce", "sqrt"]),
     "norm of order 1": (lambda x: x.norm(1, dim=(1, 2), keepdim=True), ["abs", "reduce"]),
     "repeat_interleave": (lambda x: x.repeat_interleave(3, dim=1), ["reshape", "expand", "reshape"]),
@@ -314,7 +314,7 @@ def test_bfloat16() -> None:
 
 def test_conversions() -> None:
     graph = graph_of(Calls(lambda x: (x.to(torch.bfloat16) * 2).float() + x).eval(), image())
-    assert described(graph) == ["convert", "linear", "convert", "add"]
+    assert described(graph) == ["convert", "affine", "convert", "add"]
     assert [node.output.dtype for node in graph] == [torch.bfloat16, torch.bfloat16, torch.float32, torch.float32]
     torch.testing.assert_close(run(graph, [image()])[0], (image().bfloat16() * 2).float() + image(), rtol=0, atol=0)
 
@@ -363,7 +363,7 @@ class Projection(nn.Module):
 
 def test_products_with_a_constant_matrix() -> None:
     graph = check(Projection().eval(), image())
-    assert ops(graph) == ["reshape", "matmul", "matmul", "pointwise", "matmul", "pointwise", "matmul", "matmul"]
+    assert ops(graph) == ["reshape", "linear", "linear", "pointwise", "linear", "pointwise", "linear", "linear"]
 
 
 def test_scaled_products_in_bfloat16_are_left_to_torch() -> None:

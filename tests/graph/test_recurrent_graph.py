@@ -12,7 +12,7 @@ from agreement import needs_newer_export
 from drystone.capture.export import capture
 from drystone.graph.build import build
 from drystone.graph.interpreter import run
-from drystone.graph.ops import Aten, Matmul, Recurrent
+from drystone.graph.ops import Aten, Linear, Recurrent
 
 KINDS = [(nn.LSTM, {}), (nn.LSTM, {"proj_size": 3}), (nn.GRU, {}), (nn.RNN, {}), (nn.RNN, {"nonlinearity": "relu"})]
 
@@ -29,7 +29,7 @@ def test_layers(layer, more, batch_first, bias):
     module = layer(4, 5, 2, bias=bias, batch_first=batch_first, bidirectional=True, **more)
     x = torch.randn(2, 3, 4)
     graph = graph_of(module, x)
-    assert [node.op.name for node in graph if isinstance(node.op, (Matmul, Recurrent, Aten))] == ["matmul", "recurrent"] * 2
+    assert [node.op.name for node in graph if isinstance(node.op, (Linear, Recurrent, Aten))] == ["linear", "recurrent"] * 2
     y, states = copy.deepcopy(module).double()(x.double())
     wanted = [y, *states] if isinstance(states, tuple) else [y, states]
     for got, want in zip(run(graph, [x], torch.float64), wanted, strict=True):
@@ -54,7 +54,7 @@ def test_states_that_nothing_reads_are_not_gathered():
         def forward(self, x):
             return self.lstm(x)[0]
 
-    assert {node.op.name for node in graph_of(Sequence(), torch.randn(6, 2, 4))} == {"matmul", "recurrent"}
+    assert {node.op.name for node in graph_of(Sequence(), torch.randn(6, 2, 4))} == {"linear", "recurrent"}
 
 
 def test_what_drops_is_left_to_torch():

@@ -1,4 +1,4 @@
-"""elementwise, fold and index against torch, dtype by dtype and around the block sizes."""
+"""elementwise, aggregate and index against torch, dtype by dtype and around the block sizes."""
 
 from __future__ import annotations
 
@@ -159,14 +159,14 @@ def test_elementwise_refuses(dtypes: tuple[torch.dtype, ...], kind: str, reason:
         _native.elementwise(inputs, output, kind)
 
 
-# -- folds
+# -- aggregates
 
 
-def fold(kind: str, x: torch.Tensor, dims: list[int], dtype: torch.dtype) -> torch.Tensor:
+def aggregate(kind: str, x: torch.Tensor, dims: list[int], dtype: torch.dtype) -> torch.Tensor:
     desc, buffer = lay(x, PLAIN)
     shape = x.shape if kind == "cumsum" else [size for axis, size in enumerate(x.shape) if axis not in dims]
     output = dense(tuple(shape), PLAIN, dtype)
-    return outcome(_native.fold(desc, output, kind, dims), output, buffer)
+    return outcome(_native.aggregate(desc, output, kind, dims), output, buffer)
 
 
 SHAPES = [(1,), (17,), (3, 9), (5, 1, 7), (2, 33, 5), (140, 130)]
@@ -177,9 +177,9 @@ def test_running_sums(shape: tuple[int, ...]) -> None:
     for dim in range(len(shape)):
         for dtype in (torch.int64, torch.float32, torch.bfloat16):
             x = numbers(*shape, dtype=dtype)
-            assert torch.equal(fold("cumsum", x, [dim], dtype), x.cumsum(dim))
+            assert torch.equal(aggregate("cumsum", x, [dim], dtype), x.cumsum(dim))
         x = torch.randn(shape)
-        torch.testing.assert_close(fold("cumsum", x, [dim], x.dtype).double(), x.double().cumsum(dim), rtol=1e-7, atol=1e-6)
+        torch.testing.assert_close(aggregate("cumsum", x, [dim], x.dtype).double(), x.double().cumsum(dim), rtol=1e-7, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [*FLOATS, *INTEGERS])
@@ -193,32 +193,32 @@ def test_extremes(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     for dim in range(len(shape)):
         for kind in ("amax", "amin"):
             expected = getattr(x, kind)(dim)
-            assert torch.equal(fold(kind, x, [dim], dtype).nan_to_num(5), expected.nan_to_num(5)), (kind, dim)
+            assert torch.equal(aggregate(kind, x, [dim], dtype).nan_to_num(5), expected.nan_to_num(5)), (kind, dim)
         for kind in ("argmax", "argmin"):
-            assert torch.equal(fold(kind, x, [dim], torch.int64), getattr(x, kind)(dim)), (kind, dim)
+            assert torch.equal(aggregate(kind, x, [dim], torch.int64), getattr(x, kind)(dim)), (kind, dim)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_sums_and_truth(shape: tuple[int, ...]) -> None:
     x = numbers(*shape, dtype=torch.int64)
     for dim in range(len(shape)):
-        assert torch.equal(fold("sum", x, [dim], torch.int64), x.sum(dim))
+        assert torch.equal(aggregate("sum", x, [dim], torch.int64), x.sum(dim))
         for truth in (x > 2, x < 3, x == x, x != x):
-            assert torch.equal(fold("any", truth, [dim], torch.bool), truth.any(dim))
-            assert torch.equal(fold("all", truth, [dim], torch.bool), truth.all(dim))
+            assert torch.equal(aggregate("any", truth, [dim], torch.bool), truth.any(dim))
+            assert torch.equal(aggregate("all", truth, [dim], torch.bool), truth.all(dim))
     whole = list(range(len(shape)))
-    assert torch.equal(fold("argmax", x, whole, torch.int64), x.argmax())
-    assert torch.equal(fold("sum", x, whole, torch.int64), x.sum())
+    assert torch.equal(aggregate("argmax", x, whole, torch.int64), x.argmax())
+    assert torch.equal(aggregate("sum", x, whole, torch.int64), x.sum())
 
 
-def test_folds_refuse() -> None:
+def test_aggregates_refuse() -> None:
     x, y = dense((2, 3, 4), PLAIN, torch.int64), dense((3,), PLAIN, torch.int64)
     with pytest.raises(ValueError, match="no neighbours"):
-        _native.fold(x, y, "sum", [0, 2])
+        _native.aggregate(x, y, "sum", [0, 2])
     with pytest.raises(ValueError, match="axes that there are not"):
-        _native.fold(x, y, "sum", [3])
+        _native.aggregate(x, y, "sum", [3])
     with pytest.raises(ValueError, match="another size"):
-        _native.fold(x, y, "sum", [0])
+        _native.aggregate(x, y, "sum", [0])
 
 
 # -- entries by index

@@ -13,7 +13,7 @@ from agreement import assert_as_exact, assert_same_specials, relative_error
 from drystone import native
 from drystone.graph.graph import Node, Value, constant, make_node
 from drystone.graph.instructions import PointwiseOp
-from drystone.graph.ops import Matmul
+from drystone.graph.ops import Linear
 from drystone.native import DType, Gemm, PostOp, TensorDesc
 from drystone.plan.implementations.gemm import Gemm as Implementation
 
@@ -236,7 +236,7 @@ UNARY: dict[str, PostOp] = {
         ("leaky_relu", 0.25, 0.0),
         ("elu", 0.5, 0.0),
         ("clamp", -1.0, 2.0),
-        ("linear", 2.0, 3.0),
+        ("affine", 2.0, 3.0),
     ]
 }
 
@@ -324,7 +324,7 @@ def test_weights_of_another_dtype_are_not_packed() -> None:
 
 def linear_node(dtype: torch.dtype = torch.float32, weight_dtype: torch.dtype = torch.float32) -> Node:
     x = Value((2, 5, 64), dtype)
-    return make_node(Matmul(has_bias=False), [x, constant(torch.zeros(32, 64, dtype=weight_dtype))])
+    return make_node(Linear(has_bias=False), [x, constant(torch.zeros(32, 64, dtype=weight_dtype))])
 
 
 def test_implementation_refuses() -> None:

@@ -46,7 +46,7 @@ UNARY = [
     ("erf", 0, 0, torch.erf, -100, 100),
     ("sin", 0, 0, torch.sin, -8000, 8000),
     ("cos", 0, 0, torch.cos, -8000, 8000),
-    ("linear", 0.5, 3, lambda x: 0.5 * x + 3, -2, 100),
+    ("affine", 0.5, 3, lambda x: 0.5 * x + 3, -2, 100),
     ("pow", 3, 0, lambda x: x**3, -100, 100),
     ("pow", 2, 0, lambda x: x**2, -100, 100),
     ("pow", 1, 0, lambda x: x, -100, 100),
@@ -126,7 +126,7 @@ def test_unary_on_special_values(case):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_every_length(count, dtype):
     x = integers(count)
-    actual = apply([x], one("linear", 1, 2, 1), dtypes=[dtype], output_dtype=dtype)
+    actual = apply([x], one("affine", 1, 2, 1), dtypes=[dtype], output_dtype=dtype)
     assert torch.equal(actual.float(), 2 * x + 1)
 
 
@@ -198,7 +198,7 @@ def test_odd_channels(format, channels):
 def test_registers_are_kept_while_they_are_read():
     x, y = integers(100), integers(100, seed=1)
     ops = [("add", [("in", 0), ("in", 1)], 0, 0)]
-    ops += [("linear", [("reg", i)], 1, 1) for i in range(60)]  # sixty results, each read once
+    ops += [("affine", [("reg", i)], 1, 1) for i in range(60)]  # sixty results, each read once
     ops += [("sub", [("reg", 60), ("reg", 0)], 0, 0), ("square", [("reg", 5)], 0, 0), ("mul", [("reg", 61), ("reg", 62)], 0, 0)]
     assert torch.equal(apply([x, y], ops), 60 * (x + y + 5) ** 2)
 
@@ -238,7 +238,7 @@ def test_strided(which, dtype):
         source = strided(shape, strides, format, dtype) if which != "output" else dense(shape, format, dtype)
         target = strided(shape, strides, format, dtype) if which != "input" else dense(shape, format, dtype)
         buffer = blank(target)
-        run(_native.pointwise([source], target, one("linear", 1, 2, 1)), place(x, source), buffer)
+        run(_native.pointwise([source], target, one("affine", 1, 2, 1)), place(x, source), buffer)
         assert torch.equal(read(target, buffer).float(), 2 * x + 1)
         assert int(buffer.isnan().sum()) == buffer.numel() - x.numel(), "the holes of the output are written"
 

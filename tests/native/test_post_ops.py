@@ -34,7 +34,7 @@ UNARY |= {
     "clamp": ("clamp", 0.0, 6.0),
     "clamp from below": ("clamp", 0.5, INF),
     "clamp from above": ("clamp", -INF, 6.0),
-    "linear": ("linear", 2.0, 1.0),
+    "affine": ("affine", 2.0, 1.0),
     "pow": ("pow", 3.0, 0.0),
 }
 BINARY = {kind: instruction("add" if kind == "sum" else kind) for kind in ("add", "sub", "mul", "div", "maximum", "minimum", "sum")}

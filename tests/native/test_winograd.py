@@ -304,9 +304,9 @@ def conv_node(size: int = 56, channels: int = 64, kernel: int = 3, **changed: An
     op = Conv((1, 1), (1, 1), (1, 1), (1, 1), groups=1, has_bias=False)
     x = Value((1, channels, size, size), torch.float32)
     weight = constant(torch.zeros(channels, channels // changed.get("groups", 1), kernel, kernel))
-    strict = changed.pop("strict", False)
+    accurate = changed.pop("accurate", False)
     node = make_node(replace(op, **changed), [x, weight])
-    node.strict = strict
+    node.accurate = accurate
     return node
 
 
@@ -319,7 +319,7 @@ def conv_node(size: int = 56, channels: int = 64, kernel: int = 3, **changed: An
         ({"groups": 4}, "group"),
         ({"padding_l": (3, 1)}, "pads"),
         ({"channels": 24}, "vectors of 16"),
-        ({"strict": True}, "strict"),
+        ({"accurate": True}, "strict"),
         ({"size": 7}, "too few"),
     ],
 )

@@ -787,14 +787,14 @@ def movements() -> Iterator[Case]:
 def products() -> Iterator[Case]:
     """Of two computed matrices."""
     for m, k, n in ((1, 1, 1), (1, 64, 17), (5, 7, 3), (16, 16, 16), (17, 33, 65), (8, 64, 15), (33, 1, 9)):
-        yield of(f"batch_matmul-m{m}-k{k}-n{n}", torch.matmul, (2, 3, m, k), (2, 3, k, n), exact=True, measured=m == 17)
-        yield of(f"batch_matmul-transposed-m{m}-k{k}-n{n}", lambda x, y: x @ y.mT, (2, 3, m, k), (2, 3, n, k), exact=True)
+        yield of(f"matmul-m{m}-k{k}-n{n}", torch.matmul, (2, 3, m, k), (2, 3, k, n), exact=True, measured=m == 17)
+        yield of(f"matmul-transposed-m{m}-k{k}-n{n}", lambda x, y: x @ y.mT, (2, 3, m, k), (2, 3, n, k), exact=True)
     heads = lambda x: x.unflatten(-1, (4, -1)).transpose(1, 2)  # noqa: E731
-    yield of("batch_matmul-heads", lambda x, y: heads(x) @ heads(y).mT, (2, 9, 32), (2, 11, 32), exact=True)
-    yield of("batch_matmul-columns", lambda x, y: x.permute(0, 2, 3, 1) @ y, (2, 8, 5, 7), (2, 5, 8, 9), exact=True)
-    yield of("batch_matmul-far-apart", lambda x, y: x.permute(3, 0, 1, 2) @ y, (2, 5, 8, 3), (3, 2, 8, 9), exact=True)
-    yield of("batch_matmul-broadcast", torch.matmul, (2, 3, 5, 8), (1, 3, 8, 7), exact=True)
-    yield of("batch_matmul-of-other-rank", torch.matmul, (2, 3, 5, 8), (8, 7), exact=True)
+    yield of("matmul-heads", lambda x, y: heads(x) @ heads(y).mT, (2, 9, 32), (2, 11, 32), exact=True)
+    yield of("matmul-columns", lambda x, y: x.permute(0, 2, 3, 1) @ y, (2, 8, 5, 7), (2, 5, 8, 9), exact=True)
+    yield of("matmul-far-apart", lambda x, y: x.permute(3, 0, 1, 2) @ y, (2, 5, 8, 3), (3, 2, 8, 9), exact=True)
+    yield of("matmul-broadcast", torch.matmul, (2, 3, 5, 8), (1, 3, 8, 7), exact=True)
+    yield of("matmul-of-other-rank", torch.matmul, (2, 3, 5, 8), (8, 7), exact=True)
     yield of("bmm", torch.bmm, (3, 5, 8), (3, 8, 7), exact=True)
     yield of("mm", torch.mm, (5, 8), (8, 7), exact=True)
     yield of("baddbmm", lambda x, y, z: torch.baddbmm(z, x, y, beta=0.5, alpha=2), (3, 5, 8), (3, 8, 7), (3, 5, 7))
@@ -814,7 +814,7 @@ def products() -> Iterator[Case]:
     yield of("einsum-ellipses", lambda x, y: torch.einsum("a...b,b...->a...", x, y), (3, 4, 5, 6), (6, 4, 5), exact=True)
     yield of("einsum-three", lambda x, y, z: torch.einsum("ab,bcd,de->ace", x, y, z), (3, 4), (4, 5, 6), (6, 7), exact=True)
     yield of("einsum-one", lambda x: (torch.einsum("abcd->bd", x), torch.einsum("...ab->...ba", x)), (3, 4, 5, 6), exact=True)
-    yield of("batch_matmul-square", lambda x: x @ x.mT, (3, 5, 8), exact=True)
+    yield of("matmul-square", lambda x: x @ x.mT, (3, 5, 8), exact=True)
 
 
 def rotations() -> Iterator[Case]:

@@ -9,7 +9,7 @@ import torch
 from drystone.graph.graph import Graph, Node, Value, constant, make_node
 from drystone.graph.instructions import PointwiseOp
 from drystone.graph.interpreter import run
-from drystone.graph.ops import Attention, Conv, LayerNorm, Matmul, Operator, Pad, Permute, Pointwise, Reduce, Reshape
+from drystone.graph.ops import Attention, Conv, LayerNorm, Linear, Operator, Pad, Permute, Pointwise, Reduce, Reshape
 
 
 class Small:
@@ -51,9 +51,9 @@ class Small:
         ones, pads = (1,) * spatial, (padding,) * spatial
         return self.add(Conv(ones, pads, pads, ones, groups, has_bias=bias), inputs)
 
-    def matmul(self, x: Value, features: int, bias: bool = False) -> Value:
+    def linear(self, x: Value, features: int, bias: bool = False) -> Value:
         inputs = [x, self.constant(features, x.shape[-1])] + ([self.constant(features)] if bias else [])
-        return self.add(Matmul(has_bias=bias), inputs)
+        return self.add(Linear(has_bias=bias), inputs)
 
     def permute(self, x: Value, *dims: int) -> Value:
         return self.add(Permute(dims), [x])

@@ -9,7 +9,7 @@ from drystone.capture.export import capture
 from drystone.graph.build import build
 from drystone.graph.graph import Graph
 from drystone.graph.interpreter import run
-from drystone.graph.ops import Conv, Matmul
+from drystone.graph.ops import Conv, Linear
 from drystone.passes import lower_precision, simplify
 
 
@@ -111,9 +111,9 @@ BLOCKS = [
     (
         ConvNeXtBlock,
         (IMAGE,),
-        ["conv", "permute", "layer_norm", "matmul gelu_erf", "matmul", "permute", "pointwise add", "layer_norm", "conv"],
+        ["conv", "permute", "layer_norm", "linear gelu_erf", "linear", "permute", "pointwise add", "layer_norm", "conv"],
     ),
-    (PaddedStem, (torch.randn(2, 3, 9, 9),), ["conv silu", "reduce", "matmul relu", "matmul"]),
+    (PaddedStem, (torch.randn(2, 3, 9, 9),), ["conv silu", "reduce", "linear relu", "linear"]),
 ]
 
 
@@ -138,7 +138,7 @@ def test_block_in_bfloat16(block, inputs, expected):
     graph.check()
     assert [name for name in shown(graph) if name != "convert"] == expected
     assert shown(graph).count("convert") <= len(inputs) + 1
-    factors = [value.dtype for node in graph if isinstance(node.op, (Conv, Matmul)) for value in node.inputs[:2]]
+    factors = [value.dtype for node in graph if isinstance(node.op, (Conv, Linear)) for value in node.inputs[:2]]
     assert set(factors) == {torch.bfloat16}
     lowered = run(graph, inputs)[0]
     assert lowered.dtype == torch.float32

@@ -13,21 +13,21 @@ from drystone.passes.fuse_pointwise import fuse_pointwise
 
 def test_scalars_become_instructions_and_signs_go():
     s = Small((2, 4, 5))
-    y = s.unary("linear", s.binary("mul", s.x[0], s.constant(1, 1)), 3.0, 1.0)
+    y = s.unary("affine", s.binary("mul", s.x[0], s.constant(1, 1)), 3.0, 1.0)
     y = s.unary("relu", s.unary("neg", s.binary("sub", s.constant(), y)))
     graph = keeps_numbers(s.returns(y), fuse_pointwise, combine_affine)
-    assert [kinds(node) for node in graph.nodes] == [["linear", "linear", "linear", "neg", "relu"]]
+    assert [kinds(node) for node in graph.nodes] == [["affine", "affine", "affine", "neg", "relu"]]
     assert graph.nodes[0].inputs == graph.inputs
 
 
 STEPS = {
-    "shift": lambda s, x: s.unary("linear", x, 1.0, -32768.0),
-    "other shift": lambda s, x: s.unary("linear", x, 1.0, 32760.3),
-    "scale": lambda s, x: s.unary("linear", x, 0.3),
-    "zero": lambda s, x: s.unary("linear", x, -0.0),
-    "plus zero": lambda s, x: s.unary("linear", x, 1.0, 0.0),
-    "huge": lambda s, x: s.unary("linear", x, 1e20),
-    "tiny": lambda s, x: s.unary("linear", x, 1e-30),
+    "shift": lambda s, x: s.unary("affine", x, 1.0, -32768.0),
+    "other shift": lambda s, x: s.unary("affine", x, 1.0, 32760.3),
+    "scale": lambda s, x: s.unary("affine", x, 0.3),
+    "zero": lambda s, x: s.unary("affine", x, -0.0),
+    "plus zero": lambda s, x: s.unary("affine", x, 1.0, 0.0),
+    "huge": lambda s, x: s.unary("affine", x, 1e20),
+    "tiny": lambda s, x: s.unary("affine", x, 1e-30),
     "channels": lambda s, x: s.batch_norm(x),
     "neg": lambda s, x: s.unary("neg", x),
     "from": lambda s, x: s.binary("sub", constant(torch.tensor(32768.0)), x),
@@ -61,37 +61,37 @@ def test_what_cancels_goes():
 
 def test_an_input_does_not_become_an_output():
     s = Small((2, 4, 5))
-    graph = keeps_numbers(s.returns(s.unary("linear", s.x[0], 1.0)), combine_affine)
+    graph = keeps_numbers(s.returns(s.unary("affine", s.x[0], 1.0)), combine_affine)
     assert ops(graph) == ["pointwise"]
 
 
 def test_x_plus_zero_is_not_x():
     s = Small((2, 4, 5))
-    graph = s.returns(s.unary("relu", s.unary("linear", s.x[0], 1.0, 0.0)))
-    assert kinds(combine_affine(fuse_pointwise(graph)).nodes[0]) == ["linear", "relu"]
+    graph = s.returns(s.unary("relu", s.unary("affine", s.x[0], 1.0, 0.0)))
+    assert kinds(combine_affine(fuse_pointwise(graph)).nodes[0]) == ["affine", "relu"]
 
 
 def test_not_across_a_second_reader():
     s = Small((2, 4, 5))
     chain = [
-        PointwiseOp("linear", (("in", 0),), 2.0, 1.0),
-        PointwiseOp("linear", (("reg", 0),), 3.0, 0.0),
+        PointwiseOp("affine", (("in", 0),), 2.0, 1.0),
+        PointwiseOp("affine", (("reg", 0),), 3.0, 0.0),
         PointwiseOp("mul", (("reg", 0), ("reg", 1))),
     ]
     graph = keeps_numbers(s.returns(s.pointwise(chain, s.x[0])), combine_affine)
-    assert kinds(graph.nodes[0]) == ["linear", "linear", "mul"]
+    assert kinds(graph.nodes[0]) == ["affine", "affine", "mul"]
 
 
 def test_not_where_the_result_grows():
     s = Small((1, 4))
-    y = s.unary("linear", s.binary("add", s.x[0], s.constant(3, 1)), 2.0, 0.0)
+    y = s.unary("affine", s.binary("add", s.x[0], s.constant(3, 1)), 2.0, 0.0)
     graph = keeps_numbers(s.returns(y), fuse_pointwise, combine_affine)
     assert graph.outputs[0].shape == (3, 4)
 
 
 def test_infinite_constants_stay():
     s = Small((2,))
-    chain = s.unary("linear", s.binary("add", s.x[0], constant(s.constant(2).constant.fill_(-math.inf))), 2.0, 0.0)
+    chain = s.unary("affine", s.binary("add", s.x[0], constant(s.constant(2).constant.fill_(-math.inf))), 2.0, 0.0)
     graph = s.returns(chain)
     combine_affine(fuse_pointwise(graph))
-    assert kinds(graph.nodes[0]) == ["add", "linear"]
+    assert kinds(graph.nodes[0]) == ["add", "affine"]

@@ -46,15 +46,15 @@ def test_inside_a_longer_chain_and_on_both_operands():
 
 def test_two_in_a_row_after_linear():
     s = Small((3, 4))
-    graph = keeps_numbers(s.returns(s.batch_norm(s.batch_norm(s.matmul(s.x[0], 6)))), fold_batch_norm)
-    assert ops(graph) == ["matmul"]
+    graph = keeps_numbers(s.returns(s.batch_norm(s.batch_norm(s.linear(s.x[0], 6)))), fold_batch_norm)
+    assert ops(graph) == ["linear"]
 
 
 def test_across_a_permute():
     s = Small((2, 5, 5, 4))
-    y = s.batch_norm(s.permute(s.matmul(s.x[0], 6, bias=True), 0, 3, 1, 2))
+    y = s.batch_norm(s.permute(s.linear(s.x[0], 6, bias=True), 0, 3, 1, 2))
     graph = keeps_numbers(s.returns(y), fold_batch_norm)
-    assert ops(graph) == ["matmul", "permute"]
+    assert ops(graph) == ["linear", "permute"]
 
 
 def test_norms_take_scale_and_shift():
@@ -79,8 +79,8 @@ def test_a_conv_takes_the_scale_before_it(groups, bias, padding):
 def test_a_linear_takes_the_scale_before_it():
     s = Small((3, 4))
     scaled = s.binary("mul", s.x[0], s.constant(4))
-    graph = keeps_numbers(s.returns(s.matmul(scaled, 6, bias=True)), fold_batch_norm)
-    assert ops(graph) == ["matmul"]
+    graph = keeps_numbers(s.returns(s.linear(scaled, 6, bias=True)), fold_batch_norm)
+    assert ops(graph) == ["linear"]
 
 
 def test_no_product_takes_a_shift_before_it():
@@ -89,7 +89,7 @@ def test_no_product_takes_a_shift_before_it():
     graph = keeps_numbers(s.returns(s.conv(standardised, 6, 3)), fuse_pointwise, fold_batch_norm)
     assert [kinds(node) for node in graph.nodes] == [["sub"], []]
     s = Small((3, 4))
-    graph = keeps_numbers(s.returns(s.matmul(s.batch_norm(s.x[0]), 6)), fold_batch_norm)
+    graph = keeps_numbers(s.returns(s.linear(s.batch_norm(s.x[0]), 6)), fold_batch_norm)
     assert [kinds(node) for node in graph.nodes] == [["mul", "add"], []]
 
 
@@ -141,7 +141,7 @@ def test_not_what_is_not_finite():
 @pytest.mark.parametrize("factor", [0.0, -0.0, 1e-40, 1e-30, 1e30, 3e38])
 def test_not_what_leaves_the_range_of_float32(factor):
     s = Small((2, 4, 5, 5))
-    y = s.conv(s.unary("linear", s.conv(s.x[0], 4), factor), 4)
+    y = s.conv(s.unary("affine", s.conv(s.x[0], 4), factor), 4)
     y = s.conv(s.binary("mul", y, constant(torch.full((4, 1, 1), factor))), 4)
     graph = fold_batch_norm(s.returns(y))
     assert ops(graph) == ["conv", "pointwise", "conv", "pointwise", "conv"]
@@ -149,11 +149,11 @@ def test_not_what_leaves_the_range_of_float32(factor):
 
 def test_not_factors_that_leave_it_together():
     s = Small((2, 4))
-    y = s.matmul(s.x[0], 3)
+    y = s.linear(s.x[0], 3)
     for _ in range(2):
-        y = s.unary("linear", y, 2.0**-30)
+        y = s.unary("affine", y, 2.0**-30)
     graph = fold_into_producers(fuse_pointwise(s.returns(y)))
-    assert [kinds(node) for node in graph.nodes] == [[], ["linear"]]
+    assert [kinds(node) for node in graph.nodes] == [[], ["affine"]]
 
 
 def test_channels_that_a_batch_norm_scales_to_nothing():
@@ -166,9 +166,9 @@ def test_channels_that_a_batch_norm_scales_to_nothing():
 
 def test_not_a_value_read_twice_in_the_node():
     s = Small((2, 4, 5, 5))
-    twice = [PointwiseOp("linear", (("in", 0),), 2.0, 1.0), PointwiseOp("mul", (("in", 0), ("reg", 0)))]
+    twice = [PointwiseOp("affine", (("in", 0),), 2.0, 1.0), PointwiseOp("mul", (("in", 0), ("reg", 0)))]
     graph = keeps_numbers(s.returns(s.pointwise(twice, s.conv(s.x[0], 4))), fold_batch_norm)
-    assert kinds(graph.nodes[1]) == ["linear", "mul"]
+    assert kinds(graph.nodes[1]) == ["affine", "mul"]
 
 
 def test_shift_alone_leaves_the_weight_as_it_is():

@@ -24,7 +24,7 @@ def test_arithmetic_is_done_in_float64():
     # Each node's result is stored in float32: 1e8 + 1 is 1e8 there.
     assert float(one_node.nodes[0].inputs[1].constant) == 0.0
     s = Small((1,))
-    exact = s.unary("linear", constant(torch.tensor([3.0])), 1 / 3, 1e-12)
+    exact = s.unary("affine", constant(torch.tensor([3.0])), 1 / 3, 1e-12)
     graph = s.returns(s.binary("add", s.x[0], exact))
     fold_constants(graph)
     assert float(graph.nodes[0].inputs[1].constant) == 1.0

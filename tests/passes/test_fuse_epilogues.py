@@ -12,7 +12,7 @@ def test_activation(kind):
     s = Small((2, 4, 5, 5))
     graph = keeps_numbers(s.returns(s.unary(kind, s.conv(s.x[0], 4, bias=True))), fuse_epilogues)
     assert ops(graph) == ["conv"]
-    assert kinds(graph.nodes[0]) == ["linear" if kind == "neg" else kind]
+    assert kinds(graph.nodes[0]) == ["affine" if kind == "neg" else kind]
     assert graph.nodes[0].epilogue_start == 3
 
 
@@ -50,7 +50,7 @@ def test_each_conv_takes_its_own_activation():
     s = Small((2, 4, 5, 5))
     one, two = s.unary("relu", s.conv(s.x[0], 4)), s.unary("silu", s.conv(s.x[0], 4))
     graph = keeps_numbers(s.returns(s.unary("tanh", s.binary("sub", one, two))), fuse_pointwise, fuse_epilogues)
-    assert [kinds(node) for node in graph.nodes] == [["relu"], ["silu", "linear", "add", "tanh"]]
+    assert [kinds(node) for node in graph.nodes] == [["relu"], ["silu", "affine", "add", "tanh"]]
 
 
 def test_operand_computed_after_the_conv():
@@ -78,10 +78,10 @@ def test_operands_that_it_cannot_read(shape):
 @pytest.mark.parametrize(
     ("shape", "fused"), [((6,), True), ((2, 3, 6), True), ((1, 3, 6), False), ((3, 1), False), ((2, 1, 6), False)]
 )
-def test_operands_of_matmul(shape, fused):
+def test_operands_of_linear(shape, fused):
     s = Small((2, 3, 4), shape)
-    graph = keeps_numbers(s.returns(s.binary("add", s.matmul(s.x[0], 6, bias=True), s.x[1])), fuse_epilogues)
-    assert ops(graph) == (["matmul"] if fused else ["matmul", "pointwise"])
+    graph = keeps_numbers(s.returns(s.binary("add", s.linear(s.x[0], 6, bias=True), s.x[1])), fuse_epilogues)
+    assert ops(graph) == (["linear"] if fused else ["linear", "pointwise"])
 
 
 def test_division_by_the_result_stays():

@@ -114,7 +114,7 @@ def test_strict(name: str, formats: str | None) -> None:
     assert_within(fast, model, x)
     steps = fast.explain().steps
     assert {step.dtype for step in steps} <= {"float32", "int64"}, "nothing is rounded between steps"
-    assert any("narrow" in step.implementation for step in steps if step.op == "matmul") == (name not in ("axes",))
+    assert any("narrow" in step.implementation for step in steps if step.op == "linear") == (name not in ("axes",))
 
 
 @by_model

@@ -3,7 +3,7 @@ from small_graphs import Small, check_shapes, ops
 
 from drystone.graph.graph import Graph, Value, constant
 from drystone.graph.interpreter import run
-from drystone.graph.ops import Aten, Cat, Convert, Expand, Fold, Softmax
+from drystone.graph.ops import Aggregate, Aten, Cat, Convert, Expand, Softmax
 from drystone.graph.ops.aten import aten_node
 from drystone.passes.fuse_epilogues import fuse_epilogues
 from drystone.passes.lower_precision import lower_precision
@@ -41,10 +41,10 @@ def test_conv_with_epilogue():
 def test_what_is_wider_stays_so():
     """The residual of a transformer: products are bfloat16, what they are added to is not."""
     s = Small((2, 7, 16))
-    y = s.layer_norm(s.binary("add", s.matmul(s.x[0], 16), s.x[0]), 2)
-    graph = fuse_epilogues(s.returns(s.binary("add", s.matmul(s.unary("relu", s.matmul(y, 16)), 16), y)))
+    y = s.layer_norm(s.binary("add", s.linear(s.x[0], 16), s.x[0]), 2)
+    graph = fuse_epilogues(s.returns(s.binary("add", s.linear(s.unary("relu", s.linear(y, 16)), 16), y)))
     lowered(graph)
-    assert ops(graph) == ["convert", "matmul", "layer_norm", "convert", "matmul", "matmul"]
+    assert ops(graph) == ["convert", "linear", "layer_norm", "convert", "linear", "linear"]
     inputs = [[value.dtype for value in node.inputs] for node in graph]
     assert inputs[1] == inputs[5] == [BF16, BF16, F32] and inputs[2][0] == F32
     assert [node.output.dtype for node in graph] == [BF16, F32, F32, BF16, BF16, F32]
@@ -53,8 +53,8 @@ def test_what_is_wider_stays_so():
 def test_what_is_read_as_bfloat16_alone_is_written_so():
     s = Small((2, 7, 16))
     y = s.reshape(s.layer_norm(s.x[0], 2), 14, 16)
-    graph = lowered(s.returns(s.matmul(y, 16)))
-    assert ops(graph) == ["layer_norm", "reshape", "matmul"]
+    graph = lowered(s.returns(s.linear(y, 16)))
+    assert ops(graph) == ["layer_norm", "reshape", "linear"]
     assert [node.output.dtype for node in graph] == [BF16, BF16, F32]
 
 
@@ -79,28 +79,28 @@ def test_constants_of_more_than_a_value_a_channel_widen():
 
 def test_parts_of_one_tensor_are_of_one_dtype():
     s = Small((2, 4, 8))
-    graph = lowered(s.returns(s.add(Cat(1), [s.constant(2, 1, 8), s.matmul(s.x[0], 8)])))
+    graph = lowered(s.returns(s.add(Cat(1), [s.constant(2, 1, 8), s.linear(s.x[0], 8)])))
     assert [value.dtype for value in graph.nodes[-1].inputs] == [F32, F32]
-    assert ops(graph) == ["convert", "matmul", "cat"]
+    assert ops(graph) == ["convert", "linear", "cat"]
 
 
-def test_folds_follow_what_they_read():
+def test_aggregates_follow_what_they_read():
     """Running sums and extremes are of one dtype with their operand: their kernel does not convert."""
     for lower in (False, True):
         s = Small((2, 4, 8))
-        y = s.matmul(s.x[0], 8) if lower else s.unary("relu", s.x[0])
-        total = s.add(Fold("cumsum", (1,), keepdim=True), [y])
-        s.add(Fold("argmax", (2,), keepdim=False), [y], torch.int64)
+        y = s.linear(s.x[0], 8) if lower else s.unary("relu", s.x[0])
+        total = s.add(Aggregate("cumsum", (1,), keepdim=True), [y])
+        s.add(Aggregate("argmax", (2,), keepdim=False), [y], torch.int64)
         graph = lowered(s.returns(total))
-        folds = [node for node in graph if isinstance(node.op, Fold)]
-        assert [node.inputs[0].dtype for node in folds] == [BF16 if lower else F32] * 2
-        assert [node.output.dtype for node in folds] == [BF16 if lower else F32, torch.int64]
+        aggregates = [node for node in graph if isinstance(node.op, Aggregate)]
+        assert [node.inputs[0].dtype for node in aggregates] == [BF16 if lower else F32] * 2
+        assert [node.output.dtype for node in aggregates] == [BF16 if lower else F32, torch.int64]
 
 
 def test_an_input_is_converted_once():
     s = Small((2, 4))
-    graph = lowered(s.returns(s.matmul(s.x[0], 3), s.matmul(s.x[0], 4)))
-    assert ops(graph) == ["convert", "matmul", "matmul"]
+    graph = lowered(s.returns(s.linear(s.x[0], 3), s.linear(s.x[0], 4)))
+    assert ops(graph) == ["convert", "linear", "linear"]
 
 
 def test_the_models_own_conversions():
@@ -124,8 +124,8 @@ def test_integers_stay():
 
 def test_products_of_kept_modules_stay():
     s = Small((2, 4))
-    y = s.matmul(s.x[0], 4)
-    z = s.matmul(y, 4)
+    y = s.linear(s.x[0], 4)
+    z = s.linear(y, 4)
     y.producer.float32 = True
     graph = lower_precision(s.returns(z))
     assert [value.dtype for value in graph.nodes[0].inputs] == [F32, F32]
@@ -165,7 +165,7 @@ def test_the_lowest_number_of_a_mask_stays_finite():
     s = Small((3, 4))
     fill = constant(torch.tensor([lowest, -torch.inf, 1.0, -lowest]))
     narrow = s.add(Convert(), [s.x[0]], BF16)
-    graph = lower_precision(s.returns(s.unary("linear", narrow, lowest, 0.0), s.add(Expand((3, 4)), [fill])))
+    graph = lower_precision(s.returns(s.unary("affine", narrow, lowest, 0.0), s.add(Expand((3, 4)), [fill])))
     first, second = run(graph, [torch.ones(3, 4)])
     assert first.isfinite().all() and (first < -3e38).all()
     assert second[0].isinf().tolist() == [False, True, False, False]
@@ -174,7 +174,7 @@ def test_the_lowest_number_of_a_mask_stays_finite():
 def test_what_is_computed_from_integers_stays_exact():
     s = Small((2, 300, 8), (2, 300))
     s.x[1].dtype = torch.int64
-    position = s.unary("linear", s.add(Convert(), [s.x[1]], F32), 0.01, 0.0)
+    position = s.unary("affine", s.add(Convert(), [s.x[1]], F32), 0.01, 0.0)
     angle = s.unary("cos", s.reshape(position, 2, 300, 1))
     graph = lower_precision(s.returns(s.binary("mul", s.x[0], angle), angle))
     check_shapes(graph)

@@ -9,7 +9,7 @@ NEITHER = (False,) * 4
 
 
 def operand(s, x, heads, bias=True, size=D):
-    return s.reshape(s.matmul(x, heads * size, bias), *x.shape[:2], heads, size)
+    return s.reshape(s.linear(x, heads * size, bias), *x.shape[:2], heads, size)
 
 
 @pytest.mark.parametrize("biases", [(True, True, True), (False, False, False), (True, False, True)])
@@ -18,7 +18,7 @@ def test_three_of_one_tensor(key_heads, biases):
     s = Small((B, T, 12))
     parts = [operand(s, s.x[0], heads, bias) for heads, bias in zip((H, key_heads, key_heads), biases, strict=True)]
     graph = keeps_numbers(s.returns(s.attention(*parts, heads_first=NEITHER)), merge_linears)
-    assert ops(graph) == ["matmul", "reshape", "slice", "slice", "slice", "attention"]
+    assert ops(graph) == ["linear", "reshape", "slice", "slice", "slice", "attention"]
     weight = graph.nodes[0].inputs[1]
     assert weight.shape == ((H + 2 * key_heads) * D, 12) and not isinstance(weight.data, torch.Tensor)
     assert graph.nodes[0].op.has_bias == any(biases)
@@ -28,7 +28,7 @@ def test_keys_and_values_of_another_tensor():
     s = Small((B, T, 12), (B, 9, 10))
     parts = [operand(s, s.x[0], H), *(operand(s, s.x[1], H) for _ in range(2))]
     graph = keeps_numbers(s.returns(s.attention(*parts, heads_first=NEITHER)), merge_linears)
-    assert ops(graph).count("matmul") == 2 and ops(graph).count("slice") == 2
+    assert ops(graph).count("linear") == 2 and ops(graph).count("slice") == 2
 
 
 def test_equal_weights_have_equal_identities():

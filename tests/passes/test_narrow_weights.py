@@ -12,9 +12,9 @@ BF16, F32 = torch.bfloat16, torch.float32
 
 def test_weights_of_linear_layers_alone_are_narrowed():
     s = Small((2, 4, 6, 6))
-    y = s.matmul(s.reshape(s.conv(s.x[0], 4, bias=True), 2, 4, 36), 5, bias=True)
+    y = s.linear(s.reshape(s.conv(s.x[0], 4, bias=True), 2, 4, 36), 5, bias=True)
     graph = narrow_weights(s.returns(y))
-    assert ops(graph) == ["conv", "reshape", "matmul"]
+    assert ops(graph) == ["conv", "reshape", "linear"]
     assert {value.dtype for value in graph.nodes[0].inputs} == {F32}
     assert [value.dtype for value in graph.nodes[2].inputs] == [F32, BF16, F32] and y.dtype == F32
 
@@ -29,8 +29,8 @@ def test_recurrent_weights():
 
 def test_a_tied_weight_is_narrowed_once_and_a_kept_one_stays():
     s = Small((2, 4))
-    first = s.matmul(s.x[0], 4)
-    second, third = s.matmul(first, 4), s.matmul(first, 4)
+    first = s.linear(s.x[0], 4)
+    second, third = s.linear(first, 4), s.linear(first, 4)
     weight = first.producer.inputs[1]
     second.producer.inputs[1] = third.producer.inputs[1] = weight
     third.producer.float32 = True

@@ -115,7 +115,7 @@ def test_last_axes():
     s = Small((2, 3, 4, 5))
     x, dims = s.x[0], (2, 3)
     centred = s.binary("sub", x, s.mean(x, *dims))
-    variance = s.unary("linear", s.mean(s.unary("square", centred), *dims), 1.0, 1e-5)
+    variance = s.unary("affine", s.mean(s.unary("square", centred), *dims), 1.0, 1e-5)
     y = s.binary("div", centred, s.unary("sqrt", variance))
     graph = keeps_numbers(s.returns(s.unary("relu", y)), recognise_norms)
     assert ops(graph) == ["layer_norm", "pointwise"]
@@ -126,7 +126,7 @@ def test_parts_that_others_read_stay():
     s = Small((2, 4, 5))
     x = s.x[0]
     centred = s.binary("sub", x, s.mean(x, 1))
-    variance = s.unary("linear", s.mean(s.unary("square", centred), 1), 1.0, 1e-5)
+    variance = s.unary("affine", s.mean(s.unary("square", centred), 1), 1.0, 1e-5)
     y = s.binary("div", centred, s.unary("sqrt", variance))
     graph = keeps_numbers(s.returns(y, centred), recognise_norms)
     assert ops(graph) == ["reduce", "pointwise", "layer_norm"]

@@ -24,7 +24,7 @@ NOOPS = {
     "cat": lambda s: s.add(Cat(1), [s.x[0]]),
     "max pool": _pool,
     "avg pool": lambda s: _pool(s, "avg"),
-    "linear": lambda s: s.unary("linear", s.x[0], 1.0),
+    "affine": lambda s: s.unary("affine", s.x[0], 1.0),
     "reshapes": lambda s: s.reshape(s.reshape(s.x[0], 2, 4, 36), *X),
     "permutes": lambda s: s.permute(s.permute(s.x[0], 0, 2, 3, 1), 0, 3, 1, 2),
 }
@@ -45,7 +45,7 @@ OTHERS = {
     ),
     "avg pool": lambda s: _pool(s, "avg", divisors=((2,) * 6, (1,) * 6)),
     "avg pool with divisor": lambda s: _pool(s, "avg", override=3),
-    "linear": lambda s: s.unary("linear", s.x[0], 1.0, 0.5),
+    "affine": lambda s: s.unary("affine", s.x[0], 1.0, 0.5),
     "relu": lambda s: s.unary("relu", s.x[0]),
     "cat": lambda s: s.add(Cat(0), [s.x[0], s.x[0]]),
     "slice": lambda s: s.add(Slice(1, 0, 2, 2), [s.x[0]]),

@@ -16,11 +16,11 @@ def _step(draw, s, values):
     """One more value of the same shape, from those that are there."""
     x = draw(st.sampled_from(values[-3:]))
     other = draw(st.sampled_from(values))
-    what = draw(st.sampled_from(["unary", "linear", "binary", "constant", "norm", "conv", "padded", "gate", "move", "swish"]))
+    what = draw(st.sampled_from(["unary", "affine", "binary", "constant", "norm", "conv", "padded", "gate", "move", "swish"]))
     if what == "unary":
         return s.unary(draw(st.sampled_from(_UNARY)), x)
-    if what == "linear":
-        return s.unary("linear", x, draw(st.sampled_from([1.0, -0.5, 2.0])), draw(st.sampled_from([0.0, 0.25])))
+    if what == "affine":
+        return s.unary("affine", x, draw(st.sampled_from([1.0, -0.5, 2.0])), draw(st.sampled_from([0.0, 0.25])))
     if what == "binary":
         return s.binary(draw(st.sampled_from(_BINARY)), x, other)
     if what == "constant":

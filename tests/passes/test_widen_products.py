@@ -4,7 +4,7 @@ from small_graphs import Small, check_shapes, ops
 from drystone.graph.graph import Graph
 from drystone.graph.instructions import PointwiseOp
 from drystone.graph.interpreter import run
-from drystone.graph.ops import BatchMatmul, Cat
+from drystone.graph.ops import Cat, Matmul
 from drystone.passes.lower_precision import rounded
 from drystone.passes.widen_products import widen_products
 
@@ -65,14 +65,14 @@ def test_what_computes_in_float32_inside_reads_and_writes_what_its_neighbours_do
 
 def test_what_still_reads_bfloat16_gets_it():
     s = Small((2, 4, 6), dtype=BF16)
-    y = s.add(BatchMatmul(((0, 1, 2), (0, 2, 1))), [s.x[0], s.x[0]])
-    graph = widened(narrowed(s.returns(s.matmul(y, 3), y)))
-    assert dtypes_of(graph, "batch_matmul") == [{F32}] and dtypes_of(graph, "matmul") == [{BF16}]
+    y = s.add(Matmul(((0, 1, 2), (0, 2, 1))), [s.x[0], s.x[0]])
+    graph = widened(narrowed(s.returns(s.linear(y, 3), y)))
+    assert dtypes_of(graph, "matmul") == [{F32}] and dtypes_of(graph, "linear") == [{BF16}]
 
 
 def test_graphs_without_such_products_stay():
     s = Small((2, 4, 6), dtype=BF16)
-    graph = narrowed(s.returns(s.unary("relu", s.matmul(s.x[0], 3))))
+    graph = narrowed(s.returns(s.unary("relu", s.linear(s.x[0], 3))))
     nodes = graph.nodes
     assert widen_products(graph).nodes is nodes
     t = Small((2, 4, 5, 5))

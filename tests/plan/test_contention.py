@@ -21,9 +21,9 @@ from drystone.capture.export import capture
 from drystone.graph.build import build
 from drystone.passes import simplify
 from drystone.plan.assemble import Assembled
+from drystone.plan.autotune import Planner
 from drystone.plan.contention import contention
 from drystone.plan.implementations.base import WeightStore
-from drystone.plan.rehearse import Planner
 from drystone.plan.tuning_cache import TuningCache
 
 requires_native = pytest.mark.skipif(native.isa() == "none", reason="nothing native to measure below AVX2")
@@ -34,7 +34,7 @@ CONTENDED = 0.1
 
 @pytest.fixture(autouse=True)
 def contention_counts(tests_may_share_the_machine: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("drystone.plan.rehearse.CONTENDED", CONTENDED)
+    monkeypatch.setattr("drystone.plan.autotune.CONTENDED", CONTENDED)
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_what_is_out_of_proportion_is_measured_again() -> None:
         return [steps, steps]
 
     planner = Planner(graph, WeightStore(), TuningCache({}))
-    planner.rehearse(measure)
+    planner.autotune(measure)
     times = [
         planner.cache.get(f"{planner.signatures[disturbed]}|{option[0].name}|{option[1]}") for option in planner.options[disturbed]
     ]

@@ -14,8 +14,8 @@ from drystone.graph.build import build
 from drystone.graph.graph import Graph, Value
 from drystone.passes import simplify
 from drystone.plan.assemble import Ends
+from drystone.plan.autotune import Planner
 from drystone.plan.implementations.base import WeightStore
-from drystone.plan.rehearse import Planner
 from drystone.plan.tuning_cache import TuningCache
 from drystone.runtime.program import Program
 

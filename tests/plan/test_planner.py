@@ -1,4 +1,4 @@
-"""The planner: the choice against brute force, rehearsal, and what it does when an option turns out impossible."""
+"""The planner: the choice against brute force, autotuning, and what it does when an option turns out impossible."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from drystone.graph.instructions import PointwiseOp
 from drystone.graph.ops import Conv, Pointwise, Pool
 from drystone.passes import simplify
 from drystone.plan.assemble import Assembled
+from drystone.plan.autotune import REORDER_MUST_GAIN, Planner
 from drystone.plan.formats import PLAIN, formats_of, same_memory
 from drystone.plan.implementations import Option
-from drystone.plan.implementations.base import StandIns, WeightStore
+from drystone.plan.implementations.base import PlaceholderWeights, WeightStore
 from drystone.plan.implementations.convolution import OneDnnConvolution
-from drystone.plan.rehearse import REORDER_MUST_GAIN, Planner
 from drystone.plan.tuning_cache import TuningCache
 from drystone.runtime.program import Program
 
@@ -129,7 +129,7 @@ def test_choice_moves_with_the_times() -> None:
         assert planner.best()[node][1].output == expected
 
 
-# -- rehearsal
+# -- autotuning
 
 
 class Small(nn.Module):
@@ -160,9 +160,9 @@ def graph_of(expected: Reference) -> Graph:
     return simplify(build(capture(expected.model, expected.inputs)))
 
 
-def test_every_rehearsed_plan_is_right(expected: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each format and each implementation computes the same network, and all of them are rehearsed (here on true weights)."""
-    monkeypatch.setattr(StandIns, "packed", lambda self, *args: self.store.packed(*args))
+def test_every_autotuned_plan_is_right(expected: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each format and each implementation computes the same network, and all of them are autotuned (here on true weights)."""
+    monkeypatch.setattr(PlaceholderWeights, "packed", lambda self, *args: self.store.packed(*args))
     planner = planner_for(graph_of(expected))
     seen: set[str] = set()
 
@@ -172,11 +172,11 @@ def test_every_rehearsed_plan_is_right(expected: Reference, monkeypatch: pytest.
         seen.update(record.implementation.split()[0] + " " + record.layout for record in plan.records if record.kind == "node")
         return [program.time_steps(list(expected.inputs)) for _ in range(2)]
 
-    expected.check_float32(Program(planner.rehearse(measure), torch.get_num_threads())(list(expected.inputs)))
+    expected.check_float32(Program(planner.autotune(measure), torch.get_num_threads())(list(expected.inputs)))
     for node, found in planner.options.items():
         if isinstance(node.op, Conv):
             missing = [f"{o[0].name} {o[1]}" for o in found if f"{o[0].name} {o[1]}" not in seen]
-            assert not missing, f"{node.name} was never rehearsed as {missing}"
+            assert not missing, f"{node.name} was never autotuned as {missing}"
 
 
 def fake_times(by_layout: Callable[[str], float]) -> tuple[list[float], Callable[[Assembled], list[list[float]]]]:
@@ -197,10 +197,10 @@ def fake_times(by_layout: Callable[[str], float]) -> tuple[list[float], Callable
 
 
 @pytest.mark.parametrize("fastest", ["plain", "channels_last", BLOCKED])
-def test_rehearsal_gives_the_fastest_plan_that_it_saw(expected: Reference, fastest: str) -> None:
+def test_autotuning_gives_the_fastest_plan_that_it_saw(expected: Reference, fastest: str) -> None:
     planner = planner_for(graph_of(expected))
     totals, measure = fake_times(lambda layout: 10e-6 if layout.endswith(fastest) else 50e-6)
-    best = planner.rehearse(measure)
+    best = planner.autotune(measure)
     # In the plain format oneDNN has only a reference implementation of a convolution that adds a residual.
     convs = [
         r.layout for r in best.records if r.node and isinstance(r.node.op, Conv) and (fastest != PLAIN or len(r.node.inputs) == 3)
@@ -213,13 +213,13 @@ def test_rehearsal_gives_the_fastest_plan_that_it_saw(expected: Reference, faste
 def test_known_times_are_not_measured_again(expected: Reference) -> None:
     cache = TuningCache({})
     totals, measure = fake_times(lambda layout: 10e-6 if layout == "channels_last" else 50e-6)
-    Planner(graph_of(expected), WeightStore(), cache).rehearse(measure)
+    Planner(graph_of(expected), WeightStore(), cache).autotune(measure)
     assert totals
 
     def no_measure(plan: Assembled) -> list[list[float]]:
         raise AssertionError("measured again")
 
-    plan = Planner(graph_of(expected), WeightStore(), cache).rehearse(no_measure)
+    plan = Planner(graph_of(expected), WeightStore(), cache).autotune(no_measure)
     convs = [record for record in plan.records if record.node and isinstance(record.node.op, Conv)]
     assert [record.layout for record in convs] == ["channels_last"] * 4
     assert not any("winograd" in record.implementation for record in convs), "another choice than the known times make"
@@ -279,7 +279,7 @@ def test_held_format_is_kept(expected: Reference, held: str) -> None:
     expected.check_float32(Program(plan, torch.get_num_threads())(list(expected.inputs)))
 
 
-def test_a_rehearsal_packs_no_weights_but_the_last_plans(expected: Reference) -> None:
+def test_a_autotuning_packs_no_weights_but_the_last_plans(expected: Reference) -> None:
     weights = WeightStore()
     planner = Planner(graph_of(expected), weights, TuningCache({}))
     packed: list[int] = []
@@ -288,7 +288,7 @@ def test_a_rehearsal_packs_no_weights_but_the_last_plans(expected: Reference) ->
         packed.append(weights.bytes)
         return [Program(plan, torch.get_num_threads()).time_steps(list(expected.inputs))]
 
-    plan = planner.rehearse(measure)
+    plan = planner.autotune(measure)
     biases = max(packed)
     assert biases < 1024 < weights.bytes
     expected.check_float32(Program(plan, torch.get_num_threads())(list(expected.inputs)))

@@ -23,7 +23,7 @@ from small_models import Calls
 
 KINDS = (
     *("relu", "leaky_relu", "elu", "gelu_erf", "gelu_tanh", "silu", "mish", "hardswish", "hardsigmoid", "sigmoid", "tanh"),
-    *("clamp", "exp", "log", "log1p", "sqrt", "rsqrt", "abs", "neg", "square", "reciprocal", "erf", "sin", "cos", "linear", "pow"),
+    *("clamp", "exp", "log", "log1p", "sqrt", "rsqrt", "abs", "neg", "square", "reciprocal", "erf", "sin", "cos", "affine", "pow"),
     *("floor", "round", "sign", "add", "sub", "mul", "div", "maximum", "minimum", "pow2", "prelu"),
 )
 ENDS = [-1e30, -300.0, -3.0, -1.0, -0.25, 0.0, 0.25, 1.0, 2.0, 80.0, 300.0, 1e30]
@@ -41,7 +41,7 @@ def test_instructions(kind: str) -> None:
     binary = kind in ("add", "sub", "mul", "div", "maximum", "minimum", "pow2", "prelu")
     args = (("in", 0), ("in", 1)) if binary else (("in", 0),)
     for alpha, beta in (
-        ((0.5, 2.0), (-1.5, -0.5), (3.0, 4.0)) if kind in ("linear", "pow", "clamp", "elu", "leaky_relu") else ((0.0, 0.0),)
+        ((0.5, 2.0), (-1.5, -0.5), (3.0, 4.0)) if kind in ("affine", "pow", "clamp", "elu", "leaky_relu") else ((0.0, 0.0),)
     ):
         if kind == "clamp" and alpha > beta:
             alpha, beta = beta, alpha

@@ -62,10 +62,10 @@ class Replaced(Packing):
 
     def __init__(self, own: Any, dtype: torch.dtype | None = None) -> None:
         super().__init__(own)
-        self.stand_in = RecurrentForward(own, dtype)
+        self.replacement = RecurrentForward(own, dtype)
 
     def forward(self, x: torch.Tensor, lengths: torch.Tensor, *states: torch.Tensor) -> Any:
-        self.own.forward = self.stand_in.around(_never)
+        self.own.forward = self.replacement.around(_never)
         return super().forward(x, lengths, *states)
 
 
@@ -128,12 +128,12 @@ def test_threads_share_steps_and_rows(kind: Any, more: Any, threads: int) -> Non
 @of_every_kind
 def test_tensors_of_any_length_and_batch(kind: Any, more: Any) -> None:
     own = layer(kind, num_layers=2, bidirectional=True, batch_first=True, bias=False, **more)
-    stand_in = RecurrentForward(own)
+    replacement = RecurrentForward(own)
     for shape in ((3, 6), (1, 2), (7, 1), (6,)):
         x = torch.randn(*shape, INPUTS)
-        Reference(own, (x,)).check_float32(stand_in.call(x, None))
+        Reference(own, (x,)).check_float32(replacement.call(x, None))
     strided = torch.randn(6, 3, 2 * INPUTS)[:, :, ::2].transpose(0, 1)
-    Reference(own, (strided,)).check_float32(stand_in.call(strided, None))
+    Reference(own, (strided,)).check_float32(replacement.call(strided, None))
 
 
 def test_an_input_without_a_batch_has_states_without_one() -> None:

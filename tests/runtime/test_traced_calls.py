@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_stand_in import model_of, optimize
+from test_proxy import model_of, optimize
 from torch import nn
 from torch.autograd import forward_ad
 from torch.func import functionalize, grad, jacrev, jvp, vmap

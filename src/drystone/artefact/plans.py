@@ -9,10 +9,10 @@ from drystone import native
 from drystone.artefact.document import dtype_of, entries, finite, listed, name_of, require, text, whole, wholes, word
 from drystone.errors import ArtefactError
 from drystone.graph.graph import Graph, Node, Value
+from drystone.plan.autotune import IMPOSSIBLE, Planner
 from drystone.plan.formats import formats_of
 from drystone.plan.implementations import ATEN, Option, options
 from drystone.plan.implementations.base import Layout
-from drystone.plan.rehearse import IMPOSSIBLE, Planner
 
 # What a plan holds for: where one of these differs, it is made anew.
 DECISIVE = ("isa", "onednn", "drystone")

@@ -94,7 +94,7 @@ class Node:
     name: str = ""
     module: str = ""  # of the model, that it comes from
     float32: bool = False  # whatever precision was asked for
-    strict: bool = False  # bars the implementations that accuracy="strict" leaves out
+    accurate: bool = False  # bars the implementations that accuracy="strict" leaves out
 
     @property
     def output(self) -> Value:
@@ -204,10 +204,10 @@ class Graph:
             assert value.is_constant or value.id in known, f"output {value} is never computed"
 
 
-def mark_strict(graph: Graph) -> None:
+def mark_accurate(graph: Graph) -> None:
     """Bar the implementations that ``accuracy="strict"`` leaves out."""
     for node in graph:
-        node.strict = True
+        node.accurate = True
 
 
 def make_node(

@@ -81,7 +81,7 @@ INSTRUCTIONS: dict[str, Instruction] = {
     "erf": _unary(lambda op, x: x.erf(), "erf", "special_erf"),
     "sin": _unary(lambda op, x: x.sin(), "sin"),
     "cos": _unary(lambda op, x: x.cos(), "cos"),
-    "linear": _unary(lambda op, x: op.alpha * x + op.beta, fuses=True),
+    "affine": _unary(lambda op, x: op.alpha * x + op.beta, fuses=True),
     "pow": _unary(lambda op, x: x**op.alpha, fuses=True),
     "floor": _unary(lambda op, x: x.floor(), "floor"),
     "round": _unary(lambda op, x: x.round(), "round.default", fuses=True),

@@ -36,8 +36,8 @@ def _match(node: Node) -> LocalResponseNorm | None:
     beta = 1.0
     if (power := walk.step(lambda op: op.kind == "pow" or op.kind in _EXPONENTS)) is not None:
         beta = _EXPONENTS.get(power.kind, power.alpha)
-    shift = walk.step(lambda op: op.kind == "linear" and op.alpha == 1)
-    scale = walk.step(lambda op: op.kind == "linear" and op.beta == 0)
+    shift = walk.step(lambda op: op.kind == "affine" and op.alpha == 1)
+    scale = walk.step(lambda op: op.kind == "affine" and op.beta == 0)
     if shift is None or scale is None:
         return None
     pool = walk.through_reshapes(Pool)

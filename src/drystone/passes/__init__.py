@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from drystone.graph.graph import Graph
 from drystone.passes.absorb_into_attention import absorb_into_attention
-from drystone.passes.batch_products import batch_products
 from drystone.passes.combine_affine import combine_affine
 from drystone.passes.expose_padding import expose_padding
 from drystone.passes.fold_batch_norm import fold_batch_norm, fold_into_producers
@@ -17,6 +16,7 @@ from drystone.passes.merge_linears import merge_linears
 from drystone.passes.nest_cat import nest_cat
 from drystone.passes.recognise_activations import recognise_activations
 from drystone.passes.recognise_attention import recognise_attention
+from drystone.passes.recognise_matmuls import recognise_matmuls
 from drystone.passes.recognise_norms import recognise_norms
 from drystone.passes.recognise_rotary import recognise_rotary
 from drystone.passes.recognise_shuffle import recognise_shuffle
@@ -46,7 +46,7 @@ def simplify(graph: Graph) -> Graph:
     absorb_into_attention(graph)
     merge_linears(graph)
     fuse_epilogues(graph)
-    batch_products(graph)  # what attention has not taken
+    recognise_matmuls(graph)  # what attention has not taken
     remove_noops(graph)
     graph.check_order()
     return graph

@@ -1,7 +1,7 @@
 """Put changes of sign into the affine instructions beside them, and scalars into instructions instead of tensors.
 
 before:  neg(x) → mul(·, s) → neg(·) → add(·, t)        add(x, constant of one element)
-after:   mul(x, s) → add(·, t)                           linear(x; 1, c)
+after:   mul(x, s) → add(·, t)                           affine(x; 1, c)
 Nothing else is put together: x - mean is exact where the two are close, (x - mean) / std as one product and sum loses what they
 have in common; and a product of two constants overflows where x times either does not.
 """
@@ -120,7 +120,7 @@ def _instructions(affine: Affine, dtype: torch.dtype) -> tuple[Ops, list[Value]]
     scale, shift = _uniform(affine.scale), _uniform(affine.shift)
     running: Arg = ("in", 0)
     if scale is not None and shift is not None:
-        return ([] if scale == 1 and affine.adds_nothing else [PointwiseOp("linear", (running,), scale, shift)]), []
+        return ([] if scale == 1 and affine.adds_nothing else [PointwiseOp("affine", (running,), scale, shift)]), []
     ops: Ops = []
     constants: list[Value] = []
     for kind, data, value, idle in (
@@ -130,7 +130,7 @@ def _instructions(affine: Affine, dtype: torch.dtype) -> tuple[Ops, list[Value]]
         if idle:
             continue
         if value is not None:
-            ops.append(PointwiseOp("linear", (running,), value if kind == "mul" else 1.0, value if kind == "add" else -0.0))
+            ops.append(PointwiseOp("affine", (running,), value if kind == "mul" else 1.0, value if kind == "add" else -0.0))
         else:
             constants.append(constant(data.to(dtype)))
             ops.append(PointwiseOp(kind, (running, ("in", len(constants)))))

@@ -77,8 +77,8 @@ class Expressions:
             return self._number("square", (), args[:1])
         if op.kind == "pow" and op.alpha in _POWERS:
             return self._number(_POWERS[op.alpha], (), args)
-        if op.kind in ("linear", "neg"):
-            alpha, beta = (op.alpha, op.beta) if op.kind == "linear" else (-1.0, 0.0)
+        if op.kind in ("affine", "neg"):
+            alpha, beta = (op.alpha, op.beta) if op.kind == "affine" else (-1.0, 0.0)
             return self._linear(alpha, beta, args[0])
         if INSTRUCTIONS[op.kind].commutes:
             args = tuple(sorted(args))
@@ -86,9 +86,9 @@ class Expressions:
 
     def _linear(self, alpha: float, beta: float, operand: int) -> int:
         kind, scalars, inner = self[operand]
-        if kind == "linear":
+        if kind == "affine":
             alpha, beta, operand = alpha * scalars[0], alpha * scalars[1] + beta, inner[0]
-        return operand if (alpha, beta) == (1.0, 0.0) else self._number("linear", (alpha, beta), (operand,))
+        return operand if (alpha, beta) == (1.0, 0.0) else self._number("affine", (alpha, beta), (operand,))
 
 
 def _mean_with_kept_axes(reshape: Node) -> Node | None:

@@ -2,7 +2,7 @@
 
 before:  conv(x, w, b) → mul(·, s) → add(·, t) → relu        sub(x, t) → mul(·, s) → conv(·, w, b)
 after:   conv(x, s * w, s * b + t) → relu                    sub(x, t) → conv(·, w * s, b)
-conv, conv_transpose, matmul and the norms take what follows them (across a permute too): their results are sums, rounded at their
+conv, conv_transpose, linear and the norms take what follows them (across a permute too): their results are sums, rounded at their
 own size, so that eager has lost by then what a shift would cancel. What comes before a product is exact, and stays so: the product
 takes a scale only. (x - t is close to zero where x is close to t; w · x - w · t is the difference of two large sums.)
 """
@@ -22,7 +22,7 @@ from drystone.graph.ops import (
     Convolution,
     GroupNorm,
     LayerNorm,
-    Matmul,
+    Linear,
     Norm,
     Permute,
     Pointwise,
@@ -60,7 +60,7 @@ def fold_into_producers(graph: Graph) -> Graph:
 
 
 def fold_into_consumers(graph: Graph) -> Graph:
-    """The affine instructions that a pointwise node ends with go into the conv or matmul that alone reads its result."""
+    """The affine instructions that a pointwise node ends with go into the conv or linear that alone reads its result."""
     counts = reading_counts(graph)
     consumers = graph.consumers()
     for node in [node for node in graph.nodes if isinstance(node.op, Pointwise)]:
@@ -103,7 +103,7 @@ def _fold_leading(graph: Graph, node: Node, value: Value, counts: Counter[int]) 
 def _fold_trailing(graph: Graph, node: Node, consumer: Node) -> None:
     if not isinstance(consumer.op, WeightProduct) or consumer.inputs[0] is not node.output or not _has_constant_weight(consumer):
         return
-    axis = len(node.output.shape) - 1 if isinstance(consumer.op, Matmul) else 1
+    axis = len(node.output.shape) - 1 if isinstance(consumer.op, Linear) else 1
     while True:
         ops, shape = node.of(Pointwise).ops, node.output.shape
         last = ops[-1]
@@ -148,7 +148,7 @@ def _channel_axis(node: Node) -> int | None:
     rank = len(node.output.shape)
     if isinstance(node.op, (Convolution, GroupNorm)):
         return 1
-    if isinstance(node.op, Matmul):
+    if isinstance(node.op, Linear):
         return rank - 1
     if isinstance(node.op, LayerNorm) and len(node.op.dims) == 1:
         return int(node.op.dims[0])
@@ -228,7 +228,7 @@ def _scaled(weight: Value, scale: torch.Tensor) -> Value:
 
 def _set_bias(node: Node, data: torch.Tensor) -> None:
     op = node.op
-    assert isinstance(op, (Convolution, Matmul))
+    assert isinstance(op, (Convolution, Linear))
     if op.has_bias:
         node.inputs[2] = _stored(data, node.inputs[2].dtype, node.inputs[2].name)
         return

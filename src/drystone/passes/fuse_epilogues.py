@@ -1,4 +1,4 @@
-"""conv, conv_transpose and matmul do what follows to each result before it is stored.
+"""conv, conv_transpose and linear do what follows to each result before it is stored.
 
 before:  conv(x, w) → add(·, residual) → relu
 after:   conv(x, w, residual) | add(in0, in1), relu(reg0)
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from drystone.graph.graph import Graph, Node, Value
 from drystone.graph.instructions import INSTRUCTIONS, PointwiseOp
-from drystone.graph.ops import Matmul, Pointwise
+from drystone.graph.ops import Linear, Pointwise
 from drystone.graph.transposed import stays_bare
 from drystone.passes.instructions import Arg, readers, reading_counts, renamed, set_instructions, without
 
@@ -105,7 +105,7 @@ def _as_epilogue(op: PointwiseOp, arg: Arg, operand: Value | None, into: Node) -
     running: Arg = ("in", 0)
     if op.args == (arg,):
         if op.kind == "neg":
-            return [PointwiseOp("linear", (running,), -1.0)]
+            return [PointwiseOp("affine", (running,), -1.0)]
         return [PointwiseOp(op.kind, (running,), op.alpha, op.beta)] if INSTRUCTIONS[op.kind].fuses else None
     instruction = INSTRUCTIONS[op.kind]
     if operand is None or len(op.args) != 2 or not instruction.fuses or not _broadcasts(operand, into):
@@ -113,7 +113,7 @@ def _as_epilogue(op: PointwiseOp, arg: Arg, operand: Value | None, into: Node) -
     if op.args[0] == arg or instruction.commutes:
         return [PointwiseOp(op.kind, (running, ("in", 1)))]
     if op.kind == "sub":
-        return [PointwiseOp("linear", (running,), -1.0), PointwiseOp("add", (("reg", 0), ("in", 1)))]
+        return [PointwiseOp("affine", (running,), -1.0), PointwiseOp("add", (("reg", 0), ("in", 1)))]
     return None
 
 
@@ -128,7 +128,7 @@ def _broadcasts(operand: Value, into: Node) -> bool:
     if len(operand.shape) > len(shape):
         return False
     aligned = (1,) * (len(shape) - len(operand.shape)) + operand.shape
-    channel = len(shape) - 1 if isinstance(into.op, Matmul) else 1
+    channel = len(shape) - 1 if isinstance(into.op, Linear) else 1
     # Not one value an image and channel: oneDNN would compute the whole operator by its reference implementation.
     return all(length == 1 or (axis == channel and length == shape[axis]) for axis, length in enumerate(aligned))
 

@@ -149,7 +149,7 @@ def as_affine(op: PointwiseOp, inputs: Sequence[Value], arg: Arg) -> Affine | No
     """What ``op`` does to ``arg``, where that is affine with constant coefficients (computed in float64)."""
     one, nothing = _ONE, _NOTHING
     if op.args == (arg,):
-        if op.kind == "linear":
+        if op.kind == "affine":
             return Affine(one * op.alpha, one * op.beta)
         return Affine(-one, nothing) if op.kind == "neg" else None
     if op.kind not in ("add", "sub", "mul", "div") or op.args.count(arg) != 1:

@@ -1,7 +1,7 @@
 """Products are computed from bfloat16, and all else in the wider dtype of what it reads, as under torch's autocast.
 
-before:  x: float32 → matmul(x, w: float32): float32 → add(·, x) → layer_norm
-after:   x → convert: bfloat16 → matmul(·, w: bfloat16): bfloat16 → add(·, x: float32): float32 → layer_norm
+before:  x: float32 → linear(x, w: float32): float32 → add(·, x) → layer_norm
+after:   x → convert: bfloat16 → linear(·, w: bfloat16): bfloat16 → add(·, x: float32): float32 → layer_norm
 So the sums that run through a transformer stay float32, as its embeddings are; a convolutional network is bfloat16 from its first
 convolution on. Biases, the weights of norms and pointwise operands of one value a channel stay float32 and widen nothing: kernels
 compute in float32 what lies between load and store. What is computed from integers alone, as angles from positions, stays float32.
@@ -22,10 +22,10 @@ from drystone.graph.graph import Graph, Node, Value, make_node
 from drystone.graph.instructions import PointwiseOp
 from drystone.graph.ops import (
     Aten,
-    BatchMatmul,
     Cat,
     Convert,
     Elementwise,
+    Matmul,
     Norm,
     Operator,
     Permute,
@@ -172,7 +172,7 @@ def _is_per_channel(value: Value) -> bool:
 def _within(op: PointwiseOp) -> PointwiseOp:
     """A scale and a shift by finite numbers that bfloat16 has: float32's lowest, which masks add, would become an infinity, and
     that NaN in a row that is masked whole."""
-    if op.kind != "linear" or not all(map(math.isfinite, (op.alpha, op.beta))):
+    if op.kind != "affine" or not all(map(math.isfinite, (op.alpha, op.beta))):
         return op
     limits = torch.finfo(torch.bfloat16)
     alpha, beta = (min(max(number, limits.min), limits.max) for number in (op.alpha, op.beta))
@@ -192,7 +192,7 @@ def rounded(value: Value) -> Value:
 
 def _counts(node: Node, counted: set[int]) -> bool:
     """Whether a float32 result is computed from integers alone: positions, their angles, lengths, masks. They stay as exact."""
-    if not (node.op.moves or isinstance(node.op, (Convert, Pointwise, Reduce, BatchMatmul))) or node.output.dtype != torch.float32:
+    if not (node.op.moves or isinstance(node.op, (Convert, Pointwise, Reduce, Matmul))) or node.output.dtype != torch.float32:
         return False
     computed = [value for value in node.inputs if not value.is_constant]
     if isinstance(node.op, Convert) and computed and not computed[0].dtype.is_floating_point:

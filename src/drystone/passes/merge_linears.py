@@ -1,7 +1,7 @@
 """The linears that make an attention's operands from one tensor become one.
 
-before:  reshape(matmul(x, wq)), reshape(matmul(x, wk)), reshape(matmul(x, wv)) → attention
-after:   r = reshape(matmul(x, cat(wq, wk, wv)))    attention(slice(r), slice(r), slice(r))
+before:  reshape(linear(x, wq)), reshape(linear(x, wk)), reshape(linear(x, wv)) → attention
+after:   r = reshape(linear(x, cat(wq, wk, wv)))    attention(slice(r), slice(r), slice(r))
 The slices are views, as attention reads its operands where they lie.
 """
 
@@ -12,7 +12,7 @@ from collections import Counter
 import torch
 
 from drystone.graph.graph import Graph, Node, Value, constant, make_node
-from drystone.graph.ops import Attention, Matmul, Reshape, Slice
+from drystone.graph.ops import Attention, Linear, Reshape, Slice
 from drystone.passes.instructions import reading_counts
 
 
@@ -44,7 +44,7 @@ def _linear_before(node: Node, index: int, counts: Counter[int]) -> Node | None:
     if node.of(Attention).heads_first[index] or split is None or not isinstance(split.op, Reshape) or counts[value.id] != 1:
         return None
     linear = split.inputs[0].producer
-    if linear is None or not isinstance(linear.op, Matmul) or linear.epilogue or counts[split.inputs[0].id] != 1:
+    if linear is None or not isinstance(linear.op, Linear) or linear.epilogue or counts[split.inputs[0].id] != 1:
         return None
     splits_last = value.shape[:2] == linear.output.shape[:2] and len(linear.output.shape) == 3
     constants = all(parameter.is_constant for parameter in linear.inputs[1:])
@@ -57,10 +57,10 @@ def _merge(graph: Graph, node: Node, indices: list[int], linears: list[Node]) ->
     size = node.inputs[indices[0]].shape[3]
     dtype = linears[0].output.dtype
     inputs = [linears[0].inputs[0], _joined([linear.inputs[1] for linear in linears])]
-    has_bias = any(linear.of(Matmul).has_bias for linear in linears)
+    has_bias = any(linear.of(Linear).has_bias for linear in linears)
     if has_bias:
         inputs.append(constant(torch.cat([_bias(linear) for linear in linears]), "bias"))
-    merged = make_node(Matmul(has_bias=has_bias), inputs, dtype, linears[0].name, instead_of=linears[0])
+    merged = make_node(Linear(has_bias=has_bias), inputs, dtype, linears[0].name, instead_of=linears[0])
     split = make_node(Reshape((batch, length, sum(heads), size)), [merged.output], name=linears[0].name)
     made = [merged, split]
     for position, (index, count) in enumerate(zip(indices, heads, strict=True)):
@@ -73,7 +73,7 @@ def _merge(graph: Graph, node: Node, indices: list[int], linears: list[Node]) ->
 
 
 def _bias(linear: Node) -> torch.Tensor:
-    if linear.of(Matmul).has_bias:
+    if linear.of(Linear).has_bias:
         return linear.inputs[2].constant.detach()
     return torch.zeros(linear.inputs[1].shape[0], dtype=linear.inputs[1].dtype)
 

@@ -1,7 +1,7 @@
 """Weights of linear and recurrent layers are stored as bfloat16, on CPUs that do not multiply it: they are widened to be used.
 
-before:  matmul(x: float32, w: float32): float32
-after:   matmul(x: float32, w: bfloat16): float32
+before:  linear(x: float32, w: float32): float32
+after:   linear(x: float32, w: bfloat16): float32
 Products of few rows take as long as reading their weights does: half as long then. All else stays as it is, and costs what it
 costs in float32: a convolution's weights are read for many outputs, and its activations would be rounded and widened at each step.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 
 from drystone.graph.graph import Graph, Value
-from drystone.graph.ops import Matmul, Recurrent
+from drystone.graph.ops import Linear, Recurrent
 from drystone.passes.lower_precision import rounded
 
 
@@ -20,7 +20,7 @@ def narrow_weights(graph: Graph) -> Graph:
     stored: dict[int, Value] = {}
     for node in graph:
         weights: list[Value] = []
-        if isinstance(node.op, Matmul):
+        if isinstance(node.op, Linear):
             weights = node.inputs[1:2]
         elif isinstance(node.op, Recurrent):
             directions = node.op.by_role(node.inputs).directions

@@ -1,6 +1,6 @@
 """Activations that a model spells out become single instructions.
 
-before:  sigmoid(x) → mul(x, ·)        linear(x; 1, 3) → clamp(·; 0, 6) → mul(x, ·) → linear(·; 1/6, 0)
+before:  sigmoid(x) → mul(x, ·)        affine(x; 1, 3) → clamp(·; 0, 6) → mul(x, ·) → affine(·; 1/6, 0)
 after:   silu(x)                       hardswish(x)
 They are recognised by what they compute, not by how they are written: a part of a node's instructions that depends on one
 operand only is evaluated at sample points in float64 and compared with each activation.

@@ -128,7 +128,7 @@ def _step(node: Node, counts: Counter[int]) -> tuple[Value, float, Value | None]
     if not isinstance(node.op, Pointwise) or len(node.op.ops) != 1:
         return None
     (op,) = node.op.ops
-    if op.kind == "linear" and op.beta == 0 and is_moderate(op.alpha):
+    if op.kind == "affine" and op.beta == 0 and is_moderate(op.alpha):
         return node.inputs[0], op.alpha, None
     if op.kind not in ("add", "mul") or len(node.inputs) != 2:
         return None

@@ -105,7 +105,7 @@ def _under_root(expressions: Expressions, number: int, joined_by: str) -> tuple[
     elif kind != "sqrt":
         return None
     kind, scalars, inner = expressions[operands[0]]
-    if kind == "linear":
+    if kind == "affine":
         return (inner[0], scalars[1]) if scalars[0] == 1 and scalars[1] > 0 else None
     return operands[0], 0.0
 

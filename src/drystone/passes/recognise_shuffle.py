@@ -1,15 +1,15 @@
-"""A channel shuffle is one gather along the channels, and so is a slice of it.
+"""A channel shuffle is one take along the channels, and so is a slice of it.
 
 before:  r = reshape(x → N, g, C/g, H, W)   p = permute(r, 0, 2, 1, 3, 4)   y = reshape(p → N, C, H, W)   z = slice(y, dim=1)
-after:   y = gather(x, dim=1, indices=[0, C/g, 2C/g, …, 1, …])               z = gather(x, dim=1, …)
+after:   y = take(x, dim=1, indices=[0, C/g, 2C/g, …, 1, …])               z = take(x, dim=1, …)
 
-A gather works in every format; the reshapes would force plain memory.
+A take works in every format; the reshapes would force plain memory.
 """
 
 from __future__ import annotations
 
 from drystone.graph.graph import Graph, Node, Value, make_node
-from drystone.graph.ops import Gather, Permute, Reshape, Slice
+from drystone.graph.ops import Permute, Reshape, Slice, Take
 
 
 def recognise_shuffle(graph: Graph) -> Graph:
@@ -19,26 +19,26 @@ def recognise_shuffle(graph: Graph) -> Graph:
         if indices is None:
             continue
         source = node.inputs[0].producer.inputs[0].producer.inputs[0]  # type: ignore[union-attr]
-        graph.nodes[position] = _gather(node, source, indices)
+        graph.nodes[position] = _take(node, source, indices)
     for position, node in enumerate(graph.nodes):
         producer = node.inputs[0].producer if node.inputs else None
         if (
             not isinstance(node.op, Slice)
             or producer is None
-            or not isinstance(producer.op, Gather)
+            or not isinstance(producer.op, Take)
             or producer.op.dim != node.op.dim
         ):
             continue
         start, step, count = node.op.start, node.op.step, node.op.length
         if len(consumers.get(node.output.id, [])) or node.output in graph.outputs:
             indices = [producer.op.indices[start + step * i] for i in range(count)]
-            graph.nodes[position] = _gather(node, producer.inputs[0], indices)
+            graph.nodes[position] = _take(node, producer.inputs[0], indices)
     return graph.prune()
 
 
-def _gather(node: Node, source: Value, indices: list[int]) -> Node:
-    """A gather that takes the place, and the output, of ``node``."""
-    made = make_node(Gather(1, tuple(indices)), [source], node.output.dtype, node.name)
+def _take(node: Node, source: Value, indices: list[int]) -> Node:
+    """A take that takes the place, and the output, of ``node``."""
+    made = make_node(Take(1, tuple(indices)), [source], node.output.dtype, node.name)
     made.outputs = node.outputs
     node.output.producer = made
     return made

@@ -83,7 +83,7 @@ def _is_identity_pool(node: Node) -> bool:
 def _is_identity_pointwise(node: Node) -> bool:
     # x + 0.0 is not always x: -0.0 becomes 0.0.
     idle = (
-        op.kind == "linear" and op.alpha == 1 and op.beta == 0 and math.copysign(1, op.beta) < 0 for op in node.of(Pointwise).ops
+        op.kind == "affine" and op.alpha == 1 and op.beta == 0 and math.copysign(1, op.beta) < 0 for op in node.of(Pointwise).ops
     )
     return len(node.inputs) == 1 and all(idle)
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 import torch
 
 from drystone.graph.graph import Graph, Node, Value, make_node
-from drystone.graph.ops import BatchMatmul, Convert, Convolution, Pool
+from drystone.graph.ops import Convert, Convolution, Matmul, Pool
 from drystone.passes.lower_precision import absorb_converts
 
 # A linear layer, attention and a recurrent layer have kernels that widen what they read.
-PRODUCTS = (Convolution, BatchMatmul)
+PRODUCTS = (Convolution, Matmul)
 
 
 def widen_products(graph: Graph) -> Graph:

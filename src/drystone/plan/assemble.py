@@ -512,7 +512,7 @@ class _Assembler:
         return Assembled(program, records, self.slots, inputs, names, outputs, dtypes, total, self.choice, self.lies)
 
     def _program(self) -> tuple[native.Program, list[StepRecord]]:
-        """The steps in order, with the guards that they need; a rehearsal, whose weights are none, does without."""
+        """The steps in order, with the guards that they need; an autotuning run, whose weights are none, does without."""
         made_at = {value.id: i for i, record in enumerate(self.records) if record.node for value in record.node.outputs}
         guards: dict[int, list[tuple[native.Step, StepRecord]]] = {}  # by the record that they follow; -1: before all
         steps: dict[int, tuple[native.Step, Place]] = {}
@@ -527,7 +527,7 @@ class _Assembler:
                 return False
             return True
 
-        watched = Watch() if self.weights.stands_in else watch(self.graph, self.frail, self.weights, can_guard)
+        watched = Watch() if self.weights.are_placeholders else watch(self.graph, self.frail, self.weights, can_guard)
         for value in watched.guarded:
             step, place = steps[value.id]
             record = StepRecord("guard", value, f"drystone {step.implementation}", self.home[value.id], places=[place])

@@ -16,16 +16,16 @@ from drystone.graph.dtypes import FLOATS
 from drystone.graph.graph import Node, Value
 from drystone.graph.instructions import PointwiseOp
 from drystone.graph.ops import (
+    Aggregate,
     Attention,
-    BatchMatmul,
     Cat,
     Convert,
     Elementwise,
-    Fold,
     GroupNorm,
     Index,
     LayerNorm,
     LocalResponseNorm,
+    Matmul,
     Norm,
     Pad,
     Pointwise,
@@ -177,7 +177,7 @@ def _instruction(op: PointwiseOp, a: Range, b: Range) -> Range:
             return Range(-a.high, -a.low)
         case "square":
             return Range(0.0, a.bound * a.bound)
-        case "linear":
+        case "affine":
             scaled = _products(a, Range(alpha, alpha))
             return Range(scaled.low + beta, scaled.high + beta)
         case "pow":
@@ -221,7 +221,7 @@ def chain(ops: Sequence[PointwiseOp], operand: Callable[[int], Range]) -> list[R
 
 
 def product(x: Range, gain: float, bias: Range) -> Range:
-    """Of a conv, a conv_transpose or a matmul before its epilogue."""
+    """Of a conv, a conv_transpose or a linear before its epilogue."""
     if x.bound == math.inf:
         return UNKNOWN
     return _rounded(symmetric(x.bound * gain * _SUMMED + bias.bound), torch.float32)
@@ -279,15 +279,15 @@ def _operator(node: Node, at: Inputs) -> Range:
             return at(0) if k >= 1 and alpha >= 0 and at(0).bound < _SQUARABLE else UNKNOWN
         case Rotary():
             return symmetric(2 * at(0).bound * max(at(1).bound, at(2).bound))
-        case BatchMatmul(dims=(first, _)):
+        case Matmul(dims=(first, _)):
             return symmetric(at(0).bound * at(1).bound * x.shape[first[-1]] * _SUMMED)
         case Attention() as op:
             return _attention(node, op, at)
         case Elementwise(kind="where"):
             return hull(at(1), at(2))
-        case Fold(kind="cumsum"):
+        case Aggregate(kind="cumsum"):
             return symmetric(at(0).bound * x.numel)
-        case Fold(kind="amax" | "amin" | "cummax" | "cummin"):
+        case Aggregate(kind="amax" | "amin" | "cummax" | "cummin"):
             return at(0)
     return UNKNOWN
 

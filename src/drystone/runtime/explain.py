@@ -12,7 +12,7 @@ from drystone.console import rendered
 
 @dataclass
 class ExplainedStep:
-    """One step of the program. ``kind``: "node", "reorder", "copy" or "aten"; ``microseconds`` as rehearsed."""
+    """One step of the program. ``kind``: "node", "reorder", "copy" or "aten"; ``microseconds`` as autotuned."""
 
     name: str
     op: str
@@ -93,7 +93,7 @@ class Explanation:
         if self.eager_milliseconds is not None:
             lines.append(f"Whole call: drystone {self.plan_milliseconds:.3f} ms, eager {self.eager_milliseconds:.3f} ms.")
         if self.runs == "eager":
-            lines.append("Eager was faster in the rehearsal, so calls run eagerly.")
+            lines.append("Eager was faster in autotuning, so calls run eagerly.")
         return "\n".join(lines)
 
 

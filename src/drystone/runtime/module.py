@@ -19,7 +19,7 @@ from drystone.graph.graph import Graph, Value
 from drystone.runtime.explain import Explanation
 from drystone.runtime.hooks import within_hooks
 from drystone.runtime.program import Program
-from drystone.runtime.stand_in import StandIn, refusal, threads_in_force
+from drystone.runtime.proxy import ModuleProxy, refusal, threads_in_force
 from drystone.runtime.traced_calls import is_traced
 from drystone.runtime.weights import Weights
 
@@ -90,8 +90,8 @@ class Supply(Protocol):
     originals: Weights
     current: tuple[int, Prepared] | None  # the last used for the example's shapes, and its threads
 
-    def at(self, sizes: tuple[Any, ...], tensors: list[torch.Tensor], threads: int, rehearse: bool = False) -> Prepared:
-        """The program for inputs of these sizes and the thread count in force; ``rehearse`` says to measure times now."""
+    def at(self, sizes: tuple[Any, ...], tensors: list[torch.Tensor], threads: int, autotune: bool = False) -> Prepared:
+        """The program for inputs of these sizes and the thread count in force; ``autotune`` says to measure times now."""
 
     def leaves_to_eager(self, sizes: tuple[Any, ...], threads: int) -> bool:
         """Whether eager is known to be faster, and no program for these sizes says otherwise: then none is made."""
@@ -104,7 +104,7 @@ class Supply(Protocol):
 Other = Callable[[tuple[Any, ...], dict[str, Any]], "OptimizedModule"]
 
 
-class OptimizedModule(StandIn):
+class OptimizedModule(ModuleProxy):
     """The model, prepared for inference, with the same structure of inputs and outputs, and the model's attributes.
 
     Calls may come from several threads. Results have no gradient. After a change of the model's weights, calls
@@ -140,7 +140,7 @@ class OptimizedModule(StandIn):
             tensors, _ = self._checked(args, kwargs)
         except OtherCall as error:
             return self._other(args, kwargs, error).prepare(*args, **kwargs)
-        return self._prepared(tensors, threads_in_force(), rehearse=True).explanation
+        return self._prepared(tensors, threads_in_force(), autotune=True).explanation
 
     def refresh(self) -> None:
         """Take over the model's current weights. Programs for other shapes and threads are made again when called."""
@@ -213,8 +213,8 @@ class OptimizedModule(StandIn):
                 tensors[i] = tensor.resolve_neg().resolve_conj().contiguous()
         return tensors, usual
 
-    def _prepared(self, tensors: list[torch.Tensor], threads: int, rehearse: bool = False) -> Prepared:
-        return self._programs.at(sizes_of(tensors), tensors, threads, rehearse)
+    def _prepared(self, tensors: list[torch.Tensor], threads: int, autotune: bool = False) -> Prepared:
+        return self._programs.at(sizes_of(tensors), tensors, threads, autotune)
 
     def _check(self, index: int, tensor: torch.Tensor, grad: bool) -> None:
         """Raise if an input is not as prepared for."""

@@ -12,8 +12,8 @@ from torch import nn
 from drystone.errors import InputError, warn
 from drystone.runtime.explain import PartedExplanation
 from drystone.runtime.module import OptimizedModule
+from drystone.runtime.proxy import ModuleProxy, checked_tensors
 from drystone.runtime.recurrent import RecurrentForward
-from drystone.runtime.stand_in import StandIn, checked_tensors
 from drystone.runtime.traced_calls import is_traced
 
 
@@ -65,7 +65,7 @@ class PartForward:
 Forward = PartForward | RecurrentForward
 
 
-class PartedModule(StandIn):
+class PartedModule(ModuleProxy):
     """The model with programs in the place of its parts. Inputs, outputs and attributes are the model's.
 
     Calls may come from several threads, if the model's may. Results carry no gradient.

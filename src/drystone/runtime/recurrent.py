@@ -17,8 +17,8 @@ from torch.nn.utils.rnn import PackedSequence
 from drystone import forks, native
 from drystone.graph.dtypes import FLOATS
 from drystone.memory import has_memory
-from drystone.runtime.carried import CarriedTensor, to_plain
-from drystone.runtime.stand_in import threads_in_force
+from drystone.runtime.lazy import LazyTensor, materialise
+from drystone.runtime.proxy import threads_in_force
 from drystone.runtime.weights import Weights
 
 _FORWARDS = frozenset((nn.LSTM.forward, nn.GRU.forward, nn.RNN.forward))
@@ -129,8 +129,8 @@ class RecurrentForward:
 
     def _taken(self, x: Any) -> torch.Tensor | None:
         """``x`` as it can be read; None where its kind or width is another."""
-        if type(x) is CarriedTensor:
-            x = to_plain(x, self.kind)
+        if type(x) is LazyTensor:
+            x = materialise(x, self.kind)
         if type(x) is not torch.Tensor or x.dtype is not self._dtype or not x.is_cpu or x.layout is not torch.strided:
             return None
         if not x.numel() or x.shape[-1] != self._module.input_size or not has_memory(x):
@@ -150,7 +150,7 @@ class RecurrentForward:
         given, shapes = hx if self._is_lstm else (hx,), self._shapes(batch)
         if type(given) not in (tuple, list) or len(given) != len(shapes):
             return None
-        states = [to_plain(state, self.kind) if type(state) is CarriedTensor else state for state in given]
+        states = [materialise(state, self.kind) if type(state) is LazyTensor else state for state in given]
         for state, shape in zip(states, shapes, strict=True):
             plain = type(state) is torch.Tensor and state.is_cpu and state.layout is torch.strided
             if not plain or state.dtype is not self._dtype or state.shape != shape or not has_memory(state):

@@ -11,8 +11,8 @@ import torch
 from drystone.runtime.program import Program
 
 # Timed runs of a candidate, at most, and the seconds after which fewer must do.
-REHEARSAL_RUNS = 5
-REHEARSAL_SECONDS = 0.15
+AUTOTUNE_RUNS = 5
+AUTOTUNE_SECONDS = 0.15
 # Before eager is believed to be the faster: another process may have had the cores.
 DOUBT_SECONDS = 1.0
 # Where eager takes this many times as long, two runs of each must do.
@@ -24,7 +24,7 @@ def step_seconds(program: Program, tensors: list[torch.Tensor]) -> list[list[flo
     began = time.perf_counter()
     program.time_steps(tensors)
     runs: list[list[float]] = []
-    while len(runs) < REHEARSAL_RUNS and (len(runs) < 2 or time.perf_counter() - began < REHEARSAL_SECONDS):
+    while len(runs) < AUTOTUNE_RUNS and (len(runs) < 2 or time.perf_counter() - began < AUTOTUNE_SECONDS):
         runs.append(program.time_steps(tensors))
     return runs
 
@@ -37,7 +37,7 @@ def against_eager(fast: Callable[[], Any], model: Callable[[], Any]) -> tuple[fl
     with torch.no_grad(), torch.autocast("cpu", enabled=False):
         while len(ours) < 2 or (
             len(ours) < 200
-            and time.perf_counter() - began < (DOUBT_SECONDS if min(eager) < min(ours) else REHEARSAL_SECONDS)
+            and time.perf_counter() - began < (DOUBT_SECONDS if min(eager) < min(ours) else AUTOTUNE_SECONDS)
             and min(eager) < CLEARLY_FASTER * min(ours)
         ):
             start = time.perf_counter()

@@ -13,9 +13,9 @@ from drystone.graph.ops import OPERATORS, Aten, Conv, Convert, Elementwise, Oper
 from drystone.graph.ops.operator import IMAGE, Sample
 from drystone.passes.in_precision import in_precision
 from drystone.passes.lower_precision import rounded
+from drystone.plan.autotune import Planner
 from drystone.plan.environment import instructions
 from drystone.plan.implementations.base import WeightStore
-from drystone.plan.rehearse import Planner
 from drystone.plan.tuning_cache import TuningCache
 
 BF16, F32, I64 = torch.bfloat16, torch.float32, torch.int64

@@ -62,7 +62,7 @@ conv = native("conv", inputs=[MAP], constants=[[6, 2, 3, 3], [6]], reads="v0 c0 
 transpose = native(
     "conv_transpose", inputs=[MAP], constants=[[6, 2, 3, 3], [6]], reads="v0 c0 c1", outputs=[[1, 6, 10, 10]], **CONV
 )
-matmul = native("matmul", inputs=[[2, 4]], constants=[[3, 4]], reads="v0 c0", outputs=[[2, 3]], has_bias=False)
+linear = native("linear", inputs=[[2, 4]], constants=[[3, 4]], reads="v0 c0", outputs=[[2, 3]], has_bias=False)
 pointwise = native("pointwise", inputs=[[2, 3], [3]], outputs=[[2, 3]], ops=[ADD])
 pool = native("pool", inputs=[[1, 4, 8]], outputs=[[1, 4, 2]], kind="max", windows=[[[0, 3, 1], [2, 8, 2]]], **POOL)
 mean = native(
@@ -81,13 +81,13 @@ resize = native(
 )
 cat = native("cat", inputs=[[2, 3], [2, 4]], outputs=[[2, 7]], dim=1)
 slice_ = native("slice", inputs=[[2, 9]], outputs=[[2, 4]], dim=1, start=1, length=4, step=2)
-gather = native("gather", inputs=[[2, 9]], outputs=[[2, 3]], dim=1, indices=[8, 0, 8])
+take = native("take", inputs=[[2, 9]], outputs=[[2, 3]], dim=1, indices=[8, 0, 8])
 permute = native("permute", inputs=[[2, 3]], outputs=[[3, 2]], dims=[1, 0])
 reshape = native("reshape", inputs=[[2, 3]], outputs=[[6]], sizes=[6])
 expand = native("expand", inputs=[[2, 1]], outputs=[[5, 2, 3]], sizes=[5, 2, 3])
 pad = native("pad", inputs=[[2, 3]], outputs=[[2, 6]], before=[0, 1], after=[0, 2], mode="replicate", value=0.0)
 convert = native("convert", inputs=[[2, 3]], outputs=[[I64, [2, 3]]])
-product = native("batch_matmul", inputs=[[5, 2, 3], [1, 4, 3]], outputs=[[5, 2, 4]], dims=[[0, 1, 2], [0, 2, 1]])
+product = native("matmul", inputs=[[5, 2, 3], [1, 4, 3]], outputs=[[5, 2, 4]], dims=[[0, 1, 2], [0, 2, 1]])
 rotary = native("rotary", inputs=[[2, 5, 3, 4], [5, 4], [5, 4]], outputs=[[2, 3, 5, 4]], dims=[0, 2, 1, 3])
 QKV = [[2, 4, 5, 8], [2, 2, 6, 8], [2, 2, 6, 7]]
 attention = native(
@@ -110,9 +110,9 @@ rnn = native(
 elementwise = native("elementwise", inputs=[[I64, [2, 3]], [I64, [3]]], outputs=[[I64, [2, 3]]], kind="add")
 where = native("elementwise", inputs=[[T, [2, 3]], [3], [1]], outputs=[[2, 3]], kind="where")
 less = native("elementwise", inputs=[[2, 3], [3]], outputs=[[T, [2, 3]]], kind="lt")
-fold = native("fold", inputs=[[I64, [2, 3, 4]]], outputs=[[I64, [2]]], kind="sum", dims=[1, 2], keepdim=False)
-running = native("fold", inputs=[[I64, [2, 3]]], outputs=[[I64, [2, 3]]], kind="cumsum", dims=[1], keepdim=True)
-argmax = native("fold", inputs=[[2, 3]], outputs=[[I64, [2]]], kind="argmax", dims=[1], keepdim=False)
+aggregate = native("aggregate", inputs=[[I64, [2, 3, 4]]], outputs=[[I64, [2]]], kind="sum", dims=[1, 2], keepdim=False)
+running = native("aggregate", inputs=[[I64, [2, 3]]], outputs=[[I64, [2, 3]]], kind="cumsum", dims=[1], keepdim=True)
+argmax = native("aggregate", inputs=[[2, 3]], outputs=[[I64, [2]]], kind="argmax", dims=[1], keepdim=False)
 topk = native(
     "topk", inputs=[[2, 9, 4]], outputs=[[2, 3, 4], [I64, [2, 3, 4]]], dim=1, k=3, largest=True, sorted=False
 )  # fmt: skip

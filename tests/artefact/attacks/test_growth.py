@@ -146,7 +146,7 @@ DOCUMENTS: dict[str, Callable[[int], Document]] = {
     "windows": lambda n: written(
         [node("pool", [0], [1, 1, n], kind="avg", windows=[[[0, n, 1]] * n], divisors=[[1] * n], divisor_override=None)], [1], [[1, 1, n]]
     ),
-    "indices": lambda n: written([node("gather", [0], [2, n], dim=1, indices=[0] * n)], [1]),
+    "indices": lambda n: written([node("take", [0], [2, n], dim=1, indices=[0] * n)], [1]),
     "inputs": lambda n: written([node("softmax", [0], SHAPE, dim=1)], [n], [SHAPE] * n),
     "outputs": lambda n: written([node("softmax", [0], SHAPE, dim=1)], [1] * n),
     "a result's keys": with_result(lambda n: {"dict": [[f"k{i}", None] for i in range(n)]}),
@@ -185,7 +185,7 @@ def calls(work: Callable[[], None]) -> int:
 @pytest.mark.parametrize("what", DOCUMENTS)
 def test_twice_the_document_is_twice_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     monkeypatch.setattr(arena, "MAX_CONTEMPORARIES", 1000)
-    monkeypatch.setattr("drystone.plan.rehearse.choose", functools.partial(choose, limits=Limits(searchable=20)))
+    monkeypatch.setattr("drystone.plan.autotune.choose", functools.partial(choose, limits=Limits(searchable=20)))
     path = tmp_path / "m"
     load(path, DOCUMENTS[what](3))
     few, some, many = (calls(lambda n=n: load(path, DOCUMENTS[what](n))) for n in (50, 100, 200))  # type: ignore[misc]

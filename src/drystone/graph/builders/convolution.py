@@ -9,7 +9,7 @@ import torch
 from drystone.graph.builders.registry import Built, Declined, Emitter, as_list, builds, scalar
 from drystone.graph.graph import Value
 from drystone.graph.instructions import PointwiseOp
-from drystone.graph.ops import Conv, ConvTranspose, Matmul
+from drystone.graph.ops import Conv, ConvTranspose, Linear
 from drystone.graph.transposed import finishes
 
 
@@ -125,7 +125,7 @@ def linear(b: Emitter, x: Value, weight: Value, bias: Value | None = None) -> Bu
     if len(weight.shape) != 2 or len(x.shape) < 2:
         raise Declined("a linear layer on a vector")
     inputs = [x, weight] if bias is None else [x, weight, bias]
-    return b.emit(Matmul(has_bias=bias is not None), inputs)
+    return b.emit(Linear(has_bias=bias is not None), inputs)
 
 
 def _transposed(b: Emitter, matrix: Value) -> Value:
@@ -150,13 +150,13 @@ def addmm(b: Emitter, bias: Value, x: Value, other: Value, beta: float = 1, alph
     product = linear(b, x, weight)
     assert isinstance(product, Value)
     if beta == 0:  # torch does not look at the bias then, NaN or not
-        return b.pointwise([product], [PointwiseOp("linear", (("in", 0),), alpha)])
+        return b.pointwise([product], [PointwiseOp("affine", (("in", 0),), alpha)])
     number = scalar(bias)
     if number is not None:
-        return b.pointwise([product], [PointwiseOp("linear", (("in", 0),), alpha, beta * number)])
+        return b.pointwise([product], [PointwiseOp("affine", (("in", 0),), alpha, beta * number)])
     ops = [
-        PointwiseOp("linear", (("in", 0),), alpha),
-        PointwiseOp("linear", (("in", 1),), beta),
+        PointwiseOp("affine", (("in", 0),), alpha),
+        PointwiseOp("affine", (("in", 1),), beta),
         PointwiseOp("add", (("reg", 0), ("reg", 1))),
     ]
     return b.pointwise([product, bias], ops)

@@ -1,4 +1,4 @@
-"""Integers, truth values and what joins them with floats: comparisons, logic, integer arithmetic, choice, folds, indices.
+"""Integers, truth values and what joins them with floats: comparisons, logic, integer arithmetic, choice, aggregates, indices.
 
 Each computes in the dtype that torch promotes its operands to; numbers become constants of that dtype, so ids keep all 64 bits.
 """
@@ -15,7 +15,7 @@ from drystone.graph.builders import pointwise
 from drystone.graph.builders.registry import Built, Declined, Emitter, Function, axis, builds_elements, scalar, table
 from drystone.graph.dtypes import FLOATS, INDICES
 from drystone.graph.graph import Value
-from drystone.graph.ops import Convert, Elementwise, Fold, Index, Operator, Reduce, Topk
+from drystone.graph.ops import Aggregate, Convert, Elementwise, Index, Operator, Reduce, Topk
 
 Operand = Value | bool | int | float
 
@@ -224,24 +224,24 @@ def convert(b: Emitter, x: Value, *arguments: Any, **named: Any) -> Built:
     return as_dtype(b, x, b.dtype)
 
 
-# -- folds
+# -- aggregates
 
 
-def fold(b: Emitter, kind: str, x: Value, dims: tuple[int, ...], dtype: torch.dtype) -> Value:
+def aggregate(b: Emitter, kind: str, x: Value, dims: tuple[int, ...], dtype: torch.dtype) -> Value:
     if not x.shape:
         raise Declined(f"{kind} of a single number")
-    return b.emit(Fold(kind, dims, keepdim=len(b.shape) == len(x.shape)), [x], dtype)
+    return b.emit(Aggregate(kind, dims, keepdim=len(b.shape) == len(x.shape)), [x], dtype)
 
 
 @builds_elements("cumsum", "cumprod")
 def accumulate(b: Emitter, x: Value, dim: int, dtype: torch.dtype | None = None) -> Built:
     wide = b.dtype if b.dtype in FLOATS else torch.int64  # of which narrower integers keep the lower bits
-    return as_dtype(b, fold(b, b.name, as_dtype(b, x, wide), (axis(dim, len(x.shape)),), wide), b.dtype)
+    return as_dtype(b, aggregate(b, b.name, as_dtype(b, x, wide), (axis(dim, len(x.shape)),), wide), b.dtype)
 
 
 @builds_elements("cummax", "cummin")
 def running_extreme(b: Emitter, x: Value, dim: int) -> Built:
-    return _with_places(b, Fold(b.name, (axis(dim, len(x.shape)),), keepdim=True), x)
+    return _with_places(b, Aggregate(b.name, (axis(dim, len(x.shape)),), keepdim=True), x)
 
 
 def _all_axes(x: Value, dim: int | Sequence[int] | None) -> tuple[int, ...]:
@@ -251,20 +251,20 @@ def _all_axes(x: Value, dim: int | Sequence[int] | None) -> tuple[int, ...]:
 
 @builds_elements("argmax", "argmin")
 def arg_extreme(b: Emitter, x: Value, dim: int | None = None, keepdim: bool = False) -> Built:
-    return fold(b, b.name, x, _all_axes(x, dim), torch.int64)
+    return aggregate(b, b.name, x, _all_axes(x, dim), torch.int64)
 
 
 @builds_elements("amax", "amin")
 def extreme(b: Emitter, x: Value, dim: Sequence[int] = (), keepdim: bool = False) -> Built:
-    return fold(b, b.name, x, _all_axes(x, dim), x.dtype)
+    return aggregate(b, b.name, x, _all_axes(x, dim), x.dtype)
 
 
 @builds_elements("max.default", "min.default")
 def whole_extreme(b: Emitter, x: Value) -> Built:
-    return fold(b, f"a{b.name}", x, _all_axes(x, None), x.dtype)
+    return aggregate(b, f"a{b.name}", x, _all_axes(x, None), x.dtype)
 
 
-# Entries along an axis, up to which two folds are faster than the kernel that finds an extreme and its place at once.
+# Entries along an axis, up to which two aggregates are faster than the kernel that finds an extreme and its place at once.
 _SHORT = 16
 
 
@@ -275,21 +275,21 @@ def extreme_and_place(b: Emitter, x: Value, dim: int, keepdim: bool = False) -> 
         found = _with_places(b, Topk(dims[0], 1, largest=b.name == "max", sorted=True), x)
         return [b.reshape(value, b.shape) for value in found if value is not None]
     return [
-        fold(b, kind, x, dims, dtype) if b.reads(index) else None
+        aggregate(b, kind, x, dims, dtype) if b.reads(index) else None
         for index, (kind, dtype) in enumerate(((f"a{b.name}", x.dtype), (f"arg{b.name}", torch.int64)))
     ]
 
 
 @builds_elements("any", "all")
 def of_truth(b: Emitter, x: Value, dim: int | Sequence[int] | None = None, keepdim: bool = False) -> Built:
-    return fold(b, b.name, as_dtype(b, x, torch.bool), _all_axes(x, dim), torch.bool)
+    return aggregate(b, b.name, as_dtype(b, x, torch.bool), _all_axes(x, dim), torch.bool)
 
 
 @builds_elements("sum")
 def sum(b: Emitter, x: Value, dim: Any = None, keepdim: bool = False, dtype: torch.dtype | None = None) -> Built:
     if b.dtype == torch.float32:  # of integers, into floats
         return b.emit(Reduce("sum", _all_axes(x, dim), keepdim), [as_dtype(b, x, b.dtype)])
-    return fold(b, "sum", as_dtype(b, x, b.dtype), _all_axes(x, dim), b.dtype)
+    return aggregate(b, "sum", as_dtype(b, x, b.dtype), _all_axes(x, dim), b.dtype)
 
 
 @builds_elements("nansum", "nanmean")

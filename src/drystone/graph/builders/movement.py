@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from drystone.graph.builders.registry import Built, Declined, Emitter, as_list, axis, builds
 from drystone.graph.builders.shape import transpose
 from drystone.graph.graph import Value
-from drystone.graph.ops import Cat, Gather, Pad, Slice
+from drystone.graph.ops import Cat, Pad, Slice, Take
 
 
 def part(b: Emitter, x: Value, dim: int, start: int, length: int, step: int = 1) -> Value:
@@ -105,7 +105,7 @@ def flip(b: Emitter, x: Value, dims: int | Sequence[int]) -> Built:
     for dim in as_list(dims, 1):
         dim = axis(dim, len(x.shape))
         if x.shape[dim] > 1:
-            x = b.emit(Gather(dim, tuple(range(x.shape[dim]))[::-1]), [x])
+            x = b.emit(Take(dim, tuple(range(x.shape[dim]))[::-1]), [x])
     return x
 
 

@@ -36,9 +36,9 @@ for _kind, _instruction in INSTRUCTIONS.items():
     _unary(_kind, _instruction.aten)
 
 
-def linear(b: Emitter, x: Value, alpha: float, beta: float = -0.0) -> Value:
+def affine(b: Emitter, x: Value, alpha: float, beta: float = -0.0) -> Value:
     """alpha * x + beta."""
-    return b.pointwise([x], [op("linear", IN0, alpha=alpha, beta=beta)])
+    return b.pointwise([x], [op("affine", IN0, alpha=alpha, beta=beta)])
 
 
 @builds("gelu")
@@ -74,11 +74,11 @@ def elu(b: Emitter, x: Value, alpha: float = 1.0, scale: float = 1.0, input_scal
     ops = []
     last = IN0
     if input_scale != 1:
-        ops.append(op("linear", last, alpha=input_scale))
+        ops.append(op("affine", last, alpha=input_scale))
         last = reg(len(ops) - 1)
     ops.append(op("elu", last, alpha=alpha * input_scale))
     if scale != input_scale:
-        ops.append(op("linear", reg(len(ops) - 1), alpha=scale / input_scale))
+        ops.append(op("affine", reg(len(ops) - 1), alpha=scale / input_scale))
     return b.pointwise([x], ops)
 
 
@@ -102,10 +102,10 @@ def softplus(b: Emitter, x: Value, beta: float = 1.0, threshold: float = 20.0) -
         raise Declined("a softplus with a negative beta or a low threshold")
     ops = [
         op("abs", IN0),
-        op("linear", reg(0), alpha=-float(beta)),
+        op("affine", reg(0), alpha=-float(beta)),
         op("exp", reg(1)),
         op("log1p", reg(2)),
-        op("linear", reg(3), alpha=1.0 / beta),
+        op("affine", reg(3), alpha=1.0 / beta),
         op("relu", IN0),
         op("add", reg(5), reg(4)),
     ]
@@ -203,14 +203,14 @@ def _sum(b: Emitter, x: Scalar, y: Scalar, sign: float) -> Value:
     left, right = scalar(x), scalar(y)
     if right is not None:
         assert isinstance(x, Value)
-        return linear(b, x, 1.0, sign * right)
+        return affine(b, x, 1.0, sign * right)
     assert isinstance(y, Value)
     if left is not None:
-        return linear(b, y, sign, left)
+        return affine(b, y, sign, left)
     assert isinstance(x, Value)
     if abs(sign) == 1:
         return b.pointwise([x, y], [op("add" if sign > 0 else "sub", IN0, IN1)])
-    return b.pointwise([x, y], [op("linear", IN1, alpha=sign), op("add", IN0, reg(0))])
+    return b.pointwise([x, y], [op("affine", IN1, alpha=sign), op("add", IN0, reg(0))])
 
 
 @builds("add")
@@ -227,7 +227,7 @@ def sub(b: Emitter, x: Scalar, other: Scalar, alpha: float = 1) -> Built:
 def rsub(b: Emitter, x: Value, other: Scalar, alpha: float = 1) -> Built:
     number = scalar(other)
     if number is not None:
-        return linear(b, x, -float(alpha), number)
+        return affine(b, x, -float(alpha), number)
     return _sum(b, other, x, -float(alpha))
 
 
@@ -237,7 +237,7 @@ def mul(b: Emitter, x: Scalar, other: Scalar) -> Built:
         number = scalar(two)
         if number is not None:
             assert isinstance(one, Value)
-            return linear(b, one, number)
+            return affine(b, one, number)
     return binary(b, "mul", x, other)
 
 
@@ -248,7 +248,7 @@ def div(b: Emitter, x: Scalar, other: Scalar, rounding_mode: str | None = None) 
     number = scalar(other)
     if number is not None and is_invertible(torch.tensor(number)):
         assert isinstance(x, Value)
-        return linear(b, x, 1.0 / number)
+        return affine(b, x, 1.0 / number)
     return binary(b, "div", x, other)
 
 
@@ -280,5 +280,5 @@ def pow(b: Emitter, x: Scalar, exponent: Scalar) -> Built:
 
 @builds("addcmul")
 def addcmul(b: Emitter, x: Value, one: Value, two: Value, value: float = 1) -> Built:
-    ops = [op("mul", IN1, ("in", 2)), op("linear", reg(0), alpha=float(value)), op("add", IN0, reg(1))]
+    ops = [op("mul", IN1, ("in", 2)), op("affine", reg(0), alpha=float(value)), op("add", IN0, reg(1))]
     return b.pointwise([x, one, two], ops)

@@ -1,6 +1,6 @@
 """Products of two matrices that are both computed, where ATen says more than ``matmul``: einsum.
 
-``matmul``, ``bmm`` and ``baddbmm`` stay ATen nodes until attention has been recognised (passes/batch_products.py).
+``matmul``, ``bmm`` and ``baddbmm`` stay ATen nodes until attention has been recognised (passes/recognise_matmuls.py).
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from drystone.graph.builders import pointwise
 from drystone.graph.builders.registry import Built, Declined, Emitter, builds
 from drystone.graph.builders.shape import permute_to
 from drystone.graph.graph import Value
-from drystone.graph.ops import BatchMatmul, Reduce
+from drystone.graph.ops import Matmul, Reduce
 
 
-def batch_matmul(b: Emitter, left: Value, right: Value) -> Value:
+def matmul(b: Emitter, left: Value, right: Value) -> Value:
     """left (…, M, K) @ right (…, K, N), of the same rank."""
     rank = len(left.shape)
-    return b.emit(BatchMatmul((tuple(range(rank)), tuple(range(rank)))), [left, right])
+    return b.emit(Matmul((tuple(range(rank)), tuple(range(rank)))), [left, right])
 
 
 @builds("einsum")
@@ -79,7 +79,7 @@ def _contracted(b: Emitter, first: Named, second: Named, kept: str, size: dict[s
         return b.reshape(value, [size[name] for name in batch] + [math.prod(size[name] for name in group) for group in groups])
 
     if summed:
-        product = batch_matmul(b, arranged(x, one, rows, summed), arranged(y, two, summed, columns))
+        product = matmul(b, arranged(x, one, rows, summed), arranged(y, two, summed, columns))
     else:
         product = pointwise.binary(b, "mul", arranged(x, one, rows, []), arranged(y, two, [], columns))
     return "".join(order), b.reshape(product, [size[name] for name in order])

@@ -1,7 +1,7 @@
 """LSTM, GRU and RNN: for each layer one product of all time steps' inputs, and one ``recurrent`` node that runs through time.
 
 before:  y, h, c = lstm(x, (h0, c0), weights, …)
-after:   gates = matmul(x, W_ih of both directions, b_ih + b_hh);  y, h, c = recurrent(gates, W_hh of each direction, h0, c0)
+after:   gates = linear(x, W_ih of both directions, b_ih + b_hh);  y, h, c = recurrent(gates, W_hh of each direction, h0, c0)
 The gates' inputs are float32 whatever x is: sums are not rounded on the way.
 """
 
@@ -14,7 +14,7 @@ import torch
 
 from drystone.graph.builders.registry import Built, Declined, Emitter, builds
 from drystone.graph.graph import Value
-from drystone.graph.ops import Cat, Matmul, Recurrent, Slice
+from drystone.graph.ops import Cat, Linear, Recurrent, Slice
 
 
 @dataclass
@@ -91,7 +91,7 @@ def _layer(
     """The outputs of one layer, [y, h] or [y, h, c], for x (T, N, I) and states (D, N, ·)."""
     bias = _bias(layer, kind)
     operands = [x, _weight(layer)] if bias is None else [x, _weight(layer), bias]
-    gates = b.emit(Matmul(has_bias=bias is not None), operands, torch.float32)
+    gates = b.emit(Linear(has_bias=bias is not None), operands, torch.float32)
     inside = kind == "gru" and bias is not None
     weights = []
     for direction in layer:

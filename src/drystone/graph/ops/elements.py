@@ -1,4 +1,4 @@
-"""Operators on integers and truth values, and what joins them with floats: comparisons, choice, folds, indices."""
+"""Operators on integers and truth values, and what joins them with floats: comparisons, choice, aggregates, indices."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from drystone.graph.ops.operator import (
     without_axes,
 )
 
-__all__ = ["Elementwise", "Fold", "Index", "Topk"]
+__all__ = ["Aggregate", "Elementwise", "Index", "Topk"]
 
 COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
 _ARITHMETIC: dict[str, Callable[..., Tensor]] = {
@@ -51,9 +51,9 @@ ELEMENTWISE: dict[str, Callable[..., Tensor]] = {
     "where": torch.where,
 }
 RUNNING = ("cumsum", "cumprod", "cummax", "cummin")
-FOLDS = (*RUNNING, "sum", "any", "all", "amax", "amin", "argmax", "argmin")
+AGGREGATES = (*RUNNING, "sum", "any", "all", "amax", "amin", "argmax", "argmin")
 # The dtypes of operands, where not any.
-_FOLDED = {
+_AGGREGATED = {
     "any": (torch.bool,),
     "all": (torch.bool,),
     "sum": (torch.int64,),
@@ -99,18 +99,18 @@ class Elementwise(Operator):
 
 
 @dataclass(frozen=True)
-class Fold(Operator):
+class Aggregate(Operator):
     """One result for all entries along ``dims``, which are neighbours; running ones, along one axis, give one an entry.
 
     cumsum and cumprod (float or int64), cummax and cummin (with places, int64; the last of equals), sum (int64), any, all (bool),
     amax, amin, argmax and argmin (int64; the first of equals). NaN counts before all.
     """
 
-    name: ClassVar[str] = "fold"
+    name: ClassVar[str] = "aggregate"
     dtypes: ClassVar[tuple[torch.dtype, ...]] = ELEMENTS
     sample: ClassVar[Sample] = (("cumsum", (1,), True), [ROWS], [])
 
-    kind: Annotated[str, OneOf(FOLDS)]
+    kind: Annotated[str, OneOf(AGGREGATES)]
     dims: Sizes
     keepdim: bool
 
@@ -129,7 +129,7 @@ class Fold(Operator):
     def check_dtypes(self, inputs: Sequence[Value], output: Value) -> None:
         (x,), kind = inputs, self.kind
         result = torch.int64 if kind.startswith("arg") else x.dtype
-        require(x.dtype in _FOLDED.get(kind, (x.dtype,)) and output.dtype is result, f"no {kind} of {x}")
+        require(x.dtype in _AGGREGATED.get(kind, (x.dtype,)) and output.dtype is result, f"no {kind} of {x}")
         require(x.dtype is not torch.bool or kind in ("any", "all"), f"no {kind} of {x}")
 
     def run(self, inputs: list[Tensor]) -> Tensor | list[Tensor]:

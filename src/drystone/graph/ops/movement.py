@@ -33,7 +33,7 @@ from drystone.graph.ops.operator import (
     takes,
 )
 
-__all__ = ["Cat", "Convert", "Expand", "Gather", "Pad", "Permute", "Reshape", "Slice", "Unfold"]
+__all__ = ["Cat", "Convert", "Expand", "Pad", "Permute", "Reshape", "Slice", "Take", "Unfold"]
 
 
 class _Movement(Operator):
@@ -89,10 +89,10 @@ class Slice(_Movement):
 
 
 @dataclass(frozen=True)
-class Gather(_Movement):
+class Take(_Movement):
     """The entries at ``indices`` along ``dim``, known beforehand."""
 
-    name: ClassVar[str] = "gather"
+    name: ClassVar[str] = "take"
     tabled: ClassVar[bool] = True
     sample: ClassVar[Sample] = ((1, tuple(range(8))), [IMAGE], [])
 

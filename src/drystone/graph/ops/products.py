@@ -29,17 +29,17 @@ from drystone.graph.ops.operator import (
 )
 from drystone.graph.ops.weight_product import WeightProduct
 
-__all__ = ["Attention", "BatchMatmul", "Matmul", "Rotary"]
+__all__ = ["Attention", "Linear", "Matmul", "Rotary"]
 
 
 @dataclass(frozen=True)
-class Matmul(WeightProduct):
+class Linear(WeightProduct):
     """(…, K) by a constant (N, K), as ``torch.nn.functional.linear``.
 
     Operands: x, weight (of x's dtype, or stored as bfloat16 for a float32 x), bias (N) if ``has_bias``, then those of the epilogue.
     """
 
-    name: ClassVar[str] = "matmul"
+    name: ClassVar[str] = "linear"
     sample: ClassVar[Sample] = ((False,), [ROWS], [(16, 16)])
 
     has_bias: bool
@@ -55,13 +55,13 @@ class Matmul(WeightProduct):
 
 
 @dataclass(frozen=True)
-class BatchMatmul(Operator):
+class Matmul(Operator):
     """(…, M, K) by (…, K, N), both computed; axes of 1 before the last two are broadcast.
 
     ``dims``: for each operand the order in which the product takes its axes.
     """
 
-    name: ClassVar[str] = "batch_matmul"
+    name: ClassVar[str] = "matmul"
     keeps_dtype: ClassVar[bool] = True
     factors: ClassVar[int] = 2
     sample: ClassVar[Sample] = ((((0, 1, 2), (0, 1, 2)),), [ROWS, (2, 16, 4)], [])

@@ -8,12 +8,12 @@ from drystone.graph.ops import Conv, ConvTranspose
 from drystone.plan.implementations.aten import Aten
 from drystone.plan.implementations.attention import Attention
 from drystone.plan.implementations.base import Implementation, Layout
-from drystone.plan.implementations.batch_matmul import OneDnnBatchMatmul
 from drystone.plan.implementations.convolution import OneDnnConvolution
 from drystone.plan.implementations.depthwise import Depthwise
 from drystone.plan.implementations.elements import ELEMENTS
 from drystone.plan.implementations.gemm import Gemm
 from drystone.plan.implementations.linear import OneDnnLinear
+from drystone.plan.implementations.matmul import OneDnnMatmul
 from drystone.plan.implementations.movement import MOVEMENT
 from drystone.plan.implementations.pointwise import Convert, OneDnnConvert, Pointwise
 from drystone.plan.implementations.recurrent import Recurrent
@@ -34,7 +34,7 @@ IMPLEMENTATIONS: list[Implementation] = [
     Attention(),
     Recurrent(),
     Recurrent(narrow=True),
-    OneDnnBatchMatmul(),
+    OneDnnMatmul(),
     Pointwise(),
     Convert(),
     OneDnnConvert(),

@@ -101,7 +101,7 @@ class WeightStore:
 
     CHUNK = 32 << 20
     ALIGNMENT = 64
-    stands_in = False  # what it gives has the size of weights, not their numbers
+    are_placeholders = False  # what it gives has the size of weights, not their numbers
 
     def __init__(self) -> None:
         self._packed: weakref.WeakValueDictionary[tuple[Hashable, str], torch.Tensor] = weakref.WeakValueDictionary()
@@ -169,14 +169,14 @@ class WeightStore:
         return sum(memory.nbytes for memory in self._packed.values())
 
 
-class StandIns(WeightStore):
-    """Weights for a rehearsal: zeros of the packed size, in memory that the next candidate takes over.
+class PlaceholderWeights(WeightStore):
+    """Weights for an autotuning run: zeros of the packed size, in memory that the next candidate takes over.
 
     How long a kernel takes does not depend on the values; packing, and the page faults of fresh memory, take longer than the
     runs that are timed.
     """
 
-    stands_in = True
+    are_placeholders = True
 
     def __init__(self, store: WeightStore) -> None:
         super().__init__()

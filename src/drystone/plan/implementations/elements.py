@@ -1,16 +1,16 @@
-"""Operators on integers and truth values (and floats as they are): elementwise, folds, entries by index, order. All plain."""
+"""Operators on integers and truth values (and floats as they are): elementwise, aggregates, entries by index, order. All plain."""
 
 from __future__ import annotations
 
 from drystone import native
 from drystone.graph.graph import Node
-from drystone.graph.ops import Convert, Elementwise, Fold, Index, Operator, Topk
+from drystone.graph.ops import Aggregate, Convert, Elementwise, Index, Operator, Topk
 from drystone.plan.formats import PLAIN, dense
 from drystone.plan.implementations.base import Context, Created, Implementation, Layout, float_reason
 
 
 class Elements(Implementation):
-    """elementwise, fold, index and topk, and the conversions that oneDNN lacks."""
+    """elementwise, aggregate, index and topk, and the conversions that oneDNN lacks."""
 
     name = "drystone"
 
@@ -28,8 +28,8 @@ class Elements(Implementation):
 
     def create(self, node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, context: Context) -> Created:
         op = node.op
-        if isinstance(op, Fold):
-            step = native.fold(inputs[0], output, op.kind, list(op.dims))
+        if isinstance(op, Aggregate):
+            step = native.aggregate(inputs[0], output, op.kind, list(op.dims))
         elif isinstance(op, Index) and op.caller == "gather":
             step = native.gather(inputs[0], inputs[1], output, op.dim)
         elif isinstance(op, Index):
@@ -43,4 +43,4 @@ class Elements(Implementation):
         )
 
 
-ELEMENTS = [Elements(op) for op in (Elementwise, Fold, Index, Topk, Convert)]
+ELEMENTS = [Elements(op) for op in (Elementwise, Aggregate, Index, Topk, Convert)]

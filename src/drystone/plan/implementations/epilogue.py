@@ -1,4 +1,4 @@
-"""The epilogue of a conv or a matmul as post-ops."""
+"""The epilogue of a conv or a linear as post-ops."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def post_ops(
         kind = op.kind
         if op.args[0] != running:  # the running result is the second operand
             if kind == "sub":
-                chain.append(("linear", -1.0, -0.0, None))
+                chain.append(("affine", -1.0, -0.0, None))
                 kind = "add"
             elif kind not in ("add", "mul", "maximum", "minimum"):
                 raise ValueError(f"no post-op computes {op}")

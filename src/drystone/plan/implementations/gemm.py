@@ -1,15 +1,15 @@
-"""matmul (a linear layer) by the own GEMM on packed weights."""
+"""Linear layers by the own GEMM on packed weights."""
 
 from __future__ import annotations
 
 from drystone import native
 from drystone.graph.graph import Node
-from drystone.plan.implementations.linear import Linear, stored_narrow
+from drystone.plan.implementations.linear import PackedLinear, stored_narrow
 
 MAX_EPILOGUE = 8
 
 
-class Gemm(Linear):
+class Gemm(PackedLinear):
     """Weights are packed into strips of columns in the order in which they are consumed, each strip is used for all rows before
     the next one, which is fetched meanwhile; the epilogue works on tiles in the first level cache.
 

@@ -1,4 +1,4 @@
-"""matmul (a linear layer): what its implementations share, and those by oneDNN, as a matmul or as an inner product."""
+"""Linear layers: what their implementations share, and those by oneDNN, as a matmul or as an inner product."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import torch
 
 from drystone import native
 from drystone.graph.graph import Node
-from drystone.graph.ops import Matmul
+from drystone.graph.ops import Linear
 from drystone.plan.formats import PLAIN
 from drystone.plan.implementations.base import Context, Created, Implementation, Layout, float_reason
 from drystone.plan.implementations.epilogue import post_ops
 
 
-class Linear(Implementation):
+class PackedLinear(Implementation):
     """All axes but the last are rows: x (…, K) is read as (M, K). Weights are packed, biases float32.
 
     Weights may be stored as bfloat16 where x is float32: they are widened when they are packed, or, ``narrow``, when they are read.
     """
 
-    op = Matmul
+    op = Linear
     narrow = False
 
     def refuses(self, node: Node) -> str | None:
@@ -30,11 +30,11 @@ class Linear(Implementation):
         return [Layout(tuple(PLAIN if not value.is_constant else None for value in node.inputs), PLAIN)]
 
     def create(self, node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, context: Context) -> Created:
-        weight, has_bias = node.inputs[1], node.of(Matmul).has_bias
+        weight, has_bias = node.inputs[1], node.of(Linear).has_bias
         n, k = weight.shape
         m = math.prod(node.output.shape[:-1])
         if not inputs[0].is_dense or not output.is_dense:
-            raise ValueError("a matmul reads and writes dense memory")
+            raise ValueError("a linear layer reads and writes dense memory")
         rows = [_as_rows(desc, m, n) if node.epilogue and i >= node.epilogue_start else desc for i, desc in enumerate(inputs)]
         target = _as_rows(output, m, n)
         chain, operands, overwrites = post_ops(node, rows, target, context.free_inputs)
@@ -54,7 +54,7 @@ class Linear(Implementation):
         raise NotImplementedError
 
 
-class OneDnnLinear(Linear):
+class OneDnnLinear(PackedLinear):
     def __init__(self, inner_product: bool) -> None:
         self.inner_product = inner_product
         self.name = "onednn_inner_product" if inner_product else "onednn_matmul"
@@ -73,10 +73,10 @@ def _reason(node: Node) -> str | None:
     """Why the node is no linear layer of floats on constant weights, or None."""
     if not node.inputs[1].is_constant:
         return "the weight is not a constant"
-    if node.of(Matmul).has_bias and not node.inputs[2].is_constant:
+    if node.of(Linear).has_bias and not node.inputs[2].is_constant:
         return "the bias is not a constant"
     if node.output.numel == 0 or node.inputs[1].numel == 0:
-        return "a matmul without elements"
+        return "a linear layer without elements"
     if node.inputs[0].dtype != node.inputs[1].dtype and not stored_narrow(node):
         return "x and the weight are not of one dtype"
     return float_reason(node)
@@ -98,5 +98,5 @@ def _as_rows(desc: native.TensorDesc, m: int, n: int) -> native.TensorDesc:
     elif count == 1:
         shape = [1, 1]
     else:
-        raise ValueError(f"an operand of shape {list(desc.shape)} in the epilogue of an {m} x {n} matmul")
+        raise ValueError(f"an operand of shape {list(desc.shape)} in the epilogue of an {m} x {n} linear")
     return native.TensorDesc.dense(desc.dtype, native.FORMATS["plain"], shape)

@@ -6,7 +6,7 @@ import torch
 
 from drystone import native
 from drystone.graph.graph import Node
-from drystone.graph.ops import Cat, Expand, Gather, Operator, Pad, Permute, Reshape, Slice, Unfold
+from drystone.graph.ops import Cat, Expand, Operator, Pad, Permute, Reshape, Slice, Take, Unfold
 from drystone.plan.formats import PLAIN, block_of, dense, formats_of
 from drystone.plan.implementations.base import Context, Created, Implementation, Layout, joint_layouts
 
@@ -114,7 +114,7 @@ class Movement(Implementation):
             axes = list(op.dims)
         elif isinstance(op, Slice):
             tables[op.dim] = [op.start + op.step * i for i in range(op.length)]
-        elif isinstance(op, Gather):
+        elif isinstance(op, Take):
             tables[op.dim] = list(op.indices)
         elif isinstance(op, Expand):
             missing = rank - len(x.shape)
@@ -146,4 +146,4 @@ def _padded(index: int, size: int, mode: str) -> int:
     return -index if index < 0 else 2 * (size - 1) - index  # reflect
 
 
-MOVEMENT = [Movement(op) for op in (Cat, Slice, Gather, Permute, Reshape, Expand, Pad, Unfold)]
+MOVEMENT = [Movement(op) for op in (Cat, Slice, Take, Permute, Reshape, Expand, Pad, Unfold)]

@@ -26,7 +26,7 @@ class Winograd(Implementation):
     """F(tile x tile, 3 x 3) (Lavin and Gray, CVPR 2016): 2.25 times fewer multiplications with tiles of 2, 4 times with tiles of 4.
 
     Its sums are not the direct convolution's: errors are about 1.4 times (tile 2) and 4 times (tile 4) as large;
-    ``node.strict`` bars it. NaN and infinities in x reach the same outputs as with the direct convolution: tiles that
+    ``node.accurate`` bars it. NaN and infinities in x reach the same outputs as with the direct convolution: tiles that
     read one are computed again, directly. Where there are enough tiles of 4 they are always the faster ones, so tiles of 2 are
     offered only where there are not.
     """
@@ -81,7 +81,7 @@ def _tiles(node: Node, tile: int) -> int:
 def _shape_reason(node: Node) -> str | None:
     """Why the convolution itself is none that Winograd's method serves, or None."""
     op, x, weight = node.of(Conv), node.inputs[0], node.inputs[1]
-    if node.strict:
+    if node.accurate:
         return "strict accuracy keeps the order of the arithmetic"
     if not weight.is_constant or (op.has_bias and not node.inputs[2].is_constant):
         return "the weight or the bias is not a constant"

@@ -1,7 +1,7 @@
 """Convolutions over three axes, as 3-D U-Nets and R3D-18 have them, batch 1.
 
 ``drystone`` is the step of a program, in channels_last on packed weights, Winograd's or oneDNN's, whichever is faster here as in a
-rehearsal. ``drystone.enable`` is torch's own call on plain tensors with ``drystone.enable()``, which orders x, weights and output
+autotuning. ``drystone.enable`` is torch's own call on plain tensors with ``drystone.enable()``, which orders x, weights and output
 at each call. Operands are hot: in a model, the layer before has just written x.
 
 The gradients, of x, and of the weights and the bias together, are torch's own calls with ``drystone.enable()`` and without.

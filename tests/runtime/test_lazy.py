@@ -1,4 +1,4 @@
-"""A carried tensor is to any operator what the plain tensor is, and to whoever holds it the same object afterwards."""
+"""A lazy tensor is to any operator what the plain tensor is, and to whoever holds it the same object afterwards."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from torch.utils import _pytree as pytree
 import drystone
 from agreement import relative_error
 from drystone import native
-from drystone.runtime.carried import CarriedTensor, call, carry, to_plain
+from drystone.runtime.lazy import LazyTensor, call, make_lazy, materialise
 from drystone.runtime.structures import Table
 
-pytestmark = pytest.mark.skipif(native.isa() == "none", reason="nothing is carried below AVX2")
+pytestmark = pytest.mark.skipif(native.isa() == "none", reason="no tensor is lazy below AVX2")
 
 SAMPLES = 1  # of each operator
 # They show what lies behind the shape, or where; no two tensors agree on that.
@@ -30,7 +30,7 @@ UNCOMPARABLE = {"empty_like", "new_empty", "new_empty_strided", "empty_permuted"
 
 @pytest.fixture(scope="module")
 def table() -> Table:
-    """Tables carry in the format that suits the instruction set; the model is only there to have one made."""
+    """Tables keep tensors in the format that suits the instruction set; the model is only there to have one made."""
     fast = drystone.optimize(nn.Conv2d(16, 16, 1).eval(), torch.zeros(1, 16, 4, 4), capture="eager", tuning="estimate")
     return Table(fast._maker)
 
@@ -41,19 +41,19 @@ def inference(table: Table) -> Iterator[None]:
         yield
 
 
-def carried(table: Table, x: torch.Tensor) -> CarriedTensor:
-    """``x`` in the table's format where that is one for its rank, else plain memory that is carried all the same."""
+def lazy(table: Table, x: torch.Tensor) -> LazyTensor:
+    """``x`` in the table's format where that is one for its rank, else plain memory that is lazy all the same."""
     kind = (tuple(x.shape), x.dtype)
     plain = table.memory(kind, "plain")
     if x.dim() not in (3, 4, 5):
-        return carry(table, plain, (x.clone(memory_format=torch.contiguous_format),))
+        return make_lazy(table, plain, (x.clone(memory_format=torch.contiguous_format),))
     memory, _ = table.run(plain, [x.contiguous()], table.format)
-    return carry(table, table.memory(kind, table.format), (memory,))
+    return make_lazy(table, table.memory(kind, table.format), (memory,))
 
 
 def pending(table: Table, x: torch.Tensor) -> torch.Tensor:
     """``x`` as a result that is not computed yet."""
-    return -carried(table, -x)
+    return -lazy(table, -x)
 
 
 def check(got: Any, want: Any, exact: bool) -> None:
@@ -68,7 +68,7 @@ def check(got: Any, want: Any, exact: bool) -> None:
         if b.layout is not torch.strided:
             a, b = a.to_dense(), b.to_dense()
         assert a.stride() == b.stride()
-        a = to_plain(a, "the test") if type(a) is CarriedTensor else a
+        a = materialise(a, "the test") if type(a) is LazyTensor else a
         if b.dtype is torch.complex32:
             a, b = a.to(torch.complex64), b.to(torch.complex64)
         if exact or not b.is_floating_point():
@@ -96,25 +96,25 @@ OPS = list({op.name: op for op in op_db if torch.float32 in op.dtypes and op.nam
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)
-def test_every_operator_takes_carried_tensors(table: Table, op: Any) -> None:
+def test_every_operator_takes_lazy_tensors(table: Table, op: Any) -> None:
     torch.manual_seed(0)
     samples = (s for s in op.sample_inputs("cpu", torch.float32) if isinstance(s.input, torch.Tensor) and s.input.numel())
     floats = (s for s in samples if s.input.dtype is torch.float32 and s.input.layout is torch.strided)
     for sample, _ in zip(floats, range(SAMPLES), strict=False):
-        for make in (carried, pending):
+        for make in (lazy, pending):
             x = sample.input.contiguous()
             want, error = run(op.op, x.clone(), *copy.deepcopy(sample.args), **copy.deepcopy(sample.kwargs))
             before = deferred(table)
             given = make(table, x)
-            exact = make is carried
+            exact = make is lazy
             got, ours = run(op.op, given, *copy.deepcopy(sample.args), **copy.deepcopy(sample.kwargs))
             assert (ours is None) == (error is None), f"{op.name} raises {ours!r}, on the plain tensor {error!r}"
             if error is None and "dropout" not in op.name and "rand" not in op.name:
-                check(got, want, exact and deferred(table) == before and not _is_carried(got))
+                check(got, want, exact and deferred(table) == before and not _is_lazy(got))
 
 
-def _is_carried(result: Any) -> bool:
-    return any(type(leaf) is CarriedTensor for leaf in pytree.tree_leaves(result))
+def _is_lazy(result: Any) -> bool:
+    return any(type(leaf) is LazyTensor for leaf in pytree.tree_leaves(result))
 
 
 IN_PLACE: dict[str, Callable[[torch.Tensor, torch.Tensor], Any]] = {
@@ -135,7 +135,7 @@ IN_PLACE: dict[str, Callable[[torch.Tensor, torch.Tensor], Any]] = {
 }
 
 
-@pytest.mark.parametrize("make", [carried, pending])
+@pytest.mark.parametrize("make", [lazy, pending])
 @pytest.mark.parametrize("name", IN_PLACE)
 def test_changes_in_place_are_seen_through_every_name(table: Table, name: str, make: Any) -> None:
     plain, other = torch.randn(2, 20, 5, 5), torch.randn(2, 20, 5, 5)
@@ -145,12 +145,12 @@ def test_changes_in_place_are_seen_through_every_name(table: Table, name: str, m
     IN_PLACE[name](x, other)
     assert alias is x
     assert relative_error(alias + 0, plain) < 1e-6
-    assert torch.equal(to_plain(x, "test") if type(x) is CarriedTensor else x, x + 0)
+    assert torch.equal(materialise(x, "test") if type(x) is LazyTensor else x, x + 0)
 
 
 def test_a_value_that_was_read_before_a_change_stays_as_it_was(table: Table) -> None:
     plain = torch.randn(1, 16, 4, 4)
-    x = carried(table, plain)
+    x = lazy(table, plain)
     before = x * 2
     x.add_(1)
     view = x.view(-1)
@@ -160,9 +160,9 @@ def test_a_value_that_was_read_before_a_change_stays_as_it_was(table: Table) -> 
 
 
 def test_memory_is_not_shared_with_what_is_still_to_be_computed(table: Table) -> None:
-    """Of rank 2 the carried memory is plain already, but handing it out would let others change it."""
+    """Of rank 2 the memory is plain already, but handing it out would let others change it."""
     plain = torch.randn(4, 6)
-    x = carried(table, plain)
+    x = lazy(table, plain)
     later = torch.sigmoid(x)
     x.view(-1).zero_()
     assert relative_error(later + 0, plain.sigmoid()) < 1e-5
@@ -172,7 +172,7 @@ def test_memory_is_not_shared_with_what_is_still_to_be_computed(table: Table) ->
 @pytest.mark.parametrize("changed", [0, 1])
 def test_a_copy_stays_as_it_is_when_the_other_changes(table: Table, shape: tuple[int, ...], changed: int) -> None:
     plain = torch.randn(shape)
-    x = carried(table, plain)
+    x = lazy(table, plain)
     both = [x, x.clone()]
     both[changed].view(-1).zero_()
     assert torch.equal(both[1 - changed].view(-1), plain.view(-1))
@@ -183,7 +183,7 @@ def test_numbers_that_go_on_changing_are_left_to_torch(table: Table, monkeypatch
     fresh = Table(table.maker)
     plain = torch.randn(2, 20, 5, 5)
     for step in range(6):
-        check(carried(fresh, plain) * (step + 0.5), plain * (step + 0.5), exact=False)
+        check(lazy(fresh, plain) * (step + 0.5), plain * (step + 0.5), exact=False)
     assert len(fresh.operations) == 3
 
 
@@ -199,9 +199,9 @@ FACTS: dict[str, Callable[[torch.Tensor], Any]] = {
 @pytest.mark.parametrize("name", FACTS)
 def test_facts_cost_no_reorder(table: Table, name: str) -> None:
     plain = torch.randn(2, 20, 5, 5)
-    x = carried(table, plain)
+    x = lazy(table, plain)
     assert FACTS[name](x) == FACTS[name](plain)
-    assert type(x) is CarriedTensor
+    assert type(x) is LazyTensor
 
 
 LOOKS: dict[str, Callable[[torch.Tensor], Any]] = {
@@ -249,7 +249,7 @@ def _scripted(x: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("make", [carried, pending])
+@pytest.mark.parametrize("make", [lazy, pending])
 @pytest.mark.parametrize("name", LOOKS)
 def test_who_looks_finds_the_plain_tensor(table: Table, name: str, make: Any) -> None:
     plain = torch.randn(2, 20, 5, 5)
@@ -261,7 +261,7 @@ def test_who_looks_finds_the_plain_tensor(table: Table, name: str, make: Any) ->
 
 
 def test_it_becomes_an_ordinary_tensor(table: Table) -> None:
-    x = carried(table, torch.randn(2, 20, 5, 5))
+    x = lazy(table, torch.randn(2, 20, 5, 5))
     pointer = x.data_ptr()
     assert type(x) is torch.Tensor
     assert pointer == x.data_ptr() == x.view(-1).data_ptr() != 0
@@ -275,7 +275,7 @@ def test_it_becomes_an_ordinary_tensor(table: Table) -> None:
 )
 def test_copies_are_ordinary_tensors(table: Table, round_trip: Callable[[Any], Any]) -> None:
     plain = torch.randn(2, 20, 5, 5)
-    made = round_trip(carried(table, plain))
+    made = round_trip(lazy(table, plain))
     assert type(made) is torch.Tensor
     assert torch.equal(made, plain)
 
@@ -292,7 +292,7 @@ def test_weak_references_do_no_harm(table: Table) -> None:
     import weakref
 
     plain = torch.randn(2, 20, 5, 5)
-    x = carried(table, plain)
+    x = lazy(table, plain)
     reference = weakref.ref(x)
     assert torch.equal(x.flatten(), plain.flatten())
     x[0] = 1
@@ -305,7 +305,7 @@ def test_weak_references_do_no_harm(table: Table) -> None:
 
 def test_reorders_are_counted_by_who_asks(table: Table) -> None:
     call.tally.asked.clear()
-    x = carried(table, torch.randn(2, 20, 5, 5))
+    x = lazy(table, torch.randn(2, 20, 5, 5))
     x.relu().flatten()
     x.logcumsumexp(1)
     x.logcumsumexp(2)
@@ -315,6 +315,6 @@ def test_reorders_are_counted_by_who_asks(table: Table) -> None:
 def test_equal_numbers_of_other_types_are_other_arguments(table: Table) -> None:
     x = torch.randn(2, 16, 4, 4)
     for number in (0.0, -0.0, 1, True, 1.0):
-        assert torch.equal((carried(table, x) * number + 0).signbit(), (x * number + 0).signbit())
-    check(carried(table, x).mean(1, True), x.mean(1, True), exact=False)
-    check(carried(table, x).mean((1,), keepdim=False), x.mean((1,), keepdim=False), exact=False)
+        assert torch.equal((lazy(table, x) * number + 0).signbit(), (x * number + 0).signbit())
+    check(lazy(table, x).mean(1, True), x.mean(1, True), exact=False)
+    check(lazy(table, x).mean((1,), keepdim=False), x.mean((1,), keepdim=False), exact=False)

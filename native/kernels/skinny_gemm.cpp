@@ -3,7 +3,7 @@
 // Threads share the columns of the result. Of a transposed matrix a few rows at a time are multiplied with all rows of x, element by
 // element, and summed up at the end; of any other, a few rows at a time are added to the result, scaled by x, a stretch of columns
 // after the other. What comes next is asked for meanwhile: each of the streams is too short for the processor to see that it goes on.
-#include "kernels/thin_product.h"
+#include "kernels/skinny_gemm.h"
 
 #include <omp.h>
 
@@ -22,7 +22,7 @@ constexpr int tile_rows = 6, tile_columns = 4;
 constexpr int tile_rows = 2, tile_columns = 4;
 #endif
 
-inline __m128 fold(Floats v) {
+inline __m128 add_halves(Floats v) {
 #ifdef __AVX512F__
   const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256((__m512)v), _mm512_extractf32x8_ps((__m512)v, 1));
 #else
@@ -33,11 +33,11 @@ inline __m128 fold(Floats v) {
 
 // y[c] = the sum of v[c], of one or four.
 inline void store_sums(float* y, const Floats (&v)[1]) {
-  const __m128 four = fold(v[0]), two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  const __m128 four = add_halves(v[0]), two = _mm_add_ps(four, _mm_movehl_ps(four, four));
   *y = _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
 inline void store_sums(float* y, const Floats (&v)[4]) {
-  _mm_storeu_ps(y, _mm_hadd_ps(_mm_hadd_ps(fold(v[0]), fold(v[1])), _mm_hadd_ps(fold(v[2]), fold(v[3]))));
+  _mm_storeu_ps(y, _mm_hadd_ps(_mm_hadd_ps(add_halves(v[0]), add_halves(v[1])), _mm_hadd_ps(add_halves(v[2]), add_halves(v[3]))));
 }
 
 inline Floats load_part(const float* from, int64_t count) {
@@ -48,7 +48,7 @@ inline Floats load_part(const float* from, int64_t count) {
 
 // y[r][c] = x row r times weights row c. `ahead` is null, or where the rows are that come next.
 template <int R, int C>
-void dot(const ThinProductArgs& a, const float* x, const float* weights, const float* ahead, float* y) {
+void dot(const SkinnyGemmArgs& a, const float* x, const float* weights, const float* ahead, float* y) {
   Floats sums[R][C] = {};
   const auto step = [&](auto load_at) __attribute__((always_inline)) {
     Floats w[C];
@@ -69,14 +69,14 @@ void dot(const ThinProductArgs& a, const float* x, const float* weights, const f
 }
 
 template <int R, int C>
-void dot_rows(int rows, const ThinProductArgs& a, const float* x, const float* weights, const float* ahead, float* y) {
+void dot_rows(int rows, const SkinnyGemmArgs& a, const float* x, const float* weights, const float* ahead, float* y) {
   if (rows == R) return dot<R, C>(a, x, weights, ahead, y);
   if constexpr (R > 1) dot_rows<R - 1, C>(rows, a, x, weights, ahead, y);
 }
 
 // All rows with C columns.
 template <int C>
-void dot_columns(const ThinProductArgs& a, int64_t column, bool more) {
+void dot_columns(const SkinnyGemmArgs& a, int64_t column, bool more) {
   const float* weights = a.weights + column * a.weights_stride;
   const int64_t tiles = ceil_div(a.rows, tile_rows);
   for (int64_t tile = 0; tile < tiles; tile++) {
@@ -86,7 +86,7 @@ void dot_columns(const ThinProductArgs& a, int64_t column, bool more) {
   }
 }
 
-void transposed(const ThinProductArgs& a, Range columns) {
+void transposed(const SkinnyGemmArgs& a, Range columns) {
   int64_t column = columns.begin;
   for (; column + tile_columns <= columns.end; column += tile_columns)
     dot_columns<tile_columns>(a, column, column + 2 * tile_columns <= columns.end);
@@ -99,7 +99,7 @@ constexpr int64_t most_sums = 1 << 14, pad = kLine / sizeof(float);
 
 // sums[r][c] += x[r][row] weights[row][c] + … of D rows of the matrix. `ahead`: the rows that come next, or these again.
 template <int D>
-void add(const ThinProductArgs& a, int64_t row, const float* weights, const float* ahead, int64_t columns, float* sums, int64_t stride) {
+void add(const SkinnyGemmArgs& a, int64_t row, const float* weights, const float* ahead, int64_t columns, float* sums, int64_t stride) {
   const auto step = [&](int64_t c, auto load_at) __attribute__((always_inline)) {
     Floats w[D];
     for (int d = 0; d < D; d++) w[d] = load_at(weights + d * a.weights_stride + c);
@@ -119,9 +119,9 @@ void add(const ThinProductArgs& a, int64_t row, const float* weights, const floa
   if (c < columns) step(c, [=](const float* from) { return load_part(from, columns - c); });
 }
 
-void straight(const ThinProductArgs& a, Range columns) {
+void straight(const SkinnyGemmArgs& a, Range columns) {
   const int64_t most = most_sums / a.rows / kFloats * kFloats, stride = most + pad;
-  alignas(kLine) float sums[most_sums + thin_product_rows * pad];
+  alignas(kLine) float sums[most_sums + skinny_gemm_rows * pad];
   for (int64_t begin = columns.begin; begin < columns.end; begin += most) {
     const int64_t count = least(most, columns.end - begin);
     const float* weights = a.weights + begin;
@@ -141,7 +141,7 @@ void straight(const ThinProductArgs& a, Range columns) {
 
 }  // namespace
 
-void thin_product(const ThinProductArgs& args) {
+void skinny_gemm(const SkinnyGemmArgs& args) {
   const int64_t unit = args.transposed ? tile_columns : kFloats;
 #pragma omp parallel num_threads(args.threads) if (args.threads > 1)
   {

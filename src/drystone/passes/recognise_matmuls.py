@@ -1,7 +1,7 @@
-"""Products of two computed matrices that nothing else has taken become ``batch_matmul``, and read permuted operands in place.
+"""Products of two computed matrices that nothing else has taken become ``matmul``, and read permuted operands in place.
 
 before:  permute(k, 0132) → aten.matmul(q, ·)
-after:   batch_matmul(q, k) dims=[(0, 1, 2, 3), (0, 1, 3, 2)]
+after:   matmul(q, k) dims=[(0, 1, 2, 3), (0, 1, 3, 2)]
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import torch
 
 from drystone.graph.graph import Graph, Node, Value, make_node
 from drystone.graph.instructions import PointwiseOp
-from drystone.graph.ops import Aten, BatchMatmul, Permute, Pointwise, Reshape
+from drystone.graph.ops import Aten, Matmul, Permute, Pointwise, Reshape
 from drystone.graph.ops.aten import Ref
 
 _PRODUCTS = {"aten::matmul", "aten::bmm", "aten::mm"}
 
 
-def batch_products(graph: Graph) -> Graph:
+def recognise_matmuls(graph: Graph) -> Graph:
     """After attention has been recognised, which looks for the ATen nodes."""
     nodes: list[Node] = []
     for node in graph.nodes:
@@ -28,7 +28,7 @@ def batch_products(graph: Graph) -> Graph:
             nodes.append(node)
     graph.nodes = nodes
     for node in graph.nodes:
-        if isinstance(node.op, BatchMatmul):
+        if isinstance(node.op, Matmul):
             _read_in_place(node)
     return graph.prune()
 
@@ -58,7 +58,7 @@ def _converted(node: Node) -> list[Node]:
             value = nodes[-1].output
         inputs.append(value)
     order = tuple(range(rank))
-    product = make_node(BatchMatmul((order, order)), inputs, node.output.dtype, node.name, instead_of=node)
+    product = make_node(Matmul((order, order)), inputs, node.output.dtype, node.name, instead_of=node)
     product.outputs = [node.output]
     node.output.producer = product
     return [*nodes, product]
@@ -78,11 +78,11 @@ def _product_and_sum(node: Node) -> list[Node]:
     x, left, right = (node.inputs[ref.index] for ref in call.args)
     alpha, beta = (float(call.kwargs.get(name, 1)) for name in ("alpha", "beta"))
     order = (0, 1, 2)
-    product = make_node(BatchMatmul((order, order)), [left, right], node.output.dtype, node.name, instead_of=node)
-    ops = [PointwiseOp("linear", (("in", 0),), alpha)]
+    product = make_node(Matmul((order, order)), [left, right], node.output.dtype, node.name, instead_of=node)
+    ops = [PointwiseOp("affine", (("in", 0),), alpha)]
     inputs = [product.output]
     if beta != 0:  # or else torch does not look at x, NaN or not
-        ops += [PointwiseOp("linear", (("in", 1),), beta), PointwiseOp("add", (("reg", 0), ("reg", 1)))]
+        ops += [PointwiseOp("affine", (("in", 1),), beta), PointwiseOp("add", (("reg", 0), ("reg", 1)))]
         inputs.append(x)
     total = make_node(Pointwise(tuple(ops)), inputs, node.output.dtype, node.name, instead_of=node)
     total.outputs = [node.output]
@@ -92,7 +92,7 @@ def _product_and_sum(node: Node) -> list[Node]:
 
 def _read_in_place(node: Node) -> None:
     """Permuted operands, as long as the elements of a row or of a column still follow each other."""
-    orders = list(node.of(BatchMatmul).dims)
+    orders = list(node.of(Matmul).dims)
     for index, (value, dims) in enumerate(zip(node.inputs, orders, strict=True)):
         permute = value.producer
         if permute is not None and isinstance(permute.op, Permute):
@@ -100,4 +100,4 @@ def _read_in_place(node: Node) -> None:
             if len(order) - 1 in order[-2:]:
                 node.inputs[index] = permute.inputs[0]
                 orders[index] = order
-    node.op = BatchMatmul((orders[0], orders[1]))
+    node.op = Matmul((orders[0], orders[1]))

@@ -1,19 +1,19 @@
-"""batch_matmul, the product of two computed matrices, by oneDNN: operands that are permuted are read where they lie."""
+"""matmul, the product of two computed matrices, by oneDNN: operands that are permuted are read where they lie."""
 
 from __future__ import annotations
 
 from drystone import native
 from drystone.graph.graph import Node
-from drystone.graph.ops import BatchMatmul
+from drystone.graph.ops import Matmul
 from drystone.plan.formats import PLAIN
 from drystone.plan.implementations.base import Context, Created, Implementation, Layout, float_reason
 
 
-class OneDnnBatchMatmul(Implementation):
+class OneDnnMatmul(Implementation):
     """Batch axes of one operand may be 1 where the other's are not."""
 
     name = "onednn_matmul"
-    op = BatchMatmul
+    op = Matmul
 
     def refuses(self, node: Node) -> str | None:
         if any(value.numel == 0 for value in [*node.inputs, node.output]):
@@ -24,8 +24,8 @@ class OneDnnBatchMatmul(Implementation):
         return [Layout(tuple(None if value.is_constant else PLAIN for value in node.inputs), PLAIN)]
 
     def create(self, node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, context: Context) -> Created:
-        a, b = (_seen(desc, dims) for desc, dims in zip(inputs, node.of(BatchMatmul).dims, strict=True))
-        step = native.BatchMatmul(a, b, output)
+        a, b = (_seen(desc, dims) for desc, dims in zip(inputs, node.of(Matmul).dims, strict=True))
+        step = native.Matmul(a, b, output)
         if step.implementation.startswith(("ref", "gemm:ref")):
             raise ValueError("oneDNN has only its reference implementation")
         return Created(step, [context.operand(node, 0), context.operand(node, 1), ("out", 0)])

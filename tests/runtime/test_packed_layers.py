@@ -1,4 +1,4 @@
-"""``capture="eager"``: layers packed, tensors carried between them, and the model's Python as it is."""
+"""``capture="eager"``: layers packed, tensors lazy between them, and the model's Python as it is."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch.nn import functional
 import drystone
 from agreement import Reference, relative_error
 from drystone import CaptureError, InputError, UnsupportedError, WeightsChangedError, native
-from drystone.runtime.carried import CarriedTensor
+from drystone.runtime.lazy import LazyTensor
 from drystone.runtime.programs import MAX_PROGRAMS
 
 FORMATS = ["plain", "channels_last", native.blocked().name]
@@ -110,7 +110,7 @@ def optimized(model: nn.Module, x: Any, **options: Any) -> Any:
     return drystone.optimize(model, x, **{"capture": "eager", "tuning": "estimate", **options})
 
 
-def carried_layers(fast: Any) -> list[str]:
+def packed_layers_of(fast: Any) -> list[str]:
     return [layer.name for layer in fast.explain().layers if layer.runs == "packed"]
 
 
@@ -125,7 +125,7 @@ def test_python_control_flow_residuals_and_concatenations(format: str) -> None:
     explained = fast.explain()
     assert explained.runs == "drystone"
     assert explained.format == format
-    assert {"stem.0", "blocks.1.first.0", "blocks.1.first.1", "gate.squeeze", "head.0", "head.2"} <= set(carried_layers(fast))
+    assert {"stem.0", "blocks.1.first.0", "blocks.1.first.1", "gate.squeeze", "head.0", "head.2"} <= set(packed_layers_of(fast))
     assert "chunk" in explained.asked
 
 
@@ -157,7 +157,7 @@ def test_transposed_convolutions(format: str) -> None:
     model, x = Model().eval(), torch.randn(2, 16, 8, 8)
     fast = optimized(model, x, formats=format)
     Reference(model, (x,)).check_float32(fast(x))
-    assert "up" in carried_layers(fast)
+    assert "up" in packed_layers_of(fast)
 
 
 @packs
@@ -497,7 +497,7 @@ def test_bad_arguments_are_refused_with_advice() -> None:
 
 def test_it_can_not_be_saved(tmp_path: Any) -> None:
     fast = optimized(nn.Linear(4, 4).eval(), torch.zeros(1, 4))
-    with pytest.raises(UnsupportedError, match="LayoutModule"):
+    with pytest.raises(UnsupportedError, match="PackedLayersModule"):
         drystone.save(fast, tmp_path / "model.drystone")
 
 
@@ -515,7 +515,7 @@ def test_measured_preparation_takes_the_fastest_format_or_eager(no_tuning_cache:
     assert explained.to_dict()["layers"]
 
 
-def test_carried_tensors_of_another_model_are_taken() -> None:
+def test_lazy_tensors_of_another_model_are_taken() -> None:
     """One optimised model inside another: what goes over is a plain tensor, or becomes one."""
     inner = optimized(nn.Sequential(nn.Conv2d(16, 16, 1), nn.ReLU()).eval(), torch.randn(1, 16, 4, 4))
 
@@ -531,6 +531,6 @@ def test_carried_tensors_of_another_model_are_taken() -> None:
 
     model, x = Outer().eval(), torch.randn(1, 16, 4, 4)
     got = optimized(model, x)(x)
-    assert type(got) is not CarriedTensor
+    assert type(got) is not LazyTensor
     with torch.no_grad():
         assert relative_error(got, model(x)) < 1e-5

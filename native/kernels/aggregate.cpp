@@ -3,7 +3,7 @@
 //
 // What runs here in models are masks, ids and pooled positions, some thousand elements: one pass, element by element. A NaN is
 // the largest and the smallest number, as in torch; of equals the first counts, but the last in a running extreme.
-#include "kernels/fold.h"
+#include "kernels/aggregate.h"
 
 #include "kernels/block.h"
 
@@ -13,7 +13,7 @@ namespace {
 
 // Calls body(first element, outputs' index) for every line of the input.
 template <class Body>
-void each_line(const FoldArgs& args, Body body) {
+void each_line(const AggregateArgs& args, Body body) {
 #pragma omp parallel for num_threads(args.threads) schedule(static) if (args.threads > 1)
   for (int64_t line = 0; line < args.outer * args.inner; line++)
     body(line / args.inner * args.count * args.inner + line % args.inner, line);
@@ -35,8 +35,8 @@ inline void put(T& to, Total value) {
 }
 
 template <class T, class Total>
-void accumulate(const FoldArgs& args) {
-  const bool sums = args.kind == FoldKind::cumsum;
+void accumulate(const AggregateArgs& args) {
+  const bool sums = args.kind == AggregateKind::cumsum;
   each_line(args, [&](int64_t begin, int64_t) {
     const T* x = static_cast<const T*>(args.input) + begin;
     T* y = static_cast<T*>(args.output) + begin;
@@ -49,7 +49,7 @@ void accumulate(const FoldArgs& args) {
 }
 
 template <class T, bool largest>
-void running_extreme(const FoldArgs& args) {
+void running_extreme(const AggregateArgs& args) {
   each_line(args, [&](int64_t begin, int64_t) {
     const T* x = static_cast<const T*>(args.input) + begin;
     T* y = static_cast<T*>(args.output) + begin;
@@ -69,7 +69,7 @@ void running_extreme(const FoldArgs& args) {
   });
 }
 
-void sum(const FoldArgs& args) {
+void sum(const AggregateArgs& args) {
   each_line(args, [&](int64_t begin, int64_t line) {
     const auto* x = static_cast<const int64_t*>(args.input) + begin;
     uint64_t total = 0;
@@ -79,7 +79,7 @@ void sum(const FoldArgs& args) {
 }
 
 // any: whether one element is true; all: whether none is false.
-void find(const FoldArgs& args, bool wanted) {
+void find(const AggregateArgs& args, bool wanted) {
   each_line(args, [&](int64_t begin, int64_t line) {
     const auto* x = static_cast<const bool*>(args.input) + begin;
     bool found = false;
@@ -89,11 +89,11 @@ void find(const FoldArgs& args, bool wanted) {
 }
 
 template <class T>
-void extreme(const FoldArgs& args) {
-  if (args.kind == FoldKind::cummax) return running_extreme<T, true>(args);
-  if (args.kind == FoldKind::cummin) return running_extreme<T, false>(args);
-  const bool largest = args.kind == FoldKind::amax || args.kind == FoldKind::argmax;
-  const bool places = args.kind == FoldKind::argmax || args.kind == FoldKind::argmin;
+void extreme(const AggregateArgs& args) {
+  if (args.kind == AggregateKind::cummax) return running_extreme<T, true>(args);
+  if (args.kind == AggregateKind::cummin) return running_extreme<T, false>(args);
+  const bool largest = args.kind == AggregateKind::amax || args.kind == AggregateKind::argmax;
+  const bool places = args.kind == AggregateKind::argmax || args.kind == AggregateKind::argmin;
   each_line(args, [&](int64_t begin, int64_t line) {
     const T* x = static_cast<const T*>(args.input) + begin;
     int64_t best = 0;
@@ -110,16 +110,16 @@ void extreme(const FoldArgs& args) {
 
 }  // namespace
 
-void fold(const FoldArgs& args) {
+void aggregate(const AggregateArgs& args) {
   switch (args.kind) {
-    case FoldKind::cumsum:
-    case FoldKind::cumprod:
+    case AggregateKind::cumsum:
+    case AggregateKind::cumprod:
       if (args.dtype == DType::f32) return accumulate<float, double>(args);
       if (args.dtype == DType::bf16) return accumulate<Brief, double>(args);
       return accumulate<int64_t, uint64_t>(args);
-    case FoldKind::sum: return sum(args);
-    case FoldKind::any: return find(args, true);
-    case FoldKind::all: return find(args, false);
+    case AggregateKind::sum: return sum(args);
+    case AggregateKind::any: return find(args, true);
+    case AggregateKind::all: return find(args, false);
     default: break;
   }
   switch (args.dtype) {

@@ -1,9 +1,9 @@
 """Times are measured in place: the whole program runs with candidate assignments, so that each kernel meets the caches as
 the model leaves them and its weights cold.
 
-A *wave* is an assignment in which every node uses the same format where it can. A few waves, one a format and
+A *uniform candidate* is an assignment in which every node uses the same format where it can. A few of them, one a format and
 implementation, time every option; equal nodes share what is measured of any of them. From the times the assignment of
-least total cost follows (``choose.py``); it is rehearsed too, which measures the reorders it really has, and chosen again
+least total cost follows (``choose.py``); it is autotuned too, which measures the reorders it really has, and chosen again
 until nothing changes.
 """
 
@@ -19,13 +19,13 @@ import numpy as np
 import torch
 
 from drystone.graph.graph import Graph, Node, Value
-from drystone.graph.ops import ConvTranspose, Matmul, Permute, WeightProduct
+from drystone.graph.ops import ConvTranspose, Linear, Permute, WeightProduct
 from drystone.plan.assemble import Assembled, Ends, assemble, uniform_layout
 from drystone.plan.choose import choose
 from drystone.plan.contention import contention
 from drystone.plan.formats import PLAIN, formats_of, same_memory
 from drystone.plan.implementations import ATEN, Option, options
-from drystone.plan.implementations.base import Implementation, Layout, StandIns, WeightStore
+from drystone.plan.implementations.base import Implementation, Layout, PlaceholderWeights, WeightStore
 from drystone.plan.implementations.movement import Movement
 from drystone.plan.tuning_cache import TuningCache
 
@@ -44,7 +44,7 @@ IMPOSSIBLE = 3600.0
 # sums over many of them collect what was measured too short.
 REORDER_MUST_GAIN = 2.0
 
-# A choice that takes less than this share of the best wave's time is not compared with it again.
+# A choice that takes less than this share of the best uniform candidate's time is not compared with it again.
 CLEARLY = 0.95
 
 # Other work that takes more of the cores' time than this spoils what is measured meanwhile.
@@ -155,9 +155,9 @@ class Planner:
     def reorder_key(value: Value, source: str, target: str) -> str:
         return f"reorder {value.dtype} {value.shape}|{source}|{target}"
 
-    # -- waves -----------------------------------------------------------------------------------------------------------
+    # -- candidates -----------------------------------------------------------------------------------------------------------
 
-    def waves(self) -> Iterator[dict[Node, Option]]:
+    def uniform_candidates(self) -> Iterator[dict[Node, Option]]:
         """Assignments that between them use every option that has no time yet."""
         formats = list(dict.fromkeys(f for node in self.graph for v in node.outputs for f in formats_of(v)))
         formats.sort(key=lambda f: f == PLAIN)  # plain last: it is the likeliest to be already known or hopeless
@@ -183,7 +183,7 @@ class Planner:
                 turn += 1
 
     def record(self, assembled: Assembled, runs: list[list[float]]) -> float:
-        """Keep the times of a rehearsed program; gives the seconds of the whole.
+        """Keep the times of a autotuned program; gives the seconds of the whole.
 
         The least of a step's runs is its time: whatever else the machine does can only add to it.
         """
@@ -205,7 +205,7 @@ class Planner:
         return sum(steps)
 
     def _keep(self, key: str, seconds: float) -> None:
-        """The least of what one rehearsal measured; a later rehearsal, under other conditions, begins anew."""
+        """The least of what one autotuning run measured; a later run, under other conditions, begins anew."""
         known = self.cache.get(key)
         if key in self._measured and known is not None:
             seconds = min(seconds, known)
@@ -215,7 +215,7 @@ class Planner:
     # -- choosing --------------------------------------------------------------------------------------------------------
 
     def _estimate(self, node: Node, option: Option) -> float:
-        """The cost model, for an option that no rehearsal has timed."""
+        """The cost model, for an option that no autotuning run has timed."""
         if isinstance(option[0], Movement) and option[0].is_view(node, option[1]):
             return 0.0
         moved = sum(v.bytes for v in [*node.inputs, *node.outputs])
@@ -226,7 +226,7 @@ class Planner:
             met = (
                 x.numel / max(x.shape[1], 1) if isinstance(node.op, ConvTranspose) else node.output.numel / max(weight.shape[0], 1)
             )
-            slower = 2.0 if option[1].output == PLAIN and not isinstance(node.op, Matmul) else 1.0
+            slower = 2.0 if option[1].output == PLAIN and not isinstance(node.op, Linear) else 1.0
             seconds += 2.0 * met * weight.numel / FLOPS_A_SECOND * slower
         return seconds
 
@@ -345,28 +345,28 @@ class Planner:
             self.contended = max(self.contended, found.share)
         return runs
 
-    def rehearse(self, measure: Measure, progress: Callable[[str], None] = lambda text: None) -> Assembled:
+    def autotune(self, measure: Measure, progress: Callable[[str], None] = lambda text: None) -> Assembled:
         """Measure what is unknown, choose, measure the choice, and give the fastest program that was seen.
 
         One program lives at a time: all that are timed read the same memory for weights, and only the last one's are packed.
         """
-        stand_ins = StandIns(self.weights)
+        placeholders = PlaceholderWeights(self.weights)
 
         def timed(choice: dict[Node, Option]) -> tuple[float, dict[Node, Option]]:
-            stand_ins.reset()
-            assembled = self.assemble(choice, stand_ins)
+            placeholders.reset()
+            assembled = self.assemble(choice, placeholders)
             return self.record(assembled, self._measured_well(assembled, measure)), assembled.choice
 
-        waves: list[tuple[float, dict[Node, Option]]] = []
-        for choice in self.waves():
-            progress(f"rehearsing, round {len(waves) + 1}")
-            waves.append(timed(choice))
-        if waves and (outliers := self._outliers()):
+        candidates: list[tuple[float, dict[Node, Option]]] = []
+        for choice in self.uniform_candidates():
+            progress(f"autotuning, round {len(candidates) + 1}")
+            candidates.append(timed(choice))
+        if candidates and (outliers := self._outliers()):
             progress("measuring outliers again")
             timed(self.best() | outliers)
         progress("choosing")
         chosen = self.best()
-        if not waves and not self._unmeasured(chosen):
+        if not candidates and not self._unmeasured(chosen):
             return self.assemble(chosen)
         for _ in range(CHOICES):  # each measures the reorders that the last choice brought in
             seconds, chosen = timed(chosen)
@@ -374,14 +374,14 @@ class Planner:
             if again == chosen:
                 break
             chosen = again
-        if waves:
-            best_wave, rival = min(waves, key=lambda wave: wave[0])
-            if rival != chosen and seconds > CLEARLY * best_wave:
+        if candidates:
+            best_uniform, rival = min(candidates, key=lambda candidate: candidate[0])
+            if rival != chosen and seconds > CLEARLY * best_uniform:
                 # The times of steps carry noise, and a choice built on them may be a mirage: both wholes once more.
                 progress("comparing the two best plans")
-                if min(best_wave, timed(rival)[0]) < min(seconds, timed(chosen)[0]):
+                if min(best_uniform, timed(rival)[0]) < min(seconds, timed(chosen)[0]):
                     chosen = rival
-        stand_ins.release()
+        placeholders.release()
         return self.assemble(chosen)
 
     def _unmeasured(self, choice: dict[Node, Option]) -> bool:

@@ -5,10 +5,10 @@
 
 namespace drystone {
 
-constexpr int64_t thin_product_rows = 64;  // at most
+constexpr int64_t skinny_gemm_rows = 64;  // at most
 
 // y = x W, all f32. Strides in elements, from row to row; within a row elements lie side by side.
-struct ThinProductArgs {
+struct SkinnyGemmArgs {
   const float* x;  // (rows, depth)
   const float* weights;
   bool transposed;  // the weights are (columns, depth), otherwise (depth, columns)

@@ -2,7 +2,7 @@
 
 namespace drystone {
 
-BatchMatmul::BatchMatmul(const TensorDesc& a, const TensorDesc& b, const TensorDesc& output) {
+Matmul::Matmul(const TensorDesc& a, const TensorDesc& b, const TensorDesc& output) {
   const dnnl::matmul::primitive_desc desc(engine(), onednn_desc(a), onednn_desc(b), onednn_desc(output), onednn_attributes({}));
   finish({dnnl::matmul(desc),
           desc,

@@ -5,15 +5,15 @@
 
 namespace drystone {
 
-enum class FoldKind : uint8_t { cumsum, cumprod, cummax, cummin, sum, any, all, amax, amin, argmax, argmin };
+enum class AggregateKind : uint8_t { cumsum, cumprod, cummax, cummin, sum, any, all, amax, amin, argmax, argmin };
 
 // The first ones give a result for each element of the input.
-inline bool is_running(FoldKind kind) { return kind <= FoldKind::cummin; }
-inline bool has_places(FoldKind kind) { return kind == FoldKind::cummax || kind == FoldKind::cummin; }
+inline bool is_running(AggregateKind kind) { return kind <= AggregateKind::cummin; }
+inline bool has_places(AggregateKind kind) { return kind == AggregateKind::cummax || kind == AggregateKind::cummin; }
 
 // Dense memory: input (outer, count, inner), output the same where it is running, else (outer, inner).
-struct FoldArgs {
-  FoldKind kind;
+struct AggregateArgs {
+  AggregateKind kind;
   DType dtype;  // floats or integers
   const void* input;
   void* output;     // int64 for argmax and argmin, else the input's dtype

@@ -23,7 +23,7 @@ class ExplainedLayer:
 
 
 @dataclass
-class LayoutExplanation:
+class PackedLayersExplanation:
     """``print()`` gives a table, ``to_dict()`` what JSON can hold.
 
     ``milliseconds``: of a call in each format that was tried, and ``eager_milliseconds`` of eager beside the one that was taken.
@@ -61,5 +61,5 @@ class LayoutExplanation:
             tried = ", ".join(f"{name} {time:.3f} ms" for name, time in self.milliseconds.items())
             eager = "" if self.eager_milliseconds is None else f"; eager {self.eager_milliseconds:.3f} ms"
             lines.append(f"Whole call: {tried}{eager}.")
-        lines.append(f"Calls run eagerly: {self.reason}." if self.runs == "eager" else f"Tensors are carried in {self.format}.")
+        lines.append(f"Calls run eagerly: {self.reason}." if self.runs == "eager" else f"Tensors stay in {self.format}.")
         return "\n".join(lines)

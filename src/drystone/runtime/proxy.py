@@ -33,7 +33,7 @@ class Copies:
     reduced: Callable[[nn.Module], Any]
 
 
-class StandIn(nn.Module):
+class ModuleProxy(nn.Module):
     """Is called as the model is, for inference. Attributes, parameters, buffers and submodules are the model's own.
 
     A call that is traced, or transformed by functorch, is a call of the model. What would change the prepared weights, as
@@ -120,7 +120,7 @@ class StandIn(nn.Module):
             raise UnsupportedError("the original of this module is TorchScript already: it can't be traced again; take it itself")
         return model(*args, **kwargs)
 
-    def train(self, mode: bool = True) -> StandIn:
+    def train(self, mode: bool = True) -> ModuleProxy:
         """Refuses training mode: what is prepared is inference only."""
         if mode:
             raise InputError("this module is prepared for inference and has no training mode; train the original model")
@@ -161,12 +161,12 @@ class StandIn(nn.Module):
         """Take over the model's weights as they are now."""
         raise NotImplementedError
 
-    def apply(self, fn: Callable[[nn.Module], None]) -> StandIn:
+    def apply(self, fn: Callable[[nn.Module], None]) -> ModuleProxy:
         """Apply ``fn`` to the model and its submodules."""
         self._model.apply(fn)
         return self
 
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> StandIn:
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> ModuleProxy:
         """Of ``to()``, ``half()``, ``cuda()`` and their like: nothing is to be done, or it can't be done to packed weights."""
         for dtype in {tensor.dtype for tensor in [*self.parameters(), *self.buffers()]} or {torch.float32}:
             tensor = torch.empty(0, dtype=dtype, device="cpu")
@@ -182,7 +182,7 @@ class StandIn(nn.Module):
                 )
         return self
 
-    def share_memory(self) -> StandIn:
+    def share_memory(self) -> ModuleProxy:
         """Refused: packed weights have no place in shared memory."""
         raise InputError("packed weights can't be moved to shared memory; processes that are forked share them as they are")
 

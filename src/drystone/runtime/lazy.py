@@ -1,8 +1,8 @@
 """A tensor that keeps the memory format of the operator it comes from, and is any other tensor to whoever looks at it.
 
-A ``CarriedTensor`` has shape and dtype, but no memory that torch could read. Packed modules and elementwise operators take it
-as it is. Everything else, indexing, printing, numpy, an operator that only torch has, finds a plain tensor: the carried one
-*becomes* it, the same object with another inside, so that views and changes in place are seen where they are in eager.
+A ``LazyTensor`` has shape and dtype, but no memory that torch could read. Packed modules and elementwise operators take it
+as it is. Everything else, indexing, printing, numpy, an operator that only torch has, finds a plain tensor: the lazy one
+is *materialised*: the same object, with a plain tensor inside, so that views and changes in place are seen where they are in eager.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class _Call(threading.local):
 call = _Call()
 
 
-class CarriedTensor(torch.Tensor):
+class LazyTensor(torch.Tensor):
     """See above.
 
     ``_leaves``: the memory that ``_structure`` is computed of, which nobody changes. ``_used``: something else that is not computed
@@ -79,33 +79,33 @@ class CarriedTensor(torch.Tensor):
         """For callers in C++, who come past ``__torch_function__`` and hold on to the inside."""
 
         def plain(leaf: Any) -> Any:
-            return _shell(leaf, str(func)) if type(leaf) is CarriedTensor else leaf
+            return _shell(leaf, str(func)) if type(leaf) is LazyTensor else leaf
 
         return func(*pytree.tree_map(plain, args), **pytree.tree_map(plain, kwargs or {}))
 
 
-def carry(table: Table, structure: Structure, leaves: tuple[torch.Tensor, ...]) -> CarriedTensor:
-    tensor: CarriedTensor = _make(CarriedTensor, structure.size, dtype=structure.kind[1])
+def make_lazy(table: Table, structure: Structure, leaves: tuple[torch.Tensor, ...]) -> LazyTensor:
+    tensor: LazyTensor = _make(LazyTensor, structure.size, dtype=structure.kind[1])
     _bar_memory(tensor)  # C++ that asks for it past the dispatcher gets an error, not a null pointer
     tensor._table, tensor._structure, tensor._leaves = table, structure, leaves
     return tensor
 
 
-def carry_input(table: Table, tensor: torch.Tensor) -> torch.Tensor:
+def lazy_input(table: Table, tensor: torch.Tensor) -> torch.Tensor:
     """An input of the model, which the model does not change: what is computed of it need not be at once."""
     if type(tensor) is not torch.Tensor or tensor.dtype not in FLOATS or not tensor.numel() or not tensor.is_contiguous():
         return tensor
-    return carry(table, table.memory((tuple(tensor.shape), tensor.dtype), PLAIN), (tensor,))
+    return make_lazy(table, table.memory((tuple(tensor.shape), tensor.dtype), PLAIN), (tensor,))
 
 
 def apply_to_one(key: Hashable, function: Callable[..., Any], x: Any) -> torch.Tensor | None:
     """``function(x)`` in the call of this thread, computed at once or when it is read; None where only torch can."""
     table = call.table
-    if type(x) is CarriedTensor and x._plain is not None:
+    if type(x) is LazyTensor and x._plain is not None:
         x = x._plain
     if table is None or not _deferring():
         return None
-    if type(x) is not CarriedTensor:
+    if type(x) is not LazyTensor:
         return apply(table, key, function, (x,)) if type(x) is torch.Tensor and x.layout is torch.strided and x.is_cpu else None
     if x._table is not table:  # kept from a call before
         return None
@@ -113,7 +113,7 @@ def apply_to_one(key: Hashable, function: Callable[..., Any], x: Any) -> torch.T
     structure = x._structure
     found = table.following.get((key, structure))
     if found is COMPUTED_FIRST:
-        settle(x)
+        evaluate(x)
         structure = x._structure
         found = table.following.get((key, structure))
     if found is structure:
@@ -122,25 +122,25 @@ def apply_to_one(key: Hashable, function: Callable[..., Any], x: Any) -> torch.T
         return apply(table, key, function, (x,))
     if found.operation.changes is None:  # type: ignore[union-attr]
         x._used = True
-        return carry(table, found, (*x._leaves,))
+        return make_lazy(table, found, (*x._leaves,))
     x._structure, x._leaves, x._used = found, (*x._leaves,), False
     return x
 
 
 def apply(table: Table, key: Hashable, function: Callable[..., Any], operands: Sequence[torch.Tensor]) -> torch.Tensor | None:
     """``function(*operands)``, computed at once or when it is read; None where only torch can."""
-    kinds = tuple([x._structure.kind if type(x) is CarriedTensor else (tuple(x.shape), x.dtype) for x in operands])
+    kinds = tuple([x._structure.kind if type(x) is LazyTensor else (tuple(x.shape), x.dtype) for x in operands])
     operation = table.operation(key, function, kinds)
     if operation is None or table.full:
         return None
-    first = operands[0]._structure if type(operands[0]) is CarriedTensor and len(operands) == 1 else None
+    first = operands[0]._structure if type(operands[0]) is LazyTensor and len(operands) == 1 else None
     if operation.gives is not None:
         if first is not None:
             table.following[key, first] = first
         return operands[operation.gives]
     if operation.copies is not None:
         return _copy(operands[operation.copies])
-    if operation.changes is not None and type(operands[operation.changes]) is not CarriedTensor:
+    if operation.changes is not None and type(operands[operation.changes]) is not LazyTensor:
         return None
     structures: tuple[Structure, ...] = ()
     leaves: tuple[torch.Tensor, ...] = ()
@@ -154,12 +154,12 @@ def apply(table: Table, key: Hashable, function: Callable[..., Any], operands: S
         if not first.waits_for(operation):
             table.following[key, first] = COMPUTED_FIRST
     if operation.changes is None:
-        result = carry(table, structure, leaves)
+        result = make_lazy(table, structure, leaves)
     else:
         result = operands[operation.changes]  # type: ignore[assignment]
         result._structure, result._leaves, result._used = structure, leaves, False
     if at_once:
-        settle(result)
+        evaluate(result)
     return result
 
 
@@ -168,7 +168,7 @@ def _deferring() -> bool:
     return not _grad_enabled() and not _autocast_enabled("cpu")
 
 
-def _is_read_again(x: CarriedTensor) -> bool:
+def _is_read_again(x: LazyTensor) -> bool:
     """Whether ``x`` is not computed yet, and would be computed twice: it is so now, or has been in a call before."""
     structure = x._structure
     return structure.operation is not None and (x._used or structure.wanted)
@@ -176,17 +176,17 @@ def _is_read_again(x: CarriedTensor) -> bool:
 
 def _copy(x: torch.Tensor) -> torch.Tensor | None:
     """Another tensor with the contents of ``x``; memory that nobody changes serves both."""
-    if type(x) is not CarriedTensor:
+    if type(x) is not LazyTensor:
         return None
-    settle(x)
-    return carry(x._table, x._structure, (*x._leaves,))  # a tuple of its own: references to memory are counted
+    evaluate(x)
+    return make_lazy(x._table, x._structure, (*x._leaves,))  # a tuple of its own: references to memory are counted
 
 
 def _operand(table: Table, x: torch.Tensor, reader: Operation) -> tuple[Structure, tuple[torch.Tensor, ...], bool]:
     """``x`` as ``reader`` computes with it: its structure, the memory below it, and whether nobody else can change that."""
-    if type(x) is CarriedTensor:
+    if type(x) is LazyTensor:
         if _is_read_again(x) or not x._structure.waits_for(reader):
-            settle(x)
+            evaluate(x)
         x._used = True
         return x._structure, x._leaves, True
     kind = (tuple(x.shape), x.dtype)
@@ -202,7 +202,7 @@ def _operand(table: Table, x: torch.Tensor, reader: Operation) -> tuple[Structur
     return table.memory(kind, PLAIN), (x.contiguous(),), True
 
 
-def settle(x: CarriedTensor) -> None:
+def evaluate(x: LazyTensor) -> None:
     """Compute ``x``, in its own format."""
     structure, table = x._structure, x._table
     if structure.operation is None:
@@ -213,7 +213,7 @@ def settle(x: CarriedTensor) -> None:
     x._structure, x._leaves, x._used = table.memory(structure.kind, structure.format), (memory,), False
 
 
-def to_plain(x: CarriedTensor, asker: str) -> torch.Tensor:
+def materialise(x: LazyTensor, asker: str) -> torch.Tensor:
     """Make ``x`` the plain tensor that it stands for; where it can't be, give that."""
     if x._plain is not None:
         return x._plain
@@ -227,13 +227,13 @@ def to_plain(x: CarriedTensor, asker: str) -> torch.Tensor:
     return x
 
 
-def _shell(x: CarriedTensor, asker: str) -> torch.Tensor:
+def _shell(x: LazyTensor, asker: str) -> torch.Tensor:
     if x._plain is None:
         x._plain, x._leaves = _memory(x, asker), ()
     return x._plain
 
 
-def _memory(x: CarriedTensor, asker: str) -> torch.Tensor:
+def _memory(x: LazyTensor, asker: str) -> torch.Tensor:
     """The plain tensor of ``x``, with memory of its own."""
     structure, table = x._structure, x._table
     call.tally.asked[asker] += 1
@@ -251,9 +251,9 @@ def _memory(x: CarriedTensor, asker: str) -> torch.Tensor:
 
 
 def _plainly(item: Any, func: Any) -> Any:
-    """Arguments with plain tensors for carried ones; mostly the very objects, which have become plain."""
-    if type(item) is CarriedTensor:
-        return to_plain(item, _name(func))
+    """Arguments with plain tensors for lazy ones; mostly the very objects, which have become plain."""
+    if type(item) is LazyTensor:
+        return materialise(item, _name(func))
     if type(item) in (list, tuple):
         return type(item)([_plainly(entry, func) for entry in item])
     if type(item) is dict:
@@ -275,15 +275,15 @@ class _Strange(Exception):
 
 
 def _deferred(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor | None:
-    """What ``func`` gives, still carried; None where it needs plain tensors."""
+    """What ``func`` gives, still lazy; None where it needs plain tensors."""
     if not _deferring():
         return None
     operands: list[torch.Tensor] = []
     try:
         key: Hashable = (func, _key(args, operands), tuple((name, _key(value, operands)) for name, value in kwargs.items()))
-        table = next(x._table for x in operands if type(x) is CarriedTensor)
+        table = next(x._table for x in operands if type(x) is LazyTensor)
         for x in operands:
-            if type(x) is CarriedTensor:
+            if type(x) is LazyTensor:
                 if x._table is not table:
                     return None
             elif type(x) not in (torch.Tensor, nn.Parameter) or not _computable(x):
@@ -304,7 +304,7 @@ def _computable(x: torch.Tensor) -> bool:
 def _key(item: Any, operands: list[torch.Tensor]) -> Hashable:
     """What tells ``item`` from other arguments, but for its tensors, which go to ``operands``."""
     if isinstance(item, torch.Tensor):
-        if type(item) is CarriedTensor and item._plain is not None:
+        if type(item) is LazyTensor and item._plain is not None:
             item = item._plain
         operands.append(item)
         return _TENSOR

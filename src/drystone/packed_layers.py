@@ -25,8 +25,8 @@ from drystone.graph.ops import (
     ConvTranspose,
     GroupNorm,
     LayerNorm,
+    Linear,
     LocalResponseNorm,
-    Matmul,
     Pad,
     Pointwise,
     Pool,
@@ -40,8 +40,8 @@ from drystone.plan.assemble import Ends
 from drystone.plan.formats import CHANNELS_LAST, PLAIN, dense
 from drystone.plan.implementations import options as implementations_of
 from drystone.preparer import Preparer, lowered
-from drystone.runtime.explain_layouts import ExplainedLayer, LayoutExplanation
-from drystone.runtime.layouts import LayoutModule, PackedForward
+from drystone.runtime.explain_packed_layers import ExplainedLayer, PackedLayersExplanation
+from drystone.runtime.packed_layers import PackedForward, PackedLayersModule
 from drystone.runtime.program import Program
 from drystone.runtime.recurrent import RecurrentForward, is_recurrent
 from drystone.runtime.structures import Kind, Operation, Structure, Table
@@ -62,7 +62,7 @@ LAYERS = frozenset(
     }
 )
 # What a program of its own is for; other operators of the graph may only be around these.
-COMPUTED = frozenset((Matmul, Pointwise, Reduce, Softmax, LayerNorm, GroupNorm, Cat, Pad))
+COMPUTED = frozenset((Linear, Pointwise, Reduce, Softmax, LayerNorm, GroupNorm, Cat, Pad))
 SPATIAL = frozenset((Conv, ConvTranspose, Pool, Resize, LocalResponseNorm))
 # Calls in which a model comes to rest: what is computed twice in one is kept in the next.
 CALLS = 3
@@ -151,7 +151,7 @@ class LayerMaker:
         return self.preparer.program(graph, threads, tensors or None, held_format=structure.format, ends=ends)[0]
 
 
-def optimize_layers(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], options: Options) -> LayoutModule:
+def optimize_layers(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], options: Options) -> PackedLayersModule:
     """The model with packed layers, in the format in which it is fastest; without ``tuning="measure"``, in the likeliest.
 
     Raises ``CaptureError`` for a model in training mode, or one that does not run on the example.
@@ -195,14 +195,14 @@ class _Choice:
         }
         self.milliseconds: dict[str, float] = {}
         self.reasons: list[str] = []
-        self.best: tuple[float, LayoutModule] | None = None
+        self.best: tuple[float, PackedLayersModule] | None = None
         self.eager_milliseconds: float | None = None
 
     def _obstacle(self, module: nn.Module) -> str | None:
         """Why a module that would be a layer, or has weights of its own, is left as it is; None where nothing is to be said."""
         if type(module) not in LAYERS and not is_recurrent(module):
             own = next(module.parameters(recurse=False), None) is not None
-            return "it is no layer that can be packed; its operators are where they take carried tensors" if own else None
+            return "it is no layer that can be packed; its operators are where they take lazy tensors" if own else None
         if "forward" in vars(module):
             return "its forward was replaced"
         if module._forward_hooks or module._forward_pre_hooks:
@@ -239,7 +239,7 @@ class _Choice:
             self.best = ratio, fast
             self.eager_milliseconds = 1e3 * eager if measure else None
 
-    def _prepared(self, format: str) -> tuple[LayoutModule, LayerMaker]:
+    def _prepared(self, format: str) -> tuple[PackedLayersModule, LayerMaker]:
         forwards = {
             module: PackedForward(name, module)
             for name, module in self.model.named_modules()
@@ -258,12 +258,12 @@ class _Choice:
             return copy_tree(self.model, {**forwards, **self.recurrent}, self.recording.stateful)[self.model]
 
         changes = self.model in self.recording.effects
-        fast = LayoutModule(
+        fast = PackedLayersModule(
             self.model, tree, maker, changes, Weights(read.items()), lambda fast: self._explanation(fast, maker, forwards)
         )
         return fast, maker
 
-    def taken(self) -> LayoutModule:
+    def taken(self) -> PackedLayersModule:
         """The fastest, which leaves calls to eager where that is faster."""
         if self.best is None:
             fast, _ = self._prepared(PLAIN)
@@ -271,20 +271,22 @@ class _Choice:
             warn(f"the model runs eagerly: {'; '.join(self.reasons)}", stacklevel=5)
             return fast
         (ratio, fast), self.best = self.best, None
-        fast.renew()  # what the model remembers of the rehearsal is not the caller's
+        fast.renew()  # what the model remembers of autotuning is not the caller's
         if ratio > 1:
-            self.reasons.append("eager was faster in the rehearsal")
+            self.reasons.append("eager was faster in autotuning")
             fast.eagerly = True
         return fast
 
-    def _explanation(self, fast: LayoutModule, maker: LayerMaker, forwards: dict[nn.Module, PackedForward]) -> LayoutExplanation:
+    def _explanation(
+        self, fast: PackedLayersModule, maker: LayerMaker, forwards: dict[nn.Module, PackedForward]
+    ) -> PackedLayersExplanation:
         tables = fast.tables
         layers = [_layer(forward, tables, maker) for forward in forwards.values()]
         names = {module: name for name, module in self.model.named_modules()}
         layers += [_recurrent_layer(names[module], forward) for module, forward in self.recurrent.items()]
         order = {name: i for i, (name, _) in enumerate(self.model.named_modules())}
         layers = sorted([*layers, *self.eager_layers], key=lambda layer: order[layer.name])
-        return LayoutExplanation(
+        return PackedLayersExplanation(
             layers=layers,
             runs="eager" if fast.eagerly else "drystone",
             reason="; ".join(self.reasons) if fast.eagerly else "",

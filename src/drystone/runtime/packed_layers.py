@@ -1,4 +1,4 @@
-"""What ``optimize`` gives back for ``capture="eager"``: the model runs eagerly, its layers packed, their results carried."""
+"""What ``optimize`` gives back for ``capture="eager"``: the model runs eagerly, its layers packed, their results lazy."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from drystone.runtime.carried import CarriedTensor, Tally, apply_to_one, call, carry_input, to_plain
-from drystone.runtime.explain_layouts import LayoutExplanation
+from drystone.runtime.explain_packed_layers import PackedLayersExplanation
+from drystone.runtime.lazy import LazyTensor, Tally, apply_to_one, call, lazy_input, materialise
 from drystone.runtime.programs import ProgramTable
-from drystone.runtime.stand_in import StandIn, checked_tensors, threads_in_force
+from drystone.runtime.proxy import ModuleProxy, checked_tensors, threads_in_force
 from drystone.runtime.structures import Maker, Table
 from drystone.runtime.traced_calls import is_traced
 from drystone.runtime.weights import Weights
@@ -44,7 +44,7 @@ class PackedForward:
         self.abandoned = f"the model has set its {name!r}"
 
 
-class LayoutModule(StandIn):
+class PackedLayersModule(ModuleProxy):
     """The model, run eagerly with packed layers. Inputs, outputs and attributes are the model's.
 
     Calls may come from several threads, if the model's may. Results carry no gradient. Where the model's weights change after it
@@ -58,7 +58,7 @@ class LayoutModule(StandIn):
         maker: Maker,
         changes_inputs: bool,
         weights: Weights,
-        explain: Callable[[LayoutModule], LayoutExplanation],
+        explain: Callable[[PackedLayersModule], PackedLayersExplanation],
     ) -> None:
         """``tree``: gives a copy of the model with packed layers. ``changes_inputs``: it does, or gives back their memory."""
         super().__init__(model)
@@ -81,7 +81,7 @@ class LayoutModule(StandIn):
             self._maker.renew()
             self._weights.take(self._weights.named)
 
-    def explain(self) -> LayoutExplanation:
+    def explain(self) -> PackedLayersExplanation:
         """Which layers run packed, in which format, which eagerly and why; and the reorders of the last call."""
         return self._explain(self)
 
@@ -104,8 +104,8 @@ class LayoutModule(StandIn):
         call.table, call.tally = table, Tally()
         try:
             if not self._changes_inputs:
-                args, kwargs = pytree.tree_map_only(torch.Tensor, lambda x: carry_input(table, x), (args, kwargs))
-            return _settled(self._tree(*args, **kwargs))
+                args, kwargs = pytree.tree_map_only(torch.Tensor, lambda x: lazy_input(table, x), (args, kwargs))
+            return _materialised(self._tree(*args, **kwargs))
         finally:
             self.last = call.tally
             call.table, call.tally = before
@@ -116,29 +116,29 @@ class LayoutModule(StandIn):
         return self._tables.find(key, lambda: Table(self._maker))
 
 
-def _settled(result: Any) -> Any:
-    """``result`` of a model with a plain tensor for each carried one, also inside of objects that pytree does not know."""
+def _materialised(result: Any) -> Any:
+    """``result`` of a model with a plain tensor for each lazy one, also inside of objects that pytree does not know."""
     if isinstance(result, torch.Tensor):
-        return to_plain(result, "the model's result") if type(result) is CarriedTensor else result
-    left: list[CarriedTensor] = []
-    _settle_inside(result, set(), left)
+        return materialise(result, "the model's result") if type(result) is LazyTensor else result
+    left: list[LazyTensor] = []
+    _materialise_inside(result, set(), left)
     if not left:
         return result
-    return pytree.tree_map(lambda leaf: leaf._plain if type(leaf) is CarriedTensor else leaf, result)
+    return pytree.tree_map(lambda leaf: leaf._plain if type(leaf) is LazyTensor else leaf, result)
 
 
-def _settle_inside(item: Any, seen: set[int], left: list[CarriedTensor]) -> None:
+def _materialise_inside(item: Any, seen: set[int], left: list[LazyTensor]) -> None:
     if id(item) in seen:
         return
     seen.add(id(item))
-    if type(item) is CarriedTensor:
-        if to_plain(item, "the model's result") is not item:
+    if type(item) is LazyTensor:
+        if materialise(item, "the model's result") is not item:
             left.append(item)
     elif isinstance(item, dict):
         for entry in item.values():
-            _settle_inside(entry, seen, left)
+            _materialise_inside(entry, seen, left)
     elif isinstance(item, (list, tuple, set)):
         for entry in item:
-            _settle_inside(entry, seen, left)
+            _materialise_inside(entry, seen, left)
     if hasattr(item, "__dict__") and not isinstance(item, (type, torch.Tensor, nn.Module)):
-        _settle_inside(vars(item), seen, left)
+        _materialise_inside(vars(item), seen, left)
