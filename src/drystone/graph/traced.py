@@ -28,7 +28,7 @@ def resized(symbols: dict[Any, Any]) -> Iterator[None]:
 
 def hint(size: Any) -> Any:
     """A symbolic number as the number it had in the example, or has in ``resized``; anything else as it is."""
-    if type(size) is int or not isinstance(size, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+    if not isinstance(size, (torch.SymInt, torch.SymFloat, torch.SymBool)):
         return size
     if (resizing := _sizes.get()) is not None:
         symbols, found = resizing
@@ -45,7 +45,7 @@ def hint(size: Any) -> Any:
 
 
 def sizes(tensor: torch.Tensor) -> tuple[int, ...]:
-    return tuple([hint(size) for size in tensor.shape])
+    return tuple([size if type(size) is int else hint(size) for size in tensor.shape])
 
 
 def storage(node: fx.Node) -> int:
