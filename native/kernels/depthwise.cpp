@@ -40,37 +40,51 @@ struct Row {
   const float* weights;
 };
 
-// What sums begin with, and between what they end: the bounds keep a NaN.
-struct Ends {
-  Lanes start, low, high;
-
-  Lanes bounded(Lanes sum) const { return least_or(high, most_or(low, sum)); }
+// Between what results are kept. A NaN is.
+struct Bounds {
+  int count;  // 0: not at all, 1: from low up
+  Lanes low, high;
 };
+
+template <int Tile, int Vectors>
+__attribute__((always_inline)) inline void store_tile(const Lanes (&sum)[Tile][Vectors], const Bounds& bounds, float* to, int64_t stride,
+                                                      int64_t apart) {
+  const auto each = [&](auto bounded) __attribute__((always_inline)) {
+#pragma GCC unroll 14
+    for (int t = 0; t < Tile; t++, to += stride)
+#pragma GCC unroll 2
+      for (int v = 0; v < Vectors; v++) store<W>(to + v * apart, bounded(sum[t][v]));
+  };
+  const Lanes low = bounds.low, high = bounds.high;
+  if (bounds.count == 0) return each([](Lanes x) { return x; });
+  if (bounds.count == 1) return each([=](Lanes x) { return most_or(low, x); });
+  each([=](Lanes x) { return least_or(high, most_or(low, x)); });
+}
 
 // `Tile` vectors of results, from the scratch. Across: a vector of weights a tap, else one weight.
 template <int Tile, bool Across>
-void sum_tile(const Row* rows, int64_t count, int64_t at, const int64_t* offsets, Range taps, const Ends& ends, float* to, int64_t stride) {
-  Lanes sum[Tile];
+void sum_tile(const Row* rows, int64_t count, int64_t at, const int64_t* offsets, Range taps, Lanes start, const Bounds& bounds, float* to,
+              int64_t stride) {
+  Lanes sum[Tile][1];
 #pragma GCC unroll 14
-  for (int t = 0; t < Tile; t++) sum[t] = ends.start;
+  for (int t = 0; t < Tile; t++) sum[t][0] = start;
   for (int64_t r = 0; r < count; r++) {
     const float* weights = rows[r].weights;
     for (int64_t k = taps.begin; k < taps.end; k++) {
       const float* x = rows[r].x + at + offsets[k];
       const Lanes weight = Across ? load<W>(weights + k * W) : all(weights[k]);
 #pragma GCC unroll 14
-      for (int t = 0; t < Tile; t++) sum[t] += weight * load<W>(x + t * W);
+      for (int t = 0; t < Tile; t++) sum[t][0] += weight * load<W>(x + t * W);
     }
   }
-#pragma GCC unroll 14
-  for (int t = 0; t < Tile; t++) store<W>(to + t * stride, ends.bounded(sum[t]));
+  store_tile(sum, bounds, to, stride, 0);
 }
 
 template <bool Across, int Tile = kTile>
-inline void sum_some(int64_t tile, const Row* rows, int64_t count, int64_t at, const int64_t* offsets, Range taps, const Ends& ends,
-                     float* to, int64_t stride) {
-  if (tile == Tile) return sum_tile<Tile, Across>(rows, count, at, offsets, taps, ends, to, stride);
-  if constexpr (Tile > 1) sum_some<Across, Tile - 1>(tile, rows, count, at, offsets, taps, ends, to, stride);
+inline void sum_some(int64_t tile, const Row* rows, int64_t count, int64_t at, const int64_t* offsets, Range taps, Lanes start,
+                     const Bounds& bounds, float* to, int64_t stride) {
+  if (tile == Tile) return sum_tile<Tile, Across>(rows, count, at, offsets, taps, start, bounds, to, stride);
+  if constexpr (Tile > 1) sum_some<Across, Tile - 1>(tile, rows, count, at, offsets, taps, start, bounds, to, stride);
 }
 
 // The first lanes of a vector: all bits of theirs are set.
@@ -97,7 +111,8 @@ struct Direct {
   int64_t step;                                // from the column of an output to the next one's
   int64_t in_apart, weights_apart, out_apart;  // from vector to vector
   int64_t stride;                              // between results
-  Ends ends[2];
+  Lanes start[2];
+  Bounds bounds;
   Mask mask;
 };
 
@@ -108,7 +123,7 @@ void sum_direct(const Direct& d, const DepthwiseTap* taps, float* to) {
 #pragma GCC unroll 14
   for (int t = 0; t < Tile; t++)
 #pragma GCC unroll 2
-    for (int v = 0; v < Vectors; v++) sum[t][v] = d.ends[v].start;
+    for (int v = 0; v < Vectors; v++) sum[t][v] = d.start[v];
   const int64_t step = d.step, in_apart = d.in_apart;
   [[maybe_unused]] const Mask mask = d.mask;
   for (int64_t r = 0; r < d.count; r++) {
@@ -139,10 +154,7 @@ void sum_direct(const Direct& d, const DepthwiseTap* taps, float* to) {
       }
     }
   }
-#pragma GCC unroll 14
-  for (int t = 0; t < Tile; t++)
-#pragma GCC unroll 2
-    for (int v = 0; v < Vectors; v++) store<W>(to + t * d.stride + v * d.out_apart, d.ends[v].bounded(sum[t][v]));
+  store_tile(sum, d.bounds, to, d.stride, d.out_apart);
 }
 
 template <int Vectors, bool Some, int Tile = kDirectTile>
@@ -177,6 +189,7 @@ struct Part {
     line = ring + a.kernel[0] * a.span * a.row_floats;
     operand = line + 2 * a.line_rows * a.line_pitch;
     rows = reinterpret_cast<Row*>(operand + a.line_rows * a.line_pitch);
+    direct.bounds = {a.high < infinity ? 2 : a.low > -infinity ? 1 : 0, all(a.low), all(a.high)};
     if (a.ops)
       for (int64_t i = 0; i < 3 * a.line_rows * a.line_pitch; i++) line[i] = 0;
   }
@@ -194,7 +207,7 @@ struct Part {
     for (int64_t v = 0; v < count; v++) {
       alignas(64) float bias[W] = {};
       for (int64_t l = 0; a.bias && l < lanes; l++) bias[l] = a.bias[channel + v * W + l];
-      direct.ends[v] = {Across ? load<W>(bias) : all(bias[0]), all(a.low), all(a.high)};
+      direct.start[v] = Across ? load<W>(bias) : all(bias[0]);
     }
     direct.rows = rows;
     direct.mask = first_lanes(lanes);
@@ -241,15 +254,16 @@ struct Part {
     if (*a.unbounded != 0) [[unlikely]] {
       for (int64_t i = 0; i < columns; i++) {
         const Range inside = steps_within(left + i * a.stride[2], a.dilation[2], a.in_size[2], a.kernel[2]);
-        sum_tile<1, Across>(rows, count, i * unit, a.tap_offsets, inside, direct.ends[0], to + i * (Across ? stride : 1), 0);
+        sum_tile<1, Across>(rows, count, i * unit, a.tap_offsets, inside, direct.start[0], direct.bounds, to + i * (Across ? stride : 1),
+                            0);
       }
       return;
     }
     const int64_t vectors = Across ? columns : ceil_div(columns, W), tiles = ceil_div(vectors, kTile);
     for (int64_t tile = 0; tile < tiles; tile++) {
       const Range some = share(vectors, tile, tiles);
-      sum_some<Across>(some.end - some.begin, rows, count, some.begin * W, a.tap_offsets, taps, direct.ends[0], to + some.begin * stride,
-                       stride);
+      sum_some<Across>(some.end - some.begin, rows, count, some.begin * W, a.tap_offsets, taps, direct.start[0], direct.bounds,
+                       to + some.begin * stride, stride);
     }
   }
 
