@@ -6,14 +6,15 @@
 // before a result is stored, bounded (relu, clamp) on the way; other instructions run on some rows of results in the first level cache.
 //
 // What does not lie so goes row by row, by way of copies: bfloat16, several outputs a channel, columns so far apart that they share cache
-// sets (1024 channels, channels_last), and plain, in which a vector is neighbouring columns. The rows that a row of outputs reads are
-// copied into the first level cache, each once: as float32, with zeros for the padding at both ends, and with a stride s the columns of
-// each remainder by s together. There every tap is a constant offset, whatever format, stride and dilation. Zeros stand for the
-// padding, so what a weight that is NaN or infinite would make of them is not computed: such weights (pack() says so) take their
-// outputs one by one, by the taps that lie in the image.
+// sets (1024 channels, channels_last, unless a narrower tile does), and plain, in which a vector is neighbouring columns. The rows that a
+// row of outputs reads are copied into the first level cache, each once: as float32, with zeros for the padding at both ends, and with a
+// stride s the columns of each remainder by s together. There every tap is a constant offset, whatever format, stride and dilation. Zeros
+// stand for the padding, so what a weight that is NaN or infinite would make of them is not computed: such weights (pack() says so) take
+// their outputs one by one, by the taps that lie in the image.
 //
 // Zen 4, AVX-512, one core, float32, against oneDNN 3.2: 1024 channels, kernel 31, 128 columns 0.10 ms (its kernel for one axis 3.5, as an
-// image 0.16); 3x3x3 on 64 channels of 8 x 28 x 28 0.29 ms against 3.9. Images take 0.9 to 1.2 times oneDNN's time, with AVX2 1.15 to 1.35.
+// image 0.16); 3x3x3 on 64 channels of 8 x 28 x 28 0.29 ms against 3.9. Images take 0.85 to 1.3 times oneDNN's time in its better format,
+// with AVX2 1.1 to 1.25, and short kernels over one axis up to 1.5: the planner measures both.
 #include "kernels/depthwise.h"
 
 #include <omp.h>
@@ -271,7 +272,7 @@ struct Part {
     direct.count = count;
     direct.stride = stride;
     direct.out_apart = apart;
-    const int64_t tiles = ceil_div(columns, kDirectTile);
+    const int64_t tiles = ceil_div(columns, a.tile);
     for (int64_t tile = 0; tile < tiles; tile++) {
       const Range some = share(columns, tile, tiles);
       const DepthwiseTap* taps = a.taps + tile * a.kernel[2];

@@ -55,6 +55,7 @@ struct DepthwiseArgs {
   // there are line_rows of them for the epilogue.
   int64_t row_parts, column_parts, line_pitch, line_rows;
   const DepthwiseTap* taps = nullptr;  // direct: of each tile of a row, shared out evenly, each tap
+  int64_t tile;                        // columns of a tile at most
   bool direct;                         // whole vectors of channels are read where they lie
   // Else the rows of x that a row of outputs reads, `span` of them, lie in the scratch, each with the columns that a part reads: those
   // of a multiple of the stride lie together, the next ones `phase` floats on.

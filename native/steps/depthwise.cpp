@@ -115,7 +115,8 @@ void Depthwise::plan(int64_t threads) {
   constexpr int64_t cache = 24 << 10, narrowest = 28, line_bytes = 4 << 10;
   const int64_t lanes = vector_lanes(), unit = args_.across ? lanes : 1, width = args_.out_size[2], step = args_.stride[2];
   const int64_t reach = (args_.kernel[2] - 1) * args_.dilation[2];
-  args_.direct = args_.across && args_.dtype == DType::f32 && args_.multiplier == 1 && !collides();
+  args_.tile = fitting_tile();
+  args_.direct = args_.across && args_.dtype == DType::f32 && args_.multiplier == 1 && args_.tile >= 3;
   args_.span = (args_.kernel[1] - 1) * args_.dilation[1] + 1;
   const int64_t fitting = cache / (args_.kernel[0] * args_.span * step * unit * 4) - reach / step;
   const int64_t columns = args_.direct ? width : std::min(width, std::max(fitting, narrowest * lanes / unit));
@@ -138,17 +139,18 @@ void Depthwise::plan(int64_t threads) {
   scratchpad_bytes = threads * args_.thread_bytes + 63;
 }
 
-// Whether columns of x lie so far apart that those of a tile push each other out of a first level cache of 64 sets, 8 ways each.
-bool Depthwise::collides() const {
-  const int64_t apart = args_.in_map.spatial[2] * args_.stride[2] * 4, tile = depthwise_tile(vector_lanes());
-  const int64_t read = tile + (args_.kernel[2] - 1) * args_.dilation[2] / args_.stride[2];
-  const int64_t sets = apart % 64 ? 64 : 64 / std::gcd<int64_t>(apart / 64, 64);
-  return std::min(read, args_.out_size[2]) > 8 * sets;
+// The columns of a tile that do not push each other out of a first level cache of 64 sets, 8 ways each: few where columns of x lie a
+// power of two apart.
+int64_t Depthwise::fitting_tile() const {
+  const int64_t apart = args_.in_map.spatial[2] * 4, sets = apart % 64 ? 64 : 64 / std::gcd<int64_t>(apart / 64, 64);
+  const int64_t columns = 8 * sets - (args_.kernel[2] - 1) * args_.dilation[2] - 1;
+  if (args_.in_size[2] <= 8 * sets) return depthwise_tile(vector_lanes());
+  return columns < 0 ? 0 : std::min<int64_t>(columns / args_.stride[2] + 1, depthwise_tile(vector_lanes()));
 }
 
 // Tiles of a row are shared out evenly, as by the kernel.
 void Depthwise::plan_taps() {
-  const int64_t width = args_.out_size[2], tiles = ceil_div(width, depthwise_tile(vector_lanes())), step = args_.stride[2];
+  const int64_t width = args_.out_size[2], tiles = ceil_div(width, args_.tile), step = args_.stride[2];
   for (int64_t tile = 0, first = 0; tile < tiles; tile++) {
     const int64_t outputs = width / tiles + (tile < width % tiles);
     for (int64_t tap = 0; tap < args_.kernel[2]; tap++) {

@@ -29,7 +29,7 @@ class Depthwise final : public Step {
  private:
   void plan(int64_t threads);
   void plan_taps();
-  bool collides() const;
+  int64_t fitting_tile() const;
   int64_t taps() const { return args_.kernel[0] * args_.kernel[1] * args_.kernel[2]; }
   int64_t packed_channels() const;
 

@@ -192,6 +192,15 @@ def test_specials(value: float, where: str, format: str) -> None:
     assert_same_specials(got, want.view(got.shape))
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("channels", "kernel"), [(1024, (31,)), (1024, (3,)), (512, (3, 3)), (256, (3, 5))])
+def test_columns_a_power_of_two_apart(channels: int, kernel: Sides, stride: int) -> None:
+    """They share cache sets: the tile is narrower, or rows are copied."""
+    x, weight = integers(1, channels, *(3,) * (len(kernel) - 1), 43), integers(channels, 1, *kernel, seed=1)
+    before = tuple(k // 2 for k in kernel)
+    check(*convolved(x, weight, format="channels_last", before=before, stride=stride))
+
+
 @pytest.mark.parametrize("format", ["plain", "channels_last"])
 def test_views(format: str) -> None:
     """Channels 8 to 28 of 40, and every other row."""
