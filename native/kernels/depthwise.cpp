@@ -108,6 +108,7 @@ inline void store_some(float* to, Lanes x, Mask mask) { _mm256_maskstore_ps(to, 
 // A tile of one or two vectors of channels that are read where they lie.
 struct Direct {
   const Row* rows;
+  int64_t at;                                  // of the first output's first tap in a row
   int64_t count, width;                        // of the rows, and taps of each
   int64_t step;                                // from the column of an output to the next one's
   int64_t in_apart, weights_apart, out_apart;  // from vector to vector
@@ -130,7 +131,7 @@ void sum_direct(const Direct& d, const DepthwiseTap* taps, float* to) {
   for (int64_t r = 0; r < d.count; r++) {
     const float* weights = d.rows[r].weights;
     for (int64_t k = 0; k < d.width; k++, weights += W) {
-      const float* x = d.rows[r].x + taps[k].offset;
+      const float* x = d.rows[r].x + d.at + taps[k].offset;
       Lanes weight[Vectors];
 #pragma GCC unroll 2
       for (int v = 0; v < Vectors; v++) weight[v] = load<W>(weights + v * d.weights_apart);
@@ -138,7 +139,7 @@ void sum_direct(const Direct& d, const DepthwiseTap* taps, float* to) {
 #pragma GCC unroll 2
         for (int v = 0; v < Vectors; v++) sum[t][v] += weight[v] * (Some ? load_some(x, mask) : load<W>(x + v * in_apart));
       };
-      if (taps[k].end - taps[k].begin == Tile) {
+      if (taps[k].end - taps[k].begin >= Tile) {
 #pragma GCC unroll 14
         for (int t = 0; t < Tile; t++) {
           add(t);
@@ -268,15 +269,17 @@ struct Part {
     }
   }
 
-  void sum_in_place(int64_t count, int64_t columns, float* to, int64_t stride, int64_t apart) {
+  void sum_in_place(int64_t count, Range tiles, float* to, int64_t stride, int64_t apart) {
     direct.count = count;
     direct.stride = stride;
     direct.out_apart = apart;
-    const int64_t tiles = ceil_div(columns, a.tile);
-    for (int64_t tile = 0; tile < tiles; tile++) {
-      const Range some = share(columns, tile, tiles);
-      const DepthwiseTap* taps = a.taps + tile * a.kernel[2];
-      float* first = to + some.begin * stride;
+    const int64_t width = a.out_size[2], all = a.tiles;
+    for (int64_t tile = tiles.begin; tile < tiles.end; tile++) {
+      const Range some = share(width, tile, all);
+      direct.at = (some.begin * a.stride[2] - a.padding[2]) * a.in_map.spatial[2];
+      const DepthwiseTap* taps = a.taps + a.tile_kinds[tile] * a.kernel[2];
+      float* first = to;
+      to += (some.end - some.begin) * stride;
       const int64_t tile_columns = some.end - some.begin;
       if (vectors == 2) {
         sum_directly<2, false>(tile_columns, direct, taps, first);
@@ -343,7 +346,8 @@ struct Part {
     return static_cast<T*>(a.output) + offset(map, image, c) + z * map.spatial[0] + y * map.spatial[1] + x * map.spatial[2];
   }
 
-  void run(int64_t z, Range outputs, Range columns) {
+  // tiles: the columns, where x is read directly.
+  void run(int64_t z, Range outputs, Range columns, Range tiles) {
     const int64_t left = columns.begin * a.stride[2] - a.padding[2], front = z * a.stride[0] - a.padding[0];
     const int64_t count = columns.end - columns.begin, apart = a.out_map.spatial[2];
     const Range slices = steps_within(front, a.dilation[0], a.in_size[0], a.kernel[0]);
@@ -371,7 +375,7 @@ struct Part {
       missing = larger(missing, top + a.span);
       float* to = done ? reinterpret_cast<float*>(target(channel, z, y, columns.begin)) : line + held * a.line_pitch;
       const int64_t stride = done && Across ? apart : W, lines = a.line_rows * a.line_pitch;
-      in_place ? sum_in_place(met, count, to, stride, done ? out_apart : lines) : sum(met, left, count, to, stride);
+      in_place ? sum_in_place(met, tiles, to, stride, done ? out_apart : lines) : sum(met, left, count, to, stride);
       if (!done && (++held == a.line_rows || y + 1 == outputs.end)) {
         for (int64_t v = 0; v < vectors; v++) finish(z, y + 1 - held, held, columns.begin, count, channel + v * W, line + v * lines);
         held = 0;
@@ -391,7 +395,10 @@ void convolve(const DepthwiseArgs& a) {
     Part<T, Across> part(a, a.scratch + omp_get_thread_num() * a.thread_bytes);
     for (int64_t item = mine.begin; item < mine.end; item++) {
       int64_t rest = item / groups;
-      const Range columns = share(a.out_size[2], rest % a.column_parts, a.column_parts);
+      const Range tiles = share(a.tiles, rest % a.column_parts, a.column_parts);
+      const Range columns = a.direct
+                                ? Range{share(a.out_size[2], tiles.begin, a.tiles).begin, share(a.out_size[2], tiles.end - 1, a.tiles).end}
+                                : share(a.out_size[2], rest % a.column_parts, a.column_parts);
       rest /= a.column_parts;
       const Range rows = share(a.out_size[1], rest % a.row_parts, a.row_parts);
       rest /= a.row_parts;
@@ -399,7 +406,7 @@ void convolve(const DepthwiseArgs& a) {
       for (int64_t vector = item % groups * together, count; vector < end; vector += count) {
         count = vector + together <= whole ? together : 1;
         part.select(rest / a.out_size[0], vector, count);
-        part.run(rest % a.out_size[0], rows, columns);
+        part.run(rest % a.out_size[0], rows, columns, tiles);
       }
     }
   }

@@ -27,8 +27,8 @@ struct DepthwiseOp {
 constexpr int depthwise_max_ops = 8;
 constexpr int depthwise_tile(int64_t lanes) { return lanes == 16 ? 14 : 7; }  // columns of two vectors of channels, in registers
 
-// What tap k of a row of the kernel meets: outputs [begin, end) of a tile, of which the first would read x at `offset` from the row's
-// begin, in elements.
+// What a tap of a row of the kernel meets: outputs [begin, end) of a tile, the first of the tile at `offset` from where its first tap
+// does, in elements.
 struct DepthwiseTap {
   int64_t offset;
   int32_t begin, end;
@@ -54,9 +54,10 @@ struct DepthwiseArgs {
   // The work is cut into row_parts x column_parts parts a plane. Rows of results are kept in the scratch, line_pitch floats apart, until
   // there are line_rows of them for the epilogue.
   int64_t row_parts, column_parts, line_pitch, line_rows;
-  const DepthwiseTap* taps = nullptr;  // direct: of each tile of a row, shared out evenly, each tap
-  int64_t tile;                        // columns of a tile at most
-  bool direct;                         // whole vectors of channels are read where they lie
+  bool direct;  // vectors of channels are read where they lie, a row in `tiles` tiles of nearly equal width
+  int64_t tiles;
+  const DepthwiseTap* taps = nullptr;   // the taps of a row for each kind of tile
+  const int32_t* tile_kinds = nullptr;  // the kind of each tile
   // Else the rows of x that a row of outputs reads, `span` of them, lie in the scratch, each with the columns that a part reads: those
   // of a multiple of the stride lie together, the next ones `phase` floats on.
   int64_t span, phase, row_floats;

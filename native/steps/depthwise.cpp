@@ -112,24 +112,30 @@ Depthwise::Depthwise(const TensorDesc& x, const Dims& weights, bool has_bias, co
 // How the work is cut. Where rows are copied, those that a row of outputs reads stay in the first level cache (32 KB) with the results;
 // narrower parts copy the columns between them twice.
 void Depthwise::plan(int64_t threads) {
-  constexpr int64_t cache = 24 << 10, narrowest = 28, line_bytes = 4 << 10;
+  constexpr int64_t cache = 24 << 10, narrowest = 28, line_bytes = 4 << 10, most_floats = 16 << 20;
   const int64_t lanes = vector_lanes(), unit = args_.across ? lanes : 1, width = args_.out_size[2], step = args_.stride[2];
   const int64_t reach = (args_.kernel[2] - 1) * args_.dilation[2];
-  args_.tile = fitting_tile();
-  args_.direct = args_.across && args_.dtype == DType::f32 && args_.multiplier == 1 && args_.tile >= 3;
+  const int64_t tile = fitting_tile();
+  args_.direct = args_.across && args_.dtype == DType::f32 && args_.multiplier == 1 && tile >= 3;
+  args_.tiles = ceil_div(width, std::max<int64_t>(tile, 1));
   args_.span = (args_.kernel[1] - 1) * args_.dilation[1] + 1;
   const int64_t fitting = cache / (args_.kernel[0] * args_.span * step * unit * 4) - reach / step;
-  const int64_t columns = args_.direct ? width : std::min(width, std::max(fitting, narrowest * lanes / unit));
-  args_.column_parts = ceil_div(width, columns);
-  const int64_t widest = ceil_div(width, args_.column_parts);
+  const int64_t columns = std::min(width, args_.direct ? (args_.ops ? 128 : 4096) : std::max(fitting, narrowest * lanes / unit));
+  args_.column_parts = std::min(ceil_div(width, columns), args_.direct ? args_.tiles : width);
+  const int64_t widest =
+      args_.direct ? ceil_div(args_.tiles, args_.column_parts) * ceil_div(width, args_.tiles) : ceil_div(width, args_.column_parts);
   // A vector of columns that begins in a part reads on behind it.
   args_.line_pitch = args_.across ? widest * lanes : round_up(widest, lanes) + lanes;
   args_.line_rows = std::min(std::max<int64_t>(line_bytes / (args_.line_pitch * 4), 1), args_.out_size[1]);
-  args_.phase = round_up(args_.line_pitch + reach / step * unit, lanes);
-  args_.row_floats = step * args_.phase;
-  for (int64_t tap = 0; tap < args_.kernel[2]; tap++) {
-    const int64_t column = tap * args_.dilation[2];
-    tap_offsets_.push_back(column % step * args_.phase + column / step * unit);
+  if (!args_.direct) {
+    args_.phase = round_up(args_.line_pitch + reach / step * unit, lanes);
+    if (static_cast<double>(args_.kernel[0]) * args_.span * step * args_.phase > most_floats)
+      throw std::invalid_argument("a depthwise convolution whose kernel or stride reaches so far needs too much memory for copies");
+    args_.row_floats = step * args_.phase;
+    for (int64_t tap = 0; tap < args_.kernel[2]; tap++) {
+      const int64_t column = tap * args_.dilation[2];
+      tap_offsets_.push_back(column % step * args_.phase + column / step * unit);
+    }
   }
   if (args_.direct) plan_taps();
   const int64_t vectors = ceil_div(args_.channels, unit), items = args_.batch * args_.out_size[0] * args_.column_parts * vectors;
@@ -148,16 +154,25 @@ int64_t Depthwise::fitting_tile() const {
   return columns < 0 ? 0 : std::min<int64_t>(columns / args_.stride[2] + 1, depthwise_tile(vector_lanes()));
 }
 
-// Tiles of a row are shared out evenly, as by the kernel.
+// What each tap of a row meets in each tile. Tiles that no border touches are of one kind, the first.
 void Depthwise::plan_taps() {
-  const int64_t width = args_.out_size[2], tiles = ceil_div(width, args_.tile), step = args_.stride[2];
-  for (int64_t tile = 0, first = 0; tile < tiles; tile++) {
-    const int64_t outputs = width / tiles + (tile < width % tiles);
-    for (int64_t tap = 0; tap < args_.kernel[2]; tap++) {
-      const int64_t column = first * step - args_.padding[2] + tap * args_.dilation[2];
+  const int64_t width = args_.out_size[2], step = args_.stride[2];
+  const auto add = [&](int64_t tap, int64_t begin, int64_t end) {
+    const int64_t offset = tap * args_.dilation[2] * args_.in_map.spatial[2];
+    taps_.push_back({offset, static_cast<int32_t>(begin), static_cast<int32_t>(end)});
+  };
+  for (int64_t tap = 0; tap < args_.kernel[2]; tap++) add(tap, 0, depthwise_tile(vector_lanes()));
+  int32_t kinds = 1;
+  for (int64_t tile = 0, first = 0; tile < args_.tiles; tile++) {
+    const int64_t outputs = width / args_.tiles + (tile < width % args_.tiles), left = first * step - args_.padding[2];
+    const int64_t right = left + (outputs - 1) * step + (args_.kernel[2] - 1) * args_.dilation[2];
+    const bool inside = left >= 0 && right < args_.in_size[2];
+    tile_kinds_.push_back(inside ? 0 : kinds++);
+    for (int64_t tap = 0; !inside && tap < args_.kernel[2]; tap++) {
+      const int64_t column = left + tap * args_.dilation[2];
       const auto until = [&](int64_t to) { return std::clamp<int64_t>(to <= 0 ? 0 : ceil_div(to, step), 0, outputs); };
-      const int64_t begin = until(-column), end = std::max(begin, until(args_.in_size[2] - column));
-      taps_.push_back({column * args_.in_map.spatial[2], static_cast<int32_t>(begin), static_cast<int32_t>(end)});
+      const int64_t begin = until(-column);
+      add(tap, begin, std::max(begin, until(args_.in_size[2] - column)));
     }
     first += outputs;
   }
@@ -176,6 +191,7 @@ void Depthwise::run(const Run& run, StepState*) const {
     if (args.op[i].binary) args.op[i].operand = in_place_[i] ? args.output : *slot++;
   args.tap_offsets = tap_offsets_.data();
   args.taps = taps_.data();
+  args.tile_kinds = tile_kinds_.data();
   const auto scratch = reinterpret_cast<uintptr_t>(run.scratchpad);
   args.scratch = reinterpret_cast<std::byte*>((scratch + 63) / 64 * 64);
   args.threads = std::min(threads_for(elements_ * taps() / 4, run.threads), threads_);

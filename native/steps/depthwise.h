@@ -39,6 +39,7 @@ class Depthwise final : public Step {
   std::vector<bool> in_place_;  // for each post-op: whether its operand is what the output holds already
   std::vector<int64_t> tap_offsets_;
   std::vector<DepthwiseTap> taps_;
+  std::vector<int32_t> tile_kinds_;
   int threads_;  // that the scratchpad is made for
   int64_t elements_;
 };

@@ -173,9 +173,10 @@ def test_epilogue(channels: int, format: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("kind", ["silu", "hardswish", "sigmoid", "exp"])
 def test_activations_leave_the_padding_of_blocks_alone(kind: str, format: str) -> None:
-    x, weight = normal(1, 21, 20), normal(21, 1, 5, seed=1)
-    got, want = convolved(x, weight, format=format, before=(2,), ops=[(kind, 0.0, 0.0, None)])
-    torch.testing.assert_close(got.double(), instruction(kind)(want), rtol=1e-5, atol=1e-5)
+    for width in (20, 300):
+        x, weight = normal(1, 37, width), normal(37, 1, 5, seed=1)
+        got, want = convolved(x, weight, format=format, before=(2,), ops=[(kind, 0.0, 0.0, None)])
+        torch.testing.assert_close(got.double(), instruction(kind)(want), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -235,3 +236,6 @@ def test_refusals() -> None:
     refuse("eight post-ops", post_ops=[("relu", 0.0, 0.0, None)] * 9)
     refuse("does not broadcast", post_ops=[("add", 0.0, 0.0, dense((1, 16, 8, 7), "channels_last"))])
     refuse("unknown pointwise", post_ops=[("nothing", 0.0, 0.0, None)])
+    long = {"padding_l": [0, 0], "padding_r": [0, 0], "weights": [16, 1, 1, 1], "stride": [1, 1 << 25]}
+    wide, narrow = dense((1, 16, 1, (1 << 25) + 1), "plain"), dense((1, 16, 1, 2), "plain")
+    refuse("too much memory", x=wide, output=narrow, **long)
