@@ -35,6 +35,11 @@ DepthwiseMap map_of(const TensorDesc& desc, int64_t channels) {
   return map;
 }
 
+void require_floats(double a, double b, double c) {
+  if (a * b * c > 16 << 20)
+    throw std::invalid_argument("a depthwise convolution whose kernel or stride reaches so far needs too much memory for copies");
+}
+
 DepthwiseOp op_of(const PostOp& op, const TensorDesc& output) {
   DepthwiseOp result{};
   const bool sum = op.kind == "sum";
@@ -112,15 +117,19 @@ Depthwise::Depthwise(const TensorDesc& x, const Dims& weights, bool has_bias, co
 // How the work is cut. Where rows are copied, those that a row of outputs reads stay in the first level cache (32 KB) with the results;
 // narrower parts copy the columns between them twice.
 void Depthwise::plan(int64_t threads) {
-  constexpr int64_t cache = 24 << 10, narrowest = 28, line_bytes = 4 << 10, most_floats = 16 << 20;
+  constexpr int64_t cache = 24 << 10, narrowest = 28, line_bytes = 4 << 10;
   const int64_t lanes = vector_lanes(), unit = args_.across ? lanes : 1, width = args_.out_size[2], step = args_.stride[2];
   const int64_t reach = (args_.kernel[2] - 1) * args_.dilation[2];
   const int64_t tile = fitting_tile();
   args_.direct = args_.across && args_.dtype == DType::f32 && args_.multiplier == 1 && tile >= 3;
   args_.tiles = ceil_div(width, std::max<int64_t>(tile, 1));
   args_.span = (args_.kernel[1] - 1) * args_.dilation[1] + 1;
-  const int64_t fitting = cache / (args_.kernel[0] * args_.span * step * unit * 4) - reach / step;
-  const int64_t columns = std::min(width, args_.direct ? (args_.ops ? 128 : 4096) : std::max(fitting, narrowest * lanes / unit));
+  int64_t columns = args_.ops ? 128 : 4096;
+  if (!args_.direct) {
+    require_floats(args_.kernel[0], args_.span, step * unit);
+    columns = std::max(cache / (args_.kernel[0] * args_.span * step * unit * 4) - reach / step, narrowest * lanes / unit);
+  }
+  columns = std::min(width, columns);
   args_.column_parts = std::min(ceil_div(width, columns), args_.direct ? args_.tiles : width);
   const int64_t widest =
       args_.direct ? ceil_div(args_.tiles, args_.column_parts) * ceil_div(width, args_.tiles) : ceil_div(width, args_.column_parts);
@@ -129,8 +138,7 @@ void Depthwise::plan(int64_t threads) {
   args_.line_rows = std::min(std::max<int64_t>(line_bytes / (args_.line_pitch * 4), 1), args_.out_size[1]);
   if (!args_.direct) {
     args_.phase = round_up(args_.line_pitch + reach / step * unit, lanes);
-    if (static_cast<double>(args_.kernel[0]) * args_.span * step * args_.phase > most_floats)
-      throw std::invalid_argument("a depthwise convolution whose kernel or stride reaches so far needs too much memory for copies");
+    require_floats(args_.kernel[0] * args_.span, step, args_.phase);
     args_.row_floats = step * args_.phase;
     for (int64_t tap = 0; tap < args_.kernel[2]; tap++) {
       const int64_t column = tap * args_.dilation[2];
