@@ -23,7 +23,7 @@ from drystone.plan.ranges import UNKNOWN, Range, epilogue, known, ranges_of, wit
 LIMIT = 1e8
 
 # Tensors that are tried for a guard, at most; what one that does nothing else costs; how much it can gain.
-_TRIALS = 40
+_TRIALS = 16
 _START_SECONDS = 1e-6
 _BYTES_A_SECOND = 50e9
 _MOST_DECADES = 30.0
