@@ -1,7 +1,7 @@
-// What the pooling kernel reads: up to three spatial axes (missing ones in front have size 1), and channels as the format has them.
+// What the pooling kernel reads: up to three spatial axes; missing ones in front have size 1.
 #pragma once
 
-#include "core/dtype.h"
+#include "kernels/spatial.h"
 
 namespace drystone {
 
@@ -9,15 +9,8 @@ struct PoolWindow {
   int64_t start, stop, step;  // input positions
 };
 
-struct PoolArgs {
-  const void* input = nullptr;
-  void* output = nullptr;
-  DType dtype;
+struct PoolArgs : SpatialArgs {
   bool max;
-
-  int64_t batch, in_batch_stride, out_batch_stride;
-  // Channels lie in `blocks` blocks of `block` neighbours: channels_last has one, plain one channel in each.
-  int64_t blocks, block, in_block_stride, out_block_stride;
   int64_t in_stride[3] = {}, out_stride[3] = {}, out_size[3] = {};
 
   const PoolWindow* windows[3] = {};  // one an output index
@@ -33,7 +26,6 @@ struct PoolArgs {
   // Plain, with places: output column i reads column_taps inputs from first_column + i * column_stride on, column_step apart, those
   // outside of the row left out.
   int64_t first_column = 0, column_stride = 1, column_taps = 1, column_step = 1;
-  int threads = 1;
 };
 
 }  // namespace drystone

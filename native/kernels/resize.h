@@ -1,7 +1,7 @@
-// What the resize kernels read: up to three spatial axes (missing ones in front have size 1), and channels as in PoolArgs.
+// What the resize kernels read: up to three spatial axes (missing ones in front have size 1).
 #pragma once
 
-#include "core/dtype.h"
+#include "kernels/spatial.h"
 
 namespace drystone {
 
@@ -12,15 +12,9 @@ struct ResizeAxis {
   int64_t in_stride, out_stride, out_size;
 };
 
-struct ResizeArgs {
-  const void* input = nullptr;
-  void* output = nullptr;
-  DType dtype;
+struct ResizeArgs : SpatialArgs {
   int spatial;  // axes in use, the last ones
-  int64_t batch, in_batch_stride, out_batch_stride;
-  int64_t blocks, block, in_block_stride, out_block_stride;
   ResizeAxis axes[3] = {};
-  int threads = 1;
 };
 
 // Output o is the sum of weight[t * out_size + o] * in[index[t * out_size + o]] over the taps t; an index of -1 ends them. The first
@@ -31,14 +25,8 @@ struct ResampleAxis {
   int64_t taps, in_stride, out_stride, out_size;
 };
 
-struct ResampleArgs {
-  const void* input = nullptr;
-  void* output = nullptr;
-  DType dtype;
-  int64_t batch, in_batch_stride, out_batch_stride;
-  int64_t blocks, block, in_block_stride, out_block_stride;
+struct ResampleArgs : SpatialArgs {
   ResampleAxis rows = {}, columns = {};
-  int threads = 1;
 };
 
 }  // namespace drystone

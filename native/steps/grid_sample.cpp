@@ -17,12 +17,12 @@ GridPadding padding_of(const std::string& name) {
   throw std::invalid_argument("grid_sample pads with 'zeros', 'border' or 'reflection', not '" + name + "'");
 }
 
-class GridSampleStep final : public Step {
+class GridSampleStep final : public KernelStep<GridSampleArgs> {
  public:
   GridSampleStep(const TensorDesc& input, const TensorDesc& grid, const TensorDesc& output, const std::string& mode,
                  const std::string& padding, bool align_corners)
-      : kernel_(require_kernels().grid_sample), elements_(output.numel()) {
-    implementation = kernel_name("grid_sample");
+      : KernelStep("grid_sample", &KernelTable::grid_sample) {
+    elements_ = output.numel();
     require_alike(input, output, "grid_sample");
     const SpatialView in = spatial_view(input, "grid_sample"), out = spatial_view(output, "grid_sample");
     if (mode != "bilinear" && mode != "nearest") throw std::invalid_argument("grid_sample is 'bilinear' or 'nearest', not '" + mode + "'");
@@ -33,25 +33,18 @@ class GridSampleStep final : public Step {
     if (input.numel() == 0) throw std::invalid_argument("grid_sample needs an input that is not empty");
     if ((in.size[1] - 1) * in.stride[1] + (in.size[2] - 1) * in.stride[2] > INT32_MAX)
       throw std::invalid_argument("grid_sample takes images below 2^31 numbers, not " + input.str());
-    args_ = {
-        .dtype = input.dtype,
-        .nearest = mode == "nearest",
-        .align_corners = align_corners,
-        .padding = padding_of(padding),
-        .batch = in.batch,
-        .in_batch_stride = in.batch_stride,
-        .grid_batch_stride = grid.strides[0],
-        .out_batch_stride = out.batch_stride,
-        .blocks = in.blocks,
-        .block = in.block,
-        .in_block_stride = in.block_stride,
-        .out_block_stride = out.block_stride,
-        .size = {in.size[1], in.size[2]},
-        .in_stride = {in.stride[1], in.stride[2]},
-        .out_size = {out.size[1], out.size[2]},
-        .out_stride = {out.stride[1], out.stride[2]},
-        .grid_stride = {grid.strides[1], grid.strides[2], grid.strides[3]},
-    };
+    static_cast<SpatialArgs&>(args_) = spatial_args(input, in, out);
+    args_.grid_batch_stride = grid.strides[0];
+    args_.nearest = mode == "nearest";
+    args_.align_corners = align_corners;
+    args_.padding = padding_of(padding);
+    for (int i = 0; i < 2; i++) {
+      args_.size[i] = in.size[1 + i];
+      args_.in_stride[i] = in.stride[1 + i];
+      args_.out_size[i] = out.size[1 + i];
+      args_.out_stride[i] = out.stride[1 + i];
+    }
+    for (int i = 0; i < 3; i++) args_.grid_stride[i] = grid.strides[1 + i];
   }
 
   void run(const Run& run, StepState*) const override {
@@ -60,14 +53,8 @@ class GridSampleStep final : public Step {
     args.input = run.slots[0];
     args.grid = run.slots[1];
     args.output = run.slots[2];
-    args.threads = threads_for(elements_, run.threads);
-    kernel_(args);
+    launch(args, run.threads);
   }
-
- private:
-  void (*kernel_)(const GridSampleArgs&);
-  GridSampleArgs args_{};
-  int64_t elements_;
 };
 
 }  // namespace

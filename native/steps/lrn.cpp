@@ -10,11 +10,11 @@ namespace drystone {
 
 namespace {
 
-class LrnStep final : public Step {
+class LrnStep final : public UnaryKernelStep<LrnArgs> {
  public:
   LrnStep(const TensorDesc& input, const TensorDesc& output, int64_t size, double alpha, double beta, double k)
-      : kernel_(require_kernels().lrn), elements_(output.numel()) {
-    implementation = kernel_name("lrn");
+      : UnaryKernelStep("lrn", &KernelTable::lrn) {
+    elements_ = output.numel();
     require_alike(input, output, "lrn");
     if (input.shape != output.shape) throw std::invalid_argument("lrn keeps the shape of its input");
     if (input.format.block > 1) throw std::invalid_argument("lrn takes plain and channels_last, not " + input.str());
@@ -46,20 +46,6 @@ class LrnStep final : public Step {
       args_.extent[i] = 1;
     }
   }
-
-  void run(const Run& run, StepState*) const override {
-    if (elements_ == 0) return;
-    LrnArgs args = args_;
-    args.input = run.slots[0];
-    args.output = run.slots[1];
-    args.threads = threads_for(elements_, run.threads);
-    kernel_(args);
-  }
-
- private:
-  void (*kernel_)(const LrnArgs&);
-  LrnArgs args_{};
-  int64_t elements_;
 };
 
 }  // namespace

@@ -8,12 +8,12 @@ namespace drystone {
 
 namespace {
 
-class OverlapAddStep final : public Step {
+class OverlapAddStep final : public UnaryKernelStep<OverlapAddArgs> {
  public:
   OverlapAddStep(const TensorDesc& input, const TensorDesc& output, const Dims& kernel, const Dims& strides, const Dims& dilations,
                  const Dims& padding)
-      : kernel_(require_kernels().overlap_add), elements_(input.numel()) {
-    implementation = kernel_name("overlap_add");
+      : UnaryKernelStep("overlap_add", &KernelTable::overlap_add) {
+    elements_ = input.numel();
     check_dense(input);
     check_dense(output);
     require_float(input.dtype, "an operand of overlap_add");
@@ -35,19 +35,6 @@ class OverlapAddStep final : public Step {
     args_.rows = axes[0];
     args_.columns = axes[1];
   }
-
-  void run(const Run& run, StepState*) const override {
-    OverlapAddArgs args = args_;
-    args.input = run.slots[0];
-    args.output = run.slots[1];
-    args.threads = threads_for(elements_, run.threads);
-    kernel_(args);
-  }
-
- private:
-  void (*kernel_)(const OverlapAddArgs&);
-  OverlapAddArgs args_{};
-  int64_t elements_;
 };
 
 }  // namespace

@@ -12,12 +12,11 @@ namespace drystone {
 
 namespace {
 
-class PoolStep final : public Step {
+class PoolStep final : public KernelStep<PoolArgs> {
  public:
   PoolStep(const TensorDesc& input, const TensorDesc& output, bool max, const Windows& windows, const Tables& divisors,
            int64_t divisor_override, const Sliding* columns_of_places = nullptr)
-      : kernel_(require_kernels().pool), with_places_(columns_of_places) {
-    implementation = kernel_name("pool");
+      : KernelStep("pool", &KernelTable::pool), with_places_(columns_of_places) {
     require_alike(input, output, "pool");
     SpatialView in = spatial_view(input, "pool");
     const SpatialView out = spatial_view(output, "pool");
@@ -32,18 +31,9 @@ class PoolStep final : public Step {
       divisors_[i] = divides && i >= missing ? divisors[i - missing] : std::vector<int64_t>(windows_[i].size(), 1);
       if (divisors_[i].size() != windows_[i].size()) throw std::invalid_argument("avg pool needs a divisor for each output index");
     }
-    args_ = {
-        .dtype = input.dtype,
-        .max = max,
-        .batch = in.batch,
-        .in_batch_stride = in.batch_stride,
-        .out_batch_stride = out.batch_stride,
-        .blocks = in.blocks,
-        .block = in.block,
-        .in_block_stride = in.block_stride,
-        .out_block_stride = out.block_stride,
-        .divisor_override = divisor_override,
-    };
+    static_cast<SpatialArgs&>(args_) = spatial_args(input, in, out);
+    args_.max = max;
+    args_.divisor_override = divisor_override;
     for (int i = 0; i < 3; i++) {
       args_.in_stride[i] = in.stride[i];
       args_.out_stride[i] = out.stride[i];
@@ -60,18 +50,16 @@ class PoolStep final : public Step {
       args_.windows[i] = windows_[i].data();
       args_.divisors[i] = divisors_[i].data();
     }
-    empty_ = output.numel() == 0;
-    elements_ = std::max(input.numel(), output.numel());
+    if (output.numel() > 0) elements_ = std::max(input.numel(), output.numel());
   }
 
   void run(const Run& run, StepState*) const override {
-    if (empty_) return;
+    if (elements_ == 0) return;
     PoolArgs args = args_;
     args.input = run.slots[0];
     args.output = run.slots[1];
     if (with_places_) args.places = static_cast<int64_t*>(run.slots[2]);
-    args.threads = threads_for(elements_, run.threads);
-    kernel_(args);
+    launch(args, run.threads);
   }
 
  private:
@@ -154,12 +142,9 @@ class PoolStep final : public Step {
     }
   }
 
-  void (*kernel_)(const PoolArgs&);
-  PoolArgs args_{};
   std::vector<PoolWindow> windows_[3];
   std::vector<int64_t> divisors_[3];
-  bool empty_ = false, with_places_;
-  int64_t elements_ = 0;
+  bool with_places_;
 };
 
 }  // namespace

@@ -32,24 +32,13 @@ struct AxisTable {
   }
 };
 
-class LinearResizeStep final : public Step {
+class LinearResizeStep final : public UnaryKernelStep<ResizeArgs> {
  public:
   LinearResizeStep(const TensorDesc& input, const TensorDesc& output, bool align_corners, const std::vector<double>& scales)
-      : kernel_(require_kernels().resize) {
-    implementation = kernel_name("resize");
+      : UnaryKernelStep("resize", &KernelTable::resize) {
     const SpatialView in = spatial_view(input, "resize"), out = spatial_view(output, "resize");
     const int spatial = static_cast<int>(scales.size());
-    args_ = {
-        .dtype = input.dtype,
-        .spatial = spatial,
-        .batch = in.batch,
-        .in_batch_stride = in.batch_stride,
-        .out_batch_stride = out.batch_stride,
-        .blocks = in.blocks,
-        .block = in.block,
-        .in_block_stride = in.block_stride,
-        .out_block_stride = out.block_stride,
-    };
+    args_ = {spatial_args(input, in, out), spatial};
     tables_.reserve(3);
     for (int i = 0; i < 3; i++) {
       const float scale = i < 3 - spatial ? 1.0f : static_cast<float>(scales[i - (3 - spatial)]);
@@ -59,20 +48,8 @@ class LinearResizeStep final : public Step {
     elements_ = output.numel();
   }
 
-  void run(const Run& run, StepState*) const override {
-    if (elements_ == 0) return;
-    ResizeArgs args = args_;
-    args.input = run.slots[0];
-    args.output = run.slots[1];
-    args.threads = threads_for(elements_, run.threads);
-    kernel_(args);
-  }
-
  private:
-  void (*kernel_)(const ResizeArgs&);
-  ResizeArgs args_{};
   std::vector<AxisTable> tables_;
-  int64_t elements_ = 0;
 };
 
 // Of one axis, what each output reads and with which weights.
@@ -139,25 +116,15 @@ struct TapTable {
   }
 };
 
-class ResampleStep final : public Step {
+class ResampleStep final : public UnaryKernelStep<ResampleArgs> {
  public:
   ResampleStep(const TensorDesc& input, const TensorDesc& output, const std::string& mode, bool align_corners,
                const std::vector<double>& scales)
-      : kernel_(require_kernels().resample), elements_(output.numel()) {
-    implementation = kernel_name("resize");
+      : UnaryKernelStep("resize", &KernelTable::resample) {
     if (scales.size() != 2) throw std::invalid_argument("a '" + mode + "' resize takes two spatial axes");
-    if (elements_ == 0) return;
+    if (output.numel() == 0) return;
     const SpatialView in = spatial_view(input, "resize"), out = spatial_view(output, "resize");
-    args_ = {
-        .dtype = input.dtype,
-        .batch = in.batch,
-        .in_batch_stride = in.batch_stride,
-        .out_batch_stride = out.batch_stride,
-        .blocks = in.blocks,
-        .block = in.block,
-        .in_block_stride = in.block_stride,
-        .out_block_stride = out.block_stride,
-    };
+    args_ = {spatial_args(input, in, out)};
     tables_.reserve(2);
     for (int i = 0; i < 2; i++) {
       const int axis = i + 1;
@@ -165,22 +132,11 @@ class ResampleStep final : public Step {
       (i == 0 ? args_.rows : args_.columns) = {table.index.data(), table.low.data(), table.high.data(), table.weight.data(),
                                                table.taps,         in.stride[axis],  out.stride[axis],  out.size[axis]};
     }
-  }
-
-  void run(const Run& run, StepState*) const override {
-    if (elements_ == 0) return;
-    ResampleArgs args = args_;
-    args.input = run.slots[0];
-    args.output = run.slots[1];
-    args.threads = threads_for(elements_ * args.rows.taps / 4, run.threads);
-    kernel_(args);
+    elements_ = std::max<int64_t>(output.numel() * args_.rows.taps / 4, 1);
   }
 
  private:
-  void (*kernel_)(const ResampleArgs&);
-  ResampleArgs args_{};
   std::vector<TapTable> tables_;
-  int64_t elements_;
 };
 
 std::shared_ptr<Step> make_nearest(const TensorDesc& input, const TensorDesc& output, const std::vector<double>& scales) {

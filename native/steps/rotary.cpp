@@ -11,11 +11,10 @@ namespace drystone {
 
 namespace {
 
-class RotaryStep final : public Step {
+class RotaryStep final : public KernelStep<RotaryArgs> {
  public:
-  explicit RotaryStep(const std::array<const TensorDesc*, 4>& operands)
-      : kernel_(require_kernels().rotary), elements_(operands[3]->numel()) {
-    implementation = kernel_name("rotary");
+  explicit RotaryStep(const std::array<const TensorDesc*, 4>& operands) : KernelStep("rotary", &KernelTable::rotary) {
+    elements_ = operands[3]->numel();
     const TensorDesc& output = *operands[3];
     require(output.rank() > 0 && output.shape.back() % 2 == 0, "a rotary embedding halves the last axis");
     require(operands[0]->shape == output.shape, "the output of a rotary embedding has another shape");
@@ -49,14 +48,8 @@ class RotaryStep final : public Step {
     RotaryArgs args = args_;
     for (int i = 0; i < 3; i++) args.inputs[i] = run.slots[i];
     args.output = run.slots[3];
-    args.threads = threads_for(elements_, run.threads);
-    kernel_(args);
+    launch(args, run.threads);
   }
-
- private:
-  void (*kernel_)(const RotaryArgs&);
-  RotaryArgs args_{};
-  int64_t elements_;
 };
 
 }  // namespace

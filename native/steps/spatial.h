@@ -6,6 +6,7 @@
 #include <string>
 
 #include "core/tensor.h"
+#include "kernels/spatial.h"
 
 namespace drystone {
 
@@ -33,6 +34,20 @@ inline SpatialView spatial_view(const TensorDesc& desc, const char* op) {
     view.stride[3 - rank + i] = desc.strides[i];
   }
   return view;
+}
+
+// Input and output as kernels over spatial axes have them; the two are alike.
+inline SpatialArgs spatial_args(const TensorDesc& input, const SpatialView& in, const SpatialView& out) {
+  return {
+      .dtype = input.dtype,
+      .batch = in.batch,
+      .in_batch_stride = in.batch_stride,
+      .out_batch_stride = out.batch_stride,
+      .blocks = in.blocks,
+      .block = in.block,
+      .in_block_stride = in.block_stride,
+      .out_block_stride = out.block_stride,
+  };
 }
 
 // Input and output of an operator that keeps batch, channels, format and dtype.
