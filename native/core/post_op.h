@@ -14,6 +14,9 @@ struct PostOp {
   std::string kind;
   float alpha = 0, beta = 0;
   std::optional<TensorDesc> operand;
+
+  // The second operand, of an operation on results that go to `output`: null where it has one.
+  const TensorDesc* other(const TensorDesc& output) const { return kind == "sum" ? &output : operand ? &*operand : nullptr; }
 };
 
 }  // namespace drystone

@@ -41,12 +41,12 @@ void require_floats(double a, double b, double c) {
 }
 
 DepthwiseOp op_of(const PostOp& op, const TensorDesc& output) {
+  const TensorDesc* other = op.other(output);
   DepthwiseOp result{};
-  const bool sum = op.kind == "sum";
-  result.binary = sum || op.operand;
-  result.instruction = {pointwise_kind(sum ? "add" : op.kind, result.binary ? 2 : 1, op.alpha), 0, 1, 0, op.alpha, op.beta};
-  if (!result.binary) return result;
-  const TensorDesc& desc = sum ? output : *op.operand;
+  result.instruction = epilogue_instruction(op);
+  result.binary = other;
+  if (!other) return result;
+  const TensorDesc& desc = *other;
   require_float(desc.dtype, "an operand (" + desc.str() + ")");
   bool fits = desc.rank() == output.rank();
   for (int64_t i = 0; fits && i < output.rank(); i++) fits = desc.shape[i] == 1 || desc.shape[i] == output.shape[i];

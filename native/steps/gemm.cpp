@@ -28,12 +28,12 @@ void require_rows(const TensorDesc& desc, const std::string& name) {
 }
 
 GemmOp op_of(const PostOp& op, const TensorDesc& output) {
+  const TensorDesc* other = op.other(output);
   GemmOp result{};
-  const bool sum = op.kind == "sum";
-  result.binary = sum || op.operand;
-  result.instruction = {pointwise_kind(sum ? "add" : op.kind, result.binary ? 2 : 1, op.alpha), 0, 1, 0, op.alpha, op.beta};
-  if (!result.binary) return result;
-  const TensorDesc& desc = sum ? output : *op.operand;
+  result.instruction = epilogue_instruction(op);
+  result.binary = other;
+  if (!other) return result;
+  const TensorDesc& desc = *other;
   require_rows(desc, "an operand");
   for (int i = 0; i < 2; i++)
     if (desc.shape[i] != 1 && desc.shape[i] != output.shape[i])

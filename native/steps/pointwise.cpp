@@ -84,6 +84,11 @@ PointwiseKind pointwise_kind(const std::string& name, size_t operands, float alp
   return specialise(found->second.kind, alpha);
 }
 
+PointwiseInstruction epilogue_instruction(const PostOp& op) {
+  const bool sum = op.kind == "sum";
+  return {pointwise_kind(sum ? "add" : op.kind, sum || op.operand ? 2 : 1, op.alpha), 0, 1, 0, op.alpha, op.beta};
+}
+
 PointwiseStep::PointwiseStep(const std::vector<TensorDesc>& inputs, const TensorDesc& output, const std::vector<PointwiseOp>& ops)
     : inputs_(static_cast<int>(inputs.size())) {
   require_kernels();

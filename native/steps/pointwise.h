@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/post_op.h"
 #include "core/program.h"
 #include "core/tensor.h"
 #include "kernels/pointwise.h"
@@ -21,6 +22,9 @@ struct PointwiseOp {
 // The instruction of this name, of so many operands; x ** alpha is a cheaper one where that gives it, as torch has it. Throws
 // std::invalid_argument where there is none.
 PointwiseKind pointwise_kind(const std::string& name, size_t operands, float alpha);
+
+// The instruction of an operation on results, which are its operand 0; operand 1 is the other one, where there is any.
+PointwiseInstruction epilogue_instruction(const PostOp& op);
 
 // Slots: the inputs in order, then the output, which may be the very memory of an input that is not broadcast.
 class PointwiseStep : public Step {
