@@ -20,6 +20,15 @@ void pack(const Packing& packing, DType dtype, uintptr_t source, uintptr_t packe
   packing.pack(dtype, reinterpret_cast<const void*>(source), reinterpret_cast<void*>(packed));
 }
 
+// What Python asks of whatever packs weights.
+template <class Class>
+void bind_packing(Class& bound) {
+  using Packing = typename Class::Type;
+  bound.def_prop_ro("packed_bytes", &Packing::packed_bytes)
+      .def_prop_ro("packed_key", &Packing::packed_key)
+      .def("pack", &pack<Packing>, nanobind::arg("dtype"), nanobind::arg("source"), nanobind::arg("packed"));
+}
+
 using PostOpTuple = std::tuple<std::string, float, float, std::optional<TensorDesc>>;
 
 inline std::vector<PostOp> post_ops_of(const std::vector<PostOpTuple>& tuples) {

@@ -14,11 +14,8 @@ using namespace nb::literals;
 namespace drystone {
 
 void bind_recurrent(nb::module_& m) {
-  nb::class_<RecurrentWeights>(m, "RecurrentWeights", "How (gates * units, k) weights are packed for a recurrent step.")
-      .def(nb::init<DType, int, int64_t, int64_t>(), "dtype"_a, "gates"_a, "units"_a, "k"_a)
-      .def_prop_ro("packed_bytes", &RecurrentWeights::packed_bytes)
-      .def_prop_ro("packed_key", &RecurrentWeights::packed_key)
-      .def("pack", &pack<RecurrentWeights>, "dtype"_a, "source"_a, "packed"_a);
+  bind_packing(nb::class_<RecurrentWeights>(m, "RecurrentWeights", "How (gates * units, k) weights are packed for a recurrent step.")
+                   .def(nb::init<DType, int, int64_t, int64_t>(), "dtype"_a, "gates"_a, "units"_a, "k"_a));
   m.def(
       "recurrent",
       [](const std::string& kind, DType weights, int64_t hidden, int directions, bool batch_first, bool has_bias, bool projects,
