@@ -17,7 +17,7 @@ from drystone import native
 from drystone.errors import WeightsReleasedError
 from drystone.graph.dtypes import FLOATS
 from drystone.graph.graph import Node, Value
-from drystone.graph.ops import Operator
+from drystone.graph.ops import Operator, WeightProduct
 from drystone.plan.formats import PLAIN, formats_of
 from drystone.plan.ranges import UNKNOWN, Range, largest_gain, range_of_tensor
 
@@ -34,8 +34,9 @@ class Layout:
         return self.output if list(kinds) == [self.output] else f"{'+'.join(kinds)}→{self.output}"
 
 
-# What packs weights: mostly the step that reads them.
-Packing = native.Convolution | native.Depthwise | native.Linear | native.Winograd | native.Gemm | native.RecurrentWeights
+# Steps that multiply by a weight which they pack; and all that packs weights.
+WeightStep = native.Convolution | native.Depthwise | native.Linear | native.Winograd | native.Gemm
+Packing = WeightStep | native.RecurrentWeights
 
 # A step's operand: input i of the node, its output i, or constant memory made by the implementation (packed weights).
 Operand = tuple[Literal["in", "out"], int] | torch.Tensor
@@ -90,6 +91,16 @@ class Context:
         """Input ``index`` of ``node`` as a step's operand: a constant's own memory, or where the value lies."""
         value = node.inputs[index]
         return ("in", index) if not value.is_constant else self.weights.plain(value, value.dtype)
+
+    def product(
+        self, node: Node, step: WeightStep, more: list[Operand], overwrites: int | None, dtype: torch.dtype | None = None
+    ) -> Created:
+        """A step with slots for x, the weight packed (from ``dtype``, its own if none is given), the bias in float32 if there is
+        one, the output, and the operands ``more`` of the epilogue."""
+        constants: list[Operand] = [self.weights.packed(step, node.inputs[1], dtype)]
+        if node.of(WeightProduct).has_bias:
+            constants.append(self.weights.plain(node.inputs[2], torch.float32))
+        return Created(step, [("in", 0), *constants, ("out", 0), *more], overwrites=overwrites)
 
 
 class WeightStore:

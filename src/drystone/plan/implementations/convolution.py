@@ -62,11 +62,7 @@ class OneDnnConvolution(Implementation):
             step, operands, overwrites = self._step(node, inputs, output, frozenset())
         if _is_reference(step, finishes):
             raise ValueError("oneDNN has only its reference implementation")
-        op, weight = node.of(Convolution), node.inputs[1]
-        constants: list[torch.Tensor] = [context.weights.packed(step, weight)]
-        if op.has_bias:
-            constants.append(context.weights.plain(node.inputs[2], torch.float32))
-        return Created(step, [("in", 0), *constants, ("out", 0), *operands], overwrites=overwrites)
+        return context.product(node, step, operands, overwrites)
 
     @staticmethod
     def _step(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from drystone import native
 from drystone.graph.graph import Node
 from drystone.graph.ops import Conv
@@ -45,10 +43,7 @@ class Depthwise(Implementation):
             list(op.dilation),
             chain,
         )
-        constants: list[torch.Tensor] = [context.weights.packed(step, weight)]
-        if op.has_bias:
-            constants.append(context.weights.plain(node.inputs[2], torch.float32))
-        return Created(step, [("in", 0), *constants, ("out", 0), *operands], overwrites=overwrites)
+        return context.product(node, step, operands, overwrites)
 
 
 def _reason(node: Node) -> str | None:

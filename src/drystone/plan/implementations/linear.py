@@ -40,12 +40,7 @@ class PackedLinear(Implementation):
         chain, operands, overwrites = post_ops(node, rows, target, context.free_inputs)
         x = native.TensorDesc.dense(inputs[0].dtype, native.FORMATS["plain"], [m, k])
         step = self.step(x, n, has_bias, target, chain)
-        constants: list[torch.Tensor] = [
-            context.weights.packed(step, weight, weight.dtype if self.narrow else node.inputs[0].dtype)
-        ]
-        if has_bias:
-            constants.append(context.weights.plain(node.inputs[2], torch.float32))
-        return Created(step, [("in", 0), *constants, ("out", 0), *operands], overwrites=overwrites)
+        return context.product(node, step, operands, overwrites, weight.dtype if self.narrow else node.inputs[0].dtype)
 
     def step(
         self, x: native.TensorDesc, n: int, has_bias: bool, output: native.TensorDesc, chain: list[native.PostOp]

@@ -67,10 +67,7 @@ class Winograd(Implementation):
             self.tile,
             chain,
         )
-        constants: list[torch.Tensor] = [context.weights.packed(step, weight)]
-        if op.has_bias:
-            constants.append(context.weights.plain(node.inputs[2], torch.float32))
-        return Created(step, [("in", 0), *constants, ("out", 0), *operands], overwrites=overwrites)
+        return context.product(node, step, operands, overwrites)
 
 
 def _tiles(node: Node, tile: int) -> int:
