@@ -19,15 +19,6 @@ void each_line(const AggregateArgs& args, Body body) {
     body(line / args.inner * args.count * args.inner + line % args.inner, line);
 }
 
-struct Brief {
-  uint16_t bits;  // of a bfloat16
-};
-inline float number(Brief x) { return from_bf16(x.bits); }
-template <class T>
-inline T number(T x) {
-  return x;
-}
-
 inline void put(Brief& to, double value) { to.bits = to_bf16(static_cast<float>(value)); }
 template <class T, class Total>
 inline void put(T& to, Total value) {

@@ -15,6 +15,18 @@ inline int64_t index_at(const void* indices, bool wide, int64_t at) {
   return wide ? static_cast<const int64_t*>(indices)[at] : static_cast<const int32_t*>(indices)[at];
 }
 
+// A bfloat16, for templates that take integers too.
+struct Brief {
+  uint16_t bits;
+};
+
+// What is computed with in the place of an element.
+inline float number(Brief x) { return from_bf16(x.bits); }
+template <class T>
+inline T number(T x) {
+  return x;
+}
+
 // The address so many elements on.
 inline const void* advance(const void* data, int64_t elements, DType dtype) {
   return static_cast<const char*>(data) + elements * size_of(dtype);

@@ -12,17 +12,6 @@ namespace {
 
 constexpr int64_t block_elements = 1024;
 
-struct Brief {
-  uint16_t bits;  // of a bfloat16
-};
-
-// What is computed with in the place of an element.
-inline float number(Brief x) { return from_bf16(x.bits); }
-template <class T>
-inline T number(T x) {
-  return x;
-}
-
 template <class To>
 struct Converted {
   template <class From>
