@@ -165,7 +165,7 @@ def test_sizes_below_two_are_never_taken_from_a_symbolic_capture(model: nn.Modul
         model,
         (torch.randn(3, 3, 8, 8),),
         None,
-        shapes.batch_shapes(inspect.signature(model.forward), (torch.randn(3, 3, 8, 8),), {}),
+        shapes.varying_shapes(inspect.signature(model.forward), (torch.randn(3, 3, 8, 8),), {}, [{0}]),
     )
     assert shapes.dynamic_dims(captured) == [{0}]
     assert shapes.resize(captured, [(5, 3, 8, 8)]) is not None

@@ -13,7 +13,7 @@ import drystone.copies  # noqa: F401 (registers the copies of optimised modules)
 from drystone.capture.export import check_model
 from drystone.capture.kept_modules import Choice, chosen_modules
 from drystone.errors import CaptureError, UnsupportedError, warn
-from drystone.options import Options, check_arguments, check_eager, check_release
+from drystone.options import Options, check_arguments, check_eager, check_release, example_call
 from drystone.packed_layers import optimize_layers
 from drystone.parted import optimize_in_parts
 from drystone.passes.in_precision import bfloat16_notice
@@ -84,9 +84,7 @@ def optimize(
     """
     if isinstance(model, ModuleProxy):
         model = model.original()
-    single = isinstance(example_inputs, (torch.Tensor, PackedSequence))
-    args = (example_inputs,) if single else tuple(example_inputs or ())
-    kwargs = dict(example_kwargs or {})
+    args, kwargs = example_call(example_inputs, example_kwargs)
     check_arguments(args, kwargs, dtype, accuracy, tuning, capture, formats)
     threads_in_force()
     if release_originals:

@@ -19,10 +19,9 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
-from torch.utils import _pytree as pytree
 
 from drystone.capture.hooks import GLOBAL_HOOKS
-from drystone.capture.isolated import cloned_call, version_of
+from drystone.capture.isolated import cloned_call, tensors_of, version_of
 from drystone.capture.kept_modules import Choice, chosen_modules
 from drystone.capture.module_tree import bare
 from drystone.capture.shapes import batch_inputs
@@ -38,7 +37,7 @@ from drystone.errors import (
     warn,
 )
 from drystone.forks import Lock
-from drystone.options import check_options
+from drystone.options import check_options, example_call
 from drystone.preparer import programs_of
 from drystone.runtime.explain import Explanation, PartedExplanation
 from drystone.runtime.module import OptimizedModule, interface_of, refuse_others
@@ -127,10 +126,8 @@ def optimize_(
     else:
         prepare = _install(model, options).prepare
     if example_inputs is not None or example_kwargs:
-        single = isinstance(example_inputs, (torch.Tensor, PackedSequence))
-        args = (example_inputs,) if single else tuple(example_inputs or ())
         try:
-            prepare(args, dict(example_kwargs or {}))
+            prepare(*example_call(example_inputs, example_kwargs))
         except BaseException:
             restore(model)
             raise
@@ -319,7 +316,7 @@ class InPlace:
         parameters = self.watch.parameters if self.watch else self.module.parameters()
         if any(parameter.requires_grad for parameter in parameters):
             return True
-        return any(isinstance(leaf, torch.Tensor) and leaf.requires_grad for leaf in pytree.tree_leaves((args, kwargs)))
+        return any(tensor.requires_grad for tensor in tensors_of(args, kwargs))
 
     def _say(self, text: str) -> None:
         if text not in self.said:
@@ -572,7 +569,7 @@ def _kind_of(item: Any) -> Any:
 
 
 def _sizes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[torch.Size, ...]:
-    return tuple(leaf.shape for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor))
+    return tuple(tensor.shape for tensor in tensors_of(args, kwargs))
 
 
 def _takes(fast: OptimizedModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -594,7 +591,7 @@ def _are_taken(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
 
 def _differing(same: list[OptimizedModule], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[set[int]] | None:
     """For each tensor the batch axis and the axes whose size differs from the examples of ``same``; None for none."""
-    tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+    tensors = tensors_of(args, kwargs)
     varying: dict[int, set[int]] = {id(tensor): set() for tensor in tensors}
     for fast in same:
         with suppress(InputError):

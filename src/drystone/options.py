@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.rnn import PackedSequence
 
 from drystone import native
 from drystone.errors import InputError, UnsupportedError
@@ -23,6 +24,14 @@ class Options:
     formats: str | None = None
     accuracy: str = "default"
     float32_modules: Collection[nn.Module] = ()
+
+
+def example_call(
+    example_inputs: Sequence[Any] | torch.Tensor | PackedSequence | None, example_kwargs: dict[str, Any] | None
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The positional inputs and those by name. One tensor, or a packed sequence, is the only positional one."""
+    single = isinstance(example_inputs, (torch.Tensor, PackedSequence))
+    return (example_inputs,) if single else tuple(example_inputs or ()), dict(example_kwargs or {})
 
 
 def check_arguments(

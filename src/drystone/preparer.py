@@ -237,7 +237,7 @@ class Programs(ProgramTable[tuple[int, Sizes], Prepared]):
         else:
             runs = step_seconds(program, tensors) if model else [program.time_steps(tensors)]
             steps = [min(times) for times in zip(*runs, strict=True)]
-        ours, eager = (sum(steps), None)
+        ours, eager = sum(steps), None
         if tensors is not None and model:
             ours, eager = against_eager(lambda: program(tensors), model)
         assembled = program.assembled

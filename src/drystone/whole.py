@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from drystone import native
 from drystone.capture.export import Captured
 from drystone.capture.export import capture as capture_module
-from drystone.capture.isolated import alone
+from drystone.capture.isolated import alone, tensors_of
 from drystone.capture.kept_modules import names_of
 from drystone.capture.shapes import LEAST, batch_inputs, dynamic_dims, resize, varying_shapes
 from drystone.capture.signature import Signature
@@ -117,7 +117,7 @@ class WholeModel(Source):
 
         Sizes that are equal may be one symbol of it: where they part, another is made.
         """
-        batch = batch_inputs([leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)])
+        batch = batch_inputs(tensors_of(args, kwargs))
         varying: list[set[int]] = []
         for i, (shape, value) in enumerate(zip(sizes, self.graph.inputs, strict=True)):
             others = {axis for axis, size in enumerate(shape) if size != value.shape[axis]}

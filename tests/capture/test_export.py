@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from drystone.capture.export import capture
-from drystone.capture.shapes import batch_shapes, dynamic_dims, varying_shapes
+from drystone.capture.shapes import dynamic_dims, varying_shapes
 from drystone.errors import CaptureError, DrystoneWarning, InputError, UnsupportedError
 from drystone.graph.build import build
 from drystone.graph.interpreter import run
@@ -241,7 +241,7 @@ def test_inputs_are_not_marked_by_a_capture_that_fails() -> None:
     """torch notes on a tensor which of its sizes vary: the next capture of it would have no numbers for these."""
     model, x = Further(numbers=True).eval(), torch.zeros(5, 4)
     with pytest.raises(CaptureError):
-        capture(model, (x,), {}, batch_shapes(inspect.signature(model.forward), (x,), {}))
+        capture(model, (x,), {}, varying_shapes(inspect.signature(model.forward), (x,), {}, [{0}]))
     assert dynamic_dims(capture(model, (x,), {})) == [set()]
 
 

@@ -23,6 +23,14 @@ FORMATS = ["plain", "channels_last", native.blocked().name]
 packs = pytest.mark.skipif(native.isa() == "none", reason="nothing is packed below AVX2")
 
 
+class OneConv(nn.Module):
+    """The layer of models that differ in ``forward``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(16, 16, 1)
+
+
 def conv(inputs: int, outputs: int, kernel: int = 3, **more: Any) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False, **more), _norm(outputs))
 
@@ -183,11 +191,7 @@ def test_the_result_is_of_ordinary_tensors_wherever_they_are() -> None:
     class Held:
         inner: Any
 
-    class Model(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv = nn.Conv2d(16, 16, 1)
-
+    class Model(OneConv):
         def forward(self, x: torch.Tensor) -> Any:
             y = self.conv(x)
             return Held([{"y": y, "z": (y.relu(), x)}])
@@ -219,11 +223,7 @@ def test_the_users_model_is_untouched() -> None:
 
 
 def test_a_call_that_changes_its_input_does_so() -> None:
-    class Model(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv = nn.Conv2d(16, 16, 1)
-
+    class Model(OneConv):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             y = self.conv(x)
             x.mul_(2)
@@ -409,11 +409,7 @@ def test_changed_weights_are_noticed() -> None:
 
 
 def test_random_layers_draw_what_eager_draws() -> None:
-    class Model(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv = nn.Conv2d(16, 16, 1)
-
+    class Model(OneConv):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             y = self.conv(x)
             return functional.dropout(y, 0.5, training=True) + torch.randn_like(y)
@@ -428,10 +424,9 @@ def test_random_layers_draw_what_eager_draws() -> None:
 
 
 def test_tensors_kept_from_a_call_serve_the_next() -> None:
-    class Model(nn.Module):
+    class Model(OneConv):
         def __init__(self) -> None:
             super().__init__()
-            self.conv = nn.Conv2d(16, 16, 1)
             self.kept: torch.Tensor | None = None
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -519,11 +514,7 @@ def test_lazy_tensors_of_another_model_are_taken() -> None:
     """One optimised model inside another: what goes over is a plain tensor, or becomes one."""
     inner = optimized(nn.Sequential(nn.Conv2d(16, 16, 1), nn.ReLU()).eval(), torch.randn(1, 16, 4, 4))
 
-    class Outer(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv = nn.Conv2d(16, 16, 1)
-
+    class Outer(OneConv):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             y = self.conv(x)
             z = inner(y)

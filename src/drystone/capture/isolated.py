@@ -102,6 +102,11 @@ def _slots(kind: type) -> Iterator[str]:
                 yield name
 
 
+def tensors_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
+    """Those of a call, in the order in which torch flattens it."""
+    return [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+
+
 def cloned_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The same call with tensors, containers and objects of its own: what a run does to a cache that it is given, no other sees."""
     objects = Copier(torch.Tensor.clone, modules=False)

@@ -28,13 +28,6 @@ def batch_inputs(tensors: list[torch.Tensor]) -> list[int]:
     return [i for i, size in enumerate(sizes) if size is not None and size == batch]
 
 
-def batch_shapes(parameters: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """``dynamic_shapes`` for torch.export that leave the batch to vary."""
-    tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-    batch = batch_inputs(tensors)
-    return varying_shapes(parameters, args, kwargs, [{0} if i in batch else set() for i in range(len(tensors))])
-
-
 def varying_shapes(parameters: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any], axes: Sequence[set[int]]) -> Any:
     """``dynamic_shapes`` for torch.export that leave these axes of each tensor to vary, as far as the model does."""
     leaves, spec = pytree.tree_flatten((args, kwargs))

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
+from .burst import burst
 from .contenders import CONTENDERS, Prepared
 from .workload import DTYPES, Workload, fingerprint, first_tensor, shapes_of
 
@@ -86,12 +87,7 @@ class Worker:
         assert self.prepared is not None
         call = self.prepared.call
         _warm(call)
-        times: list[float] = []
-        end = time.perf_counter() + seconds
-        while len(times) < MINIMUM_CALLS or time.perf_counter() < end:
-            start = time.perf_counter()
-            call()
-            times.append(time.perf_counter() - start)
+        times = burst(call, seconds, MINIMUM_CALLS)
         return {"milliseconds": round(statistics.median(times) * 1e3, 5), "calls": len(times)}
 
     def details(self) -> dict[str, Any]:

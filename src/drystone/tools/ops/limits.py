@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -10,6 +9,7 @@ import torch
 
 from drystone import native
 
+from ..bench.burst import burst
 from ..bench.workload import DTYPES
 from .case import last_level_cache_bytes
 from .operators.gemm import layer
@@ -38,10 +38,4 @@ def _product_rate(side: int, dtype: torch.dtype) -> float:
 
 def least_seconds(call: Callable[[], object]) -> float:
     """The fastest of the calls within ``SECONDS``."""
-    times: list[float] = []
-    end = time.perf_counter() + SECONDS
-    while not times or time.perf_counter() < end:
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return min(times)
+    return min(burst(call, SECONDS))

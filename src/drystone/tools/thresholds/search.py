@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import statistics
-import time
 from dataclasses import dataclass, field
 
 import torch
@@ -13,8 +12,9 @@ import drystone
 from drystone import native
 from drystone.eager.thresholds import NEVER, table, threshold
 
+from ..bench.burst import burst
 from ..bench.results import median_ratio
-from ..ops.probe import AtSize, Probe, Probed
+from ..ops.probe import AtSize, Probe
 
 STEPS = 3  # doublings on either side of the threshold
 ROUNDS, BURST_SECONDS = 7, 0.003
@@ -75,17 +75,6 @@ def _ratio(row: native.Threshold, make: AtSize, size: int) -> float:
         for value, rounds in zip(sides(row), times, strict=True):
             with threshold(row.name, value):
                 call()  # what it needs is in the caches, and its plan is made
-                rounds.append(_burst(call))
+                rounds.append(statistics.median(burst(call, BURST_SECONDS)))
     ours, others = times
     return median_ratio(others, ours)
-
-
-def _burst(call: Probed) -> float:
-    """The median seconds of the calls that ``BURST_SECONDS`` have room for; one at least."""
-    times: list[float] = []
-    end = time.perf_counter() + BURST_SECONDS
-    while not times or time.perf_counter() < end:
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
