@@ -120,7 +120,7 @@ class CompiledGraph:
                 raise
             self._eagerly = True
             self._bound.clear()
-            warn(f"a graph of torch.compile runs eagerly: {error}", stacklevel=3)
+            warn(f"a graph of torch.compile runs eagerly: {error}")
             return None
 
     def _bind(self, key: tuple[int, ...], args: Sequence[Any], weights: list[torch.Tensor], stamps: list[int]) -> _Bound:
@@ -128,7 +128,7 @@ class CompiledGraph:
             self._changes += 1
             if self._changes > MAX_CHANGES:
                 raise UnsupportedError("its weights change from call to call")
-            warn("weights have changed since they were packed, and are packed again", stacklevel=4)
+            warn("weights have changed since they were packed, and are packed again")
         elif len(self._bound) == MAX_WEIGHT_SETS:
             raise UnsupportedError(f"it is called with more than {MAX_WEIGHT_SETS} sets of weights")
         given = {name: (i, args[i]) for i, name in self._weights.items()}
@@ -144,7 +144,7 @@ class CompiledGraph:
         if not tensors:
             raise UnsupportedError("it has no inputs but weights and numbers")
         if self._options.dtype is torch.bfloat16 and (notice := bfloat16_notice()):
-            warn(notice, stacklevel=4)
+            warn(notice)
         return bound.programs.at(sizes, tensors, threads, autotune=self._options.tuning == "measure")
 
 

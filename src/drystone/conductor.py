@@ -91,7 +91,7 @@ def optimize(
         check_release(model, dynamic_shapes)
     options = Options(dtype, tuning, strict, formats, accuracy, chosen_modules(model, keep_fp32))
     if dtype is torch.bfloat16 and (notice := bfloat16_notice()):
-        warn(notice, stacklevel=2)
+        warn(notice)
     if capture == "eager":
         check_eager(model, dtype, dynamic_shapes, strict, release_originals)
         return optimize_layers(model, args, kwargs, options)

@@ -44,10 +44,17 @@ class DrystoneWarning(UserWarning):
     """Given when Drystone goes on, but not as asked: a fallback to ATen, a tuning cache that must be rebuilt."""
 
 
-def warn(text: str, stacklevel: int) -> None:
-    """A ``DrystoneWarning`` as ``warnings.warn`` gives it to its caller; none where it can't be written: stderr may be closed."""
+# Packages whose lines a warning is never about: it names the first line below them.
+_PASSED = ("drystone", "torch", "contextlib")
+
+
+def warn(text: str) -> None:
+    """Warn of the user's line that led here, with a ``DrystoneWarning``; not where that can't be written: stderr may be closed."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _PASSED:
+        level, frame = level + 1, frame.f_back
     with usable_stderr():
-        warnings.warn(text, DrystoneWarning, stacklevel=stacklevel + 1)
+        warnings.warn(text, DrystoneWarning, stacklevel=level)
 
 
 @contextmanager

@@ -321,7 +321,7 @@ class InPlace:
     def _say(self, text: str) -> None:
         if text not in self.said:
             self.said.add(text)
-            warn(f"{type(self.module).__name__} {text}", stacklevel=6)
+            warn(f"{type(self.module).__name__} {text}")
 
     def _took_new_weights(self) -> bool:
         """Not at the first call with new weights: in training, each call has new ones."""

@@ -268,7 +268,7 @@ class _Choice:
         if self.best is None:
             fast, _ = self._prepared(PLAIN)
             fast.eagerly = True
-            warn(f"the model runs eagerly: {'; '.join(self.reasons)}", stacklevel=5)
+            warn(f"the model runs eagerly: {'; '.join(self.reasons)}")
             return fast
         (ratio, fast), self.best = self.best, None
         fast.renew()  # what the model remembers of autotuning is not the caller's

@@ -300,4 +300,4 @@ def _report(parts: list[Part[Prepared]], verdict: _Verdict) -> None:
         eager = [f"{shown(part)}: {shorten(_why_eager(part), REASON)}" for part in costly if not _native(part)]
         text += f"In drystone run {listed(native)}. Eagerly runs what is around them"
         text += f", and {listed(eager)}." if eager else "."
-    warn(text + " explain() says more", stacklevel=4)
+    warn(text + " explain() says more")

@@ -92,7 +92,6 @@ class Times:
         warn(
             f"other work took {contended:.0%} of the cores' time while candidates were measured, so the plan may not be the "
             "fastest, and its times are not kept; prepare(*inputs) measures again",
-            stacklevel=5,
         )
 
 
@@ -226,7 +225,7 @@ class Programs(ProgramTable[tuple[int, Sizes], Prepared]):
             raise UnsupportedError(f"strict=True, and {len(segments)} operators have no native implementation: {text}")
         if not self.quiet:
             self.quiet = True
-            warn(f"{len(segments)} operators run on ATen: {text}", stacklevel=5)
+            warn(f"{len(segments)} operators run on ATen: {text}")
 
     def _explain(
         self, program: Program, planner: Planner, tensors: list[torch.Tensor] | None, model: Callable[[], Any] | None

@@ -71,7 +71,7 @@ class WholeModel(Source):
         text = f"each call of the model changes {', '.join(map(repr, self.changed))}, though its result does not depend on it"
         if self.options.strict:
             raise UnsupportedError(f"strict=True, and {text}; the optimised model would leave it as it is")
-        warn(f"{text}; the optimised model leaves it as it is", stacklevel=5)
+        warn(f"{text}; the optimised model leaves it as it is")
 
     def interface(self, any_size: bool) -> Interface:
         """``any_size``: where no dimension was declared to vary, each may, as far as the model allows it."""
@@ -177,7 +177,7 @@ def optimize_whole(
         fast = OptimizedModule(example.model, interface, programs, other)
     if release_originals:
         if fast.explain().runs == "eager":
-            warn("eager is faster than the program, so the model keeps its weights", stacklevel=3)
+            warn("eager is faster than the program, so the model keeps its weights")
         else:
             programs.originals.release(example.model, source.graph)
             programs.released = True

@@ -31,7 +31,7 @@ from drystone.capture.scalars import correct_scalars
 from drystone.capture.settled import Settled, settle
 from drystone.capture.signature import InputLeaf, OutputLeaf, Signature, is_array, no_tensor
 from drystone.capture.torchscript import Interpreter
-from drystone.errors import CaptureError, DrystoneError, DrystoneWarning, InputError, UnsupportedError
+from drystone.errors import CaptureError, DrystoneError, InputError, UnsupportedError, warn
 from drystone.factories import on_cpu
 from drystone.graph.traced import hint
 from drystone.memory import REMEDY, has_memory
@@ -293,7 +293,7 @@ def _check_changes(changed: list[Any], placeholders: dict[str, str], needed: set
             )
         if output.kind is OutputKind.USER_INPUT_MUTATION:
             message = f"the model changes its input {output.target!r} in place; the optimised model leaves the input as it is"
-            warnings.warn(message, DrystoneWarning, stacklevel=4)
+            warn(message)
 
 
 _ADVICE = (

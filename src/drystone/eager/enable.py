@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from drystone.eager import operators, pages, torchscript
-from drystone.errors import DrystoneWarning
+from drystone.errors import warn
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def _ask(who: object, only: Iterable[str] | None, reuse_pages: bool, hook: bool,
             complaints.append("pages are not reused: torch's allocator is not one that drystone knows")
             limit = 0
         for complaint in complaints:  # where warnings are errors, before anything has changed
-            warnings.warn(complaint, DrystoneWarning, stacklevel=5)
+            warn(complaint)
         _asked[who] = Enabled(chosen, limit > 0, hook)
         if limit:
             pages.keep(limit)

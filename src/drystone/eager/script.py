@@ -137,7 +137,7 @@ def _prepare(module: SelfPreparingScript, state: _State, args: tuple[Any, ...], 
 def _warn(state: _State, reason: str) -> None:
     if not state.warned:
         state.warned = True
-        warn(f"a TorchScript module runs as torch made it{reason}", stacklevel=4)
+        warn(f"a TorchScript module runs as torch made it{reason}")
 
 
 def _needs_grad(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

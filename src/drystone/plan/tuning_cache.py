@@ -128,7 +128,7 @@ class TuningCache:
     def _warn(self, kind: str, message: str) -> None:
         if kind not in self._warned:
             self._warned.add(kind)
-            warn(message, stacklevel=4)
+            warn(message)
 
 
 def cache_folder(given: Path | None = None) -> Path | None:

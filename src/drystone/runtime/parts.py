@@ -59,7 +59,7 @@ class PartForward:
             self._warn(f"runs eagerly from here on: {self.other_inputs}, which its program can't follow")
 
     def _warn(self, text: str) -> None:
-        warn(f"part {self.name!r} {text}", stacklevel=4)
+        warn(f"part {self.name!r} {text}")
 
 
 Forward = PartForward | RecurrentForward
