@@ -81,13 +81,14 @@ def _drystone(module: nn.Module, inputs: Inputs, dtype: torch.dtype, formats: st
     from drystone.conductor import optimize
 
     fast = optimize(module, inputs, dtype=None if dtype == torch.float32 else dtype, formats=formats)
+    return Prepared(lambda: fast(*inputs), details=lambda: _counted(fast.explain().to_dict()))
 
-    def details() -> dict[str, Any]:
-        explanation = fast.explain().to_dict()
-        steps = explanation.pop("steps")
-        return {"steps": len(steps), **explanation}
 
-    return Prepared(lambda: fast(*inputs), details=details)
+def _counted(explained: Any) -> Any:
+    """What ``explain()`` tells as JSON data; of steps and layers, how many there are."""
+    if isinstance(explained, dict):
+        return {name: len(entry) if name in ("steps", "layers") else _counted(entry) for name, entry in explained.items()}
+    return [_counted(entry) for entry in explained] if isinstance(explained, list) else explained
 
 
 def drystone_eager(module: nn.Module, inputs: Inputs, dtype: torch.dtype, threads: int) -> Prepared:
@@ -95,7 +96,7 @@ def drystone_eager(module: nn.Module, inputs: Inputs, dtype: torch.dtype, thread
     from drystone.conductor import optimize
 
     fast = optimize(module, inputs, capture="eager")
-    return Prepared(lambda: fast(*inputs), details=lambda: fast.explain().to_dict())
+    return Prepared(lambda: fast(*inputs), details=lambda: _counted(fast.explain().to_dict()))
 
 
 def eager(module: nn.Module, inputs: Inputs, dtype: torch.dtype, threads: int) -> Prepared:
