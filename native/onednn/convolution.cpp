@@ -35,14 +35,13 @@ Convolution::Convolution(const TensorDesc& x, const Dims& weights, bool has_bias
   const memory::desc bias = has_bias ? memory::desc({weights[0]}, memory::data_type::f32, memory::format_tag::a) : memory::desc();
   const memory::desc source = onednn_desc(x), target = onednn_desc(output);
   const auto make = [=]<class Kind>(dnnl::algorithm algorithm, const std::vector<PostOp>& ops, const memory::desc* layout) {
-    const typename Kind::primitive_desc desc(engine(), dnnl::prop_kind::forward_inference, algorithm, source,
-                                             layout ? *layout : any_weights, bias, target, stride, dilates, padding_l, padding_r,
-                                             onednn_attributes(ops));
+    const auto [primitive, desc] = create<Kind>(dnnl::prop_kind::forward_inference, algorithm, source, layout ? *layout : any_weights, bias,
+                                                target, stride, dilates, padding_l, padding_r, onednn_attributes(ops));
     std::vector<Primitive::Argument> arguments = {{DNNL_ARG_SRC, desc.src_desc()}, {DNNL_ARG_WEIGHTS, desc.weights_desc()}};
     if (has_bias) arguments.push_back({DNNL_ARG_BIAS, desc.bias_desc()});
     arguments.push_back({DNNL_ARG_DST, desc.dst_desc()});
     add_operands(ops, arguments);
-    return std::pair(Primitive(Kind(desc), desc, std::move(arguments)), desc.weights_desc());
+    return std::pair(Primitive(primitive, desc, std::move(arguments)), desc.weights_desc());
   };
   const DeconvolutionShape shape = {x, output, weights, stride, dilation, padding_l, padding_r};
   const auto transpose = [=](const std::vector<PostOp>& ops, const memory::desc* layout) {
@@ -55,7 +54,7 @@ Convolution::Convolution(const TensorDesc& x, const Dims& weights, bool has_bias
     return make.template operator()<dnnl::convolution_forward>(dnnl::algorithm::convolution_direct, ops, layout);
   };
   finish(transposed ? Make(transpose) : Make(convolve), output, has_bias, post_ops);
-  if (transposed && has_exact_run()) make_exact();  // it may be the one that is refused
+  if (transposed && has_exact_run()) exact_primitive();  // it may be the one that is refused
 }
 
 void Convolution::pack(DType dtype, const void* source, void* packed) const {

@@ -11,16 +11,14 @@ ConvolutionWeightGradient::ConvolutionWeightGradient(const Dims& x, const Dims& 
   const auto any = [](const Dims& shape) { return memory::desc(shape, memory::data_type::f32, memory::format_tag::any); };
   const auto algorithm = dnnl::algorithm::convolution_direct;
   const auto attributes = onednn_attributes({});
-  const dnnl::convolution_forward::primitive_desc forward(engine(), dnnl::prop_kind::forward_training, algorithm, any(x), any(weights),
-                                                          any(output), stride, dilates, padding_l, padding_r, attributes);
-  const dnnl::convolution_backward_weights::primitive_desc desc(engine(), algorithm, any(x), any(weights), any(output), stride, dilates,
-                                                                padding_l, padding_r, forward, attributes);
+  const auto forward = create<dnnl::convolution_forward>(dnnl::prop_kind::forward_training, algorithm, any(x), any(weights), any(output),
+                                                         stride, dilates, padding_l, padding_r, attributes);
+  const auto [primitive, desc] = create<dnnl::convolution_backward_weights>(algorithm, any(x), any(weights), any(output), stride, dilates,
+                                                                            padding_l, padding_r, forward.second, attributes);
   x_ = desc.src_desc();
   output_ = desc.diff_dst_desc();
   weights_ = desc.diff_weights_desc();
-  finish({dnnl::convolution_backward_weights(desc),
-          desc,
-          {{DNNL_ARG_SRC, x_}, {DNNL_ARG_DIFF_DST, output_}, {DNNL_ARG_DIFF_WEIGHTS, weights_}}});
+  finish({primitive, desc, {{DNNL_ARG_SRC, x_}, {DNNL_ARG_DIFF_DST, output_}, {DNNL_ARG_DIFF_WEIGHTS, weights_}}});
 }
 
 }  // namespace drystone

@@ -13,7 +13,8 @@ Linear::Linear(bool inner_product, DType dtype, int64_t m, int64_t k, int64_t n,
   const memory::desc bias = !has_bias       ? memory::desc()
                             : inner_product ? memory::desc({n}, memory::data_type::f32, tag::a)
                                             : memory::desc({1, n}, memory::data_type::f32, tag::ab);
-  const auto made = [=](const auto& primitive, const auto& desc, const std::vector<PostOp>& ops) {
+  const auto made = [=](const auto& created, const std::vector<PostOp>& ops) {
+    const auto& [primitive, desc] = created;
     std::vector<Primitive::Argument> arguments = {{DNNL_ARG_SRC, desc.src_desc()}, {DNNL_ARG_WEIGHTS, desc.weights_desc()}};
     if (has_bias) arguments.push_back({DNNL_ARG_BIAS, desc.bias_desc()});
     arguments.push_back({DNNL_ARG_DST, desc.dst_desc()});
@@ -21,15 +22,14 @@ Linear::Linear(bool inner_product, DType dtype, int64_t m, int64_t k, int64_t n,
     return std::pair(Primitive(primitive, desc, std::move(arguments)), desc.weights_desc());
   };
   const auto inner = [=](const std::vector<PostOp>& ops, const memory::desc* layout) {
-    const dnnl::inner_product_forward::primitive_desc desc(engine(), dnnl::prop_kind::forward_inference, x,
-                                                           layout ? *layout : memory::desc({n, k}, type, tag::any), bias, output,
-                                                           onednn_attributes(ops));
-    return made(dnnl::inner_product_forward(desc), desc, ops);
+    return made(
+        create<dnnl::inner_product_forward>(dnnl::prop_kind::forward_inference, x, layout ? *layout : memory::desc({n, k}, type, tag::any),
+                                            bias, output, onednn_attributes(ops)),
+        ops);
   };
   const auto product = [=](const std::vector<PostOp>& ops, const memory::desc* layout) {
-    const dnnl::matmul::primitive_desc desc(engine(), x, layout ? *layout : memory::desc({k, n}, type, tag::any), bias, output,
-                                            onednn_attributes(ops));
-    return made(dnnl::matmul(desc), desc, ops);
+    return made(create<dnnl::matmul>(x, layout ? *layout : memory::desc({k, n}, type, tag::any), bias, output, onednn_attributes(ops)),
+                ops);
   };
   const TensorDesc rows = TensorDesc::dense(output_dtype, Format::plain, {m, n});
   finish(inner_product ? Make(inner) : Make(product), rows, has_bias, post_ops);

@@ -13,6 +13,9 @@ using dnnl::memory;
 
 constexpr float infinity = std::numeric_limits<float>::infinity();
 
+ForkableMutex creation;
+static ForkableMutex exact_primitives;
+
 const dnnl::engine& engine() {
   static const dnnl::engine cpu(dnnl::engine::kind::cpu, 0);
   return cpu;
@@ -95,7 +98,7 @@ std::string PackedDesc::key() const {
 
 void PackedDesc::pack(const memory::desc& plain, const void* source, void* packed) const {
   memory from(plain, engine(), const_cast<void*>(source)), to(desc_, engine(), packed);
-  dnnl::reorder(from, to).execute(stream(), from, to);
+  create<dnnl::reorder>(plain, engine(), desc_, dnnl::primitive_attr()).first.execute(stream(), from, to);
   stream().wait();
 }
 
@@ -188,11 +191,17 @@ void Product::cut(Way& way, size_t post_ops, const TensorDesc& output) const {
 
 std::unique_ptr<StepState> Product::make_state() const { return std::make_unique<ProductState>(*usual_.primitive); }
 
-void Product::make_exact() const {
-  std::call_once(made_exact_, [this] {
-    const std::vector<PostOp> kept(post_ops_.begin(), post_ops_.begin() + static_cast<std::ptrdiff_t>(exact_.post_ops));
-    exact_.primitive = make_(kept, &weights_->desc()).first;
-  });
+const Primitive& Product::exact_primitive() const {
+  std::optional<Primitive>& made = exact_.primitive;
+  {
+    std::lock_guard lock(exact_primitives);
+    if (made) return *made;
+  }
+  const std::vector<PostOp> kept(post_ops_.begin(), post_ops_.begin() + static_cast<std::ptrdiff_t>(exact_.post_ops));
+  Primitive primitive = make_(kept, &weights_->desc()).first;
+  std::lock_guard lock(exact_primitives);
+  if (!made) made = std::move(primitive);
+  return *made;
 }
 
 void Product::run(const Run& run, StepState* state) const {
@@ -201,11 +210,11 @@ void Product::run(const Run& run, StepState* state) const {
   if (!exact) {
     execute(*usual_.primitive, own.usual, run.slots, run.scratchpad);
   } else {
-    make_exact();
-    if (!own.exact) own.exact.emplace(*exact_.primitive);
+    const Primitive& primitive = exact_primitive();
+    if (!own.exact) own.exact.emplace(primitive);
     // Seldom: not worth a place in every frame.
-    const Memory scratchpad(static_cast<int64_t>(exact_.primitive->scratchpad.get_size()) + 64);
-    execute(*exact_.primitive, *own.exact, run.slots, scratchpad.data());
+    const Memory scratchpad(static_cast<int64_t>(primitive.scratchpad.get_size()) + 64);
+    execute(primitive, *own.exact, run.slots, scratchpad.data());
   }
   const Way& way = exact ? exact_ : usual_;
   if (!way.tail) return;

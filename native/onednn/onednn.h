@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "core/forkable_mutex.h"
 #include "core/post_op.h"
 #include "core/program.h"
 #include "core/tensor.h"
@@ -24,6 +25,16 @@ std::string onednn_version();
 
 dnnl::memory::data_type onednn_dtype(DType dtype);
 dnnl::memory::desc onednn_desc(const TensorDesc& desc);
+
+// A primitive and its description, from what oneDNN makes that of. One at a time: oneDNN hands a primitive that one thread makes to
+// all who ask for it meanwhile, and a child forked meanwhile would wait for a thread that it does not have.
+extern ForkableMutex creation;
+template <class Kind, class... Arguments>
+std::pair<Kind, typename Kind::primitive_desc> create(const Arguments&... arguments) {
+  std::lock_guard lock(creation);
+  const typename Kind::primitive_desc desc(engine(), arguments...);
+  return {Kind(desc), desc};
+}
 
 // A primitive and its arguments, which are its step's first slots in order.
 struct Primitive {
@@ -97,7 +108,7 @@ class Product : public Step {
   using Make = std::function<std::pair<Primitive, dnnl::memory::desc>(const std::vector<PostOp>&, const dnnl::memory::desc* weights)>;
   // Throws std::invalid_argument where oneDNN, or the second pass, does not serve it.
   void finish(Make make, const TensorDesc& output, bool has_bias, const std::vector<PostOp>& post_ops);
-  void make_exact() const;
+  const Primitive& exact_primitive() const;
 
  private:
   // A way to run: the primitive has the first `post_ops`, `tail` is the rest.
@@ -115,7 +126,6 @@ class Product : public Step {
   size_t output_slot_ = 0;
   Way usual_;
   mutable Way exact_;
-  mutable std::once_flag made_exact_;
 };
 
 // x (N, C, spatial…) * weights (O, C/groups, k…) + bias (O). Transposed: the gradient of a convolution of that stride, padding and

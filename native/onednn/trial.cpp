@@ -3,13 +3,15 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
-#include <mutex>
 
 namespace drystone {
 
 using dnnl::memory;
 
 namespace {
+
+ForkableMutex guard;
+std::map<std::string, bool> known;  // by shape
 
 // So little fits into any cache: bytes of the weights of 64 outputs.
 constexpr int64_t little = 128 << 10;
@@ -56,13 +58,13 @@ bool tried(const DeconvolutionShape& s) {
   for (auto& d : dilates) d -= 1;
   const auto type = onednn_dtype(s.x.dtype);
   const int64_t rank = s.x.rank(), outputs = s.weights[0];
-  const dnnl::deconvolution_forward::primitive_desc desc(
-      engine(), dnnl::prop_kind::forward_inference, dnnl::algorithm::deconvolution_direct, onednn_desc(s.x),
+  const auto [primitive, desc] = create<dnnl::deconvolution_forward>(
+      dnnl::prop_kind::forward_inference, dnnl::algorithm::deconvolution_direct, onednn_desc(s.x),
       memory::desc(s.weights, type, memory::format_tag::any), memory::desc({outputs}, memory::data_type::f32, memory::format_tag::a),
       onednn_desc(s.output), s.stride, dilates, s.padding_l, s.padding_r, onednn_attributes({}));
-  memory given = ones(memory::desc(s.weights, type, TensorDesc::dense(s.x.dtype, Format::plain, s.weights).strides));
+  const memory given = ones(memory::desc(s.weights, type, TensorDesc::dense(s.x.dtype, Format::plain, s.weights).strides));
   memory weights(desc.weights_desc(), engine()), y(desc.dst_desc(), engine()), scratchpad(desc.scratchpad_desc(), engine());
-  dnnl::reorder(given, weights).execute(stream(), given, weights);
+  PackedDesc(desc.weights_desc()).pack(given.get_desc(), given.get_data_handle(), weights.get_data_handle());
   float most = 1;  // products of an output
   for (int64_t axis = 1; axis < rank; axis++) most *= static_cast<float>(s.weights[axis]);
   memory bias(desc.bias_desc(), engine());
@@ -72,7 +74,7 @@ bool tried(const DeconvolutionShape& s) {
                                                      {DNNL_ARG_BIAS, bias},
                                                      {DNNL_ARG_DST, y},
                                                      {DNNL_ARG_SCRATCHPAD, scratchpad}};
-  dnnl::deconvolution_forward(desc).execute(stream(), arguments);
+  primitive.execute(stream(), arguments);
   stream().wait();
 
   std::vector<std::vector<int64_t>> along;
@@ -101,12 +103,14 @@ bool adds_bias_once(const DeconvolutionShape& shape) {
   int64_t bytes = std::min<int64_t>(shape.weights[0], 64) * size_of(shape.x.dtype);
   for (size_t i = 1; i < shape.weights.size(); i++) bytes *= shape.weights[i];
   if (bytes <= little) return true;
-  static std::mutex guard;
-  static std::map<std::string, bool> known;
-  std::lock_guard lock(guard);
   const std::string key = key_of(shape);
-  const auto found = known.find(key);
-  return found != known.end() ? found->second : (known[key] = tried(shape));
+  {
+    std::lock_guard lock(guard);
+    if (const auto found = known.find(key); found != known.end()) return found->second;
+  }
+  const bool once = tried(shape);
+  std::lock_guard lock(guard);
+  return known[key] = once;
 }
 
 }  // namespace drystone

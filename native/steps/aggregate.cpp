@@ -10,16 +10,17 @@ namespace drystone {
 
 namespace {
 
+const std::map<std::string, AggregateKind> names = {
+    {"cumsum", AggregateKind::cumsum}, {"cumprod", AggregateKind::cumprod}, {"cummax", AggregateKind::cummax},
+    {"cummin", AggregateKind::cummin}, {"sum", AggregateKind::sum},         {"any", AggregateKind::any},
+    {"all", AggregateKind::all},       {"amax", AggregateKind::amax},       {"amin", AggregateKind::amin},
+    {"argmax", AggregateKind::argmax}, {"argmin", AggregateKind::argmin}};
+
 class AggregateStep final : public Step {
  public:
   AggregateStep(const TensorDesc& input, const TensorDesc& output, const std::string& name, const Dims& dims)
       : kernel_(require_kernels().aggregate) {
     implementation = kernel_name("aggregate");
-    static const std::map<std::string, AggregateKind> names = {
-        {"cumsum", AggregateKind::cumsum}, {"cumprod", AggregateKind::cumprod}, {"cummax", AggregateKind::cummax},
-        {"cummin", AggregateKind::cummin}, {"sum", AggregateKind::sum},         {"any", AggregateKind::any},
-        {"all", AggregateKind::all},       {"amax", AggregateKind::amax},       {"amin", AggregateKind::amin},
-        {"argmax", AggregateKind::argmax}, {"argmin", AggregateKind::argmin}};
     const auto found = names.find(name);
     require(found != names.end(), "unknown aggregate '" + name + "'");
     args_.kind = found->second;

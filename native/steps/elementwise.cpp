@@ -18,39 +18,36 @@ struct Kind {
   bool truth;             // the output is bool
 };
 
-const std::map<std::string, Kind>& kinds() {
-  using K = ElementwiseKind;
-  static const std::map<std::string, Kind> table = {
-      {"convert", {K::convert, 1, true, true, false}},
-      {"invert", {K::invert, 1, true, false, false}},
-      {"add", {K::add, 2, false, false, false}},
-      {"sub", {K::sub, 2, false, false, false}},
-      {"mul", {K::mul, 2, false, false, false}},
-      {"floor_div", {K::floor_div, 2, false, false, false}},
-      {"remainder", {K::remainder, 2, false, false, false}},
-      {"maximum", {K::maximum, 2, false, false, false}},
-      {"minimum", {K::minimum, 2, false, false, false}},
-      {"bit_and", {K::bit_and, 2, true, false, false}},
-      {"bit_or", {K::bit_or, 2, true, false, false}},
-      {"bit_xor", {K::bit_xor, 2, true, false, false}},
-      {"eq", {K::eq, 2, true, true, true}},
-      {"ne", {K::ne, 2, true, true, true}},
-      {"lt", {K::lt, 2, true, true, true}},
-      {"le", {K::le, 2, true, true, true}},
-      {"gt", {K::gt, 2, true, true, true}},
-      {"ge", {K::ge, 2, true, true, true}},
-      {"where", {K::where, 3, true, true, false}},
-  };
-  return table;
-}
+using K = ElementwiseKind;
+const std::map<std::string, Kind> kinds = {
+    {"convert", {K::convert, 1, true, true, false}},
+    {"invert", {K::invert, 1, true, false, false}},
+    {"add", {K::add, 2, false, false, false}},
+    {"sub", {K::sub, 2, false, false, false}},
+    {"mul", {K::mul, 2, false, false, false}},
+    {"floor_div", {K::floor_div, 2, false, false, false}},
+    {"remainder", {K::remainder, 2, false, false, false}},
+    {"maximum", {K::maximum, 2, false, false, false}},
+    {"minimum", {K::minimum, 2, false, false, false}},
+    {"bit_and", {K::bit_and, 2, true, false, false}},
+    {"bit_or", {K::bit_or, 2, true, false, false}},
+    {"bit_xor", {K::bit_xor, 2, true, false, false}},
+    {"eq", {K::eq, 2, true, true, true}},
+    {"ne", {K::ne, 2, true, true, true}},
+    {"lt", {K::lt, 2, true, true, true}},
+    {"le", {K::le, 2, true, true, true}},
+    {"gt", {K::gt, 2, true, true, true}},
+    {"ge", {K::ge, 2, true, true, true}},
+    {"where", {K::where, 3, true, true, false}},
+};
 
 class ElementwiseStep final : public Step {
  public:
   ElementwiseStep(const std::vector<TensorDesc>& inputs, const TensorDesc& output, const std::string& name)
       : kernel_(require_kernels().elementwise), elements_(output.numel()) {
     implementation = kernel_name("elementwise");
-    const auto found = kinds().find(name);
-    require(found != kinds().end(), "unknown elementwise operation '" + name + "'");
+    const auto found = kinds.find(name);
+    require(found != kinds.end(), "unknown elementwise operation '" + name + "'");
     const Kind& kind = found->second;
     require(inputs.size() == kind.operands, name + " takes " + std::to_string(kind.operands) + " operands");
     check_types(inputs, output, kind, name);

@@ -16,14 +16,11 @@ struct Kind {
   size_t operands;
 };
 
-const std::map<std::string, Kind>& kinds() {
 #define UNARY(name, ...) {#name, {PointwiseKind::name, 1}},
 #define BINARY(name, ...) {#name, {PointwiseKind::name, 2}},
-  static const std::map<std::string, Kind> table = {DRYSTONE_INSTRUCTIONS(UNARY, UNARY, UNARY, BINARY)};
+const std::map<std::string, Kind> kinds = {DRYSTONE_INSTRUCTIONS(UNARY, UNARY, UNARY, BINARY)};
 #undef UNARY
 #undef BINARY
-  return table;
-}
 
 PointwiseKind specialise(PointwiseKind kind, float alpha) {
   if (kind != PointwiseKind::pow) return kind;
@@ -76,8 +73,8 @@ void check_order(const TensorDesc& input, const TensorDesc& output, const std::v
 }  // namespace
 
 PointwiseKind pointwise_kind(const std::string& name, size_t operands, float alpha) {
-  const auto found = kinds().find(name);
-  if (found == kinds().end()) throw std::invalid_argument("unknown pointwise instruction '" + name + "'");
+  const auto found = kinds.find(name);
+  if (found == kinds.end()) throw std::invalid_argument("unknown pointwise instruction '" + name + "'");
   if (operands != found->second.operands)
     throw std::invalid_argument("pointwise instruction " + name + " takes " + std::to_string(found->second.operands) + " operands, not " +
                                 std::to_string(operands));

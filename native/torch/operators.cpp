@@ -4,7 +4,7 @@
 #include <set>
 #include <stdexcept>
 
-#include "torch/forkable_mutex.h"
+#include "core/forkable_mutex.h"
 
 namespace drystone::torch {
 

@@ -14,7 +14,7 @@
 #include <mutex>
 #include <new>
 
-#include "torch/forkable_mutex.h"
+#include "core/forkable_mutex.h"
 #include "torch/libtorch.h"
 
 namespace drystone::torch {

@@ -9,9 +9,9 @@
 #include <stdexcept>
 #include <utility>
 
+#include "core/forkable_mutex.h"
 #include "onednn/onednn.h"
 #include "steps/guard.h"
-#include "torch/forkable_mutex.h"
 #include "torch/tensor.h"
 
 namespace drystone::torch {

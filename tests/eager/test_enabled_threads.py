@@ -118,16 +118,18 @@ import os, signal, sys, threading, torch, drystone
 import torch.nn.functional as F
 torch.set_num_threads(1)
 drystone.enable()
-x, weight = torch.randn(1, 8, 12, 12, 12), torch.randn(16, 8, 3, 3, 3)
-stop = False
+weight = torch.randn(16, 8, 3, 3, 3)
+size, stop = 8, False
 
 def allocate():
     while not stop:
         torch.empty(5 << 20)
 
-def convolve():
+def convolve():  # another problem at each call
+    global size
     while not stop:
-        F.conv3d(x, weight, padding=1)
+        size = size + 1 if size < 60 else 8
+        F.conv3d(torch.ones(1, 8, 8, 8, size), weight, padding=1)
 
 threads = [threading.Thread(target=f) for f in (allocate, allocate, convolve)]
 for thread in threads:
@@ -138,7 +140,7 @@ try:
         if child == 0:
             signal.alarm(30)
             torch.empty(5 << 20)
-            F.conv3d(x, weight, padding=1)
+            F.conv3d(torch.ones(1, 8, 8, 8, size), weight, padding=1)
             os._exit(0)
         assert os.waitpid(child, 0)[1] == 0, "a child hangs"
 finally:

@@ -3,7 +3,7 @@
 
 #include <mutex>
 
-namespace drystone::torch {
+namespace drystone {
 
 // Lives as long as the process. Who holds one takes no other.
 class ForkableMutex {
@@ -16,4 +16,4 @@ class ForkableMutex {
   std::mutex mutex_;
 };
 
-}  // namespace drystone::torch
+}  // namespace drystone

@@ -1,10 +1,10 @@
-#include "torch/forkable_mutex.h"
+#include "core/forkable_mutex.h"
 
 #include <pthread.h>
 
 #include <vector>
 
-namespace drystone::torch {
+namespace drystone {
 
 namespace {
 
@@ -37,4 +37,4 @@ ForkableMutex::ForkableMutex() {
   All::only().mutexes.push_back(this);
 }
 
-}  // namespace drystone::torch
+}  // namespace drystone
