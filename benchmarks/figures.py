@@ -65,6 +65,9 @@ PARTS = {
         ),
     ),
 }
+# Whose first results are told, in a process without caches: from the model at hand to its first output.
+PREPARED = ("cnns_float32", "transformers_float32")
+STARTERS = ("drystone", "inductor", "openvino", "onnxruntime")
 # The parts that the README speaks of: contenders' speed over whole models.
 HEADLINES = ("cnns_float32", "transformers_float32", "cnns_bfloat16", "transformers_bfloat16")
 
@@ -139,10 +142,10 @@ def filled(text: str) -> str:
 
 
 def written(name: str) -> str:
-    """What stands in the block called ``name``: a part, ``headline``, ``overview`` or ``runs``."""
+    """What stands in the block called ``name``: a part, ``headline``, ``overview``, ``first_results`` or ``runs``."""
     if name in PARTS:
         return model_table(name) if PARTS[name].of_models else operator_table(name)
-    return {"headline": headline, "overview": overview, "runs": run_table}[name]()
+    return {"headline": headline, "overview": overview, "first_results": first_results, "runs": run_table}[name]()
 
 
 @cache
@@ -249,6 +252,22 @@ def overview() -> str:
         means = (number(mean(models(cpu, part), over)) for cpu in cpus() for over in ("best engine", "eager"))
         rows.append([PARTS[part].title.removesuffix(", batch 1"), *means])
     return table(header, rows)
+
+
+def first_results() -> str:
+    """A row for each model: seconds until each contender's first output, on each CPU."""
+    seconds: dict[str, dict[str, list[str]]] = {}
+    measured = [cpu for cpu in cpus() if any(models(cpu, part) for part in PREPARED)]
+    for cpu in measured:
+        for result in (result for part in PREPARED for result in models(cpu, part)):
+            outcomes = {outcome.contender: outcome for outcome in result.outcomes if outcome.ok}
+            cells = [f"{outcomes[name].prepare_seconds:.1f}" if name in outcomes else "-" for name in STARTERS]
+            seconds.setdefault(result.model, {})[cpu] = cells
+    header = ["model", *(f"{cpu}: {name}" for cpu in measured for name in STARTERS)]
+    missing = ["" for _ in STARTERS]
+    return table(
+        header, [[name, *(cell for cpu in measured for cell in by_cpu.get(cpu, missing))] for name, by_cpu in seconds.items()]
+    )
 
 
 def run_table() -> str:
