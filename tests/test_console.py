@@ -12,7 +12,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 import drystone
-from drystone.cli import app
+from drystone.cli import application
 from drystone.runtime.explain import ExplainedPart, ExplainedStep, Explanation, PartedExplanation
 from drystone.runtime.explain_packed_layers import ExplainedLayer, PackedLayersExplanation
 from drystone.tools import doctor
@@ -64,10 +64,10 @@ def test_tables_of_the_tools(name: str, monkeypatch: pytest.MonkeyPatch) -> None
         announce(name)
     assert shown.getvalue().count(name) >= 4 + 3 + 1
     monkeypatch.setattr(doctor, "findings", lambda: [doctor.Finding(name, name, name)])
-    assert CliRunner().invoke(app, ["doctor"]).output.count(name) == 3
+    assert CliRunner().invoke(application(), ["doctor"]).output.count(name) == 3
 
 
 @pytest.mark.parametrize("command", ["bench", "ops"])
 def test_errors_of_the_tools(command: str, tmp_path: Path) -> None:
-    done = CliRunner().invoke(app, [command, "[/]"])
+    done = CliRunner().invoke(application(), [command, "[/]"])
     assert done.exit_code == 2 and "[/]" in done.output

@@ -2,23 +2,71 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from typing import Any
+
 import typer
 
-from drystone.tools.bench.command import bench
-from drystone.tools.cache import cache
-from drystone.tools.doctor import doctor
-from drystone.tools.ops.command import ops
-from drystone.tools.thresholds.command import thresholds
+_SUMMARIES = {
+    "bench": "Time models in drystone against eager PyTorch and other engines.",
+    "cache": "Look at, or remove, the measured times that plans are made from.",
+    "doctor": "Say whether this machine and this PyTorch are set up well.",
+    "ops": "Time single operators in drystone against other libraries.",
+    "run": "Start a program with threads, cores and allocator set up.",
+    "thresholds": "Check the sizes from which drystone serves torch's operators.",
+}
 
-app = typer.Typer(
-    help="PyTorch models on CPUs without the time between the arithmetic.", no_args_is_help=True, add_completion=False
-)
-app.command()(bench)
-app.command()(doctor)
-app.add_typer(cache, name="cache")
-app.command()(ops)
-app.command()(thresholds)
+
+def _tool(name: str) -> Callable[..., Any] | typer.Typer:
+    if name == "bench":
+        from drystone.tools.bench.command import bench
+
+        return bench
+    if name == "cache":
+        from drystone.tools.cache import cache
+
+        return cache
+    if name == "doctor":
+        from drystone.tools.doctor import doctor
+
+        return doctor
+    if name == "ops":
+        from drystone.tools.ops.command import ops
+
+        return ops
+    if name == "run":
+        from drystone.tools.run.command import run
+
+        return run
+    from drystone.tools.thresholds.command import thresholds
+
+    return thresholds
+
+
+def application(only: str | None = None) -> typer.Typer:
+    """All tools. With ``only``, a name, the others are there in name alone: importing torch takes seconds."""
+    app = typer.Typer(
+        help="PyTorch models on CPUs without the time between the arithmetic.", no_args_is_help=True, add_completion=False
+    )
+    for name, summary in _SUMMARIES.items():
+        tool = _tool(name) if only in (None, name) else _named
+        if isinstance(tool, typer.Typer):
+            app.add_typer(tool, name=name, short_help=summary)
+        else:
+            # What comes after the program that is run is its own.
+            settings = {"allow_interspersed_args": False} if name == "run" else None
+            app.command(name, short_help=summary, context_settings=settings)(tool)
+    return app
+
+
+def _named() -> None:
+    raise AssertionError("a tool that was not asked for")
+
+
+def main() -> None:
+    application(only=sys.argv[1] if len(sys.argv) > 1 else "")()
 
 
 if __name__ == "__main__":
-    app()
+    main()

@@ -17,7 +17,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 import drystone
-from drystone.cli import app
+from drystone.cli import application
 from drystone.tools.bench import zoo
 from drystone.tools.bench.contenders import CONTENDERS
 from drystone.tools.bench.environment import environment, key_of
@@ -332,7 +332,7 @@ class TestCommand:
     def test_measures_shows_and_keeps(self, models, tmp_path):
         arguments = ["--against", "eager", "--rounds", "3", "--batch", "2", "--threads", "1", "--again"]
         files = ["--json", str(tmp_path / "r.json"), "--plot", str(tmp_path / "r.png")]
-        answer = CliRunner().invoke(app, ["bench", f"{models}:small", *arguments, *files])
+        answer = CliRunner().invoke(application(), ["bench", f"{models}:small", *arguments, *files])
         assert answer.exit_code == 0, answer.output
         assert "models.py:small" in answer.output and "drystone" in answer.output
         text = (tmp_path / "r.json").read_text()
@@ -355,5 +355,5 @@ class TestCommand:
         ],
     )
     def test_bad_arguments(self, arguments, message):
-        answer = CliRunner().invoke(app, ["bench", *arguments])
+        answer = CliRunner().invoke(application(), ["bench", *arguments])
         assert answer.exit_code == 2 and message in answer.output

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from drystone.cli import app
+from drystone.cli import application
 from drystone.plan.tuning_cache import TuningCache
 
 
@@ -27,7 +27,7 @@ def keep(environment: dict[str, str], entries: int = 1) -> None:
 
 
 def run(*args: str) -> tuple[int, str]:
-    result = CliRunner().invoke(app, ["cache", *args])
+    result = CliRunner().invoke(application(), ["cache", *args])
     return result.exit_code, result.output
 
 

@@ -11,7 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from drystone import native
-from drystone.cli import app
+from drystone.cli import application
 from drystone.eager import enable, operators
 from drystone.tools import doctor
 
@@ -49,8 +49,8 @@ def test_too_many_threads_are_said() -> None:
 
 
 def test_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    result = CliRunner().invoke(app, ["doctor"])
+    result = CliRunner().invoke(application(), ["doctor"])
     assert result.exit_code == 0 and "reuse of pages" in result.output
     monkeypatch.setenv("DRYSTONE_PAGES", "some")
-    result = CliRunner().invoke(app, ["doctor"])
+    result = CliRunner().invoke(application(), ["doctor"])
     assert result.exit_code == 2 and "DRYSTONE_PAGES" in result.output

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from drystone import native
-from drystone.cli import app
+from drystone.cli import application
 from drystone.plan.implementations import IMPLEMENTATIONS
 from drystone.tools import native_table
 
@@ -46,5 +46,5 @@ def test_nothing_runs_on_aten() -> None:
 
 
 def test_command() -> None:
-    result = CliRunner().invoke(app, ["doctor", "--table"])
+    result = CliRunner().invoke(application(), ["doctor", "--table"])
     assert result.exit_code == 0 and result.output == native_table.markdown()

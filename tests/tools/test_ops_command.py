@@ -12,7 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from drystone import native
-from drystone.cli import app
+from drystone.cli import application
 from drystone.eager import operators
 from drystone.tools.bench.worker import relative_error
 from drystone.tools.ops import catalogue, limits, measure
@@ -205,7 +205,7 @@ class TestCommand:
         pytest.importorskip("openvino")
         tags = ["--tag", "M=1,T=64", "--tag", "N=333,T=64"]
         files = ["--json", str(tmp_path / "r.json"), "--plot", str(tmp_path / "r.png")]
-        answer = CliRunner().invoke(app, ["ops", "all", *tags, "--rounds", "3", "--threads", "1", *files])
+        answer = CliRunner().invoke(application(), ["ops", "all", *tags, "--rounds", "3", "--threads", "1", *files])
         assert answer.exit_code == 0, answer.output
         for text in (
             "gemm · float32 · threads 1",
@@ -239,7 +239,7 @@ class TestCommand:
     def test_without_openvino_the_table_says_so(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "openvino", None)
         arguments = ["--tag", "T=64", "--tag", "causal=no", "--dtype", "float32", "--rounds", "3"]
-        answer = CliRunner().invoke(app, ["ops", "attention", *arguments])
+        answer = CliRunner().invoke(application(), ["ops", "attention", *arguments])
         assert answer.exit_code == 0, answer.output
         assert "openvino is left out: ModuleNotFoundError" in answer.output
 
@@ -249,7 +249,7 @@ class TestCommand:
 
         monkeypatch.setattr("drystone.native.attention", refuse)
         arguments = ["--tag", "T=64", "--tag", "causal=no", "--dtype", "float32", "--rounds", "3"]
-        answer = CliRunner().invoke(app, ["ops", "attention", *arguments])
+        answer = CliRunner().invoke(application(), ["ops", "attention", *arguments])
         assert answer.exit_code == 1 and "drystone is left out: ValueError: not on this processor" in answer.output
 
     @pytest.mark.parametrize(
@@ -263,10 +263,10 @@ class TestCommand:
         ],
     )
     def test_bad_arguments(self, arguments, message):
-        answer = CliRunner().invoke(app, ["ops", *arguments])
+        answer = CliRunner().invoke(application(), ["ops", *arguments])
         assert answer.exit_code == 2 and message in answer.output
 
     def test_a_file_of_something_else(self, tmp_path):
         (tmp_path / "r.json").write_text('{"format": 1, "results": []}')
-        answer = CliRunner().invoke(app, ["ops", "gemm", "--json", str(tmp_path / "r.json")])
+        answer = CliRunner().invoke(application(), ["ops", "gemm", "--json", str(tmp_path / "r.json")])
         assert answer.exit_code == 2 and "operators' results" in answer.output.replace("\n", " ")

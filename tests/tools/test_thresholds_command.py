@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from drystone.cli import app
+from drystone.cli import application
 from drystone.eager import operators, thresholds
 from drystone.tools.thresholds import search
 from drystone.tools.thresholds.search import Found, sizes_around
@@ -40,7 +40,9 @@ def test_shows_and_keeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(search, "BURST_SECONDS", 0.0)
     before = {name: row.in_force for name, row in thresholds.table().items()}
     file = tmp_path / "thresholds.json"
-    answer = CliRunner().invoke(app, ["thresholds", "topk_count", "softmax_elements", "--threads", "1", "--json", str(file)])
+    answer = CliRunner().invoke(
+        application(), ["thresholds", "topk_count", "softmax_elements", "--threads", "1", "--json", str(file)]
+    )
     assert answer.exit_code == 0, answer.output
     assert "topk_count" in answer.output and "softmax_elements" in answer.output
     kept = json.loads(file.read_text())
@@ -52,5 +54,5 @@ def test_shows_and_keeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_an_unknown_name() -> None:
-    answer = CliRunner().invoke(app, ["thresholds", "topq"])
+    answer = CliRunner().invoke(application(), ["thresholds", "topq"])
     assert answer.exit_code == 2 and "topq" in answer.output

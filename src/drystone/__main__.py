@@ -1,0 +1,5 @@
+"""``python -m drystone``: the command ``drystone``."""
+
+from drystone.cli import main
+
+main()
