@@ -17,6 +17,7 @@ from drystone.errors import (
     DrystoneError,
     DrystoneWarning,
     InputError,
+    PoolClosedError,
     ShapeError,
     UnsupportedError,
     WeightsChangedError,
@@ -31,6 +32,8 @@ __all__ = [
     "DrystoneError",
     "DrystoneWarning",
     "InputError",
+    "Pool",
+    "PoolClosedError",
     "ShapeError",
     "UnsupportedError",
     "WeightsChangedError",
@@ -107,6 +110,7 @@ def enabled(
 
 # The native core starts at its first use: `import drystone` loads no library and changes nothing.
 _LAZY = {
+    "Pool": "drystone.serving.pool",
     "explain": "drystone.inplace",
     "load": "drystone.copies",
     "ops": "drystone.ops",
@@ -122,6 +126,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from drystone.conductor import optimize
     from drystone.copies import load, save
     from drystone.inplace import explain, optimize_, optimizing, restore
+    from drystone.serving.pool import Pool
 else:
 
     def __getattr__(name: str) -> Any:

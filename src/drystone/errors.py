@@ -40,6 +40,10 @@ class WeightsReleasedError(DrystoneError, ValueError):
     """Raised where the plain weights are needed after ``release_originals``: by ``refresh``, by a shape that was not prepared."""
 
 
+class PoolClosedError(DrystoneError):
+    """Raised by a call of a ``Pool`` that was closed."""
+
+
 class DrystoneWarning(UserWarning):
     """Given when Drystone goes on, but not as asked: a fallback to ATen, a tuning cache that must be rebuilt."""
 

@@ -12,9 +12,9 @@ import typer
 from rich.table import Table
 
 from drystone.console import console as plain
+from drystone.cores import Core, cores, numbers, quota
 from drystone.tools.bench.progress import progress_bar
 
-from .cores import Core, cores, numbers, quota
 from .instances import LATENCY_CORES, Instance, command_of, divide, environment_of, find_allocator, preloaded
 from .launch import become, prefixed, run_all
 from .tune import Trial, divisions, trial

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from .cores import Core, written
+from drystone.cores import Core, written
 
 Allocator = Literal["tcmalloc", "jemalloc"]
 

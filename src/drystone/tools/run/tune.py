@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from .cores import Core
+from drystone.cores import Core
+
 from .instances import Instance, divide
 from .launch import run_all
 

@@ -1,0 +1,1 @@
+"""Requests from many threads on streams of their own cores."""
