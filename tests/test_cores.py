@@ -48,10 +48,29 @@ def test_one_hyper_thread_of_each_core(tmp_path: Path, monkeypatch: pytest.Monke
         ({"cpu.max": "150000 100000"}, 1.5),
         ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
         ({"cpu/cpu.cfs_quota_us": "400000", "cpu/cpu.cfs_period_us": "100000"}, 4.0),
+        ({"cpu.max": "max 100000", "a/cpu.max": "300000 100000", "a/b/cpu.max": "max 100000", "c/cpu.max": "100 100"}, 3.0),
     ],
 )
 def test_quota(tmp_path: Path, files: dict[str, str], expected: float | None) -> None:
     for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_text(text + "\n")
+    (tmp_path / "own").write_text("0::/a/b\n4:cpu,cpuacct:/\n")
+    assert cores.quota(tmp_path, tmp_path / "own") == expected
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, None),
+        ({"memory.max": "max"}, None),
+        ({"memory.max": "1073741824"}, 1 << 30),
+        ({"memory/memory.limit_in_bytes": "9223372036854771712"}, None),
+        ({"memory/memory.limit_in_bytes": "4096"}, 4096),
+    ],
+)
+def test_memory_limit(tmp_path: Path, files: dict[str, str], expected: int | None) -> None:
+    for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text + "\n")
-    assert cores.quota(tmp_path) == expected
+    assert cores.memory_limit(tmp_path, tmp_path / "none") == expected

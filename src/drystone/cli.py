@@ -28,7 +28,7 @@ def _tool(name: str) -> Callable[..., Any] | typer.Typer:
 
         return cache
     if name == "doctor":
-        from drystone.tools.doctor import doctor
+        from drystone.tools.doctor.command import doctor
 
         return doctor
     if name == "ops":

@@ -11,6 +11,8 @@ from pathlib import Path
 _CPUS = Path("/sys/devices/system/cpu")
 _NODES = Path("/sys/devices/system/node")
 _CGROUPS = Path("/sys/fs/cgroup")
+_OWN_CGROUPS = Path("/proc/self/cgroup")
+_NO_LIMIT = 1 << 60  # cgroups v1 have a very large number for none
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,29 @@ def written(cores: Iterable[Core]) -> str:
     return ",".join(str(core.number) for core in cores)
 
 
-def quota(folder: Path = _CGROUPS) -> float | None:
-    """How many CPUs' time the cgroup of this process may use; None where nothing limits it."""
-    limits = []
-    if (v2 := folder / "cpu.max").exists():
-        limits.append(v2.read_text().split())
-    if (v1 := folder / "cpu" / "cpu.cfs_quota_us").exists():
-        limits.append([v1.read_text().strip(), (v1.parent / "cpu.cfs_period_us").read_text().strip()])
+def quota(folder: Path = _CGROUPS, own: Path = _OWN_CGROUPS) -> float | None:
+    """How many CPUs' time the cgroups of this process may use; None where nothing limits it."""
+    limits = [path.read_text().split() for path in _files("cpu.max", "", folder, own)]
+    for path in _files("cpu.cfs_quota_us", "cpu", folder, own):
+        limits.append([path.read_text().strip(), (path.parent / "cpu.cfs_period_us").read_text().strip()])
     given = [int(limit) / int(period) for limit, period in limits if limit not in ("max", "-1")]
     return min(given, default=None)
+
+
+def memory_limit(folder: Path = _CGROUPS, own: Path = _OWN_CGROUPS) -> int | None:
+    """Bytes that the cgroups of this process may use; None where nothing limits it."""
+    files = [*_files("memory.max", "", folder, own), *_files("memory.limit_in_bytes", "memory", folder, own)]
+    texts = [path.read_text().strip() for path in files]
+    given = [int(text) for text in texts if text != "max" and int(text) < _NO_LIMIT]
+    return min(given, default=None)
+
+
+def _files(name: str, controller: str, folder: Path, own: Path) -> list[Path]:
+    """The files of this name of the process's cgroup and those around it; ``controller``: of cgroups v1, "" for v2."""
+    groups = [Path("/")]
+    for line in own.read_text().splitlines() if own.exists() else []:
+        _, controllers, path = line.split(":", 2)
+        if controller in controllers.split(","):
+            groups += [Path(path), *Path(path).parents]
+    found = dict.fromkeys(folder / controller / group.relative_to("/") / name for group in groups)
+    return [path for path in found if path.exists()]
