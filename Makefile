@@ -48,13 +48,14 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy --strict --follow-imports=silent tests/test_public_face.py
-	find native -name '*.cpp' -o -name '*.h' | xargs $(BIN)/clang-format --dry-run -Werror
+	find native tests -name '*.cpp' -o -name '*.h' | xargs $(BIN)/clang-format --dry-run -Werror
 
 # All tests as the machine is; then what depends on the instruction set again under each lower cap. Without AVX2 torch computes, and
 # what is left to test is that it is asked for everything.
 PLANNED := tests/capture tests/plan tests/runtime tests/artefact/test_round_trip.py tests/tools/test_native_table.py
 COMPUTED := tests/ops tests/native tests/eager tests/passes/test_in_precision.py tests/models
-check: $(VENV)/.installed-test
+check: $(VENV)/.installed-test build/core_tests
+	build/core_tests
 	$(BIN)/pytest -n 2
 	@isa=$$($(BIN)/python -c "from drystone import native; print(native.isa())") || exit 1; \
 	case $$isa in amx) caps="avx512 avx2 none";; avx512) caps="avx2 none";; avx2) caps="none";; *) caps="";; esac; \
@@ -64,6 +65,13 @@ check: $(VENV)/.installed-test
 	  case $$cap in none) folders="$(PLANNED)";; *) folders="$(PLANNED) $(COMPUTED)";; esac; \
 	  DRYSTONE_MAX_ISA=$$cap $(BIN)/pytest -n 2 $$folders || exit 1; \
 	done
+
+# Without Python, torch and oneDNN. $(1): options of the compiler.
+CORE_TESTS := tests/native/core.cpp $(wildcard native/core/*.cpp) native/steps/axes.cpp
+core_tests = $(CXX) -std=c++20 -O1 -g $(1) -mavx2 -mfma -mf16c -fopenmp -DDRYSTONE_ISA=avx2 -Inative $(CORE_TESTS) -o
+build/core_tests: $(CORE_TESTS) $(wildcard native/core/*.h native/kernels/*.h native/steps/*.h)
+	@mkdir -p build
+	$(call core_tests) $@
 
 test-torch:
 	@test -n "$(TORCH)" || { echo "Which torch? make test-torch TORCH=torch==2.10.0" >&2; exit 1; }
@@ -93,6 +101,8 @@ sanitize: build/sanitize/address,undefined build/sanitize/thread
 	$(CXX) -std=c++20 -O2 -g -fsanitize=thread -mavx2 -mfma -mf16c -DDRYSTONE_ISA=avx2 -Inative tests/native/recurrent_team.cpp \
 	  -pthread -o build/sanitize/recurrent_team
 	build/sanitize/recurrent_team
+	$(call core_tests,-fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined) build/sanitize/core_tests
+	build/sanitize/core_tests
 
 # For machines without AMX, but with AVX-512, whose kernels these are. Under the sanitizers: an emulated tile that is read or written
 # out of bounds is reported.

@@ -4,7 +4,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <cstdint>
 #include <cstdlib>
 #include <iterator>
 #include <stdexcept>
@@ -15,15 +14,10 @@ namespace {
 
 constexpr uint32_t bit(int index) { return uint32_t{1} << index; }
 
-// Words of CPUID, named by leaf and register, and the registers that the system saves. A feature needs all bits of its own.
-struct Cpu {
-  uint32_t leaf1_ecx = 0, leaf7_ebx = 0, leaf7_ecx = 0, leaf7_edx = 0, leaf7_1_eax = 0, xcr0 = 0;
-
-  bool covers(const Cpu& needs) const {
-    return !(needs.leaf1_ecx & ~leaf1_ecx) && !(needs.leaf7_ebx & ~leaf7_ebx) && !(needs.leaf7_ecx & ~leaf7_ecx) &&
-           !(needs.leaf7_edx & ~leaf7_edx) && !(needs.leaf7_1_eax & ~leaf7_1_eax) && !(needs.xcr0 & ~xcr0);
-  }
-};
+bool covers(const Cpu& cpu, const Cpu& needs) {
+  return !(needs.leaf1_ecx & ~cpu.leaf1_ecx) && !(needs.leaf7_ebx & ~cpu.leaf7_ebx) && !(needs.leaf7_ecx & ~cpu.leaf7_ecx) &&
+         !(needs.leaf7_edx & ~cpu.leaf7_edx) && !(needs.leaf7_1_eax & ~cpu.leaf7_1_eax) && !(needs.xcr0 & ~cpu.xcr0);
+}
 
 constexpr uint32_t fma = bit(12), os_saves = bit(27), f16c = bit(29);                                  // leaf 1, ECX
 constexpr uint32_t avx2 = bit(5), avx512f = bit(16), dq = bit(17), bw = bit(30), vl = bit(31);         // leaf 7, EBX
@@ -35,7 +29,7 @@ struct Row {
   const char* name;
   Level level;   // the lowest that holds it
   Feature base;  // what it cannot do without; the first one's is itself
-  Cpu needs;
+  Cpu needs;     // all bits of these
 };
 
 constexpr Row rows[] = {
@@ -84,7 +78,7 @@ void allow_tiles(Cpu& cpu) {
 // Linux hands out the 8 KB of tile memory only to processes that ask.
 void allow_tiles(Cpu& cpu) {
   constexpr long arch_req_xcomp_perm = 0x1023, tile_data = 18;
-  const bool has_tiles = cpu.covers({.leaf7_edx = amx_tile, .xcr0 = tiles});
+  const bool has_tiles = covers(cpu, {.leaf7_edx = amx_tile, .xcr0 = tiles});
   if (has_tiles && syscall(SYS_arch_prctl, arch_req_xcomp_perm, tile_data) != 0) cpu.xcr0 &= ~tiles;
 }
 #endif
@@ -98,21 +92,23 @@ Level cap() {
   throw std::invalid_argument("DRYSTONE_MAX_ISA is '" + name + "'; it takes none, avx2, avx512 or amx");
 }
 
-uint32_t mask_of(Feature feature) { return bit(static_cast<int>(feature)); }
-
 uint32_t find() {
   const Level most = cap();
   Cpu cpu = read_cpu();
   if (most >= Level::amx) allow_tiles(cpu);
-  uint32_t found = 0;
-  for (const Row& row : rows) {
-    const bool has_base = row.base == row.feature || (found & mask_of(row.base));
-    if (row.level <= most && has_base && cpu.covers(row.needs)) found |= mask_of(row.feature);
-  }
-  return found;
+  return features_of(cpu, most);
 }
 
 }  // namespace
+
+uint32_t features_of(const Cpu& cpu, Level cap) {
+  uint32_t found = 0;
+  for (const Row& row : rows) {
+    const bool has_base = row.base == row.feature || (found & mask_of(row.base));
+    if (row.level <= cap && has_base && covers(cpu, row.needs)) found |= mask_of(row.feature);
+  }
+  return found;
+}
 
 bool has(Feature feature) {
   static const uint32_t found = find();

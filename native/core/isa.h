@@ -1,6 +1,7 @@
 // The instructions this process may use: what the CPU and the system offer, capped by DRYSTONE_MAX_ISA.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,15 @@ enum class Feature {
 // Caps of DRYSTONE_MAX_ISA. Each holds the features of the ones before it; isa.cpp says which are its own.
 enum class Level { none, avx2, avx512, amx };
 
+// Words of CPUID, named by leaf and register, and the registers that the system saves.
+struct Cpu {
+  uint32_t leaf1_ecx = 0, leaf7_ebx = 0, leaf7_ecx = 0, leaf7_edx = 0, leaf7_1_eax = 0, xcr0 = 0;
+};
+
+constexpr uint32_t mask_of(Feature feature) { return uint32_t{1} << static_cast<int>(feature); }
+uint32_t features_of(const Cpu& cpu, Level cap);  // their masks together
+
+// Of this process:
 bool has(Feature feature);  // found once, at first use; asks the system for AMX's tile memory where it is needed
 Level level();              // the lowest that holds all features in force
 const char* name_of(Level level);

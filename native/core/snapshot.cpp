@@ -19,7 +19,7 @@ std::vector<size_t> Snapshot::changed() const {
   const std::byte* before = bytes_.data();
   for (size_t i = 0; i < places_.size(); i++) {
     auto [address, count] = places_[i];
-    if (std::memcmp(at(address), before, count) != 0) found.push_back(i);
+    if (count && std::memcmp(at(address), before, count) != 0) found.push_back(i);
     before += count;
   }
   return found;

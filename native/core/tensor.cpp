@@ -12,6 +12,12 @@ static int64_t multiply(int64_t a, int64_t b) {
   return product;
 }
 
+static int64_t add(int64_t a, int64_t b) {
+  int64_t sum;
+  if (__builtin_add_overflow(a, b, &sum)) throw std::invalid_argument("tensor size overflows 64 bits");
+  return sum;
+}
+
 TensorDesc TensorDesc::dense(DType dtype, Format format, Dims shape) {
   TensorDesc desc{dtype, format, std::move(shape), {}};
   const int64_t rank = desc.rank();
@@ -36,7 +42,9 @@ int64_t TensorDesc::numel() const {
   return count;
 }
 
-int64_t TensorDesc::blocks(int64_t axis) const { return axis == 1 ? (shape[1] + format.block - 1) / format.block : shape[axis]; }
+int64_t TensorDesc::blocks(int64_t axis) const {
+  return axis == 1 ? shape[1] / format.block + (shape[1] % format.block != 0) : shape[axis];
+}
 
 int64_t TensorDesc::padded_channels() const { return rank() > 1 ? blocks(1) * format.block : 1; }
 
@@ -57,8 +65,8 @@ int64_t TensorDesc::bytes() const {
   if (numel() == 0) return 0;
   const Physical p = physical(*this);
   int64_t last = 0;
-  for (size_t i = 0; i < p.sizes.size(); i++) last += multiply(p.sizes[i] - 1, p.strides[i]);
-  return multiply(last + 1, size_of(dtype));
+  for (size_t i = 0; i < p.sizes.size(); i++) last = add(last, multiply(p.sizes[i] - 1, p.strides[i]));
+  return multiply(add(last, 1), size_of(dtype));
 }
 
 bool TensorDesc::is_dense() const { return strides == dense(dtype, format, shape).strides; }

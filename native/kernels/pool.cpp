@@ -371,7 +371,7 @@ void windows_of_row(const PoolArgs& a, const T* in, const PoolWindow& planes, co
   for (int k = 0; k < Count; k++) {
     first[k] = a.first_column + begin[k] * stride;
     best[k] = {typename Maximum<W>::Values{} - infinity, steps + static_cast<int32_t>(corner + first[k])};
-    for (int64_t i = 0; i < W && first[k] + i * stride < 0; i++)
+    for (int64_t i = 0; i < least(W, a.out_size[2]) && first[k] + i * stride < 0; i++)
       best[k].place[i] = static_cast<int32_t>(corner + a.windows[2][begin[k] + i].start);
   }
   for (int64_t z = planes.start; z < planes.stop; z += planes.step) {

@@ -11,7 +11,8 @@ import torch
 @contextmanager
 def on_cpu() -> Iterator[None]:
     """Within, on the CPU, whatever default device the caller has set: ``with torch.device("meta")`` would give them no memory."""
-    if torch.get_default_device().type == "cpu":
+    # torch 2.6's get_default_device() does not see ``with torch.device``.
+    if torch.empty(0).device.type == "cpu":
         yield
     else:
         with torch.device("cpu"):

@@ -64,6 +64,11 @@ def test_every_remainder_of_a_row(width: int) -> None:
         check_maxima(x, window, stride, padding)
 
 
+def test_rows_shorter_than_a_window() -> None:
+    for width in range(6, 9):
+        check_maxima(torch.randn(1, 3, 5, 40, width), (1, 1, 15), 1, (0, 0, 7))
+
+
 @pytest.mark.parametrize("channels", range(1, 82))
 def test_every_remainder_of_channels(channels: int) -> None:
     check_maxima(torch.randn(1, channels, 7, 13, 14).contiguous(memory_format=LAST), 3, 2, 1)
