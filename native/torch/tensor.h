@@ -4,6 +4,7 @@
 #include <array>
 #include <new>
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -110,8 +111,8 @@ class Arguments {
   std::vector<bool> booleans();
 
   // Once all arguments are read: gives back what `ours` makes, a Handle or Results, or what `torchs`, torch's own kernel, returns where
-  // that is nothing. So it is where the operator is switched off, a tensor has no memory, or there is none for results (torch says how much
-  // it lacks).
+  // that is nothing. So it is where the operator is switched off, a step refuses the call, a tensor has no memory, or there is none for
+  // results (torch says how much it lacks).
   template <class Ours, class Torchs>
   void answer(const Ours& ours, const Torchs& torchs) {
     auto made = attempt(ours);
@@ -139,6 +140,8 @@ class Arguments {
     } catch (const std::bad_alloc&) {
       return {};
     } catch (const NoMemory&) {
+    } catch (const std::invalid_argument&) {
+      return {};
       return {};
     }
   }
