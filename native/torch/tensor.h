@@ -17,6 +17,7 @@ namespace drystone::torch {
 // As torch's functions take lists of integers.
 using Integers = ArrayRef<int64_t>;
 inline Integers ref(const std::vector<int64_t>& list) { return {list.data(), list.size()}; }
+inline std::vector<int64_t> dims_of(Integers list) { return {list.data, list.data + list.size}; }
 
 // Thrown for the address of a tensor that has no memory for all of its elements: its storage was freed or shrunk, or it is of a subclass
 // that keeps its data elsewhere.
@@ -139,9 +140,9 @@ class Arguments {
       return made;
     } catch (const std::bad_alloc&) {
       return {};
-    } catch (const NoMemory&) {
     } catch (const std::invalid_argument&) {
       return {};
+    } catch (const NoMemory&) {
       return {};
     }
   }
