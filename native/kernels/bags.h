@@ -5,7 +5,8 @@
 
 namespace drystone {
 
-// Dtypes of rows: f32, bf16 and f16.
+constexpr bool sums_rows_of(DType dtype) { return is_float(dtype) || dtype == DType::f16; }
+
 enum class BagMode : uint8_t { sum, mean, max };
 
 // Bag b is of the indices from offsets[b] to offsets[b + 1], or to `count` for the last. Offsets ascend from 0 to `count` at most.

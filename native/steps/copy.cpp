@@ -4,7 +4,6 @@
 #include <cstring>
 #include <stdexcept>
 
-#include "kernels/copy.h"
 #include "steps/kernel_step.h"
 #include "steps/list.h"
 
@@ -150,8 +149,8 @@ uint64_t bits_of(double value, DType dtype) {
   return bits;
 }
 
-}  // namespace
-
+// The loop nest over `dims`, those that run on joined, and with the inner loops that suit the kernel best. `fills`: a value is written, and
+// nothing read.
 CopyBox make_box(std::vector<CopyDim> dims, bool fills) {
   std::erase_if(dims, [](const CopyDim& dim) { return dim.size == 1 && !dim.table; });
   if (fills)
@@ -202,8 +201,6 @@ CopyBox make_box(std::vector<CopyDim> dims, bool fills) {
   std::copy(joined.begin(), joined.end(), box.dims);
   return box;
 }
-
-namespace {
 
 class CopyStep final : public Step {
  public:
@@ -305,6 +302,11 @@ class CopyStep final : public Step {
 };
 
 }  // namespace
+
+void copy_elements(DType dtype, const void* input, void* output, std::vector<CopyDim> dims, int threads) {
+  const CopyBox box = make_box(std::move(dims), false);
+  kernels()->copy({.input = input, .output = output, .from = dtype, .to = dtype, .boxes = &box, .count = 1, .threads = threads});
+}
 
 std::shared_ptr<Step> make_copy(const TensorDesc& input, const TensorDesc& output, const std::vector<int64_t>& axes,
                                 const std::vector<Dims>& tables, double value) {

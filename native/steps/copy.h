@@ -1,4 +1,4 @@
-// The loop nests of the copy kernel.
+// Copies without a step of their own.
 #pragma once
 
 #include <vector>
@@ -8,8 +8,8 @@
 
 namespace drystone {
 
-// The loop nest over `dims`, as they lie in the output, those that run on joined, and with the inner loops that suit the kernel best.
-// `fills`: a value is written, and nothing read.
-CopyBox make_box(std::vector<CopyDim> dims, bool fills);
+// Copies one loop nest of elements at once. `dims` are in any order; strides of the output are positive. Throws std::invalid_argument for
+// more dims than the kernel takes.
+void copy_elements(DType dtype, const void* input, void* output, std::vector<CopyDim> dims, int threads);
 
 }  // namespace drystone

@@ -1,4 +1,4 @@
-#include "kernels/index.h"
+#include "steps/index.h"
 
 #include <algorithm>
 
@@ -7,6 +7,35 @@
 #include "steps/list.h"
 
 namespace drystone {
+
+IndexArgs index_args(int64_t outer, int64_t run, std::span<const int64_t> grid) {
+  IndexArgs args{};
+  args.outer = outer;
+  args.run = run;
+  args.axes = std::max(1, static_cast<int>(grid.size()));
+  args.sizes[0] = 1;  // of a grid of no axes
+  std::copy(grid.begin(), grid.end(), args.sizes);
+  return args;
+}
+
+void add_axis(IndexArgs& args, DType indices, std::span<const int64_t> strides, int64_t size, int64_t stride) {
+  if (args.indexed == 0) args.outer_stride = size * stride;
+  IndexedAxis& axis = args.indices[args.indexed++];
+  axis.wide = indices == DType::s64;
+  std::copy(strides.begin(), strides.end(), axis.strides);
+  axis.size = size;
+  axis.stride = stride;
+}
+
+std::optional<BadIndex> run_index(IndexArgs& args, const void* input, void* output, int threads) {
+  BadIndex bad{};
+  args.input = input;
+  args.output = output;
+  args.threads = threads;
+  args.bad_axis = &bad.axis;
+  args.bad_index = &bad.index;
+  return kernels()->index(args) ? std::nullopt : std::optional(bad);
+}
 
 namespace {
 
@@ -23,14 +52,11 @@ class IndexStep final : public Step {
     expected.insert(expected.end(), grid.begin(), grid.end());
     expected.insert(expected.end(), input.shape.begin() + dim + count, input.shape.end());
     require(expected == output.shape, "the output of index has another shape");
-    set_grid(grid);
-    for (int64_t i = 0; i < dim; i++) args_.outer *= input.shape[i];
-    for (int64_t i = dim + count; i < input.rank(); i++) args_.run *= input.shape[i];
-    args_.outer_stride = args_.run;
-    for (int64_t i = 0; i < count; i++) {
-      add(indices[i], grid, input, dim + i);
-      args_.outer_stride *= input.shape[dim + i];
-    }
+    int64_t outer = 1, run = size_of(input.dtype);
+    for (int64_t i = 0; i < dim; i++) outer *= input.shape[i];
+    for (int64_t i = dim + count; i < input.rank(); i++) run *= input.shape[i];
+    args_ = index_args(outer, run, grid);
+    for (int64_t i = 0; i < count; i++) add(indices[i], grid, input, dim + i);
     args_.wraps = wraps;
   }
 
@@ -39,7 +65,7 @@ class IndexStep final : public Step {
     require(indices.shape == output.shape && output.rank() == input.rank() && dim >= 0 && dim < input.rank(),
             "gather takes operands of one rank and indices of the output's shape");
     require(input.rank() <= index_max_axes, "gather takes at most 8 axes");
-    set_grid(output.shape);
+    args_ = index_args(1, size_of(input.dtype), output.shape);
     for (int64_t i = 0; i < input.rank(); i++) {
       if (i == dim) continue;
       require(output.shape[i] <= input.shape[i], "gather has more places than its input");
@@ -50,51 +76,32 @@ class IndexStep final : public Step {
 
   void run(const Run& run, StepState*) const override {
     if (bytes_ == 0) return;
-    int bad_axis = 0;
-    int64_t bad_index = 0;
     IndexArgs args = args_;
-    args.input = run.slots[0];
     for (int i = 0; i < args.indexed; i++) args.indices[i].indices = run.slots[1 + i];
-    args.output = run.slots[1 + args.indexed];
-    args.threads = threads_for(bytes_ / 4, run.threads);
-    args.bad_axis = &bad_axis;
-    args.bad_index = &bad_index;
-    if (kernel_(args)) return;
-    const std::string where = "index " + std::to_string(bad_index) + " is out of bounds for dimension " + std::to_string(dim_ + bad_axis) +
-                              " with size " + std::to_string(args.indices[bad_axis].size);
+    const auto bad = run_index(args, run.slots[0], run.slots[1 + args.indexed], threads_for(bytes_ / 4, run.threads));
+    if (!bad) return;
+    const std::string where = "index " + std::to_string(bad->index) + " is out of bounds for dimension " +
+                              std::to_string(dim_ + bad->axis) + " with size " + std::to_string(args.indices[bad->axis].size);
     if (name_ == "gather") throw std::runtime_error(where);
     throw std::out_of_range(name_ == "index" ? where : "index out of range in self: " + where);
   }
 
  private:
   IndexStep(const TensorDesc& input, const TensorDesc& output, int64_t dim, const std::string& name)
-      : kernel_(require_kernels().index), name_(name), dim_(dim), bytes_(output.numel() * size_of(input.dtype)) {
+      : name_(name), dim_(dim), bytes_(output.numel() * size_of(input.dtype)) {
+    require_kernels();
     implementation = kernel_name("index");
     check_dense(input);
     check_dense(output);
     require(input.dtype == output.dtype, "index does not convert");
-    args_.outer = 1;
-    args_.run = size_of(input.dtype);
-  }
-
-  void set_grid(const Dims& grid) {
-    args_.axes = std::max(1, static_cast<int>(grid.size()));
-    args_.sizes[0] = 1;  // of a grid of no axes
-    std::copy(grid.begin(), grid.end(), args_.sizes);
   }
 
   void add(const TensorDesc& indices, const Dims& grid, const TensorDesc& input, int64_t dim) {
     check_dense(indices);
-    require(indices.dtype == DType::s64 || indices.dtype == DType::s32, "indices are s64 or s32");
-    IndexedAxis& axis = args_.indices[args_.indexed++];
-    const Dims strides = broadcast_strides(indices, grid);
-    std::copy(strides.begin(), strides.end(), axis.strides);
-    axis.wide = indices.dtype == DType::s64;
-    axis.size = input.shape[dim];
-    axis.stride = input.strides[dim] * size_of(input.dtype);
+    require(is_index(indices.dtype), "indices are s64 or s32");
+    add_axis(args_, indices.dtype, broadcast_strides(indices, grid), input.shape[dim], input.strides[dim] * size_of(input.dtype));
   }
 
-  bool (*kernel_)(const IndexArgs&);
   std::string name_;
   int64_t dim_, bytes_;
   IndexArgs args_{};

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <span>
 #include <stdexcept>
 
 #include "steps/axes.h"
@@ -68,6 +69,21 @@ void check_order(const TensorDesc& input, const TensorDesc& output, const std::v
       throw std::invalid_argument(name + " (" + input.str() + ") does not lie in the order of the output (" + output.str() + ")");
     last = stride;
   }
+}
+
+// The output is the last of the operands, and of the slots.
+void run_chain(std::span<const int64_t> sizes, std::span<const PointwiseOperand> operands, std::span<const PointwiseInstruction> program,
+               void* const* slots, int threads) {
+  PointwiseArgs args{};
+  args.axes = static_cast<int>(sizes.size());
+  std::copy(sizes.begin(), sizes.end(), args.sizes);
+  args.inputs = static_cast<int>(operands.size()) - 1;
+  args.operands = operands.data();
+  args.instructions = static_cast<int>(program.size());
+  args.program = program.data();
+  args.slots = slots;
+  args.threads = threads;
+  kernels()->pointwise(args);
 }
 
 }  // namespace
@@ -161,17 +177,15 @@ void PointwiseStep::translate(const std::vector<PointwiseOp>& ops) {
 }
 
 void PointwiseStep::run(const Run& run, StepState*) const {
-  if (elements_ == 0) return;
-  PointwiseArgs args{};
-  args.axes = static_cast<int>(sizes_.size());
-  std::copy(sizes_.begin(), sizes_.end(), args.sizes);
-  args.inputs = inputs_;
-  args.operands = operands_.data();
-  args.instructions = static_cast<int>(program_.size());
-  args.program = program_.data();
-  args.slots = run.slots;
-  args.threads = threads_for(elements_, run.threads);
-  kernels()->pointwise(args);
+  if (elements_ > 0) run_chain(sizes_, operands_, program_, run.slots, threads_for(elements_, run.threads));
+}
+
+void run_instruction(PointwiseKind kind, DType dtype, int64_t elements, void* input, void* output, int threads) {
+  const PointwiseOperand operands[] = {{dtype, {0, 1}}, {dtype, {0, 1}}};
+  const PointwiseInstruction program[] = {{kind, 0, 0, 1, 0.0f, 0.0f}};
+  const int64_t sizes[] = {1, elements};
+  void* const slots[] = {input, output};
+  run_chain(sizes, operands, program, slots, threads);
 }
 
 }  // namespace drystone

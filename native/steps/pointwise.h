@@ -26,6 +26,9 @@ PointwiseKind pointwise_kind(const std::string& name, size_t operands, float alp
 // The instruction of an operation on results, which are its operand 0; operand 1 is the other one, where there is any.
 PointwiseInstruction epilogue_instruction(const PostOp& op);
 
+// An instruction of one operand, of every element of dense memory, at once: what a step would do, without one to make or to find.
+void run_instruction(PointwiseKind kind, DType dtype, int64_t elements, void* input, void* output, int threads);
+
 // Slots: the inputs in order, then the output, which may be the very memory of an input that is not broadcast.
 class PointwiseStep : public Step {
  public:

@@ -41,26 +41,8 @@ int64_t nanoseconds(const TopkArgs& args) {
   return 300 + args.count * size_of(args.dtype) / bytes_in_one + likely * for_one_candidate;
 }
 
-}  // namespace
-
-int64_t set_rows(TopkArgs& args, int64_t rank, const int64_t* shape, const int64_t* strides, const int64_t* result_strides, int64_t dim) {
-  args.count = shape[dim];
-  args.stride = strides[dim];
-  args.result_stride = result_strides[dim];
-  int64_t rows = 1;
-  for (int64_t axis = 0; axis < rank; axis++) {
-    if (axis == dim || shape[axis] == 1) continue;
-    if (args.rows.axes == walk_max_axes) return -1;
-    const int at = args.rows.axes++;
-    args.rows.sizes[at] = shape[axis];
-    args.rows.strides[0][at] = strides[axis];
-    args.rows.strides[1][at] = result_strides[axis];
-    rows *= shape[axis];
-  }
-  return rows;
-}
-
-void plan_topk(TopkArgs& args, int64_t rows, int threads) {
+// What follows from dtype, count, k, stride and the number of rows: from `bound` on.
+void plan(TopkArgs& args, int64_t rows, int threads) {
   const int64_t element = size_of(args.dtype), vector = vector_bytes / element;
   args.block = args.count / std::max(least_blocks, blocks_for_one * args.k) / vector * vector;
   args.rank = args.k;
@@ -86,18 +68,53 @@ void plan_topk(TopkArgs& args, int64_t rows, int threads) {
   args.gang = args.stride == 1 ? 1 : std::clamp<int64_t>(gathered_bytes / (args.count * element), 1, most_gathered);
 
   const int64_t parts = rows < threads && args.bound == TopkBound::blocks ? args.representatives : rows;
-  args.threads = static_cast<int>(std::clamp<int64_t>(std::min(rows * nanoseconds(args) / worth_a_thread, parts), 1, threads));
+  const double worth = static_cast<double>(rows) * nanoseconds(args) / worth_a_thread;  // of expanded rows, beyond 64 bits
+  args.threads = static_cast<int>(std::clamp<double>(std::min(worth, static_cast<double>(parts)), 1, threads));
   const int64_t item = element == 8 ? 16 : 8, gathered = args.stride == 1 ? 0 : args.gang * args.count;
   args.scratch_bytes =
       round_up(2 * args.candidates * item + (round_up(args.representatives, vector_bytes) + gathered) * element, vector_bytes);
+}
+
+}  // namespace
+
+std::optional<TopkArgs> topk_args(const TopkCall& call, int threads) {
+  TopkArgs args{};
+  args.dtype = call.dtype == DType::boolean ? DType::u8 : call.dtype;
+  args.largest = call.largest;
+  args.sorted = call.sorted;
+  args.count = call.shape[call.dim];
+  args.k = call.k;
+  args.stride = call.strides[call.dim];
+  args.result_stride = call.result_strides[call.dim];
+  if (args.k < 1 || args.k > args.count || args.count > UINT32_MAX) return {};
+  int64_t rows = 1;
+  for (size_t axis = 0; axis < call.shape.size(); axis++) {
+    if (static_cast<int64_t>(axis) == call.dim || call.shape[axis] == 1) continue;
+    if (args.rows.axes == walk_max_axes) return {};
+    const int at = args.rows.axes++;
+    args.rows.sizes[at] = call.shape[axis];
+    args.rows.strides[0][at] = call.strides[axis];
+    args.rows.strides[1][at] = call.result_strides[axis];
+    rows *= call.shape[axis];
+  }
+  plan(args, rows, threads);
+  return args;
+}
+
+void run_topk(TopkArgs args, const void* input, void* values, void* places, void* scratch) {
+  args.input = input;
+  args.values = values;
+  args.indices = static_cast<int64_t*>(places);
+  args.scratch = static_cast<char*>(scratch);
+  kernels()->topk(args);
 }
 
 namespace {
 
 class TopkStep final : public Step {
  public:
-  TopkStep(const TensorDesc& input, const TensorDesc& values, const TensorDesc& places, int64_t dim, bool largest, bool sorted)
-      : kernel_(require_kernels().topk) {
+  TopkStep(const TensorDesc& input, const TensorDesc& values, const TensorDesc& places, int64_t dim, bool largest, bool sorted) {
+    require_kernels();
     implementation = kernel_name("topk");
     for (const TensorDesc* desc : {&input, &values, &places}) check_dense(*desc);
     require(dim >= 0 && dim < input.rank(), "topk along an axis that there is not");
@@ -105,31 +122,23 @@ class TopkStep final : public Step {
     Dims expected = input.shape;
     expected[dim] = values.rank() == input.rank() ? values.shape[dim] : 0;
     require(values.shape == expected && places.shape == expected, "the results of topk have other shapes");
-    require(expected[dim] >= 1 && expected[dim] <= input.shape[dim] && input.shape[dim] <= UINT32_MAX, "topk of more than there are");
-    args_.dtype = input.dtype == DType::boolean ? DType::u8 : input.dtype;
-    args_.largest = largest;
-    args_.sorted = sorted;
-    args_.k = expected[dim];
-    const int64_t rows = set_rows(args_, input.rank(), input.shape.data(), input.strides.data(), values.strides.data(), dim);
-    require(rows >= 0, "topk takes at most 7 axes");
-    empty_ = rows == 0;
-    if (!empty_) plan_topk(args_, rows, std::max(omp_get_max_threads(), 1));
+    const TopkCall call{input.dtype, input.shape, input.strides, values.strides, dim, expected[dim], largest, sorted};
+    const auto args = topk_args(call, std::max(omp_get_max_threads(), 1));
+    require(args.has_value(), "topk gives between one and all entries of a row, of at most 7 axes");
+    args_ = *args;
+    empty_ = input.numel() == 0;
     scratchpad_bytes = args_.threads * args_.scratch_bytes + 63;
   }
 
   void run(const Run& run, StepState*) const override {
     if (empty_) return;
     TopkArgs args = args_;
-    args.input = run.slots[0];
-    args.values = run.slots[1];
-    args.indices = static_cast<int64_t*>(run.slots[2]);
     args.threads = std::min(args.threads, run.threads);
-    args.scratch = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(run.scratchpad) + 63) & ~uintptr_t{63});
-    kernel_(args);
+    auto* scratch = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(run.scratchpad) + 63) & ~uintptr_t{63});
+    run_topk(args, run.slots[0], run.slots[1], run.slots[2], scratch);
   }
 
  private:
-  void (*kernel_)(const TopkArgs&);
   TopkArgs args_{};
   bool empty_;
 };

@@ -1,15 +1,25 @@
-// topk: how its step and torch's operator go about a row of a given length.
+// The arguments of the topk kernel, which its step and torch's operator fill in alike.
 #pragma once
+
+#include <optional>
+#include <span>
 
 #include "kernels/topk.h"
 
 namespace drystone {
 
-// Fills in the rows along `dim`, of a tensor and of results of which both lie alike. Gives their number, or -1 where they have too many
-// axes.
-int64_t set_rows(TopkArgs& args, int64_t rank, const int64_t* shape, const int64_t* strides, const int64_t* result_strides, int64_t dim);
+// A tensor, of any strides, and what is wanted of it: values and their places, which lie alike.
+struct TopkCall {
+  DType dtype;
+  std::span<const int64_t> shape, strides, result_strides;
+  int64_t dim, k;
+  bool largest, sorted;
+};
 
-// Fills in what follows from dtype, count, k, stride and the number of rows: from `bound` on, but for the scratch memory itself.
-void plan_topk(TopkArgs& args, int64_t rows, int threads);
+// All but addresses and scratch memory, of which each thread needs `scratch_bytes`. Nothing where the kernel does not serve the call.
+std::optional<TopkArgs> topk_args(const TopkCall& call, int threads);
+
+// With scratch memory for args.threads, aligned to 64.
+void run_topk(TopkArgs args, const void* input, void* values, void* places, void* scratch);
 
 }  // namespace drystone

@@ -1,8 +1,8 @@
 // tanh, sigmoid, silu and gelu of dense tensors, float32 or bfloat16.
 #include <string_view>
 
-#include "kernels/pointwise.h"
 #include "kernels/table.h"
+#include "steps/pointwise.h"
 #include "torch/operators.h"
 #include "torch/tensor.h"
 #include "torch/thresholds.h"
@@ -13,28 +13,12 @@ namespace {
 
 // An empty handle where torch's kernel serves better.
 Handle activated(const Handle& x, PointwiseKind kind) {
-  const KernelTable* table = kernels();
-  const ScalarType dtype = x.dtype();
   const int64_t count = x.numel();
-  if (!table || count < threshold(Threshold::activation_elements) || (dtype != ScalarType::f32 && dtype != ScalarType::bf16) ||
-      !x.is_dense())
-    return Handle();
-  const auto sizes = x.sizes(), strides = x.strides();
-  Handle y = Handle::empty(dtype, {sizes.data, sizes.data + sizes.size}, {strides.data, strides.data + strides.size});
-  const PointwiseOperand operands[] = {{*dtype_of(dtype), {0, 1}}, {*dtype_of(dtype), {0, 1}}};
-  const PointwiseInstruction instruction = {kind, 0, 0, 1, 0.0f, 0.0f};
-  void* const slots[] = {x.data(), y.data()};
-  PointwiseArgs args{};
-  args.axes = 2;
-  args.sizes[0] = 1;
-  args.sizes[1] = count;
-  args.inputs = 1;
-  args.operands = operands;
-  args.instructions = 1;
-  args.program = &instruction;
-  args.slots = slots;
-  args.threads = count < threshold(Threshold::activation_shared_elements) ? 1 : shim().threads();
-  table->pointwise(args);
+  if (!kernels() || count < threshold(Threshold::activation_elements)) return Handle();
+  const auto dtype = dtype_of(x.dtype());
+  if (!dtype || !is_float(*dtype) || !x.is_dense()) return Handle();
+  Handle y = Handle::empty(x.dtype(), dims_of(x.sizes()), dims_of(x.strides()));
+  run_instruction(kind, *dtype, count, x.data(), y.data(), count < threshold(Threshold::activation_shared_elements) ? 1 : shim().threads());
   return y;
 }
 

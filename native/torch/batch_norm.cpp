@@ -57,15 +57,15 @@ Results<3> normalised(const Call& call) {
         (parameter->dtype() != ScalarType::f32 || parameter->rank() != 1 || parameter->numel() != channels || !parameter->is_contiguous()))
       return {};
 
-  const auto plan = plan_of<NormPlan>({{batch, channels, pixels}, static_cast<bool>(call.weight), static_cast<bool>(call.bias), call.eps});
+  const auto plan = step_of(NormProblem{{batch, channels, pixels}, static_cast<bool>(call.weight), static_cast<bool>(call.bias), call.eps});
   if (!plan) return {};
-  Handle y = Handle::empty(ScalarType::f32, {sizes.data, sizes.data + sizes.size});
+  Handle y = Handle::empty(ScalarType::f32, dims_of(sizes));
   Handle means = Handle::empty(ScalarType::f32, {channels}), deviations = Handle::empty(ScalarType::f32, {channels});
   std::vector<float> variances(channels);
   // Before anything is written: one may have no memory.
   auto* running_mean = static_cast<float*>(data_of(call.running_mean));
   auto* running_var = static_cast<float*>(data_of(call.running_var));
-  plan->run(x.data(), data_of(call.weight), data_of(call.bias), y.data(), means.data(), deviations.data(), variances.data());
+  plan->run({x.data(), data_of(call.weight), data_of(call.bias), y.data(), means.data(), deviations.data(), variances.data()});
 
   const auto count = static_cast<double>(batch * pixels);
   update(running_mean, static_cast<const float*>(means.data()), channels, 1.0, call.momentum);

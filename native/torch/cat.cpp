@@ -142,18 +142,14 @@ class Joined {
   }
 
   bool fill_strided(const Handle& result, int threads) const {
-    if (static_cast<int64_t>(shapes_.size()) > threshold(Threshold::cat_strided_tensors) || sizes.size() >= kCopyMaxRank) return false;
+    if (static_cast<int64_t>(shapes_.size()) > threshold(Threshold::cat_strided_tensors)) return false;
     const auto strides = result.strides();
-    const DType dtype = *dtype_of(dtype_);
-    int64_t done = 0;
+    auto* output = static_cast<char*>(result.data());
     for (const Shape& shape : shapes_) {
       std::vector<CopyDim> dims;
       for (size_t i = 0; i < sizes.size(); ++i) dims.push_back({shape.sizes[i], shape.strides[i], strides.data[i], nullptr});
-      CopyBox box = make_box(std::move(dims), false);
-      box.out_offset = done * strides.data[axis_];
-      done += shape.sizes[axis_];
-      kernels()->copy(
-          {.input = shape.data, .output = result.data(), .from = dtype, .to = dtype, .boxes = &box, .count = 1, .threads = threads});
+      copy_elements(*dtype_of(dtype_), shape.data, output, std::move(dims), threads);
+      output += shape.sizes[axis_] * strides.data[axis_] * width_;
     }
     return true;
   }

@@ -36,7 +36,7 @@ Handle reordered(const Handle& x, std::optional<MemoryFormat> wanted) {
       (from == Format::contiguous ? !x.is_contiguous() : !x.is_dense()))
     return Handle();
   if (is_negative(*x)) return Handle();  // torch holds the sign back
-  return copied(x, strides_of({sizes.data, sizes.data + sizes.size}, to));
+  return copied(x, strides_of(dims_of(sizes), to));
 }
 
 void kernel(Arguments& arguments) {

@@ -16,8 +16,6 @@ constexpr double most_work = 1e18;
 
 }  // namespace
 
-Dims dims_of(ArrayRef<int64_t> list) { return Dims(list.data, list.data + list.size); }
-
 bool is_expanded(const Handle& tensor) {
   const auto sizes = tensor.sizes(), strides = tensor.strides();
   for (size_t axis = 0; axis < sizes.size; axis++)

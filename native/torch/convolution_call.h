@@ -23,8 +23,6 @@ std::optional<ConvolutionProblem> problem_of(const Handle& x, const Handle& weig
 // Whether two elements lie at one place.
 bool is_expanded(const Handle& tensor);
 
-Dims dims_of(ArrayRef<int64_t> list);
-
 // Dense memory for a result in plain format or channels_last.
 Handle empty_map(const Dims& sizes, bool channels_last);
 

@@ -1,6 +1,4 @@
 // embedding: rows of a table, gathered; and its gradient.
-#include <climits>
-
 #include "kernels/table.h"
 #include "torch/operators.h"
 #include "torch/rows.h"
@@ -43,26 +41,13 @@ void kernel(Arguments& arguments) {
 }
 
 Handle gradient_of_rows(const Handle& given, const Handle& indices, int64_t rows, int64_t padding_idx, bool by_frequency) {
-  ScatterArgs args{};
   const int64_t count = indices.numel(), elements = given.numel();
-  if (!kernels() || given.rank() == 0 || count == 0 || elements == 0 || rows <= 0 || count > INT_MAX || rows > INT_MAX ||
-      elements % count || !is_index(indices.dtype()) || !indices.is_contiguous() || !row_dtype(given.dtype(), &args.dtype))
-    return Handle();
-  const int64_t width = elements / count, bytes = (elements + rows * width) * size_of(given.dtype());
-  if (given.sizes().data[given.rank() - 1] != width || bytes < threshold(Threshold::embedding_gradient_bytes)) return Handle();
-
-  Handle kept, result = Handle::empty(given.dtype(), {rows, width});
-  args.gradient = dense(given, kept).data();
-  args.indices = indices.data();
-  args.wide = indices.dtype() == ScalarType::s64;
-  args.count = count;
-  args.rows = rows;
-  args.width = width;
-  args.by_frequency = by_frequency;
-  args.padding = padding_idx;
-  args.output = result.data();
-  scatter_rows(args);
-  return result;
+  if (given.rank() == 0 || count == 0 || elements % count || given.sizes().data[given.rank() - 1] != elements / count) return Handle();
+  RowGradients gradients(given, indices, rows, elements / count, Threshold::embedding_gradient_bytes);
+  if (!gradients.serves || !indices.is_contiguous()) return Handle();
+  gradients.args.by_frequency = by_frequency;
+  gradients.args.padding = padding_idx;
+  return gradients.sum();
 }
 
 void kernel_backward(Arguments& arguments) {

@@ -73,9 +73,11 @@ Results<4> bags_of(const Bags& call, bool for_gradient) {
   args.count = call.indices.numel();
   const int64_t offsets = call.offsets.numel();
   args.bags = offsets - call.include_last_offset;
-  if (!kernels() || call.weight.rank() != 2 || !is_index(index) || args.bags < 1 || !row_dtype(call.weight.dtype(), &args.dtype)) return {};
+  const auto dtype = dtype_of(call.weight.dtype());
+  if (!kernels() || call.weight.rank() != 2 || !is_index(index) || args.bags < 1 || !dtype || !sums_rows_of(*dtype)) return {};
+  args.dtype = *dtype;
   const auto shape = call.weight.sizes(), strides = call.weight.strides();
-  const int64_t width = shape.data[1], bytes = args.count * width * size_of(call.weight.dtype());
+  const int64_t width = shape.data[1], bytes = args.count * width * size_of(args.dtype);
   if (bytes < threshold(Threshold::embedding_bag_bytes) || strides.data[1] != 1 || strides.data[0] < width || shape.data[0] > INT_MAX ||
       call.mode < 0 || call.mode > 2 || !is_row(call.indices, index, args.count) || !is_row(call.offsets, index, offsets))
     return {};
@@ -112,7 +114,7 @@ Results<4> bags_of(const Bags& call, bool for_gradient) {
   args.row_stride = strides.data[0];
   args.indices = call.indices.data();
   args.offsets = call.offsets.data();
-  args.weights = weighted ? call.per_sample_weights.data() : nullptr;
+  args.weights = data_of(call.per_sample_weights);
   args.padding = call.padding_idx;
   args.output = output.data();
   args.threads = threads_for_bytes(bytes);
@@ -167,34 +169,22 @@ bool all_below(const void* values, int64_t count, int64_t limit) {
 
 // Where torch scales by frequency, it takes that of another index than the row's: such calls stay its own.
 Handle gradient_of_bags(const Gradient& call) {
-  ScatterArgs args{};
+  if (call.grad.rank() != 2 || call.mode < 0 || call.mode > 1 || call.scale_grad_by_freq) return Handle();
+  const int64_t bags = call.grad.sizes().data[0], width = call.grad.sizes().data[1];
+  RowGradients gradients(call.grad, call.indices, call.num_weights, width, Threshold::embedding_bag_gradient_bytes);
+  ScatterArgs& args = gradients.args;
   const ScalarType index = call.indices.dtype();
-  args.count = call.indices.numel();
-  args.rows = call.num_weights;
-  if (!kernels() || call.grad.rank() != 2 || call.mode < 0 || call.mode > 1 || call.scale_grad_by_freq || !is_index(index) ||
-      args.count == 0 || args.count > INT_MAX || args.rows <= 0 || args.rows > INT_MAX || !row_dtype(call.grad.dtype(), &args.dtype))
-    return Handle();
-  const int64_t bags = call.grad.sizes().data[0];
-  args.width = call.grad.sizes().data[1];
   const bool means = call.mode == 1, weighted = static_cast<bool>(call.per_sample_weights);
-  if ((args.count + args.rows) * args.width * size_of(call.grad.dtype()) < threshold(Threshold::embedding_bag_gradient_bytes) ||
-      args.width == 0 || !is_row(call.indices, index, args.count) || !is_row(call.offset2bag, index, args.count) ||
+  if (!gradients.serves || !is_row(call.indices, index, args.count) || !is_row(call.offset2bag, index, args.count) ||
       (means && !is_row(call.bag_size, index, bags)) ||
-      (weighted && (means || !is_row(call.per_sample_weights, call.grad.dtype(), args.count))))
+      (weighted && (means || !is_row(call.per_sample_weights, call.grad.dtype(), args.count))) ||
+      !(args.wide ? all_below<int64_t> : all_below<int32_t>)(call.offset2bag.data(), args.count, bags))
     return Handle();
-  args.wide = index == ScalarType::s64;
-  if (!(args.wide ? all_below<int64_t> : all_below<int32_t>)(call.offset2bag.data(), args.count, bags)) return Handle();
-
-  Handle kept, result = Handle::empty(call.grad.dtype(), {args.rows, args.width});
-  args.gradient = dense(call.grad, kept).data();
-  args.indices = call.indices.data();
   args.sources = call.offset2bag.data();
-  args.weights = weighted ? call.per_sample_weights.data() : nullptr;
+  args.weights = data_of(call.per_sample_weights);
   args.sizes = means ? call.bag_size.data() : nullptr;
   args.padding = call.padding_idx;
-  args.output = result.data();
-  scatter_rows(args);
-  return result;
+  return gradients.sum();
 }
 
 void kernel_backward(Arguments& arguments) {

@@ -2,10 +2,8 @@
 #include <algorithm>
 #include <tuple>
 
-#include "core/tensor.h"
 #include "kernels/table.h"
-#include "steps/kernel_step.h"
-#include "steps/reductions.h"
+#include "steps/list.h"
 #include "torch/norm_plan.h"
 #include "torch/operators.h"
 #include "torch/tensor.h"
@@ -19,6 +17,18 @@ Tensor (*torch_softmax)(const Tensor& x, int64_t dim, bool half_to_float);
 
 bool find_softmax() { return find(torch_softmax, "_ZN2at3cpu8_softmaxERKNS_6TensorElb"); }
 
+struct SoftmaxProblem {
+  Dims shape;
+  int64_t dim;
+
+  auto operator<=>(const SoftmaxProblem&) const = default;
+
+  std::shared_ptr<Step> make_step() const {
+    const TensorDesc desc = TensorDesc::dense(DType::f32, drystone::Format::plain, shape);
+    return make_softmax(desc, desc, dim);
+  }
+};
+
 // Along another axis than the last torch goes through memory once for each column.
 Handle softmaxed(const Handle& x, int64_t dim) {
   const int64_t rank = x.rank();
@@ -27,12 +37,11 @@ Handle softmaxed(const Handle& x, int64_t dim) {
   if (!kernels() || dim < 0 || dim >= rank - 1 || rank > 5 || x.numel() < threshold(Threshold::softmax_elements) ||
       dtype != ScalarType::f32 || !x.is_contiguous())
     return Handle();
-  const auto sizes = x.sizes();
-  const std::vector<int64_t> shape(sizes.data, sizes.data + sizes.size);
-  Handle y = Handle::empty(dtype, shape);
-  const TensorDesc desc = TensorDesc::dense(DType::f32, Format::plain, shape);
-  void* const slots[] = {x.data(), y.data()};
-  SoftmaxStep(desc, desc, dim).run({slots, nullptr, shim().threads()}, nullptr);
+  const SoftmaxProblem problem{dims_of(x.sizes()), dim};
+  const auto plan = step_of(problem);
+  if (!plan) return Handle();
+  Handle y = Handle::empty(dtype, problem.shape);
+  plan->run({x.data(), y.data()});
   return y;
 }
 
@@ -64,19 +73,19 @@ Results<3> normalised(const Handle& x, const std::vector<int64_t>& shape, const 
       !std::equal(shape.begin(), shape.end(), sizes.data + sizes.size - shape.size()) || !is_parameter(weight, shape) ||
       !is_parameter(bias, shape))
     return {};
-  std::vector<int64_t> outer(sizes.data, sizes.data + sizes.size);
+  std::vector<int64_t> outer = dims_of(sizes);
   int64_t size = 1;
   for (size_t axis = sizes.size - shape.size(); axis < sizes.size; axis++) {
     size *= outer[axis];
     outer[axis] = 1;
   }
   const int64_t rows = elements / size;
-  const auto plan = plan_of<NormPlan>({{rows, size}, static_cast<bool>(weight), static_cast<bool>(bias), eps});
+  const auto plan = step_of(NormProblem{{rows, size}, static_cast<bool>(weight), static_cast<bool>(bias), eps});
   if (!plan) return {};
-  Handle y = Handle::empty(ScalarType::f32, {sizes.data, sizes.data + sizes.size});
+  Handle y = Handle::empty(ScalarType::f32, dims_of(sizes));
   Handle means = Handle::empty(ScalarType::f32, outer), deviations = Handle::empty(ScalarType::f32, outer);
   std::vector<float> variances(rows);
-  plan->run(x.data(), data_of(weight), data_of(bias), y.data(), means.data(), deviations.data(), variances.data());
+  plan->run({x.data(), data_of(weight), data_of(bias), y.data(), means.data(), deviations.data(), variances.data()});
   return results(y, means, deviations);
 }
 

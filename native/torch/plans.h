@@ -21,6 +21,18 @@ inline Handle memory_of(int64_t bytes) { return Handle::empty(ScalarType::u8, {s
 // operands: of the slots; null for those that this step does not have.
 void run_step(const Step& step, std::initializer_list<const void*> operands, int threads);
 
+// A plan of one step, which the problem makes.
+template <class OfStep>
+class StepPlan {
+ public:
+  using Problem = OfStep;
+  explicit StepPlan(const Problem& problem) : step_(problem.make_step()) {}
+  void run(std::initializer_list<const void*> operands) const { run_step(*step_, operands, shim().threads()); }
+
+ private:
+  std::shared_ptr<const Step> step_;
+};
+
 template <class Plan>
 struct KeptPlans {
   ForkableMutex guard;
@@ -53,6 +65,11 @@ std::shared_ptr<const Plan> plan_of(const typename Plan::Problem& problem) {
   entries.emplace_front(problem, plan);
   if (entries.size() > kept) entries.pop_back();
   return plan;
+}
+
+template <class Problem>
+std::shared_ptr<const StepPlan<Problem>> step_of(const Problem& problem) {
+  return plan_of<StepPlan<Problem>>(problem);
 }
 
 }  // namespace drystone::torch

@@ -43,6 +43,14 @@ struct Pooling {
   int64_t divisor;  // of all windows; 0: each one's own
 
   auto operator<=>(const Pooling&) const = default;
+
+  TensorDesc desc(const Dims& shape) const {
+    return TensorDesc::dense(dtype, channels_last ? drystone::Format::channels_last : drystone::Format::plain, shape);
+  }
+  std::shared_ptr<Step> make_step() const {
+    return max ? make_max_pool_with_places(desc(in), desc(out), {axes.begin(), axes.end()}) : means();
+  }
+  std::shared_ptr<Step> means() const;
 };
 
 // One number for all axes, or three.
@@ -69,7 +77,7 @@ std::optional<Pooling> pooling_of(const Call& call, bool max) {
       !each_axis(call.stride.empty() ? call.window : call.stride, p.axes, &Sliding::stride) ||
       !each_axis(call.padding, p.axes, &Sliding::padding) || !each_axis(call.dilation, p.axes, &Sliding::dilation))
     return {};
-  p.in.assign(sizes.data, sizes.data + rank);
+  p.in = dims_of(sizes);
   if (rank == 4) p.in.insert(p.in.begin(), 1);
   p.out = {p.in[0], p.in[1]};
   double volume = 1;
@@ -89,38 +97,19 @@ std::optional<Pooling> pooling_of(const Call& call, bool max) {
   return p;
 }
 
-class PoolPlan {
- public:
-  using Problem = Pooling;
-
-  explicit PoolPlan(const Pooling& p) : step_(p.max ? maxima(p) : means(p)) {}
-  void run(std::initializer_list<const void*> operands) const { run_step(*step_, operands, shim().threads()); }
-
- private:
-  static TensorDesc desc(const Pooling& p, const Dims& shape) {
-    return TensorDesc::dense(p.dtype, p.channels_last ? drystone::Format::channels_last : drystone::Format::plain, shape);
-  }
-
-  static std::shared_ptr<Step> maxima(const Pooling& p) {
-    return make_max_pool_with_places(desc(p, p.in), desc(p, p.out), {p.axes.begin(), p.axes.end()});
-  }
-
-  static std::shared_ptr<Step> means(const Pooling& p) {
-    Windows windows;
-    Tables divisors(3);
-    for (size_t i = 0; i < 3; i++) {
-      const auto& [size, stride, padding, dilation] = p.axes[i];
-      windows.push_back(windows_of(p.axes[i], p.in[2 + i], p.out[2 + i]));
-      for (int64_t at = 0; at < p.out[2 + i]; at++) {
-        const int64_t start = at * stride - padding, padded = std::min(start + size, p.in[2 + i] + padding) - start;
-        divisors[i].push_back(p.count_padding ? padded : windows[i][at][1] - windows[i][at][0]);
-      }
+std::shared_ptr<Step> Pooling::means() const {
+  Windows windows;
+  Tables divisors(3);
+  for (size_t i = 0; i < 3; i++) {
+    const auto& [size, stride, padding, dilation] = axes[i];
+    windows.push_back(windows_of(axes[i], in[2 + i], out[2 + i]));
+    for (int64_t at = 0; at < out[2 + i]; at++) {
+      const int64_t start = at * stride - padding, padded = std::min(start + size, in[2 + i] + padding) - start;
+      divisors[i].push_back(count_padding ? padded : windows[i][at][1] - windows[i][at][0]);
     }
-    return make_pool(desc(p, p.in), desc(p, p.out), "avg", windows, divisors, p.divisor);
   }
-
-  std::shared_ptr<Step> step_;
-};
+  return make_pool(desc(in), desc(out), "avg", windows, divisors, divisor);
+}
 
 // Without memory for a batch where x has none, in a format.
 Handle result_of(const Call& call, const Pooling& p, ScalarType dtype, Format format) {
@@ -133,7 +122,7 @@ Format format_of(const Pooling& p) { return p.channels_last ? Format::channels_l
 // Values and places, as torch has them: in the format of x.
 Results<2> maxima_of(const Call& call) {
   const auto p = pooling_of(call, true);
-  const auto plan = p ? plan_of<PoolPlan>(*p) : nullptr;
+  const auto plan = p ? step_of(*p) : nullptr;
   if (!plan) return {};
   Handle values = result_of(call, *p, call.x.dtype(), format_of(*p)), places = result_of(call, *p, ScalarType::s64, format_of(*p));
   plan->run({call.x.data(), values.data(), places.data()});
@@ -155,7 +144,7 @@ Handle average_of(const Call& call, bool count_padding, std::optional<int64_t> d
   if (p->in[1] == 1) p->channels_last = false;
   p->count_padding = count_padding;
   p->divisor = divisor.value_or(0);
-  const auto plan = plan_of<PoolPlan>(*p);
+  const auto plan = step_of(*p);
   if (!plan) return Handle();
   Handle result = result_of(call, *p, ScalarType::f32, format_of(*p)), plain;
   plan->run({call.x.data(), result.data()});

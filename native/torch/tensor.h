@@ -4,6 +4,7 @@
 #include <array>
 #include <new>
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -16,6 +17,7 @@ namespace drystone::torch {
 // As torch's functions take lists of integers.
 using Integers = ArrayRef<int64_t>;
 inline Integers ref(const std::vector<int64_t>& list) { return {list.data(), list.size()}; }
+inline std::vector<int64_t> dims_of(Integers list) { return {list.data, list.data + list.size}; }
 
 // Thrown for the address of a tensor that has no memory for all of its elements: its storage was freed or shrunk, or it is of a subclass
 // that keeps its data elsewhere.
@@ -110,8 +112,8 @@ class Arguments {
   std::vector<bool> booleans();
 
   // Once all arguments are read: gives back what `ours` makes, a Handle or Results, or what `torchs`, torch's own kernel, returns where
-  // that is nothing. So it is where the operator is switched off, a tensor has no memory, or there is none for results (torch says how much
-  // it lacks).
+  // that is nothing. So it is where the operator is switched off, a step refuses the call, a tensor has no memory, or there is none for
+  // results (torch says how much it lacks).
   template <class Ours, class Torchs>
   void answer(const Ours& ours, const Torchs& torchs) {
     auto made = attempt(ours);
@@ -137,6 +139,8 @@ class Arguments {
       if (made) count_served();
       return made;
     } catch (const std::bad_alloc&) {
+      return {};
+    } catch (const std::invalid_argument&) {
       return {};
     } catch (const NoMemory&) {
       return {};

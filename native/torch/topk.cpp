@@ -23,37 +23,26 @@ bool find_torch() { return find(torch_topk, "_ZN2at3cpu4topkERKNS_6TensorEllbb")
 
 // Nothing where torch's kernel serves better, or is to say what is wrong. Results: values, indices.
 Results<2> largest_of(const Handle& input, int64_t k, int64_t dim, bool largest, bool sorted) {
-  const KernelTable* table = kernels();
   const auto shape = input.sizes(), strides = input.strides();
   const auto rank = static_cast<int64_t>(shape.size);
-  if (!table || dim < -rank || dim >= rank) return {};
+  if (!kernels() || dim < -rank || dim >= rank) return {};
   if (dim < 0) dim += rank;
-  TopkArgs args{};
-  args.count = shape.data[dim];
-  if (k < 1 || k > args.count || args.count < threshold(Threshold::topk_count) || args.count > UINT32_MAX) return {};
+  if (shape.data[dim] < threshold(Threshold::topk_count) || k < 1 || input.numel() == 0) return {};
   const auto dtype = dtype_of(input.dtype());
-  if (!dtype || dtype == DType::boolean) return {};
-  args.dtype = *dtype;
+  if (!dtype || dtype == DType::boolean) return {};  // torch refuses bools
 
-  std::vector<int64_t> sizes(shape.data, shape.data + rank);
+  std::vector<int64_t> sizes = dims_of(shape);
   sizes[dim] = k;
-  const std::vector<int64_t> steps = strides_of(sizes, Format::contiguous);
-  const int64_t rows = set_rows(args, rank, shape.data, strides.data, steps.data(), dim);
-  if (rows <= 0) return {};
-  args.k = k;
-  args.largest = largest;
-  args.sorted = sorted;
-  Handle values = Handle::empty(input.dtype(), sizes, steps), indices = Handle::empty(ScalarType::s64, sizes, steps);
-  plan_topk(args, rows, shim().threads());  // whose products fit 64 bits, as there is memory for the results
+  const std::vector<int64_t> result_strides = strides_of(sizes, Format::contiguous);
+  const auto args = topk_args({*dtype, {shape.data, shape.size}, {strides.data, strides.size}, result_strides, dim, k, largest, sorted},
+                              shim().threads());
+  if (!args) return {};
+  Handle values = Handle::empty(input.dtype(), sizes, result_strides), indices = Handle::empty(ScalarType::s64, sizes, result_strides);
   alignas(64) char nearby[1 << 15];
   Handle far;
-  const int64_t scratch_bytes = args.threads * args.scratch_bytes;
+  const int64_t scratch_bytes = args->threads * args->scratch_bytes;
   if (scratch_bytes > static_cast<int64_t>(sizeof nearby)) far = Handle::empty(ScalarType::u8, {scratch_bytes});
-  args.input = input.data();
-  args.values = values.data();
-  args.indices = static_cast<int64_t*>(indices.data());
-  args.scratch = far ? static_cast<char*>(far.data()) : nearby;
-  table->topk(args);
+  run_topk(*args, input.data(), values.data(), indices.data(), far ? far.data() : nearby);
   return results(values, indices);
 }
 

@@ -65,6 +65,18 @@ def test_modes() -> None:
     assert torch.tanh(y, out=y) is y
 
 
+def test_softmax_along_one_axis_after_the_other() -> None:
+    """Steps that were made for one axis, shape or rank serve no other."""
+    x = torch.randn(12, 16, 28) * 4
+    drystone.enable(only=["softmax"])
+    for _ in range(2):
+        for view in (x, x.view(16, 12, 28), x.view(4, 3, 16, 28), x.view(192, 28)):
+            for dim in range(view.ndim):
+                torch.testing.assert_close(
+                    torch.softmax(view, dim).double(), torch.softmax(view.double(), dim), rtol=1e-5, atol=1e-7
+                )
+
+
 @pytest.mark.parametrize(("shape", "over"), [((64, 65), 1), ((7, 20, 33), 2), ((5, 4097), 1), ((2, 9000), 1), ((3, 4, 5), 3)])
 def test_statistics_of_layer_norm(shape: tuple[int, ...], over: int) -> None:
     x = torch.randn(shape) + 3

@@ -140,6 +140,17 @@ def test_into_tensors_of_other_strides() -> None:
     assert torch.equal(wider, expected.double())
 
 
+@pytest.mark.parametrize("rank", [8, 16, 18])
+def test_strided_tensors_of_many_axes(rank: int) -> None:
+    """With more axes than the copy kernel takes they are torch's."""
+    plain = torch.arange(1 << 18).view((2,) * rank + (-1,)) if rank < 18 else torch.arange(1 << 18).view((2,) * 18)
+    x = plain.permute(*reversed(range(rank)), *range(rank, plain.ndim))
+    expected = torch.cat([x, x], 3)
+    drystone.enable(only=["cat"])
+    assert torch.equal(torch.cat([x, x], 3), expected)
+    assert torch.equal(torch.cat([x, x], 3, out=torch.empty_like(expected)), expected)
+
+
 def test_empty_tensors() -> None:
     check([values(0), values(300, 200), values(0)], 1)
     check([values(300, 0), values(300, 200)], 1)

@@ -140,3 +140,12 @@ def test_gradients_of_any_strides() -> None:
         torch.testing.assert_close(result.double(), expected_gradient(gradient, which, 300, -1, False), rtol=1e-5, atol=1e-5)
     turned = torch.ops.aten.embedding_dense_backward(torch.ones(50, 40, 65), which.t(), 300, -1, False)
     assert torch.equal(turned.double(), expected_gradient(torch.ones(50, 40, 65), which.t(), 300, -1, False))
+
+
+def test_a_gradient_of_more_axes_than_the_copy_kernel_takes() -> None:
+    """It is torch's, as torch's axes have no limit."""
+    which = torch.arange(1 << 17).view((2,) * 17) % 7
+    gradient = torch.randint(-2, 3, (1 << 18,)).float().view((2,) * 18).permute(*range(16, -1, -1), 17)
+    drystone.enable(only=NAMES)
+    result = torch.ops.aten.embedding_dense_backward(gradient, which, 7, -1, False)
+    assert torch.equal(result.double(), expected_gradient(gradient, which, 7, -1, False))
