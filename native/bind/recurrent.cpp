@@ -29,15 +29,15 @@ void bind_recurrent(nb::module_& m) {
       "A step: the hidden part of a recurrent layer, all time steps. Slots: gates; for each direction W_hh packed, the bias of a GRU's new "
       "gate if has_bias, the projection packed if projects; state and cell where there are any; output, final_state, final_cell.");
   nb::class_<RecurrentLayers>(m, "RecurrentLayers",
-                              "An LSTM, GRU or RNN on packed weights, for sequences of any length and batch. ``parameters``: addresses, "
-                              "in torch's order.")
+                              "An LSTM, GRU or RNN on packed weights, for sequences of any length and batch. ``packed``: their addresses; "
+                              "layer by layer W_ih and biases, then W_hh, inner bias and projection of each direction.")
       .def(
           "__init__",
           [](RecurrentLayers* self, const std::string& kind, DType weights, DType ends, int64_t inputs, int64_t hidden, int64_t state,
-             int layers, int directions, bool has_bias, const std::vector<uintptr_t>& parameters) {
-            new (self) RecurrentLayers(kind, weights, ends, {inputs, hidden, state, layers, directions, has_bias}, parameters);
+             int layers, int directions, bool has_bias, const std::vector<uintptr_t>& packed) {
+            new (self) RecurrentLayers(kind, weights, ends, {inputs, hidden, state, layers, directions, has_bias}, packed);
           },
-          "kind"_a, "weights"_a, "ends"_a, "inputs"_a, "hidden"_a, "state"_a, "layers"_a, "directions"_a, "has_bias"_a, "parameters"_a)
+          "kind"_a, "weights"_a, "ends"_a, "inputs"_a, "hidden"_a, "state"_a, "layers"_a, "directions"_a, "has_bias"_a, "packed"_a)
       .def(
           "run",
           [](const RecurrentLayers& self, int64_t steps, int64_t batch, bool batch_first, std::vector<int64_t> batch_sizes, uintptr_t x,
@@ -52,7 +52,6 @@ void bind_recurrent(nb::module_& m) {
           "threads"_a,
           "All on addresses, 0 for what there is not. Packed sequences have batch_sizes, and steps, batch and batch_first that go with "
           "them.")
-      .def_prop_ro("packed_bytes", &RecurrentLayers::packed_bytes)
       .def_prop_ro("implementation", &RecurrentLayers::implementation);
 }
 

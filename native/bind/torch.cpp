@@ -21,6 +21,7 @@ void bind_torch(nb::module_& m) {
         "Puts an operator, with its variants and gradient, under torch's own names, switched off, until the process ends. Returns those "
         "that this torch can't have.");
   m.def("switch_operators", &torch::switch_on, "families"_a);
+  m.def("unboxed_operators", &torch::unboxed_operators, "The operators under torch's own names that C++ calls without a stack.");
   m.def("is_on", &torch::is_on, "family"_a);
   m.def("calls_served", &torch::calls_served, "The calls that drystone's kernels, not torch's, have served on this thread.");
 

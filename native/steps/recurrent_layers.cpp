@@ -3,7 +3,6 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <cstring>
 #include <limits>
 #include <tuple>
 
@@ -17,12 +16,6 @@ namespace {
 constexpr int64_t line = 64;
 
 TensorDesc matrix(DType dtype, int64_t rows, int64_t columns) { return TensorDesc::dense(dtype, Format::plain, {rows, columns}); }
-
-// b_ih + b_hh, but of a GRU's new gate, whose b_hh is scaled inside, b_ih alone.
-void add_biases(RecurrentKind kind, const float* inputs, const float* hidden, int64_t units, float* sums) {
-  const int gates = recurrent_gates(kind), added = kind == RecurrentKind::gru ? 2 : gates;
-  for (int64_t i = 0; i < gates * units; i++) sums[i] = inputs[i] + (i < added * units ? hidden[i] : 0.0f);
-}
 
 const std::byte* advance(const void* from, int64_t elements, DType dtype) {
   return from ? static_cast<const std::byte*>(from) + elements * size_of(dtype) : nullptr;
@@ -46,10 +39,8 @@ std::vector<int64_t> first_rows(const RecurrentCall& call) {
   return first;
 }
 
-}  // namespace
-
 // Memory laid out in pieces on cache lines of their own; from null it is only counted.
-class RecurrentLayers::Pieces {
+class Pieces {
  public:
   explicit Pieces(std::byte* base) : base_(base) {}
   std::byte* take(int64_t bytes) {
@@ -64,8 +55,10 @@ class RecurrentLayers::Pieces {
   int64_t used_ = 0;
 };
 
+}  // namespace
+
 RecurrentLayers::RecurrentLayers(const std::string& kind, DType weights, DType ends, const RecurrentSizes& sizes,
-                                 const std::vector<uintptr_t>& parameters)
+                                 const std::vector<uintptr_t>& packed)
     : kernel_(require_kernels().recurrent), weights_(weights), ends_(ends), sizes_(sizes) {
   constexpr int64_t most = std::numeric_limits<int32_t>::max() / 16;
   args_.kind = recurrent_kind(kind);
@@ -80,54 +73,26 @@ RecurrentLayers::RecurrentLayers(const std::string& kind, DType weights, DType e
   require(sizes.layers > 0 && std::min({sizes.inputs, sizes.hidden, sizes.state}) > 0, "a recurrent layer that is empty");
   require(std::max({sizes.inputs, sizes.hidden, sizes.state}) <= most, "a recurrent layer that is too large");
   require(!args_.projects || args_.kind == RecurrentKind::lstm, "a projection is an LSTM's");
-  const size_t each = 2 + 2 * sizes.has_bias + args_.projects;
-  require(parameters.size() == each * sizes.layers * sizes.directions, "another number of parameters than the layers have");
   columns_ = sizes.directions * recurrent_gates(args_.kind) * sizes.hidden;
   implementation_ = kernel_name(kind) + (args_.arithmetic == GemmArithmetic::bf16_dot ? "_bf16" : "");
 
-  const auto lay_out = [&](Pieces& memory) {
-    const uintptr_t* next = parameters.data();
-    layers_.clear();
-    for (int i = 0; i < sizes.layers; i++) layers_.push_back(pack(i, next, memory));
-  };
-  Pieces counted(nullptr);
-  lay_out(counted);
-  packed_ = Memory(counted.used());
-  Pieces filled(packed_.data());
-  lay_out(filled);
-}
-
-RecurrentLayers::Layer RecurrentLayers::pack(int index, const uintptr_t*& parameters, Pieces& memory) const {
-  const int gates = recurrent_gates(args_.kind);
-  Layer layer{};
-  layer.inputs = index == 0 ? sizes_.inputs : sizes_.directions * sizes_.state;
-  const Gemm gemm(matrix(weights_, 1, layer.inputs), columns_, sizes_.has_bias, matrix(DType::f32, 1, columns_), {}, false);
-  const RecurrentWeights hidden(weights_, gates, sizes_.hidden, sizes_.state), projection(weights_, 1, sizes_.state, sizes_.hidden);
-  std::byte* inputs = memory.take(gemm.packed_bytes());
-  float* bias = sizes_.has_bias ? reinterpret_cast<float*>(memory.take(columns_ * 4)) : nullptr;
-  layer.weights = inputs;
-  layer.bias = bias;
-
-  const int64_t rows = gates * sizes_.hidden, bytes = rows * layer.inputs * size_of(weights_);
-  std::vector<std::byte> joined(inputs ? sizes_.directions * bytes : 0);
-  for (int d = 0; d < sizes_.directions; d++) {
-    const void* given[5] = {};
-    for (int i = 0; i < 2 + 2 * sizes_.has_bias + args_.projects; i++) given[i] = reinterpret_cast<const void*>(*parameters++);
-    const auto *input_bias = static_cast<const float*>(given[2]), *hidden_bias = static_cast<const float*>(given[3]);
-    const bool inside = sizes_.has_bias && args_.kind == RecurrentKind::gru;
-    std::byte* packed = memory.take(hidden.packed_bytes());
-    std::byte* inner = inside ? memory.take(sizes_.hidden * 4) : nullptr;
-    std::byte* projected = args_.projects ? memory.take(projection.packed_bytes()) : nullptr;
-    layer.direction[d] = {packed, reinterpret_cast<const float*>(inner), projected};
-    if (!inputs) continue;
-    std::memcpy(joined.data() + d * bytes, given[0], bytes);
-    hidden.pack(weights_, given[1], packed);
-    if (bias) add_biases(args_.kind, input_bias, hidden_bias, sizes_.hidden, bias + d * rows);
-    if (inner) std::memcpy(inner, hidden_bias + 2 * sizes_.hidden, sizes_.hidden * 4);
-    if (projected) projection.pack(weights_, given[2 + 2 * sizes_.has_bias], projected);
+  const bool inside = sizes.has_bias && args_.kind == RecurrentKind::gru;
+  const size_t each = 1 + sizes.has_bias + sizes.directions * (1 + inside + args_.projects);
+  require(packed.size() == each * sizes.layers, "another number of packed weights than the layers have");
+  const uintptr_t* next = packed.data();
+  const auto take = [&](bool there) { return there ? reinterpret_cast<const std::byte*>(*next++) : nullptr; };
+  for (int i = 0; i < sizes.layers; i++) {
+    Layer layer{};
+    layer.inputs = i == 0 ? sizes.inputs : sizes.directions * sizes.state;
+    layer.weights = take(true);
+    layer.bias = reinterpret_cast<const float*>(take(sizes.has_bias));
+    for (int d = 0; d < sizes.directions; d++) {
+      const std::byte* hidden = take(true);
+      const auto* inner = reinterpret_cast<const float*>(take(inside));
+      layer.direction[d] = {hidden, inner, take(args_.projects)};
+    }
+    layers_.push_back(layer);
   }
-  if (inputs) gemm.pack(weights_, joined.data(), inputs);
-  return layer;
 }
 
 void RecurrentLayers::run(const RecurrentCall& call, int threads) const {

@@ -36,14 +36,13 @@ struct RecurrentCall {
 class RecurrentLayers {
  public:
   // kind: lstm, gru, rnn_tanh or rnn_relu. weights: f32 or bf16, in which x is given too; ends: that of states and results.
-  // parameters: dense, layer by layer and direction by direction as torch has them: W_ih and W_hh of `weights`, b_ih and b_hh of f32 if
-  // has_bias, the projection of `weights` if there is one. They are copied. Throws std::invalid_argument where these do not fit.
-  RecurrentLayers(const std::string& kind, DType weights, DType ends, const RecurrentSizes& sizes,
-                  const std::vector<uintptr_t>& parameters);
+  // packed: layer by layer, as the steps of a program have them: W_ih of all directions packed as Gemm has it, the gates' bias (f32) of all
+  // directions if has_bias; for each direction W_hh packed as RecurrentWeights has it, the bias (f32) of a GRU's new gate if has_bias, the
+  // projection packed if there is one. They stay where they are. Throws std::invalid_argument where these do not fit.
+  RecurrentLayers(const std::string& kind, DType weights, DType ends, const RecurrentSizes& sizes, const std::vector<uintptr_t>& packed);
 
   // Throws std::invalid_argument for sizes that are not positive, and batch sizes that rise. Calls may come from several threads.
   void run(const RecurrentCall& call, int threads) const;
-  int64_t packed_bytes() const { return packed_.bytes(); }
   const std::string& implementation() const { return implementation_; }
 
  private:
@@ -53,9 +52,6 @@ class RecurrentLayers {
     const float* bias;
     RecurrentDirection direction[recurrent_max_directions];
   };
-  class Pieces;
-  // Lays a layer out in `memory`, and fills it where there is any. Takes its `parameters` from the front.
-  Layer pack(int index, const uintptr_t*& parameters, Pieces& memory) const;
   void run_layer(int index, const RecurrentCall& call, const int64_t* first_row, const Gemm& gemm, const RecurrentArgs& planned,
                  int threads, std::byte* between, float* gates, std::byte* scratch) const;
 
@@ -65,7 +61,6 @@ class RecurrentLayers {
   RecurrentSizes sizes_;
   int64_t columns_;  // gates of all directions
   std::string implementation_;
-  Memory packed_;
   std::vector<Layer> layers_;
   mutable std::mutex lock_;
   mutable std::vector<Memory> scratch_;  // of calls that are over

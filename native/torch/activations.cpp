@@ -58,11 +58,13 @@ void gelu_kernel(Arguments& arguments) {
       [&] { return torch_gelu(*x, approximate); });
 }
 
-const Entry<Tanh::kernel> tanh{"tanh", "tanh", "(Tensor self) -> Tensor", [] { return Tanh::find_as("_ZN2at3cpu4tanhERKNS_6TensorE"); }};
-const Entry<Sigmoid::kernel> sigmoid{"sigmoid", "sigmoid", "(Tensor self) -> Tensor",
-                                     [] { return Sigmoid::find_as("_ZN2at3cpu7sigmoidERKNS_6TensorE"); }};
-const Entry<Silu::kernel> silu{"silu", "silu", "(Tensor self) -> Tensor", [] { return Silu::find_as("_ZN2at3cpu4siluERKNS_6TensorE"); }};
-const Entry<gelu_kernel> gelu{"gelu", "gelu", "(Tensor self, *, str approximate='none') -> Tensor", find_gelu};
+const Entry<Tanh::kernel, &Tanh::torchs> tanh{"tanh", "tanh", "(Tensor self) -> Tensor",
+                                              [] { return Tanh::find_as("_ZN2at3cpu4tanhERKNS_6TensorE"); }};
+const Entry<Sigmoid::kernel, &Sigmoid::torchs> sigmoid{"sigmoid", "sigmoid", "(Tensor self) -> Tensor",
+                                                       [] { return Sigmoid::find_as("_ZN2at3cpu7sigmoidERKNS_6TensorE"); }};
+const Entry<Silu::kernel, &Silu::torchs> silu{"silu", "silu", "(Tensor self) -> Tensor",
+                                              [] { return Silu::find_as("_ZN2at3cpu4siluERKNS_6TensorE"); }};
+const Entry<gelu_kernel, &torch_gelu> gelu{"gelu", "gelu", "(Tensor self, *, str approximate='none') -> Tensor", find_gelu};
 
 }  // namespace
 

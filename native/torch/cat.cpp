@@ -199,8 +199,9 @@ void kernel_out(Arguments& arguments) {
 }
 
 // dim has no default: torch leaves defaults out of what the gradient of a list is compared with.
-const Entry<kernel> cat{"cat", "cat", "(Tensor[] tensors, int dim) -> Tensor", find_torch};
-const Entry<kernel_out> cat_out{"cat", "cat.out", "(Tensor[] tensors, int dim=0, *, Tensor(a!) out) -> Tensor(a!)", find_torch_out};
+const Entry<kernel, &torch_cat> cat{"cat", "cat", "(Tensor[] tensors, int dim) -> Tensor", find_torch};
+const Entry<kernel_out, &torch_cat_out> cat_out{"cat", "cat.out", "(Tensor[] tensors, int dim=0, *, Tensor(a!) out) -> Tensor(a!)",
+                                                find_torch_out};
 
 }  // namespace
 

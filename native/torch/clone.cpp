@@ -46,7 +46,7 @@ void kernel(Arguments& arguments) {
   arguments.answer([&] { return reordered(x, wanted); }, [&] { return torch_clone(*x, wanted); });
 }
 
-const Entry<kernel> clone{"clone", "clone", "(Tensor self, *, MemoryFormat? memory_format=None) -> Tensor", find_torch};
+const Entry<kernel, &torch_clone> clone{"clone", "clone", "(Tensor self, *, MemoryFormat? memory_format=None) -> Tensor", find_torch};
 
 }  // namespace
 

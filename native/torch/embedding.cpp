@@ -58,14 +58,15 @@ void kernel_backward(Arguments& arguments) {
                    [&] { return torch_backward(*gradient, *indices, rows, padding_idx, by_frequency); });
 }
 
-const Entry<kernel> embedding{"embedding", "embedding",
-                              "(Tensor weight, Tensor indices, SymInt padding_idx=-1, bool scale_grad_by_freq=False, "
-                              "bool sparse=False) -> Tensor",
-                              find_torch};
-const Entry<kernel_backward> embedding_dense_backward{"embedding", "embedding_dense_backward",
-                                                      "(Tensor grad_output, Tensor indices, SymInt num_weights, SymInt padding_idx, "
-                                                      "bool scale_grad_by_freq) -> Tensor",
-                                                      find_torch_backward};
+const Entry<kernel, &torch_embedding> embedding{"embedding", "embedding",
+                                                "(Tensor weight, Tensor indices, SymInt padding_idx=-1, bool scale_grad_by_freq=False, "
+                                                "bool sparse=False) -> Tensor",
+                                                find_torch};
+const Entry<kernel_backward, &torch_backward> embedding_dense_backward{
+    "embedding", "embedding_dense_backward",
+    "(Tensor grad_output, Tensor indices, SymInt num_weights, SymInt padding_idx, "
+    "bool scale_grad_by_freq) -> Tensor",
+    find_torch_backward};
 
 }  // namespace
 

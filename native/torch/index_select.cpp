@@ -83,9 +83,10 @@ void kernel_out(Arguments& arguments) {
       });
 }
 
-const Entry<kernel> index_select{"index_select", "index_select", "(Tensor self, int dim, Tensor index) -> Tensor", find_torch};
-const Entry<kernel_out> index_select_out{"index_select", "index_select.out",
-                                         "(Tensor self, int dim, Tensor index, *, Tensor(a!) out) -> Tensor(a!)", find_torch_out};
+const Entry<kernel, &torch_index_select> index_select{"index_select", "index_select", "(Tensor self, int dim, Tensor index) -> Tensor",
+                                                      find_torch};
+const Entry<kernel_out, &torch_index_select_out> index_select_out{
+    "index_select", "index_select.out", "(Tensor self, int dim, Tensor index, *, Tensor(a!) out) -> Tensor(a!)", find_torch_out};
 
 }  // namespace
 

@@ -47,7 +47,7 @@ void kernel(Arguments& arguments) {
   arguments.answer([&] { return product(x, weights); }, [&] { return torch_mm(*x, *weights); });
 }
 
-const Entry<kernel> mm{"mm", "mm", "(Tensor self, Tensor mat2) -> Tensor", find_torch};
+const Entry<kernel, &torch_mm> mm{"mm", "mm", "(Tensor self, Tensor mat2) -> Tensor", find_torch};
 
 }  // namespace
 

@@ -98,8 +98,9 @@ void norm_kernel(Arguments& arguments) {
                    [&] { return torch_norm(*x, ref(shape), optional(weight), optional(bias), eps); });
 }
 
-const Entry<softmax_kernel> softmax{"softmax", "_softmax", "(Tensor self, int dim, bool half_to_float) -> Tensor", find_softmax};
-const Entry<norm_kernel> layer_norm{
+const Entry<softmax_kernel, &torch_softmax> softmax{"softmax", "_softmax", "(Tensor self, int dim, bool half_to_float) -> Tensor",
+                                                    find_softmax};
+const Entry<norm_kernel, &torch_norm> layer_norm{
     "layer_norm", "native_layer_norm",
     "(Tensor input, SymInt[] normalized_shape, Tensor? weight, Tensor? bias, float eps) -> (Tensor, Tensor, Tensor)", find_norm};
 

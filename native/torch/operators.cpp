@@ -5,6 +5,7 @@
 #include <stdexcept>
 
 #include "core/forkable_mutex.h"
+#include "torch/dispatch_table.h"
 
 namespace drystone::torch {
 
@@ -14,7 +15,7 @@ namespace {
 constexpr uint64_t shim_version = (uint64_t{2} << 56) | (uint64_t{10} << 48);
 
 ForkableMutex guard;
-std::set<std::string> replaced;  // by name
+std::set<std::string> replaced, unboxed;  // by name
 bool defined = false;
 
 std::vector<Operator>& operators() {
@@ -35,10 +36,12 @@ bool register_kernel(const Operator& op) {
   if (replaced.count(op.name)) return true;
   void* library;
   if (!op.find() || shim().init_impl("aten", "CPU", __FILE__, __LINE__, &library)) return false;
+  const std::optional<DispatchTable> table = op.unboxed ? std::optional(DispatchTable(op.name)) : std::nullopt;
   if (shim().impl(library, op.name, op.under_torchs_name, shim_version)) {
     shim().delete_library(library);
     return false;
   }
+  if (table && table->set_unboxed(op.under_torchs_name, op.unboxed)) unboxed.insert(op.name);
   replaced.insert(op.name);
   return true;
 }
@@ -83,6 +86,11 @@ void switch_on(const std::vector<std::string>& families) {
   std::lock_guard lock(guard);
   for (const Operator& op : operators())
     *op.on = replaced.count(op.name) && std::find(families.begin(), families.end(), op.family) != families.end();
+}
+
+std::vector<std::string> unboxed_operators() {
+  std::lock_guard lock(guard);
+  return {unboxed.begin(), unboxed.end()};
 }
 
 bool is_on(const std::string& family) {

@@ -1,8 +1,15 @@
 // The operators that drystone puts under torch's own names: how they get there, and how they are switched on and off.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
+#include <bit>
+#include <optional>
 #include <string>
+#include <string_view>
+#include <tuple>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "torch/tensor.h"
@@ -16,17 +23,102 @@ struct Operator {
   const char* signature;  // what follows the name in its schema, for the same operator under drystone's name
   bool (*find)();         // looks up what it hands calls to; false where this torch has no such function
   BoxedKernel under_torchs_name, under_drystones_name;
+  void* unboxed;          // the first for calls from C++, or null
   std::atomic<bool>* on;  // read by each call under torch's name
 };
 
 void enter(const Operator& op);
 
+// An argument of a call from C++, as a word on the stack of Arguments.
+template <class Type>
+struct Lent {
+  StableIValue word;
+  explicit Lent(const Type& given) {
+    if constexpr (std::is_integral_v<Type>)
+      word = static_cast<StableIValue>(given);
+    else if constexpr (std::is_floating_point_v<Type>)
+      word = std::bit_cast<StableIValue>(given);
+    else
+      word = reinterpret_cast<StableIValue>(&given);
+  }
+};
+
+// Of a number that has a type of its own.
+template <class Enum>
+  requires std::is_enum_v<Enum>
+struct Lent<std::optional<Enum>> {
+  std::optional<int64_t> number;
+  StableIValue word = reinterpret_cast<StableIValue>(&number);
+  explicit Lent(const std::optional<Enum>& given) {
+    if (given) number = static_cast<int64_t>(*given);
+  }
+  Lent(const Lent&) = delete;
+};
+
+template <class Type>
+bool can_be_lent(const Type&) {
+  return true;
+}
+inline bool can_be_lent(const TensorListRef& list) { return list.tag == TensorListRef().tag; }
+
+// The kernel as a function of the arguments that torch's own kernel takes, which it hands calls to.
+template <void (*kernel)(Arguments& arguments), auto* torchs, class = std::remove_pointer_t<decltype(torchs)>>
+class Unboxed;
+
+template <void (*kernel)(Arguments& arguments), auto* torchs, class Result, class... Types>
+class Unboxed<kernel, torchs, Result (*)(Types...)> {
+ public:
+  static inline std::atomic<bool>* on;
+
+  static Result call(void* /* OperatorKernel */, uint64_t /* DispatchKeySet */, Types... given) {
+    if (!on->load(std::memory_order_relaxed) || !(can_be_lent(given) && ...)) return (*torchs)(given...);
+    const std::tuple<Lent<std::remove_cvref_t<Types>>...> lent(given...);
+    StableIValue stack[std::max<size_t>(sizeof...(Types), most_results)];
+    std::apply([&](const auto&... each) { put(stack, each.word...); }, lent);
+    Arguments arguments(stack, true, Arguments::Stack::borrowed);
+    kernel(arguments);
+    if constexpr (std::is_reference_v<Result>)
+      return std::get<sizeof...(Types) - 1>(std::forward_as_tuple(given...));
+    else
+      return returned(stack, static_cast<Result*>(nullptr));
+  }
+
+ private:
+  static constexpr size_t most_results = 4;
+
+  template <class... Words>
+  static void put(StableIValue* place, Words... words) {
+    ((*place++ = words), ...);
+  }
+
+  static Tensor tensor(StableIValue word) {
+    Tensor tensor;
+    tensor.impl = reinterpret_cast<void*>(word);
+    return tensor;
+  }
+  static Tensor returned(const StableIValue* stack, Tensor*) { return tensor(*stack); }
+  template <class... Tensors>
+  static std::tuple<Tensors...> returned(const StableIValue* stack, std::tuple<Tensors...>*) {
+    static_assert(sizeof...(Tensors) <= most_results);
+    return [&]<size_t... i>(std::index_sequence<i...>) {
+      return std::tuple<Tensors...>(tensor(stack[i])...);
+    }(std::index_sequence_for<Tensors...>());
+  }
+};
+
 // Enters an operator into the list of all as the core is loaded: each file here defines its own. By kernel: torch hands it no data.
-template <void (*kernel)(Arguments& arguments)>
+// `torchs`: the pointer to torch's own kernel, which takes what the operator does; calls from C++ then come without a stack of torch's,
+// which takes longer than a small call.
+template <void (*kernel)(Arguments& arguments), auto* torchs = static_cast<void**>(nullptr)>
 class Entry {
  public:
   Entry(const char* family, const char* name, const char* signature, bool (*find)()) {
-    enter({family, name, signature, find, under_torchs_name, under_drystones_name, &on});
+    void* unboxed = nullptr;
+    if constexpr (!std::is_same_v<decltype(torchs), void**>) {
+      Unboxed<kernel, torchs>::on = &on;
+      unboxed = reinterpret_cast<void*>(Unboxed<kernel, torchs>::call);
+    }
+    enter({family, name, signature, find, under_torchs_name, under_drystones_name, unboxed, &on});
   }
 
  private:
@@ -56,6 +148,8 @@ void define_operators();
 std::vector<std::string> replace(const std::string& family);
 // Just these families compute from now on; the calls of all others go to torch's own kernels. Beside any calls.
 void switch_on(const std::vector<std::string>& families);
+// The operators under torch's own names that C++ calls without a stack.
+std::vector<std::string> unboxed_operators();
 bool is_on(const std::string& family);
 
 }  // namespace drystone::torch

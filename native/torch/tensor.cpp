@@ -18,6 +18,19 @@ void check(int error, const char* what) {
 
 }  // namespace
 
+Handle Handle::borrowed(const Tensor& tensor) {
+  Handle handle(const_cast<Tensor*>(&tensor));
+  handle.is_borrowed_ = true;
+  return handle;
+}
+
+Tensor Handle::take() && {
+  static const Tensor none = *undefined();  // all undefined tensors are one, which nobody owns
+  const Tensor taken = *tensor_;
+  tensor_->impl = none.impl;
+  return taken;
+}
+
 Handle Handle::of(Tensor returned) {
   Tensor* tensor;
   check(shim().new_tensor(&tensor), "make a tensor");
@@ -130,11 +143,12 @@ int64_t calls_served() { return served; }
 
 void Arguments::count_served() { served++; }
 
-Handle Arguments::tensor() { return Handle(reinterpret_cast<Tensor*>(*next_++)); }
+Handle Arguments::tensor() { return is_borrowed_ ? Handle::borrowed(borrowed<Tensor>()) : Handle(reinterpret_cast<Tensor*>(*next_++)); }
 
 double Arguments::real() { return std::bit_cast<double>(*next_++); }
 
 std::string Arguments::string() {
+  if (is_borrowed_) return std::string(borrowed<std::string_view>());
   void* string = reinterpret_cast<void*>(*next_++);
   const char* characters;
   check(shim().string_data(string, &characters), "read a string");
@@ -144,16 +158,20 @@ std::string Arguments::string() {
 }
 
 Handle Arguments::optional_tensor() {
-  auto* boxed = reinterpret_cast<StableIValue*>(*next_++);
-  if (!boxed) return Handle();
-  Handle tensor(reinterpret_cast<Tensor*>(*boxed));
-  delete boxed;
+  Handle tensor;
+  if (is_borrowed_) {
+    if (const auto& given = borrowed<OptionalTensor>()) tensor = Handle::borrowed(*given);
+  } else if (const std::unique_ptr<StableIValue> boxed(reinterpret_cast<StableIValue*>(*next_++)); boxed) {
+    tensor = Handle(reinterpret_cast<Tensor*>(*boxed));
+  }
+  if (!tensor) return tensor;
   bool defined;
   check(shim().is_defined(tensor.get(), &defined), "tell whether a tensor is there");
   return defined ? std::move(tensor) : Handle();
 }
 
 std::optional<int64_t> Arguments::optional_integer() {
+  if (is_borrowed_) return borrowed<std::optional<int64_t>>();
   const std::unique_ptr<StableIValue> boxed(reinterpret_cast<StableIValue*>(*next_++));
   return boxed ? std::optional(static_cast<int64_t>(*boxed)) : std::nullopt;
 }
@@ -174,6 +192,12 @@ static void read_list(StableIValue argument, const Take& take) {
 
 std::vector<Handle> Arguments::tensors() {
   std::vector<Handle> tensors;
+  if (is_borrowed_) {
+    const ArrayRef<Tensor>& list = borrowed<TensorListRef>().tensors;
+    tensors.reserve(list.size);
+    for (size_t i = 0; i < list.size; i++) tensors.push_back(Handle::borrowed(list.data[i]));
+    return tensors;
+  }
   read_list(*next_++, [&](StableIValue item) { tensors.emplace_back(reinterpret_cast<Tensor*>(item)); });
   return tensors;
 }
@@ -185,7 +209,11 @@ static std::vector<int64_t> integers_of(StableIValue argument) {
   return integers;
 }
 
-std::vector<int64_t> Arguments::integers() { return integers_of(*next_++); }
+std::vector<int64_t> Arguments::integers() {
+  if (!is_borrowed_) return integers_of(*next_++);
+  const auto& list = borrowed<Integers>();
+  return {list.data, list.data + list.size};
+}
 
 std::vector<bool> Arguments::booleans() {
   std::vector<bool> booleans;

@@ -23,20 +23,24 @@ inline std::vector<int64_t> dims_of(Integers list) { return {list.data, list.dat
 // that keeps its data elsewhere.
 struct NoMemory {};
 
-// A reference to a tensor of torch, owned.
+// A reference to a tensor of torch; owned, unless it is borrowed.
 class Handle {
  public:
   Handle() = default;
   explicit Handle(Tensor* taken) : tensor_(taken) {}
-  Handle(Handle&& other) noexcept : tensor_(std::exchange(other.tensor_, nullptr)), has_memory_(other.has_memory_) {}
+  Handle(Handle&& other) noexcept
+      : tensor_(std::exchange(other.tensor_, nullptr)), is_borrowed_(other.is_borrowed_), has_memory_(other.has_memory_) {}
   Handle& operator=(Handle&& other) noexcept {
     std::swap(tensor_, other.tensor_);
+    std::swap(is_borrowed_, other.is_borrowed_);
     std::swap(has_memory_, other.has_memory_);
     return *this;
   }
   ~Handle() {
-    if (tensor_) shim().delete_tensor(tensor_);
+    if (tensor_ && !is_borrowed_) shim().delete_tensor(tensor_);
   }
+  // One that outlives it.
+  static Handle borrowed(const Tensor& tensor);
   // What a C++ function of libtorch returned.
   static Handle of(Tensor returned);
   // The tensor that stands for none among results.
@@ -49,6 +53,7 @@ class Handle {
   const Tensor& operator*() const { return *tensor_; }
   Tensor* get() const { return tensor_; }
   StableIValue release() { return reinterpret_cast<StableIValue>(std::exchange(tensor_, nullptr)); }
+  Tensor take() &&;  // as a C++ function returns it; of a handle that owns it
 
   ScalarType dtype() const;
   ArrayRef<int64_t> sizes() const;
@@ -64,6 +69,7 @@ class Handle {
   void* address() const;
 
   Tensor* tensor_ = nullptr;
+  bool is_borrowed_ = false;
   bool has_memory_ = false;  // as is known of new memory
 };
 
@@ -92,12 +98,15 @@ Results<sizeof...(Tensors)> owned(const std::tuple<Tensors...>& returned) {
 // The calls that drystone's kernels have served on this thread: results are too much like torch's to tell.
 int64_t calls_served();
 
-// One call of a registered kernel. Its arguments lie on torch's stack, in the order of the schema; each is read once, and owned from then
-// on. The results take their place.
+// One call of a registered kernel. Its arguments lie on a stack, in the order of the schema; each is read once. The results take their
+// place. On the shim's stack arguments are owned from then on, and results are handles. On that of a call from C++ (operators.h) arguments
+// are borrowed: a tensor, list, string or optional is the address of that of the caller. Results are what at::Tensor holds.
 class Arguments {
  public:
+  enum class Stack { shim, borrowed };
   // Not `on`: the operator is switched off, and torch's own kernel computes it.
-  Arguments(StableIValue* stack, bool on) : stack_(stack), next_(stack), serves_(on) {}
+  Arguments(StableIValue* stack, bool on, Stack kind = Stack::shim)
+      : stack_(stack), next_(stack), serves_(on), is_borrowed_(kind == Stack::borrowed) {}
   Arguments(const Arguments&) = delete;
   Handle tensor();
   Handle optional_tensor();  // an empty handle for None, and for the undefined tensor that C++ hands on for it
@@ -116,16 +125,17 @@ class Arguments {
   // results (torch says how much it lacks).
   template <class Ours, class Torchs>
   void answer(const Ours& ours, const Torchs& torchs) {
-    auto made = attempt(ours);
-    if (!made) made = owned(torchs());
-    give_back(made);
+    if (auto made = attempt(ours))
+      give_back(made);
+    else
+      hand_on(torchs());
   }
 
   // The same for an operator that writes to `out`: `ours` says whether it did.
   template <class Ours, class Torchs>
   void answer_into(Handle& out, const Ours& ours, const Torchs& torchs) {
     if (!attempt(ours)) torchs();
-    give_back(out);
+    if (!is_borrowed_) give_back(out);
   }
 
  private:
@@ -147,18 +157,42 @@ class Arguments {
     }
   }
 
-  void give_back(Handle& result) { *stack_ = result.release(); }
+  template <class Type>
+  const Type& borrowed() {
+    return *reinterpret_cast<const Type*>(*next_++);
+  }
+
+  // What C++ functions of libtorch returned.
+  template <class Returned>
+  void hand_on(const Returned& returned) {
+    if (is_borrowed_) {
+      hand_on_as_it_is(returned);
+    } else {
+      auto made = owned(returned);
+      give_back(made);
+    }
+  }
+  void hand_on_as_it_is(const Tensor& returned) { *stack_ = reinterpret_cast<StableIValue>(returned.impl); }
+  template <class... Tensors>
+  void hand_on_as_it_is(const std::tuple<Tensors...>& returned) {
+    StableIValue* place = stack_;
+    std::apply([&](const auto&... tensors) { ((*place++ = reinterpret_cast<StableIValue>(tensors.impl)), ...); }, returned);
+  }
+
+  void give_back(Handle& result, size_t place = 0) {
+    stack_[place] = is_borrowed_ ? reinterpret_cast<StableIValue>(std::move(result).take().impl) : result.release();
+  }
   template <size_t N>
   void give_back(Results<N>& results) {
     for (size_t i = 0; i < N; i++) {
       Handle& result = (*results)[i];
       if (!result) result = Handle::undefined();
-      stack_[i] = result.release();
+      give_back(result, i);
     }
   }
 
   StableIValue *stack_, *next_;
-  bool serves_;
+  bool serves_, is_borrowed_;
 };
 
 }  // namespace drystone::torch

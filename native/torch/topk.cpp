@@ -53,9 +53,9 @@ void kernel(Arguments& arguments) {
   arguments.answer([&] { return largest_of(self, k, dim, largest, sorted); }, [&] { return torch_topk(*self, k, dim, largest, sorted); });
 }
 
-const Entry<kernel> topk{"topk", "topk",
-                         "(Tensor self, SymInt k, int dim=-1, bool largest=True, bool sorted=True) -> (Tensor values, Tensor indices)",
-                         find_torch};
+const Entry<kernel, &torch_topk> topk{
+    "topk", "topk", "(Tensor self, SymInt k, int dim=-1, bool largest=True, bool sorted=True) -> (Tensor values, Tensor indices)",
+    find_torch};
 
 }  // namespace
 

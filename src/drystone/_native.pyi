@@ -379,18 +379,15 @@ def recurrent(kind: str, weights: DType, hidden: int, directions: int, batch_fir
 
 class RecurrentLayers:
     """
-    An LSTM, GRU or RNN on packed weights, for sequences of any length and batch. ``parameters``: addresses, in torch's order.
+    An LSTM, GRU or RNN on packed weights, for sequences of any length and batch. ``packed``: their addresses; layer by layer W_ih and biases, then W_hh, inner bias and projection of each direction.
     """
 
-    def __init__(self, kind: str, weights: DType, ends: DType, inputs: int, hidden: int, state: int, layers: int, directions: int, has_bias: bool, parameters: Sequence[int]) -> None: ...
+    def __init__(self, kind: str, weights: DType, ends: DType, inputs: int, hidden: int, state: int, layers: int, directions: int, has_bias: bool, packed: Sequence[int]) -> None: ...
 
     def run(self, steps: int, batch: int, batch_first: bool, batch_sizes: Sequence[int], x: int, state: int, cell: int, output: int, final_state: int, final_cell: int, threads: int) -> None:
         """
         All on addresses, 0 for what there is not. Packed sequences have batch_sizes, and steps, batch and batch_first that go with them.
         """
-
-    @property
-    def packed_bytes(self) -> int: ...
 
     @property
     def implementation(self) -> str: ...

@@ -188,11 +188,6 @@ class _Choice:
             for name, module in model.named_modules()
             if (reason := self._obstacle(module))
         ]
-        self.recurrent = {
-            module: RecurrentForward(module)
-            for module in model.modules()
-            if is_recurrent(module) and self._obstacle(module) is None
-        }
         self.milliseconds: dict[str, float] = {}
         self.reasons: list[str] = []
         self.best: tuple[float, PackedLayersModule] | None = None
@@ -245,21 +240,32 @@ class _Choice:
             for name, module in self.model.named_modules()
             if type(module) in LAYERS and self._obstacle(module) is None
         }
+        preparer = Preparer(beside=self.preparer)
+        recurrent = {
+            module: RecurrentForward(module, preparer)
+            for module in self.model.modules()
+            if is_recurrent(module) and self._obstacle(module) is None
+        }
         changing = {id(tensor) for module in self.recording.stateful for tensor in _tensors(module)}
-        packed = {id(tensor) for module in [*forwards, *self.recurrent] for tensor in _tensors(module)}
+        packed = {id(tensor) for module in [*forwards, *recurrent] for tensor in _tensors(module)}
         read = {
             name: tensor
             for name, tensor in [*self.model.named_parameters(), *self.model.named_buffers()]
             if id(tensor) not in changing and (id(tensor) in packed or isinstance(tensor, nn.Parameter))
         }
-        maker = LayerMaker(format, Preparer(beside=self.preparer), self.options, read.values(), self.recurrent.values())
+        maker = LayerMaker(format, preparer, self.options, read.values(), recurrent.values())
 
         def tree() -> nn.Module:
-            return copy_tree(self.model, {**forwards, **self.recurrent}, self.recording.stateful)[self.model]
+            return copy_tree(self.model, {**forwards, **recurrent}, self.recording.stateful)[self.model]
 
         changes = self.model in self.recording.effects
         fast = PackedLayersModule(
-            self.model, tree, maker, changes, Weights(read.items()), lambda fast: self._explanation(fast, maker, forwards)
+            self.model,
+            tree,
+            maker,
+            changes,
+            Weights(read.items()),
+            lambda fast: self._explanation(fast, maker, forwards, recurrent),
         )
         return fast, maker
 
@@ -278,12 +284,16 @@ class _Choice:
         return fast
 
     def _explanation(
-        self, fast: PackedLayersModule, maker: LayerMaker, forwards: dict[nn.Module, PackedForward]
+        self,
+        fast: PackedLayersModule,
+        maker: LayerMaker,
+        forwards: dict[nn.Module, PackedForward],
+        recurrent: dict[nn.Module, RecurrentForward],
     ) -> PackedLayersExplanation:
         tables = fast.tables
         layers = [_layer(forward, tables, maker) for forward in forwards.values()]
         names = {module: name for name, module in self.model.named_modules()}
-        layers += [_recurrent_layer(names[module], forward) for module, forward in self.recurrent.items()]
+        layers += [_recurrent_layer(names[module], forward) for module, forward in recurrent.items()]
         order = {name: i for i, (name, _) in enumerate(self.model.named_modules())}
         layers = sorted([*layers, *self.eager_layers], key=lambda layer: order[layer.name])
         return PackedLayersExplanation(
@@ -296,7 +306,7 @@ class _Choice:
             reorders=fast.last.reorders,
             asked=dict(fast.last.asked),
             programs=sum(len(structure.programs) for table in tables for structure in table.structures.values()),
-            weights_bytes=maker.preparer.weights.bytes + sum(forward.packed_bytes for forward in self.recurrent.values()),
+            weights_bytes=maker.preparer.weights.bytes,
         )
 
 
@@ -306,7 +316,7 @@ def _tensors(module: nn.Module) -> list[torch.Tensor]:
 
 def _recurrent_layer(name: str, forward: RecurrentForward) -> ExplainedLayer:
     runs = "packed" if forward.runs else "eager"
-    return ExplainedLayer(name, forward.kind, runs, PLAIN, [forward.layers.implementation], forward.other_inputs)
+    return ExplainedLayer(name, forward.kind, runs, PLAIN, [forward.implementation], forward.other_inputs)
 
 
 def _layer(forward: PackedForward, tables: list[Table], maker: LayerMaker) -> ExplainedLayer:

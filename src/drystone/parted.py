@@ -76,7 +76,7 @@ def optimize_in_parts(example: Example, options: Options, preparer: Preparer, er
         def prepared(module: nn.Module, calls: list[Call]) -> Prepared:
             own_dtype = None if module in options.float32_modules else dtype
             if is_recurrent(module):
-                return _recurrent(module, calls, own_dtype, race)
+                return _recurrent(RecurrentForward(module, preparer, own_dtype), module, calls, own_dtype, race)
             return _programs(bare(module), calls, own_dtype, program)
 
         parts = list(divide(model, first_line(error), recording, prepared, is_recurrent))
@@ -166,10 +166,11 @@ def _programs(
     return programs
 
 
-def _recurrent(module: nn.Module, calls: list[Call], dtype: torch.dtype | None, race: Race | None) -> RecurrentForward:
+def _recurrent(
+    made: RecurrentForward, module: nn.Module, calls: list[Call], dtype: torch.dtype | None, race: Race | None
+) -> RecurrentForward:
     """The module on packed weights, held against itself in each way of calling it."""
-    made, alone = RecurrentForward(module, dtype), bare(module)
-    fast = made.around(module.forward)
+    alone, fast = bare(module), made.around(module.forward)
     for call in calls:
         differs = difference(run_once(fast, call.args, call.kwargs), alone, call.args, call.kwargs, dtype)
         if differs:

@@ -16,8 +16,12 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 import drystone
 from agreement import Reference, leaves
 from drystone import InputError, WeightsChangedError, native
+from drystone.options import Options
+from drystone.preparer import Preparer
+from drystone.runtime.module import Example
 from drystone.runtime.parts import PartedModule
 from drystone.runtime.recurrent import RecurrentForward, is_recurrent
+from drystone.whole import optimize_whole
 
 pytestmark = [
     pytest.mark.skipif(native.isa() == "none", reason="everything runs on ATen"),
@@ -44,6 +48,10 @@ def layer(kind: type[nn.RNNBase], *sizes: int, **more: Any) -> Any:
     return kind(*(sizes or (INPUTS, HIDDEN)), **more).eval().requires_grad_(False)
 
 
+def packed_forward(own: Any, dtype: torch.dtype | None = None) -> RecurrentForward:
+    return RecurrentForward(own, Preparer(), dtype)
+
+
 class Packing(nn.Module):
     """A layer between pack and pad; the lengths are tensors of the call."""
 
@@ -62,7 +70,7 @@ class Replaced(Packing):
 
     def __init__(self, own: Any, dtype: torch.dtype | None = None) -> None:
         super().__init__(own)
-        self.replacement = RecurrentForward(own, dtype)
+        self.replacement = packed_forward(own, dtype)
 
     def forward(self, x: torch.Tensor, lengths: torch.Tensor, *states: torch.Tensor) -> Any:
         self.own.forward = self.replacement.around(_never)
@@ -128,7 +136,7 @@ def test_threads_share_steps_and_rows(kind: Any, more: Any, threads: int) -> Non
 @of_every_kind
 def test_tensors_of_any_length_and_batch(kind: Any, more: Any) -> None:
     own = layer(kind, num_layers=2, bidirectional=True, batch_first=True, bias=False, **more)
-    replacement = RecurrentForward(own)
+    replacement = packed_forward(own)
     for shape in ((3, 6), (1, 2), (7, 1), (6,)):
         x = torch.randn(*shape, INPUTS)
         Reference(own, (x,)).check_float32(replacement.call(x, None))
@@ -139,7 +147,7 @@ def test_tensors_of_any_length_and_batch(kind: Any, more: Any) -> None:
 def test_an_input_without_a_batch_has_states_without_one() -> None:
     own = layer(nn.LSTM)
     x, h, c = torch.randn(5, INPUTS), torch.randn(1, HIDDEN), torch.randn(1, HIDDEN)
-    got, want = RecurrentForward(own).call(x, (h, c)), own(x, (h, c))
+    got, want = packed_forward(own).call(x, (h, c)), own(x, (h, c))
     for a, b in zip(leaves(got), leaves(want), strict=True):
         assert a.shape == b.shape
         torch.testing.assert_close(a, b)
@@ -151,7 +159,7 @@ def test_a_module_that_is_bfloat16_itself(kind: Any) -> None:
     low = copy.deepcopy(own).bfloat16()
     x, lengths = inputs_of(own, [4, 6, 2], states=False)
     packed = pack_padded_sequence(x.bfloat16(), lengths, enforce_sorted=False)
-    got = RecurrentForward(low).call(packed, None)
+    got = packed_forward(low).call(packed, None)
     exact = copy.deepcopy(low).double()(packed.to(torch.float64))
     for a, b, eager in zip(leaves(got), leaves(exact), leaves(low(packed)), strict=True):
         assert a.dtype == eager.dtype and a.shape == b.shape
@@ -189,7 +197,7 @@ def test_what_is_wrong_raises_what_torch_raises(broken: str) -> None:
     with pytest.raises(Exception) as torchs:
         own(*inputs)
     with torch.no_grad(), pytest.raises(torchs.type) as ours:
-        RecurrentForward(own).around(own.forward)(*inputs)
+        packed_forward(own).around(own.forward)(*inputs)
     assert str(ours.value) == str(torchs.value)
 
 
@@ -197,7 +205,7 @@ def test_rows_past_the_last_step_are_left_out_as_in_torch() -> None:
     own = layer(nn.GRU)
     packed = PackedSequence(torch.randn(7, INPUTS), torch.tensor([3, 2]))
     with torch.no_grad():
-        got = RecurrentForward(own).around(own.forward)(packed)
+        got = packed_forward(own).around(own.forward)(packed)
     for a, b in zip(leaves(got), leaves(own(packed)), strict=True):
         assert torch.equal(a, b)
 
@@ -287,6 +295,38 @@ def test_calls_from_several_threads(options: dict[str, Any]) -> None:
     with ThreadPoolExecutor(4) as pool:
         for i, got in enumerate(pool.map(lambda i: fast(*cases[i % 3]), range(24))):
             assert torch.equal(got, want[i % 3])
+
+
+def with_program(own: Any, x: torch.Tensor, preparer: Preparer) -> drystone.OptimizedModule:
+    return optimize_whole(Example(own, (x,), {}), Options(tuning="estimate"), preparer)
+
+
+@of_every_kind
+def test_packed_weights_are_shared_with_programs(kind: Any, more: Any) -> None:
+    own, x = layer(kind, num_layers=2, bidirectional=True, **more), torch.randn(5, 3, INPUTS)
+    alone, both = Preparer(), Preparer()
+    forwards = [RecurrentForward(own, preparer) for preparer in (alone, both)]
+    program = with_program(own, x, both)
+    of_program = both.weights.bytes
+    for forward in forwards:
+        forward.call(x, None)
+    gates = own.weight_hh_l0.shape[0] // HIDDEN
+    hidden = native.RecurrentWeights(native.DTYPES[torch.float32], gates, HIDDEN, own.weight_hh_l0.shape[1])
+    assert of_program + alone.weights.bytes - both.weights.bytes >= 2 * 2 * hidden.packed_bytes
+    Reference(own, (x,)).check_float32(program(x))
+
+
+def test_a_program_of_old_weights_shares_nothing_with_new_ones() -> None:
+    own, x, preparer = layer(nn.GRU), torch.randn(5, 3, INPUTS), Preparer()
+    program, forward = with_program(own, x, preparer), RecurrentForward(own, preparer)
+    forward.call(x, None)
+    own.weight_hh_l0.mul_(1.5)
+    with pytest.raises(WeightsChangedError):
+        forward.call(x, None)
+    forward.refresh()
+    Reference(own, (x,)).check_float32(forward.call(x, None))
+    program.refresh()
+    Reference(own, (x,)).check_float32(program(x))
 
 
 @of_every_kind

@@ -20,7 +20,7 @@ from drystone.graph import builders  # noqa: F401  (fills the table)
 from drystone.graph.builders.registry import Built, Declined, Function, table, table_of_elements
 from drystone.graph.control_flow import REASON, control_flow
 from drystone.graph.dtypes import FLOATS, INTEGERS
-from drystone.graph.graph import Graph, Node, Value, constant, make_node
+from drystone.graph.graph import Graph, Node, Value, constant, identity_of, make_node
 from drystone.graph.instructions import PointwiseOp
 from drystone.graph.local_response_norm import recognize_local_response_norm
 from drystone.graph.ops import Operator, OperatorError, Pointwise, Reshape
@@ -81,7 +81,7 @@ class _Builder:
             qualified, tensor = self.captured.constants[name]
             value = constant(tensor.detach(), qualified)
             if name in self.captured.weights:  # the model's own, which stay where they are
-                value.identity = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+                value.identity = identity_of(tensor)
             self.assign(node, value)
         elif isinstance(node.meta["val"], torch.Tensor):
             value = Value(sizes(node.meta["val"]), node.meta["val"].dtype, name)

@@ -31,6 +31,11 @@ def is_invertible(data: torch.Tensor) -> bool:
     return bool(((sizes >= normal.tiny) & (sizes <= 1 / normal.tiny)).all())
 
 
+def identity_of(weight: torch.Tensor) -> Hashable:
+    """Of a weight that stays where it is, as a constant in any graph."""
+    return (weight.data_ptr(), weight.shape, weight.stride(), weight.dtype)
+
+
 @dataclass(eq=False)
 class Value:
     """A tensor in the graph: ``shape`` (ints), ``dtype``, and its ``data`` where it is a constant.

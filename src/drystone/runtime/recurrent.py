@@ -7,23 +7,46 @@ rows, in tensors and in ``PackedSequence``.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
 from drystone import forks, native
+from drystone.forks import Lock
+from drystone.graph.builders.recurrent import Direction, directions_of, gate_bias, inner_bias, input_weights
 from drystone.graph.dtypes import FLOATS
+from drystone.graph.graph import Value, identity_of
+from drystone.graph.ops.recurrent import GATES
 from drystone.memory import has_memory
+from drystone.plan.formats import PLAIN, dense
+from drystone.plan.implementations.base import WeightStore
 from drystone.runtime.lazy import LazyTensor, materialise
 from drystone.runtime.proxy import threads_in_force
 from drystone.runtime.weights import Weights
 
 _FORWARDS = frozenset((nn.LSTM.forward, nn.GRU.forward, nn.RNN.forward))
 
-Layers = native.RecurrentLayers
+
+class Packer(Protocol):
+    """Owns the packed weights that recurrent layers and programs share."""
+
+    weights: WeightStore
+    lock: Lock  # of whoever packs
+
+    def renew(self) -> None:
+        """The weights have changed: nothing that was packed is used again."""
+
+
+@dataclass
+class Layers:
+    """``run`` takes any length and batch. ``packed``: the memory that it reads."""
+
+    steps: native.RecurrentLayers
+    packed: list[torch.Tensor]
 
 
 def is_recurrent(module: nn.Module) -> bool:
@@ -42,10 +65,10 @@ class RecurrentForward:
     several threads.
     """
 
-    def __init__(self, module: Any, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, module: Any, packer: Packer, dtype: torch.dtype | None = None) -> None:
         self.kind = type(module).__name__
         self._abandoned = ""  # why it runs eagerly from now on
-        self._module = module
+        self._module, self._packer = module, packer
         self._dtype = module.weight_ih_l0.dtype
         self._product_dtype = dtype or self._dtype if native.multiplies_bfloat16() else torch.float32
         self._directions = 1 + module.bidirectional
@@ -53,7 +76,6 @@ class RecurrentForward:
         self._is_lstm = module.mode == "LSTM"
         self._weights = Weights(module.named_parameters(recurse=False))
         self._layers: Layers | None = None
-        self._lock = forks.Lock()
 
     def around(self, own: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(own)  # models look at the parameters of their modules' forward
@@ -79,21 +101,22 @@ class RecurrentForward:
 
     def refresh(self) -> None:
         """Take over the module's weights as they are now, at the next call."""
-        with self._lock:
+        with self._packer.lock:
+            self._packer.renew()
+            self._layers = None  # first: no call may find the new weights in order, and then old packed ones
             self._weights.take(self._module.named_parameters(recurse=False))
-            self._layers = None
 
     @property
     def layers(self) -> Layers:
         layers = self._layers
         if layers is None:
-            with self._lock:
+            with self._packer.lock:
                 layers = self._layers = self._layers or self._packed()
         return layers
 
     @property
-    def packed_bytes(self) -> int:
-        return self._layers.packed_bytes if self._layers else 0
+    def implementation(self) -> str:
+        return self.layers.steps.implementation
 
     def call(self, input: Any, hx: Any) -> Any:
         """What the module gives; None for inputs that it is to see itself."""
@@ -160,7 +183,7 @@ class RecurrentForward:
     def _run(self, x: torch.Tensor, steps: int, batch: tuple[int, ...], sizes: list[int], states: list[torch.Tensor]) -> Any:
         self._weights.check()
         threads = threads_in_force()
-        layers = self.layers
+        layers = self.layers.steps
         forks.note_use()
         output = torch.empty((*x.shape[:-1], self._directions * self._width), dtype=self._dtype, device="cpu")
         last = [torch.empty(shape, dtype=self._dtype, device="cpu") for shape in self._shapes(batch)]
@@ -171,21 +194,30 @@ class RecurrentForward:
         return output, (tuple(last) if self._is_lstm else last[0])
 
     def _packed(self) -> Layers:
-        module = self._module
-        parameters = [
-            parameter.detach().to(torch.float32 if parameter.dim() == 1 else self._product_dtype).contiguous()
-            for parameter in (getattr(module, name) for name in module._flat_weights_names)
-        ]
-        kind = module.mode.lower()
-        return Layers(
-            kind,
-            native.DTYPES[self._product_dtype],
-            native.DTYPES[self._dtype],
-            module.input_size,
-            module.hidden_size,
-            self._width,
-            module.num_layers,
-            self._directions,
-            module.bias,
-            [parameter.data_ptr() for parameter in parameters],
-        )
+        module, dtype = self._module, self._product_dtype
+        kind, code = module.mode.lower(), native.DTYPES[dtype]
+        named = [(name, getattr(module, name).detach()) for name in module._flat_weights_names]
+        values = [Value(tuple(w.shape), w.dtype, name, data=w, identity=identity_of(w)) for name, w in named]
+        layers = directions_of(values, module.bias, module.num_layers, module.bidirectional)
+        packed = [memory for layer in layers for memory in _pack(self._packer.weights, kind, layer, dtype)]
+        sizes = module.input_size, module.hidden_size, self._width, module.num_layers, self._directions, module.bias
+        addresses = [memory.data_ptr() for memory in packed]
+        return Layers(native.RecurrentLayers(kind, code, native.DTYPES[self._dtype], *sizes, addresses), packed)
+
+
+def _pack(store: WeightStore, kind: str, layer: list[Direction], dtype: torch.dtype) -> Iterator[torch.Tensor]:
+    """What ``native.RecurrentLayers`` takes of a layer, in its order; the products are of ``dtype``."""
+    weight, bias = input_weights(layer), gate_bias(layer, kind)
+    rows, inputs = weight.shape
+    x, gates = dense(Value((1, inputs), dtype), PLAIN), dense(Value((1, rows), torch.float32), PLAIN)
+    yield store.packed(native.Gemm(x, rows, bias is not None, gates, []), weight, dtype)
+    if bias is not None:
+        yield store.plain(bias, torch.float32)
+    for direction in layer:
+        (rows, state), code = direction.hidden.shape, native.DTYPES[dtype]
+        hidden = rows // GATES[kind]
+        yield store.packed(native.RecurrentWeights(code, GATES[kind], hidden, state), direction.hidden, dtype)
+        if kind == "gru" and bias is not None:
+            yield store.plain(inner_bias(direction), torch.float32)
+        if direction.projection is not None:
+            yield store.packed(native.RecurrentWeights(code, 1, state, hidden), direction.projection, dtype)

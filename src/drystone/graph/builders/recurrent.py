@@ -18,7 +18,7 @@ from drystone.graph.ops import Cat, Linear, Recurrent, Slice
 
 
 @dataclass
-class _Direction:
+class Direction:
     """The parameters of one direction of a layer: W_ih (G H, I), W_hh (G H, R), b_ih and b_hh (G H), W_hr (R, H)."""
 
     inputs: Value
@@ -27,7 +27,7 @@ class _Direction:
     projection: Value | None
 
 
-def _directions(params: list[Value], has_biases: bool, layers: int, bidirectional: bool) -> list[list[_Direction]]:
+def directions_of(params: list[Value], has_biases: bool, layers: int, bidirectional: bool) -> list[list[Direction]]:
     """Of each layer, its directions."""
     if not all(value.is_constant for value in params):
         raise Declined("a recurrent layer whose weights are computed")
@@ -39,7 +39,7 @@ def _directions(params: list[Value], has_biases: bool, layers: int, bidirectiona
     for start in range(0, len(params), size):
         inputs, hidden, *rest = params[start : start + size]
         biases = (rest[0], rest[1]) if has_biases else None
-        found.append(_Direction(inputs, hidden, biases, rest[-1] if len(rest) % 2 else None))
+        found.append(Direction(inputs, hidden, biases, rest[-1] if len(rest) % 2 else None))
     return [found[i : i + 1 + bidirectional] for i in range(0, count, 1 + bidirectional)]
 
 
@@ -50,14 +50,14 @@ def _joined(values: list[Value], dtype: torch.dtype, what: str, make: Callable[[
     return Value((rows, *values[0].shape[1:]), dtype, values[0].name, data=make, identity=identity)
 
 
-def _weight(layer: list[_Direction]) -> Value:
+def input_weights(layer: list[Direction]) -> Value:
     values = [direction.inputs for direction in layer]
     if len(values) == 1:
         return values[0]
     return _joined(values, values[0].dtype, "inputs", lambda: torch.cat([value.constant.detach() for value in values]))
 
 
-def _bias(layer: list[_Direction], kind: str) -> Value | None:
+def gate_bias(layer: list[Direction], kind: str) -> Value | None:
     """b_ih + b_hh in float32, of all directions; of a GRU's new gate b_ih alone, as its b_hh is scaled by the reset gate."""
     pairs = [direction.biases for direction in layer if direction.biases is not None]
     if not pairs:
@@ -77,7 +77,7 @@ def _bias(layer: list[_Direction], kind: str) -> Value | None:
     return value
 
 
-def _inner_bias(direction: _Direction) -> Value:
+def inner_bias(direction: Direction) -> Value:
     assert direction.biases is not None
     hidden = direction.biases[1]
     size = hidden.shape[0] // 3
@@ -86,17 +86,17 @@ def _inner_bias(direction: _Direction) -> Value:
 
 
 def _layer(
-    b: Emitter, kind: str, x: Value, layer: list[_Direction], states: list[Value], batch_first: bool, cell_dtype: torch.dtype
+    b: Emitter, kind: str, x: Value, layer: list[Direction], states: list[Value], batch_first: bool, cell_dtype: torch.dtype
 ) -> list[Value]:
     """The outputs of one layer, [y, h] or [y, h, c], for x (T, N, I) and states (D, N, ·)."""
-    bias = _bias(layer, kind)
-    operands = [x, _weight(layer)] if bias is None else [x, _weight(layer), bias]
+    bias = gate_bias(layer, kind)
+    operands = [x, input_weights(layer)] if bias is None else [x, input_weights(layer), bias]
     gates = b.emit(Linear(has_bias=bias is not None), operands, torch.float32)
     inside = kind == "gru" and bias is not None
     weights = []
     for direction in layer:
         weights.append(direction.hidden)
-        weights += [_inner_bias(direction)] if inside else []
+        weights += [inner_bias(direction)] if inside else []
         weights += [direction.projection] if direction.projection is not None else []
     op = Recurrent(
         kind=kind,
@@ -147,7 +147,7 @@ def _layers(
     count = 1 + bidirectional
     given = [] if _are_zeros(states) else states
     made = []
-    for index, layer in enumerate(_directions(params, has_biases, num_layers, bidirectional)):
+    for index, layer in enumerate(directions_of(params, has_biases, num_layers, bidirectional)):
         parts = [_part(b, state, index * count, count) for state in given]
         x, *last = _layer(b, kind, x, layer, parts, batch_first, b.dtype)
         made.append(last)
@@ -181,7 +181,7 @@ def _cell(b: Emitter, kind: str, x: Value, states: list[Value], params: list[Val
     given = [value for value in params if value is not None]
     if len(given) % 2 or len(x.shape) != 2:
         raise Declined("a recurrent cell with one bias, or of other than two axes")
-    (layer,) = _directions(given, len(given) == 4, 1, False)
+    (layer,) = directions_of(given, len(given) == 4, 1, False)
     batch = x.shape[0]
     states = [] if _are_zeros(states) else [b.reshape(state, (1, *state.shape)) for state in states]
     _, *last = _layer(b, kind, b.reshape(x, (1, *x.shape)), layer, states, False, b.dtype)
