@@ -1,6 +1,7 @@
 #include "steps/copy.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <stdexcept>
 
@@ -175,8 +176,8 @@ CopyBox make_box(std::vector<CopyDim> dims, bool fills) {
 
   CopyBox box{};
   const CopyDim last = joined.back();
-  const auto stream =
-      std::find_if(joined.begin(), joined.end() - 1, [](const CopyDim& dim) { return !dim.table && dim.in_stride == 1 && dim.size >= 4; });
+  const auto stream = std::find_if(joined.begin(), joined.end() - 1,
+                                   [](const CopyDim& dim) { return !dim.table && std::abs(dim.in_stride) == 1 && dim.size >= 4; });
   if (fills) {
     box.mode = CopyMode::fill;
   } else if (last.table) {
@@ -185,6 +186,11 @@ CopyBox make_box(std::vector<CopyDim> dims, bool fills) {
     box.mode = CopyMode::rows;
   } else if (last.out_stride == 1 && stream != joined.end() - 1) {
     box.mode = CopyMode::transpose;
+    if (stream->in_stride < 0) {  // from its other end on
+      box.in_offset = stream->in_stride * (stream->size - 1);
+      box.out_offset = stream->out_stride * (stream->size - 1);
+      *stream = {stream->size, -stream->in_stride, -stream->out_stride, nullptr};
+    }
     std::rotate(stream, stream + 1, joined.end() - 1);
   } else {
     box.mode = CopyMode::strided;
@@ -287,8 +293,8 @@ class CopyStep final : public Step {
         source = std::max(source, piece.source);
       }
       CopyBox box = make_box(std::move(dims), source != Piece::Source::input);
-      box.in_offset = in_offset;
-      box.out_offset = out_offset;
+      box.in_offset += in_offset;
+      box.out_offset += out_offset;
       box.value = source == Piece::Source::zero ? 0 : value;
       boxes_.push_back(box);
       size_t axis = 0;

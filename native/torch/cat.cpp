@@ -150,7 +150,7 @@ class Joined {
       std::vector<CopyDim> dims;
       for (size_t i = 0; i < sizes.size(); ++i) dims.push_back({shape.sizes[i], shape.strides[i], strides.data[i], nullptr});
       CopyBox box = make_box(std::move(dims), false);
-      box.out_offset = done * strides.data[axis_];
+      box.out_offset += done * strides.data[axis_];
       done += shape.sizes[axis_];
       kernels()->copy(
           {.input = shape.data, .output = result.data(), .from = dtype, .to = dtype, .boxes = &box, .count = 1, .threads = threads});

@@ -115,7 +115,8 @@ class Movement(Implementation):
         elif isinstance(op, Slice):
             tables[op.dim] = [op.start + op.step * i for i in range(op.length)]
         elif isinstance(op, Take):
-            tables[op.dim] = list(op.indices)
+            for dim, indices in zip(op.dims, op.indices, strict=True):
+                tables[dim] = list(indices)
         elif isinstance(op, Expand):
             missing = rank - len(x.shape)
             axes = [-1] * missing + list(range(len(x.shape)))
