@@ -187,6 +187,7 @@ class Unfold(_Movement):
     """
 
     name: ClassVar[str] = "unfold"
+    views: ClassVar[bool] = True
     tabled: ClassVar[bool] = True
     sample: ClassVar[Sample] = ((((0, 2, 1), (1, 3, 1), (2, 16, 1), (1, 2, 1)),), [ROWS], [])
 
