@@ -1,6 +1,7 @@
 #include "steps/copy.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <stdexcept>
 
@@ -150,7 +151,7 @@ uint64_t bits_of(double value, DType dtype) {
 }
 
 // The loop nest over `dims`, those that run on joined, and with the inner loops that suit the kernel best. `fills`: a value is written, and
-// nothing read.
+// nothing read. Its offsets are those that the order of its loops begins at.
 CopyBox make_box(std::vector<CopyDim> dims, bool fills) {
   std::erase_if(dims, [](const CopyDim& dim) { return dim.size == 1 && !dim.table; });
   if (fills)
@@ -174,8 +175,8 @@ CopyBox make_box(std::vector<CopyDim> dims, bool fills) {
 
   CopyBox box{};
   const CopyDim last = joined.back();
-  const auto stream =
-      std::find_if(joined.begin(), joined.end() - 1, [](const CopyDim& dim) { return !dim.table && dim.in_stride == 1 && dim.size >= 4; });
+  const auto stream = std::find_if(joined.begin(), joined.end() - 1,
+                                   [](const CopyDim& dim) { return !dim.table && std::abs(dim.in_stride) == 1 && dim.size >= 4; });
   if (fills) {
     box.mode = CopyMode::fill;
   } else if (last.table) {
@@ -184,6 +185,11 @@ CopyBox make_box(std::vector<CopyDim> dims, bool fills) {
     box.mode = CopyMode::rows;
   } else if (last.out_stride == 1 && stream != joined.end() - 1) {
     box.mode = CopyMode::transpose;
+    if (stream->in_stride < 0) {  // from its other end on
+      box.in_offset = stream->in_stride * (stream->size - 1);
+      box.out_offset = stream->out_stride * (stream->size - 1);
+      *stream = {stream->size, -stream->in_stride, -stream->out_stride, nullptr};
+    }
     std::rotate(stream, stream + 1, joined.end() - 1);
   } else {
     box.mode = CopyMode::strided;
@@ -284,8 +290,8 @@ class CopyStep final : public Step {
         source = std::max(source, piece.source);
       }
       CopyBox box = make_box(std::move(dims), source != Piece::Source::input);
-      box.in_offset = in_offset;
-      box.out_offset = out_offset;
+      box.in_offset += in_offset;
+      box.out_offset += out_offset;
       box.value = source == Piece::Source::zero ? 0 : value;
       boxes_.push_back(box);
       size_t axis = 0;

@@ -222,6 +222,16 @@ def test_cat_into_a_strided_output(format: Format, threads: int) -> None:
     assert torch.equal(read(desc, buffer), whole)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64, torch.int8])
+@pytest.mark.parametrize("size", [(1, 5), (3, 4), (17, 33), (64, 70)], ids=str)
+def test_turns(size: tuple[int, int], dtype: torch.dtype) -> None:
+    """A transposition that reads backwards along either axis, or along both."""
+    x = numbered(2, *size, dtype=dtype)
+    for backwards in ((), (1,), (2,), (1, 2)):
+        tables = [[], *(list(range(n))[::-1] if axis in backwards else [] for axis, n in ((1, size[1]), (2, size[0])))]
+        assert torch.equal(copied(x, (2, size[1], size[0]), [0, 2, 1], tables), x.mT.flip(backwards))
+
+
 def test_strided_views_on_both_sides() -> None:
     x = numbered(2, 6, 20, 40)
     in_desc = strided((2, 6, 10, 13), (x.stride(0), x.stride(1), 2 * 40, 3), Format.plain)

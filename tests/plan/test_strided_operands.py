@@ -1,6 +1,8 @@
-"""Attention reads the parts of one product, and permuted operands, where they lie."""
+"""Attention, copies, pointwise chains and reductions read parts, permuted operands and windows where they lie."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch import nn
 import drystone
 from agreement import Reference, program_of
 from drystone import native
+from small_models import Calls
 
 pytestmark = [
     pytest.mark.skipif(native.isa() == "none", reason="everything runs on ATen"),
@@ -88,3 +91,39 @@ def test_permuted_operands_are_views_where_their_last_axis_has_no_gaps() -> None
 
 def test_an_operand_that_is_a_result_is_copied() -> None:
     assert steps_of(Rolled((1, 0, 2, 3), also_out=True), torch.randn(2, 3, 33, 16)) == ["pointwise", "permute", "attention"]
+
+
+VIEWS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], list[str]]] = {
+    "windows scaled": (lambda x: x.unfold(-1, 33, 5) * 2, ["pointwise"]),
+    "windows summed": (lambda x: x.unfold(-1, 260, 9).sum(-1), ["reduce"]),
+    "windows normalised": (lambda x: F.layer_norm(x.unfold(-1, 64, 16), (64,)), ["layer_norm"]),
+    "windows softmax": (lambda x: x.unfold(-1, 70, 16).softmax(-1), ["softmax"]),
+    "windows compared": (lambda x: x.unfold(-1, 64, 3) > 0, ["elementwise"]),
+    "windows padded": (lambda x: F.pad(x.unfold(-1, 3, 2), (1, 1)), ["pad"]),
+    "windows of windows": (lambda x: x.unfold(1, 2, 1).unfold(2, 5, 3).permute(0, 2, 1, 4, 3).flip(1), ["take"]),
+    "short windows": (lambda x: x.unfold(-1, 3, 1) * 2, ["unfold", "pointwise"]),
+    "windows with gaps": (lambda x: x.unfold(1, 2, 1) * 2, ["unfold", "pointwise"]),
+    "a slice scaled": (lambda x: x[:, 1:3, 2:250] * 2, ["pointwise"]),
+    "a permute turned": (lambda x: x.permute(2, 0, 1).flip(2), ["take"]),
+    "a permute turned back": (lambda x: torch.rot90(x, 1, (1, 2)), ["take"]),
+    "a permute expanded": (lambda x: x.transpose(1, 2)[:, None].expand(2, 5, 300, 4), ["expand"]),
+    "a view that is a result": (lambda x: x.unfold(-1, 40, 5), ["unfold"]),
+    "a view of a result": (lambda x: torch.cat([x.relu(), x], 1).transpose(1, 2)[:, 3:], ["pointwise", "cat", "slice"]),
+}
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_views_before_what_takes_their_strides(name: str) -> None:
+    function, steps = VIEWS[name]
+    assert steps_of(Calls(function), torch.randn(2, 4, 300)) == steps
+
+
+def test_a_view_keeps_what_it_reads_from_being_overwritten() -> None:
+    """The second chain may not write into the memory of ``y``, which the windows are read from."""
+
+    def model(x: torch.Tensor) -> torch.Tensor:
+        y = x.exp()
+        windows = y.unfold(-1, 64, 64)
+        return torch.cat([(windows + 1).flatten(1), (y.flatten(1) * 3)[:, :256] - windows.flatten(1)], 1)
+
+    steps_of(Calls(model), torch.randn(2, 1, 256))

@@ -26,19 +26,19 @@ def recognise_shuffle(graph: Graph) -> Graph:
             not isinstance(node.op, Slice)
             or producer is None
             or not isinstance(producer.op, Take)
-            or producer.op.dim != node.op.dim
+            or producer.op.dims != (node.op.dim,)
         ):
             continue
         start, step, count = node.op.start, node.op.step, node.op.length
         if len(consumers.get(node.output.id, [])) or node.output in graph.outputs:
-            indices = [producer.op.indices[start + step * i] for i in range(count)]
+            indices = [producer.op.indices[0][start + step * i] for i in range(count)]
             graph.nodes[position] = _take(node, producer.inputs[0], indices)
     return graph.prune()
 
 
 def _take(node: Node, source: Value, indices: list[int]) -> Node:
     """A take that takes the place, and the output, of ``node``."""
-    made = make_node(Take(1, tuple(indices)), [source], node.output.dtype, node.name)
+    made = make_node(Take((1,), (tuple(indices),)), [source], node.output.dtype, node.name)
     made.outputs = node.outputs
     node.output.producer = made
     return made

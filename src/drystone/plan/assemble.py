@@ -316,7 +316,8 @@ class _Assembler:
                 value.id not in self.output_index
                 and value.id not in self.parents
                 and all(
-                    self.choice[reader][0].reads_strided or (self._moves_nothing(reader) and self.strided[reader.output.id])
+                    self.choice[reader][0].reads_strided is not None
+                    or (self._moves_nothing(reader) and self.strided[reader.output.id])
                     for reader in self.readers.get(value.id, ())
                 )
             )
@@ -333,8 +334,8 @@ class _Assembler:
         if found is None:
             return None
         offset, desc = found
-        gaps = desc.shape[-1] > 1 and desc.strides[-1] != 1
-        if gaps and any(self.choice[reader][0].reads_strided for reader in self.readers.get(node.output.id, ())):
+        wanted = [self.choice[reader][0].reads_strided for reader in self.readers.get(node.output.id, ())]
+        if any(least and _run(desc) < max(least, desc.shape[-1]) for least in wanted):
             return None
         return Place(source.buffer, source.offset + offset * node.output.dtype.itemsize, desc)
 
@@ -547,6 +548,16 @@ class _Assembler:
             for step, record in guards.get(i, ()):
                 add(step, record)
         return program, records
+
+
+def _run(desc: native.TensorDesc) -> int:
+    """How many elements follow each other, by the last axes."""
+    run = 1
+    for size, stride in zip(reversed(desc.shape), reversed(desc.strides), strict=True):
+        if size > 1 and stride != run:
+            break
+        run *= size
+    return run
 
 
 def uniform_layout(layouts: list[Layout], format: str) -> Layout:

@@ -81,7 +81,7 @@ resize = native(
 )
 cat = native("cat", inputs=[[2, 3], [2, 4]], outputs=[[2, 7]], dim=1)
 slice_ = native("slice", inputs=[[2, 9]], outputs=[[2, 4]], dim=1, start=1, length=4, step=2)
-take = native("take", inputs=[[2, 9]], outputs=[[2, 3]], dim=1, indices=[8, 0, 8])
+take = native("take", inputs=[[2, 9]], outputs=[[2, 3]], dims=[1], indices=[[8, 0, 8]])
 permute = native("permute", inputs=[[2, 3]], outputs=[[3, 2]], dims=[1, 0])
 reshape = native("reshape", inputs=[[2, 3]], outputs=[[6]], sizes=[6])
 expand = native("expand", inputs=[[2, 1]], outputs=[[5, 2, 3]], sizes=[5, 2, 3])

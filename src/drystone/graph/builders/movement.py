@@ -90,23 +90,26 @@ def roll(b: Emitter, x: Value, shifts: int | Sequence[int], dims: int | Sequence
     return _roll(b, x, as_list(shifts, len(dims)), dims)
 
 
+def _take(b: Emitter, x: Value, indices: dict[int, Sequence[int]]) -> Value:
+    """The entries at ``indices`` along these axes; ``x`` where there are none."""
+    dims = tuple(sorted(indices))
+    return b.emit(Take(dims, tuple(tuple(indices[dim]) for dim in dims)), [x]) if dims else x
+
+
 def _roll(b: Emitter, x: Value, shifts: Sequence[int], dims: Sequence[int]) -> Value:
+    rolled: dict[int, Sequence[int]] = {}
     for shift, dim in zip(shifts, dims, strict=True):
         dim = axis(dim, len(x.shape))
-        size = x.shape[dim]
-        if shift % size:
-            cut = size - shift % size
-            x = b.emit(Cat(dim), [part(b, x, dim, cut, size - cut), part(b, x, dim, 0, cut)])
-    return x
+        before = rolled.get(dim, range(x.shape[dim]))
+        cut = -shift % x.shape[dim]
+        rolled[dim] = [*before[cut:], *before[:cut]]
+    return _take(b, x, {dim: order for dim, order in rolled.items() if order[0]})
 
 
 @builds("flip", any_dtype=True)
 def flip(b: Emitter, x: Value, dims: int | Sequence[int]) -> Built:
-    for dim in as_list(dims, 1):
-        dim = axis(dim, len(x.shape))
-        if x.shape[dim] > 1:
-            x = b.emit(Take(dim, tuple(range(x.shape[dim]))[::-1]), [x])
-    return x
+    flipped = [axis(dim, len(x.shape)) for dim in as_list(dims, 1)]
+    return _take(b, x, {dim: range(x.shape[dim])[::-1] for dim in flipped if x.shape[dim] > 1})
 
 
 @builds("flipud", any_dtype=True)
@@ -123,10 +126,11 @@ def fliplr(b: Emitter, x: Value) -> Built:
 def rot90(b: Emitter, x: Value, k: int = 1, dims: Sequence[int] = (0, 1)) -> Built:
     """Counterclockwise in the plane of ``dims``, ``k`` times."""
     first, second = dims
-    turned = {0: (), 1: (second,), 2: (first, second), 3: (first,)}[k % 4]
-    flipped = flip(b, x, turned)
-    assert isinstance(flipped, Value)
-    return transpose(b, flipped, first, second) if k % 2 else flipped
+    if k % 2:
+        turned = transpose(b, x, first, second)
+        assert isinstance(turned, Value)
+        x = turned
+    return flip(b, x, ((), (first,), (first, second), (second,))[k % 4])
 
 
 def _pad(b: Emitter, x: Value, padding: Sequence[int], mode: str, value: float) -> Value:

@@ -30,6 +30,7 @@ from drystone.graph.ops.operator import (
     per_axis,
     rank_of,
     require,
+    rising,
     takes,
 )
 
@@ -90,23 +91,30 @@ class Slice(_Movement):
 
 @dataclass(frozen=True)
 class Take(_Movement):
-    """The entries at ``indices`` along ``dim``, known beforehand."""
+    """The entries at ``indices``, known beforehand: along each of ``dims`` a list."""
 
     name: ClassVar[str] = "take"
     tabled: ClassVar[bool] = True
-    sample: ClassVar[Sample] = ((1, tuple(range(8))), [IMAGE], [])
+    sample: ClassVar[Sample] = (((1,), (tuple(range(8)),)), [IMAGE], [])
 
-    dim: Axis
-    indices: Indices
+    dims: Sizes
+    indices: tuple[Indices, ...]
 
     def shape(self, inputs: Sequence[Value]) -> Shape:
         takes(self, inputs, 1)
-        shape, dim = inputs[0].shape, axis_of(self.dim, rank_of(self, inputs, 1))
-        require(max(self.indices, default=0) < shape[dim], f"an index beyond {shape[dim]}")
-        return (*shape[:dim], len(self.indices), *shape[dim + 1 :])
+        rising(self.dims, rank_of(self, inputs, 1))
+        per_axis(self, len(self.dims), "indices")
+        shape = list(inputs[0].shape)
+        for dim, indices in zip(self.dims, self.indices, strict=True):
+            require(max(indices, default=0) < shape[dim], f"an index beyond {shape[dim]}")
+            shape[dim] = len(indices)
+        return tuple(shape)
 
     def run(self, inputs: list[Tensor]) -> Tensor:
-        return inputs[0].index_select(self.dim, torch.tensor(self.indices, dtype=torch.int64))
+        x = inputs[0]
+        for dim, indices in zip(self.dims, self.indices, strict=True):
+            x = x.index_select(dim, torch.tensor(indices, dtype=torch.int64))
+        return x
 
 
 @dataclass(frozen=True)
@@ -179,6 +187,7 @@ class Unfold(_Movement):
     """
 
     name: ClassVar[str] = "unfold"
+    views: ClassVar[bool] = True
     tabled: ClassVar[bool] = True
     sample: ClassVar[Sample] = ((((0, 2, 1), (1, 3, 1), (2, 16, 1), (1, 2, 1)),), [ROWS], [])
 

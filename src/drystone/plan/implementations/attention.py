@@ -15,7 +15,7 @@ class Attention(Implementation):
 
     name = "drystone"
     op = ops.Attention
-    reads_strided = True
+    reads_strided = 1
 
     def refuses(self, node: Node) -> str | None:
         for value in [*node.inputs[:3], *node.outputs]:

@@ -65,7 +65,8 @@ class Implementation:
 
     name: str = ""
     op: type[Operator]
-    reads_strided = False  # operands with any strides, neighbours on the last axis being neighbours in memory
+    # Operands with any strides, if so many elements follow each other (the last axis at least; 0: in any case). None: dense ones.
+    reads_strided: int | None = None
 
     def refuses(self, node: Node) -> str | None:
         """Why this node can't be computed here, or None. The only place where an ISA is tested."""

@@ -16,6 +16,7 @@ class Elements(Implementation):
 
     def __init__(self, op: type[Operator]) -> None:
         self.op = op
+        self.reads_strided = 64 if op is Elementwise else None  # shorter runs are copied faster
 
     def refuses(self, node: Node) -> str | None:
         if self.op is Convert and float_reason(node) is None:

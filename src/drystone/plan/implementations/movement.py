@@ -31,6 +31,7 @@ class Movement(Implementation):
 
     def __init__(self, op: type[Operator]) -> None:
         self.op = op
+        self.reads_strided = None if op in (Cat, Reshape) else 0
 
     def layouts(self, node: Node) -> list[Layout]:
         x, output = node.inputs[0], node.output
@@ -68,8 +69,8 @@ class Movement(Implementation):
             view = self._slice_view(node, x, output)
             if view is not None:
                 return Created(view_of=0, view_offset=view * node.inputs[0].dtype.itemsize)
-        if isinstance(node.op, Unfold):  # what the windows share is read as often as it is in them
-            x = native.TensorDesc(x.dtype, output.format, output.shape, [x.strides[axis] * step for axis, _, step in node.op.ways])
+        if self.op is Unfold:  # what the windows share is read as often as it is in them
+            x = _unfolded(node, x)
         axes, tables = self._tables(node)
         value = node.op.value if isinstance(node.op, Pad) else 0.0
         return Created(native.copy(x, output, axes, tables, value), [context.operand(node, 0), ("out", 0)])
@@ -89,6 +90,8 @@ class Movement(Implementation):
         """The offset (elements) and the strides with which the output lies in x, or None where no strides say it."""
         if not self.op.views or x.format != native.FORMATS[PLAIN]:
             return None
+        if self.op is Unfold:
+            return 0, _unfolded(node, x)
         memory = torch.empty_strided(x.shape, x.strides, device="meta")
         op = node.op
         if isinstance(op, Permute):
@@ -115,7 +118,8 @@ class Movement(Implementation):
         elif isinstance(op, Slice):
             tables[op.dim] = [op.start + op.step * i for i in range(op.length)]
         elif isinstance(op, Take):
-            tables[op.dim] = list(op.indices)
+            for dim, indices in zip(op.dims, op.indices, strict=True):
+                tables[dim] = list(indices)
         elif isinstance(op, Expand):
             missing = rank - len(x.shape)
             axes = [-1] * missing + list(range(len(x.shape)))
@@ -133,6 +137,12 @@ class Movement(Implementation):
 def _permuted(node: Node, x: native.TensorDesc) -> native.TensorDesc:
     """The input of a permute with its axes in the output's order."""
     return native.TensorDesc(x.dtype, native.FORMATS[PLAIN], node.output.shape, [x.strides[d] for d in node.of(Permute).dims])
+
+
+def _unfolded(node: Node, x: native.TensorDesc) -> native.TensorDesc:
+    """The windows over the input, which share memory where they overlap."""
+    strides = [x.strides[axis] * step for axis, _, step in node.of(Unfold).ways]
+    return native.TensorDesc(x.dtype, native.FORMATS[PLAIN], node.output.shape, strides)
 
 
 def _padded(index: int, size: int, mode: str) -> int:

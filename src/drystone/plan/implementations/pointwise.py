@@ -12,6 +12,7 @@ from drystone.plan.implementations.base import Context, Created, Implementation,
 class Pointwise(Implementation):
     name = "drystone"
     op = ops.Pointwise
+    reads_strided = 32  # shorter runs are copied faster
 
     def refuses(self, node: Node) -> str | None:
         return super().refuses(node) or float_reason(node)
