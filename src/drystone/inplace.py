@@ -24,12 +24,10 @@ from drystone.capture.hooks import GLOBAL_HOOKS
 from drystone.capture.isolated import cloned_call, tensors_of, version_of
 from drystone.capture.kept_modules import Choice, chosen_modules
 from drystone.capture.module_tree import bare
-from drystone.capture.shapes import batch_inputs
 from drystone.conductor import optimize
 from drystone.eager import script
 from drystone.errors import (
     CaptureError,
-    DrystoneError,
     DrystoneWarning,
     InputError,
     UnsupportedError,
@@ -40,21 +38,18 @@ from drystone.forks import Lock
 from drystone.options import check_options, example_call
 from drystone.preparer import programs_of
 from drystone.runtime.explain import Explanation, PartedExplanation
-from drystone.runtime.module import OptimizedModule, interface_of, refuse_others
+from drystone.runtime.module import MAX_OTHERS, OptimizedModule, interface_of
 from drystone.runtime.parts import PartedModule
 from drystone.runtime.programs import MAX_PROGRAMS
 from drystone.runtime.proxy import ModuleProxy, checked_tensors
 from drystone.runtime.recurrent import RecurrentForward
 from drystone.runtime.traced_calls import is_traced
 from drystone.runtime.watch import Watch
-from drystone.whole import another
+from drystone.whole import another, for_one_form
 
 Model = TypeVar("Model", bound=nn.Module)
 Kind = tuple[Any, ...]
 
-# Captures of a module and its parts after the first: for calls of another form, new sizes, changed attributes. Each takes seconds
-# of a call.
-CAPTURES = 8
 # The attribute of a module that holds its programs.
 _NAME = "_drystone"
 
@@ -77,8 +72,9 @@ def optimize_(
 
     Its ``forward`` is replaced, or that of its parts if it can't be captured whole. All else is its own: class, attributes,
     ``state_dict()``, hooks, and all methods that call it. Without an example it is prepared at its
-    first call, for the arguments of that call. Calls with other keywords, another structure or new sizes prepare
-    another program, eight at most. Further ones run eagerly, as do calls that can't be captured; a DrystoneWarning says so once.
+    first call, for the arguments of that call. Calls of other sizes get programs as with ``optimize``. Calls with other keywords or
+    another structure are captured for themselves, eight at most. Further ones run eagerly, as do calls that can't be captured; a
+    DrystoneWarning says so once.
 
     The original runs in training mode, under autocast, if the result needs a gradient (use ``torch.inference_mode()`` or
     ``torch.no_grad()``), while submodules have new hooks, and while it is traced or transformed. Changed weights are taken over by
@@ -205,13 +201,6 @@ def optimizing(model: Model, **options: Any) -> Iterator[Model]:
             state.warm_up(args, kwargs)
 
 
-class Budget:
-    """The remaining captures of a module and its parts."""
-
-    def __init__(self) -> None:
-        self.left = CAPTURES
-
-
 class InPlace:
     """The state of an optimised module: its own ``forward``, and programs for the forms of its calls.
 
@@ -220,12 +209,9 @@ class InPlace:
 
     # No __dict__, so that code that copies a module's attributes object by object takes this as it is.
     __slots__ = (
-        "budget",
         "busy",
-        "closed",
+        "captures",
         "fast",
-        "first",
-        "fixed",
         "kinds",
         "layers",
         "lock",
@@ -239,24 +225,19 @@ class InPlace:
         "watch",
     )
 
-    def __init__(
-        self, module: nn.Module, own: Callable[..., Any] | None, options: dict[str, Any], budget: Budget | None = None
-    ) -> None:
-        """``own``: the instance's former ``forward`` attribute. ``budget``: that of the model, for a part."""
+    def __init__(self, module: nn.Module, own: Callable[..., Any] | None, options: dict[str, Any]) -> None:
+        """``own``: the instance's former ``forward`` attribute."""
         self.module, self.own, self.options = module, own, options
-        self.budget = budget or Budget()
-        self.first = True  # no capture yet of the weights as they are
+        self.captures = 0  # of the weights as they are, for forms of calls and attributes that were set
         self.lock = Lock(reentrant=True)  # of whoever prepares
-        self.busy: int | None = None  # the thread that does
-        self.said: set[str] = set()
+        self.busy: set[int] = set()  # the threads that do
+        self.said: set[Any] = set()
         self._forget()
 
     def _forget(self) -> None:
         self.fast: list[OptimizedModule] = []
-        self.kinds: dict[Kind, list[OptimizedModule]] = {}  # the same, by how the module is called
-        self.fixed: set[Kind] = set()  # of them, those that have a program for each size
+        self.kinds: dict[Kind, OptimizedModule] = {}  # the same, by how the module is called
         self.refused: set[Kind] = set()  # calls, with their sizes, that can't be captured
-        self.closed = False  # nothing more is captured
         self.parts: PartedModule | None = None  # where the module can't be: its submodules are optimised
         self.layers: RecurrentForward | None = None  # of a recurrent layer that is not captured
         self.watch: Watch | None = None
@@ -278,19 +259,22 @@ class InPlace:
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.parts or self._runs_original(args, kwargs):
             return self.original(*args, **kwargs)
+        error: Exception | None = None
         try:
             if self.layers:
                 return self.layers.around(self.original)(*args, **kwargs)
-            kind = _kind(args, kwargs)
-            if not (self.refused and (kind, _sizes(args, kwargs)) in self.refused):
-                for fast in self.kinds.get(kind, ()):
-                    with suppress(InputError):  # raised before anything is computed
-                        return fast.forward(*args, **kwargs)
+            found = self._found(args, kwargs)
+            if found is not None:
+                return found.forward(*args, **kwargs)
         except WeightsChangedError:
-            if not self._took_new_weights():
-                return self.original(*args, **kwargs)
-            return self.call(args, kwargs)
-        return self._new_call(kind, args, kwargs)
+            if self._took_new_weights():
+                return self.call(args, kwargs)
+        except (InputError, CaptureError, UnsupportedError, DrystoneWarning) as failure:  # raised before anything is computed
+            error = failure
+        result = self.original(*args, **kwargs)
+        if error is not None:  # the module takes this call: what it does not take says nothing about it
+            self._refuse(args, kwargs, error)
+        return result
 
     def _runs_original(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether the original runs this call. Reasons that a user may not expect are warned of."""
@@ -318,9 +302,10 @@ class InPlace:
             return True
         return any(tensor.requires_grad for tensor in tensors_of(args, kwargs))
 
-    def _say(self, text: str) -> None:
-        if text not in self.said:
-            self.said.add(text)
+    def _say(self, text: str, about: Any = None) -> None:
+        """Warn, once of each ``about``, the text itself if that is None."""
+        if (about or text) not in self.said:
+            self.said.add(about or text)
             warn(f"{type(self.module).__name__} {text}")
 
     def _took_new_weights(self) -> bool:
@@ -335,26 +320,21 @@ class InPlace:
                 self.seen = None
             else:
                 self._forget()
-                self.first, self.budget.left = True, CAPTURES
+                self.captures = 0
             return True
 
-    def _new_call(self, kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A call without a known program."""
-        error: Exception | None = None
-        try:
-            found = self._found(kind, args, kwargs)
-        except (DrystoneError, DrystoneWarning) as failure:
-            found, error = None, failure
-        if found is not None:
-            return found.forward(*args, **kwargs)
-        result = self.original(*args, **kwargs)
-        if error is not None:  # the module takes this call: what it does not take says nothing about it
-            if self.options["strict"]:
-                raise error
-            self.refused.add((kind, _sizes(args, kwargs)))
-            self._spend()
-            self._say(f"runs eagerly in calls like this one: {error}")
-        return result
+    def _refuse(self, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception) -> None:
+        if not _are_taken(args, kwargs):
+            return
+        if self.options["strict"]:
+            raise error
+        kind = _kind(args, kwargs)
+        self.refused.add((kind, _sizes(args, kwargs)))
+        if kind in self.kinds:
+            programs_of(self.kinds[kind]).source.singles -= 1
+        else:
+            self.captures += 1
+        self._say(f"runs eagerly in calls like this one: {error}", kind)
 
     # -- preparation
 
@@ -362,71 +342,70 @@ class InPlace:
         """Make the program for this form of call, if there is none. Raises as ``optimize`` does."""
         with torch.no_grad():
             checked_tensors(args, kwargs)
-        self._found(_kind(args, kwargs), args, kwargs)
+        self._found(args, kwargs)
 
     def warm_up(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Call the module once, so that the next such call finds its program."""
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
             self.call(args, kwargs)
 
-    def _found(self, kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OptimizedModule | None:
-        """The program for this call, made now if needed. None: run the original."""
-        if self.busy == threading.get_ident() or self.closed or (self.refused and (kind, _sizes(args, kwargs)) in self.refused):
+    def _found(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OptimizedModule | None:
+        """What runs calls of this form, captured now if needed. None: run the original."""
+        kind = _kind(args, kwargs)
+        if self.refused and (kind, _sizes(args, kwargs)) in self.refused:
+            return None
+        if (known := self.kinds.get(kind)) is not None:
+            return known
+        if threading.get_ident() in self.busy or self.captures > 1 + MAX_OTHERS:
             return None
         with self.lock:
             for fast in self.fast:
                 if _takes(fast, args, kwargs):  # though it was made for a call of another form
-                    self.kinds.setdefault(kind, [])
-                    self.kinds[kind] += [] if fast in self.kinds[kind] else [fast]
-                    return fast
+                    return self.kinds.setdefault(kind, fast)
             if self.parts or self.layers or not _are_taken(args, kwargs):
                 return None
-            if self.budget.left <= 0 and not self.first:
-                self.closed = True
-                self._say(f"runs eagerly in calls unlike those that programs were made for: {CAPTURES} more were")
+            if self.captures > MAX_OTHERS:
+                self.captures += 1  # no more questions
+                self._say(f"runs eagerly in calls unlike those that programs were made for: {MAX_OTHERS} more were")
                 return None
-            self.busy = threading.get_ident()
-            try:
-                with warnings.catch_warnings():
-                    # What a call does to its inputs is for the caller to see.
-                    warnings.filterwarnings("error", message="the model changes its input", category=DrystoneWarning)
-                    return self._captured(kind, args, kwargs)
-            finally:
-                self.busy = None
+            with self._making():
+                return self._captured(kind, args, kwargs)
+
+    @contextmanager
+    def _making(self) -> Iterator[None]:
+        """Within, this thread captures the module: a call that it makes meanwhile is the original's."""
+        here = threading.get_ident()
+        ours = {here} - self.busy  # none where this thread was inside already
+        self.busy |= ours
+        try:
+            with warnings.catch_warnings():
+                # What a call does to its inputs is for the caller to see.
+                warnings.filterwarnings("error", message="the model changes its input", category=DrystoneWarning)
+                yield
+        finally:
+            self.busy -= ours
 
     def _captured(self, kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OptimizedModule | None:
-        """Capture the module: first, for a call of another form, or for new sizes."""
+        """Capture the module: first, or for a call of another form."""
+        made: Any
         if self.fast:
-            made: Any = self._another(kind, args, kwargs)
+            made = another(programs_of(self.fast[0]), args, kwargs)
         else:
             made = optimize(self._twin(), args, example_kwargs=kwargs, **self.options | self._precision())
-        self._spend()
         if isinstance(made, PartedModule):
             self._divide(made)
+            self.captures += 1
             return None
         self.take(made, kind)
-        return self.fast[-1]
-
-    def _spend(self) -> None:
-        self.budget.left -= 0 if self.first else 1
-        self.first = False
+        return made
 
     def take(self, made: OptimizedModule, kind: Kind) -> None:
-        refuse_others(made)  # whether there are to be more is decided here
+        """Have ``made`` run calls of this form, of any size; of other forms is decided here."""
+        for_one_form(made, self._making)
         self.fast.append(made)
-        self.kinds.setdefault(kind, []).append(made)
+        self.kinds[kind] = made
+        self.captures += 1
         self.watch = self.watch or Watch(self.module)
-
-    def _another(self, kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OptimizedModule:
-        """Let sizes that differ from those of known programs vary in the new one, if the model allows it."""
-        programs = programs_of(self.fast[0])
-        varying = None if kind in self.fixed else _differing(self.kinds.get(kind, []), args, kwargs)
-        if varying:
-            try:
-                return another(programs, args, kwargs, varying)
-            except (CaptureError, UnsupportedError):
-                self.fixed.add(kind)
-        return another(programs, args, kwargs)
 
     def _twin(self) -> nn.Module:
         """The module to optimise: another object on the same weights and submodules, with the original ``forward`` and no hooks."""
@@ -438,7 +417,7 @@ class InPlace:
 
         def call(self_or_copy: nn.Module, *args: Any, **kwargs: Any) -> Any:
             # Where eager is faster, what it keeps is to be kept by the user's module.
-            if self_or_copy is made and not is_traced() and self.busy is None:
+            if self_or_copy is made and not is_traced() and threading.get_ident() not in self.busy:
                 return self.original(*args, **kwargs)
             return nn.Module.__call__(self_or_copy, *args, **kwargs)
 
@@ -458,21 +437,24 @@ class InPlace:
             if module not in set(self.module.modules()):  # the twin: a recurrent layer
                 self.parts, self.layers = None, forward
                 continue
-            state = _install(module, self.options | {"dynamic_shapes": None}, self.budget)
+            state = _install(module, self.options | {"dynamic_shapes": None})
             if isinstance(forward, RecurrentForward):
                 state.layers = forward
                 continue
-            state.first = False
             for fast in forward.programs:
                 example = interface_of(fast).example
                 assert example is not None
-                state.take(fast, _kind(example.args, example.kwargs))
+                kind = _kind(example.args, example.kwargs)
+                if kind in state.kinds:
+                    programs_of(state.kinds[kind]).adopt(programs_of(fast))
+                else:
+                    state.take(fast, kind)
 
 
-def _install(module: nn.Module, options: dict[str, Any], budget: Budget | None = None) -> InPlace:
+def _install(module: nn.Module, options: dict[str, Any]) -> InPlace:
     _uninstall(module)
     own = vars(module).get("forward")
-    state = InPlace(module, own, options, budget)
+    state = InPlace(module, own, options)
     vars(module)[_NAME] = state
     vars(module)["forward"] = MethodType(_forward(module, own), module)
     return state
@@ -554,13 +536,13 @@ class _Recorder:
 
 
 def _kind(*items: Any) -> Kind:
-    """The form of a call, without sizes. Calls of one form may need several programs."""
+    """The form of a call: all but the sizes of tensors."""
     return tuple(map(_kind_of, items))
 
 
 def _kind_of(item: Any) -> Any:
     if isinstance(item, torch.Tensor):
-        return item.dtype
+        return item.dtype, item.dim()
     if isinstance(item, dict):
         return (dict, *((key if isinstance(key, str) else repr(key), _kind_of(entry)) for key, entry in item.items()))
     if isinstance(item, (tuple, list)):
@@ -587,18 +569,3 @@ def _are_taken(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     except InputError:
         return False
     return True
-
-
-def _differing(same: list[OptimizedModule], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[set[int]] | None:
-    """For each tensor the batch axis and the axes whose size differs from the examples of ``same``; None for none."""
-    tensors = tensors_of(args, kwargs)
-    varying: dict[int, set[int]] = {id(tensor): set() for tensor in tensors}
-    for fast in same:
-        with suppress(InputError):
-            for tensor, shape in zip(fast._flatten(args, kwargs), fast._shapes, strict=True):
-                if tensor.dim() == len(shape):
-                    varying[id(tensor)].update(axis for axis, size in enumerate(shape) if tensor.shape[axis] != size)
-    if not any(varying.values()):
-        return None
-    batch = batch_inputs(tensors)
-    return [varying[id(tensor)] | ({0} if i in batch else set()) for i, tensor in enumerate(tensors)]

@@ -6,7 +6,9 @@ those of one source. A ``Preparer`` makes them, and owns what they share.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -48,6 +50,8 @@ class Source:
     """Gives the graphs that programs are made of. The weights are constants of them."""
 
     timed = True  # programs are run when they are made, for ``explain()``
+    singles = math.inf  # captures for one size alone that may be made yet
+    while_making: Callable[[], AbstractContextManager[None]] = staticmethod(nullcontext)
 
     def capture(self) -> Iterable[Named]:
         """Take the weights as they are now; gives those that are to be watched, with their names."""
@@ -144,7 +148,6 @@ class Programs(ProgramTable[tuple[int, Sizes], Prepared]):
         originals: Iterable[Named] = (),
         usual: Sizes | None = None,
         quiet: bool = False,
-        kin: Programs | None = None,
     ) -> None:
         """``originals``: the weights that graphs are made from. ``usual``: the sizes of the example. ``quiet``: no warning of what
         runs on ATen."""
@@ -153,8 +156,8 @@ class Programs(ProgramTable[tuple[int, Sizes], Prepared]):
         self.originals, self.usual = Weights(originals), usual
         self.released = False  # the model has no weights any more
         self.current: tuple[int, Prepared] | None = None  # the last used for the example's shapes, and its threads
-        self.kin: Planner | None = kin.kin if kin else None  # the first program's
-        self.verdict: str | None = kin.verdict if kin else None  # whether eager was faster then: what was not compared follows it
+        self.kin: Planner | None = None  # the first program's
+        self.verdict: str | None = None  # whether eager was faster then: what was not compared follows it
 
     def at(self, sizes: Sizes, tensors: list[torch.Tensor], threads: int, autotune: bool = False) -> Prepared:
         """The program for these sizes and so many threads, those in force; ``autotune`` makes it again, by measuring."""
@@ -178,6 +181,11 @@ class Programs(ProgramTable[tuple[int, Sizes], Prepared]):
         super().clear()
         self.current = None
 
+    def adopt(self, others: Programs) -> None:
+        """Take over the programs of the same model for calls of the same form."""
+        for key, entry in others.items():
+            self.find(key, lambda entry=entry: entry)  # type: ignore[misc]
+
     def _cost(self, entry: Prepared) -> int:
         return entry.bytes
 
@@ -189,7 +197,7 @@ class Programs(ProgramTable[tuple[int, Sizes], Prepared]):
 
     def _make(self, sizes: Sizes, tensors: list[torch.Tensor], threads: int, autotune: bool) -> Prepared:
         preparer = self.preparer
-        with on_cpu(), spinner("preparing") as say:
+        with on_cpu(), self.source.while_making(), spinner("preparing") as say:
             graph, signature = self.source.graph_for(sizes, tensors)
             tensors = [tensor.detach().resolve_neg().resolve_conj().contiguous() for tensor in tensors]
             measure = autotune and not self.released

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import replace
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from typing import Any
 
@@ -23,8 +22,8 @@ from drystone.factories import on_cpu
 from drystone.graph.graph import Graph
 from drystone.graph.traced import resized
 from drystone.options import Options
-from drystone.preparer import Preparer, Programs, Sizes, Source, lowered
-from drystone.runtime.module import Example, Interface, OptimizedModule, sizes_of
+from drystone.preparer import Preparer, Programs, Sizes, Source, lowered, programs_of
+from drystone.runtime.module import Example, Interface, OptimizedModule, set_interface, sizes_of
 from drystone.runtime.proxy import threads_in_force
 from drystone.runtime.weights import Named
 from drystone.spinner import spinner
@@ -32,6 +31,9 @@ from drystone.spinner import spinner
 # A model of more operators is captured anew for each other shape: with symbols for sizes, a capture takes four times as long, and
 # the first call that brings one would wait for it.
 SYMBOLIC_NODES = 2000
+
+# Captures for one size alone, where eager can run the others. Each takes seconds of a call.
+MAX_SINGLES = 8
 
 # The axes that vary in a symbolic capture, each an input's number and its own, with the first of them that has the same size.
 Pattern = tuple[tuple[tuple[int, int], tuple[int, int]], ...]
@@ -92,10 +94,13 @@ class WholeModel(Source):
             self.symbolic.insert(0, symbolic)
             if found := self._resized(symbolic, sizes):
                 return found
+        if self.singles <= 0:
+            raise ShapeError(f"{self._differing(sizes)}, and {MAX_SINGLES} other sizes have captures of their own")
         try:
             captured = capture_module(self.example.model, args, kwargs)
         except CaptureError as error:
             raise ShapeError(f"the model was prepared for other shapes: {self._differing(sizes)}. It fails {error}") from error
+        self.singles -= 1
         return self._graph(captured), captured.signature
 
     def _resized(self, captured: Captured, sizes: Sizes) -> tuple[Graph, Signature] | None:
@@ -157,9 +162,8 @@ def optimize_whole(
     release_originals: bool = False,
     part: bool = False,
     quiet: bool = False,
-    kin: Programs | None = None,
 ) -> OptimizedModule:
-    """The model with programs, that of the example among them. ``kin``: others of the model, whose times and verdict hold.
+    """The model with programs, that of the example among them.
 
     ``part``: of a model, at whose calls it may meet another first size, which is no batch: a program for each would cost more than
     eager. What runs on ATen inside is for explain() to list.
@@ -170,7 +174,7 @@ def optimize_whole(
         originals = source.capture()
         source.report_changes()
         interface = source.interface(any_size=not (part or release_originals))
-        programs = Programs(preparer, source, options, originals, interface.sizes, quiet=part or quiet, kin=kin)
+        programs = Programs(preparer, source, options, originals, interface.sizes, quiet=part or quiet)
         tensors = source.signature.flatten(source.example.args, source.example.kwargs)
         programs.at(sizes_of(tensors), tensors, threads_in_force(), autotune=options.tuning == "measure")
         other = None if part or release_originals else partial(another, programs)
@@ -185,21 +189,20 @@ def optimize_whole(
     return fast
 
 
-def another(
-    programs: Programs, args: tuple[Any, ...], kwargs: dict[str, Any], varying: Sequence[set[int]] | None = None
-) -> OptimizedModule:
-    """The model of ``programs`` captured whole for another way of calling it, on the same packed weights.
-
-    ``varying``: the axes of each tensor of the call that may have other sizes; the plan then comes from times that are known.
-    """
+def another(programs: Programs, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OptimizedModule:
+    """The model of ``programs`` captured whole for another way of calling it, on the same packed weights."""
     first = programs.source
     assert isinstance(first, WholeModel)
-    example = Example(first.example.model, args, kwargs)
-    if varying is None:
-        return optimize_whole(example, first.options, programs.preparer, quiet=programs.quiet)
-    shapes = varying_shapes(first.signature.parameters, args, kwargs, varying)
-    options = replace(first.options, tuning="estimate")
-    return optimize_whole(example, options, programs.preparer, shapes, kin=programs, quiet=programs.quiet)
+    return optimize_whole(Example(first.example.model, args, kwargs), first.options, programs.preparer, quiet=programs.quiet)
+
+
+def for_one_form(fast: OptimizedModule, while_making: Callable[[], AbstractContextManager[None]]) -> None:
+    """Let ``fast`` take any size that was not declared otherwise, but few that need a capture for themselves. Calls of another form
+    than the example's raise, whatever the model takes. ``while_making`` is entered whenever a program is made."""
+    source = programs_of(fast).source
+    assert isinstance(source, WholeModel)
+    source.while_making, source.singles = while_making, MAX_SINGLES
+    set_interface(fast, source.interface(any_size=True), None)
 
 
 def _distinct(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:

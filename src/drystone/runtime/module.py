@@ -248,11 +248,9 @@ def interface_of(fast: OptimizedModule) -> Interface:
     return fast._interface
 
 
-def refuse_others(fast: OptimizedModule) -> None:
-    """Let calls of another form than the example's raise, whatever the model takes; of other sizes too, but for the batch."""
-    fast._make_other = None
-    if batch := fast._interface.batch:
-        fast._varying = [{0} if i in batch else set() for i in range(len(fast._shapes))]
+def set_interface(fast: OptimizedModule, interface: Interface, other: Other | None) -> None:
+    """Another answer to which sizes may vary, and to what calls of another form do."""
+    fast._interface, fast._varying, fast._make_other = interface, interface.varying, other
 
 
 def supply_of(fast: OptimizedModule) -> Supply:
