@@ -258,6 +258,17 @@ class Fixed(nn.Module):
         return self.layer(x) * int(str(x.shape[0] + x.shape[1]))
 
 
+def test_a_declared_range_is_a_bound_in_place_too() -> None:
+    model, dims = Encoder().eval(), {"x": {0: torch.export.Dim("rows", min=2, max=6)}}
+    fast = optimize_(copy.deepcopy(model), X, dynamic_shapes=dims)
+    assert runs_program(fast, torch.randn(6, 8))
+    with pytest.warns(DrystoneWarning, match="'x' has 7 along dimension 0, and dynamic_shapes declares it as rows from 2 to 6"):
+        assert not runs_program(fast, torch.randn(7, 8))
+    strict = optimize_(copy.deepcopy(model), X, dynamic_shapes=dims, strict=True)
+    with pytest.raises(drystone.ShapeError, match="rows from 2 to 6"):
+        strict(torch.randn(7, 8))
+
+
 def test_the_captures_for_single_sizes_are_bounded() -> None:
     model = Fixed().eval()
     fast = optimize_(copy.deepcopy(model))

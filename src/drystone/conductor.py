@@ -58,6 +58,7 @@ def optimize(
             names ("encoder.layer.0"), or predicates of (name, module).
         dynamic_shapes: the input dimensions that may vary, as for ``torch.export.export``. None: all may, where the model
             allows it; the first call with another size captures it once more, which a declaration saves.
+            Calls outside of the declared ranges, or with other sizes for inputs that share a ``Dim``, raise ``ShapeError``.
             A new shape makes a program at its first call, with the choices of the first; ``fast.prepare(*inputs)``
             measures it. The most recently used are kept, within 256 MB or ``DRYSTONE_MEMORY`` ("2G") beside the weights.
         accuracy: ``"strict"`` bars algorithms that reorder the arithmetic.
@@ -73,7 +74,8 @@ def optimize(
             example. If eager is faster, the parameters are kept, with a DrystoneWarning.
 
     Raises:
-        CaptureError: the model is in training mode, or neither it nor any of its submodules can be captured.
+        CaptureError: the model is in training mode; neither it nor any of its submodules can be captured; or it can't vary as
+            ``dynamic_shapes`` declares, with torch's suggestion.
         UnsupportedError: an operator would run on ATen with ``strict``; or an unsupported dtype.
         InputError: missing example inputs, or inputs not on the CPU; an argument out of range; a submodule in ``keep_fp32`` that
             the model does not have.

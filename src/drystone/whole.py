@@ -11,10 +11,12 @@ import torch
 from torch.utils import _pytree as pytree
 
 from drystone import native
+from drystone.capture.declared import Dimensions
 from drystone.capture.export import Captured
 from drystone.capture.export import capture as capture_module
 from drystone.capture.isolated import alone, tensors_of
 from drystone.capture.kept_modules import names_of
+from drystone.capture.parts import first_line
 from drystone.capture.shapes import LEAST, batch_inputs, dynamic_dims, resize, varying_shapes
 from drystone.capture.signature import Signature
 from drystone.errors import CaptureError, ShapeError, UnsupportedError, warn
@@ -54,6 +56,7 @@ class WholeModel(Source):
         self.tried: set[Pattern] = set()  # those that were
         self.varied: dict[int, set[int]] = {}  # the axes of each input that have varied
         self.varying: list[set[int]] = []  # that were declared to vary
+        self.declared: Dimensions = []
         self.changed: list[str] = []  # what each call of the model changes, and a program does not
 
     def capture(self) -> list[Named]:
@@ -64,7 +67,7 @@ class WholeModel(Source):
         self.symbolic = [captured] if self.dynamic_shapes is not None else []
         self.resizable = self.dynamic_shapes is None and not long
         self.tried.clear()
-        self.varying, self.changed = dynamic_dims(captured), captured.changed
+        self.varying, self.declared, self.changed = dynamic_dims(captured), captured.declared, captured.changed
         return captured.originals
 
     def report_changes(self) -> None:
@@ -81,7 +84,7 @@ class WholeModel(Source):
         free = self.dynamic_shapes is None and any_size
         batch = batch_inputs(tensors) if free else []
         varying = [set(range(tensor.dim())) for tensor in tensors] if free else self.varying
-        return Interface(self.example, self.signature, self.graph.inputs, varying, batch)
+        return Interface(self.example, self.signature, self.graph.inputs, varying, batch, self.declared)
 
     def graph_for(self, sizes: Sizes, tensors: list[torch.Tensor]) -> tuple[Graph, Signature]:
         if sizes == tuple(value.shape for value in self.graph.inputs):
@@ -99,7 +102,9 @@ class WholeModel(Source):
         try:
             captured = capture_module(self.example.model, args, kwargs)
         except CaptureError as error:
-            raise ShapeError(f"the model was prepared for other shapes: {self._differing(sizes)}. It fails {error}") from error
+            raise ShapeError(
+                f"the model was prepared for other shapes: {self._differing(sizes)}. It fails {first_line(error)}"
+            ) from error
         self.singles -= 1
         return self._graph(captured), captured.signature
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from drystone.capture.declared import Dimensions, check
 from drystone.capture.hooks import GLOBAL_HOOKS
 from drystone.capture.signature import OtherCall, Signature
 from drystone.errors import DrystoneError, InputError, ShapeError
@@ -50,7 +51,7 @@ class Interface:
     """The calling convention of a captured model.
 
     ``inputs`` are those of the example. ``varying`` has the axes of each whose sizes may vary. ``batch``: the inputs whose
-    first axis is the batch, where no dimension was declared dynamic. A loaded model has no example.
+    first axis is the batch, where no dimension was declared dynamic. A loaded model has no example, and nothing ``declared``.
     """
 
     example: Example | None
@@ -58,6 +59,7 @@ class Interface:
     inputs: list[Value]
     varying: list[set[int]]
     batch: list[int]
+    declared: Dimensions = field(default_factory=list)
 
     @property
     def sizes(self) -> tuple[tuple[int, ...], ...]:
@@ -211,6 +213,8 @@ class OptimizedModule(ModuleProxy):
                 usual = False
             if not tensor.is_contiguous() or tensor.is_neg() or tensor.is_conj():
                 tensors[i] = tensor.resolve_neg().resolve_conj().contiguous()
+        if not usual and self._interface.declared:
+            check(self._interface.declared, self._names, tensors)
         return tensors, usual
 
     def _prepared(self, tensors: list[torch.Tensor], threads: int, autotune: bool = False) -> Prepared:
