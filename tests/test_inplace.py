@@ -16,7 +16,8 @@ from torch import nn
 
 import drystone
 from drystone import DrystoneWarning, InputError
-from drystone.inplace import InPlace, _kind
+from drystone.capture.signature import form_of
+from drystone.inplace import InPlace
 from drystone.preparer import programs_of
 from drystone.runtime.module import MAX_OTHERS
 from drystone.whole import MAX_SINGLES
@@ -243,7 +244,7 @@ def test_other_sizes_have_programs_as_with_optimize(pair: tuple[Encoder, Any], m
         assert runs_program(fast, x)
     assert len(captures) <= 2
     assert len(state_of(fast).fast) == (2 if state_of(fast).fast[0]._shapes[0] == X.shape else 1), "one a number of dimensions"
-    programs = programs_of(state_of(fast).kinds[_kind((x,), {})])
+    programs = programs_of(state_of(fast).kinds[form_of((x,), {})])
     assert 1 < len(programs) < 20 and sum(entry.bytes for _, entry in programs.items()) <= 300 << 10
 
 
@@ -360,7 +361,7 @@ def test_parts_run_where_the_whole_is_not_captured() -> None:
     torch.testing.assert_close(fast(torch.randn(2, 3, 8).fill_(1)), model(torch.ones(2, 3, 8)))
     for rows in (6, 7):
         torch.testing.assert_close(fast(torch.ones(rows, 8)), model(torch.ones(rows, 8)))
-    assert len(programs_of(state_of(fast.first).kinds[_kind((X,), {})])) == 3, "parts have programs for other sizes too"
+    assert len(programs_of(state_of(fast.first).kinds[form_of((X,), {})])) == 3, "parts have programs for other sizes too"
     copied = copy.deepcopy(fast)
     torch.testing.assert_close(copied(X), model(X))
     drystone.restore(fast)

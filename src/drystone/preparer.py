@@ -16,7 +16,7 @@ import torch
 from drystone import native
 from drystone.capture.export import Captured
 from drystone.capture.signature import Signature
-from drystone.errors import UnsupportedError, warn
+from drystone.errors import DrystoneError, UnsupportedError, warn
 from drystone.factories import on_cpu
 from drystone.forks import Lock
 from drystone.graph.build import build
@@ -31,6 +31,7 @@ from drystone.plan.environment import environment
 from drystone.plan.implementations import Option
 from drystone.plan.implementations.base import WeightStore
 from drystone.plan.tuning_cache import TuningCache
+from drystone.runtime.background import Background, waits
 from drystone.runtime.explain import ExplainedStep, Explanation
 from drystone.runtime.memory import Memory
 from drystone.runtime.module import OptimizedModule, Prepared, supply_of
@@ -157,6 +158,7 @@ class Programs(ProgramTable[tuple[int, Sizes], Prepared]):
         self.released = False  # the model has no weights any more
         self.current: tuple[int, Prepared] | None = None  # the last used for the example's shapes, and its threads
         self.kin: Planner | None = None  # the first program's
+        self.background = Background(options.strict) if options.new_shapes == "background" else None
         self.verdict: str | None = None  # whether eager was faster then: what was not compared follows it
 
     def at(self, sizes: Sizes, tensors: list[torch.Tensor], threads: int, autotune: bool = False) -> Prepared:
@@ -164,7 +166,21 @@ class Programs(ProgramTable[tuple[int, Sizes], Prepared]):
         return self.find((threads, sizes), lambda: self._make(sizes, tensors, threads, autotune), autotune)
 
     def leaves_to_eager(self, sizes: Sizes, threads: int) -> bool:
-        return self.verdict == "eager" and self.get((threads, sizes)) is None
+        goes_on = self.verdict == "eager" or (self.background is not None and not waits())
+        return goes_on and self.get((threads, sizes)) is None
+
+    def ask(self, sizes: Sizes, tensors: list[torch.Tensor], threads: int) -> None:
+        if self.background is None or self.verdict == "eager":
+            return
+
+        def make(tensors: list[torch.Tensor], _: Any) -> None:
+            try:
+                self.at(sizes, tensors, threads)
+            except DrystoneError:
+                self.source.singles -= 1
+                raise
+
+        self.background.ask((threads, sizes), f"inputs of {', '.join(map(str, map(list, sizes)))}", tensors, {}, make)
 
     def refresh(self) -> None:
         """Take over the weights as they are now. Programs are made again when they are called for."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,7 @@ from drystone import native
 from drystone.capture.declared import Dimensions
 from drystone.capture.export import Captured
 from drystone.capture.export import capture as capture_module
-from drystone.capture.isolated import alone, tensors_of
+from drystone.capture.isolated import alone, can_be_captured_beside_calls, tensors_of
 from drystone.capture.kept_modules import names_of
 from drystone.capture.parts import first_line
 from drystone.capture.shapes import LEAST, batch_inputs, dynamic_dims, resize, varying_shapes
@@ -173,12 +174,19 @@ def optimize_whole(
     ``part``: of a model, at whose calls it may meet another first size, which is no batch: a program for each would cost more than
     eager. What runs on ATen inside is for explain() to list.
     """
+    if options.new_shapes == "background" and not can_be_captured_beside_calls(example.model):
+        warn(
+            'new_shapes="background": a capture would disturb calls, as functions stand for forwards in the model; new shapes wait'
+        )
+        options = replace(options, new_shapes="wait")
     with on_cpu(), spinner("preparing") as say:
         say("capturing")
         source = WholeModel(example, options, dynamic_shapes)
         originals = source.capture()
         source.report_changes()
         interface = source.interface(any_size=not (part or release_originals))
+        if options.new_shapes == "background":
+            source.singles = MAX_SINGLES  # eager goes on with the others
         programs = Programs(preparer, source, options, originals, interface.sizes, quiet=part or quiet)
         tensors = source.signature.flatten(source.example.args, source.example.kwargs)
         programs.at(sizes_of(tensors), tensors, threads_in_force(), autotune=options.tuning == "measure")

@@ -6,11 +6,9 @@ import dataclasses
 import functools
 import inspect
 import linecache
-import logging
 import os
 import re
 import traceback
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,7 +24,7 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.fx.experimental.symbolic_shapes import ConstraintViolationError
 from torch.utils import _pytree as pytree
 
-from drystone.capture.alone import alone, silent
+from drystone.capture.alone import alone, own_silence, own_warnings, silent
 from drystone.capture.declared import Dimensions, declared_dims
 from drystone.capture.hooks import global_hooks_held
 from drystone.capture.isolated import can_be_isolated, users_hooks
@@ -156,9 +154,8 @@ def _settled(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         torch.no_grad(),
         torch.autocast("cpu", enabled=False),
         on_cpu(),
-        warnings.catch_warnings(),
+        own_warnings("ignore"),  # the model's own, which its calls give
     ):
-        warnings.simplefilter("ignore")  # the model's own, which its calls give
         settled = settle(model, args, kwargs)
     if settled.matters:
         raise UnsupportedError(
@@ -210,17 +207,8 @@ def _quiet() -> Iterator[None]:
     """What torch.export prints where it fails, the graph so far among it: the CaptureError says it shorter; and what it warns of in
     attributes that a call assigns, which ``Captured.changed`` names where they matter."""
     names = ("torch.export._trace", "torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor")
-    loggers = [logging.getLogger(name) for name in names]
-    before = [logger.disabled for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.disabled = True
-        with silent(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The tensor attributes? .* assigned during export", UserWarning)
-            yield
-    finally:
-        for logger, disabled in zip(loggers, before, strict=True):
-            logger.disabled = disabled
+    with silent(), own_silence(*names), own_warnings("ignore", "The tensor attributes? .* assigned during export", UserWarning):
+        yield
 
 
 def check_model(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
