@@ -16,8 +16,11 @@ from torch import nn
 
 import drystone
 from drystone import DrystoneWarning, InputError
-from drystone.inplace import CAPTURES, InPlace
+from drystone.capture.signature import form_of
+from drystone.inplace import InPlace
 from drystone.preparer import programs_of
+from drystone.runtime.module import MAX_OTHERS
+from drystone.whole import MAX_SINGLES
 
 X = torch.randn(4, 8)
 
@@ -229,13 +232,20 @@ def test_another_way_of_calling_has_a_program_of_its_own(pair: tuple[Encoder, An
     assert len(stores) == 1, "weights are packed once"
 
 
-def test_other_sizes_have_one_program_more(pair: tuple[Encoder, Any]) -> None:
+def test_other_sizes_have_programs_as_with_optimize(pair: tuple[Encoder, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DRYSTONE_MEMORY", "300K")
     model, fast = pair
-    for shape in ((3, 5, 8), (3, 6, 8), (3, 7, 8), (2, 9, 8), (3, 5, 8)):
+    fast(torch.randn(3, 4, 8))
+    captures, capture = [], drystone.whole.capture_module
+    monkeypatch.setattr("drystone.whole.capture_module", lambda *args: captures.append(args) or capture(*args))
+    for shape in ((3, 5, 8), (3, 6, 8), (3, 7, 8), (2, 9, 8), (3, 5, 8), *((2, length, 8) for length in range(10, 30))):
         x = torch.randn(shape)
         torch.testing.assert_close(fast(x), model(x))
         assert runs_program(fast, x)
-    assert len(state_of(fast).fast) == (3 if state_of(fast).fast[0]._shapes[0] == X.shape else 2)
+    assert len(captures) <= 2
+    assert len(state_of(fast).fast) == (2 if state_of(fast).fast[0]._shapes[0] == X.shape else 1), "one a number of dimensions"
+    programs = programs_of(state_of(fast).kinds[form_of((x,), {})])
+    assert 1 < len(programs) < 20 and sum(entry.bytes for _, entry in programs.items()) <= 300 << 10
 
 
 class Fixed(nn.Module):
@@ -249,27 +259,50 @@ class Fixed(nn.Module):
         return self.layer(x) * int(str(x.shape[0] + x.shape[1]))
 
 
-def test_the_number_of_captures_is_bounded() -> None:
+def test_a_declared_range_is_a_bound_in_place_too() -> None:
+    model, dims = Encoder().eval(), {"x": {0: torch.export.Dim("rows", min=2, max=6)}}
+    fast = optimize_(copy.deepcopy(model), X, dynamic_shapes=dims)
+    assert runs_program(fast, torch.randn(6, 8))
+    with pytest.warns(DrystoneWarning, match="'x' has 7 along dimension 0, and dynamic_shapes declares it as rows from 2 to 6"):
+        assert not runs_program(fast, torch.randn(7, 8))
+    strict = optimize_(copy.deepcopy(model), X, dynamic_shapes=dims, strict=True)
+    with pytest.raises(drystone.ShapeError, match="rows from 2 to 6"):
+        strict(torch.randn(7, 8))
+
+
+def test_the_captures_for_single_sizes_are_bounded() -> None:
     model = Fixed().eval()
     fast = optimize_(copy.deepcopy(model))
-    with pytest.warns(DrystoneWarning, match=f"{CAPTURES} more") as said:
-        for size in range(2, CAPTURES + 6):
+    with pytest.warns(DrystoneWarning, match=f"'x' has .*{MAX_SINGLES} other sizes") as said:
+        for size in range(2, MAX_SINGLES + 6):
             x = torch.randn(size, size + 1, 8)
             torch.testing.assert_close(fast(x), model(x))
     assert len(said) == 1
-    assert len(state_of(fast).fast) == CAPTURES + 1
-    assert runs_program(fast, torch.randn(2, 3, 8)) and not runs_program(fast, torch.randn(CAPTURES + 9, 5, 8))
+    assert len(programs_of(state_of(fast).fast[0])) == 1 + MAX_SINGLES
+    assert runs_program(fast, torch.randn(2, 3, 8)) and not runs_program(fast, torch.randn(MAX_SINGLES + 9, 5, 8))
+
+
+def test_the_captures_for_forms_of_calls_are_bounded() -> None:
+    class Times(nn.Module):
+        def forward(self, x: torch.Tensor, times: int) -> torch.Tensor:
+            return x * times
+
+    fast = optimize_(Times().eval())
+    with pytest.warns(DrystoneWarning, match=f"{MAX_OTHERS} more") as said:
+        for times in range(MAX_OTHERS + 4):
+            assert torch.equal(fast(X, times), X * times)
+    assert len(said) == 1 and len(state_of(fast).fast) == 1 + MAX_OTHERS
 
 
 def test_errors_of_the_module_are_its_own(pair: tuple[Encoder, Any]) -> None:
     model, fast = pair
-    left = state_of(fast).budget.left
+    left = state_of(fast).captures
     with pytest.raises(RuntimeError, match=r"cannot be multiplied|shapes"):
         fast(torch.randn(4, 7))
     with pytest.raises(TypeError, match="unexpected keyword"):
         fast(X, nothing=1)
     torch.testing.assert_close(fast(X), model(X))
-    assert state_of(fast).budget.left == left and not state_of(fast).refused
+    assert state_of(fast).captures == max(left, 1) and not state_of(fast).refused
 
 
 def test_an_example_that_can_not_be_prepared_leaves_the_model_alone() -> None:
@@ -326,6 +359,9 @@ def test_parts_run_where_the_whole_is_not_captured() -> None:
     assert state_of(fast).parts and state_of(fast.first).fast
     assert list(drystone.explain(fast).modules)[:2] == ["", "first"] and "Linear" in str(drystone.explain(fast))
     torch.testing.assert_close(fast(torch.randn(2, 3, 8).fill_(1)), model(torch.ones(2, 3, 8)))
+    for rows in (6, 7):
+        torch.testing.assert_close(fast(torch.ones(rows, 8)), model(torch.ones(rows, 8)))
+    assert len(programs_of(state_of(fast.first).kinds[form_of((X,), {})])) == 3, "parts have programs for other sizes too"
     copied = copy.deepcopy(fast)
     torch.testing.assert_close(copied(X), model(X))
     drystone.restore(fast)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import inspect
 import logging
 import os
+import re
 from typing import Any
 
 import psutil
@@ -317,3 +319,129 @@ def test_choices_are_kept_though_times_were_not(model: nn.Module, monkeypatch: p
     monkeypatch.setattr(Planner, "best", None)
     x = torch.randn(5, 3, 10, 12)
     Reference(model, (x,)).check_float32(fast(x))
+
+
+class Sums(nn.Module):
+    """Nothing in it says that the lengths of both are one."""
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return torch.relu(x).sum(1) + y.sum(1)
+
+
+SEQ = torch.export.Dim("seq", min=1, max=64)
+
+
+@pytest.mark.parametrize("size", [0, 65])
+def test_a_call_outside_of_a_declared_range(size: int) -> None:
+    fast = drystone.optimize(Sums().eval(), (torch.randn(2, 12, 8),) * 2, dynamic_shapes=({1: SEQ}, {1: SEQ}), tuning="estimate")
+    for length in (1, 7, 64):
+        x = torch.randn(2, length, 8)
+        torch.testing.assert_close(fast(x, x), torch.relu(x).sum(1) + x.sum(1))
+    x = torch.randn(2, size, 8)
+    with pytest.raises(
+        ShapeError, match=f"input 'x' has {size} along dimension 1, and dynamic_shapes declares it as seq from 1 to 64"
+    ):
+        fast(x, x)
+    with pytest.raises(ShapeError, match="seq from 1 to 64"):
+        fast.prepare(x, x)
+    with pytest.raises(ShapeError, match="seq from 1 to 64"):
+        copy.deepcopy(fast)(x, x)
+
+
+@pytest.mark.parametrize(
+    "dims, first, sizes, both",
+    [
+        (({1: SEQ}, {1: SEQ}), (12, 12), (7, 8), "both as seq"),
+        ({"x": {1: SEQ}, "y": {1: SEQ}}, (12, 12), (7, 12), "both as seq"),
+        (((None, SEQ, None), [None, SEQ, None]), (12, 12), (12, 7), "both as seq"),
+        (({1: SEQ}, {1: 2 * SEQ}), (12, 24), (7, 13), "them as seq and 2*seq"),
+        (({1: 2 * SEQ}, {1: SEQ + 1}), (24, 13), (14, 7), "them as 2*seq and seq + 1"),
+    ],
+)
+def test_inputs_that_share_a_declared_dimension_agree(dims: Any, first: tuple[int, int], sizes: tuple[int, int], both: str) -> None:
+    example, other = (tuple(torch.randn(2, size, 8) for size in pair) for pair in (first, sizes))
+    fast = drystone.optimize(Sums().eval(), example, dynamic_shapes=dims, tuning="estimate")
+    place = (
+        f"'x' has {sizes[0]} along dimension 1 and input 'y' has {sizes[1]} along dimension 1, and dynamic_shapes declares {both}"
+    )
+    with pytest.raises(ShapeError, match=re.escape(place)):
+        fast(*other)
+
+
+def test_a_derived_dimension_alone_is_a_multiple() -> None:
+    fast = drystone.optimize(nn.ReLU().eval(), torch.randn(2, 12), dynamic_shapes=({1: 4 * SEQ},), tuning="estimate")
+    assert fast(torch.ones(2, 8)).sum() == 16
+    with pytest.raises(ShapeError, match=r"'input' has 9 along dimension 1, and dynamic_shapes declares it as 4\*seq"):
+        fast(torch.ones(2, 9))
+
+
+class Declares(nn.Module):
+    """``inner`` of a dict in a list, as libraries pass batches."""
+
+    def forward(self, batch: list[dict[str, torch.Tensor]], *, scale: torch.Tensor) -> torch.Tensor:
+        return torch.relu(batch[0]["inner"]) * scale
+
+
+def test_declarations_inside_of_containers() -> None:
+    call = {"batch": [{"inner": torch.randn(2, 12)}], "scale": torch.randn(12)}
+    dims = {"batch": [{"inner": {1: SEQ}}], "scale": {0: SEQ}}
+    fast = drystone.optimize(Declares().eval(), example_kwargs=call, dynamic_shapes=dims, tuning="estimate")
+    x, scale = torch.randn(2, 7), torch.randn(7)
+    assert torch.equal(fast(batch=[{"inner": x}], scale=scale), torch.relu(x) * scale)
+    with pytest.raises(ShapeError, match=r"inner.* has 7 along dimension 1 and input 'scale' has 1 along dimension 0.*both as seq"):
+        fast(batch=[{"inner": x}], scale=torch.randn(1))
+    with pytest.raises(ShapeError, match=r"input \"batch\[0\]\['inner'\]\" has 65 along.*seq from 1 to 64"):
+        call = {"batch": [{"inner": torch.randn(2, 65)}], "scale": torch.randn(65)}
+        drystone.optimize(Declares().eval(), example_kwargs=call, dynamic_shapes=dims, tuning="estimate")
+
+
+class Heads(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(x).reshape(x.shape[0], -1, 4, 8)
+
+
+class Table(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.positions = nn.Parameter(torch.randn(40, 8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(x) + self.positions[: x.shape[1]]
+
+
+@pytest.mark.parametrize(
+    "model, dims, fault, mend",
+    [
+        (Heads(), ({1: SEQ},), r"seq = x\.shape\[1\]", r"_seq = Dim\('_seq', (min=1, )?max=16\)\n +seq = 4\*_seq"),
+        (Table(), ({1: SEQ},), r"seq = x\.shape\[1\]", r"seq = Dim\('seq', max=40\)"),
+        (Table(), ({2: SEQ},), "a constant", "seq = 8"),
+        (Table(), {"z": {1: SEQ}}, r"\['x'\]", ""),
+        (Table(), (None, None), "1 elements", ""),
+    ],
+)
+def test_what_torch_says_of_a_wrong_declaration_reaches_the_user(model: nn.Module, dims: Any, fault: str, mend: str) -> None:
+    with pytest.raises(
+        drystone.CaptureError, match=f"(?s)does not fit {type(model).__name__}: .*{fault}.*{mend}.*Without dynamic_shapes"
+    ):
+        drystone.optimize(model.eval(), torch.randn(2, 12, 8), dynamic_shapes=dims, tuning="estimate")
+
+
+@pytest.mark.parametrize("dims, fault", [(7, "got 7"), (({4: SEQ},), "'x' has 3 dimensions, and no dimension 4")])
+def test_declarations_of_another_kind(dims: Any, fault: str) -> None:
+    with pytest.raises(drystone.InputError, match=fault):
+        drystone.optimize(Table().eval(), torch.randn(2, 12, 8), dynamic_shapes=dims, tuning="estimate")
+
+
+class Rows(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(x).reshape(-1, 12, 8)
+
+
+@pytest.mark.parametrize("model, line", [(Rows(), r"reshape\(-1, 12, 8\)"), (Table(), r"self\.positions\[: x\.shape\[1\]\]")])
+def test_what_the_model_fixes_is_named_with_its_line(model: nn.Module, line: str) -> None:
+    fast = drystone.optimize(model.eval(), torch.randn(2, 12, 8), tuning="estimate")
+    fast(torch.randn(3, 12, 8))  # the second capture: it lets vary the batch, and fixes the rest
+    with pytest.raises(ShapeError) as said:
+        fast(torch.randn(3, 41, 8))
+    assert re.search(rf"'x' has 41 instead of 12 along dimension 1. It fails at .*test_shapes\.py:\d+: .*{line}", str(said.value))
+    assert "torch.where" not in str(said.value)

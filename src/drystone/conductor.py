@@ -39,6 +39,7 @@ def optimize(
     strict: bool = False,
     formats: str | None = None,
     release_originals: bool = False,
+    new_shapes: Literal["wait", "background"] = "wait",
 ) -> OptimizedModule | PartedModule | PackedLayersModule:
     """Prepare ``model`` for inference on this CPU. Returns a module with the same signature.
 
@@ -58,6 +59,7 @@ def optimize(
             names ("encoder.layer.0"), or predicates of (name, module).
         dynamic_shapes: the input dimensions that may vary, as for ``torch.export.export``. None: all may, where the model
             allows it; the first call with another size captures it once more, which a declaration saves.
+            Calls outside of the declared ranges, or with other sizes for inputs that share a ``Dim``, raise ``ShapeError``.
             A new shape makes a program at its first call, with the choices of the first; ``fast.prepare(*inputs)``
             measures it. The most recently used are kept, within 256 MB or ``DRYSTONE_MEMORY`` ("2G") beside the weights.
         accuracy: ``"strict"`` bars algorithms that reorder the arithmetic.
@@ -71,9 +73,13 @@ def optimize(
         release_originals: free the model's parameters after packing, so that memory holds one copy. The model
             can't be called any more, and the optimised module takes only the shapes of the
             example. If eager is faster, the parameters are kept, with a DrystoneWarning.
+        new_shapes: what a call does for which there is no program: ``"wait"`` until it is made, or be answered by eager while a
+            thread makes it in the ``"background"``. ``explain()`` says what is being made. Where that fails, eager goes on, with
+            one DrystoneWarning.
 
     Raises:
-        CaptureError: the model is in training mode, or neither it nor any of its submodules can be captured.
+        CaptureError: the model is in training mode; neither it nor any of its submodules can be captured; or it can't vary as
+            ``dynamic_shapes`` declares, with torch's suggestion.
         UnsupportedError: an operator would run on ATen with ``strict``; or an unsupported dtype.
         InputError: missing example inputs, or inputs not on the CPU; an argument out of range; a submodule in ``keep_fp32`` that
             the model does not have.
@@ -85,15 +91,15 @@ def optimize(
     if isinstance(model, ModuleProxy):
         model = model.original()
     args, kwargs = example_call(example_inputs, example_kwargs)
-    check_arguments(args, kwargs, dtype, accuracy, tuning, capture, formats)
+    check_arguments(args, kwargs, dtype, accuracy, tuning, capture, formats, new_shapes)
     threads_in_force()
     if release_originals:
         check_release(model, dynamic_shapes)
-    options = Options(dtype, tuning, strict, formats, accuracy, chosen_modules(model, keep_fp32))
+    options = Options(dtype, tuning, strict, formats, accuracy, new_shapes, chosen_modules(model, keep_fp32))
     if dtype is torch.bfloat16 and (notice := bfloat16_notice()):
         warn(notice)
     if capture == "eager":
-        check_eager(model, dtype, dynamic_shapes, strict, release_originals)
+        check_eager(model, dtype, dynamic_shapes, strict, release_originals, new_shapes)
         return optimize_layers(model, args, kwargs, options)
     preparer = Preparer()
     example = Example(model, args, kwargs)

@@ -65,7 +65,8 @@ def _apart(fast: nn.Module) -> tuple[dict[str, bytes], Original | None]:
         return files, None
     options, watched = programs.options, [name for name, _ in programs.originals.named]
     float32 = names_of(example.model, options.float32_modules) if options.float32_modules else set()
-    return files, Original(example, replace(options, float32_modules=()), float32, watched, programs.verdict)
+    declared = interface_of(fast).declared
+    return files, Original(example, replace(options, float32_modules=()), float32, watched, programs.verdict, declared)
 
 
 def _restored(files: dict[str, bytes], original: Original | None) -> OptimizedModule:

@@ -6,6 +6,8 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
 
 
 class DrystoneError(Exception):
@@ -52,13 +54,37 @@ class DrystoneWarning(UserWarning):
 _PASSED = ("drystone", "torch", "contextlib")
 
 
+# A line of code: its file, its number, and the globals that are in force there.
+Line = tuple[str, int, dict[str, Any]]
+_line: ContextVar[Line | None] = ContextVar("line", default=None)
+
+
+def users_line() -> Line:
+    """The line of the user's code that led here."""
+    if (line := _line.get()) is not None:
+        return line
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _PASSED:
+        frame = frame.f_back
+    return frame.f_code.co_filename, frame.f_lineno, frame.f_globals
+
+
+@contextmanager
+def led_by(line: Line) -> Iterator[None]:
+    """Within, in this thread, ``line`` is the user's that led here."""
+    token = _line.set(line)
+    try:
+        yield
+    finally:
+        _line.reset(token)
+
+
 def warn(text: str) -> None:
     """Warn of the user's line that led here, with a ``DrystoneWarning``; not where that can't be written: stderr may be closed."""
-    level, frame = 2, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _PASSED:
-        level, frame = level + 1, frame.f_back
+    file, number, names = users_line()
+    registry = names.setdefault("__warningregistry__", {})
     with usable_stderr():
-        warnings.warn(text, DrystoneWarning, stacklevel=level)
+        warnings.warn_explicit(text, DrystoneWarning, file, number, names.get("__name__"), registry, names)
 
 
 @contextmanager

@@ -8,10 +8,9 @@ from __future__ import annotations
 import copy
 import inspect
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial, update_wrapper, wraps
 from types import MethodType
 from typing import Any, Literal, TypeVar
@@ -20,16 +19,16 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
+from drystone.capture.alone import own_warnings
 from drystone.capture.hooks import GLOBAL_HOOKS
-from drystone.capture.isolated import cloned_call, tensors_of, version_of
+from drystone.capture.isolated import can_be_captured_beside_calls, cloned_call, tensors_of, version_of
 from drystone.capture.kept_modules import Choice, chosen_modules
 from drystone.capture.module_tree import bare
-from drystone.capture.shapes import batch_inputs
+from drystone.capture.signature import Form, form_of
 from drystone.conductor import optimize
 from drystone.eager import script
 from drystone.errors import (
     CaptureError,
-    DrystoneError,
     DrystoneWarning,
     InputError,
     UnsupportedError,
@@ -39,22 +38,19 @@ from drystone.errors import (
 from drystone.forks import Lock
 from drystone.options import check_options, example_call
 from drystone.preparer import programs_of
+from drystone.runtime.background import Background, waiting, waits
 from drystone.runtime.explain import Explanation, PartedExplanation
-from drystone.runtime.module import OptimizedModule, interface_of, refuse_others
+from drystone.runtime.module import MAX_OTHERS, OptimizedModule, interface_of
 from drystone.runtime.parts import PartedModule
 from drystone.runtime.programs import MAX_PROGRAMS
 from drystone.runtime.proxy import ModuleProxy, checked_tensors
 from drystone.runtime.recurrent import RecurrentForward
 from drystone.runtime.traced_calls import is_traced
 from drystone.runtime.watch import Watch
-from drystone.whole import another
+from drystone.whole import another, for_one_form
 
 Model = TypeVar("Model", bound=nn.Module)
-Kind = tuple[Any, ...]
 
-# Captures of a module and its parts after the first: for calls of another form, new sizes, changed attributes. Each takes seconds
-# of a call.
-CAPTURES = 8
 # The attribute of a module that holds its programs.
 _NAME = "_drystone"
 
@@ -72,13 +68,15 @@ def optimize_(
     capture: Literal["auto", "whole"] = "auto",
     strict: bool = False,
     formats: str | None = None,
+    new_shapes: Literal["wait", "background"] = "wait",
 ) -> Model:
     """Optimise ``model`` in place, and return it. ``restore(model)`` undoes it.
 
     Its ``forward`` is replaced, or that of its parts if it can't be captured whole. All else is its own: class, attributes,
     ``state_dict()``, hooks, and all methods that call it. Without an example it is prepared at its
-    first call, for the arguments of that call. Calls with other keywords, another structure or new sizes prepare
-    another program, eight at most. Further ones run eagerly, as do calls that can't be captured; a DrystoneWarning says so once.
+    first call, for the arguments of that call. Calls of other sizes get programs as with ``optimize``. Calls with other keywords or
+    another structure are captured for themselves, eight at most. Further ones run eagerly, as do calls that can't be captured; a
+    DrystoneWarning says so once.
 
     The original runs in training mode, under autocast, if the result needs a gradient (use ``torch.inference_mode()`` or
     ``torch.no_grad()``), while submodules have new hooks, and while it is traced or transformed. Changed weights are taken over by
@@ -106,7 +104,7 @@ def optimize_(
         raise InputError(
             "optimize_: what torch.jit.trace gives has no place for it; take torch.jit.freeze of it, or drystone.optimize"
         )
-    check_options(dtype, accuracy, tuning, capture, formats)
+    check_options(dtype, accuracy, tuning, capture, formats, new_shapes)
     if capture == "eager":
         raise InputError('optimize_: capture="eager" runs on a copy of the model; use drystone.optimize for it')
     options = {
@@ -118,6 +116,7 @@ def optimize_(
         "capture": capture,
         "strict": strict,
         "formats": formats,
+        "new_shapes": new_shapes,
     }
     restore(model)
     prepare: Callable[..., None]
@@ -149,12 +148,15 @@ class InPlaceExplanation:
     """The explanations of a model optimised in place, by the qualified name of each optimised module.
 
     A module has one for each form of its calls. A module that can't be captured whole has the explanation of its parts.
+    ``preparing`` has the names of those that are being captured in the background.
     """
 
     modules: dict[str, list[Explanation | PartedExplanation]]
+    preparing: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         shown = [f"{name or 'the model'}:\n{explanation}" for name, each in self.modules.items() for explanation in each]
+        shown += [f"{name or 'the model'} is being captured in the background" for name in self.preparing]
         return "\n\n".join(shown) or "nothing is prepared yet: the first call prepares it"
 
 
@@ -166,14 +168,16 @@ def explain(model: nn.Module) -> InPlaceExplanation:
     ['']
     """
     found: dict[str, list[Explanation | PartedExplanation]] = {}
+    preparing = []
     for name, module in model.named_modules():
         state = vars(module).get(_NAME)
         if isinstance(state, InPlace):
             made = [fast.explain() for fast in state.fast]
             found[name] = [state.parts.explain(), *made] if state.parts else [*made]
+            preparing += [name] if state.background and state.background.preparing else []
         elif state is not None and state.fast is not None:
             found[name] = [state.fast.explain()]
-    return InPlaceExplanation({name: each for name, each in found.items() if each})
+    return InPlaceExplanation({name: each for name, each in found.items() if each}, preparing)
 
 
 @contextmanager
@@ -205,11 +209,8 @@ def optimizing(model: Model, **options: Any) -> Iterator[Model]:
             state.warm_up(args, kwargs)
 
 
-class Budget:
-    """The remaining captures of a module and its parts."""
-
-    def __init__(self) -> None:
-        self.left = CAPTURES
+# Why a call has no program.
+_REFUSALS = (InputError, CaptureError, UnsupportedError, DrystoneWarning)
 
 
 class InPlace:
@@ -220,12 +221,10 @@ class InPlace:
 
     # No __dict__, so that code that copies a module's attributes object by object takes this as it is.
     __slots__ = (
-        "budget",
+        "background",
         "busy",
-        "closed",
+        "captures",
         "fast",
-        "first",
-        "fixed",
         "kinds",
         "layers",
         "lock",
@@ -239,24 +238,20 @@ class InPlace:
         "watch",
     )
 
-    def __init__(
-        self, module: nn.Module, own: Callable[..., Any] | None, options: dict[str, Any], budget: Budget | None = None
-    ) -> None:
-        """``own``: the instance's former ``forward`` attribute. ``budget``: that of the model, for a part."""
+    def __init__(self, module: nn.Module, own: Callable[..., Any] | None, options: dict[str, Any]) -> None:
+        """``own``: the instance's former ``forward`` attribute."""
         self.module, self.own, self.options = module, own, options
-        self.budget = budget or Budget()
-        self.first = True  # no capture yet of the weights as they are
+        self.captures = 0  # of the weights as they are, for forms of calls and attributes that were set
         self.lock = Lock(reentrant=True)  # of whoever prepares
-        self.busy: int | None = None  # the thread that does
-        self.said: set[str] = set()
+        self.busy = threading.local()  # ``true`` in a thread that does
+        self.background = Background(options["strict"]) if options["new_shapes"] == "background" else None
+        self.said: set[Any] = set()
         self._forget()
 
     def _forget(self) -> None:
         self.fast: list[OptimizedModule] = []
-        self.kinds: dict[Kind, list[OptimizedModule]] = {}  # the same, by how the module is called
-        self.fixed: set[Kind] = set()  # of them, those that have a program for each size
-        self.refused: set[Kind] = set()  # calls, with their sizes, that can't be captured
-        self.closed = False  # nothing more is captured
+        self.kinds: dict[Form, OptimizedModule] = {}  # the same, by how the module is called
+        self.refused: set[tuple[Any, ...]] = set()  # calls, with their sizes, that can't be captured
         self.parts: PartedModule | None = None  # where the module can't be: its submodules are optimised
         self.layers: RecurrentForward | None = None  # of a recurrent layer that is not captured
         self.watch: Watch | None = None
@@ -278,19 +273,29 @@ class InPlace:
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.parts or self._runs_original(args, kwargs):
             return self.original(*args, **kwargs)
+        error: Exception | None = None
+        later = False
         try:
             if self.layers:
                 return self.layers.around(self.original)(*args, **kwargs)
-            kind = _kind(args, kwargs)
-            if not (self.refused and (kind, _sizes(args, kwargs)) in self.refused):
-                for fast in self.kinds.get(kind, ()):
-                    with suppress(InputError):  # raised before anything is computed
-                        return fast.forward(*args, **kwargs)
+            kind = form_of(args, kwargs)
+            found = self._known(kind, args, kwargs)
+            if found is None and self._may_capture(kind, args, kwargs):
+                later = self._makes_later()
+                found = None if later else self._captured(kind, args, kwargs)
+            if found is not None:
+                return found.forward(*args, **kwargs)
         except WeightsChangedError:
-            if not self._took_new_weights():
-                return self.original(*args, **kwargs)
-            return self.call(args, kwargs)
-        return self._new_call(kind, args, kwargs)
+            if self._took_new_weights():
+                return self.call(args, kwargs)
+        except _REFUSALS as failure:  # raised before anything is computed
+            error = failure
+        result = self.original(*args, **kwargs)
+        if error is not None:  # the module takes this call: what it does not take says nothing about it
+            self._refuse(args, kwargs, error)
+        elif later and self.background is not None:
+            self.background.ask(kind, "the call of a form that has none", args, kwargs, self._capture_later)
+        return result
 
     def _runs_original(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether the original runs this call. Reasons that a user may not expect are warned of."""
@@ -318,15 +323,16 @@ class InPlace:
             return True
         return any(tensor.requires_grad for tensor in tensors_of(args, kwargs))
 
-    def _say(self, text: str) -> None:
-        if text not in self.said:
-            self.said.add(text)
+    def _say(self, text: str, about: Any = None) -> None:
+        """Warn, once of each ``about``, the text itself if that is None."""
+        if (about or text) not in self.said:
+            self.said.add(about or text)
             warn(f"{type(self.module).__name__} {text}")
 
     def _took_new_weights(self) -> bool:
         """Not at the first call with new weights: in training, each call has new ones."""
         with self.lock:
-            now = [(tensor.data_ptr(), version_of(tensor)) for tensor in [*self.module.parameters(), *self.module.buffers()]]
+            now = self._weights()
             if now != self.seen:
                 self.seen = now
                 return False
@@ -335,26 +341,25 @@ class InPlace:
                 self.seen = None
             else:
                 self._forget()
-                self.first, self.budget.left = True, CAPTURES
+                self.captures = 0
             return True
 
-    def _new_call(self, kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A call without a known program."""
-        error: Exception | None = None
-        try:
-            found = self._found(kind, args, kwargs)
-        except (DrystoneError, DrystoneWarning) as failure:
-            found, error = None, failure
-        if found is not None:
-            return found.forward(*args, **kwargs)
-        result = self.original(*args, **kwargs)
-        if error is not None:  # the module takes this call: what it does not take says nothing about it
-            if self.options["strict"]:
-                raise error
-            self.refused.add((kind, _sizes(args, kwargs)))
-            self._spend()
-            self._say(f"runs eagerly in calls like this one: {error}")
-        return result
+    def _weights(self) -> list[tuple[int, int]]:
+        tensors = [*self.module.parameters(), *self.module.buffers()]
+        return [(tensor.data_ptr(), version_of(tensor)) for tensor in tensors]
+
+    def _refuse(self, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception) -> None:
+        if not _are_taken(args, kwargs):
+            return
+        if self.options["strict"]:
+            raise error
+        kind = form_of(args, kwargs)
+        self.refused.add((kind, _sizes(args, kwargs)))
+        if kind in self.kinds:
+            programs_of(self.kinds[kind]).source.singles -= 1
+        else:
+            self.captures += 1
+        self._say(f"runs eagerly in calls like this one: {error}", kind)
 
     # -- preparation
 
@@ -362,71 +367,94 @@ class InPlace:
         """Make the program for this form of call, if there is none. Raises as ``optimize`` does."""
         with torch.no_grad():
             checked_tensors(args, kwargs)
-        self._found(_kind(args, kwargs), args, kwargs)
+        kind = form_of(args, kwargs)
+        if self._known(kind, args, kwargs) is None and self._may_capture(kind, args, kwargs):
+            self._captured(kind, args, kwargs)
 
     def warm_up(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Call the module once, so that the next such call finds its program."""
-        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+        with torch.no_grad(), torch.autocast("cpu", enabled=False), waiting():
             self.call(args, kwargs)
 
-    def _found(self, kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OptimizedModule | None:
-        """The program for this call, made now if needed. None: run the original."""
-        if self.busy == threading.get_ident() or self.closed or (self.refused and (kind, _sizes(args, kwargs)) in self.refused):
+    def _known(self, kind: Form, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OptimizedModule | None:
+        """What runs calls of this form, if there is anything."""
+        if self.refused and (kind, _sizes(args, kwargs)) in self.refused:
             return None
+        if (known := self.kinds.get(kind)) is not None or self._is_busy() or self.captures > 1 + MAX_OTHERS:
+            return known
+        kinds = self.kinds
+        for fast in list(self.fast):
+            if _takes(fast, args, kwargs):  # though it was made for a call of another form
+                return kinds.setdefault(kind, fast)
+        return None
+
+    def _may_capture(self, kind: Form, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        if self._is_busy() or self.captures > 1 + MAX_OTHERS or (kind, _sizes(args, kwargs)) in self.refused:
+            return False
+        if self.parts or self.layers or not _are_taken(args, kwargs):
+            return False
+        if self.captures > MAX_OTHERS:
+            self.captures += 1  # no more questions
+            self._say(f"runs eagerly in calls unlike those that programs were made for: {MAX_OTHERS} more were")
+            return False
+        return True
+
+    def _makes_later(self) -> bool:
+        """Whether a call does not wait for a capture. One that must read the module itself would disturb the calls beside it."""
+        return self.background is not None and not waits() and can_be_captured_beside_calls(self.module)
+
+    def _is_busy(self) -> bool:
+        """Whether this thread captures the module: a call that it makes meanwhile is the original's."""
+        return getattr(self.busy, "true", False)
+
+    @contextmanager
+    def _making(self) -> Iterator[None]:
+        before, self.busy.true = self._is_busy(), True
+        try:
+            # What a call does to its inputs is for the caller to see.
+            with own_warnings("error", "the model changes its input", DrystoneWarning):
+                yield
+        finally:
+            self.busy.true = before
+
+    def _captured(self, kind: Form, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OptimizedModule | None:
+        """``_capture``, by one thread at a time."""
         with self.lock:
-            for fast in self.fast:
-                if _takes(fast, args, kwargs):  # though it was made for a call of another form
-                    self.kinds.setdefault(kind, [])
-                    self.kinds[kind] += [] if fast in self.kinds[kind] else [fast]
-                    return fast
-            if self.parts or self.layers or not _are_taken(args, kwargs):
+            return self._known(kind, args, kwargs) or self._capture(kind, args, kwargs)
+
+    def _capture_later(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """``_capture`` in the background, where others may change the module meanwhile: the lock is theirs."""
+        try:
+            self._capture(form_of(args, kwargs), args, kwargs)
+        except _REFUSALS as error:
+            self._refuse(args, kwargs, error)
+
+    def _capture(self, kind: Form, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OptimizedModule | None:
+        """Capture the module: first, or for a call of another form. None where it has become parts, or changed meanwhile."""
+        made: Any
+        kinds, watch, weights = self.kinds, Watch(self.module), self._weights()
+        with self._making():
+            if self.fast:
+                made = another(programs_of(self.fast[0]), args, kwargs)
+            else:
+                made = optimize(self._twin(), args, example_kwargs=kwargs, **self.options | self._precision())
+        with self.lock:
+            self.captures += 1
+            restored = vars(self.module).get(_NAME) is not self
+            if restored or kinds is not self.kinds or watch.set_attribute() or weights != self._weights():
                 return None
-            if self.budget.left <= 0 and not self.first:
-                self.closed = True
-                self._say(f"runs eagerly in calls unlike those that programs were made for: {CAPTURES} more were")
+            if isinstance(made, PartedModule):
+                self._divide(made)
                 return None
-            self.busy = threading.get_ident()
-            try:
-                with warnings.catch_warnings():
-                    # What a call does to its inputs is for the caller to see.
-                    warnings.filterwarnings("error", message="the model changes its input", category=DrystoneWarning)
-                    return self._captured(kind, args, kwargs)
-            finally:
-                self.busy = None
+            return self.take(made, kind)
 
-    def _captured(self, kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OptimizedModule | None:
-        """Capture the module: first, for a call of another form, or for new sizes."""
-        if self.fast:
-            made: Any = self._another(kind, args, kwargs)
-        else:
-            made = optimize(self._twin(), args, example_kwargs=kwargs, **self.options | self._precision())
-        self._spend()
-        if isinstance(made, PartedModule):
-            self._divide(made)
-            return None
-        self.take(made, kind)
-        return self.fast[-1]
-
-    def _spend(self) -> None:
-        self.budget.left -= 0 if self.first else 1
-        self.first = False
-
-    def take(self, made: OptimizedModule, kind: Kind) -> None:
-        refuse_others(made)  # whether there are to be more is decided here
+    def take(self, made: OptimizedModule, kind: Form) -> OptimizedModule:
+        """Have ``made`` run calls of this form, of any size; of other forms is decided here."""
+        for_one_form(made, self._making)
         self.fast.append(made)
-        self.kinds.setdefault(kind, []).append(made)
+        self.kinds[kind] = made
         self.watch = self.watch or Watch(self.module)
-
-    def _another(self, kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OptimizedModule:
-        """Let sizes that differ from those of known programs vary in the new one, if the model allows it."""
-        programs = programs_of(self.fast[0])
-        varying = None if kind in self.fixed else _differing(self.kinds.get(kind, []), args, kwargs)
-        if varying:
-            try:
-                return another(programs, args, kwargs, varying)
-            except (CaptureError, UnsupportedError):
-                self.fixed.add(kind)
-        return another(programs, args, kwargs)
+        return made
 
     def _twin(self) -> nn.Module:
         """The module to optimise: another object on the same weights and submodules, with the original ``forward`` and no hooks."""
@@ -438,7 +466,7 @@ class InPlace:
 
         def call(self_or_copy: nn.Module, *args: Any, **kwargs: Any) -> Any:
             # Where eager is faster, what it keeps is to be kept by the user's module.
-            if self_or_copy is made and not is_traced() and self.busy is None:
+            if self_or_copy is made and not is_traced() and not self._is_busy():
                 return self.original(*args, **kwargs)
             return nn.Module.__call__(self_or_copy, *args, **kwargs)
 
@@ -458,21 +486,25 @@ class InPlace:
             if module not in set(self.module.modules()):  # the twin: a recurrent layer
                 self.parts, self.layers = None, forward
                 continue
-            state = _install(module, self.options | {"dynamic_shapes": None}, self.budget)
+            state = _install(module, self.options | {"dynamic_shapes": None})
             if isinstance(forward, RecurrentForward):
                 state.layers = forward
                 continue
-            state.first = False
             for fast in forward.programs:
                 example = interface_of(fast).example
                 assert example is not None
-                state.take(fast, _kind(example.args, example.kwargs))
+                kind = form_of(example.args, example.kwargs)
+                if kind in state.kinds:
+                    programs_of(state.kinds[kind]).adopt(programs_of(fast))
+                else:
+                    state.take(fast, kind)
+                    state.captures += 1
 
 
-def _install(module: nn.Module, options: dict[str, Any], budget: Budget | None = None) -> InPlace:
+def _install(module: nn.Module, options: dict[str, Any]) -> InPlace:
     _uninstall(module)
     own = vars(module).get("forward")
-    state = InPlace(module, own, options, budget)
+    state = InPlace(module, own, options)
     vars(module)[_NAME] = state
     vars(module)["forward"] = MethodType(_forward(module, own), module)
     return state
@@ -546,26 +578,11 @@ class _Recorder:
         return noted
 
     def note(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        key = module, _kind(args, kwargs), _sizes(args, kwargs)
+        key = module, form_of(args, kwargs), _sizes(args, kwargs)
         calls = self.calls.setdefault(module, [])
         if key not in self.known and len(calls) < MAX_PROGRAMS:
             self.known.add(key)
             calls.append(cloned_call(args, kwargs))
-
-
-def _kind(*items: Any) -> Kind:
-    """The form of a call, without sizes. Calls of one form may need several programs."""
-    return tuple(map(_kind_of, items))
-
-
-def _kind_of(item: Any) -> Any:
-    if isinstance(item, torch.Tensor):
-        return item.dtype
-    if isinstance(item, dict):
-        return (dict, *((key if isinstance(key, str) else repr(key), _kind_of(entry)) for key, entry in item.items()))
-    if isinstance(item, (tuple, list)):
-        return (type(item), *map(_kind_of, item))
-    return (type(item), item if isinstance(item, (bool, int, str)) else repr(item) if isinstance(item, float) else None)
 
 
 def _sizes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[torch.Size, ...]:
@@ -587,18 +604,3 @@ def _are_taken(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     except InputError:
         return False
     return True
-
-
-def _differing(same: list[OptimizedModule], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[set[int]] | None:
-    """For each tensor the batch axis and the axes whose size differs from the examples of ``same``; None for none."""
-    tensors = tensors_of(args, kwargs)
-    varying: dict[int, set[int]] = {id(tensor): set() for tensor in tensors}
-    for fast in same:
-        with suppress(InputError):
-            for tensor, shape in zip(fast._flatten(args, kwargs), fast._shapes, strict=True):
-                if tensor.dim() == len(shape):
-                    varying[id(tensor)].update(axis for axis, size in enumerate(shape) if tensor.shape[axis] != size)
-    if not any(varying.values()):
-        return None
-    batch = batch_inputs(tensors)
-    return [varying[id(tensor)] | ({0} if i in batch else set()) for i, tensor in enumerate(tensors)]

@@ -23,6 +23,7 @@ class Options:
     strict: bool = False
     formats: str | None = None
     accuracy: str = "default"
+    new_shapes: str = "wait"
     float32_modules: Collection[nn.Module] = ()
 
 
@@ -35,11 +36,18 @@ def example_call(
 
 
 def check_arguments(
-    args: tuple[Any, ...], kwargs: dict[str, Any], dtype: Any, accuracy: Any, tuning: Any, capture: Any, formats: Any
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    dtype: Any,
+    accuracy: Any,
+    tuning: Any,
+    capture: Any,
+    formats: Any,
+    new_shapes: Any,
 ) -> None:
     if not args and not kwargs:
         raise InputError("example_inputs is missing: optimize needs one set of inputs, as a tuple, to know shapes and dtypes")
-    check_options(dtype, accuracy, tuning, capture, formats)
+    check_options(dtype, accuracy, tuning, capture, formats, new_shapes)
 
 
 def check_release(model: nn.Module, dynamic_shapes: Any) -> None:
@@ -50,7 +58,12 @@ def check_release(model: nn.Module, dynamic_shapes: Any) -> None:
 
 
 def check_options(
-    dtype: Any = None, accuracy: Any = "default", tuning: Any = "measure", capture: Any = "auto", formats: Any = None
+    dtype: Any = None,
+    accuracy: Any = "default",
+    tuning: Any = "measure",
+    capture: Any = "auto",
+    formats: Any = None,
+    new_shapes: Any = "wait",
 ) -> None:
     """Raise ``UnsupportedError`` or ``InputError`` for an option out of range."""
     if dtype not in (None, torch.float32, torch.bfloat16):
@@ -60,12 +73,15 @@ def check_options(
         ("tuning", tuning, ("measure", "estimate")),
         ("capture", capture, ("auto", "whole", "eager")),
         ("formats", formats, (None, *native.FORMATS)),
+        ("new_shapes", new_shapes, ("wait", "background")),
     ):
         if given not in allowed:
             raise InputError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {given!r}")
 
 
-def check_eager(model: nn.Module, dtype: Any, dynamic_shapes: Any, strict: bool, release_originals: bool) -> None:
+def check_eager(
+    model: nn.Module, dtype: Any, dynamic_shapes: Any, strict: bool, release_originals: bool, new_shapes: Any = "wait"
+) -> None:
     """Raise for options that don't go with ``capture="eager"``."""
     if isinstance(model, torch.jit.ScriptModule):
         raise InputError('capture="eager": a TorchScript module runs no Python between its layers; leave capture out')
@@ -73,6 +89,8 @@ def check_eager(model: nn.Module, dtype: Any, dynamic_shapes: Any, strict: bool,
         raise UnsupportedError('capture="eager": the model computes in its own precision; convert it with model.to(torch.bfloat16)')
     if dynamic_shapes is not None:
         raise InputError('capture="eager": inputs of any shape are taken; leave out dynamic_shapes')
+    if new_shapes != "wait":
+        raise InputError('capture="eager": there is nothing to wait for at a new shape; leave out new_shapes')
     if strict:
         raise UnsupportedError('capture="eager" leaves to torch what has no program, so it can\'t be strict')
     if release_originals:

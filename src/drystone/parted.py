@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from drystone.capture.alone import own_random_numbers
 from drystone.capture.isolated import cloned_call
 from drystone.capture.module_tree import bare, copy_tree
 from drystone.capture.parts import Part, divide, first_line
@@ -117,7 +118,7 @@ def undisturbed() -> Iterator[None]:
         torch.no_grad(),
         torch.autocast("cpu", enabled=False),
         on_cpu(),
-        torch.random.fork_rng(devices=[]),
+        own_random_numbers(),
     ):
         yield
 
@@ -125,7 +126,7 @@ def undisturbed() -> Iterator[None]:
 def run_once(module: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A call that leaves the example alone and draws the same random numbers each time."""
     args, kwargs = cloned_call(args, kwargs)
-    with torch.random.fork_rng(devices=[]):
+    with own_random_numbers():
         return module(*args, **kwargs)
 
 
@@ -150,7 +151,7 @@ def _programs(
     """A program for each way of calling the module, held against the module; the first must succeed."""
 
     def program(call: Call) -> OptimizedModule:
-        with torch.random.fork_rng(devices=[]):  # autotuning draws numbers too
+        with own_random_numbers():  # autotuning draws numbers too
             made = prepare(module, call, dtype)
         differs = difference(run_once(made, call.args, call.kwargs), module, call.args, call.kwargs, dtype)
         if differs:

@@ -6,7 +6,9 @@ those of one source. A ``Preparer`` makes them, and owns what they share.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ import torch
 from drystone import native
 from drystone.capture.export import Captured
 from drystone.capture.signature import Signature
-from drystone.errors import UnsupportedError, warn
+from drystone.errors import DrystoneError, UnsupportedError, warn
 from drystone.factories import on_cpu
 from drystone.forks import Lock
 from drystone.graph.build import build
@@ -29,6 +31,7 @@ from drystone.plan.environment import environment
 from drystone.plan.implementations import Option
 from drystone.plan.implementations.base import WeightStore
 from drystone.plan.tuning_cache import TuningCache
+from drystone.runtime.background import Background, waits
 from drystone.runtime.explain import ExplainedStep, Explanation
 from drystone.runtime.memory import Memory
 from drystone.runtime.module import OptimizedModule, Prepared, supply_of
@@ -48,6 +51,8 @@ class Source:
     """Gives the graphs that programs are made of. The weights are constants of them."""
 
     timed = True  # programs are run when they are made, for ``explain()``
+    singles = math.inf  # captures for one size alone that may be made yet
+    while_making: Callable[[], AbstractContextManager[None]] = staticmethod(nullcontext)
 
     def capture(self) -> Iterable[Named]:
         """Take the weights as they are now; gives those that are to be watched, with their names."""
@@ -144,7 +149,6 @@ class Programs(ProgramTable[tuple[int, Sizes], Prepared]):
         originals: Iterable[Named] = (),
         usual: Sizes | None = None,
         quiet: bool = False,
-        kin: Programs | None = None,
     ) -> None:
         """``originals``: the weights that graphs are made from. ``usual``: the sizes of the example. ``quiet``: no warning of what
         runs on ATen."""
@@ -153,15 +157,30 @@ class Programs(ProgramTable[tuple[int, Sizes], Prepared]):
         self.originals, self.usual = Weights(originals), usual
         self.released = False  # the model has no weights any more
         self.current: tuple[int, Prepared] | None = None  # the last used for the example's shapes, and its threads
-        self.kin: Planner | None = kin.kin if kin else None  # the first program's
-        self.verdict: str | None = kin.verdict if kin else None  # whether eager was faster then: what was not compared follows it
+        self.kin: Planner | None = None  # the first program's
+        self.background = Background(options.strict) if options.new_shapes == "background" else None
+        self.verdict: str | None = None  # whether eager was faster then: what was not compared follows it
 
     def at(self, sizes: Sizes, tensors: list[torch.Tensor], threads: int, autotune: bool = False) -> Prepared:
         """The program for these sizes and so many threads, those in force; ``autotune`` makes it again, by measuring."""
         return self.find((threads, sizes), lambda: self._make(sizes, tensors, threads, autotune), autotune)
 
     def leaves_to_eager(self, sizes: Sizes, threads: int) -> bool:
-        return self.verdict == "eager" and self.get((threads, sizes)) is None
+        goes_on = self.verdict == "eager" or (self.background is not None and not waits())
+        return goes_on and self.get((threads, sizes)) is None
+
+    def ask(self, sizes: Sizes, tensors: list[torch.Tensor], threads: int) -> None:
+        if self.background is None or self.verdict == "eager":
+            return
+
+        def make(tensors: list[torch.Tensor], _: Any) -> None:
+            try:
+                self.at(sizes, tensors, threads)
+            except DrystoneError:
+                self.source.singles -= 1
+                raise
+
+        self.background.ask((threads, sizes), f"inputs of {', '.join(map(str, map(list, sizes)))}", tensors, {}, make)
 
     def refresh(self) -> None:
         """Take over the weights as they are now. Programs are made again when they are called for."""
@@ -178,6 +197,11 @@ class Programs(ProgramTable[tuple[int, Sizes], Prepared]):
         super().clear()
         self.current = None
 
+    def adopt(self, others: Programs) -> None:
+        """Take over the programs of the same model for calls of the same form."""
+        for key, entry in others.items():
+            self.find(key, lambda entry=entry: entry)  # type: ignore[misc]
+
     def _cost(self, entry: Prepared) -> int:
         return entry.bytes
 
@@ -189,7 +213,7 @@ class Programs(ProgramTable[tuple[int, Sizes], Prepared]):
 
     def _make(self, sizes: Sizes, tensors: list[torch.Tensor], threads: int, autotune: bool) -> Prepared:
         preparer = self.preparer
-        with on_cpu(), spinner("preparing") as say:
+        with on_cpu(), self.source.while_making(), spinner("preparing") as say:
             graph, signature = self.source.graph_for(sizes, tensors)
             tensors = [tensor.detach().resolve_neg().resolve_conj().contiguous() for tensor in tensors]
             measure = autotune and not self.released

@@ -17,6 +17,7 @@ from torch import nn
 from drystone import native
 from drystone.artefact import folder, graphs, plans, structures, weights
 from drystone.artefact.document import entries, listed, require, truth, whole, wholes, word
+from drystone.capture.declared import Dimensions
 from drystone.capture.signature import Signature
 from drystone.errors import ArtefactError, InputError, ShapeError, UnsupportedError
 from drystone.graph.graph import Graph, mark_accurate
@@ -99,6 +100,7 @@ class Original:
     float32: set[str]  # their names
     weights: list[str]  # the names of those that were packed
     verdict: str | None
+    declared: Dimensions
 
 
 def load(path: str | os.PathLike[str]) -> OptimizedModule:
@@ -165,7 +167,8 @@ def _restored(content: _Content, plan: plans.Plan, original: Original | None) ->
         whole.graph, whole.signature = graph, signature
     source = _Artefact(content, plan, whole)
     example = whole.example if whole else None
-    interface = Interface(example, signature, graph.inputs, content.varying, content.batch)
+    declared = original.declared if original else []
+    interface = Interface(example, signature, graph.inputs, content.varying, content.batch, declared)
     watched = [] if original is None else _watched(original)
     # quiet: who saved the module was told what runs on ATen.
     programs = Programs(Preparer(), source, options, watched, interface.sizes, quiet=True)

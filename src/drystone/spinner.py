@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -14,8 +15,8 @@ from drystone.errors import usable_stderr
 
 @contextmanager
 def spinner(title: str) -> Iterator[Callable[[str], None]]:
-    """A spinner on the terminal that says what is being done; silent where there is none."""
-    if not _on_terminal():
+    """A spinner on the terminal that says what is being done; silent where there is none, and where the main thread has it."""
+    if threading.current_thread() is not threading.main_thread() or not _on_terminal():
         with usable_stderr():
             yield lambda text: None
         return

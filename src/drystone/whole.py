@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,10 +12,12 @@ import torch
 from torch.utils import _pytree as pytree
 
 from drystone import native
+from drystone.capture.declared import Dimensions
 from drystone.capture.export import Captured
 from drystone.capture.export import capture as capture_module
-from drystone.capture.isolated import alone, tensors_of
+from drystone.capture.isolated import alone, can_be_captured_beside_calls, tensors_of
 from drystone.capture.kept_modules import names_of
+from drystone.capture.parts import first_line
 from drystone.capture.shapes import LEAST, batch_inputs, dynamic_dims, resize, varying_shapes
 from drystone.capture.signature import Signature
 from drystone.errors import CaptureError, ShapeError, UnsupportedError, warn
@@ -23,8 +25,8 @@ from drystone.factories import on_cpu
 from drystone.graph.graph import Graph
 from drystone.graph.traced import resized
 from drystone.options import Options
-from drystone.preparer import Preparer, Programs, Sizes, Source, lowered
-from drystone.runtime.module import Example, Interface, OptimizedModule, sizes_of
+from drystone.preparer import Preparer, Programs, Sizes, Source, lowered, programs_of
+from drystone.runtime.module import Example, Interface, OptimizedModule, set_interface, sizes_of
 from drystone.runtime.proxy import threads_in_force
 from drystone.runtime.weights import Named
 from drystone.spinner import spinner
@@ -32,6 +34,9 @@ from drystone.spinner import spinner
 # A model of more operators is captured anew for each other shape: with symbols for sizes, a capture takes four times as long, and
 # the first call that brings one would wait for it.
 SYMBOLIC_NODES = 2000
+
+# Captures for one size alone, where eager can run the others. Each takes seconds of a call.
+MAX_SINGLES = 8
 
 # The axes that vary in a symbolic capture, each an input's number and its own, with the first of them that has the same size.
 Pattern = tuple[tuple[tuple[int, int], tuple[int, int]], ...]
@@ -52,6 +57,7 @@ class WholeModel(Source):
         self.tried: set[Pattern] = set()  # those that were
         self.varied: dict[int, set[int]] = {}  # the axes of each input that have varied
         self.varying: list[set[int]] = []  # that were declared to vary
+        self.declared: Dimensions = []
         self.changed: list[str] = []  # what each call of the model changes, and a program does not
 
     def capture(self) -> list[Named]:
@@ -62,7 +68,7 @@ class WholeModel(Source):
         self.symbolic = [captured] if self.dynamic_shapes is not None else []
         self.resizable = self.dynamic_shapes is None and not long
         self.tried.clear()
-        self.varying, self.changed = dynamic_dims(captured), captured.changed
+        self.varying, self.declared, self.changed = dynamic_dims(captured), captured.declared, captured.changed
         return captured.originals
 
     def report_changes(self) -> None:
@@ -79,7 +85,7 @@ class WholeModel(Source):
         free = self.dynamic_shapes is None and any_size
         batch = batch_inputs(tensors) if free else []
         varying = [set(range(tensor.dim())) for tensor in tensors] if free else self.varying
-        return Interface(self.example, self.signature, self.graph.inputs, varying, batch)
+        return Interface(self.example, self.signature, self.graph.inputs, varying, batch, self.declared)
 
     def graph_for(self, sizes: Sizes, tensors: list[torch.Tensor]) -> tuple[Graph, Signature]:
         if sizes == tuple(value.shape for value in self.graph.inputs):
@@ -92,10 +98,15 @@ class WholeModel(Source):
             self.symbolic.insert(0, symbolic)
             if found := self._resized(symbolic, sizes):
                 return found
+        if self.singles <= 0:
+            raise ShapeError(f"{self._differing(sizes)}, and {MAX_SINGLES} other sizes have captures of their own")
         try:
             captured = capture_module(self.example.model, args, kwargs)
         except CaptureError as error:
-            raise ShapeError(f"the model was prepared for other shapes: {self._differing(sizes)}. It fails {error}") from error
+            raise ShapeError(
+                f"the model was prepared for other shapes: {self._differing(sizes)}. It fails {first_line(error)}"
+            ) from error
+        self.singles -= 1
         return self._graph(captured), captured.signature
 
     def _resized(self, captured: Captured, sizes: Sizes) -> tuple[Graph, Signature] | None:
@@ -157,20 +168,26 @@ def optimize_whole(
     release_originals: bool = False,
     part: bool = False,
     quiet: bool = False,
-    kin: Programs | None = None,
 ) -> OptimizedModule:
-    """The model with programs, that of the example among them. ``kin``: others of the model, whose times and verdict hold.
+    """The model with programs, that of the example among them.
 
     ``part``: of a model, at whose calls it may meet another first size, which is no batch: a program for each would cost more than
     eager. What runs on ATen inside is for explain() to list.
     """
+    if options.new_shapes == "background" and not can_be_captured_beside_calls(example.model):
+        warn(
+            'new_shapes="background": a capture would disturb calls, as functions stand for forwards in the model; new shapes wait'
+        )
+        options = replace(options, new_shapes="wait")
     with on_cpu(), spinner("preparing") as say:
         say("capturing")
         source = WholeModel(example, options, dynamic_shapes)
         originals = source.capture()
         source.report_changes()
         interface = source.interface(any_size=not (part or release_originals))
-        programs = Programs(preparer, source, options, originals, interface.sizes, quiet=part or quiet, kin=kin)
+        if options.new_shapes == "background":
+            source.singles = MAX_SINGLES  # eager goes on with the others
+        programs = Programs(preparer, source, options, originals, interface.sizes, quiet=part or quiet)
         tensors = source.signature.flatten(source.example.args, source.example.kwargs)
         programs.at(sizes_of(tensors), tensors, threads_in_force(), autotune=options.tuning == "measure")
         other = None if part or release_originals else partial(another, programs)
@@ -185,21 +202,20 @@ def optimize_whole(
     return fast
 
 
-def another(
-    programs: Programs, args: tuple[Any, ...], kwargs: dict[str, Any], varying: Sequence[set[int]] | None = None
-) -> OptimizedModule:
-    """The model of ``programs`` captured whole for another way of calling it, on the same packed weights.
-
-    ``varying``: the axes of each tensor of the call that may have other sizes; the plan then comes from times that are known.
-    """
+def another(programs: Programs, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OptimizedModule:
+    """The model of ``programs`` captured whole for another way of calling it, on the same packed weights."""
     first = programs.source
     assert isinstance(first, WholeModel)
-    example = Example(first.example.model, args, kwargs)
-    if varying is None:
-        return optimize_whole(example, first.options, programs.preparer, quiet=programs.quiet)
-    shapes = varying_shapes(first.signature.parameters, args, kwargs, varying)
-    options = replace(first.options, tuning="estimate")
-    return optimize_whole(example, options, programs.preparer, shapes, kin=programs, quiet=programs.quiet)
+    return optimize_whole(Example(first.example.model, args, kwargs), first.options, programs.preparer, quiet=programs.quiet)
+
+
+def for_one_form(fast: OptimizedModule, while_making: Callable[[], AbstractContextManager[None]]) -> None:
+    """Let ``fast`` take any size that was not declared otherwise, but few that need a capture for themselves. Calls of another form
+    than the example's raise, whatever the model takes. ``while_making`` is entered whenever a program is made."""
+    source = programs_of(fast).source
+    assert isinstance(source, WholeModel)
+    source.while_making, source.singles = while_making, MAX_SINGLES
+    set_interface(fast, source.interface(any_size=True), None)
 
 
 def _distinct(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:

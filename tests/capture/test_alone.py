@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import builtins
 import io
+import logging
 import math
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,7 +19,7 @@ import torch
 from torch import nn
 
 import drystone
-from drystone.capture.alone import alone
+from drystone.capture.alone import alone, own_warnings
 from drystone.capture.export import capture
 from drystone.preparer import programs_of
 
@@ -117,6 +119,43 @@ def test_what_other_threads_print_is_printed(monkeypatch: pytest.MonkeyPatch) ->
         print("a line of the log", file=sys.stderr)
     assert stream.getvalue() == "a line of the log\n"
     assert sys.stderr is stream
+
+
+def test_what_other_threads_warn_of_and_log_is_heard(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = list(warnings.filters)
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    monkeypatch.setattr(logger, "handlers", [caplog.handler])
+    capture_beside = capturing()
+    capture_beside.__enter__()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        logger.error("a line of the log")
+        capture_beside.__exit__(None, None, None)
+        with pytest.raises(UserWarning, match="heard"):
+            warnings.warn("heard", UserWarning, stacklevel=1)
+    assert warnings.filters == before
+    assert "a line of the log" in caplog.messages
+
+
+def test_a_filter_of_one_thread() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        heard: list[bool] = []
+
+        def work() -> None:
+            try:
+                warnings.warn("said by both", UserWarning, stacklevel=1)
+                heard.append(False)
+            except UserWarning:
+                heard.append(True)
+
+        with own_warnings("ignore", "said by"):
+            work()
+            thread = threading.Thread(target=work)
+            thread.start()
+            thread.join()
+        work()
+        assert heard == [False, True, True]
 
 
 class Stops(nn.Module):

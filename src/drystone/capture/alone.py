@@ -1,22 +1,25 @@
 """torch traces one thing at a time in a process, and changes it for all threads meanwhile: here one capture is alone, and unseen.
 
 While it traces, torch puts functions of its own in the place of ``nn.Module.__call__``, ``builtins.max`` and others, sets flags
-such as ``torch.compiler.is_compiling()``, and we bar it from printing. All of it is for the thread that captures; the others run
-eager models, programs and compiled functions, and are not to notice.
+such as ``torch.compiler.is_compiling()``, and we bar it from printing and from warning. All of it is for the thread that captures;
+the others run eager models, programs and compiled functions, and are not to notice.
 """
 
 from __future__ import annotations
 
 import builtins
 import functools
+import logging
 import math
 import os
+import re
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from threading import get_ident
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.export._trace as torch_trace
@@ -167,6 +170,77 @@ class _Muted:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+@contextmanager
+def own_warnings(action: Literal["error", "ignore"], message: str = "", category: type[Warning] = Warning) -> Iterator[None]:
+    """A filter for what this thread warns of. ``warnings.catch_warnings`` would put back the filters of all."""
+    pattern = _OwnPattern(message)
+    entry: Any = action, pattern, category, None, 0
+    before = warnings.filters
+    before.insert(0, entry)  # type: ignore[attr-defined]
+    warnings._filters_mutated()  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        pattern.owner = None  # another thread may have a copy of the filters
+        for filters in (before, warnings.filters):
+            with suppress(ValueError):
+                filters.remove(entry)  # type: ignore[attr-defined]
+        warnings._filters_mutated()  # type: ignore[attr-defined]
+
+
+class _OwnPattern:
+    """Stands for a regular expression in a filter of warnings."""
+
+    def __init__(self, text: str) -> None:
+        self.owner: int | None = get_ident()
+        self._pattern = re.compile(text, re.IGNORECASE)
+
+    def match(self, text: str) -> bool:
+        return get_ident() == self.owner and self._pattern.match(text) is not None
+
+
+@contextmanager
+def own_silence(*names: str) -> Iterator[None]:
+    """What this thread says to these loggers is not heard."""
+    owner = get_ident()
+
+    def of_others(record: logging.LogRecord) -> bool:
+        return get_ident() != owner
+
+    loggers = list(map(logging.getLogger, names))
+    for logger in loggers:
+        logger.addFilter(of_others)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(of_others)
+
+
+_beside = threading.local()
+
+
+@contextmanager
+def beside_others() -> Iterator[None]:
+    """Within, this thread works for itself while others run the same models."""
+    _beside.true = True
+    try:
+        yield
+    finally:
+        _beside.true = False
+
+
+def is_beside_others() -> bool:
+    return getattr(_beside, "true", False)
+
+
+@contextmanager
+def own_random_numbers() -> Iterator[None]:
+    """Afterwards the next random numbers are those that came next before; not beside others, who would be given theirs again."""
+    with nullcontext() if is_beside_others() else torch.random.fork_rng(devices=[]):
+        yield
 
 
 _held = False

@@ -6,10 +6,9 @@ import dataclasses
 import functools
 import inspect
 import linecache
-import logging
 import os
+import re
 import traceback
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,12 +17,15 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._dynamo.exc import UserError, UserErrorType
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
+from torch.fx.experimental.symbolic_shapes import ConstraintViolationError
 from torch.utils import _pytree as pytree
 
-from drystone.capture.alone import alone, silent
+from drystone.capture.alone import alone, own_silence, own_warnings, silent
+from drystone.capture.declared import Dimensions, declared_dims
 from drystone.capture.hooks import global_hooks_held
 from drystone.capture.isolated import can_be_isolated, users_hooks
 from drystone.capture.mutation import functionalize, read_by
@@ -46,6 +48,7 @@ class Captured:
     constants: dict[str, tuple[str, torch.Tensor]]  # placeholder → (qualified name, the model's tensor)
     output_names: list[str]  # the nodes that give the graph's outputs
     weights: set[str]  # the placeholders that are parameters, buffers and plain tensors of the model, and are read
+    declared: Dimensions = field(default_factory=list)  # what was declared of each tensor among the inputs
     changed: list[str] = field(default_factory=list)  # attributes that each call of the model changes, and a program does not
 
     @property
@@ -61,8 +64,8 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
     Hooks around the model's own ``forward`` are left out.
 
     Raises ``CaptureError`` for a model in training mode, or one that can't be traced, naming the model's line, or one whose
-    submodules have forward hooks; ``InputError`` for example inputs that are not on the CPU; ``UnsupportedError`` where the result
-    depends on what each call changes.
+    submodules have forward hooks, or that can't vary as ``dynamic_shapes`` declares; ``InputError`` for example inputs that are not
+    on the CPU, or not as declared; ``UnsupportedError`` where the result depends on what each call changes.
     """
     kwargs = dict(kwargs or {})
     _register_dataclasses(args, kwargs)
@@ -81,6 +84,7 @@ def _register_dataclasses(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None
 
 
 def _captured(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any) -> Captured:
+    declared = {} if dynamic_shapes is None else declared_dims(model, args, kwargs, dynamic_shapes)
     settled = _settled(model, args, kwargs)
     traced = settled.model
     try:
@@ -88,17 +92,21 @@ def _captured(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], d
         with alone(), torch.inference_mode(_of_inference_mode(model)), _plain_modes(), _attributes_kept(traced), _quiet():
             if dynamic_shapes is not None:
                 # The tracer leaves marks on tensors where it fails, and a later capture would find them.
-                args, kwargs = pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, (args, kwargs))
+                given, named = pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, (args, kwargs))
                 dynamic_shapes = _name_further_arguments(traced, kwargs, dynamic_shapes)
-            program = torch.export.export(traced, tuple(args), kwargs, dynamic_shapes=dynamic_shapes, strict=False)
+            else:
+                given, named = args, kwargs
+            program = torch.export.export(traced, tuple(given), named, dynamic_shapes=dynamic_shapes, strict=False)
             program = functionalize(program)
         captured = describe(program, inspect.signature(model.forward))
         captured.changed = settled.changed
+        captured.declared = [declared.get(id(tensor), {}) for tensor in captured.signature.flatten(args, kwargs)]
         return captured
     except DrystoneError:
         raise
     except Exception as error:
-        raise CaptureError(_explanation(model, error)) from error
+        explained = _wrong_declaration if dynamic_shapes is not None and _is_of_declaration(error) else _explanation
+        raise CaptureError(explained(model, error)) from error
 
 
 def _of_inference_mode(model: nn.Module) -> bool:
@@ -146,9 +154,8 @@ def _settled(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         torch.no_grad(),
         torch.autocast("cpu", enabled=False),
         on_cpu(),
-        warnings.catch_warnings(),
+        own_warnings("ignore"),  # the model's own, which its calls give
     ):
-        warnings.simplefilter("ignore")  # the model's own, which its calls give
         settled = settle(model, args, kwargs)
     if settled.matters:
         raise UnsupportedError(
@@ -200,17 +207,8 @@ def _quiet() -> Iterator[None]:
     """What torch.export prints where it fails, the graph so far among it: the CaptureError says it shorter; and what it warns of in
     attributes that a call assigns, which ``Captured.changed`` names where they matter."""
     names = ("torch.export._trace", "torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor")
-    loggers = [logging.getLogger(name) for name in names]
-    before = [logger.disabled for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.disabled = True
-        with silent(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The tensor attributes? .* assigned during export", UserWarning)
-            yield
-    finally:
-        for logger, disabled in zip(loggers, before, strict=True):
-            logger.disabled = disabled
+    with silent(), own_silence(*names), own_warnings("ignore", "The tensor attributes? .* assigned during export", UserWarning):
+        yield
 
 
 def check_model(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -307,6 +305,23 @@ def _explanation(model: nn.Module, error: BaseException) -> str:
     place = _model_line(error)
     where = f"at {place}" if place else f"in {type(model).__name__}"
     return f"{where}: {type(error).__name__}: {first}\n{_ADVICE}"
+
+
+def _is_of_declaration(error: Exception) -> bool:
+    kinds = (UserErrorType.CONSTRAINT_VIOLATION, UserErrorType.INVALID_INPUT)
+    return isinstance(error, ConstraintViolationError) or (isinstance(error, UserError) and error.error_type in kinds)
+
+
+def _wrong_declaration(model: nn.Module, error: BaseException) -> str:
+    """What torch says of ``dynamic_shapes``: the first reason, and its suggestions."""
+    said = re.sub(r"L\['(\w+)'\]\.size\(\)\[(\d+)\]", r"\1.shape[\2]", str(error).split("\n\n", 1)[0])
+    text, _, fixes = said.partition("\nSuggested fixes:\n")
+    reasons = [line.removeprefix("  - ") for line in text.split("\n") if line.startswith("  - ")] or [text]
+    lines = [f"dynamic_shapes does not fit {type(model).__name__}: {reasons[0]}"]
+    lines += ["torch suggests to declare:", fixes] if fixes else []
+    return "\n".join(
+        [*lines, "Without dynamic_shapes every dimension may change from call to call, as far as the model allows it."]
+    )
 
 
 def _model_line(error: BaseException) -> str | None:

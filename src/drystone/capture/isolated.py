@@ -164,6 +164,11 @@ def can_be_isolated(model: nn.Module) -> bool:
     return not scripted and all(forward is None or isinstance(forward, types.MethodType) for forward in forwards)
 
 
+def can_be_captured_beside_calls(model: nn.Module) -> bool:
+    """Whether a capture reads a copy of the model, or what is not run: then calls of other threads may run it meanwhile."""
+    return isinstance(model, torch.jit.ScriptModule) or can_be_isolated(model)
+
+
 def alone(model: nn.Module) -> nn.Module:
     """The model to be run and timed beside a program, where nothing of it may change; itself where no copy can be made."""
     return Isolated(model).model if can_be_isolated(model) else model

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from drystone.capture.alone import own_random_numbers
 from drystone.capture.isolated import Isolated, cloned_call, state
 
 _MISSING = object()
@@ -63,7 +64,7 @@ def settle(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> S
 
 def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     args, kwargs = cloned_call(args, kwargs)
-    with torch.random.fork_rng(devices=[]):
+    with own_random_numbers():
         return model(*args, **kwargs)
 
 

@@ -16,6 +16,10 @@ from drystone.errors import InputError
 _TENSOR = frozenset((torch.Tensor,))
 
 
+# Of a call: all but the sizes of tensors.
+Form = tuple[Any, ...]
+
+
 class OtherCall(InputError):
     """A call of another form than the example's, which the model may take: it would be another graph."""
 
@@ -131,6 +135,21 @@ class Signature:
 
     def _shown(self) -> str:
         return ", ".join(leaf.name for leaf in self.inputs) + f" as {self.in_spec}"
+
+
+def form_of(*items: Any) -> Form:
+    """The form of a call: all but the sizes of tensors."""
+    return tuple(map(_form_of, items))
+
+
+def _form_of(item: Any) -> Any:
+    if isinstance(item, torch.Tensor):
+        return item.dtype, item.dim()
+    if isinstance(item, dict):
+        return (dict, *((key if isinstance(key, str) else repr(key), _form_of(entry)) for key, entry in item.items()))
+    if isinstance(item, (tuple, list)):
+        return (type(item), *map(_form_of, item))
+    return (type(item), item if isinstance(item, (bool, int, str)) else repr(item) if isinstance(item, float) else None)
 
 
 def is_array(value: Any) -> bool:

@@ -38,6 +38,7 @@ class Explanation:
     threads: int
     isa: str
     onednn: str
+    preparing: list[str] = field(default_factory=list)  # the calls for which programs are being made in the background
 
     @property
     def microseconds(self) -> float:
@@ -94,6 +95,7 @@ class Explanation:
             lines.append(f"Whole call: drystone {self.plan_milliseconds:.3f} ms, eager {self.eager_milliseconds:.3f} ms.")
         if self.runs == "eager":
             lines.append("Eager was faster in autotuning, so calls run eagerly.")
+        lines += [f"In the background a program is being made for {purpose}." for purpose in self.preparing]
         return "\n".join(lines)
 
 

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from drystone.capture.declared import Dimensions, check
 from drystone.capture.hooks import GLOBAL_HOOKS
-from drystone.capture.signature import OtherCall, Signature
+from drystone.capture.signature import OtherCall, Signature, form_of
 from drystone.errors import DrystoneError, InputError, ShapeError
 from drystone.forks import Lock
 from drystone.graph.graph import Graph, Value
+from drystone.runtime.background import Background, waits
 from drystone.runtime.explain import Explanation
 from drystone.runtime.hooks import within_hooks
 from drystone.runtime.program import Program
-from drystone.runtime.proxy import ModuleProxy, refusal, threads_in_force
+from drystone.runtime.proxy import ModuleProxy, checked_tensors, refusal, threads_in_force
 from drystone.runtime.traced_calls import is_traced
 from drystone.runtime.weights import Weights
 
@@ -50,7 +52,7 @@ class Interface:
     """The calling convention of a captured model.
 
     ``inputs`` are those of the example. ``varying`` has the axes of each whose sizes may vary. ``batch``: the inputs whose
-    first axis is the batch, where no dimension was declared dynamic. A loaded model has no example.
+    first axis is the batch, where no dimension was declared dynamic. A loaded model has no example, and nothing ``declared``.
     """
 
     example: Example | None
@@ -58,6 +60,7 @@ class Interface:
     inputs: list[Value]
     varying: list[set[int]]
     batch: list[int]
+    declared: Dimensions = field(default_factory=list)
 
     @property
     def sizes(self) -> tuple[tuple[int, ...], ...]:
@@ -93,8 +96,13 @@ class Supply(Protocol):
     def at(self, sizes: tuple[Any, ...], tensors: list[torch.Tensor], threads: int, autotune: bool = False) -> Prepared:
         """The program for inputs of these sizes and the thread count in force; ``autotune`` says to measure times now."""
 
+    background: Background | None  # where programs are made that calls do not wait for
+
     def leaves_to_eager(self, sizes: tuple[Any, ...], threads: int) -> bool:
-        """Whether eager is known to be faster, and no program for these sizes says otherwise: then none is made."""
+        """Whether there is no program for these sizes, and eager is known to be faster, or is not to wait for one."""
+
+    def ask(self, sizes: tuple[Any, ...], tensors: list[torch.Tensor], threads: int) -> None:
+        """Eager has answered such a call: have a program made in the background, if one is wanted."""
 
     def refresh(self) -> None:
         """Take over the model's weights as they are now."""
@@ -129,7 +137,9 @@ class OptimizedModule(ModuleProxy):
         """The steps of the program: implementation, format and time of each, and the reason for each operator on ATen."""
         if self._programs.current is None:
             raise InputError("the module has no program yet")
-        return self._programs.current[1].explanation
+        backgrounds = [fast._programs.background for fast in (self, *self._others)]
+        preparing = [purpose for background in backgrounds if background for purpose in list(background.preparing.values())]
+        return replace(self._programs.current[1].explanation, preparing=preparing)
 
     def prepare(self, *args: Any, **kwargs: Any) -> Explanation:
         """Make the program for these shapes now, by autotuning. A call alone would plan it from known times.
@@ -139,7 +149,9 @@ class OptimizedModule(ModuleProxy):
         try:
             tensors, _ = self._checked(args, kwargs)
         except OtherCall as error:
-            return self._other(args, kwargs, error).prepare(*args, **kwargs)
+            other = self._other(args, kwargs, error, wait=True)
+            assert other is not None
+            return other.prepare(*args, **kwargs)
         return self._prepared(tensors, threads_in_force(), autotune=True).explanation
 
     def refresh(self) -> None:
@@ -161,39 +173,72 @@ class OptimizedModule(ModuleProxy):
         try:
             tensors, usual = self._checked(args, kwargs)
         except OtherCall as error:
-            return self._other(args, kwargs, error)._run(*args, **kwargs)
+            other = self._other(args, kwargs, error, wait=self._programs.background is None or waits())
+            return other._run(*args, **kwargs) if other else self._eager_for_now(args, kwargs, error)
         self._weights.check()
         threads = threads_in_force()
         current = self._programs.current
         known = usual and current is not None and current[0] == threads
         training = getattr(self._model, "training", False)  # a frozen TorchScript module has no mode
-        prepared = None
         if known and current:
             prepared = current[1]
         elif usual or training or not self._programs.leaves_to_eager(sizes_of(tensors), threads):
             prepared = self._prepared(tensors, threads)
-        if prepared is None or (prepared.eager and not training):
-            with torch.no_grad(), torch.autocast("cpu", enabled=False):
-                return self._model.forward(*args, **kwargs) if any(self._hooks) else self._model(*args, **kwargs)
-        return prepared.unflatten(prepared.program(tensors))
+        else:
+            result = self._eager(args, kwargs)
+            self._programs.ask(sizes_of(tensors), tensors, threads)
+            return result
+        return self._eager(args, kwargs) if prepared.eager and not training else prepared.unflatten(prepared.program(tensors))
 
-    def _other(self, args: tuple[Any, ...], kwargs: dict[str, Any], error: OtherCall) -> OptimizedModule:
+    def _eager(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            return self._model.forward(*args, **kwargs) if any(self._hooks) else self._model(*args, **kwargs)
+
+    def _eager_for_now(self, args: tuple[Any, ...], kwargs: dict[str, Any], error: OtherCall) -> Any:
+        """A call of another form, while or because there is no program for it. Raises ``error`` if the model does not take it."""
+        if self._make_other is None:
+            raise error
+        checked_tensors(args, kwargs)
+        try:
+            result = self._eager(args, kwargs)
+        except Exception as failure:
+            raise error from failure
+        background = self._programs.background
+        assert background is not None
+
+        def make(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._other(args, kwargs, error, wait=True)
+
+        background.ask(form_of(args, kwargs), "calls of another form than the example's", args, kwargs, make)
+        return result
+
+    def _other(self, args: tuple[Any, ...], kwargs: dict[str, Any], error: OtherCall, wait: bool) -> OptimizedModule | None:
         """The module for a call of another form than the example's: other keywords, lists of another length, other integers.
 
-        Raises ``error`` if there is none.
+        Made now if there is none, or None if that is not to be waited for. Raises ``error`` if it can't be.
         """
+        if (found := self._known_other(args, kwargs)) or not wait:
+            return found
         with self._making_other:
-            for fast in self._others:
-                with suppress(OtherCall):
-                    fast._checked(args, kwargs)
-                    return fast
-            if self._make_other is None or len(self._others) >= MAX_OTHERS:
+            others = self._others
+            if found := self._known_other(args, kwargs):
+                return found
+            if self._make_other is None or len(others) >= MAX_OTHERS:
                 raise error
             try:
-                self._others.append(self._make_other(args, kwargs))
+                made = self._make_other(args, kwargs)
             except DrystoneError as failure:  # most likely the model does not take such a call
                 raise error from failure
-            return self._others[-1]
+            self._weights.check()
+            others.append(made)  # which are no longer looked at where ``refresh`` has come between
+            return made
+
+    def _known_other(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OptimizedModule | None:
+        for fast in list(self._others):
+            with suppress(OtherCall):
+                fast._checked(args, kwargs)
+                return fast
+        return None
 
     def _checked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[torch.Tensor], bool]:
         """The inputs as dense tensors, and whether they have the example's shapes."""
@@ -211,6 +256,8 @@ class OptimizedModule(ModuleProxy):
                 usual = False
             if not tensor.is_contiguous() or tensor.is_neg() or tensor.is_conj():
                 tensors[i] = tensor.resolve_neg().resolve_conj().contiguous()
+        if not usual and self._interface.declared:
+            check(self._interface.declared, self._names, tensors)
         return tensors, usual
 
     def _prepared(self, tensors: list[torch.Tensor], threads: int, autotune: bool = False) -> Prepared:
@@ -248,11 +295,9 @@ def interface_of(fast: OptimizedModule) -> Interface:
     return fast._interface
 
 
-def refuse_others(fast: OptimizedModule) -> None:
-    """Let calls of another form than the example's raise, whatever the model takes; of other sizes too, but for the batch."""
-    fast._make_other = None
-    if batch := fast._interface.batch:
-        fast._varying = [{0} if i in batch else set() for i in range(len(fast._shapes))]
+def set_interface(fast: OptimizedModule, interface: Interface, other: Other | None) -> None:
+    """Another answer to which sizes may vary, and to what calls of another form do."""
+    fast._interface, fast._varying, fast._make_other = interface, interface.varying, other
 
 
 def supply_of(fast: OptimizedModule) -> Supply:
