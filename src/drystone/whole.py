@@ -23,6 +23,7 @@ from drystone.factories import on_cpu
 from drystone.graph.graph import Graph
 from drystone.graph.traced import resized
 from drystone.options import Options
+from drystone.plan.budget import Budget
 from drystone.preparer import Preparer, Programs, Sizes, Source, lowered
 from drystone.runtime.module import Example, Interface, OptimizedModule, sizes_of
 from drystone.runtime.proxy import threads_in_force
@@ -158,8 +159,10 @@ def optimize_whole(
     part: bool = False,
     quiet: bool = False,
     kin: Programs | None = None,
+    budget: Budget | None = None,
 ) -> OptimizedModule:
     """The model with programs, that of the example among them. ``kin``: others of the model, whose times and verdict hold.
+    ``budget``: what autotuning may spend; None: what the options say.
 
     ``part``: of a model, at whose calls it may meet another first size, which is no batch: a program for each would cost more than
     eager. What runs on ATen inside is for explain() to list.
@@ -172,7 +175,8 @@ def optimize_whole(
         interface = source.interface(any_size=not (part or release_originals))
         programs = Programs(preparer, source, options, originals, interface.sizes, quiet=part or quiet, kin=kin)
         tensors = source.signature.flatten(source.example.args, source.example.kwargs)
-        programs.at(sizes_of(tensors), tensors, threads_in_force(), autotune=options.tuning == "measure")
+        budget = (budget or options.budget()) if options.measures else None
+        programs.at(sizes_of(tensors), tensors, threads_in_force(), budget)
         other = None if part or release_originals else partial(another, programs)
         fast = OptimizedModule(example.model, interface, programs, other)
     if release_originals:

@@ -16,6 +16,7 @@ from drystone.capture.signature import OtherCall, Signature
 from drystone.errors import DrystoneError, InputError, ShapeError
 from drystone.forks import Lock
 from drystone.graph.graph import Graph, Value
+from drystone.plan.budget import Budget
 from drystone.runtime.explain import Explanation
 from drystone.runtime.hooks import within_hooks
 from drystone.runtime.program import Program
@@ -90,8 +91,11 @@ class Supply(Protocol):
     originals: Weights
     current: tuple[int, Prepared] | None  # the last used for the example's shapes, and its threads
 
-    def at(self, sizes: tuple[Any, ...], tensors: list[torch.Tensor], threads: int, autotune: bool = False) -> Prepared:
-        """The program for inputs of these sizes and the thread count in force; ``autotune`` says to measure times now."""
+    def at(self, sizes: tuple[Any, ...], tensors: list[torch.Tensor], threads: int, budget: Budget | None = None) -> Prepared:
+        """The program for inputs of these sizes and the thread count in force; with a ``budget`` times are measured now."""
+
+    def budget(self) -> Budget:
+        """What measuring for one program may take."""
 
     def leaves_to_eager(self, sizes: tuple[Any, ...], threads: int) -> bool:
         """Whether eager is known to be faster, and no program for these sizes says otherwise: then none is made."""
@@ -140,7 +144,7 @@ class OptimizedModule(ModuleProxy):
             tensors, _ = self._checked(args, kwargs)
         except OtherCall as error:
             return self._other(args, kwargs, error).prepare(*args, **kwargs)
-        return self._prepared(tensors, threads_in_force(), autotune=True).explanation
+        return self._prepared(tensors, threads_in_force(), self._programs.budget()).explanation
 
     def refresh(self) -> None:
         """Take over the model's current weights. Programs for other shapes and threads are made again when called."""
@@ -213,8 +217,8 @@ class OptimizedModule(ModuleProxy):
                 tensors[i] = tensor.resolve_neg().resolve_conj().contiguous()
         return tensors, usual
 
-    def _prepared(self, tensors: list[torch.Tensor], threads: int, autotune: bool = False) -> Prepared:
-        return self._programs.at(sizes_of(tensors), tensors, threads, autotune)
+    def _prepared(self, tensors: list[torch.Tensor], threads: int, budget: Budget | None = None) -> Prepared:
+        return self._programs.at(sizes_of(tensors), tensors, threads, budget)
 
     def _check(self, index: int, tensor: torch.Tensor, grad: bool) -> None:
         """Raise if an input is not as prepared for."""
