@@ -181,7 +181,7 @@ def test_options(compiled: Any, graphs: list[CompiledGraph]) -> None:
     ("options", "message"),
     [
         ({"tunnig": "estimate"}, "unknown options 'tunnig'"),
-        ({"tuning": "fast"}, "tuning: expected one of 'measure', 'estimate', got 'fast'"),
+        ({"tuning": "fast"}, "tuning: expected 'measure', 'estimate' or a positive number of seconds, got 'fast'"),
         ({"dtype": torch.float16}, "dtype: expected None, torch.float32 or torch.bfloat16"),
     ],
 )

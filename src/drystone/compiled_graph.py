@@ -145,7 +145,8 @@ class CompiledGraph:
             raise UnsupportedError("it has no inputs but weights and numbers")
         if self._options.dtype is torch.bfloat16 and (notice := bfloat16_notice()):
             warn(notice)
-        return bound.programs.at(sizes, tensors, threads, autotune=self._options.tuning == "measure")
+        budget = self._options.budget() if self._options.measures else None
+        return bound.programs.at(sizes, tensors, threads, budget)
 
 
 @dataclass

@@ -34,7 +34,7 @@ def optimize(
     keep_fp32: Sequence[Choice] | Choice | None = None,
     dynamic_shapes: Any = None,
     accuracy: Literal["default", "strict"] = "default",
-    tuning: Literal["measure", "estimate"] = "measure",
+    tuning: Literal["measure", "estimate"] | float = "measure",
     capture: Literal["auto", "whole", "eager"] = "auto",
     strict: bool = False,
     formats: str | None = None,
@@ -63,7 +63,9 @@ def optimize(
             A new shape makes a program at its first call, with the choices of the first; ``fast.prepare(*inputs)``
             measures it. The most recently used are kept, within 256 MB or ``DRYSTONE_MEMORY`` ("2G") beside the weights.
         accuracy: ``"strict"`` bars algorithms that reorder the arithmetic.
-        tuning: ``"measure"`` autotunes; ``"estimate"`` plans from known times and a cost model.
+        tuning: ``"measure"`` autotunes for at most 10 seconds or 200 runs of the program, whichever is less. A number of seconds
+            sets another bound. The most expensive operators are measured first; those that are left are planned from a cost
+            model, as all are by ``"estimate"``. ``explain()`` says how much was spent. Measured times are kept on disk.
         capture: ``"auto"`` captures the model whole. If torch.export can't, and there are no ``dynamic_shapes``, it captures
             parts; ``"whole"`` raises instead. ``"eager"`` captures nothing: the model's Python runs at each call with packed
             layers, and tensors between them keep the memory format in which the model is fastest; or eager runs.

@@ -64,7 +64,7 @@ def optimize_(
     keep_fp32: Sequence[Choice] | Choice | None = None,
     dynamic_shapes: Any = None,
     accuracy: Literal["default", "strict"] = "default",
-    tuning: Literal["measure", "estimate"] = "measure",
+    tuning: Literal["measure", "estimate"] | float = "measure",
     capture: Literal["auto", "whole"] = "auto",
     strict: bool = False,
     formats: str | None = None,

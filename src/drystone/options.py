@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from drystone import native
 from drystone.errors import InputError, UnsupportedError
+from drystone.plan.budget import Budget
 
 
 @dataclass(frozen=True)
@@ -19,12 +21,20 @@ class Options:
     """The options of ``optimize``. ``float32_modules`` stay float32 where ``dtype`` is bfloat16."""
 
     dtype: torch.dtype | None = None
-    tuning: str = "measure"
+    tuning: str | float = "measure"
     strict: bool = False
     formats: str | None = None
     accuracy: str = "default"
     new_shapes: str = "wait"
     float32_modules: Collection[nn.Module] = ()
+
+    @property
+    def measures(self) -> bool:
+        return self.tuning != "estimate"
+
+    def budget(self) -> Budget:
+        """A new one, for one preparation."""
+        return Budget() if isinstance(self.tuning, str) else Budget(self.tuning, math.inf)
 
 
 def example_call(
@@ -70,13 +80,15 @@ def check_options(
         raise UnsupportedError(f"dtype: expected None, torch.float32 or torch.bfloat16, got {dtype}")
     for name, given, allowed in (
         ("accuracy", accuracy, ("default", "strict")),
-        ("tuning", tuning, ("measure", "estimate")),
         ("capture", capture, ("auto", "whole", "eager")),
         ("formats", formats, (None, *native.FORMATS)),
         ("new_shapes", new_shapes, ("wait", "background")),
     ):
         if given not in allowed:
             raise InputError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {given!r}")
+    seconds = isinstance(tuning, (int, float)) and not isinstance(tuning, bool) and tuning > 0
+    if not seconds and tuning not in ("measure", "estimate"):
+        raise InputError(f"tuning: expected 'measure', 'estimate' or a positive number of seconds, got {tuning!r}")
 
 
 def check_eager(

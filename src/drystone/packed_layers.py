@@ -37,6 +37,7 @@ from drystone.graph.ops import (
 from drystone.options import Options
 from drystone.parted import difference, record_once, run_once, undisturbed
 from drystone.plan.assemble import Ends
+from drystone.plan.budget import Budget
 from drystone.plan.formats import CHANNELS_LAST, PLAIN, dense
 from drystone.plan.implementations import options as implementations_of
 from drystone.preparer import Preparer, lowered
@@ -82,7 +83,7 @@ class LayerMaker:
         self.format, self.preparer, self.options, self._recurrent = format, preparer, options, list(recurrent)
         self._constants = {id(tensor): tensor for tensor in constants}
         self.reasons: dict[Hashable, str] = {}
-        self.measure = False
+        self.budget: Budget | None = None  # programs are measured within it
         self.lock = preparer.lock
 
     def renew(self) -> None:
@@ -144,11 +145,11 @@ class LayerMaker:
         tensors = [
             torch.rand(dense(value, lies).bytes // value.dtype.itemsize, dtype=value.dtype)
             for value, lies in zip(graph.inputs, formats, strict=True)
-            if self.measure
+            if self.budget
         ]
         ends = Ends(tuple(formats), (format,))
-        threads = torch.get_num_threads()
-        return self.preparer.program(graph, threads, tensors or None, held_format=structure.format, ends=ends)[0]
+        threads, budget = torch.get_num_threads(), self.budget and self.budget.share(0.5)
+        return self.preparer.program(graph, threads, tensors, budget, held_format=structure.format, ends=ends)[0]
 
 
 def optimize_layers(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], options: Options) -> PackedLayersModule:
@@ -157,16 +158,16 @@ def optimize_layers(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, A
     Raises ``CaptureError`` for a model in training mode, or one that does not run on the example.
     """
     check_model(model, args, kwargs)
-    measure = options.tuning == "measure"
-    formats = [options.formats] if options.formats else _formats()[: None if measure else 1]
+    budget = options.budget() if options.measures else None
+    formats = [options.formats] if options.formats else _formats()[: None if budget else 1]
     with undisturbed():
         try:
             recording = record_once(model, args, kwargs)
         except Exception as error:
             raise CaptureError(f"the model does not run on its example inputs: {type(error).__name__}: {error}") from error
         choice = _Choice(model, recording, options)
-        for format in formats:
-            choice.consider(format, args, kwargs, measure)
+        for i, format in enumerate(formats):
+            choice.consider(format, args, kwargs, budget and budget.share(1 / (len(formats) - i)))
         fast = choice.taken()
     choice.preparer.times.keep()
     return fast
@@ -208,9 +209,9 @@ class _Choice:
             return f"each run changes its {self.recording.stateful[module]!r}"
         return None if module in self.recording.calls else "no call of it is seen with the example inputs"
 
-    def consider(self, format: str, args: tuple[Any, ...], kwargs: dict[str, Any], measure: bool) -> None:
+    def consider(self, format: str, args: tuple[Any, ...], kwargs: dict[str, Any], budget: Budget | None) -> None:
         fast, maker = self._prepared(format)
-        maker.measure = measure
+        maker.budget = budget
         try:
             got = run_once(fast, args, kwargs)
             for _ in range(CALLS - 1):
@@ -219,20 +220,20 @@ class _Choice:
             self.reasons.append(f"in {format} it raises {type(failure).__name__}: {failure}")
             return
         finally:
-            maker.measure = False
+            maker.budget = None
         differs = difference(got, self.model, args, kwargs, None, self.recording.output)
         if differs:
             self.reasons.append(f"in {format} its results differ from its own {differs}")
             return
         ratio = 0.0
-        if measure:
+        if budget:
             model = alone(self.model)
-            ours, eager = against_eager(lambda: fast(*args, **kwargs), lambda: model(*args, **kwargs))
+            ours, eager = against_eager(lambda: fast(*args, **kwargs), lambda: model(*args, **kwargs), budget)
             self.milliseconds[format] = 1e3 * ours
             ratio = ours / eager
         if self.best is None or ratio < self.best[0]:
             self.best = ratio, fast
-            self.eager_milliseconds = 1e3 * eager if measure else None
+            self.eager_milliseconds = 1e3 * eager if budget else None
 
     def _prepared(self, format: str) -> tuple[PackedLayersModule, LayerMaker]:
         forwards = {

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from textwrap import shorten
 from typing import Any
 
@@ -62,14 +63,17 @@ class _Verdict:
 def optimize_in_parts(example: Example, options: Options, preparer: Preparer, error: DrystoneError) -> PartedModule:
     """The model with its largest capturable parts prepared, and its recurrent layers. ``error``: why it is not captured whole.
 
-    With ``tuning="measure"`` the result is timed against eager; else the parts' word is taken.
+    With ``tuning="measure"`` the result is timed against eager; else the parts' word is taken. The parts share a budget, each
+    takes up to half of what is left.
     Raises ``error`` again where the model does not run on the example, and with a sentence more where no part can be captured.
     """
     model, args, kwargs, dtype = example.model, example.args, example.kwargs, options.dtype
-    race = against_eager if options.tuning == "measure" else None
+    budget = options.budget()
+    race = partial(against_eager, budget=budget) if options.measures else None
 
     def program(module: nn.Module, call: Call, dtype: torch.dtype | None) -> OptimizedModule:
-        return optimize_whole(Example(module, call.args, call.kwargs), replace(options, dtype=dtype), preparer, part=True)
+        example = Example(module, call.args, call.kwargs)
+        return optimize_whole(example, replace(options, dtype=dtype), preparer, part=True, budget=budget.share(0.5))
 
     with undisturbed():
         recording = _recorded(model, args, kwargs, error)

@@ -27,6 +27,7 @@ from drystone.passes import simplify
 from drystone.passes.in_precision import in_precision
 from drystone.plan.assemble import Assembled, Ends
 from drystone.plan.autotune import Planner
+from drystone.plan.budget import Budget
 from drystone.plan.environment import environment
 from drystone.plan.implementations import Option
 from drystone.plan.implementations.base import WeightStore
@@ -45,6 +46,9 @@ from drystone.spinner import spinner
 # What a graph is for, beside the thread count: the shapes of its inputs, and numbers that it has as constants.
 Sizes = tuple[Any, ...]
 Choice = dict[Node, Option]
+
+# Runs for the times of steps that are shown.
+EXPLAINED_RUNS = 3
 
 
 class Source:
@@ -118,22 +122,23 @@ class Preparer:
         self,
         graph: Graph,
         threads: int,
-        tensors: Sequence[torch.Tensor] | None = None,
+        tensors: Sequence[torch.Tensor] = (),
+        budget: Budget | None = None,
         *,
         held_format: str | None = None,
         ends: Ends | None = None,
         kin: Planner | None = None,
         choice: Callable[[Planner, int], Choice | None] = lambda planner, threads: None,
-        say: Callable[[str], None] = lambda text: None,
+        say: Callable[[str, float | None], None] = lambda text, left: None,
     ) -> tuple[Program, Planner]:
-        """The program of ``graph``, and what planned it: by measuring on ``tensors``, or at once where there are none."""
+        """The program of ``graph``, and what planned it: by measuring on ``tensors`` within ``budget``, or without at once."""
         native.set_threads(threads)
         planner = Planner(graph, self.weights, self.times.of(threads), held_format, kin, ends)
-        if tensors is None:
+        if budget is None:
             assembled = planner.assemble(choice(planner, threads) or planner.kept() or planner.best())
         else:
             given = list(tensors)
-            assembled = planner.autotune(lambda candidate: step_seconds(Program(candidate, threads), given), say)
+            assembled = planner.autotune(lambda candidate: step_seconds(Program(candidate, threads), given, budget), say, budget)
             self.times.contended = max(self.times.contended, planner.contended)
         return Program(assembled, threads, self.memory), planner
 
@@ -161,9 +166,12 @@ class Programs(ProgramTable[tuple[int, Sizes], Prepared]):
         self.background = Background(options.strict) if options.new_shapes == "background" else None
         self.verdict: str | None = None  # whether eager was faster then: what was not compared follows it
 
-    def at(self, sizes: Sizes, tensors: list[torch.Tensor], threads: int, autotune: bool = False) -> Prepared:
-        """The program for these sizes and so many threads, those in force; ``autotune`` makes it again, by measuring."""
-        return self.find((threads, sizes), lambda: self._make(sizes, tensors, threads, autotune), autotune)
+    def at(self, sizes: Sizes, tensors: list[torch.Tensor], threads: int, budget: Budget | None = None) -> Prepared:
+        """The program for these sizes and so many threads, those in force; a ``budget`` makes it again, by measuring."""
+        return self.find((threads, sizes), lambda: self._make(sizes, tensors, threads, budget), budget is not None)
+
+    def budget(self) -> Budget:
+        return self.options.budget()
 
     def leaves_to_eager(self, sizes: Sizes, threads: int) -> bool:
         goes_on = self.verdict == "eager" or (self.background is not None and not waits())
@@ -211,31 +219,33 @@ class Programs(ProgramTable[tuple[int, Sizes], Prepared]):
         if sizes == self.usual:
             self.current = threads, entry
 
-    def _make(self, sizes: Sizes, tensors: list[torch.Tensor], threads: int, autotune: bool) -> Prepared:
+    def _make(self, sizes: Sizes, tensors: list[torch.Tensor], threads: int, budget: Budget | None) -> Prepared:
         preparer = self.preparer
         with on_cpu(), self.source.while_making(), spinner("preparing") as say:
             graph, signature = self.source.graph_for(sizes, tensors)
             tensors = [tensor.detach().resolve_neg().resolve_conj().contiguous() for tensor in tensors]
-            measure = autotune and not self.released
+            if self.released:
+                budget = None
             program, planner = preparer.program(
                 graph,
                 threads,
-                tensors if measure else None,
+                tensors,
+                budget,
                 held_format=self.options.formats,
                 kin=self.kin,
                 choice=self.source.choice,
                 say=say,
             )
-            if measure:
+            if budget:
                 preparer.times.keep()
             self.source.check(program.assembled)
             self.kin = self.kin or planner
             self._report_segments(program.assembled)
             say("comparing with eager")
-            eager = self.source.eager(sizes, tensors) if measure and self.source.timed else None
+            eager = self.source.eager(sizes, tensors) if budget and self.source.timed else None
             # A call of other sizes does not wait for times that nobody looks at.
-            timed = self.source.timed and (measure or self.usual in (None, sizes))
-            explanation = self._explain(program, planner, tensors if timed else None, eager)
+            timed = self.source.timed and (budget is not None or self.usual in (None, sizes))
+            explanation = self._explain(program, planner, tensors if timed else None, eager, budget)
             self.verdict = self.verdict or explanation.runs
             return Prepared(program, explanation, graph, signature)
 
@@ -252,17 +262,24 @@ class Programs(ProgramTable[tuple[int, Sizes], Prepared]):
             warn(f"{len(segments)} operators run on ATen: {text}")
 
     def _explain(
-        self, program: Program, planner: Planner, tensors: list[torch.Tensor] | None, model: Callable[[], Any] | None
+        self,
+        program: Program,
+        planner: Planner,
+        tensors: list[torch.Tensor] | None,
+        model: Callable[[], Any] | None,
+        budget: Budget | None,
     ) -> Explanation:
         """``tensors``: what the program is timed on; None: by what is known. ``model`` is timed beside it, where there is one."""
-        if tensors is None:
+        ours = eager = None
+        if tensors is not None and model and budget:
+            ours, eager = against_eager(lambda: program(tensors), model, budget)
+        if tensors is None or not (budget is None or budget.allows(EXPLAINED_RUNS * (ours or 0.0))):
             steps = planner.known_seconds(program.assembled)
         else:
-            runs = step_seconds(program, tensors) if model else [program.time_steps(tensors)]
+            runs = [program.time_steps(tensors) for _ in range(EXPLAINED_RUNS if model else 1)]
             steps = [min(times) for times in zip(*runs, strict=True)]
-        ours, eager = sum(steps), None
-        if tensors is not None and model:
-            ours, eager = against_eager(lambda: program(tensors), model)
+        if ours is None:
+            ours = sum(steps)
         assembled = program.assembled
         return Explanation(
             steps=[
@@ -287,6 +304,7 @@ class Programs(ProgramTable[tuple[int, Sizes], Prepared]):
             threads=program.threads,
             isa=native.isa(),
             onednn=native.onednn_version(),
+            autotuning=budget.report(len(planner.graph.nodes), *planner.untold) if budget else None,
         )
 
 

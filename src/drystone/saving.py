@@ -83,7 +83,7 @@ def save(fast: nn.Module, path: str | os.PathLike[str]) -> None:
     threads = next((threads for (threads, _), _ in known), torch.get_num_threads())
     folder.check_replaceable(Path(path))
     try:
-        with spinner(f"drystone: saving {os.fspath(path)}"):
+        with spinner(f"saving {os.fspath(path)}"):
             folder.write(Path(path), program, plans.of_plan(environment(threads), choices, times))
     except OSError as error:
         raise ArtefactError(f"{path} can't be written: {error.strerror or error}; what was there is as it was") from error

@@ -25,6 +25,7 @@ from drystone.factories import on_cpu
 from drystone.graph.graph import Graph
 from drystone.graph.traced import resized
 from drystone.options import Options
+from drystone.plan.budget import Budget
 from drystone.preparer import Preparer, Programs, Sizes, Source, lowered, programs_of
 from drystone.runtime.module import Example, Interface, OptimizedModule, set_interface, sizes_of
 from drystone.runtime.proxy import threads_in_force
@@ -168,8 +169,9 @@ def optimize_whole(
     release_originals: bool = False,
     part: bool = False,
     quiet: bool = False,
+    budget: Budget | None = None,
 ) -> OptimizedModule:
-    """The model with programs, that of the example among them.
+    """The model with programs, that of the example among them. ``budget``: what autotuning may spend; None: what the options say.
 
     ``part``: of a model, at whose calls it may meet another first size, which is no batch: a program for each would cost more than
     eager. What runs on ATen inside is for explain() to list.
@@ -189,7 +191,8 @@ def optimize_whole(
             source.singles = MAX_SINGLES  # eager goes on with the others
         programs = Programs(preparer, source, options, originals, interface.sizes, quiet=part or quiet)
         tensors = source.signature.flatten(source.example.args, source.example.kwargs)
-        programs.at(sizes_of(tensors), tensors, threads_in_force(), autotune=options.tuning == "measure")
+        budget = (budget or options.budget()) if options.measures else None
+        programs.at(sizes_of(tensors), tensors, threads_in_force(), budget)
         other = None if part or release_originals else partial(another, programs)
         fast = OptimizedModule(example.model, interface, programs, other)
     if release_originals:

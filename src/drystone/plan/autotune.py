@@ -1,18 +1,19 @@
 """Times are measured in place: the whole program runs with candidate assignments, so that each kernel meets the caches as
 the model leaves them and its weights cold.
 
-A *uniform candidate* is an assignment in which every node uses the same format where it can. A few of them, one a format and
-implementation, time every option; equal nodes share what is measured of any of them. From the times the assignment of
-least total cost follows (``choose.py``); it is autotuned too, which measures the reorders it really has, and chosen again
-until nothing changes.
+A few uniform candidates (``candidates.py``) time every option that may matter; equal nodes share what is measured of any of them.
+From the times the assignment of least total cost follows (``choose.py``); it is autotuned too, which measures the reorders it
+really has, and chosen again until that gains nothing. All of it within a budget; what it does not reach keeps its estimate.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -21,9 +22,11 @@ import torch
 from drystone.graph.graph import Graph, Node, Value
 from drystone.graph.ops import ConvTranspose, Linear, Permute, WeightProduct
 from drystone.plan.assemble import Assembled, Ends, assemble, uniform_layout
-from drystone.plan.choose import choose
+from drystone.plan.budget import Budget
+from drystone.plan.candidates import Candidates
+from drystone.plan.choose import assignment_cost, choose
 from drystone.plan.contention import contention
-from drystone.plan.formats import PLAIN, formats_of, same_memory
+from drystone.plan.formats import PLAIN, same_memory
 from drystone.plan.implementations import ATEN, Option, options
 from drystone.plan.implementations.base import Implementation, Layout, PlaceholderWeights, WeightStore
 from drystone.plan.implementations.movement import Movement
@@ -44,8 +47,11 @@ IMPOSSIBLE = 3600.0
 # sums over many of them collect what was measured too short.
 REORDER_MUST_GAIN = 2.0
 
-# A choice that takes less than this share of the best uniform candidate's time is not compared with it again.
-CLEARLY = 0.95
+# Another choice is tried where it promises to take less than this share of the time.
+PROMISING = 0.98
+
+# Programs' times that are to be left of the budget when another is begun: for those that choosing needs, and the race with eager.
+RESERVE = 3
 
 # Other work that takes more of the cores' time than this spoils what is measured meanwhile.
 CONTENDED = 0.1
@@ -58,9 +64,12 @@ UNSTEADY = 1.25
 OUTLYING = 4.0
 FEWEST_OTHERS = 3
 OUTLYING_SECONDS = 20e-6
+MIGHT_WIN = 2.0
 
 # Runs a program a few times; gives the seconds of its records, one list a run.
 Measure = Callable[[Assembled], list[list[float]]]
+# Is told what is being done, and the seconds that are left, where that can be said.
+Say = Callable[[str, float | None], None]
 
 
 def signature(node: Node) -> str:
@@ -95,6 +104,8 @@ class Planner:
         # The share of the cores' time that other work took from the worst of what it spoilt; 0 where it spoilt nothing.
         self.contended = 0.0
         self.choice: dict[Node, Option] = {}  # of the program last assembled
+        self.untold = 0, 0.0  # nodes with options that autotuning has left without a time, and their share of the time
+        self.look = 0.0  # seconds for which a program was measured last
 
     @cached_property
     def signatures(self) -> dict[Node, str]:
@@ -155,32 +166,11 @@ class Planner:
     def reorder_key(value: Value, source: str, target: str) -> str:
         return f"reorder {value.dtype} {value.shape}|{source}|{target}"
 
-    # -- candidates -----------------------------------------------------------------------------------------------------------
+    # -- times ---------------------------------------------------------------------------------------------------------------
 
-    def uniform_candidates(self) -> Iterator[dict[Node, Option]]:
-        """Assignments that between them use every option that has no time yet."""
-        formats = list(dict.fromkeys(f for node in self.graph for v in node.outputs for f in formats_of(v)))
-        formats.sort(key=lambda f: f == PLAIN)  # plain last: it is the likeliest to be already known or hopeless
-        for format in formats:
-            turn = 0
-            while True:
-                choice: dict[Node, Option] = {}
-                new = more = False
-                for node in self.graph:
-                    found = self.options[node]
-                    if not found:
-                        choice[node] = (ATEN, ATEN.layouts(node)[0])
-                        continue
-                    layout = uniform_layout([o[1] for o in found], format)
-                    same = [o for o in found if o[1] == layout]
-                    choice[node] = same[min(turn, len(same) - 1)]
-                    more |= len(same) > turn + 1
-                    new |= self.cache.get(self.key(node, choice[node])) is None
-                if new:
-                    yield choice
-                if not more:
-                    break
-                turn += 1
+    def seconds(self, node: Node, option: Option) -> float | None:
+        """The measured time, None where there is none."""
+        return self.cache.get(self.key(node, option))
 
     def record(self, assembled: Assembled, runs: list[list[float]]) -> float:
         """Keep the times of a autotuned program; gives the seconds of the whole.
@@ -215,7 +205,7 @@ class Planner:
     # -- choosing --------------------------------------------------------------------------------------------------------
 
     def _estimate(self, node: Node, option: Option) -> float:
-        """The cost model, for an option that no autotuning run has timed."""
+        """The cost model alone."""
         if isinstance(option[0], Movement) and option[0].is_view(node, option[1]):
             return 0.0
         moved = sum(v.bytes for v in [*node.inputs, *node.outputs])
@@ -231,10 +221,15 @@ class Planner:
         return seconds
 
     def node_cost(self, node: Node, option: Option) -> float:
-        for known in (self.cache.get(self.key(node, option)), self._kin_cost(node, option)):
+        for known in (self.seconds(node, option), self._kin_cost(node, option)):
             if known is not None:
                 return known
-        return self._estimate(node, option)
+        return self._estimate(node, option) * self._slowness(node)
+
+    def _slowness(self, node: Node) -> float:
+        """How many times as long as estimated the options of ``node`` take: the most, so that one without a time is no bargain."""
+        estimates = ((self.seconds(node, option), self._estimate(node, option)) for option in self.options[node])
+        return max((known / estimate for known, estimate in estimates if known is not None and estimate > 0), default=1.0)
 
     def _kin_cost(self, node: Node, option: Option) -> float | None:
         """What the kin of ``node`` took, in proportion to the results."""
@@ -286,6 +281,24 @@ class Planner:
 
     def best(self) -> dict[Node, Option]:
         """The assignment of least total cost by the times known so far."""
+        lists, costs, edges = self._problem()
+        picked = choose(costs, edges)
+        return {node: found[option] for node, found, option in zip(self.graph, lists, picked.options, strict=True)}
+
+    def promises(self, one: Mapping[Node, Option], other: Mapping[Node, Option]) -> bool:
+        """Whether ``one``, which is possible, costs clearly less than ``other`` by the times known so far."""
+        lists, costs, edges = self._problem()
+
+        def cost(choice: Mapping[Node, Option]) -> float:
+            pairs = list(zip(self.graph, lists, strict=True))
+            if any(choice[node] not in found for node, found in pairs):
+                return math.inf  # an option has turned out impossible since
+            return assignment_cost(costs, edges, [found.index(choice[node]) for node, found in pairs])
+
+        return cost(one) < PROMISING * cost(other)
+
+    def _problem(self) -> tuple[list[list[Option]], list[np.ndarray], dict[tuple[int, int], np.ndarray]]:
+        """The options of each node, and the costs of these and of what must lie between two of them, as ``choose`` takes them."""
         nodes = self.graph.nodes
         position = {node: i for i, node in enumerate(nodes)}
         lists = [self.options[node] or [(ATEN, ATEN.layouts(node)[0])] for node in nodes]
@@ -309,11 +322,11 @@ class Planner:
             if value.producer is not None:
                 i, left = position[value.producer], self.ends.of_output(index)
                 costs[i] = costs[i] + np.array([self._reorder_price(value, o[1].output, left) for o in lists[i]])
-        picked = choose(costs, edges)
-        return {node: found[option] for node, found, option in zip(nodes, lists, picked.options, strict=True)}
+        return lists, costs, edges
 
     def _outliers(self) -> dict[Node, Option]:
-        """Options, at most one a node, whose times are out of proportion: something else may have run meanwhile."""
+        """Options, at most one a node, whose times are out of proportion, where they might win in proportion: something else may
+        have run meanwhile."""
         ratios: dict[str, dict[str, float]] = defaultdict(dict)
         holders: dict[str, tuple[Node, Option]] = {}
         for node in self.graph:
@@ -328,64 +341,120 @@ class Planner:
             for key, ratio in of_one.items():
                 others = [other for other_key, other in of_one.items() if other_key != key]
                 node, option = holders[key]
-                far = len(others) >= FEWEST_OTHERS and ratio > OUTLYING * statistics.median(others)
-                if far and (self.cache.get(key) or 0.0) > OUTLYING_SECONDS:
+                seconds = self.seconds(node, option) or 0.0
+                if len(others) < FEWEST_OTHERS or seconds <= OUTLYING_SECONDS or ratio <= OUTLYING * statistics.median(others):
+                    continue
+                usual = seconds / ratio * statistics.median(others)
+                rivals = [self.seconds(node, rival) for rival in self.options[node] if rival != option]
+                if usual < MIGHT_WIN * min((known for known in rivals if known is not None), default=0.0):
                     found.setdefault(node, option)
         return found
 
-    def _measured_well(self, assembled: Assembled, measure: Measure) -> list[list[float]]:
-        """Runs of a program; more of them where other work was in the way, or the steps' times do not repeat."""
+    def _measured_well(self, assembled: Assembled, measure: Measure, budget: Budget) -> list[list[float]]:
+        """Runs of a program; more of them where other work was in the way, or the steps' times do not repeat.
+
+        Other work that did not let one program be measured well goes on: the next ones do not wait for its end.
+        """
         runs: list[list[float]] = []
-        for _ in range(1 + SECOND_LOOKS):
+        for _ in range(1 if self.contended else 1 + SECOND_LOOKS):
+            began = budget.spent
             with contention(torch.get_num_threads()) as found:
                 runs += measure(assembled)
-            if found.share <= CONTENDED and _steady(runs):
-                return runs
+            self.look = budget.spent - began
+            if (found.share <= CONTENDED and _steady(runs)) or not budget.allows(RESERVE * self.look):
+                break
         if found.share > CONTENDED:
             self.contended = max(self.contended, found.share)
         return runs
 
-    def autotune(self, measure: Measure, progress: Callable[[str], None] = lambda text: None) -> Assembled:
-        """Measure what is unknown, choose, measure the choice, and give the fastest program that was seen.
+    def autotune(self, measure: Measure, progress: Say = lambda text, left: None, budget: Budget | None = None) -> Assembled:
+        """Measure what is unknown, choose, measure the choice, and give the fastest program that was seen, all within ``budget``.
 
         One program lives at a time: all that are timed read the same memory for weights, and only the last one's are packed.
         """
         placeholders = PlaceholderWeights(self.weights)
-
-        def timed(choice: dict[Node, Option]) -> tuple[float, dict[Node, Option]]:
-            placeholders.reset()
-            assembled = self.assemble(choice, placeholders)
-            return self.record(assembled, self._measured_well(assembled, measure)), assembled.choice
-
-        candidates: list[tuple[float, dict[Node, Option]]] = []
-        for choice in self.uniform_candidates():
-            progress(f"autotuning, round {len(candidates) + 1}")
-            candidates.append(timed(choice))
-        if candidates and (outliers := self._outliers()):
-            progress("measuring outliers again")
-            timed(self.best() | outliers)
-        progress("choosing")
-        chosen = self.best()
-        if not candidates and not self._unmeasured(chosen):
-            return self.assemble(chosen)
-        for _ in range(CHOICES):  # each measures the reorders that the last choice brought in
-            seconds, chosen = timed(chosen)
-            again = self.best()
-            if again == chosen:
-                break
-            chosen = again
-        if candidates:
-            best_uniform, rival = min(candidates, key=lambda candidate: candidate[0])
-            if rival != chosen and seconds > CLEARLY * best_uniform:
-                # The times of steps carry noise, and a choice built on them may be a mirage: both wholes once more.
-                progress("comparing the two best plans")
-                if min(best_uniform, timed(rival)[0]) < min(seconds, timed(chosen)[0]):
-                    chosen = rival
+        chosen = _Autotuning(self, measure, progress, budget or Budget(), placeholders).run()
         placeholders.release()
         return self.assemble(chosen)
 
-    def _unmeasured(self, choice: dict[Node, Option]) -> bool:
-        return any(self.cache.get(self.key(node, option)) is None for node, option in choice.items())
+
+@dataclass(frozen=True)
+class _Timed:
+    seconds: float
+    choice: dict[Node, Option]
+
+
+class _Autotuning:
+    """One search for the fastest program."""
+
+    def __init__(self, planner: Planner, measure: Measure, progress: Say, budget: Budget, weights: PlaceholderWeights) -> None:
+        self.planner, self.measure, self.progress, self.budget, self.weights = planner, measure, progress, budget, weights
+        self.candidates = Candidates(planner)
+        self.seen: list[_Timed] = []
+
+    def run(self) -> dict[Node, Option]:
+        with self.budget.spending():
+            self._time_candidates()
+            if self.seen and (outliers := self.planner._outliers()) and self._may_go_on():
+                self.progress("measuring outliers again", self._left(3))
+                self._time(self.planner.best() | outliers)
+            self.planner.untold = self.candidates.untold()
+            return self._chosen()
+
+    def _time_candidates(self) -> None:
+        while (found := self.candidates.next()) is not None and self._may_go_on():
+            choice, more = found
+            number = len(self.seen) + 1
+            self.progress(f"autotuning, program {number} of about {number + more + 1}", self._left(more + 2))
+            self.seen.append(self._time(choice))
+
+    def _chosen(self) -> dict[Node, Option]:
+        planner = self.planner
+        self.progress("choosing", self._left(1))
+        chosen = planner.best()
+        if not self.seen and all(planner.seconds(node, option) is not None for node, option in chosen.items()):
+            return chosen
+        rival = min(self.seen, key=lambda timed: timed.seconds, default=None)
+        if not self._may_go_on():
+            return rival.choice if rival and not planner.promises(chosen, rival.choice) else chosen
+        best = self._settled(chosen)
+        if rival is None or rival.choice == best.choice or best.seconds <= rival.seconds:
+            return best.choice
+        if self._may_go_on():
+            # The times of steps carry noise, and a choice built on them may be a mirage: both wholes once more.
+            self.progress("comparing the two best plans", self._left(2))
+            again = [self._time(timed.choice).seconds for timed in (rival, best)]
+            rival, best = (
+                _Timed(min(timed.seconds, seconds), timed.choice) for timed, seconds in zip((rival, best), again, strict=True)
+            )
+        return min(best, rival, key=lambda timed: timed.seconds).choice
+
+    def _settled(self, chosen: dict[Node, Option]) -> _Timed:
+        """The choice, timed, which measures the reorders that it brings in; or the one that these lead to, where that is faster."""
+        best = self._time(chosen)
+        for _ in range(CHOICES - 1):
+            again = self.planner.best()
+            if not self.planner.promises(again, best.choice) or not self._may_go_on():
+                break
+            timed = self._time(again)
+            if timed.seconds >= best.seconds:
+                break
+            best = timed
+        return best
+
+    def _time(self, choice: dict[Node, Option]) -> _Timed:
+        self.weights.reset()
+        assembled = self.planner.assemble(choice, self.weights)
+        seconds = self.planner.record(assembled, self.planner._measured_well(assembled, self.measure, self.budget))
+        return _Timed(seconds, assembled.choice)
+
+    def _may_go_on(self) -> bool:
+        """Whether another program fits into the budget."""
+        return self.budget.allows(RESERVE * self.planner.look)
+
+    def _left(self, programs: int) -> float | None:
+        """Seconds that so many programs take."""
+        return min(self.budget.left, programs * self.planner.look) if self.seen else None
 
 
 def _takes(node: Node, implementation: Implementation, layout: Layout) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from drystone.console import rendered
+from drystone.plan.budget import Spent
 
 
 @dataclass
@@ -39,6 +40,7 @@ class Explanation:
     isa: str
     onednn: str
     preparing: list[str] = field(default_factory=list)  # the calls for which programs are being made in the background
+    autotuning: Spent | None = None  # where times were measured for it
 
     @property
     def microseconds(self) -> float:
@@ -91,6 +93,8 @@ class Explanation:
         )
         for step in self.segments:
             lines.append(f"ATen runs {step.op} ({step.name}): {step.reason}")
+        if self.autotuning:
+            lines.append(str(self.autotuning))
         if self.eager_milliseconds is not None:
             lines.append(f"Whole call: drystone {self.plan_milliseconds:.3f} ms, eager {self.eager_milliseconds:.3f} ms.")
         if self.runs == "eager":

@@ -17,6 +17,7 @@ from drystone.capture.signature import OtherCall, Signature, form_of
 from drystone.errors import DrystoneError, InputError, ShapeError
 from drystone.forks import Lock
 from drystone.graph.graph import Graph, Value
+from drystone.plan.budget import Budget
 from drystone.runtime.background import Background, waits
 from drystone.runtime.explain import Explanation
 from drystone.runtime.hooks import within_hooks
@@ -93,8 +94,11 @@ class Supply(Protocol):
     originals: Weights
     current: tuple[int, Prepared] | None  # the last used for the example's shapes, and its threads
 
-    def at(self, sizes: tuple[Any, ...], tensors: list[torch.Tensor], threads: int, autotune: bool = False) -> Prepared:
-        """The program for inputs of these sizes and the thread count in force; ``autotune`` says to measure times now."""
+    def at(self, sizes: tuple[Any, ...], tensors: list[torch.Tensor], threads: int, budget: Budget | None = None) -> Prepared:
+        """The program for inputs of these sizes and the thread count in force; with a ``budget`` times are measured now."""
+
+    def budget(self) -> Budget:
+        """What measuring for one program may take."""
 
     background: Background | None  # where programs are made that calls do not wait for
 
@@ -152,7 +156,7 @@ class OptimizedModule(ModuleProxy):
             other = self._other(args, kwargs, error, wait=True)
             assert other is not None
             return other.prepare(*args, **kwargs)
-        return self._prepared(tensors, threads_in_force(), autotune=True).explanation
+        return self._prepared(tensors, threads_in_force(), self._programs.budget()).explanation
 
     def refresh(self) -> None:
         """Take over the model's current weights. Programs for other shapes and threads are made again when called."""
@@ -260,8 +264,8 @@ class OptimizedModule(ModuleProxy):
             check(self._interface.declared, self._names, tensors)
         return tensors, usual
 
-    def _prepared(self, tensors: list[torch.Tensor], threads: int, autotune: bool = False) -> Prepared:
-        return self._programs.at(sizes_of(tensors), tensors, threads, autotune)
+    def _prepared(self, tensors: list[torch.Tensor], threads: int, budget: Budget | None = None) -> Prepared:
+        return self._programs.at(sizes_of(tensors), tensors, threads, budget)
 
     def _check(self, index: int, tensor: torch.Tensor, grad: bool) -> None:
         """Raise if an input is not as prepared for."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from drystone.plan.budget import Budget
 from drystone.runtime.program import Program
 
 # Timed runs of a candidate, at most, and the seconds after which fewer must do.
@@ -17,33 +17,46 @@ AUTOTUNE_SECONDS = 0.15
 DOUBT_SECONDS = 1.0
 # Where eager takes this many times as long, two runs of each must do.
 CLEARLY_FASTER = 1.5
+# Calls of each, at most.
+RACES = 200
 
 
-def step_seconds(program: Program, tensors: list[torch.Tensor]) -> list[list[float]]:
-    """Seconds of each step, in a few runs after one that warms up."""
-    began = time.perf_counter()
-    program.time_steps(tensors)
+def step_seconds(program: Program, tensors: list[torch.Tensor], budget: Budget) -> list[list[float]]:
+    """Seconds of each step, in a few runs after one that warms up; of that one, where the budget ends with it."""
+    began = budget.clock()
+
+    def run() -> list[float]:
+        budget.ran += 1
+        return program.time_steps(tensors)
+
+    warm = run()
     runs: list[list[float]] = []
-    while len(runs) < AUTOTUNE_RUNS and (len(runs) < 2 or time.perf_counter() - began < AUTOTUNE_SECONDS):
-        runs.append(program.time_steps(tensors))
-    return runs
+    while (
+        len(runs) < AUTOTUNE_RUNS
+        and (len(runs) < 2 or budget.clock() - began < AUTOTUNE_SECONDS)
+        and budget.allows(sum(runs[-1] if runs else warm))
+    ):
+        runs.append(run())
+    return runs or [warm]
 
 
-def against_eager(fast: Callable[[], Any], model: Callable[[], Any]) -> tuple[float, float]:
-    """Seconds of a call of the one and of the other, in turn, the best of a few each."""
+def against_eager(fast: Callable[[], Any], model: Callable[[], Any], budget: Budget) -> tuple[float, float]:
+    """Seconds of a call of the one and of the other, in turn, the best of a few each; of one, where the budget ends with it."""
     ours: list[float] = []
     eager: list[float] = []
-    began = time.perf_counter()
-    with torch.no_grad(), torch.autocast("cpu", enabled=False):
-        while len(ours) < 2 or (
-            len(ours) < 200
-            and time.perf_counter() - began < (DOUBT_SECONDS if min(eager) < min(ours) else AUTOTUNE_SECONDS)
-            and min(eager) < CLEARLY_FASTER * min(ours)
-        ):
-            start = time.perf_counter()
+    clock = budget.clock
+    began = clock()
+
+    def doubtful() -> bool:
+        longest = DOUBT_SECONDS if min(eager) < min(ours) else AUTOTUNE_SECONDS
+        return clock() - began < longest and min(eager) < CLEARLY_FASTER * min(ours)
+
+    with torch.no_grad(), torch.autocast("cpu", enabled=False), budget.spending():
+        while not ours or (budget.left > ours[-1] + eager[-1] and len(ours) < RACES and (len(ours) < 2 or doubtful())):
+            start = clock()
             fast()
-            middle = time.perf_counter()
+            middle = clock()
             model()
             ours.append(middle - start)
-            eager.append(time.perf_counter() - middle)
+            eager.append(clock() - middle)
     return min(ours), min(eager)

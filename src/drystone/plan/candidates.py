@@ -1,0 +1,72 @@
+"""Which programs autotuning times, and in which order: what tells most about what costs most comes first."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from drystone.graph.graph import Node
+from drystone.plan.assemble import uniform_layout
+from drystone.plan.formats import PLAIN, formats_of
+from drystone.plan.implementations import ATEN, Option
+
+if TYPE_CHECKING:
+    from drystone.plan.autotune import Planner
+
+# Operators that take less than this share of the time together are not worth a candidate.
+MATTERS = 0.01
+
+
+class Candidates:
+    """Uniform candidates: every node in one format, where it has that. Each tells times that are not known yet.
+
+    Equal nodes take turns through the implementations without a time, so that one candidate may tell all of these; where all times
+    in the format are known, a node takes the fastest.
+    """
+
+    def __init__(self, planner: Planner) -> None:
+        self._planner = planner
+        self._groups: dict[str, list[Node]] = {}  # equal nodes
+        for node in planner.graph:
+            self._groups.setdefault(planner.signatures[node], []).append(node)
+        formats = dict.fromkeys(f for nodes in self._groups.values() for v in nodes[0].outputs for f in formats_of(v))
+        self._formats = sorted(formats, key=lambda format: format == PLAIN)  # plain last: it is the likeliest to be hopeless
+
+    def next(self) -> tuple[dict[Node, Option], int] | None:
+        """The candidate that tells times of the most expensive nodes, and how many formats have one; None where none matters."""
+        least = {signature: self._least(nodes) for signature, nodes in self._groups.items()}
+        told = {
+            format: sum(least[signature] for signature, nodes in self._groups.items() if self._unknown(nodes, format))
+            for format in self._formats
+        }
+        worth = [format for format in self._formats if told[format] > MATTERS * sum(least.values())]
+        return (self._uniform(max(worth, key=lambda format: told[format])), len(worth)) if worth else None
+
+    def untold(self) -> tuple[int, float]:
+        """How many nodes have an implementation without a time, and their share of the time."""
+        groups = self._groups.values()
+        found = [nodes for nodes in groups if any(self._unknown(nodes, format) for format in self._formats)]
+        return sum(map(len, found)), sum(map(self._least, found)) / (sum(map(self._least, groups)) or 1.0)
+
+    def _least(self, nodes: list[Node]) -> float:
+        found = self._planner.options[nodes[0]]
+        return len(nodes) * min((self._planner.node_cost(nodes[0], option) for option in found), default=0.0)
+
+    def _in(self, nodes: list[Node], format: str) -> list[Option]:
+        found = self._planner.options[nodes[0]]
+        layout = uniform_layout([option[1] for option in found], format) if found else None
+        return [option for option in found if option[1] == layout]
+
+    def _unknown(self, nodes: list[Node], format: str) -> list[Option]:
+        return [option for option in self._in(nodes, format) if self._planner.seconds(nodes[0], option) is None]
+
+    def _fastest(self, node: Node, found: list[Option]) -> Option:
+        return min(found, key=lambda option: self._planner.node_cost(node, option), default=(ATEN, ATEN.layouts(node)[0]))
+
+    def _uniform(self, format: str) -> dict[Node, Option]:
+        choice: dict[Node, Option] = {}
+        for nodes in self._groups.values():
+            found = self._unknown(nodes, format)
+            if not found:
+                found = [self._fastest(nodes[0], self._in(nodes, format))]
+            choice |= {node: found[i % len(found)] for i, node in enumerate(nodes)}
+        return choice
