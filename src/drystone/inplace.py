@@ -77,7 +77,8 @@ def optimize_(
 
     Its ``forward`` is replaced, or that of its parts if it can't be captured whole. All else is its own: class, attributes,
     ``state_dict()``, hooks, and all methods that call it. Without an example it is prepared at its
-    first call, for the arguments of that call. Calls with other keywords, another structure or new sizes prepare
+    first call, for the arguments of that call. If a method calls submodules instead (``encode_image`` the image encoder),
+    each of these is prepared at its own first call. Calls with other keywords, another structure or new sizes prepare
     another program, eight at most. Further ones run eagerly, as do calls that can't be captured; a DrystoneWarning says so once.
 
     The original runs in training mode, under autocast, if the result needs a gradient (use ``torch.inference_mode()`` or
@@ -125,6 +126,7 @@ def optimize_(
         prepare = script.install(model, partial(optimize, **options | {"keep_fp32": None}))
     else:
         prepare = _install(model, options).prepare
+        _await_calls_inside(model, options | {"dynamic_shapes": None})
     if example_inputs is not None or example_kwargs:
         try:
             prepare(*example_call(example_inputs, example_kwargs))
@@ -236,6 +238,7 @@ class InPlace:
         "refused",
         "said",
         "seen",
+        "waiting",
         "watch",
     )
 
@@ -246,6 +249,7 @@ class InPlace:
         self.module, self.own, self.options = module, own, options
         self.budget = budget or Budget()
         self.first = True  # no capture yet of the weights as they are
+        self.waiting = True  # for the first call, and so are the modules inside, which other methods than forward may call
         self.lock = Lock(reentrant=True)  # of whoever prepares
         self.busy: int | None = None  # the thread that does
         self.said: set[str] = set()
@@ -276,6 +280,8 @@ class InPlace:
     # -- a call
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self.waiting:
+            self._called()
         if self.parts or self._runs_original(args, kwargs):
             return self.original(*args, **kwargs)
         try:
@@ -291,6 +297,14 @@ class InPlace:
                 return self.original(*args, **kwargs)
             return self.call(args, kwargs)
         return self._new_call(kind, args, kwargs)
+
+    def _called(self) -> None:
+        """This module is one that is called from outside: those inside it are not waited for any more."""
+        self.waiting = False
+        for module in self.module.modules():
+            state = vars(module).get(_NAME)
+            if module is not self.module and isinstance(state, InPlace) and state.waiting:
+                _uninstall(module)
 
     def _runs_original(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether the original runs this call. Reasons that a user may not expect are warned of."""
@@ -362,6 +376,7 @@ class InPlace:
         """Make the program for this form of call, if there is none. Raises as ``optimize`` does."""
         with torch.no_grad():
             checked_tensors(args, kwargs)
+        self._called()
         self._found(_kind(args, kwargs), args, kwargs)
 
     def warm_up(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -459,6 +474,7 @@ class InPlace:
                 self.parts, self.layers = None, forward
                 continue
             state = _install(module, self.options | {"dynamic_shapes": None}, self.budget)
+            state.waiting = False
             if isinstance(forward, RecurrentForward):
                 state.layers = forward
                 continue
@@ -478,6 +494,14 @@ def _install(module: nn.Module, options: dict[str, Any], budget: Budget | None =
     return state
 
 
+def _await_calls_inside(model: nn.Module, options: dict[str, Any]) -> None:
+    """Have the modules inside prepare themselves, if it is they who are called."""
+    for module in model.modules():
+        scripted = isinstance(module, (torch.jit.ScriptModule, ModuleProxy))
+        if module is not model and not scripted and next(module.parameters(), None) is not None:
+            _install(module, options)
+
+
 def _forward(module: nn.Module, own: Callable[..., Any] | None) -> Callable[..., Any]:
     """The replacement of the method ``forward``. Bound to a copy of the module, it is the original."""
 
@@ -489,6 +513,7 @@ def _forward(module: nn.Module, own: Callable[..., Any] | None) -> Callable[...,
         return state.call(args, kwargs)
 
     update_wrapper(forward, own or type(module).forward)
+    setattr(forward, _NAME, True)
     forward.__name__ = "forward"  # by which pickle finds the class's
     with suppress(TypeError, ValueError):  # a function without a signature
         this = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
@@ -506,9 +531,11 @@ def _uninstall(module: nn.Module) -> None:
     if _NAME in held and (state is None or isinstance(state, InPlace)):  # None: it comes from a pickle
         del held[_NAME]
         forward = held.get("forward")
+        if not isinstance(forward, MethodType) or (state and not hasattr(forward, _NAME)):
+            return  # someone has put another in its place since
         if state and state.own:
             held["forward"] = state.own
-        elif isinstance(forward, MethodType):
+        else:
             del held["forward"]
 
 
