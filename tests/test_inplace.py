@@ -8,6 +8,7 @@ import pickle
 import threading
 import warnings
 from collections.abc import Iterator
+from types import MethodType
 from typing import Any
 
 import pytest
@@ -46,6 +47,18 @@ class Encoder(nn.Module):
 
     def tokens(self, x: torch.Tensor) -> torch.Tensor:
         return self.first(x) + 1
+
+
+class Pair(nn.Module):
+    """Nobody calls it: a method calls what is inside, as CLIP's do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = Encoder(), Encoder()
+
+    @torch.no_grad()
+    def match(self, x: torch.Tensor) -> torch.Tensor:
+        return self.left(x) @ self.right(x).T
 
 
 class Counting(Encoder):
@@ -215,6 +228,30 @@ def test_copies_prepare_themselves_and_pickles_are_plain(pair: tuple[Encoder, An
     assert runs_program(loaded, X)
     drystone.restore(loaded)
     assert vars(loaded).keys() == vars(model).keys()
+
+
+def test_modules_that_methods_call_prepare_themselves() -> None:
+    model, fast = Pair().eval(), optimize_(Pair().eval())
+    fast.load_state_dict(model.state_dict())
+    assert model.match(X).allclose(fast.match(X), atol=1e-5)
+    assert len(drystone.explain(fast).modules) == 2, "those that match calls"
+    assert "_drystone" not in vars(fast.left.first), "and nothing inside them"
+    assert runs_program(fast.left, X) and runs_program(fast.right, X)
+    drystone.restore(fast)
+    assert not any("_drystone" in vars(module) or "forward" in vars(module) for module in fast.modules())
+
+
+def test_a_call_of_the_model_leaves_the_modules_inside_alone() -> None:
+    fast = optimize_(Encoder().eval())
+    fast.train()(X)
+    assert "_drystone" not in vars(fast.first)
+
+
+def test_restore_leaves_a_forward_that_was_set_since() -> None:
+    fast = optimize_(Encoder().eval())
+    fast.first.forward = other = MethodType(nn.Linear.forward, fast.first)  # as libraries do that fuse layers
+    drystone.restore(fast)
+    assert fast.first.forward is other
 
 
 def test_another_way_of_calling_has_a_program_of_its_own(pair: tuple[Encoder, Any]) -> None:

@@ -74,7 +74,8 @@ def optimize_(
 
     Its ``forward`` is replaced, or that of its parts if it can't be captured whole. All else is its own: class, attributes,
     ``state_dict()``, hooks, and all methods that call it. Without an example it is prepared at its
-    first call, for the arguments of that call. Calls of other sizes get programs as with ``optimize``. Calls with other keywords or
+    first call, for the arguments of that call. If a method calls submodules instead (``encode_image`` the image encoder), each of
+    these is prepared at its own first call. Calls of other sizes get programs as with ``optimize``. Calls with other keywords or
     another structure are captured for themselves, eight at most. Further ones run eagerly, as do calls that can't be captured; a
     DrystoneWarning says so once.
 
@@ -124,6 +125,7 @@ def optimize_(
         prepare = script.install(model, partial(optimize, **options | {"keep_fp32": None}))
     else:
         prepare = _install(model, options).prepare
+        _await_calls_inside(model, options | {"dynamic_shapes": None})
     if example_inputs is not None or example_kwargs:
         try:
             prepare(*example_call(example_inputs, example_kwargs))
@@ -235,6 +237,7 @@ class InPlace:
         "refused",
         "said",
         "seen",
+        "waiting",
         "watch",
     )
 
@@ -242,6 +245,7 @@ class InPlace:
         """``own``: the instance's former ``forward`` attribute."""
         self.module, self.own, self.options = module, own, options
         self.captures = 0  # of the weights as they are, for forms of calls and attributes that were set
+        self.waiting = True  # for the first call, and so are the modules inside, which other methods than forward may call
         self.lock = Lock(reentrant=True)  # of whoever prepares
         self.busy = threading.local()  # ``true`` in a thread that does
         self.background = Background(options["strict"]) if options["new_shapes"] == "background" else None
@@ -271,6 +275,8 @@ class InPlace:
     # -- a call
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self.waiting:
+            self._called()
         if self.parts or self._runs_original(args, kwargs):
             return self.original(*args, **kwargs)
         error: Exception | None = None
@@ -296,6 +302,14 @@ class InPlace:
         elif later and self.background is not None:
             self.background.ask(kind, "the call of a form that has none", args, kwargs, self._capture_later)
         return result
+
+    def _called(self) -> None:
+        """This module is one that is called from outside: those inside it are not waited for any more."""
+        self.waiting = False
+        for module in self.module.modules():
+            state = vars(module).get(_NAME)
+            if module is not self.module and isinstance(state, InPlace) and state.waiting:
+                _uninstall(module)
 
     def _runs_original(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether the original runs this call. Reasons that a user may not expect are warned of."""
@@ -367,6 +381,7 @@ class InPlace:
         """Make the program for this form of call, if there is none. Raises as ``optimize`` does."""
         with torch.no_grad():
             checked_tensors(args, kwargs)
+        self._called()
         kind = form_of(args, kwargs)
         if self._known(kind, args, kwargs) is None and self._may_capture(kind, args, kwargs):
             self._captured(kind, args, kwargs)
@@ -487,6 +502,7 @@ class InPlace:
                 self.parts, self.layers = None, forward
                 continue
             state = _install(module, self.options | {"dynamic_shapes": None})
+            state.waiting = False
             if isinstance(forward, RecurrentForward):
                 state.layers = forward
                 continue
@@ -510,6 +526,14 @@ def _install(module: nn.Module, options: dict[str, Any]) -> InPlace:
     return state
 
 
+def _await_calls_inside(model: nn.Module, options: dict[str, Any]) -> None:
+    """Have the modules inside prepare themselves, if it is they who are called."""
+    for module in model.modules():
+        scripted = isinstance(module, (torch.jit.ScriptModule, ModuleProxy))
+        if module is not model and not scripted and next(module.parameters(), None) is not None:
+            _install(module, options)
+
+
 def _forward(module: nn.Module, own: Callable[..., Any] | None) -> Callable[..., Any]:
     """The replacement of the method ``forward``. Bound to a copy of the module, it is the original."""
 
@@ -521,6 +545,7 @@ def _forward(module: nn.Module, own: Callable[..., Any] | None) -> Callable[...,
         return state.call(args, kwargs)
 
     update_wrapper(forward, own or type(module).forward)
+    setattr(forward, _NAME, True)
     forward.__name__ = "forward"  # by which pickle finds the class's
     with suppress(TypeError, ValueError):  # a function without a signature
         this = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
@@ -538,9 +563,11 @@ def _uninstall(module: nn.Module) -> None:
     if _NAME in held and (state is None or isinstance(state, InPlace)):  # None: it comes from a pickle
         del held[_NAME]
         forward = held.get("forward")
+        if not isinstance(forward, MethodType) or (state and not hasattr(forward, _NAME)):
+            return  # someone has put another in its place since
         if state and state.own:
             held["forward"] = state.own
-        elif isinstance(forward, MethodType):
+        else:
             del held["forward"]
 
 
