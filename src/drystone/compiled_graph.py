@@ -26,7 +26,7 @@ from drystone.forks import Lock
 from drystone.graph.graph import Graph
 from drystone.options import Options
 from drystone.passes.in_precision import bfloat16_notice
-from drystone.preparer import Preparer, Programs, Sizes, Source
+from drystone.preparer import Eager, Preparer, Programs, Sizes, Source
 from drystone.runtime.explain import Explanation
 from drystone.runtime.module import Example, Prepared
 from drystone.runtime.proxy import threads_in_force
@@ -172,15 +172,16 @@ class _GraphWithWeights(Source):
     ) -> None:
         """``weights`` by name, with their places among the graph's inputs; ``numbers``: the places of those."""
         self._graph, self._weights, self._numbers, self._options = graph, weights, numbers, options
+        self._captured: WholeModel
 
     def graph_for(self, sizes: Sizes, tensors: list[torch.Tensor]) -> tuple[Graph, Signature]:
-        whole = self._whole(sizes, tensors)
+        whole = self._captured = self._whole(sizes, tensors)
         whole.capture()
         whole.report_changes()
         return whole.graph, whole.signature
 
-    def eager(self, sizes: Sizes, tensors: list[torch.Tensor]) -> Callable[[], Any]:
-        return self._whole(sizes, tensors).eager(sizes, tensors)
+    def eager(self, sizes: Sizes, tensors: list[torch.Tensor]) -> Eager:
+        return self._captured.eager(sizes, tensors)
 
     def _whole(self, sizes: Sizes, tensors: list[torch.Tensor]) -> WholeModel:
         numbers = dict(zip(self._numbers, sizes[len(tensors) :], strict=True))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import inspect
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -40,7 +39,7 @@ from drystone.forks import Lock
 from drystone.options import check_options, example_call
 from drystone.preparer import programs_of
 from drystone.runtime.explain import Explanation, PartedExplanation
-from drystone.runtime.module import OptimizedModule, interface_of, refuse_others
+from drystone.runtime.module import OptimizedModule, interface_of, keep_state_in, refuse_others
 from drystone.runtime.parts import PartedModule
 from drystone.runtime.programs import MAX_PROGRAMS
 from drystone.runtime.proxy import ModuleProxy, checked_tensors
@@ -326,7 +325,9 @@ class InPlace:
     def _took_new_weights(self) -> bool:
         """Not at the first call with new weights: in training, each call has new ones."""
         with self.lock:
-            now = [(tensor.data_ptr(), version_of(tensor)) for tensor in [*self.module.parameters(), *self.module.buffers()]]
+            state = self.watch.state if self.watch else set()
+            buffers = [tensor for name, tensor in self.module.named_buffers() if name not in state]
+            now = [(tensor.data_ptr(), version_of(tensor)) for tensor in [*self.module.parameters(), *buffers]]
             if now != self.seen:
                 self.seen = now
                 return False
@@ -387,10 +388,7 @@ class InPlace:
                 return None
             self.busy = threading.get_ident()
             try:
-                with warnings.catch_warnings():
-                    # What a call does to its inputs is for the caller to see.
-                    warnings.filterwarnings("error", message="the model changes its input", category=DrystoneWarning)
-                    return self._captured(kind, args, kwargs)
+                return self._captured(kind, args, kwargs)
             finally:
                 self.busy = None
 
@@ -412,10 +410,14 @@ class InPlace:
         self.first = False
 
     def take(self, made: OptimizedModule, kind: Kind) -> None:
+        keep_state_in(made, self.module)
         refuse_others(made)  # whether there are to be more is decided here
         self.fast.append(made)
         self.kinds.setdefault(kind, []).append(made)
-        self.watch = self.watch or Watch(self.module)
+        state = made._interface.signature.state
+        names = state.names if state else set()
+        if self.watch is None or not names <= self.watch.state:
+            self.watch = Watch(self.module, names | (self.watch.state if self.watch else set()))
 
     def _another(self, kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OptimizedModule:
         """Let sizes that differ from those of known programs vary in the new one, if the model allows it."""

@@ -14,6 +14,7 @@ import torch
 from drystone import native
 from drystone.capture.export import Captured
 from drystone.capture.signature import Signature
+from drystone.capture.state import State
 from drystone.errors import UnsupportedError, warn
 from drystone.factories import on_cpu
 from drystone.forks import Lock
@@ -44,6 +45,20 @@ Sizes = tuple[Any, ...]
 Choice = dict[Node, Option]
 
 
+class Eager:
+    """A call of the model, run by torch on what no one else has. ``renew`` undoes what it has changed."""
+
+    def __init__(self, make: Callable[[], Callable[[], Any]], stateful: bool) -> None:
+        self._make, self._stateful, self._call = make, stateful, make()
+
+    def __call__(self) -> Any:
+        return self._call()
+
+    def renew(self) -> None:
+        if self._stateful:
+            self._call = self._make()
+
+
 class Source:
     """Gives the graphs that programs are made of. The weights are constants of them."""
 
@@ -57,7 +72,7 @@ class Source:
         """The graph for inputs like ``tensors``, and how results are put together."""
         raise NotImplementedError
 
-    def eager(self, sizes: Sizes, tensors: list[torch.Tensor]) -> Callable[[], Any]:
+    def eager(self, sizes: Sizes, tensors: list[torch.Tensor]) -> Eager:
         """The same, run by torch, to be timed beside a program; of a source that is timed."""
         raise NotImplementedError
 
@@ -192,6 +207,10 @@ class Programs(ProgramTable[tuple[int, Sizes], Prepared]):
         with on_cpu(), spinner("preparing") as say:
             graph, signature = self.source.graph_for(sizes, tensors)
             tensors = [tensor.detach().resolve_neg().resolve_conj().contiguous() for tensor in tensors]
+            if (state := signature.state) is not None:
+                # Measuring changes copies.
+                tensors = [tensor.clone() if index in state.written else tensor for index, tensor in enumerate(tensors)]
+                tensors += [torch.zeros(form.shape, dtype=form.dtype) for form in state.hidden]
             measure = autotune and not self.released
             program, planner = preparer.program(
                 graph,
@@ -211,7 +230,7 @@ class Programs(ProgramTable[tuple[int, Sizes], Prepared]):
             eager = self.source.eager(sizes, tensors) if measure and self.source.timed else None
             # A call of other sizes does not wait for times that nobody looks at.
             timed = self.source.timed and (measure or self.usual in (None, sizes))
-            explanation = self._explain(program, planner, tensors if timed else None, eager)
+            explanation = self._explain(program, planner, tensors if timed else None, eager, signature.state)
             self.verdict = self.verdict or explanation.runs
             return Prepared(program, explanation, graph, signature)
 
@@ -228,7 +247,12 @@ class Programs(ProgramTable[tuple[int, Sizes], Prepared]):
             warn(f"{len(segments)} operators run on ATen: {text}")
 
     def _explain(
-        self, program: Program, planner: Planner, tensors: list[torch.Tensor] | None, model: Callable[[], Any] | None
+        self,
+        program: Program,
+        planner: Planner,
+        tensors: list[torch.Tensor] | None,
+        model: Eager | None,
+        state: State | None,
     ) -> Explanation:
         """``tensors``: what the program is timed on; None: by what is known. ``model`` is timed beside it, where there is one."""
         if tensors is None:
@@ -238,7 +262,13 @@ class Programs(ProgramTable[tuple[int, Sizes], Prepared]):
             steps = [min(times) for times in zip(*runs, strict=True)]
         ours, eager = sum(steps), None
         if tensors is not None and model:
-            ours, eager = against_eager(lambda: program(tensors), model)
+
+            def call() -> None:
+                outputs = program(tensors)
+                if state is not None:
+                    state.write(tensors, outputs)
+
+            ours, eager = against_eager(call, model, model.renew)
         assembled = program.assembled
         return Explanation(
             steps=[

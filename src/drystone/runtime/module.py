@@ -76,8 +76,16 @@ class Prepared:
 
     def __post_init__(self) -> None:
         self.unflatten: Callable[[list[torch.Tensor]], Any] = self.signature.unflatten
+        self.state = self.signature.state
         own = sum(value.bytes for value in self.graph.constants() if value.identity is None)
         self.bytes = STEP_BYTES * len(self.explanation.steps) + own  # what it takes beside weights and the memory of calls
+
+    def with_state(self, holder: nn.Module, tensors: list[torch.Tensor]) -> Any:
+        """The result, from what the state has read; the state is left in ``holder``."""
+        assert self.state is not None
+        outputs = self.program([tensor.resolve_neg().resolve_conj().contiguous() for tensor in tensors])
+        self.state.leave(holder, tensors, outputs)
+        return self.unflatten(outputs)
 
     @property
     def eager(self) -> bool:
@@ -119,6 +127,7 @@ class OptimizedModule(ModuleProxy):
         self._varying = interface.varying
         self._shapes = [torch.Size(value.shape) for value in interface.inputs]
         self._dtypes = [value.dtype for value in interface.inputs]
+        self.keep_aside(_holder=model)  # has the state between calls
         self._interface, self._programs, self._weights = interface, programs, programs.originals
         scripted = isinstance(model, torch.jit.ScriptModule)
         self._hooks = () if scripted else (model._forward_pre_hooks, model._forward_hooks)  # the model's own
@@ -173,9 +182,15 @@ class OptimizedModule(ModuleProxy):
         elif usual or training or not self._programs.leaves_to_eager(sizes_of(tensors), threads):
             prepared = self._prepared(tensors, threads)
         if prepared is None or (prepared.eager and not training):
-            with torch.no_grad(), torch.autocast("cpu", enabled=False):
-                return self._model.forward(*args, **kwargs) if any(self._hooks) else self._model(*args, **kwargs)
-        return prepared.unflatten(prepared.program(tensors))
+            return self._eagerly(args, kwargs)
+        if prepared.state is None:
+            return prepared.unflatten(prepared.program(tensors))
+        read = prepared.state.read(self._holder, self._flatten(args, kwargs))
+        return self._eagerly(args, kwargs) if read is None else prepared.with_state(self._holder, read)
+
+    def _eagerly(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            return self._model.forward(*args, **kwargs) if any(self._hooks) else self._model(*args, **kwargs)
 
     def _other(self, args: tuple[Any, ...], kwargs: dict[str, Any], error: OtherCall) -> OptimizedModule:
         """The module for a call of another form than the example's: other keywords, lists of another length, other integers.
@@ -253,6 +268,11 @@ def refuse_others(fast: OptimizedModule) -> None:
     fast._make_other = None
     if batch := fast._interface.batch:
         fast._varying = [{0} if i in batch else set() for i in range(len(fast._shapes))]
+
+
+def keep_state_in(fast: OptimizedModule, holder: nn.Module) -> None:
+    """Let calls read and leave their state in another module than the captured one."""
+    fast.keep_aside(_holder=holder)
 
 
 def supply_of(fast: OptimizedModule) -> Supply:

@@ -29,8 +29,10 @@ def step_seconds(program: Program, tensors: list[torch.Tensor]) -> list[list[flo
     return runs
 
 
-def against_eager(fast: Callable[[], Any], model: Callable[[], Any]) -> tuple[float, float]:
-    """Seconds of a call of the one and of the other, in turn, the best of a few each."""
+def against_eager(
+    fast: Callable[[], Any], model: Callable[[], Any], renew: Callable[[], None] = lambda: None
+) -> tuple[float, float]:
+    """Seconds of a call of the one and of the other, in turn, the best of a few each. ``renew`` goes before each of ``model``."""
     ours: list[float] = []
     eager: list[float] = []
     began = time.perf_counter()
@@ -42,8 +44,9 @@ def against_eager(fast: Callable[[], Any], model: Callable[[], Any]) -> tuple[fl
         ):
             start = time.perf_counter()
             fast()
-            middle = time.perf_counter()
+            ours.append(time.perf_counter() - start)
+            renew()
+            start = time.perf_counter()
             model()
-            ours.append(middle - start)
-            eager.append(time.perf_counter() - middle)
+            eager.append(time.perf_counter() - start)
     return min(ours), min(eager)
