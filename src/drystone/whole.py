@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -117,7 +118,9 @@ class WholeModel(Source):
         stateful = self.signature.state is not None
 
         def make() -> Callable[[], Any]:
-            model = alone(self.example.model)
+            model = self.example.model
+            copied = stateful and isinstance(model, torch.jit.ScriptModule)
+            model = copy.deepcopy(model) if copied else alone(model)
             given, named = cloned_call(args, kwargs) if stateful else (args, kwargs)
             return lambda: model(*given, **named)
 
@@ -139,7 +142,7 @@ class WholeModel(Source):
         if not pattern or pattern in self.tried:
             return None
         self.tried.add(pattern)
-        with suppress(CaptureError, TypeError):
+        with suppress(CaptureError, UnsupportedError, TypeError):
             shapes = varying_shapes(self.signature.parameters, args, kwargs, varying)
             captured = capture_module(self.example.model, args, kwargs, shapes)
             self.varied = dict(enumerate(varying))  # not before: what the model refuses never varied

@@ -95,8 +95,14 @@ def _captured(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], d
                 dynamic_shapes = _name_further_arguments(traced, kwargs, dynamic_shapes)
             program = torch.export.export(traced, tuple(args), kwargs, dynamic_shapes=dynamic_shapes, strict=False)
             program = functionalize(program)
-        explicit = settled.explicit
-        captured = describe(program, inspect.signature(model.forward), explicit.state if explicit else None)
+        state = settled.explicit.state if settled.explicit else None
+        if state and isinstance(model, Interpreter):
+            if any(len(item.path) > 1 for item in state.sets):
+                raise UnsupportedError(
+                    "each call of the TorchScript module changes a list or dict that it keeps; keep tensors instead"
+                )
+            state = state.renamed(model.paths)
+        captured = describe(program, inspect.signature(model.forward), state)
         captured.changed += settled.changed
         return captured
     except DrystoneError:
@@ -143,7 +149,7 @@ def _settled(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
                 f"the model's {name!r} ({type(module).__name__}) has forward hooks ({shown}), which a program would not run; "
                 "remove them, or let the model run in parts"
             )
-    if isinstance(model, Interpreter) or not can_be_isolated(model):
+    if not can_be_isolated(model):
         return Settled(model)
     with (
         torch.inference_mode(_is_of_inference_mode(model)),

@@ -13,7 +13,7 @@ import functools
 import inspect
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -84,6 +84,15 @@ class State:
     written: dict[int, int] = field(default_factory=dict)  # of the tensors read, what becomes of their memory: a result's index
     results: int = 0
     same: dict[int, int] = field(default_factory=dict)  # leaves of the call's result that are the very tensors of the state
+
+    def renamed(self, names: dict[str, str]) -> State:
+        """For a model that has other names for the attributes."""
+
+        def path(item: Held | Set) -> Path:
+            return (names.get(item.path[0], item.path[0]), *item.path[1:])
+
+        held = [replace(item, path=path(item)) for item in self.held]
+        return replace(self, held=held, sets=[replace(item, path=path(item)) for item in self.sets])
 
     @property
     def hidden(self) -> list[Form]:
@@ -192,8 +201,10 @@ def _step(holder: Any, key: Any) -> Any:
 
 def _first(model: nn.Module, name: str) -> tuple[nn.Module, str]:
     """The module that has the attribute, and its name there."""
-    owner, _, attribute = name.rpartition(".")
-    return (model.get_submodule(owner) if owner else model), attribute
+    if name in vars(model):  # of a TorchScript module's interpreter, which has all attributes itself
+        return model, name
+    *modules, attribute = name.split(".")
+    return functools.reduce(getattr, modules, model), attribute
 
 
 def fetch(model: nn.Module, path: Path) -> Any:

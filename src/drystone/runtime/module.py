@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from drystone.capture.hooks import GLOBAL_HOOKS
 from drystone.capture.signature import OtherCall, Signature
+from drystone.capture.torchscript import wrapped
 from drystone.errors import DrystoneError, InputError, ShapeError
 from drystone.forks import Lock
 from drystone.graph.graph import Graph, Value
@@ -127,9 +128,10 @@ class OptimizedModule(ModuleProxy):
         self._varying = interface.varying
         self._shapes = [torch.Size(value.shape) for value in interface.inputs]
         self._dtypes = [value.dtype for value in interface.inputs]
-        self.keep_aside(_holder=model)  # has the state between calls
         self._interface, self._programs, self._weights = interface, programs, programs.originals
         scripted = isinstance(model, torch.jit.ScriptModule)
+        # What has the state between calls.
+        self.keep_aside(_holder=wrapped(model) if scripted else model)
         self._hooks = () if scripted else (model._forward_pre_hooks, model._forward_hooks)  # the model's own
         self._make_other, self._making_other = other, Lock()
         self._others: list[OptimizedModule] = []
