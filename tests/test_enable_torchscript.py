@@ -110,8 +110,7 @@ def test_a_model_that_changes_its_input_still_does(tmp_path: Path) -> None:
             return x * 2
 
     loaded, x = torch.jit.load(saved(Changes(), tmp_path)), torch.ones(3)
-    with pytest.warns(DrystoneWarning, match="changes its input"):
-        assert loaded(x).tolist() == [4, 4, 4]
+    assert loaded(x).tolist() == [4, 4, 4]
     assert x.tolist() == [2, 2, 2]
 
 

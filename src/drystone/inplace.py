@@ -40,7 +40,7 @@ from drystone.options import check_options, example_call
 from drystone.preparer import programs_of
 from drystone.runtime.background import Background, waiting, waits
 from drystone.runtime.explain import Explanation, PartedExplanation
-from drystone.runtime.module import MAX_OTHERS, OptimizedModule, interface_of
+from drystone.runtime.module import MAX_OTHERS, OptimizedModule, interface_of, keep_state_in
 from drystone.runtime.parts import PartedModule
 from drystone.runtime.programs import MAX_PROGRAMS
 from drystone.runtime.proxy import ModuleProxy, checked_tensors
@@ -359,7 +359,8 @@ class InPlace:
             return True
 
     def _weights(self) -> list[tuple[int, int]]:
-        tensors = [*self.module.parameters(), *self.module.buffers()]
+        buffers = [tensor for name, tensor in self.module.named_buffers() if name not in self._state]
+        tensors = [*self.module.parameters(), *buffers]
         return [(tensor.data_ptr(), version_of(tensor)) for tensor in tensors]
 
     def _refuse(self, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception) -> None:
@@ -447,7 +448,7 @@ class InPlace:
     def _capture(self, kind: Form, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OptimizedModule | None:
         """Capture the module: first, or for a call of another form. None where it has become parts, or changed meanwhile."""
         made: Any
-        kinds, watch, weights = self.kinds, Watch(self.module), self._weights()
+        kinds, watch, weights = self.kinds, Watch(self.module, self._state), self._weights()
         with self._making():
             if self.fast:
                 made = another(programs_of(self.fast[0]), args, kwargs)
@@ -465,11 +466,20 @@ class InPlace:
 
     def take(self, made: OptimizedModule, kind: Form) -> OptimizedModule:
         """Have ``made`` run calls of this form, of any size; of other forms is decided here."""
+        keep_state_in(made, self.module)
         for_one_form(made, self._making)
         self.fast.append(made)
         self.kinds[kind] = made
-        self.watch = self.watch or Watch(self.module)
+        state = interface_of(made).signature.state
+        names = (state.names if state else set()) | self._state
+        if self.watch is None or names != self.watch.state:
+            self.watch = Watch(self.module, names)
         return made
+
+    @property
+    def _state(self) -> set[str]:
+        """The attributes that calls change, by qualified name."""
+        return self.watch.state if self.watch else set()
 
     def _twin(self) -> nn.Module:
         """The module to optimise: another object on the same weights and submodules, with the original ``forward`` and no hooks."""

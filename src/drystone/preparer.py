@@ -16,6 +16,7 @@ import torch
 from drystone import native
 from drystone.capture.export import Captured
 from drystone.capture.signature import Signature
+from drystone.capture.state import State
 from drystone.errors import DrystoneError, UnsupportedError, warn
 from drystone.factories import on_cpu
 from drystone.forks import Lock
@@ -51,6 +52,20 @@ Choice = dict[Node, Option]
 EXPLAINED_RUNS = 3
 
 
+class Eager:
+    """A call of the model, run by torch on what no one else has. ``renew`` undoes what it has changed."""
+
+    def __init__(self, make: Callable[[], Callable[[], Any]], stateful: bool) -> None:
+        self._make, self._stateful, self._call = make, stateful, make()
+
+    def __call__(self) -> Any:
+        return self._call()
+
+    def renew(self) -> None:
+        if self._stateful:
+            self._call = self._make()
+
+
 class Source:
     """Gives the graphs that programs are made of. The weights are constants of them."""
 
@@ -66,7 +81,7 @@ class Source:
         """The graph for inputs like ``tensors``, and how results are put together."""
         raise NotImplementedError
 
-    def eager(self, sizes: Sizes, tensors: list[torch.Tensor]) -> Callable[[], Any]:
+    def eager(self, sizes: Sizes, tensors: list[torch.Tensor]) -> Eager:
         """The same, run by torch, to be timed beside a program; of a source that is timed."""
         raise NotImplementedError
 
@@ -224,6 +239,10 @@ class Programs(ProgramTable[tuple[int, Sizes], Prepared]):
         with on_cpu(), self.source.while_making(), spinner("preparing") as say:
             graph, signature = self.source.graph_for(sizes, tensors)
             tensors = [tensor.detach().resolve_neg().resolve_conj().contiguous() for tensor in tensors]
+            if (state := signature.state) is not None:
+                # Measuring changes copies.
+                tensors = [tensor.clone() if index in state.written else tensor for index, tensor in enumerate(tensors)]
+                tensors += [torch.zeros(form.shape, dtype=form.dtype) for form in state.hidden]
             if self.released:
                 budget = None
             program, planner = preparer.program(
@@ -245,7 +264,7 @@ class Programs(ProgramTable[tuple[int, Sizes], Prepared]):
             eager = self.source.eager(sizes, tensors) if budget and self.source.timed else None
             # A call of other sizes does not wait for times that nobody looks at.
             timed = self.source.timed and (budget is not None or self.usual in (None, sizes))
-            explanation = self._explain(program, planner, tensors if timed else None, eager, budget)
+            explanation = self._explain(program, planner, tensors if timed else None, eager, budget, signature.state)
             self.verdict = self.verdict or explanation.runs
             return Prepared(program, explanation, graph, signature)
 
@@ -266,13 +285,20 @@ class Programs(ProgramTable[tuple[int, Sizes], Prepared]):
         program: Program,
         planner: Planner,
         tensors: list[torch.Tensor] | None,
-        model: Callable[[], Any] | None,
+        model: Eager | None,
         budget: Budget | None,
+        state: State | None,
     ) -> Explanation:
         """``tensors``: what the program is timed on; None: by what is known. ``model`` is timed beside it, where there is one."""
         ours = eager = None
         if tensors is not None and model and budget:
-            ours, eager = against_eager(lambda: program(tensors), model, budget)
+
+            def call() -> None:
+                outputs = program(tensors)
+                if state is not None:
+                    state.write(tensors, outputs)
+
+            ours, eager = against_eager(call, model, budget, model.renew)
         if tensors is None or not (budget is None or budget.allows(EXPLAINED_RUNS * (ours or 0.0))):
             steps = planner.known_seconds(program.assembled)
         else:

@@ -50,6 +50,11 @@ def save(fast: nn.Module, path: str | os.PathLike[str]) -> None:
         raise UnsupportedError(f"only models that were captured whole can be saved; this is a {type(fast).__name__}")
     programs, interface = programs_of(fast), interface_of(fast)
     programs.originals.check()
+    if (state := interface.signature.state) is not None:
+        what = f"keeps {', '.join(map(repr, sorted(state.names)))} between calls" if state.held else "changes its inputs in place"
+        raise UnsupportedError(
+            f"the model {what}, which no artefact holds: pass the state in and give it back as an output, or save the model itself"
+        )
     graph, signature = programs.source.graph_for(interface.sizes, [])  # the example's is there already
     shapes: dict[int, tuple[Graph, Signature]] = {id(graph): (graph, signature)}
     known = programs.items()

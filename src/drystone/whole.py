@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
@@ -15,18 +16,18 @@ from drystone import native
 from drystone.capture.declared import Dimensions
 from drystone.capture.export import Captured
 from drystone.capture.export import capture as capture_module
-from drystone.capture.isolated import alone, can_be_captured_beside_calls, tensors_of
+from drystone.capture.isolated import alone, can_be_captured_beside_calls, cloned_call, tensors_of
 from drystone.capture.kept_modules import names_of
 from drystone.capture.parts import first_line
 from drystone.capture.shapes import LEAST, batch_inputs, dynamic_dims, resize, varying_shapes
 from drystone.capture.signature import Signature
 from drystone.errors import CaptureError, ShapeError, UnsupportedError, warn
 from drystone.factories import on_cpu
-from drystone.graph.graph import Graph
+from drystone.graph.graph import Graph, Value
 from drystone.graph.traced import resized
 from drystone.options import Options
 from drystone.plan.budget import Budget
-from drystone.preparer import Preparer, Programs, Sizes, Source, lowered, programs_of
+from drystone.preparer import Eager, Preparer, Programs, Sizes, Source, lowered, programs_of
 from drystone.runtime.module import Example, Interface, OptimizedModule, set_interface, sizes_of
 from drystone.runtime.proxy import threads_in_force
 from drystone.runtime.weights import Named
@@ -72,6 +73,11 @@ class WholeModel(Source):
         self.varying, self.declared, self.changed = dynamic_dims(captured), captured.declared, captured.changed
         return captured.originals
 
+    @property
+    def inputs(self) -> list[Value]:
+        """Those of the graph that come from the call."""
+        return self.graph.inputs[: self.signature.count]
+
     def report_changes(self) -> None:
         if not self.changed:
             return
@@ -86,10 +92,10 @@ class WholeModel(Source):
         free = self.dynamic_shapes is None and any_size
         batch = batch_inputs(tensors) if free else []
         varying = [set(range(tensor.dim())) for tensor in tensors] if free else self.varying
-        return Interface(self.example, self.signature, self.graph.inputs, varying, batch, self.declared)
+        return Interface(self.example, self.signature, self.inputs, varying, batch, self.declared)
 
     def graph_for(self, sizes: Sizes, tensors: list[torch.Tensor]) -> tuple[Graph, Signature]:
-        if sizes == tuple(value.shape for value in self.graph.inputs):
+        if sizes == tuple(value.shape for value in self.inputs):
             return self.graph, self.signature
         args, kwargs = self.example.with_tensors(tensors)
         for captured in self.symbolic:
@@ -119,10 +125,18 @@ class WholeModel(Source):
             return self._graph(captured), captured.signature
         return None
 
-    def eager(self, sizes: Sizes, tensors: list[torch.Tensor]) -> Callable[[], Any]:
-        model = alone(self.example.model)
+    def eager(self, sizes: Sizes, tensors: list[torch.Tensor]) -> Eager:
         args, kwargs = self.example.with_tensors(tensors)
-        return lambda: model(*args, **kwargs)
+        stateful = self.signature.state is not None
+
+        def make() -> Callable[[], Any]:
+            model = self.example.model
+            copied = stateful and isinstance(model, torch.jit.ScriptModule)
+            model = copy.deepcopy(model) if copied else alone(model)
+            given, named = cloned_call(args, kwargs) if stateful else (args, kwargs)
+            return lambda: model(*given, **named)
+
+        return Eager(make, stateful)
 
     def _capture_varying(self, args: tuple[Any, ...], kwargs: dict[str, Any], sizes: Sizes) -> Captured | None:
         """A capture in which the axes may vary that have varied so far, and the batch; None where such a one was tried before.
@@ -131,7 +145,7 @@ class WholeModel(Source):
         """
         batch = batch_inputs(tensors_of(args, kwargs))
         varying: list[set[int]] = []
-        for i, (shape, value) in enumerate(zip(sizes, self.graph.inputs, strict=True)):
+        for i, (shape, value) in enumerate(zip(sizes, self.inputs, strict=True)):
             others = {axis for axis, size in enumerate(shape) if size != value.shape[axis]}
             varying.append(others | self.varied.get(i, set()) | ({0} if i in batch else set()))
         first: dict[int, tuple[int, int]] = {}
@@ -140,7 +154,7 @@ class WholeModel(Source):
         if not pattern or pattern in self.tried:
             return None
         self.tried.add(pattern)
-        with suppress(CaptureError, TypeError):
+        with suppress(CaptureError, UnsupportedError, TypeError):
             shapes = varying_shapes(self.signature.parameters, args, kwargs, varying)
             captured = capture_module(self.example.model, args, kwargs, shapes)
             self.varied = dict(enumerate(varying))  # not before: what the model refuses never varied
@@ -151,7 +165,7 @@ class WholeModel(Source):
         names = [leaf.name for leaf in self.signature.inputs if leaf.tensor]
         return "; ".join(
             f"input {name!r} has {size} instead of {usual} along dimension {axis}"
-            for name, shape, value in zip(names, sizes, self.graph.inputs, strict=True)
+            for name, shape, value in zip(names, sizes, self.inputs, strict=True)
             for axis, (size, usual) in enumerate(zip(shape, value.shape, strict=True))
             if size != usual
         )
@@ -186,6 +200,8 @@ def optimize_whole(
         source = WholeModel(example, options, dynamic_shapes)
         originals = source.capture()
         source.report_changes()
+        if part and source.signature.state:
+            raise UnsupportedError("it keeps state between calls, or changes its input")
         interface = source.interface(any_size=not (part or release_originals))
         if options.new_shapes == "background":
             source.singles = MAX_SINGLES  # eager goes on with the others

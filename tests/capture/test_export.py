@@ -15,7 +15,7 @@ from torch import nn
 
 from drystone.capture.export import capture
 from drystone.capture.shapes import dynamic_dims, varying_shapes
-from drystone.errors import CaptureError, DrystoneWarning, InputError, UnsupportedError
+from drystone.errors import CaptureError, InputError, UnsupportedError
 from drystone.graph.build import build
 from drystone.graph.interpreter import run
 
@@ -163,13 +163,15 @@ class Counts(nn.Module):
         return x * self.count if self.used else x * 2
 
 
-def test_changed_buffers() -> None:
-    with pytest.raises(UnsupportedError, match="'count'"):
-        capture(Counts(used=True).eval(), (torch.randn(3),), {})
-    model = Counts(used=False).eval()
-    x = torch.randn(3)
-    torch.testing.assert_close(call(model, (x,), {}, x), x * 2)
-    assert model.count == 0
+@pytest.mark.parametrize("used", [True, False])
+def test_changed_buffers_are_inputs_and_outputs(used: bool) -> None:
+    model, x = Counts(used).eval(), torch.randn(3)
+    captured = capture(model, (x,), {})
+    graph = build(captured)
+    results = run(graph, [x, torch.full((1,), 4.0)])
+    torch.testing.assert_close(captured.signature.unflatten(results), x * 5 if used else x * 2)
+    assert results[-1] == 5 and len(graph.inputs) == len(graph.outputs) == 2 and model.count == 0
+    assert captured.signature.state is not None and captured.signature.state.written == {1: 0} and not captured.originals
 
 
 class ChangesInput(nn.Module):
@@ -177,11 +179,12 @@ class ChangesInput(nn.Module):
         return x.relu_() + x
 
 
-def test_changed_inputs_are_told() -> None:
+def test_changed_inputs_are_outputs() -> None:
     x = torch.tensor([-1.0, 2.0])
-    with pytest.warns(DrystoneWarning, match="'x' in place"):
-        got = call(ChangesInput().eval(), (torch.zeros(2),), {}, x)
-    assert got.tolist() == [0, 4] and x.tolist() == [-1, 2]
+    captured = capture(ChangesInput().eval(), (torch.zeros(2),), {})
+    results = run(build(captured), [x])
+    assert captured.signature.unflatten(results).tolist() == [0, 4] and results[-1].tolist() == [0, 2] and x.tolist() == [-1, 2]
+    assert captured.signature.state is not None and captured.signature.state.written == {0: 0}
 
 
 def test_tensors_elsewhere_than_on_the_cpu() -> None:

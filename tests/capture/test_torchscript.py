@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -243,6 +245,70 @@ class Counts(nn.Module):
         return x * self.count
 
 
-def test_a_state_that_changes_is_refused() -> None:
-    with pytest.raises(UnsupportedError):
-        drystone.optimize(torch.jit.script(Counts().eval()), torch.randn(3))
+class Cell(nn.Module):
+    """As a streaming model: a state and a context that calls set, and numbers that say whether they fit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.LSTMCell(4, 4)
+        self.count = Counts()
+        self.state, self.context, self.size = torch.zeros(0), torch.zeros(0), 0
+
+    @torch.jit.export
+    def reset(self) -> None:
+        self.state, self.context, self.size = torch.zeros(0), torch.zeros(0), 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.size != 0 and self.size != x.shape[0]:
+            self.reset()
+        if len(self.state) == 0:
+            self.state, self.context = torch.zeros(2, x.shape[0], 4), torch.zeros(x.shape[0], 4)
+        h, c = self.cell(x + self.context, (self.state[0], self.state[1]))
+        self.state, self.context, self.size = torch.stack([h, c]), x[:, -4:], x.shape[0]
+        return self.count(h)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("way", ["optimize", "in place", "enabled"])
+@pytest.mark.parametrize("tuning", ["estimate", "measure"])
+def test_attributes_that_calls_set_are_state(frozen: bool, way: str, tuning: Any) -> None:
+    torch.manual_seed(0)
+    model = Cell().eval()
+    script, eager, x = torch.jit.script(model), torch.jit.script(copy.deepcopy(model)), torch.randn(2, 4)
+    if frozen:
+        script, eager = (torch.jit.freeze(each, preserved_attrs=["reset"]) for each in (script, eager))
+    if way == "enabled":
+        file = io.BytesIO()
+        torch.jit.save(script, file)
+        file.seek(0)
+        with drystone.enabled(only=[], torchscript=True):
+            fast = script = torch.jit.load(file)
+    else:
+        fast = (drystone.optimize if way == "optimize" else drystone.optimize_)(script, x, tuning=tuning)
+    assert script.size == 0 and len(script.state) == 0
+    with torch.no_grad():
+        for call, rows in enumerate((2, 2, 2, 2, 3, 3, 2)):
+            if call == 2:
+                script.reset()
+                eager.reset()
+            x = torch.randn(rows, 4)
+            torch.testing.assert_close(fast(x), eager(x))
+            torch.testing.assert_close(script.state, eager.state)
+            torch.testing.assert_close(script.count.count, eager.count.count)
+            assert script.size == eager.size == rows
+
+
+class Lists(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.items = [torch.zeros(3)]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.items[0] = self.items[0] + x
+        return self.items[0] * 2
+
+
+def test_a_list_that_calls_change_is_refused() -> None:
+    with pytest.raises(UnsupportedError, match="changes a list or dict that it keeps"):
+        drystone.optimize(torch.jit.script(Lists().eval()), torch.randn(3), tuning="estimate")

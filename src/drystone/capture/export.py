@@ -31,9 +31,10 @@ from drystone.capture.isolated import can_be_isolated, users_hooks
 from drystone.capture.mutation import functionalize, read_by
 from drystone.capture.scalars import correct_scalars
 from drystone.capture.settled import Settled, settle
-from drystone.capture.signature import InputLeaf, OutputLeaf, Signature, is_array, no_tensor
+from drystone.capture.signature import InputLeaf, OutputLeaf, Signature, inner_specs, is_array, no_tensor
+from drystone.capture.state import HIDDEN, Result, State, Tensor
 from drystone.capture.torchscript import Interpreter
-from drystone.errors import CaptureError, DrystoneError, InputError, UnsupportedError, warn
+from drystone.errors import CaptureError, DrystoneError, InputError, UnsupportedError
 from drystone.factories import on_cpu
 from drystone.graph.traced import hint
 from drystone.memory import REMEDY, has_memory
@@ -50,6 +51,8 @@ class Captured:
     weights: set[str]  # the placeholders that are parameters, buffers and plain tensors of the model, and are read
     declared: Dimensions = field(default_factory=list)  # what was declared of each tensor among the inputs
     changed: list[str] = field(default_factory=list)  # attributes that each call of the model changes, and a program does not
+    hidden: list[str] = field(default_factory=list)  # the placeholders that are the model's state, the last inputs of the graph
+    state: State | None = None  # with what no call reads again, which the signature's leaves out
 
     @property
     def originals(self) -> list[tuple[str, torch.Tensor]]:
@@ -98,8 +101,15 @@ def _captured(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], d
                 given, named = args, kwargs
             program = torch.export.export(traced, tuple(given), named, dynamic_shapes=dynamic_shapes, strict=False)
             program = functionalize(program)
-        captured = describe(program, inspect.signature(model.forward))
-        captured.changed = settled.changed
+        state = settled.explicit.state if settled.explicit else None
+        if state and isinstance(model, Interpreter):
+            if any(len(item.path) > 1 for item in state.sets):
+                raise UnsupportedError(
+                    "each call of the TorchScript module changes a list or dict that it keeps; keep tensors instead"
+                )
+            state = state.renamed(model.paths)
+        captured = describe(program, inspect.signature(model.forward), state)
+        captured.changed += settled.changed
         captured.declared = [declared.get(id(tensor), {}) for tensor in captured.signature.flatten(args, kwargs)]
         return captured
     except DrystoneError:
@@ -147,7 +157,7 @@ def _settled(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
                 f"the model's {name!r} ({type(module).__name__}) has forward hooks ({shown}), which a program would not run; "
                 "remove them, or let the model run in parts"
             )
-    if isinstance(model, Interpreter) or not can_be_isolated(model):
+    if not can_be_isolated(model):
         return Settled(model)
     with (
         torch.inference_mode(_is_of_inference_mode(model)),
@@ -160,7 +170,7 @@ def _settled(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     if settled.matters:
         raise UnsupportedError(
             f"each call of the model changes {', '.join(map(repr, settled.changed))}, and its result depends on it; "
-            "a program keeps nothing between calls: pass it in and give it back as an output instead"
+            "a program keeps only tensors of fixed shapes between calls: keep such, or pass it in and give it back as an output"
         )
     return settled
 
@@ -234,12 +244,13 @@ def check_model(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
             raise no_tensor(pytree.keystr(path[1:]), leaf)
 
 
-def describe(program: ExportedProgram, parameters: inspect.Signature) -> Captured:
+def describe(program: ExportedProgram, parameters: inspect.Signature, state: State | None = None) -> Captured:
+    """``state``: of a model that was made a function of it, whose results are (result, state)."""
     correct_scalars(program)
     inputs: list[InputLeaf] = []
     constants: dict[str, tuple[str, torch.Tensor]] = {}
     weights: set[str] = set()
-    placeholders: dict[str, str] = {}  # qualified name → placeholder
+    hidden: dict[int, str] = {}  # the placeholders of the state, by number
     for spec in program.graph_signature.input_specs:
         name = getattr(spec.arg, "name", "")
         if spec.kind is InputKind.USER_INPUT:
@@ -247,30 +258,83 @@ def describe(program: ExportedProgram, parameters: inspect.Signature) -> Capture
             inputs.append(InputLeaf(name, tensor, None if tensor else _constant(program, spec.arg)))
         elif spec.kind in (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR):
             assert spec.target is not None
-            state = program.state_dict if spec.target in program.state_dict else program.constants
-            constants[name] = (spec.target, state[spec.target])
-            weights.add(name)
-            placeholders[spec.target] = name
+            tensors = program.state_dict if spec.target in program.state_dict else program.constants
+            constants[name] = (spec.target, tensors[spec.target])
+            if spec.target.startswith(HIDDEN):
+                hidden[int(spec.target.removeprefix(HIDDEN))] = name
+            else:
+                weights.add(name)
         else:
             raise UnsupportedError(f"the model uses {spec.target!r}, which is neither a tensor nor a number")
-    outputs: list[OutputLeaf] = []
-    output_names: list[str] = []
-    changed = []
+    results = []
     for output in program.graph_signature.output_specs:
-        if output.kind is OutputKind.USER_OUTPUT:
-            if isinstance(output.arg, TensorArgument):
-                outputs.append(OutputLeaf(len(output_names)))
-                output_names.append(output.arg.name)
-            else:
-                outputs.append(OutputLeaf(None, _constant(program, output.arg)))
-        else:
-            changed.append(output)
-    needed = read_by(program, output_names)
-    _check_changes(changed, placeholders, needed)
+        if output.kind is not OutputKind.USER_OUTPUT:
+            raise UnsupportedError(f"each call of the model changes {output.target!r}, and its capture does not show how")
+        results.append(output.arg)
     in_spec, out_spec = program.call_spec.in_spec, program.call_spec.out_spec
     assert in_spec is not None and out_spec is not None
-    signature = Signature(inputs, outputs, in_spec, out_spec, parameters)
-    return Captured(program, signature, constants, output_names, weights & needed)
+    left: list[str] = []  # the outputs that are the state after the call
+    read: list[str] = []
+    changed: list[str] = []
+    full = state
+    if full is not None:
+        out_spec = inner_specs(out_spec)[0]
+        results, after = results[: out_spec.num_leaves], [argument.name for argument in results[out_spec.num_leaves :]]
+        count = sum(leaf.tensor for leaf in inputs)
+        before = [hidden[index] for index in range(len(hidden))]
+        own = [argument.name for argument in results if isinstance(argument, TensorArgument)]
+        live = _read_again(program, full, count, own, before, after)
+        changed = list(dict.fromkeys(str(held.path[0]) for index, held in enumerate(full.held) if index not in live and held.forms))
+        state, kept, numbers = full.keeping(live, count)
+        read, left = [before[index] for index in kept], [after[index] for index in numbers]
+        for name in read:
+            del constants[name]
+    same = state.same if state else {}
+    first = sum(isinstance(argument, TensorArgument) and place not in same for place, argument in enumerate(results))
+    outputs: list[OutputLeaf] = []
+    output_names: list[str] = []
+    for place, argument in enumerate(results):
+        if not isinstance(argument, TensorArgument):
+            outputs.append(OutputLeaf(None, _constant(program, argument)))
+        elif place in same:
+            outputs.append(OutputLeaf(first + same[place]))
+        else:
+            outputs.append(OutputLeaf(len(output_names)))
+            output_names.append(argument.name)
+    output_names += left
+    needed = read_by(program, output_names)
+    signature = Signature(
+        inputs, outputs, in_spec, out_spec, parameters, state if state and (state.held or state.written) else None
+    )
+    return Captured(program, signature, constants, output_names, weights & needed, changed=changed, hidden=read, state=full)
+
+
+def _read_again(
+    program: ExportedProgram, state: State, inputs: int, own: list[str], before: list[str], after: list[str]
+) -> set[int]:
+    """Which of what the model holds is state: later calls read it, if only to change it. What is kept for others to see is not.
+
+    ``own``: the names of the result; ``before`` and ``after``: of the tensors of the state.
+    """
+    owners = [index for index, held in enumerate(state.held) for _ in held.forms]
+
+    def results(index: int) -> set[str]:
+        """What a call leaves at ``held[index]``."""
+        path = state.held[index].path
+        leaves = [leaf for put in state.sets if put.path[: len(path)] == path for leaf in put.leaves]
+        left = {after[leaf.index] for leaf in leaves if isinstance(leaf, Result)}
+        left |= {before[leaf.index - inputs] for leaf in leaves if isinstance(leaf, Tensor) and leaf.index >= inputs}
+        return left | {after[result] for at, result in state.written.items() if at >= inputs and owners[at - inputs] == index}
+
+    def reads(names: set[str]) -> set[int]:
+        found = read_by(program, list(names))
+        return {owner for owner, name in zip(owners, before, strict=True) if name in found}
+
+    live = reads({*own, *(after[result] for at, result in state.written.items() if at < inputs)})
+    live |= {index for index in set(owners) if index in reads(results(index))}
+    while more := set().union(*(reads(results(index)) for index in live)) - live:
+        live |= more
+    return live | ({index for index, held in enumerate(state.held) if not held.forms} if live else set())
 
 
 def _constant(program: ExportedProgram, argument: Any) -> Any:
@@ -279,19 +343,6 @@ def _constant(program: ExportedProgram, argument: Any) -> Any:
         return argument.value
     node = next(node for node in program.graph.nodes if node.name == argument.name)
     return hint(node.meta["val"])
-
-
-def _check_changes(changed: list[Any], placeholders: dict[str, str], needed: set[str]) -> None:
-    """Changes that a call makes to anything but its results are not made; that must not matter to the results."""
-    for output in changed:
-        if output.kind is OutputKind.BUFFER_MUTATION and placeholders[output.target] in needed:
-            raise UnsupportedError(
-                f"each call of the model changes its buffer {output.target!r}, and the result depends on it; "
-                "pass it in and give it back as an output instead"
-            )
-        if output.kind is OutputKind.USER_INPUT_MUTATION:
-            message = f"the model changes its input {output.target!r} in place; the optimised model leaves the input as it is"
-            warn(message)
 
 
 _ADVICE = (

@@ -1,7 +1,8 @@
 """What calls of a model change in it, seen by running it: nothing, what it makes at its first call and then keeps, or more.
 
-A table that is made at the first call is a constant of the program, so the model is traced as it is after that. What goes on
-changing is no part of a program: where the result depends on it, the model can't be captured; where it does not, it is named.
+A table that is made at the first call is a constant of the program, so the model is traced as it is after that. Tensors that go on
+changing are state, which a program reads and leaves (``capture/state.py``). Anything else is no part of a program: where the result
+depends on it, the model can't be captured; where it does not, it is named.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from drystone.capture.alone import own_random_numbers
-from drystone.capture.isolated import Isolated, cloned_call, state
+from drystone.capture.isolated import Isolated, cloned_call, state, tensors_of, version_of
+from drystone.capture.state import Explicit, Path, fetch, is_plain, root_of
 
 _MISSING = object()
 # Results that differ by less are equal within the rounding of one operator.
@@ -23,12 +25,13 @@ SAME = 1e-5
 
 @dataclass
 class Settled:
-    """``model``: a copy to trace, with the model's own weights. ``changed``: the names of what each call changes; ``matters``: the
-    result depends on it."""
+    """``model``: a copy to trace, with the model's own weights. ``changed``: the names of what each call changes and no program can
+    keep; ``matters``: the result depends on it. ``explicit``: makes the copy a function of its state, where it has any."""
 
     model: nn.Module
     changed: list[str] = field(default_factory=list)
     matters: bool = False
+    explicit: Explicit | None = None
 
 
 def settle(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Settled:
@@ -36,36 +39,68 @@ def settle(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> S
     first = Isolated(model)
     before = state(first.model)
     try:
-        _run(first.model, args, kwargs)
+        _, inputs = _run(first.model, args, kwargs)
     except Exception:  # the capture meets it too, and says on which line
         return Settled(Isolated(model).for_tracing())
     after = state(first.model)
     touched = [path for path in {**before, **after} if _differs(before.get(path), after.get(path))]
-    if not touched:
-        return Settled(first.for_tracing())
-    kept = {path: _value(after.get(path)) for path in touched}
     settled = first.for_tracing()
+    if not touched:
+        return Settled(settled, explicit=Explicit(settled, [], inputs, []) if inputs else None)
+    kept = {path: _value(after.get(path)) for path in touched}
     fresh = Isolated(model)
     try:
         other_args, other_kwargs = _other_numbers(args, kwargs)
-        later, alone = (_run(tried.model, other_args, other_kwargs) for tried in (first, fresh))
+        (later, _), (alone, _) = (_run(tried.model, other_args, other_kwargs) for tried in (first, fresh))
     except Exception:  # it does not take other numbers
         first, fresh = Isolated(model), Isolated(model)
         _run(first.model, args, kwargs)
-        later, alone = (_run(tried.model, args, kwargs) for tried in (first, fresh))
+        after = state(first.model)
+        (later, _), (alone, _) = (_run(tried.model, args, kwargs) for tried in (first, fresh))
     again, once = state(first.model), state(fresh.model)
     for path in again:
         if path not in kept and _differs(after.get(path), again[path]):
             kept[path] = _MISSING
     changed = [path for path, value in kept.items() if not (_same(value, again.get(path)) and _same(value, once.get(path)))]
-    names = list(dict.fromkeys(str(path[0]) for path in changed))
-    return Settled(settled, names, bool(names) and not _equal(later, alone))
+    tensors = [path for path in changed if _is_state(after.get(path), again.get(path))]
+    names = list(dict.fromkeys(str(path[0]) for path in changed if path not in tensors))
+    matters = bool(names) and not _equal(later, alone)
+    if matters:
+        names = list(dict.fromkeys(str(path[0]) for path in changed))
+    if matters or not (tensors or inputs):
+        return Settled(settled, names, matters)
+    # Numbers and switches that are set in calls, and stay as they are: what a method resets may be among them.
+    numbers = [path for path in kept if path not in changed and _is_number(settled, path)] if tensors else []
+    roots = list(dict.fromkeys(root_of(settled, path) for path in [*tensors, *numbers]))
+    written = {id(value) for path, (value, version) in after.items() if path in again and again[path][1] != version}
+    leaves = pytree.tree_leaves([fetch(first.model, root) for root in roots])
+    hidden = [id(leaf) in written for leaf in leaves if isinstance(leaf, torch.Tensor)]
+    return Settled(settled, names, False, Explicit(settled, roots, inputs, hidden))
 
 
-def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _is_number(model: nn.Module, path: Path) -> bool:
+    """Whether it is a number, a string or their like, and not inside a container."""
+    return is_plain(fetch(model, path)) and root_of(model, path) == path
+
+
+def _is_state(now: tuple[Any, int] | None, later: tuple[Any, int] | None) -> bool:
+    """Whether it is a tensor after one call and after two, of the same form."""
+    if now is None or later is None:
+        return False
+    a, b = now[0], later[0]
+    if type(a) is not torch.Tensor or type(b) is not torch.Tensor:
+        return False
+    return a.shape == b.shape and a.dtype == b.dtype
+
+
+def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, list[int]]:
+    """The result, and which of the tensors among the inputs the model has changed in place."""
     args, kwargs = cloned_call(args, kwargs)
+    tensors = tensors_of(args, kwargs)
+    versions = list(map(version_of, tensors))
     with own_random_numbers():
-        return model(*args, **kwargs)
+        result = model(*args, **kwargs)
+    return result, [i for i, tensor in enumerate(tensors) if version_of(tensor) != versions[i]]
 
 
 def _other_numbers(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:

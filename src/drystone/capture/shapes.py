@@ -67,7 +67,7 @@ def resize(captured: Captured, shapes: list[tuple[int, ...]]) -> tuple[Captured,
             fits = [tuple(map(hint, traced)) for traced in _input_shapes(captured)] == shapes
             if not fits or not all(map(_holds, captured.program.graph.nodes)):
                 return None
-            return describe(captured.program, captured.signature.parameters), numbers
+            return describe(captured.program, captured.signature.parameters, captured.state), numbers
     except UnsupportedError:
         return None
 

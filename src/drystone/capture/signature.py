@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from drystone.capture.state import State
 from drystone.errors import InputError
 
 _TENSOR = frozenset((torch.Tensor,))
@@ -50,9 +51,11 @@ class Signature:
     in_spec: pytree.TreeSpec  # of (args, kwargs)
     out_spec: pytree.TreeSpec
     parameters: inspect.Signature  # of the module's forward
+    state: State | None = None  # what a call reads and changes besides; its tensors are the graph's last inputs and outputs
 
     def __post_init__(self) -> None:
         args_spec, kwargs_spec = inner_specs(self.in_spec)
+        self.count = sum(leaf.tensor for leaf in self.inputs)  # the graph's inputs that come from the call
         # The common cases, made cheap: f(tensor, …) → tensor, or tuples of tensors.
         self._plain_inputs = not kwargs_spec.num_leaves and all(spec.is_leaf() for spec in inner_specs(args_spec))
         self._plain_inputs &= all(leaf.tensor for leaf in self.inputs)

@@ -2,17 +2,19 @@
 
 The module's graph, all calls inlined, is run node by node on whatever it is given. Attributes are read from the module when
 the interpreter is made, so decisions on them are settled by then; tensors among them, and those that freezing turned into
-constants, become buffers on the module's own memory.
+constants, become parameters and buffers on the module's own memory. Those that calls set are attributes of the interpreter.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from types import MethodType
 from typing import Any
 
 import torch
 from torch import nn
+from torch.jit._recursive import wrap_cpp_module
 
 from drystone.capture.torchscript_operators import ALWAYS, WITHOUT_TENSORS
 from drystone.errors import CaptureError, UnsupportedError
@@ -32,51 +34,75 @@ class Interpreter(nn.Module):
     def __init__(self, script: torch.jit.ScriptModule) -> None:
         super().__init__()
         self.training = getattr(script, "training", False)  # freezing drops the attribute
+        script = wrapped(script)
         self._graph = script.inlined_graph
         self._known: dict[str, Any] = {}  # by the name of a value: what does not depend on the call
-        self._tensors: dict[str, str] = {}  # by the name of a value: the buffer that it is
+        self._tensors: dict[str, str] = {}  # by the name of a value: the parameter or buffer that it is
+        self._objects: dict[str, str] = {}  # by the name of a value that is a module: what is before the names of its attributes
+        self._set: set[str] = set()  # the qualified names of attributes that calls set
+        self.paths: dict[str, str] = {}  # by the name of a buffer: the qualified name of the script's attribute
         inputs = list(self._graph.inputs())
         self._inputs = [value.debugName() for value in inputs[1:]]
         self._read(script, inputs[0].debugName())
         signature = _signature(script)
 
-        def forward(*args: Any, **kwargs: Any) -> Any:
+        def forward(self: Interpreter, *args: Any, **kwargs: Any) -> Any:
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
             return self._call(bound.arguments.values())
 
         # Of the instance, as each script has parameters of its own.
-        forward.__signature__ = signature  # type: ignore[attr-defined]
-        self.forward = forward
+        this = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+        forward.__signature__ = signature.replace(parameters=[this, *signature.parameters.values()])  # type: ignore[attr-defined]
+        self.forward = MethodType(forward, self)
 
     def _read(self, script: torch.jit.ScriptModule, root: str) -> None:
         """Read constants and attributes, and look that every node can be run."""
-        objects = {root: (script, "")}
-        buffers: dict[Any, str] = {}
+        modules: dict[str, Any] = {root: script}
+        self._objects[root] = ""
+        for node in _nodes(self._graph):
+            if node.kind() == "prim::GetAttr":
+                value = getattr(modules[node.input().debugName()], node.s("name"))
+                if isinstance(value, torch.jit.ScriptModule):
+                    modules[node.output().debugName()] = value
+                    self._objects[node.output().debugName()] = f"{self._qualified(node)}."
+            elif node.kind() == "prim::SetAttr":
+                owner, name = modules[next(node.inputs()).debugName()], self._qualified(node)
+                self._set.add(name)
+                vars(self)[name] = getattr(owner, node.s("name"))
+        parameters = {parameter.data_ptr() for parameter in script.parameters()}
+        known: dict[Any, str] = {}
         for node in _nodes(self._graph):
             if node.kind() == "prim::Constant":
-                value, name = _number(node.output().toIValue()), "constant"
+                value, path = _number(node.output().toIValue()), "constant"
             elif node.kind() == "prim::GetAttr":
-                owner, path = objects[node.input().debugName()]
-                value, name = getattr(owner, node.s("name")), f"{path}{node.s('name')}"
+                value, path = getattr(modules[node.input().debugName()], node.s("name")), self._qualified(node)
             else:
                 _check(node)
                 continue
             output = node.output().debugName()
-            if isinstance(value, torch.jit.ScriptModule):
-                objects[output] = (value, f"{name}_")
-            elif isinstance(value, torch.Tensor):
+            if output in modules or path in self._set:
+                continue
+            if isinstance(value, torch.Tensor):
                 key = (value.data_ptr(), value.shape, value.stride(), value.dtype)
-                if key not in buffers:
-                    buffers[key] = self._free(name)
-                    self.register_buffer(buffers[key], value.detach())
-                self._tensors[output] = buffers[key]
+                if key not in known:
+                    known[key] = name = self._free(path.replace(".", "_"))
+                    if node.kind() == "prim::Constant" or value.data_ptr() in parameters:
+                        self.register_parameter(name, nn.Parameter(value.detach(), requires_grad=False))
+                    else:
+                        self.register_buffer(name, value.detach())
+                        self.paths[name] = path
+                self._tensors[output] = known[key]
             else:
                 self._known[output] = value
 
+    def _qualified(self, node: Any) -> str:
+        """The name of the attribute that a node gets or sets."""
+        return f"{self._objects[next(node.inputs()).debugName()]}{node.s('name')}"
+
     def _free(self, name: str) -> str:
         """``name``, with a number behind it where the module has one of that name."""
-        return f"{name}_{len(self._buffers)}" if hasattr(self, name) else name
+        return f"{name}_{len(self._buffers) + len(self._parameters)}" if hasattr(self, name) else name
 
     def _call(self, inputs: Any) -> Any:
         values = {**self._known, **{value: getattr(self, name) for value, name in self._tensors.items()}}
@@ -87,7 +113,7 @@ class Interpreter(nn.Module):
     def _run(self, block: Any, values: dict[str, Any]) -> list[Any]:
         """The results of a graph or a block; ``values`` are those that exist so far, by name."""
         for node in block.nodes():
-            if node.kind() in ("prim::Constant", "prim::GetAttr"):
+            if node.kind() == "prim::Constant" or self._accesses(node, values):
                 continue
             try:
                 results = self._node(node, values)
@@ -98,6 +124,16 @@ class Interpreter(nn.Module):
                 raise ScriptError(f"{_line(node)}: {type(error).__name__}: {first}") from error
             values.update(zip([value.debugName() for value in node.outputs()], results, strict=True))
         return [values[value.debugName()] for value in block.outputs()]
+
+    def _accesses(self, node: Any, values: dict[str, Any]) -> bool:
+        """Whether a node gets or sets an attribute; then that is done."""
+        if node.kind() == "prim::SetAttr":
+            vars(self)[self._qualified(node)] = values[list(node.inputs())[1].debugName()]
+        elif node.kind() != "prim::GetAttr":
+            return False
+        elif (name := self._qualified(node)) in self._set:
+            values[node.output().debugName()] = vars(self)[name]
+        return True
 
     def _node(self, node: Any, values: dict[str, Any]) -> Sequence[Any]:
         """The results of a node."""
@@ -127,7 +163,12 @@ class Interpreter(nn.Module):
         return carried
 
 
-_CONTROL = {"prim::If", "prim::Loop", "prim::RaiseException", "prim::ListUnpack", "prim::TupleUnpack"}
+def wrapped(script: torch.jit.ScriptModule) -> Any:
+    """The same module, with submodules that are modules too: those of a frozen one are not."""
+    return wrap_cpp_module(script._c)  # type: ignore[no-untyped-call]
+
+
+_CONTROL = {"prim::SetAttr", "prim::If", "prim::Loop", "prim::RaiseException", "prim::ListUnpack", "prim::TupleUnpack"}
 _STRUCTURES: dict[str, Callable[[list[Any]], Any]] = {
     "prim::ListConstruct": list,
     "prim::TupleConstruct": tuple,

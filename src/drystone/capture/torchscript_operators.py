@@ -80,6 +80,7 @@ WITHOUT_TENSORS: dict[str, Callable[..., Any]] = {
 ALWAYS: dict[str, Callable[..., Any]] = {
     "size": _size,
     "dim": lambda tensor: tensor.dim(),
+    "data": lambda tensor: tensor.detach(),  # what torch's own gives, its tracer loses sight of
     "len": len,
     "NumToTensor": lambda number: number,
     "Int": _int,

@@ -72,6 +72,8 @@ class _Builder:
                 except UnsupportedError as error:
                     raise UnsupportedError(f"{error}\n{node.meta.get('stack_trace', '')}".rstrip()) from None
         by_name = {node.name: node for node in program.graph.nodes}
+        hidden = [self.values[by_name[name]] for name in self.captured.hidden]
+        self.graph.inputs = [value for value in self.graph.inputs if value not in hidden] + hidden
         self.graph.outputs = [self.values[by_name[name]] for name in self.captured.output_names]
         return recognize_local_response_norm(self.graph.prune())
 

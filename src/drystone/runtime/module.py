@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from drystone.capture.declared import Dimensions, check
 from drystone.capture.hooks import GLOBAL_HOOKS
 from drystone.capture.signature import OtherCall, Signature, form_of
+from drystone.capture.torchscript import wrapped
 from drystone.errors import DrystoneError, InputError, ShapeError
 from drystone.forks import Lock
 from drystone.graph.graph import Graph, Value
@@ -80,8 +81,16 @@ class Prepared:
 
     def __post_init__(self) -> None:
         self.unflatten: Callable[[list[torch.Tensor]], Any] = self.signature.unflatten
+        self.state = self.signature.state
         own = sum(value.bytes for value in self.graph.constants() if value.identity is None)
         self.bytes = STEP_BYTES * len(self.explanation.steps) + own  # what it takes beside weights and the memory of calls
+
+    def with_state(self, holder: nn.Module, tensors: list[torch.Tensor]) -> Any:
+        """The result, from what the state has read; the state is left in ``holder``."""
+        assert self.state is not None
+        outputs = self.program([tensor.resolve_neg().resolve_conj().contiguous() for tensor in tensors])
+        self.state.leave(holder, tensors, outputs)
+        return self.unflatten(outputs)
 
     @property
     def eager(self) -> bool:
@@ -133,6 +142,8 @@ class OptimizedModule(ModuleProxy):
         self._dtypes = [value.dtype for value in interface.inputs]
         self._interface, self._programs, self._weights = interface, programs, programs.originals
         scripted = isinstance(model, torch.jit.ScriptModule)
+        # What has the state between calls.
+        self.keep_aside(_holder=wrapped(model) if isinstance(model, torch.jit.ScriptModule) else model)
         self._hooks = () if scripted else (model._forward_pre_hooks, model._forward_hooks)  # the model's own
         self._make_other, self._making_other = other, Lock()
         self._others: list[OptimizedModule] = []
@@ -192,7 +203,12 @@ class OptimizedModule(ModuleProxy):
             result = self._eager(args, kwargs)
             self._programs.ask(sizes_of(tensors), tensors, threads)
             return result
-        return self._eager(args, kwargs) if prepared.eager and not training else prepared.unflatten(prepared.program(tensors))
+        if prepared.eager and not training:
+            return self._eager(args, kwargs)
+        if prepared.state is None:
+            return prepared.unflatten(prepared.program(tensors))
+        read = prepared.state.read(self._holder, self._flatten(args, kwargs))
+        return self._eager(args, kwargs) if read is None else prepared.with_state(self._holder, read)
 
     def _eager(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
@@ -302,6 +318,11 @@ def interface_of(fast: OptimizedModule) -> Interface:
 def set_interface(fast: OptimizedModule, interface: Interface, other: Other | None) -> None:
     """Another answer to which sizes may vary, and to what calls of another form do."""
     fast._interface, fast._varying, fast._make_other = interface, interface.varying, other
+
+
+def keep_state_in(fast: OptimizedModule, holder: nn.Module) -> None:
+    """Let calls read and leave their state in another module than the captured one."""
+    fast.keep_aside(_holder=holder)
 
 
 def supply_of(fast: OptimizedModule) -> Supply:

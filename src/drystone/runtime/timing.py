@@ -40,8 +40,13 @@ def step_seconds(program: Program, tensors: list[torch.Tensor], budget: Budget) 
     return runs or [warm]
 
 
-def against_eager(fast: Callable[[], Any], model: Callable[[], Any], budget: Budget) -> tuple[float, float]:
-    """Seconds of a call of the one and of the other, in turn, the best of a few each; of one, where the budget ends with it."""
+def against_eager(
+    fast: Callable[[], Any], model: Callable[[], Any], budget: Budget, renew: Callable[[], None] = lambda: None
+) -> tuple[float, float]:
+    """Seconds of a call of the one and of the other, in turn, the best of a few each; of one, where the budget ends with it.
+
+    ``renew`` goes before each of ``model``.
+    """
     ours: list[float] = []
     eager: list[float] = []
     clock = budget.clock
@@ -55,8 +60,9 @@ def against_eager(fast: Callable[[], Any], model: Callable[[], Any], budget: Bud
         while not ours or (budget.left > ours[-1] + eager[-1] and len(ours) < RACES and (len(ours) < 2 or doubtful())):
             start = clock()
             fast()
-            middle = clock()
+            ours.append(clock() - start)
+            renew()
+            start = clock()
             model()
-            ours.append(middle - start)
-            eager.append(clock() - middle)
+            eager.append(clock() - start)
     return min(ours), min(eager)

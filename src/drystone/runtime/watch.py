@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from itertools import chain
 from typing import Any
 
@@ -16,7 +17,9 @@ _values = dict.values
 class Watch:
     """Asked at each call, and cheap for that: what the dicts of all modules hold is compared as a whole."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, state: Collection[str] = ()) -> None:
+        """``state``: the attributes that calls change, by qualified name."""
+        self.state = set(state)
         named = [(name, inner) for name, inner in module.named_modules() if "_parameters" in vars(inner)]  # TorchScript has none
         self.parameters = list(module.parameters())
         self._hooks = [
@@ -27,6 +30,10 @@ class Watch:
         self._dicts: list[dict[str, Any]] = [
             held for _, inner in named for held in (vars(inner), inner._parameters, inner._buffers, inner._modules)
         ]
+        owners = {name.rpartition(".")[0] for name in state}
+        # Those without state, and those with it, which are looked through.
+        self._plain = [held for name, held in zip(self._names, self._dicts, strict=True) if name not in owners]
+        self._mixed = [(name and f"{name}.", held) for name, held in zip(self._names, self._dicts, strict=True) if name in owners]
         self._note()
 
     def _note(self) -> None:
@@ -34,7 +41,10 @@ class Watch:
         self._all = self._now()
 
     def _now(self) -> tuple[Any, ...]:
-        return tuple(chain.from_iterable(map(_values, self._dicts)))
+        values = tuple(chain.from_iterable(map(_values, self._plain)))
+        for prefix, held in self._mixed:
+            values += tuple([value for name, value in held.items() if prefix + name not in self.state])
+        return values
 
     def other_hooks(self) -> bool:
         """Whether hooks of submodules are others in number."""
@@ -50,9 +60,9 @@ class Watch:
         for prefix, before, now in zip(self._names, self._before, self._dicts, strict=True):
             tensors = not ("training" in now and "_parameters" in now)
             for name in {**before, **now}:
-                old, new = before.get(name), now.get(name)
+                old, new, qualified = before.get(name), now.get(name), f"{prefix}.{name}" if prefix else name
                 counts = tensors or (isinstance(old, _PLAIN) and isinstance(new, _PLAIN))
-                if counts and not unchanged(old, new):
-                    return f"{prefix}.{name}" if prefix else name
+                if counts and not unchanged(old, new) and qualified not in self.state:
+                    return qualified
         self._note()
         return None
