@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import io
+import shutil
+import sys
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+# Columns of text that goes into a file, and at least.
+WIDTH, LEAST_WIDTH = 180, 80
 
 
 def console(**given: Any) -> Console:
@@ -15,6 +20,8 @@ def console(**given: Any) -> Console:
 
 
 def rendered(table: Table) -> str:
+    """As wide as the terminal, where there is one."""
     stream = io.StringIO()
-    console(file=stream, width=180).print(table)
-    return stream.getvalue().rstrip()
+    width = shutil.get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else WIDTH
+    console(file=stream, width=max(width, LEAST_WIDTH)).print(table)
+    return "\n".join(line.rstrip() for line in stream.getvalue().rstrip().splitlines())

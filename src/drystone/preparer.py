@@ -26,7 +26,7 @@ from drystone.graph.ops import Aten, Operator
 from drystone.options import Options
 from drystone.passes import simplify
 from drystone.passes.in_precision import in_precision
-from drystone.plan.assemble import Assembled, Ends
+from drystone.plan.assemble import Assembled, Ends, StepRecord
 from drystone.plan.autotune import Planner
 from drystone.plan.budget import Budget
 from drystone.plan.environment import environment
@@ -308,20 +308,7 @@ class Programs(ProgramTable[tuple[int, Sizes], Prepared]):
             ours = sum(steps)
         assembled = program.assembled
         return Explanation(
-            steps=[
-                ExplainedStep(
-                    name=(record.node.name if record.node else record.value.name),
-                    op=_named(record.node.op) if record.node else record.kind,
-                    shape=list(record.value.shape),
-                    dtype=str(record.value.dtype).removeprefix("torch."),
-                    implementation=record.implementation,
-                    format=record.layout,
-                    microseconds=1e6 * seconds,
-                    kind=record.kind,
-                    reason=record.reason,
-                )
-                for record, seconds in zip(assembled.records, steps, strict=True)
-            ],
+            steps=[_explained(record, seconds) for record, seconds in zip(assembled.records, steps, strict=True)],
             runs=self.verdict or "drystone" if eager is None else "eager" if eager < ours else "drystone",
             arena_bytes=assembled.arena_bytes,
             weights_bytes=self.preparer.weights.bytes,
@@ -350,6 +337,25 @@ def lowered(captured: Captured, options: Options, kept: Collection[str] = ()) ->
     if options.accuracy == "strict":
         mark_accurate(graph)
     return in_precision(graph, options.dtype)
+
+
+def _explained(record: StepRecord, seconds: float) -> ExplainedStep:
+    node, value = record.node, record.value
+    of = node or value.producer
+    return ExplainedStep(
+        name=node.name if node else value.name,
+        op=_named(node.op) if node else record.kind,
+        shape=list(value.shape),
+        dtype=str(value.dtype).removeprefix("torch."),
+        implementation=record.implementation,
+        format=record.layout,
+        microseconds=1e6 * seconds,
+        kind=record.kind,
+        reason=record.reason,
+        module=of.module if of else "",
+        fused=[op.kind for op in node.epilogue] if node else [],
+        operations=node.op.operations(node.inputs, node.output) if node and record.kind == "node" else 0,
+    )
 
 
 def _named(op: Operator) -> str:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from drystone.graph.graph import Graph, Node, Value
-from drystone.graph.ops import ConvTranspose, Linear, Permute, WeightProduct
+from drystone.graph.ops import Linear, Permute, WeightProduct
 from drystone.plan.assemble import Assembled, Ends, assemble, uniform_layout
 from drystone.plan.budget import Budget
 from drystone.plan.candidates import Candidates
@@ -211,13 +211,8 @@ class Planner:
         moved = sum(v.bytes for v in [*node.inputs, *node.outputs])
         seconds = START_SECONDS + moved / BYTES_A_SECOND
         if isinstance(node.op, WeightProduct):
-            x, weight = node.inputs[:2]
-            # Each weight meets every output of its channel; of a transposed convolution, every input.
-            met = (
-                x.numel / max(x.shape[1], 1) if isinstance(node.op, ConvTranspose) else node.output.numel / max(weight.shape[0], 1)
-            )
             slower = 2.0 if option[1].output == PLAIN and not isinstance(node.op, Linear) else 1.0
-            seconds += 2.0 * met * weight.numel / FLOPS_A_SECOND * slower
+            seconds += node.op.operations(node.inputs, node.output) / FLOPS_A_SECOND * slower
         return seconds
 
     def node_cost(self, node: Node, option: Option) -> float:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import html
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from rich.table import Table
 
@@ -13,7 +14,11 @@ from drystone.plan.budget import Spent
 
 @dataclass
 class ExplainedStep:
-    """One step of the program. ``kind``: "node", "reorder", "copy" or "aten"; ``microseconds`` as autotuned."""
+    """One step of the program. ``kind``: "node", "reorder", "copy" or "aten"; ``microseconds`` as autotuned.
+
+    ``module``: of the model, that it comes from, by qualified name. ``fused``: what its epilogue does to each result.
+    ``operations``: multiplications and additions of a product, 0 of what is none.
+    """
 
     name: str
     op: str
@@ -24,11 +29,28 @@ class ExplainedStep:
     microseconds: float
     kind: str
     reason: str = ""
+    module: str = ""
+    fused: list[str] = field(default_factory=list)
+    operations: int = 0
+
+    @property
+    def gflops(self) -> float | None:
+        """10⁹ operations a second; None of what is no product."""
+        return self.operations / self.microseconds / 1e3 if self.operations and self.microseconds else None
+
+
+Level = Literal["summary", "modules", "steps"]
+
+# Modules that take a smaller share of the time are not shown.
+LEAST_SHARE = 0.005
+# Of the costliest modules, as many are in the summary.
+COSTLIEST = 5
 
 
 @dataclass
 class Explanation:
-    """``print()`` gives a table, ``to_dict()`` what JSON can hold."""
+    """``print()`` gives a summary, a tree of the model's modules, and a table of steps; ``text(level)`` the first of these;
+    ``to_dict()`` what JSON can hold."""
 
     steps: list[ExplainedStep]
     runs: str  # "drystone" or "eager": what a call does
@@ -45,6 +67,23 @@ class Explanation:
     @property
     def microseconds(self) -> float:
         return sum(step.microseconds for step in self.steps)
+
+    @property
+    def between_microseconds(self) -> float:
+        """What a call takes beside its steps."""
+        return max(0.0, 1e3 * self.plan_milliseconds - self.microseconds)
+
+    @property
+    def modules(self) -> dict[str, float]:
+        """Microseconds of each of the model's modules, with those inside it; "" is the model itself."""
+        found: dict[str, float] = {}
+        for step in self.steps:
+            name = step.module
+            while name:
+                found[name] = found.get(name, 0.0) + step.microseconds
+                name = name.rpartition(".")[0]
+            found[""] = found.get("", 0.0) + step.microseconds
+        return found
 
     @property
     def reorders(self) -> list[ExplainedStep]:
@@ -70,37 +109,82 @@ class Explanation:
         return {**asdict(self), **summary}
 
     def __str__(self) -> str:
-        total = self.microseconds or 1.0
-        table = Table(title=None, show_edge=False, pad_edge=False)
-        for heading, justify in (("step", "left"), ("op", "left"), ("shape", "left"), ("dtype", "left")):
-            table.add_column(heading, justify=justify)  # type: ignore[arg-type]
-        for heading in ("implementation", "format"):
-            table.add_column(heading)
-        table.add_column("µs", justify="right")
-        table.add_column("share", justify="right")
-        for step in self.steps:
-            shape = "x".join(map(str, step.shape))
-            share = f"{100 * step.microseconds / total:.1f} %"
-            table.add_row(
-                step.name, step.op, shape, step.dtype, step.implementation, step.format, f"{step.microseconds:.1f}", share
-            )
-        lines = [rendered(table), ""]
+        return self.text()
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
+
+    def text(self, level: Level = "steps") -> str:
+        """``"summary"``; with ``"modules"`` the tree too, with ``"steps"`` all."""
+        shown = self._summary()
+        if level in ("modules", "steps"):
+            shown += ["", *self._tree()]
+        if level == "steps":
+            shown += ["", rendered(self._table()), ""]
+            shown += [f"ATen runs {step.op} ({step.name}): {step.reason}" for step in self.segments]
+        return "\n".join(shown)
+
+    def _share(self, microseconds: float) -> str:
+        return f"{microseconds / 1e3:.3f} ms ({100 * microseconds / (self.microseconds or 1.0):.1f} %)"
+
+    def _summary(self) -> list[str]:
+        lines = []
+        if self.eager_milliseconds is not None:
+            faster = self.eager_milliseconds / (self.plan_milliseconds or 1.0)
+            whole = f"Whole call: drystone {self.plan_milliseconds:.3f} ms, eager {self.eager_milliseconds:.3f} ms"
+            lines.append(f"{whole}: {faster:.2f} times as fast.")
+        if self.runs == "eager":
+            lines.append("Eager was faster in autotuning, so calls run eagerly.")
+        aten = sum(step.microseconds for step in self.segments)
         lines.append(
-            f"{len(self.steps)} steps, {total / 1e3:.3f} ms in the steps; {len(self.reorders)} reorders and copies take "
-            f"{100 * self.reorder_share:.1f} %. "
+            f"{len(self.steps)} steps, {self.microseconds / 1e3:.3f} ms: {len(self.segments)} on ATen take {self._share(aten)}, "
+            f"{len(self.reorders)} reorders and copies {self._share(self.reorder_share * self.microseconds)}; "
+            f"between the steps {self.between_microseconds / 1e3:.3f} ms."
+        )
+        leaves: dict[str, float] = {}
+        for step in self.steps:
+            leaves[step.module] = leaves.get(step.module, 0.0) + step.microseconds
+        costliest = sorted(leaves.items(), key=lambda item: -item[1])[:COSTLIEST]
+        lines += [f"  {name or '(the model)'}: {self._share(microseconds)}" for name, microseconds in costliest]
+        lines.append(
             f"Arena {self.arena_bytes / 2**20:.1f} MB, packed weights {self.weights_bytes / 2**20:.1f} MB. "
             f"{self.threads} threads, {self.isa}, oneDNN {self.onednn}."
         )
-        for step in self.segments:
-            lines.append(f"ATen runs {step.op} ({step.name}): {step.reason}")
         if self.autotuning:
             lines.append(str(self.autotuning))
-        if self.eager_milliseconds is not None:
-            lines.append(f"Whole call: drystone {self.plan_milliseconds:.3f} ms, eager {self.eager_milliseconds:.3f} ms.")
-        if self.runs == "eager":
-            lines.append("Eager was faster in autotuning, so calls run eagerly.")
         lines += [f"In the background a program is being made for {purpose}." for purpose in self.preparing]
-        return "\n".join(lines)
+        return lines
+
+    def _tree(self) -> list[str]:
+        """Modules below each other, indented, in the order of their steps."""
+        modules, total = self.modules, self.microseconds or 1.0
+        order = sorted(modules, key=self._first_step)
+        lines = []
+        for name in order:
+            if modules[name] >= LEAST_SHARE * total:
+                depth = name.count(".") + 1 if name else 0
+                lines.append(f"{'  ' * depth}{name.rpartition('.')[2] or '(the model)'}: {self._share(modules[name])}")
+        return lines
+
+    def _first_step(self, module: str) -> tuple[int, str]:
+        inside = f"{module}." if module else ""
+        first = (i for i, step in enumerate(self.steps) if step.module == module or step.module.startswith(inside))
+        return next(first), module
+
+    def _table(self) -> Table:
+        table = Table(title=None, show_edge=False, pad_edge=False)
+        for heading in ("step", "module", "op", "shape", "dtype", "implementation", "format"):
+            table.add_column(heading)
+        for heading in ("µs", "share", "GFLOP/s"):
+            table.add_column(heading, justify="right")
+        total = self.microseconds or 1.0
+        for step in self.steps:
+            op = " + ".join([step.op, *step.fused])
+            times = f"{step.microseconds:.1f}", f"{100 * step.microseconds / total:.1f} %"
+            rate = "" if step.gflops is None else f"{step.gflops:.0f}"
+            shape = "x".join(map(str, step.shape))
+            table.add_row(step.name, step.module, op, shape, step.dtype, step.implementation, step.format, *times, rate)
+        return table
 
 
 @dataclass

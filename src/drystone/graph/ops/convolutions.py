@@ -84,6 +84,10 @@ class ConvTranspose(Convolution):
             require(sizes[-1] >= 1, "nothing is left of the output")
         return (inputs[0].shape[0], inputs[1].shape[0], *sizes)
 
+    def operations(self, inputs: Sequence[Value], output: Value) -> int:
+        x, weight = inputs[:2]  # each weight meets every input of its channel
+        return 2 * x.numel // max(x.shape[1], 1) * weight.numel
+
     def run(self, inputs: list[Tensor]) -> Tensor:
         x, weight, *rest = inputs
         weight = weight.unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(0, 1)

@@ -147,6 +147,10 @@ class Operator:
         """How many operands it has before those of its epilogue."""
         return 1
 
+    def operations(self, inputs: Sequence[Value], output: Value) -> int:
+        """The multiplications and additions of a product; 0 of what is none."""
+        return 0
+
     @property
     def places(self) -> bool:
         """Whether a second result says where along an axis each entry of the first was found, in int64."""

@@ -78,6 +78,9 @@ class Matmul(Operator):
         require(len(a) == len(b) >= 2 and a[-1] == b[-2], f"{list(a)} and {list(b)} have no product")
         return (*together([a[:-2], b[:-2]]), a[-2], b[-1])
 
+    def operations(self, inputs: Sequence[Value], output: Value) -> int:
+        return 2 * output.numel * in_order(inputs[0], self.dims[0])[-1]
+
     def run(self, inputs: list[Tensor]) -> Tensor:
         a, b = (x.permute(dims) for x, dims in zip(inputs, self.dims, strict=True))
         return a @ b
@@ -119,6 +122,13 @@ class Attention(Operator):
             mask = inputs[3]
             require(broadcasts(mask.shape, (batch, count, queries, key[2])), f"{mask} does not fit the scores")
         return _heads_first((batch, count, queries, value[3]), self.heads_first[3])
+
+    def operations(self, inputs: Sequence[Value], output: Value) -> int:
+        """All scores, those that a mask hides too."""
+        (batch, heads, queries, depth), key, value = (
+            _heads_first(operand.shape, order) for operand, order in zip(inputs[:3], self.heads_first, strict=False)
+        )
+        return 2 * batch * heads * queries * key[2] * (depth + value[3])
 
     def check_dtypes(self, inputs: Sequence[Value], output: Value) -> None:
         dtypes = {operand.dtype for operand in [*inputs[:3], output]}

@@ -80,6 +80,12 @@ class Recurrent(Operator):
         require(len(given.gates.shape) == 3 and len(weight.shape) == 2, f"{given.gates} and {weight} are no recurrent layer")
         return given.gates.shape[0 if self.batch_first else 1], weight.shape[0] // GATES[self.kind], weight.shape[1]
 
+    def operations(self, inputs: Sequence[Value], output: Value) -> int:
+        given = self.by_role(inputs)
+        rows = given.gates.shape[0] * given.gates.shape[1]
+        weights = [weight for one in given.directions for weight in (one.weight, one.projection) if weight is not None]
+        return 2 * rows * sum(weight.numel for weight in weights)
+
     def shape(self, inputs: Sequence[Value]) -> Shape:
         kind, count = self.kind, self.directions
         takes(self, inputs, self.operands)

@@ -24,6 +24,10 @@ class WeightProduct(Operator):
     def operands(self) -> int:
         return 2 + self.has_bias
 
+    def operations(self, inputs: Sequence[Value], output: Value) -> int:
+        weight = inputs[1]  # each of which meets every output of its channel
+        return 2 * output.numel // max(weight.shape[0], 1) * weight.numel
+
     def weight(self, inputs: Sequence[Value]) -> Value:
         """The weight, after it and the bias are looked at."""
         require(len(inputs) >= self.operands, "an operand is missing")
