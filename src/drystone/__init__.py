@@ -48,6 +48,7 @@ __all__ = [
     "optimize",
     "optimize_",
     "optimizing",
+    "profile",
     "restore",
     "save",
 ]
@@ -117,6 +118,7 @@ _LAZY = {
     "optimize": "drystone.conductor",
     "optimize_": "drystone.inplace",
     "optimizing": "drystone.inplace",
+    "profile": "drystone.profiling",
     "restore": "drystone.inplace",
     "save": "drystone.copies",
 }
@@ -126,6 +128,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from drystone.conductor import optimize
     from drystone.copies import load, save
     from drystone.inplace import explain, optimize_, optimizing, restore
+    from drystone.profiling import profile
     from drystone.serving.pool import Pool
 else:
 

@@ -13,6 +13,7 @@ _SUMMARIES = {
     "cache": "Look at, or remove, the measured times that plans are made from.",
     "doctor": "Say whether this machine and this PyTorch are set up well.",
     "ops": "Time single operators in drystone against other libraries.",
+    "profile": "Show where a model's time goes, by module and by step.",
     "run": "Start a program with threads, cores and allocator set up.",
     "thresholds": "Check the sizes from which drystone serves torch's operators.",
 }
@@ -35,6 +36,10 @@ def _tool(name: str) -> Callable[..., Any] | typer.Typer:
         from drystone.tools.ops.command import ops
 
         return ops
+    if name == "profile":
+        from drystone.tools.profile.command import profile
+
+        return profile
     if name == "run":
         from drystone.tools.run.command import run
 

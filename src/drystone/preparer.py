@@ -308,7 +308,7 @@ class Programs(ProgramTable[tuple[int, Sizes], Prepared]):
             ours = sum(steps)
         assembled = program.assembled
         return Explanation(
-            steps=[_explained(record, seconds) for record, seconds in zip(assembled.records, steps, strict=True)],
+            steps=[explained(record, seconds) for record, seconds in zip(assembled.records, steps, strict=True)],
             runs=self.verdict or "drystone" if eager is None else "eager" if eager < ours else "drystone",
             arena_bytes=assembled.arena_bytes,
             weights_bytes=self.preparer.weights.bytes,
@@ -339,11 +339,11 @@ def lowered(captured: Captured, options: Options, kept: Collection[str] = ()) ->
     return in_precision(graph, options.dtype)
 
 
-def _explained(record: StepRecord, seconds: float) -> ExplainedStep:
+def explained(record: StepRecord, seconds: float) -> ExplainedStep:
     node, value = record.node, record.value
     of = node or value.producer
     return ExplainedStep(
-        name=node.name if node else value.name,
+        name=record.name,
         op=_named(node.op) if node else record.kind,
         shape=list(value.shape),
         dtype=str(value.dtype).removeprefix("torch."),
@@ -355,6 +355,7 @@ def _explained(record: StepRecord, seconds: float) -> ExplainedStep:
         module=of.module if of else "",
         fused=[op.kind for op in node.epilogue] if node else [],
         operations=node.op.operations(node.inputs, node.output) if node and record.kind == "node" else 0,
+        bytes=sum(operand.bytes for operand in [*node.inputs, *node.outputs]) if node else 2 * value.bytes,
     )
 
 

@@ -67,6 +67,11 @@ class StepRecord:
     call_inputs: list[Place] = field(default_factory=list)
     call_outputs: list[Place | None] = field(default_factory=list)  # None for a result that nobody reads
 
+    @property
+    def name(self) -> str:
+        """The node's, or that of the value between two nodes."""
+        return self.node.name if self.node else self.value.name
+
 
 @dataclass
 class Assembled:

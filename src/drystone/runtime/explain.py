@@ -17,7 +17,7 @@ class ExplainedStep:
     """One step of the program. ``kind``: "node", "reorder", "copy" or "aten"; ``microseconds`` as autotuned.
 
     ``module``: of the model, that it comes from, by qualified name. ``fused``: what its epilogue does to each result.
-    ``operations``: multiplications and additions of a product, 0 of what is none.
+    ``operations``: multiplications and additions of a product, 0 of what is none. ``bytes``: of operands and results, weights too.
     """
 
     name: str
@@ -32,6 +32,7 @@ class ExplainedStep:
     module: str = ""
     fused: list[str] = field(default_factory=list)
     operations: int = 0
+    bytes: int = 0
 
     @property
     def gflops(self) -> float | None:
@@ -156,15 +157,17 @@ class Explanation:
         return lines
 
     def _tree(self) -> list[str]:
-        """Modules below each other, indented, in the order of their steps."""
-        modules, total = self.modules, self.microseconds or 1.0
-        order = sorted(modules, key=self._first_step)
+        """Modules below each other, indented."""
         lines = []
-        for name in order:
-            if modules[name] >= LEAST_SHARE * total:
+        for name, microseconds in self.modules_in_order():
+            if microseconds >= LEAST_SHARE * self.microseconds:
                 depth = name.count(".") + 1 if name else 0
-                lines.append(f"{'  ' * depth}{name.rpartition('.')[2] or '(the model)'}: {self._share(modules[name])}")
+                lines.append(f"{'  ' * depth}{name.rpartition('.')[2] or '(the model)'}: {self._share(microseconds)}")
         return lines
+
+    def modules_in_order(self) -> list[tuple[str, float]]:
+        """``modules``, each before those inside it, in the order of their steps."""
+        return sorted(self.modules.items(), key=lambda item: self._first_step(item[0]))
 
     def _first_step(self, module: str) -> tuple[int, str]:
         inside = f"{module}." if module else ""

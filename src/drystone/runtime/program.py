@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -23,6 +24,11 @@ _NO_RESULTS = (
 )
 # Elements of an output whose likeness may have memory.
 _SMALL = 1024
+
+# Who is told of each call of a program: its input tensors have been read, and its steps have taken so many seconds.
+Observer = Callable[["Program", list[float], float], None]
+observers: list[Observer] = []
+_is_profiled = torch.autograd._profiler_enabled
 
 _address = torch.Tensor.data_ptr
 _storage = torch.Tensor.untyped_storage
@@ -63,6 +69,8 @@ class Program:
 
         What lies in another format than plain, goes in and comes out as a tensor of one axis: its memory.
         """
+        if observers or _is_profiled():
+            return self._observed(inputs)
         outputs = [*map(torch.empty_like, self._outputs)]
         block = self._block()
         try:
@@ -80,7 +88,7 @@ class Program:
 
     def single(self, inputs: list[torch.Tensor]) -> torch.Tensor:
         """The only output of a program without segments: as a call, with less between the calls of small ones."""
-        if not self._plain:
+        if not self._plain or observers or _is_profiled():
             return self(inputs)[0]
         output = torch.empty_like(self._outputs[0])
         block = self._block()
@@ -102,13 +110,28 @@ class Program:
 
     def time_steps(self, inputs: list[torch.Tensor]) -> list[float]:
         """Seconds of each record of the program, in one call."""
+        return self._stepwise(inputs, named=False)[1]
+
+    def _observed(self, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+        """A call that is looked at: by observers, and by torch's profiler, to which each step is a function."""
+        began = time.perf_counter()
+        outputs, seconds = self._stepwise(inputs, named=_is_profiled())
+        took = time.perf_counter() - began
+        for observer in list(observers):
+            observer(self, seconds, took)
+        return outputs
+
+    def _stepwise(self, inputs: list[torch.Tensor], named: bool) -> tuple[list[torch.Tensor], list[float]]:
         outputs = [*map(torch.empty_like, self._outputs)]
         block = self._block()
-        frame = block.frames.get(self._number) or self._frame(block)
-        frame.native.bind(self._addresses(inputs, outputs))
-        seconds = frame.run_segments([*inputs, *outputs], timed=True)
-        self._put_back(block)
-        return seconds
+        try:
+            frame = block.frames.get(self._number) or self._frame(block)
+            frame.native.bind(self._addresses(inputs, outputs))
+            with torch.autocast("cpu", enabled=False):
+                seconds = frame.run_named() if named and self._plain else frame.run_segments([*inputs, *outputs], timed=True)
+        finally:
+            self._put_back(block)
+        return outputs, seconds
 
     def _frame(self, block: Block) -> _Frame:
         memory = self._memory.fit(block, self._need)
@@ -150,6 +173,14 @@ class _Frame:
             assert whole is not None
             memory = whole.reshape(-1).view(torch.uint8)[place.offset :][: place.desc.bytes]
         return memory.view(dtype).as_strided(place.desc.shape, place.desc.strides)
+
+    def run_named(self) -> list[float]:
+        """Each step by itself, under its name, of a program without segments."""
+        seconds: list[float] = []
+        for number, record in enumerate(self.assembled.records):
+            with torch.profiler.record_function(f"drystone::{record.name}"):
+                seconds += self.native.run_timed(number, number + 1)
+        return seconds
 
     def run_segments(self, arguments: list[torch.Tensor], timed: bool = False) -> list[float]:
         """The native stretches and the ATen calls in turn; the seconds of each record when ``timed``."""

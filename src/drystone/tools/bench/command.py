@@ -51,8 +51,8 @@ def bench(
     console = plain(width=None if sys.stdout.isatty() else 150)
     threads = threads or psutil.cpu_count(logical=False) or 1
     contenders = _contenders(against, dtype)
-    sizes = _size(size)
-    workloads = [Workload(model, dtype, batch, sizes, threads) for model in _models(models, sizes)]
+    sizes = size_of(size)
+    workloads = [Workload(model, dtype, batch, sizes, threads) for model in models_of(models, sizes)]
     facts = environment()
     results: list[Result] = []
     try:
@@ -79,7 +79,7 @@ def bench(
         raise typer.Exit(ending.code or 1)
 
 
-def _models(names: list[str], size: tuple[int, ...] | None) -> list[str]:
+def models_of(names: list[str], size: tuple[int, ...] | None) -> list[str]:
     models = [model for name in names for model in GROUPS.get(name, [name])]
     for model in models:
         if ":" not in model and model not in ZOO:
@@ -108,7 +108,7 @@ def _contenders(against: str | None, dtype: str) -> list[str]:
     return list(dict.fromkeys(("drystone", *names)))
 
 
-def _size(text: str | None) -> tuple[int, ...] | None:
+def size_of(text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None
     try:

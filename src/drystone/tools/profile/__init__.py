@@ -1,0 +1,1 @@
+"""``drystone profile``: where a model's time goes."""
