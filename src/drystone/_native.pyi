@@ -411,6 +411,9 @@ def replace_operator(family: str) -> list[str]:
 
 def switch_operators(families: Sequence[str]) -> None: ...
 
+def unboxed_operators() -> list[str]:
+    """The operators under torch's own names that C++ calls without a stack."""
+
 def is_on(family: str) -> bool: ...
 
 def calls_served() -> int:
