@@ -42,13 +42,15 @@ void update(float* running, const float* values, int64_t count, double scale, do
   for (int64_t i = 0; i < count; i++) running[i] = static_cast<float>(momentum * scale * values[i] + (1.0 - momentum) * running[i]);
 }
 
+bool is_small(const Handle& x) { return x.numel() < threshold(Threshold::batch_norm_elements); }
+
 // Nothing where torch's kernel serves better, or is to say what is wrong. Results: y, means, deviations.
 Results<3> normalised(const Call& call) {
   const Handle& x = call.x;
   const auto sizes = x.sizes();
   const int64_t elements = x.numel();
-  if (!kernels() || !call.training || elements < threshold(Threshold::batch_norm_elements) || sizes.size < 3 ||
-      x.dtype() != ScalarType::f32 || !(call.eps > 0.0) || !x.is_contiguous() || format_of(sizes, x.strides()) != Format::contiguous)
+  if (!kernels() || !call.training || is_small(x) || sizes.size < 3 || x.dtype() != ScalarType::f32 || !(call.eps > 0.0) ||
+      !x.is_contiguous() || format_of(sizes, x.strides()) != Format::contiguous)
     return {};
   const int64_t batch = sizes.data[0], channels = sizes.data[1], pixels = elements / batch / channels;
   if (pixels < threshold(Threshold::batch_norm_pixels) || batch * pixels < 2 || !call.running_mean != !call.running_var) return {};
@@ -82,10 +84,15 @@ void kernel(Arguments& arguments) {
                    });
 }
 
-const Entry<kernel> batch_norm{"batch_norm", "native_batch_norm",
-                               "(Tensor input, Tensor? weight, Tensor? bias, Tensor? running_mean, Tensor? running_var, bool training, "
-                               "float momentum, float eps) -> (Tensor, Tensor, Tensor)",
-                               find_torch};
+constexpr auto declines = [](const Tensor& x, const auto&, const auto&, const auto&, const auto&, bool training, double, double) {
+  return !training || is_small(Handle::borrowed(x));
+};
+
+const Entry<kernel, &torch_batch_norm, declines> batch_norm{
+    "batch_norm", "native_batch_norm",
+    "(Tensor input, Tensor? weight, Tensor? bias, Tensor? running_mean, Tensor? running_var, bool training, "
+    "float momentum, float eps) -> (Tensor, Tensor, Tensor)",
+    find_torch};
 
 }  // namespace
 

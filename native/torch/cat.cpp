@@ -22,11 +22,20 @@ bool find_torch() { return find(torch_cat, "_ZN2at3cpu3catERKN3c108IListRefINS_6
 
 bool find_torch_out() { return find(torch_cat_out, "_ZN2at3cpu8cat_outfERKN3c108IListRefINS_6TensorEEElRS3_"); }
 
+// Whether torch joins them as fast. tensor_at(i): one of at least one.
+template <class TensorAt>
+bool are_small(size_t count, const TensorAt& tensor_at) {
+  if (static_cast<int64_t>(count) >= threshold(Threshold::cat_tensors)) return false;
+  double elements = 0;  // of expanded tensors, beyond 64 bits
+  for (size_t i = 0; i < count; ++i) elements += static_cast<double>(tensor_at(i).numel());
+  return elements * size_of(tensor_at(0).dtype()) < static_cast<double>(threshold(Threshold::cat_bytes));
+}
+
 // A list of tensors that this kernel joins: all of one dtype, rank and shape but for the axis, none of them empty.
 class Joined {
  public:
   Joined(const std::vector<Handle>& tensors, int64_t dim) {
-    if (!kernels() || tensors.empty() || is_small(tensors)) return;
+    if (!kernels() || tensors.empty() || are_small(tensors.size(), [&](size_t i) -> const Handle& { return tensors[i]; })) return;
     dtype_ = tensors[0].dtype();
     width_ = size_of(dtype_);
     const auto first = tensors[0].sizes();
@@ -80,17 +89,6 @@ class Joined {
     const int64_t *sizes, *strides;
     const char* data;
   };
-
-  static bool is_small(const std::vector<Handle>& tensors) {
-    return static_cast<int64_t>(tensors.size()) < threshold(Threshold::cat_tensors) &&
-           bytes_at_most(tensors) < static_cast<double>(threshold(Threshold::cat_bytes));
-  }
-
-  static double bytes_at_most(const std::vector<Handle>& tensors) {
-    double elements = 0;  // of expanded tensors, beyond 64 bits
-    for (const Handle& tensor : tensors) elements += static_cast<double>(tensor.numel());
-    return elements * size_of(tensors[0].dtype());
-  }
 
   int64_t extent(const Shape& shape) const {
     int64_t last = 0;
@@ -198,10 +196,15 @@ void kernel_out(Arguments& arguments) {
       });
 }
 
+constexpr auto declines = [](const TensorListRef& list, const auto&...) {
+  const auto [tensors, count] = list.tensors;
+  return count == 0 || are_small(count, [&](size_t i) { return Handle::borrowed(tensors[i]); });
+};
+
 // dim has no default: torch leaves defaults out of what the gradient of a list is compared with.
-const Entry<kernel, &torch_cat> cat{"cat", "cat", "(Tensor[] tensors, int dim) -> Tensor", find_torch};
-const Entry<kernel_out, &torch_cat_out> cat_out{"cat", "cat.out", "(Tensor[] tensors, int dim=0, *, Tensor(a!) out) -> Tensor(a!)",
-                                                find_torch_out};
+const Entry<kernel, &torch_cat, declines> cat{"cat", "cat", "(Tensor[] tensors, int dim) -> Tensor", find_torch};
+const Entry<kernel_out, &torch_cat_out, declines> cat_out{"cat", "cat.out",
+                                                          "(Tensor[] tensors, int dim=0, *, Tensor(a!) out) -> Tensor(a!)", find_torch_out};
 
 }  // namespace
 

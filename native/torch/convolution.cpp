@@ -58,10 +58,14 @@ void kernel(Arguments& arguments) {
                    });
 }
 
-const Entry<kernel> convolution{"convolution", "convolution",
-                                "(Tensor input, Tensor weight, Tensor? bias, SymInt[] stride, SymInt[] padding, SymInt[] dilation, "
-                                "bool transposed, SymInt[] output_padding, SymInt groups) -> Tensor",
-                                find_torch};
+constexpr auto declines = [](const Tensor& x, const Tensor&, const OptionalTensor&, Integers, Integers, Integers, bool transposed,
+                             const auto&...) { return !is_served(Handle::borrowed(x).rank(), transposed); };
+
+const Entry<kernel, &torch_convolution, declines> convolution{
+    "convolution", "convolution",
+    "(Tensor input, Tensor weight, Tensor? bias, SymInt[] stride, SymInt[] padding, SymInt[] dilation, "
+    "bool transposed, SymInt[] output_padding, SymInt groups) -> Tensor",
+    find_torch};
 
 }  // namespace
 

@@ -35,9 +35,11 @@ ConvolutionGeometry::ConvolutionGeometry(Arguments& arguments)
       output_padding(arguments.integers()),
       groups(arguments.integer()) {}
 
+bool is_served(int64_t rank, bool transposed) { return rank == 5 || (transposed && (rank == 3 || rank == 4)); }
+
 std::optional<ConvolutionProblem> problem_of(const Handle& x, const Handle& weight, const ConvolutionGeometry& geometry) {
   const int64_t rank = x.rank();
-  if (rank != 5 && (!geometry.transposed || rank < 3 || rank > 5)) return {};
+  if (!is_served(rank, geometry.transposed)) return {};
   if (geometry.groups != 1 || !kernels() || x.dtype() != ScalarType::f32 || weight.dtype() != ScalarType::f32 || weight.rank() != rank)
     return {};
   const auto least_work = static_cast<double>(threshold(Threshold::convolution_products));

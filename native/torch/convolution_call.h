@@ -17,6 +17,9 @@ struct ConvolutionGeometry {
   explicit ConvolutionGeometry(Arguments& arguments);
 };
 
+// Over three axes, or transposed over one to three.
+bool is_served(int64_t rank, bool transposed);
+
 // Empty where torch's kernel serves better, or is to say what is wrong. x and weight may have any strides but those of expanded tensors.
 std::optional<ConvolutionProblem> problem_of(const Handle& x, const Handle& weight, const ConvolutionGeometry& geometry);
 

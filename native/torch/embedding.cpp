@@ -18,14 +18,13 @@ bool find_torch_backward() { return find(torch_backward, "_ZN2at3cpu24embedding_
 
 // An empty handle where torch's kernel serves better, or is to say what is wrong.
 Handle rows_of(const Handle& weight, const Handle& indices) {
-  if (!kernels() || weight.rank() != 2 || !weight.is_contiguous() || !is_index(indices.dtype()) ||
-      (indices.rank() != 1 && !indices.is_contiguous()))
-    return Handle();
-  const auto shape = indices.sizes();
+  if (weight.rank() != 2) return Handle();
   const int64_t width = weight.sizes().data[1], run = width * size_of(weight.dtype());
   if (static_cast<double>(indices.numel()) * run < static_cast<double>(threshold(Threshold::embedding_bytes)))
     return Handle();  // of expanded indices, beyond 64 bits
-
+  if (!kernels() || !weight.is_contiguous() || !is_index(indices.dtype()) || (indices.rank() != 1 && !indices.is_contiguous()))
+    return Handle();
+  const auto shape = indices.sizes();
   std::vector<int64_t> sizes(shape.data, shape.data + shape.size);
   sizes.push_back(width);
   Handle result = Handle::empty(weight.dtype(), sizes);

@@ -200,10 +200,10 @@ void kernel_backward(Arguments& arguments) {
 constexpr const char* forward_signature =
     "(Tensor weight, Tensor indices, Tensor offsets, bool scale_grad_by_freq=False, int mode=0, bool sparse=False, "
     "Tensor? per_sample_weights=None, bool include_last_offset=False, int padding_idx=-1) -> (Tensor, Tensor, Tensor, Tensor)";
-const Entry<kernel> embedding_bag{"embedding_bag", "_embedding_bag", forward_signature, find_torch};
-const Entry<kernel_forward_only> embedding_bag_forward_only{"embedding_bag", "_embedding_bag_forward_only", forward_signature,
-                                                            find_torch_forward_only};
-const Entry<kernel_backward> embedding_bag_dense_backward{
+const Entry<kernel, &torch_embedding_bag> embedding_bag{"embedding_bag", "_embedding_bag", forward_signature, find_torch};
+const Entry<kernel_forward_only, &torch_forward_only> embedding_bag_forward_only{"embedding_bag", "_embedding_bag_forward_only",
+                                                                                 forward_signature, find_torch_forward_only};
+const Entry<kernel_backward, &torch_backward> embedding_bag_dense_backward{
     "embedding_bag", "_embedding_bag_dense_backward",
     "(Tensor grad, Tensor indices, Tensor offset2bag, Tensor bag_size, Tensor maximum_indices, SymInt num_weights, "
     "bool scale_grad_by_freq, int mode, Tensor? per_sample_weights, int padding_idx=-1) -> Tensor",

@@ -20,16 +20,17 @@ bool find_torch_out() { return find(torch_index_select_out, "_ZN2at3cpu17index_s
 
 // The shape of the result, and its bytes; nothing where torch's kernel serves better, or is to say what is wrong.
 std::vector<int64_t> shape_of(const Handle& self, int64_t& dim, const Handle& index) {
-  const int64_t rank = self.rank(), width = size_of(self.dtype());
-  if (!kernels() || dim < -rank || dim >= rank || !width || index.rank() != 1 || !is_index(index.dtype()) || !self.is_contiguous())
-    return {};
-  if (dim < 0) dim += rank;
   const auto sizes = self.sizes();
-  std::vector<int64_t> shape(sizes.data, sizes.data + rank);
-  shape[dim] = index.numel();
-  double bytes = width;  // of an expanded index, beyond 64 bits
-  for (int64_t size : shape) bytes *= static_cast<double>(size);
+  const int64_t rank = static_cast<int64_t>(sizes.size), width = size_of(self.dtype()), count = index.numel();
+  if (dim < -rank || dim >= rank || !width) return {};
+  if (dim < 0) dim += rank;
+  double bytes = static_cast<double>(width) * static_cast<double>(count);  // of an expanded index, beyond 64 bits
+  for (int64_t axis = 0; axis < rank; ++axis)
+    if (axis != dim) bytes *= static_cast<double>(sizes.data[axis]);
   if (bytes < static_cast<double>(threshold(Threshold::index_select_bytes))) return {};
+  if (!kernels() || index.rank() != 1 || !is_index(index.dtype()) || !self.is_contiguous()) return {};
+  std::vector<int64_t> shape(sizes.data, sizes.data + rank);
+  shape[dim] = count;
   return shape;
 }
 

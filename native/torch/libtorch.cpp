@@ -6,6 +6,7 @@
 #include <string>
 
 #include "torch/layouts.h"
+#include "torch/tensor.h"
 
 namespace drystone::torch {
 
@@ -67,9 +68,9 @@ void find_libtorch(const char* path) {
     require(found.get_strides, "aoti_torch_get_strides");
     require(found.get_dtype, "aoti_torch_get_dtype");
     require(found.get_numel, "aoti_torch_get_numel");
-    require(found.is_defined, "aoti_torch_is_defined");
     require(found.threads, "_ZN2at15get_num_threadsEv");
     check_layouts();
+    find_undefined();
   } catch (...) {
     library = nullptr;
     throw;

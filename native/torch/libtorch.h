@@ -74,7 +74,6 @@ struct Shim {
   int (*get_strides)(Tensor* tensor, int64_t** strides);
   int (*get_dtype)(Tensor* tensor, int32_t* dtype);
   int (*get_numel)(Tensor* tensor, int64_t* numel);
-  int (*is_defined)(Tensor* tensor, bool* defined);
   int (*threads)();  // at::get_num_threads
 };
 

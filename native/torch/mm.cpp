@@ -15,6 +15,12 @@ Tensor (*torch_mm)(const Tensor& self, const Tensor& mat2);
 
 bool find_torch() { return find(torch_mm, "_ZN2at3cpu2mmERKNS_6TensorES3_"); }
 
+// For any number of rows.
+bool is_small(const Handle& weights) {
+  const int64_t elements = weights.numel();
+  return elements < threshold(Threshold::mm_elements) && elements < threshold(Threshold::mm_elements_of_one_row);
+}
+
 // An empty handle where torch's kernel serves better, or is to say what is wrong.
 Handle product(const Handle& x, const Handle& weights) {
   if (x.rank() != 2 || weights.rank() != 2 || !kernels()) return Handle();
@@ -24,7 +30,7 @@ Handle product(const Handle& x, const Handle& weights) {
   args.rows = sizes[0], args.depth = sizes[1], args.columns = matrix[1];
   if (args.rows < 1 || args.rows > skinny_gemm_rows || args.depth != matrix[0]) return Handle();
   const auto least = args.rows == 1 ? Threshold::mm_elements_of_one_row : Threshold::mm_elements;
-  if (static_cast<double>(args.depth) * args.columns < static_cast<double>(threshold(least))) return Handle();
+  if (weights.numel() < threshold(least)) return Handle();
   if (x.dtype() != ScalarType::f32 || weights.dtype() != ScalarType::f32) return Handle();
   args.x_stride = args.rows > 1 ? strides[0] : args.depth;
   if (strides[1] != 1 || args.x_stride < args.depth) return Handle();
@@ -47,7 +53,8 @@ void kernel(Arguments& arguments) {
   arguments.answer([&] { return product(x, weights); }, [&] { return torch_mm(*x, *weights); });
 }
 
-const Entry<kernel, &torch_mm> mm{"mm", "mm", "(Tensor self, Tensor mat2) -> Tensor", find_torch};
+const Entry<kernel, &torch_mm, [](const Tensor&, const Tensor& weights) { return is_small(Handle::borrowed(weights)); }> mm{
+    "mm", "mm", "(Tensor self, Tensor mat2) -> Tensor", find_torch};
 
 }  // namespace
 

@@ -38,6 +38,9 @@ Handle softmaxed(const Handle& x, int64_t dim) {
       dtype != ScalarType::f32 || !x.is_contiguous())
     return Handle();
   const SoftmaxProblem problem{dims_of(x.sizes()), dim};
+  int64_t columns = 1;
+  for (int64_t axis = dim + 1; axis < rank; axis++) columns *= problem.shape[axis];
+  if (columns < threshold(Threshold::softmax_columns)) return Handle();
   const auto plan = step_of(problem);
   if (!plan) return Handle();
   Handle y = Handle::empty(dtype, problem.shape);
@@ -64,12 +67,13 @@ bool is_parameter(const Handle& parameter, const std::vector<int64_t>& shape) {
          std::equal(shape.begin(), shape.end(), sizes.data, sizes.data + sizes.size);
 }
 
+bool is_small(const Handle& x) { return x.numel() < threshold(Threshold::layer_norm_elements); }
+
 // y, means, deviations
 Results<3> normalised(const Handle& x, const std::vector<int64_t>& shape, const Handle& weight, const Handle& bias, double eps) {
   const auto sizes = x.sizes();
   const int64_t elements = x.numel();
-  if (!kernels() || shape.empty() || shape.size() > sizes.size || elements < threshold(Threshold::layer_norm_elements) ||
-      x.dtype() != ScalarType::f32 || !x.is_contiguous() ||
+  if (!kernels() || shape.empty() || shape.size() > sizes.size || is_small(x) || x.dtype() != ScalarType::f32 || !x.is_contiguous() ||
       !std::equal(shape.begin(), shape.end(), sizes.data + sizes.size - shape.size()) || !is_parameter(weight, shape) ||
       !is_parameter(bias, shape))
     return {};
@@ -100,7 +104,7 @@ void norm_kernel(Arguments& arguments) {
 
 const Entry<softmax_kernel, &torch_softmax> softmax{"softmax", "_softmax", "(Tensor self, int dim, bool half_to_float) -> Tensor",
                                                     find_softmax};
-const Entry<norm_kernel, &torch_norm> layer_norm{
+const Entry<norm_kernel, &torch_norm, [](const Tensor& x, const auto&...) { return is_small(Handle::borrowed(x)); }> layer_norm{
     "layer_norm", "native_layer_norm",
     "(Tensor input, SymInt[] normalized_shape, Tensor? weight, Tensor? bias, float eps) -> (Tensor, Tensor, Tensor)", find_norm};
 

@@ -34,12 +34,14 @@ template <class Type>
 struct Lent {
   StableIValue word;
   explicit Lent(const Type& given) {
-    if constexpr (std::is_integral_v<Type>)
+    if constexpr (std::is_integral_v<Type>) {
       word = static_cast<StableIValue>(given);
-    else if constexpr (std::is_floating_point_v<Type>)
+    } else if constexpr (std::is_floating_point_v<Type>) {
       word = std::bit_cast<StableIValue>(given);
-    else
+    } else {
+      static_assert(Arguments::borrows<Type>, "Arguments can't read it");
       word = reinterpret_cast<StableIValue>(&given);
+    }
   }
 };
 
@@ -61,17 +63,19 @@ bool can_be_lent(const Type&) {
 }
 inline bool can_be_lent(const TensorListRef& list) { return list.tag == TensorListRef().tag; }
 
+constexpr auto declines_nothing = [](const auto&...) { return false; };
+
 // The kernel as a function of the arguments that torch's own kernel takes, which it hands calls to.
-template <void (*kernel)(Arguments& arguments), auto* torchs, class = std::remove_pointer_t<decltype(torchs)>>
+template <void (*kernel)(Arguments& arguments), auto* torchs, auto declines, class = std::remove_pointer_t<decltype(torchs)>>
 class Unboxed;
 
-template <void (*kernel)(Arguments& arguments), auto* torchs, class Result, class... Types>
-class Unboxed<kernel, torchs, Result (*)(Types...)> {
+template <void (*kernel)(Arguments& arguments), auto* torchs, auto declines, class Result, class... Types>
+class Unboxed<kernel, torchs, declines, Result (*)(Types...)> {
  public:
   static inline std::atomic<bool>* on;
 
   static Result call(void* /* OperatorKernel */, uint64_t /* DispatchKeySet */, Types... given) {
-    if (!on->load(std::memory_order_relaxed) || !(can_be_lent(given) && ...)) return (*torchs)(given...);
+    if (!on->load(std::memory_order_relaxed) || !(can_be_lent(given) && ...) || declines(given...)) return (*torchs)(given...);
     const std::tuple<Lent<std::remove_cvref_t<Types>>...> lent(given...);
     StableIValue stack[std::max<size_t>(sizeof...(Types), most_results)];
     std::apply([&](const auto&... each) { put(stack, each.word...); }, lent);
@@ -108,15 +112,16 @@ class Unboxed<kernel, torchs, Result (*)(Types...)> {
 
 // Enters an operator into the list of all as the core is loaded: each file here defines its own. By kernel: torch hands it no data.
 // `torchs`: the pointer to torch's own kernel, which takes what the operator does; calls from C++ then come without a stack of torch's,
-// which takes longer than a small call.
-template <void (*kernel)(Arguments& arguments), auto* torchs = static_cast<void**>(nullptr)>
+// which takes longer than a small call. `declines`: of these calls, by what torch's kernel is given and before anything is read for ours,
+// whether it is one that ours would not serve; calls on a stack and of drystone's name are not asked about.
+template <void (*kernel)(Arguments& arguments), auto* torchs = static_cast<void**>(nullptr), auto declines = declines_nothing>
 class Entry {
  public:
   Entry(const char* family, const char* name, const char* signature, bool (*find)()) {
     void* unboxed = nullptr;
     if constexpr (!std::is_same_v<decltype(torchs), void**>) {
-      Unboxed<kernel, torchs>::on = &on;
-      unboxed = reinterpret_cast<void*>(Unboxed<kernel, torchs>::call);
+      Unboxed<kernel, torchs, declines>::on = &on;
+      unboxed = reinterpret_cast<void*>(Unboxed<kernel, torchs, declines>::call);
     }
     enter({family, name, signature, find, under_torchs_name, under_drystones_name, unboxed, &on});
   }

@@ -59,15 +59,15 @@ bool each_axis(const std::vector<int64_t>& list, std::array<Sliding, 3>& axes, i
   return list.size() == 1 || list.size() == 3;
 }
 
+bool is_small(const Handle& x) { return x.numel() < threshold(Threshold::pool_elements); }
+
 // Nothing where torch's kernel serves better, or is to say what is wrong.
 std::optional<Pooling> pooling_of(const Call& call, bool max) {
   const Handle& x = call.x;
   const auto sizes = x.sizes(), strides = x.strides();
   const size_t rank = sizes.size;
   const ScalarType dtype = x.dtype();
-  if (!kernels() || x.numel() < threshold(Threshold::pool_elements) || (rank != 4 && rank != 5) ||
-      (dtype != ScalarType::f32 && (!max || dtype != ScalarType::bf16)))
-    return {};
+  if (!kernels() || is_small(x) || (rank != 4 && rank != 5) || (dtype != ScalarType::f32 && (!max || dtype != ScalarType::bf16))) return {};
   Pooling p{};
   p.max = max;
   p.dtype = *dtype_of(dtype);
@@ -162,14 +162,18 @@ void average_kernel(Arguments& arguments) {
                    });
 }
 
-const Entry<max_kernel> max_pool3d{"max_pool3d", "max_pool3d_with_indices",
-                                   "(Tensor self, int[3] kernel_size, int[3] stride=[], int[3] padding=0, int[3] dilation=1, "
-                                   "bool ceil_mode=False) -> (Tensor, Tensor)",
-                                   find_max};
-const Entry<average_kernel> avg_pool3d{"avg_pool3d", "avg_pool3d",
-                                       "(Tensor self, int[3] kernel_size, int[3] stride=[], int[3] padding=0, bool ceil_mode=False, "
-                                       "bool count_include_pad=True, int? divisor_override=None) -> Tensor",
-                                       find_average};
+constexpr auto declines = [](const Tensor& x, const auto&...) { return is_small(Handle::borrowed(x)); };
+
+const Entry<max_kernel, &torch_max, declines> max_pool3d{
+    "max_pool3d", "max_pool3d_with_indices",
+    "(Tensor self, int[3] kernel_size, int[3] stride=[], int[3] padding=0, int[3] dilation=1, "
+    "bool ceil_mode=False) -> (Tensor, Tensor)",
+    find_max};
+const Entry<average_kernel, &torch_average, declines> avg_pool3d{
+    "avg_pool3d", "avg_pool3d",
+    "(Tensor self, int[3] kernel_size, int[3] stride=[], int[3] padding=0, bool ceil_mode=False, "
+    "bool count_include_pad=True, int? divisor_override=None) -> Tensor",
+    find_average};
 
 }  // namespace
 

@@ -11,12 +11,15 @@ namespace drystone::torch {
 namespace {
 
 thread_local int64_t served = 0;
+void* nothing = nullptr;  // what all undefined tensors are: one, which nobody owns
 
 void check(int error, const char* what) {
   if (error) throw std::runtime_error(std::string("torch could not ") + what);
 }
 
 }  // namespace
+
+void find_undefined() { nothing = (*Handle::undefined()).impl; }
 
 Handle Handle::borrowed(const Tensor& tensor) {
   Handle handle(const_cast<Tensor*>(&tensor));
@@ -25,9 +28,8 @@ Handle Handle::borrowed(const Tensor& tensor) {
 }
 
 Tensor Handle::take() && {
-  static const Tensor none = *undefined();  // all undefined tensors are one, which nobody owns
   const Tensor taken = *tensor_;
-  tensor_->impl = none.impl;
+  tensor_->impl = nothing;
   return taken;
 }
 
@@ -164,10 +166,7 @@ Handle Arguments::optional_tensor() {
   } else if (const std::unique_ptr<StableIValue> boxed(reinterpret_cast<StableIValue*>(*next_++)); boxed) {
     tensor = Handle(reinterpret_cast<Tensor*>(*boxed));
   }
-  if (!tensor) return tensor;
-  bool defined;
-  check(shim().is_defined(tensor.get(), &defined), "tell whether a tensor is there");
-  return defined ? std::move(tensor) : Handle();
+  return tensor && (*tensor).impl != nothing ? std::move(tensor) : Handle();
 }
 
 std::optional<int64_t> Arguments::optional_integer() {

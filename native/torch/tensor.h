@@ -6,7 +6,9 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -73,6 +75,9 @@ class Handle {
   bool has_memory_ = false;  // as is known of new memory
 };
 
+// What undefined tensors are told by, and made of; once libtorch is found, before any call.
+void find_undefined();
+
 // As torch's functions take an argument that may be None, which an empty handle stands for.
 inline OptionalTensor optional(const Handle& tensor) { return tensor ? OptionalTensor(*tensor) : std::nullopt; }
 
@@ -95,6 +100,9 @@ Results<sizeof...(Tensors)> owned(const std::tuple<Tensors...>& returned) {
   return std::apply([](const auto&... tensors) { return results(Handle::of(tensors)...); }, returned);
 }
 
+template <class Type, class... Types>
+constexpr bool is_one_of = (std::is_same_v<Type, Types> || ...);
+
 // The calls that drystone's kernels have served on this thread: results are too much like torch's to tell.
 int64_t calls_served();
 
@@ -104,6 +112,9 @@ int64_t calls_served();
 class Arguments {
  public:
   enum class Stack { shim, borrowed };
+  template <class Type>
+  static constexpr bool borrows =
+      is_one_of<Type, Tensor, OptionalTensor, TensorListRef, Integers, std::string_view, std::optional<int64_t>>;
   // Not `on`: the operator is switched off, and torch's own kernel computes it.
   Arguments(StableIValue* stack, bool on, Stack kind = Stack::shim)
       : stack_(stack), next_(stack), serves_(on), is_borrowed_(kind == Stack::borrowed) {}
