@@ -22,6 +22,7 @@ from drystone.capture.export import capture
 from drystone.preparer import programs_of
 
 Work = Callable[[], Any]
+is_exporting = getattr(torch.compiler, "is_exporting", bool)  # torch 2.6 has none
 
 
 def waiting() -> tuple[nn.Module, threading.Event, threading.Event]:
@@ -76,7 +77,7 @@ class Asks(nn.Module):
     def forward(self, x: torch.Tensor) -> Any:
         said = (
             bool(torch.compiler.is_compiling()),
-            bool(torch.compiler.is_exporting()),
+            bool(is_exporting()),
             type(self.inner),
             type(self.scale),
             max(1, 2),
@@ -126,7 +127,7 @@ class Stops(nn.Module):
 
 def test_all_is_as_it_was_after_a_capture_and_after_an_interrupted_one() -> None:
     def state() -> Any:
-        flags = (torch.compiler.is_compiling(), torch.compiler.is_exporting())
+        flags = (torch.compiler.is_compiling(), is_exporting())
         kernels = [dict(op.py_kernels) for op in (torch.ops.aten.lstm.input, torch.ops.aten.gru.input)]
         return nn.Module.__call__, nn.Module.__getattr__, builtins.max, builtins.min, math.pow, sys.stderr, flags, kernels
 
