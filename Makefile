@@ -111,11 +111,12 @@ emulate-amx: build/emulate-amx
 
 comma := ,
 # Files of their own, as pytest keeps what a process writes that is ended by a report. "failed to allocate" is none: tests ask for that.
+# Beside AddressSanitizer, UndefinedBehaviorSanitizer writes to standard error all the same, which pytest therefore leaves alone.
 reports := log_path=$(abspath build)/sanitizer
 # $(1): the build; $(2): the libraries that have to be loaded first.
 sanitized = PYTHONPATH=build/$(1)/package LD_PRELOAD="$(foreach name,$(2),$$(gcc -print-file-name=lib$(name).so))" \
   ASAN_OPTIONS=detect_leaks=0:halt_on_error=1:allocator_may_return_null=1:$(reports) \
-  UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1:$(reports) TSAN_OPTIONS=ignore_noninstrumented_modules=1:$(reports) $(BIN)/python -m pytest -p no:cacheprovider
+  UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1:$(reports) TSAN_OPTIONS=ignore_noninstrumented_modules=1:$(reports) $(BIN)/python -m pytest -p no:cacheprovider --capture=sys
 
 build/sanitize/address,undefined build/sanitize/thread: build/sanitize/%: $(VENV)/.installed-test
 	$(call build,-DDRYSTONE_SANITIZE=$*)

@@ -142,10 +142,10 @@ def test_cap_reaches_onednn() -> None:
 def test_wrong_cap_is_refused(value: str) -> None:
     done = run("import drystone\ndrystone.optimize", check=False, DRYSTONE_MAX_ISA=value)
     assert done.returncode != 0
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("drystone.errors.DrystoneError:"), done.stderr
+    said = re.search(r"^drystone\.errors\.DrystoneError: .*", done.stderr, re.MULTILINE)
+    assert said, done.stderr
     for word in ("DRYSTONE_MAX_ISA", value, "none", "avx2", "avx512", "amx"):
-        assert word in last, last
+        assert word in said[0], said[0]
 
 
 def test_wrong_onednn_is_refused(tmp_path: Path) -> None:

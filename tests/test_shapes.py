@@ -264,6 +264,7 @@ def test_pictures_of_any_size(model: nn.Module) -> None:
         fast(torch.randn(1, 4, 16, 16))
 
 
+@needs_unconditional_sizes
 def test_what_was_declared_is_a_promise_and_a_bound(model: nn.Module) -> None:
     dims = ({2: torch.export.Dim("height", min=4, max=40)},)
     fast = drystone.optimize(model, torch.randn(1, 3, 16, 16), tuning="estimate", dynamic_shapes=dims)

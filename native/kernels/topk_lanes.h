@@ -14,14 +14,16 @@ inline uint64_t lanes_up_to(KeyVector<Key> keys, Key bound) {
   const KeyVector<Key> bounds = KeyVector<Key>{} + bound;
 #ifdef __AVX512F__
   const auto x = (__m512i)keys, y = (__m512i)bounds;
-  if constexpr (sizeof(Key) == 1)
-    return _mm512_cmple_epi8_mask(x, y);
-  else if constexpr (sizeof(Key) == 2)
-    return _mm512_cmple_epi16_mask(x, y);
+  if constexpr (sizeof(Key) == 1) return _mm512_cmple_epi8_mask(x, y);
+  uint32_t lanes;
+  if constexpr (sizeof(Key) == 2)
+    lanes = _mm512_cmple_epi16_mask(x, y);
   else if constexpr (sizeof(Key) == 4)
-    return _mm512_cmple_epi32_mask(x, y);
+    lanes = _mm512_cmple_epi32_mask(x, y);
   else
-    return _mm512_cmple_epi64_mask(x, y);
+    lanes = _mm512_cmple_epi64_mask(x, y);
+  __asm__("" : "+r"(lanes));  // GCC 12, short of registers, else writes four bytes to the stack and reads eight
+  return lanes;
 #else
   const auto chosen = (__m256i)(keys <= bounds);
   if constexpr (sizeof(Key) == 1)
