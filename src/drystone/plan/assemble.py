@@ -336,7 +336,7 @@ class _Assembler:
             return None
         offset, desc = found
         wanted = [self.choice[reader][0].reads_strided for reader in self.readers.get(node.output.id, ())]
-        if any(least and _run(desc) < max(least, desc.shape[-1]) for least in wanted):
+        if any(least and _run(desc) < max([least, *desc.shape[-1:]]) for least in wanted):
             return None
         return Place(source.buffer, source.offset + offset * node.output.dtype.itemsize, desc)
 
