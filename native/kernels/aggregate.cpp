@@ -66,6 +66,13 @@ void accumulate_exponentials(const AggregateArgs& args) {
   });
 }
 
+// Structures copied whole do not become vectors.
+inline void copy(Brief& to, const Brief& from) { to.bits = from.bits; }
+template <class T>
+inline void copy(T& to, const T& from) {
+  to = from;
+}
+
 // Whether `seen` takes the place of `held`; of equals the last does if `last`.
 template <bool largest, bool last, class N>
 inline bool takes_over(N held, N seen) {
@@ -128,7 +135,7 @@ void extreme_of_row(const T* x, int64_t count, T* y, int64_t* places) {
     }
     if (running && !found) {
 #pragma omp simd
-      for (int64_t i = begin; i < end; i++) y[i] = kept;
+      for (int64_t i = begin; i < end; i++) copy(y[i], kept);
 #pragma omp simd
       for (int64_t i = begin; i < end; i++) places[i] = best;
     }
