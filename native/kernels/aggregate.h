@@ -5,7 +5,7 @@
 
 namespace drystone {
 
-enum class AggregateKind : uint8_t { cumsum, cumprod, cummax, cummin, sum, any, all, amax, amin, argmax, argmin };
+enum class AggregateKind : uint8_t { cumsum, cumprod, logcumsumexp, cummax, cummin, sum, any, all, amax, amin, argmax, argmin };
 
 // The first ones give a result for each element of the input.
 inline bool is_running(AggregateKind kind) { return kind <= AggregateKind::cummin; }

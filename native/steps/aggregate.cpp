@@ -10,11 +10,12 @@ namespace drystone {
 
 namespace {
 
-const std::map<std::string, AggregateKind> names = {
-    {"cumsum", AggregateKind::cumsum}, {"cumprod", AggregateKind::cumprod}, {"cummax", AggregateKind::cummax},
-    {"cummin", AggregateKind::cummin}, {"sum", AggregateKind::sum},         {"any", AggregateKind::any},
-    {"all", AggregateKind::all},       {"amax", AggregateKind::amax},       {"amin", AggregateKind::amin},
-    {"argmax", AggregateKind::argmax}, {"argmin", AggregateKind::argmin}};
+const std::map<std::string, AggregateKind> names = {{"cumsum", AggregateKind::cumsum}, {"cumprod", AggregateKind::cumprod},
+                                                    {"cummax", AggregateKind::cummax}, {"logcumsumexp", AggregateKind::logcumsumexp},
+                                                    {"cummin", AggregateKind::cummin}, {"sum", AggregateKind::sum},
+                                                    {"any", AggregateKind::any},       {"all", AggregateKind::all},
+                                                    {"amax", AggregateKind::amax},     {"amin", AggregateKind::amin},
+                                                    {"argmax", AggregateKind::argmax}, {"argmin", AggregateKind::argmin}};
 
 class AggregateStep final : public Step {
  public:
@@ -55,6 +56,7 @@ class AggregateStep final : public Step {
     require(output.dtype == (places ? DType::s64 : input.dtype), name + " into another dtype");
     if (args_.kind == AggregateKind::cumsum || args_.kind == AggregateKind::cumprod)
       require(is_float(input.dtype) || input.dtype == DType::s64, name + " takes f32, bf16 and s64");
+    if (args_.kind == AggregateKind::logcumsumexp) require(is_float(input.dtype), name + " takes f32 and bf16");
     if (args_.kind == AggregateKind::sum) require(input.dtype == DType::s64, "this sum takes s64");
     if (args_.kind == AggregateKind::any || args_.kind == AggregateKind::all) require(input.dtype == DType::boolean, name + " takes bool");
   }

@@ -79,11 +79,11 @@ using Tables = std::vector<Dims>;
   STEP(reduce, "'mean' or 'sum' over the axes dims. The output has them of size 1, or does not have them.",                              \
        const TensorDesc& input, const TensorDesc& output, const std::string& kind, const Dims& dims)                                     \
   STEP(resize,                                                                                                                           \
-       "torch's upsample_nearest{1,2,3}d ('nearest'), upsample_linear1d, bilinear2d, trilinear3d ('linear'), upsample_bicubic2d "        \
+       "torch's upsample_nearest{1,2,3}d ('nearest', 'nearest_exact'), upsample_linear1d, bilinear2d, trilinear3d ('linear'), upsample_bicubic2d "        \
        "('cubic'), _upsample_bilinear2d_aa and _upsample_bicubic2d_aa ('linear_antialias', 'cubic_antialias'). scales[axis], of output " \
        "coordinates: (in - 1) / (out - 1), or 0 where out is 1, with align_corners (not nearest); else 1 / scale factor where one was "  \
        "given (and recompute_scale_factor was not); else in / out. Input coordinates are o * scale for nearest and with align_corners, " \
-       "(o + 0.5) * scale - 0.5 otherwise (of linear at least 0), in float32 with one rounding, as torch's kernels have it. linear "     \
+       "(o + 0.5) * scale - 0.5 otherwise (of linear and nearest_exact at least 0), in float32 with one rounding, as torch's kernels have it. linear "     \
        "copies an axis that keeps its size. float32 and bfloat16, one format on both sides, no overlap.",                                \
        const TensorDesc& input, const TensorDesc& output, const std::string& mode, bool align_corners,                                   \
        const std::vector<double>& scales)                                                                                                \

@@ -139,14 +139,18 @@ class ResampleStep final : public UnaryKernelStep<ResampleArgs> {
   std::vector<TapTable> tables_;
 };
 
-std::shared_ptr<Step> make_nearest(const TensorDesc& input, const TensorDesc& output, const std::vector<double>& scales) {
+// `exact`: by the center of an output, rounded as torch's kernels do, else by its beginning.
+std::shared_ptr<Step> make_nearest(const TensorDesc& input, const TensorDesc& output, const std::vector<double>& scales, bool exact) {
   std::vector<int64_t> axes(output.shape.size());
   std::iota(axes.begin(), axes.end(), 0);
   std::vector<Dims> tables(axes.size());
   for (size_t axis = 2; axis < axes.size(); axis++) {
     const float scale = static_cast<float>(scales[axis - 2]);
-    for (int64_t o = 0; o < output.shape[axis]; o++)
-      tables[axis].push_back(std::min(static_cast<int64_t>(static_cast<float>(o) * scale), input.shape[axis] - 1));
+    for (int64_t o = 0; o < output.shape[axis]; o++) {
+      const float index = static_cast<float>(o);
+      const float source = exact ? std::max(0.0f, std::fma(scale, index + 0.5f, -0.5f)) + 0.5f : index * scale;
+      tables[axis].push_back(std::min(static_cast<int64_t>(source), input.shape[axis] - 1));
+    }
   }
   auto step = make_copy(input, output, axes, tables, 0.0);
   step->implementation = kernel_name("resize");
@@ -164,9 +168,9 @@ std::shared_ptr<Step> make_resize(const TensorDesc& input, const TensorDesc& out
     if (!(scale >= 0) || std::isinf(scale)) throw std::invalid_argument("resize needs scales that are finite and not negative");
   for (size_t axis = 2; axis < input.shape.size(); axis++)
     if (input.shape[axis] == 0 && output.numel() > 0) throw std::invalid_argument("resize needs an input that is not empty");
-  if (mode == "nearest") {
+  if (mode == "nearest" || mode == "nearest_exact") {
     if (align_corners) throw std::invalid_argument("nearest resize has no align_corners");
-    return make_nearest(input, output, scales);
+    return make_nearest(input, output, scales, mode == "nearest_exact");
   }
   if (mode == "cubic" || mode == "linear_antialias" || mode == "cubic_antialias")
     return std::make_shared<ResampleStep>(input, output, mode, align_corners, scales);

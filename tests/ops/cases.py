@@ -385,7 +385,7 @@ def pointwise() -> Iterator[Case]:
         yield Case(f"prelu-c{c}", lambda c=c: nn.PReLU(c), ((2, c, 5, 7),), True)
     yield Case("prelu-c8-2d", lambda: nn.PReLU(8), ((3, 8),), True)
     unary = {
-        "exp": (torch.exp, False), "sqrt": (torch.sqrt, True), "rsqrt": (torch.rsqrt, True), "log": (torch.log, True), "log1p": (torch.log1p, True), "abs": (torch.abs, False),
+        "exp": (torch.exp, False), "sqrt": (torch.sqrt, True), "rsqrt": (torch.rsqrt, True), "log": (torch.log, True), "log1p": (torch.log1p, True), "log2": (torch.log2, True), "log10": (torch.log10, True), "abs": (torch.abs, False),
         "neg": (torch.neg, False), "square": (torch.square, False), "reciprocal": (torch.reciprocal, True), "erf": (torch.erf, False),
         "sin": (torch.sin, False), "cos": (torch.cos, False), "floor": (torch.floor, False), "round": (torch.round, False),
         "sign": (torch.sign, False), "pow2": (lambda x: x**2, False), "pow3": (lambda x: x**3, False), "pow0.5": (lambda x: x**0.5, True),
@@ -580,7 +580,7 @@ def pools() -> Iterator[Case]:
 
 def resizes() -> Iterator[Case]:
     def to(name: str, *shape: int, measured: bool = False, **options: Any) -> Case:
-        exact = options["mode"] == "nearest"
+        exact = options["mode"].startswith("nearest")
         return of(f"upsample-{name}", lambda x: F.interpolate(x, **options), shape, exact=exact, measured=measured)
 
     ways = itertools.product(("bilinear", "nearest"), ("zeros", "border", "reflection"), (False, True))
@@ -612,6 +612,13 @@ def resizes() -> Iterator[Case]:
         name = f"{mode}{'-antialias' * antialias}-{label(**options)}"
         yield to(name, 2, 19, 12, 15, mode=mode, antialias=antialias, **options)
     yield to("bicubic-antialias-wide", 1, 3, 40, 5000, size=(2, 3), mode="bicubic", antialias=True)
+    for c in (3, 16, 17):
+        yield to(f"nearest-exact-c{c}", 2, c, 5, 3, scale_factor=2, mode="nearest-exact")
+    for size in ((7, 10), (2, 2), (1, 1), (5, 9), (141, 47)):
+        yield to(f"nearest-exact-{label(to=size)}", 1, 16, 6, 3, size=size, mode="nearest-exact")
+    yield to("nearest-exact-1.7", 1, 16, 5, 7, scale_factor=1.7, mode="nearest-exact")
+    yield to("nearest-exact-1d", 2, 16, 5, scale_factor=0.7, mode="nearest-exact")
+    yield to("nearest-exact-3d", 2, 16, 5, 4, 3, size=(7, 3, 3), mode="nearest-exact")
     yield to("nearest-1d", 2, 16, 5, scale_factor=3, mode="nearest")
     yield to("linear-1d", 2, 17, 5, size=11, mode="linear")
     yield Case("upsample-module", lambda: nn.UpsamplingBilinear2d(scale_factor=2), ((1, 8, 4, 4),))
@@ -866,6 +873,32 @@ def choices() -> Iterator[Case]:
     yield of("sort", lambda x: (*x.sort(dim=1, stable=True), x.sort(-1, descending=True).values), (2, 70, 3), exact=True)
     yield of("cumprod", lambda x: ((x / 3).cumprod(-1), x.cumprod(0)), (3, 17, 5))
     yield of("cummax", lambda x: (*x.cummax(1), *x.cummin(-1), x.cummax(0).indices), (3, 17, 5), exact=True)
+    yield of(
+        "amax-long",
+        lambda x: (x.amax(-1), x.amin(1), x.argmax(-1), x.argmin(1), x.amax((1, 2)), x.amin(0)),
+        (3, 70, 131),
+        exact=True,
+    )
+    yield of("cummax-long", lambda x: (*x.cummax(-1), *x.cummin(1), *x.sort(1).values.cummax(1)), (3, 70, 131), exact=True)
+    yield of("logcumsumexp", lambda x: ((x * 9).logcumsumexp(-1), x.logcumsumexp(0), x.logcumsumexp(1)), (3, 70, 5))
+    yield of(
+        "median",
+        lambda x: (x.median(-1).values, x.median(1, keepdim=True).values, x.median(), x[0].median(0).values),
+        (3, 70, 33),
+        exact=True,
+    )
+    yield of(
+        "kthvalue",
+        lambda x: (x.kthvalue(3, 1).values, x.kthvalue(30).values, x.kthvalue(60, 1, keepdim=True).values),
+        (3, 70, 33),
+        exact=True,
+    )
+    yield of(
+        "kthvalue-place",
+        lambda x: (x.gather(1, x.kthvalue(9, 1, True).indices), x.gather(2, x.median(2, True).indices)),
+        (3, 70, 33),
+        exact=True,
+    )
     yield of("max-and-place-long", lambda x: (x.max(1), x.min(1, keepdim=True), x.max(1).indices), (3, 40, 5), exact=True)
     yield of("argmax-pooled", lambda x, y: x[torch.arange(3), y.argmax(-1)], (3, 9, 16), (3, 9), exact=True)
 

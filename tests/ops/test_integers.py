@@ -44,6 +44,7 @@ FUNCTIONS: dict[str, Callable[[torch.Tensor, torch.Tensor], Any]] = {
     "extremes": lambda i, m: (i.argmax(-1), i.argmin(0), i.argmax(), i.amax(1), i.amin(0, keepdim=True), i.argmax(1, keepdim=True)),
     "extremes and places": lambda i, m: (i.max(1), i.min(0, keepdim=True), i.short().max(1), i.max(), i.min(), i.isnan()),
     "order": lambda i, m: (*i.sort(stable=True), *i.sort(0, True), i.topk(2).values, *m.sort(dim=1, stable=True), i.short().argsort(stable=True, descending=True)),
+    "k-th": lambda i, m: (i.repeat(1, 9).kthvalue(20).values, i.int().repeat(20, 1).kthvalue(7, 0).values, i.repeat(1, 9).median(-1).values, i.repeat(9, 1).median()),
     "running": lambda i, m: (i.cumprod(1), m.int().cumprod(0), m.cumprod(-1), *i.cummax(1), *i.short().cummin(0)),
     "windows": lambda i, m: (i.unfold(1, 3, 1), m.unfold(0, 2, 1), i.unfold(1, 2, 3)),
     "any and all": lambda i, m: (m.any(), m.all(1), i.any(0), m.any(dim=1, keepdim=True)),

@@ -107,6 +107,7 @@ VIEWS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], list[str]]] = {
     "a permute turned": (lambda x: x.permute(2, 0, 1).flip(2), ["take"]),
     "a permute turned back": (lambda x: torch.rot90(x, 1, (1, 2)), ["take"]),
     "a permute expanded": (lambda x: x.transpose(1, 2)[:, None].expand(2, 5, 300, 4), ["expand"]),
+    "a view of one number": (lambda x: (x[0, 0, 0] * 2).exp() + x[1, 2, 3], ["pointwise"]),
     "a view that is a result": (lambda x: x.unfold(-1, 40, 5), ["unfold"]),
     "a view of a result": (lambda x: torch.cat([x.relu(), x], 1).transpose(1, 2)[:, 3:], ["pointwise", "cat", "slice"]),
 }

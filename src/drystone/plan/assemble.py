@@ -30,7 +30,8 @@ ALIGNMENT = 64
 
 @dataclass(eq=False)
 class Buffer:
-    """Memory of its own. ``kind``: "arena", "input", "output" (``index`` says which) or "constant" (``data``)."""
+    """Memory of its own. ``kind``: "arena", "input", "output" (``index`` says which), "constant" (``data``), or "held": a tensor
+    that torch made and only torch reads, with whatever strides it has."""
 
     kind: str
     size: int
@@ -340,7 +341,7 @@ class _Assembler:
             return None
         offset, desc = found
         wanted = [self.choice[reader][0].reads_strided for reader in self.readers.get(node.output.id, ())]
-        if any(least and _run(desc) < max(least, desc.shape[-1]) for least in wanted):
+        if any(least and _run(desc) < max([least, *desc.shape[-1:]]) for least in wanted):
             return None
         return Place(source.buffer, source.offset + offset * node.output.dtype.itemsize, desc)
 
@@ -470,7 +471,7 @@ class _Assembler:
             if value.id not in self.last_reader and value is not node.output:
                 targets.append(None)  # of the operators' extra results some have shapes that the trace does not foresee
                 continue
-            target = self._output_place(value, PLAIN)
+            target = self._held(value) or self._output_place(value, PLAIN)
             targets.append(target)
             self._remember(value, PLAIN, target)
             self.home[value.id] = PLAIN
@@ -481,6 +482,13 @@ class _Assembler:
         record = StepRecord("aten", node.output, "aten", PLAIN, node, call=created.call, call_inputs=reads, call_outputs=targets)
         record.places = reads + [target for target in targets if target]
         self._emit(None, record)
+
+    def _held(self, value: Value) -> Place | None:
+        """Where a result of ATen's stays as torch made it, or None where others than ATen read it."""
+        if value.id in self.output_index or any(self.choice[reader][0] is not ATEN for reader in self.readers.get(value.id, ())):
+            return None
+        desc = dense(value, PLAIN)
+        return Place(self._buffer("held", desc.bytes), 0, desc)
 
     # -- the whole -------------------------------------------------------------------------------------------------------
 
@@ -527,6 +535,8 @@ class _Assembler:
             if (value.id not in made_at and value not in self.graph.inputs) or value.id not in self.home:
                 return False
             place = self._home(value)
+            if place.buffer.kind == "held":
+                return False
             try:
                 steps[value.id] = native.guard(place.desc, LIMIT), place
             except ValueError:

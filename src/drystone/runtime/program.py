@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from itertools import pairwise
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 
 from drystone import forks, native
 from drystone.errors import DrystoneError, InputError
 from drystone.memory import REMEDY, has_memory
-from drystone.plan.assemble import Assembled, Buffer, Place
+from drystone.plan.assemble import Assembled, Buffer, Place, StepRecord
 from drystone.plan.formats import PLAIN
 from drystone.runtime.memory import Block, Memory
 
@@ -80,7 +81,10 @@ class Program:
                 frame.native.call(pointers, self._steps)
             else:
                 frame.native.bind(pointers)
-                with torch.autocast("cpu", enabled=False):  # the plan says what is computed in which precision
+                if torch.is_autocast_enabled("cpu"):  # the plan says what is computed in which precision
+                    with torch.autocast("cpu", enabled=False):
+                        frame.run_segments([*inputs, *outputs])
+                else:
                     frame.run_segments([*inputs, *outputs])
         finally:
             self._put_back(block)
@@ -158,21 +162,45 @@ class _Frame:
                 externals.append((slot, self._argument(buffer, inputs), offset))
             addresses.append(address)
         self.native = native.Frame(assembled.program, addresses, externals, memory.data_ptr() + scratchpad, threads)
+        self._begin, self._end = memory.data_ptr(), memory.data_ptr() + memory.numel()
+        self._segments = self._prepared(assembled.records)
 
     @staticmethod
     def _argument(buffer: Buffer, inputs: int) -> int:
         return buffer.index if buffer.kind == "input" else inputs + buffer.index
 
-    def _tensor(self, place: Place, dtype: torch.dtype, arguments: list[torch.Tensor]) -> torch.Tensor:
-        """The torch tensor of ``dtype`` that aliases ``place``."""
-        buffer = place.buffer
-        if buffer.kind == "arena":
-            memory = self.arena[buffer.offset + place.offset :][: place.desc.bytes]
-        else:
-            whole = buffer.data if buffer.kind == "constant" else arguments[self._argument(buffer, len(self.assembled.inputs))]
-            assert whole is not None
-            memory = whole.reshape(-1).view(torch.uint8)[place.offset :][: place.desc.bytes]
-        return memory.view(dtype).as_strided(place.desc.shape, place.desc.strides)
+    def _prepared(self, records: list[StepRecord]) -> list[_Segment]:
+        cuts = [i for i, record in enumerate(records) if record.kind == "aten"]
+        last_reading = {place.buffer: i for i in cuts for place in records[i].call_inputs}
+        segments = []
+        for i in cuts:
+            record = records[i]
+            assert record.call is not None and record.node is not None
+            over = {place.buffer for place in record.call_inputs if place.buffer.kind == "held" and last_reading[place.buffer] == i}
+            inputs = [self._lookup(place, value.dtype) for place, value in zip(record.call_inputs, record.node.inputs, strict=True)]
+            outputs: list[Buffer | _Lookup | None] = []
+            for target, value in zip(record.call_outputs, record.node.outputs, strict=True):
+                if target is None or (target.buffer.kind == "held" and target.buffer not in last_reading):
+                    outputs.append(None)
+                else:
+                    outputs.append(target.buffer if target.buffer.kind == "held" else self._lookup(target, value.dtype))
+            segments.append(_Segment(i, record.call, inputs, outputs, list(over)))
+        return segments
+
+    def _lookup(self, place: Place, dtype: torch.dtype) -> _Lookup:
+        """Gives the torch tensor of ``dtype`` that aliases ``place``, for the arguments of a call and what it holds."""
+        buffer, desc = place.buffer, place.desc
+        if buffer.kind == "held":
+            return lambda arguments, held: held[buffer]
+        if buffer.kind in ("arena", "constant"):
+            memory = buffer.data if buffer.data is not None else self.arena[buffer.offset :]
+            alias = _alias(memory, place, dtype)
+            return lambda arguments, held: alias
+        index = self._argument(buffer, len(self.assembled.inputs))
+        if desc.is_dense and desc.bytes == buffer.size:
+            shape = tuple(desc.shape)
+            return lambda arguments, held: arguments[index].view(shape)
+        return lambda arguments, held: _alias(arguments[index], place, dtype)
 
     def run_named(self) -> list[float]:
         """Each step by itself, under its name, of a program without segments."""
@@ -185,27 +213,54 @@ class _Frame:
     def run_segments(self, arguments: list[torch.Tensor], timed: bool = False) -> list[float]:
         """The native stretches and the ATen calls in turn; the seconds of each record when ``timed``."""
         seconds: list[float] = []
-        records = self.assembled.records
-        cuts = [i for i, record in enumerate(records) if record.kind == "aten"]
-        done = 0
-        for start, stop in pairwise([-1, *cuts, len(records)]):
-            count = stop - start - 1
+        held: dict[Buffer, torch.Tensor] = {}
+        start = done = 0  # records, and those of them that are native steps
+        for segment in [*self._segments, None]:
+            stop = segment.record if segment else len(self.assembled.records)
+            count = stop - start
             if timed:
                 seconds += self.native.run_timed(done, done + count)
             elif count:
                 self.native.run(done, done + count)
             done += count
-            if stop < len(records):
+            start = stop + 1
+            if segment:
                 began = time.perf_counter()
-                record = records[stop]
-                assert record.call is not None and record.node is not None
-                read = zip(record.call_inputs, record.node.inputs, strict=True)
-                results = record.call([self._tensor(place, value.dtype, arguments) for place, value in read])
-                for place, value, result in zip(record.call_outputs, record.node.outputs, results, strict=True):
-                    if place is not None:
-                        self._tensor(place, value.dtype, arguments).copy_(result)
+                self._call(segment, arguments, held)
                 seconds.append(time.perf_counter() - began)
         return seconds
+
+    def _call(self, segment: _Segment, arguments: list[torch.Tensor], held: dict[Buffer, torch.Tensor]) -> None:
+        results = segment.call([look(arguments, held) for look in segment.inputs])
+        for buffer in segment.over:
+            del held[buffer]
+        for target, result in zip(segment.outputs, results, strict=True):
+            if isinstance(target, Buffer):
+                # A view of the arena would show what comes to lie there.
+                held[target] = result.clone() if self._begin <= _address(result) < self._end else result
+            elif target is not None:
+                target(arguments, held).copy_(result)
+
+
+# The tensor of a place, for the arguments of a call and the tensors that torch made in it.
+_Lookup: TypeAlias = Callable[[list[torch.Tensor], dict[Buffer, torch.Tensor]], torch.Tensor]
+
+
+@dataclass
+class _Segment:
+    """A call of torch's in place of record ``record``. ``outputs``: what is held, what a result is copied to, or None for one that
+    nobody reads. ``over``: what is held and read for the last time."""
+
+    record: int
+    call: Callable[[list[torch.Tensor]], list[torch.Tensor]]
+    inputs: list[_Lookup]
+    outputs: list[Buffer | _Lookup | None]
+    over: list[Buffer]
+
+
+def _alias(memory: torch.Tensor, place: Place, dtype: torch.dtype) -> torch.Tensor:
+    mine = memory.reshape(-1).view(torch.uint8)[place.offset :][: place.desc.bytes]
+    return mine.view(dtype).as_strided(place.desc.shape, place.desc.strides)
 
 
 def _whole_lines(size: int) -> int:

@@ -198,6 +198,7 @@ OF_OPERATORS: dict[str, tuple[Given, str]] = {
     "resize: a huge scale": (resize(scales=[2.0, 1e8]), "a scale is negative or beyond 16777216"),
     "resize: no number": (resize(scales=[2.0, "nan"]), "is not finite"),
     "resize: corners of nearest": (resize(align_corners=True), "nearest has no corners to align"),
+    "resize: corners of nearest_exact": (resize(mode="nearest_exact", align_corners=True), "nearest has no corners to align"),
     "resize: a cubic one of one axis": (
         resize(mode="cubic", inputs=[[1, 4, 8]], outputs=[[1, 4, 16]], scales=[0.5], sizes=[16]), "a cubic resize of 3 axes"
     ),

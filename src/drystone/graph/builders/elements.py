@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from drystone.graph.builders import pointwise
+from drystone.graph.builders.movement import part
 from drystone.graph.builders.registry import Built, Declined, Emitter, Function, axis, builds_elements, scalar, table
 from drystone.graph.dtypes import FLOATS, INDICES
 from drystone.graph.graph import Value
@@ -239,6 +240,11 @@ def accumulate(b: Emitter, x: Value, dim: int, dtype: torch.dtype | None = None)
     return as_dtype(b, aggregate(b, b.name, as_dtype(b, x, wide), (axis(dim, len(x.shape)),), wide), b.dtype)
 
 
+@builds_elements("logcumsumexp")
+def accumulate_exponentials(b: Emitter, x: Value, dim: int) -> Built:
+    return aggregate(b, b.name, x, (axis(dim, len(x.shape)),), x.dtype)
+
+
 @builds_elements("cummax", "cummin")
 def running_extreme(b: Emitter, x: Value, dim: int) -> Built:
     return _with_places(b, Aggregate(b.name, (axis(dim, len(x.shape)),), keepdim=True), x)
@@ -365,6 +371,42 @@ def _ordered(b: Emitter, x: Value, k: int | None, dim: int, largest: bool, in_or
 @builds_elements("topk")
 def topk(b: Emitter, x: Value, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Built:
     return _ordered(b, x, k, dim, largest, sorted)
+
+
+# Entries along an axis, below which torch's kernel finds the k-th faster.
+_FEW = 32
+
+
+def _kth(b: Emitter, x: Value, k: int, dim: int) -> list[Value]:
+    """The ``k``-th least along ``dim``, from 1, and its place. NaN is above all numbers."""
+    if not x.shape or x.shape[dim] < _FEW:
+        raise Declined(f"{b.name} of few entries, which torch's kernel is faster for")
+    from_end = x.shape[dim] - k + 1
+    count = min(k, from_end)
+    found = _ordered(b, x, count, dim, largest=from_end < k)
+    return [b.reshape(part(b, value, dim, count - 1, 1), b.shape) for value in found if value is not None]
+
+
+@builds_elements("kthvalue")
+def kthvalue(b: Emitter, x: Value, k: int, dim: int = -1, keepdim: bool = False) -> Built:
+    return [*_kth(b, x, k, axis(dim, len(x.shape)))]
+
+
+@builds_elements("median")
+def median(b: Emitter, x: Value, dim: int | None = None, keepdim: bool = False) -> Built:
+    """The lower one of two. Where there is a NaN, the first one."""
+    if dim is None:
+        x, dim = b.reshape(x, (x.numel,)), 0
+        only = True
+    else:
+        only = False
+    dim = axis(dim, len(x.shape))
+    found = _kth(b, x, (x.shape[dim] + 1) // 2, dim)
+    if x.dtype in FLOATS:
+        above, at = (aggregate(b, kind, x, (dim,), dtype) for kind, dtype in (("amax", x.dtype), ("argmax", torch.int64)))
+        spoiled = elementwise(b, "ne", [above, above], torch.bool)
+        found = [elementwise(b, "where", [spoiled, *pair], pair[0].dtype) for pair in zip((above, at), found, strict=True)]
+    return found[0] if only else [*found]
 
 
 @builds_elements("sort")

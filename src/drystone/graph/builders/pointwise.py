@@ -92,6 +92,16 @@ def celu(b: Emitter, x: Value, alpha: float = 1.0) -> Built:
     return elu(b, x, alpha, 1.0, 1.0 / alpha)
 
 
+def _logarithm(name: str, base: float) -> None:
+    @builds(name)
+    def logarithm(b: Emitter, x: Value) -> Built:
+        return b.pointwise([x], [op("log", IN0), op("affine", reg(0), alpha=1 / math.log(base))])
+
+
+_logarithm("log2", 2)
+_logarithm("log10", 10)
+
+
 @builds("softplus")
 def softplus(b: Emitter, x: Value, beta: float = 1.0, threshold: float = 20.0) -> Built:
     """max(x, 0) + log(1 + exp(-beta * |x|)) / beta: no overflow, so no threshold.

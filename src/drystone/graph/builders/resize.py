@@ -27,14 +27,14 @@ def _resize(b: Emitter, x: Value, mode: str, align_corners: bool, factors: Seque
     return b.emit(Resize(mode, align_corners, tuple(scales), counts), [x])
 
 
-def _nearest_builder(axes: int) -> None:
-    @builds(f"upsample_nearest{axes}d.vec")
+def _nearest_builder(name: str, axes: int, mode: str) -> None:
+    @builds(f"{name}.vec")
     def nearest_vec(b: Emitter, x: Value, output_size: list[int] | None, scale_factors: list[float] | None) -> Built:
-        return _resize(b, x, "nearest", False, scale_factors or [None] * axes)
+        return _resize(b, x, mode, False, scale_factors or [None] * axes)
 
-    @builds(f"upsample_nearest{axes}d.default")
+    @builds(f"{name}.default")
     def nearest(b: Emitter, x: Value, output_size: list[int], *factors: float | None, **named: float | None) -> Built:
-        return _resize(b, x, "nearest", False, _factors(axes, factors, named))
+        return _resize(b, x, mode, False, _factors(axes, factors, named))
 
 
 def _interpolation_builder(name: str, axes: int, mode: str = "linear") -> None:
@@ -57,7 +57,8 @@ def _factors(axes: int, factors: tuple[float | None, ...], named: dict[str, floa
 
 
 for _axes in (1, 2, 3):
-    _nearest_builder(_axes)
+    _nearest_builder(f"upsample_nearest{_axes}d", _axes, "nearest")
+    _nearest_builder(f"_upsample_nearest_exact{_axes}d", _axes, "nearest_exact")
 _interpolation_builder("upsample_linear1d", 1)
 _interpolation_builder("upsample_bilinear2d", 2)
 _interpolation_builder("upsample_trilinear3d", 3)

@@ -46,10 +46,22 @@ class Aten(Operator):
         def resolve(leaf: Any) -> Any:
             return inputs[leaf.index] if isinstance(leaf, Ref) else leaf
 
-        result = self.target(*map_structure(resolve, self.args), **map_structure(resolve, self.kwargs))
-        if isinstance(result, torch.Tensor):
-            return [result]
-        return [item for item in result if isinstance(item, torch.Tensor)]
+        return _tensors(self.target(*map_structure(resolve, self.args), **map_structure(resolve, self.kwargs)))
+
+    def prepared(self) -> Callable[[list[Tensor]], list[Tensor]]:
+        """``run``, with less to do in each call where no list among the arguments holds tensors."""
+        target, kwargs = self.target, self.kwargs
+        nested: list[Ref] = []
+        others = [arg for arg in self.args if not isinstance(arg, Ref)]
+        map_structure(lambda leaf: nested.append(leaf) if isinstance(leaf, Ref) else None, [others, kwargs])
+        if nested or is_strided(target):
+            return self.run
+        args = [(arg.index, None) if isinstance(arg, Ref) else (-1, arg) for arg in self.args]
+        return lambda inputs: _tensors(target(*[arg if index < 0 else inputs[index] for index, arg in args], **kwargs))
+
+
+def _tensors(result: Any) -> list[Tensor]:
+    return [result] if isinstance(result, torch.Tensor) else [item for item in result if isinstance(item, torch.Tensor)]
 
 
 def map_structure(function: Callable[[Any], Any], item: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 
 import torch
 
-from drystone.graph.dtypes import ELEMENTS, INDICES
+from drystone.graph.dtypes import ELEMENTS, FLOATS, INDICES
 from drystone.graph.graph import Value
 from drystone.graph.ops.operator import (
     MAX_SIZE,
@@ -50,7 +50,7 @@ ELEMENTWISE: dict[str, Callable[..., Tensor]] = {
     **_BITS,
     "where": torch.where,
 }
-RUNNING = ("cumsum", "cumprod", "cummax", "cummin")
+RUNNING = ("cumsum", "cumprod", "logcumsumexp", "cummax", "cummin")
 AGGREGATES = (*RUNNING, "sum", "any", "all", "amax", "amin", "argmax", "argmin")
 # The dtypes of operands, where not any.
 _AGGREGATED = {
@@ -59,6 +59,7 @@ _AGGREGATED = {
     "sum": (torch.int64,),
     "cumsum": (torch.int64, torch.float32, torch.bfloat16),
     "cumprod": (torch.int64, torch.float32, torch.bfloat16),
+    "logcumsumexp": FLOATS,
 }
 CALLERS = ("embedding", "index", "index_select", "gather")
 
@@ -102,8 +103,8 @@ class Elementwise(Operator):
 class Aggregate(Operator):
     """One result for all entries along ``dims``, which are neighbours; running ones, along one axis, give one an entry.
 
-    cumsum and cumprod (float or int64), cummax and cummin (with places, int64; the last of equals), sum (int64), any, all (bool),
-    amax, amin, argmax and argmin (int64; the first of equals). NaN counts before all.
+    cumsum and cumprod (float or int64), logcumsumexp (float), cummax and cummin (with places, int64; the last of equals),
+    sum (int64), any, all (bool), amax, amin, argmax and argmin (int64; the first of equals). NaN counts before all.
     """
 
     name: ClassVar[str] = "aggregate"

@@ -110,7 +110,7 @@ class Resize(Operator):
     tabled: ClassVar[bool] = True
     sample: ClassVar[Sample] = (("nearest", False, (0.5, 0.5), (12, 12)), [IMAGE], [])
 
-    mode: Annotated[str, OneOf(("nearest", "linear", *_OF_IMAGES))]
+    mode: Annotated[str, OneOf(("nearest", "nearest_exact", "linear", *_OF_IMAGES))]
     align_corners: bool
     scales: tuple[Finite, ...]
     sizes: Indices
@@ -120,7 +120,7 @@ class Resize(Operator):
         rank = rank_of(self, inputs, 3, 5)
         per_axis(self, rank - 2, "scales", "sizes")
         require(all(0 <= scale <= MAX_TABLE for scale in self.scales), f"a scale is negative or beyond {MAX_TABLE}")
-        require(self.mode != "nearest" or not self.align_corners, "nearest has no corners to align")
+        require(not self.mode.startswith("nearest") or not self.align_corners, "nearest has no corners to align")
         require(self.mode not in _OF_IMAGES or rank == 4, f"a {self.mode} resize of {rank} axes")
         if self.mode.endswith("antialias"):  # for each index of the result there is a weight for each input that it reads
             axes = zip(inputs[0].shape[2:], self.scales, self.sizes, strict=True)
@@ -137,8 +137,9 @@ class Resize(Operator):
         for axis, (scale, count) in enumerate(zip(self.scales, self.sizes, strict=True), start=2):
             size = x.shape[axis]
             out = torch.arange(count, dtype=torch.float64)
-            if self.mode == "nearest":
-                x = x.index_select(axis, (out * scale).floor().long().clamp(max=size - 1))
+            if self.mode.startswith("nearest"):
+                at = out * scale if self.mode == "nearest" else (out + 0.5) * scale
+                x = x.index_select(axis, at.floor().long().clamp(max=size - 1))
                 continue
             at = out * scale if self.align_corners else ((out + 0.5) * scale - 0.5).clamp(min=0)
             low = at.floor().long().clamp(max=size - 1)

@@ -21,5 +21,5 @@ class Aten(Implementation):
 
     def create(self, node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, context: Context) -> Created:
         if isinstance(node.op, ops.Aten):
-            return Created(call=node.op.run)
+            return Created(call=node.op.prepared())
         return Created(call=lambda tensors: evaluate(node, tensors))
