@@ -15,6 +15,7 @@ from torch import nn
 from agreement import Reference
 from drystone import native
 from drystone.capture.export import capture
+from drystone.conductor import optimize
 from drystone.graph.build import build
 from drystone.graph.graph import Graph, Node, Value, constant, make_node
 from drystone.graph.instructions import PointwiseOp
@@ -311,3 +312,16 @@ def test_another_shape_is_planned_from_the_times_of_its_kin(expected: Reference)
     own = second.options[node][0]
     second.cache.put(second.key(node, own), 5e-6)
     assert second.node_cost(node, own) == 5e-6
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("formats", ["plain", "channels_last", BLOCKED])
+@pytest.mark.parametrize("layer", [nn.ConvTranspose1d, nn.ConvTranspose2d])
+def test_no_transposed_convolution_is_left_to_a_reference(layer: Any, formats: str, bias: bool) -> None:
+    """oneDNN's gradient of a blocked convolution over one axis is one: hundreds of times another kernel's time."""
+    model = layer(32, 32, 16, 8, 4, bias=bias).eval().requires_grad_(False)
+    x = torch.randn(1, 32, 20) if layer is nn.ConvTranspose1d else torch.randn(1, 32, 4, 3)
+    fast = optimize(model, x, tuning="estimate", formats=formats)
+    steps = fast.explain().steps
+    assert not any("ref" in step.implementation for step in steps) and not any(step.kind == "aten" for step in steps)
+    torch.testing.assert_close(fast(x), model(x))

@@ -28,6 +28,7 @@ class Candidates:
         self._groups: dict[str, list[Node]] = {}  # equal nodes
         for node in planner.graph:
             self._groups.setdefault(planner.signatures[node], []).append(node)
+        self._uniform_options: dict[tuple[str, str, int], list[Option]] = {}
         formats = dict.fromkeys(f for nodes in self._groups.values() for v in nodes[0].outputs for f in formats_of(v))
         self._formats = sorted(formats, key=lambda format: format == PLAIN)  # plain last: it is the likeliest to be hopeless
 
@@ -53,8 +54,11 @@ class Candidates:
 
     def _in(self, nodes: list[Node], format: str) -> list[Option]:
         found = self._planner.options[nodes[0]]
-        layout = uniform_layout([option[1] for option in found], format) if found else None
-        return [option for option in found if option[1] == layout]
+        key = self._planner.signatures[nodes[0]], format, len(found)  # options are struck out, never added
+        if key not in self._uniform_options:
+            layout = uniform_layout([option[1] for option in found], format) if found else None
+            self._uniform_options[key] = [option for option in found if option[1] == layout]
+        return self._uniform_options[key]
 
     def _unknown(self, nodes: list[Node], format: str) -> list[Option]:
         return [option for option in self._in(nodes, format) if self._planner.seconds(nodes[0], option) is None]

@@ -119,6 +119,8 @@ class _Placing:
         between = [earlier for earlier in self.nodes[:position] if any(value.id in region for value in earlier.outputs)]
         best: tuple[float, Value | None] = (math.inf, None)
         for value in found[:_TRIALS]:
+            if best[1] and value.bytes == best[1].bytes:
+                continue  # of equal ones the latest, which comes first, leaves the most decades
             seconds = _START_SECONDS + value.bytes / _BYTES_A_SECOND
             if seconds / _MOST_DECADES >= best[0]:
                 break
