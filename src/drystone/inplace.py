@@ -294,7 +294,7 @@ class InPlace:
         if error is not None:  # the module takes this call: what it does not take says nothing about it
             self._refuse(args, kwargs, error)
         elif later and self.background is not None:
-            self.background.ask(kind, "the call of a form that has none", args, kwargs, self._capture_later)
+            self.background.ask(kind, "this form of call", args, kwargs, self._capture_later)
         return result
 
     def _runs_original(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -430,7 +430,7 @@ class InPlace:
             self._refuse(args, kwargs, error)
 
     def _capture(self, kind: Form, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OptimizedModule | None:
-        """Capture the module: first, or for a call of another form. None where it has become parts, or changed meanwhile."""
+        """Capture the module: first, or for a call of another form. None where it has become parts, or has changed meanwhile."""
         made: Any
         kinds, watch, weights = self.kinds, Watch(self.module), self._weights()
         with self._making():
@@ -440,10 +440,13 @@ class InPlace:
                 made = optimize(self._twin(), args, example_kwargs=kwargs, **self.options | self._precision())
         with self.lock:
             self.captures += 1
+            parted = isinstance(made, PartedModule)
+            # Buffers that change at each call are in no part.
+            count = len(watch.parameters) if parted else None
             restored = vars(self.module).get(_NAME) is not self
-            if restored or kinds is not self.kinds or watch.set_attribute() or weights != self._weights():
+            if restored or kinds is not self.kinds or watch.set_attribute() or weights[:count] != self._weights()[:count]:
                 return None
-            if isinstance(made, PartedModule):
+            if parted:
                 self._divide(made)
                 return None
             return self.take(made, kind)

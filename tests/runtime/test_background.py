@@ -252,11 +252,51 @@ def test_what_changes_while_it_is_captured(model: Waits, fast: Waits, what: str)
     assert "forward" not in vars(fast) if what == "restored" else program_runs(fast, X)
 
 
+class Counts(Waits):
+    """Can't be captured whole, and changes itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor, twice: bool = False) -> torch.Tensor:
+        self.count += 1
+        y = torch.relu(self.first(x))
+        return y if y.sum() > 1e9 else self.last(y) + self.count
+
+
+@pytest.mark.filterwarnings("ignore::drystone.DrystoneWarning")
+def test_parts_in_place() -> None:
+    model = Counts().eval().requires_grad_(False)
+    fast = drystone.optimize_(copy.deepcopy(model), tuning="estimate", new_shapes="background")
+    for calls in range(12):
+        x = torch.randn(4 + calls // 4, 8)
+        torch.testing.assert_close(fast(x), model(x))
+        if calls == 2:
+            finished()
+    finished()
+    assert fast.count == 12 and vars(fast)["_drystone"].parts
+    state = vars(fast.last)["_drystone"]
+    torch.testing.assert_close(fast(x), model(x))
+    assert len(programs_of(state.fast[0])) == 3
+
+
 def test_a_block_prepares_at_its_end(model: Waits) -> None:
     fast = copy.deepcopy(model)
     with drystone.optimizing(fast, tuning="estimate", new_shapes="background"):
         fast(X), fast(X[:2])
     assert program_runs(fast, X) and program_runs(fast, X[:2])
+
+
+def test_programs_are_for_the_callers_threads(model: Waits) -> None:
+    fast = prepared(model)
+    for threads in (2, 1):
+        torch.set_num_threads(threads)
+        fast(X, twice=threads == 1)
+        fast(torch.randn(6, 8))
+    finished()
+    assert [threads for (threads, sizes), _ in programs_of(fast).items() if sizes == ((6, 8),)] == [2, 1]
+    assert [threads for (threads, _), _ in programs_of(fast._others[0]).items()] == [1]
 
 
 def test_a_forked_child_prepares_itself(model: Waits, monkeypatch: pytest.MonkeyPatch) -> None:
