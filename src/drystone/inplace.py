@@ -87,7 +87,8 @@ def optimize_(
 
     Args:
         model: any ``nn.Module`` on the CPU. A TorchScript module gets a subclass of its class, which calls the program.
-        example_inputs: a call to prepare for now, as for ``optimize``. The other arguments are as for ``optimize`` too.
+        example_inputs: a call to prepare for now, as for ``optimize``. The other arguments are as for ``optimize`` too. With
+            ``new_shapes="background"`` the first call does not wait either, but for that of a TorchScript module.
 
     Raises:
         InputError: ``model`` comes from ``optimize``; an argument is out of range.
