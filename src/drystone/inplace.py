@@ -425,8 +425,10 @@ class InPlace:
 
     def _capture_later(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """``_capture`` in the background, where others may change the module meanwhile: the lock is theirs."""
+        kind = form_of(args, kwargs)
         try:
-            self._capture(form_of(args, kwargs), args, kwargs)
+            if self._known(kind, args, kwargs) is None:  # an earlier one was not done when eager began with the call
+                self._capture(kind, args, kwargs)
         except _REFUSALS as error:
             self._refuse(args, kwargs, error)
 

@@ -15,7 +15,7 @@ from torch import nn
 
 import drystone
 from children import child
-from drystone import DrystoneWarning, InputError, ShapeError
+from drystone import DrystoneWarning, InputError, ShapeError, native
 from drystone.preparer import programs_of
 from drystone.runtime import background
 from fresh_process import run
@@ -136,6 +136,7 @@ def test_one_preparation_a_size_whichever_threads_ask(model: Waits, monkeypatch:
     assert all(torch.equal(y, want) for y in got) and len(captures) == 1 and len(got) == 20
 
 
+@pytest.mark.skipif(native.isa() == "none", reason="eager is faster")
 def test_prepare_waits(model: Waits) -> None:
     fast = prepared(model)
     x = torch.randn(6, 8)
@@ -234,6 +235,24 @@ def test_the_first_call_in_place_does_not_wait(model: Waits, fast: Waits) -> Non
     assert drystone.explain(fast).preparing == []
 
 
+def test_what_is_done_while_eager_runs_is_not_done_again(fast: Waits, monkeypatch: pytest.MonkeyPatch) -> None:
+    GO_ON.clear()
+    fast(X)
+    assert INSIDE.wait(60)
+    own = Waits.forward
+
+    def forward(self: Waits, *args: Any) -> Any:
+        GO_ON.set()
+        finished()
+        return own(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Waits, "forward", forward)
+        fast(X)
+    finished()
+    assert len(vars(fast)["_drystone"].fast) == 1 and program_runs(fast, X)
+
+
 @pytest.mark.parametrize("what", ["weights", "attribute", "restored"])
 def test_what_changes_while_it_is_captured(model: Waits, fast: Waits, what: str) -> None:
     GO_ON.clear()
@@ -265,6 +284,7 @@ class Counts(Waits):
         return y if y.sum() > 1e9 else self.last(y) + self.count
 
 
+@pytest.mark.skipif(native.isa() == "none", reason="no part has a program")
 @pytest.mark.filterwarnings("ignore::drystone.DrystoneWarning")
 def test_parts_in_place() -> None:
     model = Counts().eval().requires_grad_(False)
