@@ -253,6 +253,11 @@ def test_any_size_varies_undeclared(monkeypatch: pytest.MonkeyPatch, caplog: pyt
     with pytest.raises(ShapeError, match=r"'ids' has 41 instead of 12 along dimension 1.*self\.positions"):
         fast(*texts(1, 41))
     assert all(record.name != logged.name for record in caplog.records)
+    with pytest.raises(
+        ShapeError, match=r"'mask' has 41 instead of 12 along dimension 1, where the model takes at most 40\."
+    ) as said:
+        fast(*texts(3, 41))
+    assert "dimension 0" not in str(said.value), "the batch, which may vary"
 
 
 def test_pictures_of_any_size(model: nn.Module) -> None:

@@ -84,7 +84,7 @@ def warn(text: str) -> None:
     file, number, names = users_line()
     registry = names.setdefault("__warningregistry__", {})
     with usable_stderr():
-        warnings.warn_explicit(text, DrystoneWarning, file, number, names.get("__name__"), registry, names)
+        warnings.warn_explicit(text, DrystoneWarning, file, number, names.get("__name__"), registry)
 
 
 @contextmanager

@@ -88,7 +88,8 @@ def optimize_(
 
     Args:
         model: any ``nn.Module`` on the CPU. A TorchScript module gets a subclass of its class, which calls the program.
-        example_inputs: a call to prepare for now, as for ``optimize``. The other arguments are as for ``optimize`` too.
+        example_inputs: a call to prepare for now, as for ``optimize``. The other arguments are as for ``optimize`` too. With
+            ``new_shapes="background"`` the first call does not wait either, but for that of a TorchScript module.
 
     Raises:
         InputError: ``model`` comes from ``optimize``; an argument is out of range.
@@ -300,7 +301,7 @@ class InPlace:
         if error is not None:  # the module takes this call: what it does not take says nothing about it
             self._refuse(args, kwargs, error)
         elif later and self.background is not None:
-            self.background.ask(kind, "the call of a form that has none", args, kwargs, self._capture_later)
+            self.background.ask(kind, "this form of call", args, kwargs, self._capture_later)
         return result
 
     def _called(self) -> None:
@@ -440,13 +441,15 @@ class InPlace:
 
     def _capture_later(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """``_capture`` in the background, where others may change the module meanwhile: the lock is theirs."""
+        kind = form_of(args, kwargs)
         try:
-            self._capture(form_of(args, kwargs), args, kwargs)
+            if self._known(kind, args, kwargs) is None:  # an earlier one was not done when eager began with the call
+                self._capture(kind, args, kwargs)
         except _REFUSALS as error:
             self._refuse(args, kwargs, error)
 
     def _capture(self, kind: Form, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OptimizedModule | None:
-        """Capture the module: first, or for a call of another form. None where it has become parts, or changed meanwhile."""
+        """Capture the module: first, or for a call of another form. None where it has become parts, or has changed meanwhile."""
         made: Any
         kinds, watch, weights = self.kinds, Watch(self.module, self._state), self._weights()
         with self._making():
@@ -456,10 +459,13 @@ class InPlace:
                 made = optimize(self._twin(), args, example_kwargs=kwargs, **self.options | self._precision())
         with self.lock:
             self.captures += 1
+            parted = isinstance(made, PartedModule)
+            # Buffers that change at each call are in no part.
+            count = len(watch.parameters) if parted else None
             restored = vars(self.module).get(_NAME) is not self
-            if restored or kinds is not self.kinds or watch.set_attribute() or weights != self._weights():
+            if restored or kinds is not self.kinds or watch.set_attribute() or weights[:count] != self._weights()[:count]:
                 return None
-            if isinstance(made, PartedModule):
+            if parted:
                 self._divide(made)
                 return None
             return self.take(made, kind)

@@ -19,7 +19,7 @@ from drystone.capture.export import capture as capture_module
 from drystone.capture.isolated import alone, can_be_captured_beside_calls, cloned_call, tensors_of
 from drystone.capture.kept_modules import names_of
 from drystone.capture.parts import first_line
-from drystone.capture.shapes import LEAST, batch_inputs, dynamic_dims, resize, varying_shapes
+from drystone.capture.shapes import LEAST, batch_inputs, dynamic_dims, resize, too_large, varying_shapes
 from drystone.capture.signature import Signature
 from drystone.errors import CaptureError, ShapeError, UnsupportedError, warn
 from drystone.factories import on_cpu
@@ -162,12 +162,15 @@ class WholeModel(Source):
         return None
 
     def _differing(self, sizes: Sizes) -> str:
+        """The sizes that differ from the example's: where some are above what the model is known to take, these."""
         names = [leaf.name for leaf in self.signature.inputs if leaf.tensor]
+        above = next(filter(None, (too_large(captured, sizes) for captured in self.symbolic)), {})
         return "; ".join(
             f"input {name!r} has {size} instead of {usual} along dimension {axis}"
-            for name, shape, value in zip(names, sizes, self.inputs, strict=True)
+            + (f", where the model takes at most {above[i, axis]}" if above else "")
+            for i, (name, shape, value) in enumerate(zip(names, sizes, self.inputs, strict=True))
             for axis, (size, usual) in enumerate(zip(shape, value.shape, strict=True))
-            if size != usual
+            if size != usual and (not above or (i, axis) in above)
         )
 
     def _graph(self, captured: Captured) -> Graph:

@@ -11,6 +11,7 @@ from torch.export import Dim
 
 import drystone
 from agreement import assert_close
+from drystone.preparer import programs_of
 
 transformers = pytest.importorskip("transformers")
 
@@ -83,8 +84,8 @@ def test_pipeline_of_a_model_optimised_in_place(tokenizer: Any) -> None:
     want = runner(texts), runner(texts, batch_size=2)
     assert drystone.optimize_(runner.model, tuning="estimate") is model
     assert close((runner(texts), runner(texts, batch_size=2)), want)
-    programs = vars(model)["_drystone"].fast
-    assert 1 < len(programs) <= 4, "one for all lengths, and one for batches"
+    (fast,) = vars(model)["_drystone"].fast
+    assert len(programs_of(fast)) > 2, "of all lengths and batches"
     drystone.restore(model)
     assert close(runner(texts), want[0])
 

@@ -15,7 +15,7 @@ from torch import nn
 
 import drystone
 from children import child
-from drystone import DrystoneWarning, InputError, ShapeError
+from drystone import DrystoneWarning, InputError, ShapeError, native
 from drystone.preparer import programs_of
 from drystone.runtime import background
 from fresh_process import run
@@ -136,6 +136,7 @@ def test_one_preparation_a_size_whichever_threads_ask(model: Waits, monkeypatch:
     assert all(torch.equal(y, want) for y in got) and len(captures) == 1 and len(got) == 20
 
 
+@pytest.mark.skipif(native.isa() == "none", reason="eager is faster")
 def test_prepare_waits(model: Waits) -> None:
     fast = prepared(model)
     x = torch.randn(6, 8)
@@ -234,6 +235,24 @@ def test_the_first_call_in_place_does_not_wait(model: Waits, fast: Waits) -> Non
     assert drystone.explain(fast).preparing == []
 
 
+def test_what_is_done_while_eager_runs_is_not_done_again(fast: Waits, monkeypatch: pytest.MonkeyPatch) -> None:
+    GO_ON.clear()
+    fast(X)
+    assert INSIDE.wait(60)
+    own = Waits.forward
+
+    def forward(self: Waits, *args: Any) -> Any:
+        GO_ON.set()
+        finished()
+        return own(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Waits, "forward", forward)
+        fast(X)
+    finished()
+    assert len(vars(fast)["_drystone"].fast) == 1 and program_runs(fast, X)
+
+
 @pytest.mark.parametrize("what", ["weights", "attribute", "restored"])
 def test_what_changes_while_it_is_captured(model: Waits, fast: Waits, what: str) -> None:
     GO_ON.clear()
@@ -252,11 +271,52 @@ def test_what_changes_while_it_is_captured(model: Waits, fast: Waits, what: str)
     assert "forward" not in vars(fast) if what == "restored" else program_runs(fast, X)
 
 
+class Counts(Waits):
+    """Can't be captured whole, and changes itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor, twice: bool = False) -> torch.Tensor:
+        self.count += 1
+        y = torch.relu(self.first(x))
+        return y if y.sum() > 1e9 else self.last(y) + self.count
+
+
+@pytest.mark.skipif(native.isa() == "none", reason="no part has a program")
+@pytest.mark.filterwarnings("ignore::drystone.DrystoneWarning")
+def test_parts_in_place() -> None:
+    model = Counts().eval().requires_grad_(False)
+    fast = drystone.optimize_(copy.deepcopy(model), tuning="estimate", new_shapes="background")
+    for calls in range(12):
+        x = torch.randn(4 + calls // 4, 8)
+        torch.testing.assert_close(fast(x), model(x))
+        if calls == 2:
+            finished()
+    finished()
+    assert fast.count == 12 and vars(fast)["_drystone"].parts
+    state = vars(fast.last)["_drystone"]
+    torch.testing.assert_close(fast(x), model(x))
+    assert len(programs_of(state.fast[0])) == 3
+
+
 def test_a_block_prepares_at_its_end(model: Waits) -> None:
     fast = copy.deepcopy(model)
     with drystone.optimizing(fast, tuning="estimate", new_shapes="background"):
         fast(X), fast(X[:2])
     assert program_runs(fast, X) and program_runs(fast, X[:2])
+
+
+def test_programs_are_for_the_callers_threads(model: Waits) -> None:
+    fast = prepared(model)
+    for threads in (2, 1):
+        torch.set_num_threads(threads)
+        fast(X, twice=threads == 1)
+        fast(torch.randn(6, 8))
+    finished()
+    assert [threads for (threads, sizes), _ in programs_of(fast).items() if sizes == ((6, 8),)] == [2, 1]
+    assert [threads for (threads, _), _ in programs_of(fast._others[0]).items()] == [1]
 
 
 def test_a_forked_child_prepares_itself(model: Waits, monkeypatch: pytest.MonkeyPatch) -> None:

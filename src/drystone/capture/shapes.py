@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import sympy
@@ -52,10 +52,9 @@ def resize(captured: Captured, shapes: list[tuple[int, ...]]) -> tuple[Captured,
     None where it does not hold for them: a size below 2, beyond the declared ranges, or against an assertion of the trace.
     """
     symbols: dict[Any, int] = {}
-    for traced, shape in zip(_input_shapes(captured), shapes, strict=True):
-        for size, given in zip(traced, shape, strict=True):
-            if not isinstance(size, int) and size.node.expr.is_Symbol and symbols.setdefault(size.node.expr, given) != given:
-                return None
+    for _, _, symbol, given in _symbols(captured, shapes):
+        if symbols.setdefault(symbol, given) != given:
+            return None
     if any(value < LEAST for value in symbols.values()):
         return None
     for symbol, bounds in captured.program.range_constraints.items():
@@ -70,6 +69,21 @@ def resize(captured: Captured, shapes: list[tuple[int, ...]]) -> tuple[Captured,
             return describe(captured.program, captured.signature.parameters, captured.state), numbers
     except UnsupportedError:
         return None
+
+
+def too_large(captured: Captured, shapes: Sequence[tuple[int, ...]]) -> dict[tuple[int, int], int]:
+    """The inputs and axes of these shapes whose size is above what a symbolic capture takes, and that."""
+    most = {symbol: bounds.upper for symbol, bounds in captured.program.range_constraints.items()}
+    each = _symbols(captured, shapes)
+    return {(i, axis): int(most[symbol]) for i, axis, symbol, given in each if symbol in most and given > most[symbol]}
+
+
+def _symbols(captured: Captured, shapes: Sequence[tuple[int, ...]]) -> Iterator[tuple[int, int, Any, int]]:
+    """The axes that are a symbol of their own: the input, the axis, the symbol, the size in ``shapes``."""
+    for i, (traced, shape) in enumerate(zip(_input_shapes(captured), shapes, strict=True)):
+        for axis, (size, given) in enumerate(zip(traced, shape, strict=True)):
+            if not isinstance(size, int) and size.node.expr.is_Symbol:
+                yield i, axis, size.node.expr, given
 
 
 def _input_shapes(captured: Captured) -> list[torch.Size]:

@@ -16,6 +16,7 @@ from weakref import WeakSet
 
 import torch
 
+from drystone import native
 from drystone.capture.alone import beside_others, is_beside_others
 from drystone.capture.isolated import cloned_call
 from drystone.errors import DrystoneWarning, Line, WeightsChangedError, led_by, users_line, warn
@@ -68,7 +69,7 @@ class Background:
         if not self._is_wanted(key):
             return
         call = partial(make, *cloned_call(args, kwargs))
-        job = partial(self._run, key, purpose, call, users_line(), torch.is_inference_mode_enabled())
+        job = partial(self._run, key, purpose, call, users_line(), torch.get_num_threads(), torch.is_inference_mode_enabled())
         with _lock:
             if self._is_wanted(key):  # no other thread has asked meanwhile
                 self.preparing[key] = purpose
@@ -77,7 +78,8 @@ class Background:
     def _is_wanted(self, key: Hashable) -> bool:
         return key not in self.preparing and key not in self.failed and len(_queue) < MOST
 
-    def _run(self, key: Hashable, purpose: str, make: Callable[[], object], line: Line, inference: bool) -> None:
+    def _run(self, key: Hashable, purpose: str, make: Callable[[], object], line: Line, threads: int, inference: bool) -> None:
+        native.set_threads(threads)  # this thread's, which torch asks for too
         try:
             with led_by(line), torch.inference_mode(inference), torch.no_grad():
                 try:
