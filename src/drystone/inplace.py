@@ -44,7 +44,7 @@ from drystone.runtime.module import MAX_OTHERS, OptimizedModule, interface_of, k
 from drystone.runtime.parts import PartedModule
 from drystone.runtime.programs import MAX_PROGRAMS
 from drystone.runtime.proxy import ModuleProxy, checked_tensors
-from drystone.runtime.recurrent import RecurrentForward
+from drystone.runtime.recurrent import RecurrentForward, is_recurrent
 from drystone.runtime.traced_calls import is_traced
 from drystone.runtime.watch import Watch
 from drystone.whole import another, for_one_form
@@ -125,8 +125,9 @@ def optimize_(
     if isinstance(model, torch.jit.ScriptModule):
         prepare = script.install(model, partial(optimize, **options | {"keep_fp32": None}))
     else:
-        prepare = _install(model, options).prepare
-        _await_calls_inside(model, options | {"dynamic_shapes": None})
+        state = _install(model, options)
+        _await_calls_inside(model, options | {"dynamic_shapes": None}, state.budget)
+        prepare = state.prepare
     if example_inputs is not None or example_kwargs:
         try:
             prepare(*example_call(example_inputs, example_kwargs))
@@ -542,12 +543,17 @@ def _install(module: nn.Module, options: dict[str, Any]) -> InPlace:
     return state
 
 
-def _await_calls_inside(model: nn.Module, options: dict[str, Any]) -> None:
-    """Have the modules inside prepare themselves, if it is they who are called."""
+def _await_calls_inside(model: nn.Module, options: dict[str, Any], budget: Budget) -> None:
+    """Have the modules inside prepare themselves, if it is they who are called.
+
+    Not single layers: a program of one operator is no faster than eager, and takes as long to make as another.
+    """
     for module in model.modules():
-        scripted = isinstance(module, (torch.jit.ScriptModule, ModuleProxy))
-        if module is not model and not scripted and next(module.parameters(), None) is not None:
-            _install(module, options)
+        if module is model or isinstance(module, (torch.jit.ScriptModule, ModuleProxy)):
+            continue
+        layers = next(module.children(), None) is not None or is_recurrent(module)
+        if layers and next(module.parameters(), None) is not None:
+            _install(module, options, budget).first = False
 
 
 def _forward(module: nn.Module, own: Callable[..., Any] | None) -> Callable[..., Any]:
@@ -577,14 +583,14 @@ def _uninstall(module: nn.Module) -> None:
     held = vars(module)
     state = held.get(_NAME)
     if _NAME in held and (state is None or isinstance(state, InPlace)):  # None: it comes from a pickle
-        del held[_NAME]
+        held.pop(_NAME, None)  # another thread may do the same
         forward = held.get("forward")
         if not isinstance(forward, MethodType) or (state and not hasattr(forward, _NAME)):
             return  # someone has put another in its place since
         if state and state.own:
             held["forward"] = state.own
         else:
-            del held["forward"]
+            held.pop("forward", None)
 
 
 class _Recorder:
