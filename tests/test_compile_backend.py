@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import importlib.metadata
 import re
@@ -18,13 +19,14 @@ from torch import nn
 from torch._dynamo.exc import BackendCompilerFailed
 
 import drystone
-from agreement import Reference
+from agreement import Reference, assert_close
 from drystone import native
 from drystone.compile_backend import drystone as backend
 from drystone.compiled_graph import MAX_CHANGES, CompiledGraph
 from drystone.errors import DrystoneWarning, UnsupportedError
 from drystone.plan.implementations.base import WeightStore
 from drystone.runtime.module import STEP_BYTES
+from stateful_models import PROGRAMS
 
 
 @pytest.fixture(autouse=True)
@@ -298,14 +300,58 @@ class CountsCalls(nn.Module):
 def test_what_a_graph_changes_is_changed(compiled: Any, graphs: list[CompiledGraph]) -> None:
     model, x = CountsCalls().eval(), torch.ones(3)
     fast = compiled(model)
-    with pytest.warns(DrystoneWarning, match="changes an input or a buffer"):
-        assert fast(x).tolist() == [1, 1, 1]
+    assert fast(x).tolist() == [1, 1, 1]
     assert fast(x).tolist() == [2, 2, 2] and model.count == 2
-    normalise = nn.BatchNorm1d(3).train()
-    before = normalise.running_mean.clone()
-    with pytest.warns(DrystoneWarning, match="changes an input or a buffer"):
-        compiled(normalise)(torch.randn(4, 3) + 1)
-    assert not torch.equal(before, normalise.running_mean)
+    assert graphs[0].explain() and len(graphs) == 1
+
+
+@pytest.mark.filterwarnings("ignore::drystone.DrystoneWarning")
+def test_batch_norm_in_training_mode_moves_its_statistics(compiled: Any) -> None:
+    normalise, x = nn.BatchNorm1d(3).train(), torch.randn(4, 3) + 1
+    eager = copy.deepcopy(normalise)
+    fast = compiled(normalise)
+    for _ in range(3):
+        torch.testing.assert_close(fast(x), eager(x))
+        torch.testing.assert_close(normalise.state_dict(), eager.state_dict())
+
+
+@pytest.mark.filterwarnings("ignore:weights have changed", "ignore:.*operators run on ATen")
+@pytest.mark.parametrize("kind", PROGRAMS)
+def test_state_goes_on_from_call_to_call(kind: str, compiled: Any, graphs: list[CompiledGraph]) -> None:
+    torch.manual_seed(0)
+    model = PROGRAMS[kind]().eval()
+    eager = copy.deepcopy(model)
+    fast = compiled(model)
+    for call in range(8):
+        if call == 6:
+            model.reset()
+            eager.reset()
+        x = torch.randn(2, 4)
+        assert_close(fast(x), eager(x))
+        assert_close(model.state_dict(), eager.state_dict())
+    assert all(graph.explain() for graph in graphs)  # none runs eagerly
+
+
+@pytest.mark.filterwarnings("ignore:.*operators run on ATen")
+def test_an_input_is_written_to(compiled: Any, graphs: list[CompiledGraph]) -> None:
+    layer = nn.Linear(4, 4)
+
+    def write(x: torch.Tensor, cache: torch.Tensor, at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        cache.index_copy_(1, at, layer(x)[:, None])
+        return cache.sum(1), cache
+
+    fast, caches = compiled(write), [torch.zeros(2, 5, 4) for _ in range(2)]
+    for call in range(3):
+        x, at = torch.randn(2, 4), torch.tensor([call])
+        ours, want = fast(x, caches[0], at), write(x, caches[1], at)
+        assert_close((ours, caches[0]), (want, caches[1]))
+        assert ours[1] is caches[0]
+    shared = torch.randn(2, 5, 4)
+    pair = [shared, shared.clone()]
+    for function, tensor in zip((fast, write), pair, strict=True):
+        function(tensor[:, 0], tensor, torch.tensor([1]))  # x lies in the cache: the graph runs eagerly
+    assert_close(*pair)
+    assert len(graphs[0].explain()) == 1
 
 
 def test_results_that_share_memory(compiled: Any) -> None:

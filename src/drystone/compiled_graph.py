@@ -8,7 +8,7 @@ is captured. Each call looks whether the weights are still those that were packe
 from __future__ import annotations
 
 import atexit
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import filterfalse
 from typing import Any
@@ -18,6 +18,7 @@ import torch._dynamo
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from drystone.capture.alone import alone
 from drystone.capture.signature import Signature
@@ -49,6 +50,7 @@ class CompiledGraph:
     A graph that has no program runs eagerly, and a ``DrystoneWarning`` says why; with the option ``strict`` the call raises.
     Weights that are changed in place, replaced or loaded anew are packed again, and so are running statistics that a call in
     training mode has moved; other changes that torch does not count (through ``tensor.data`` or numpy) are not seen.
+    Inputs and buffers that the graph changes in place are written to. Buffers that are others at each call become inputs.
     """
 
     def __init__(self, graph: fx.GraphModule, example_inputs: Sequence[Any], options: dict[str, Any]) -> None:
@@ -75,7 +77,13 @@ class CompiledGraph:
                     prepared = self._find(args)
             if prepared is not None and not prepared.eager:
                 with torch.no_grad():
-                    tensors = [args[i].resolve_neg().resolve_conj().contiguous() for i in self._tensors]
+                    tensors = [args[i] for i in self._tensors]
+                    if len(tensors) != prepared.signature.count:  # another thread has found more state just now
+                        return self._graph(*args)
+                    if prepared.state is not None:
+                        read = prepared.state.read(self._graph, tensors)
+                        return self._graph(*args) if read is None else prepared.with_state(self._graph, read)
+                    tensors = [tensor.resolve_neg().resolve_conj().contiguous() for tensor in tensors]
                     return prepared.unflatten(prepared.program(tensors))
         return self._graph(*args)
 
@@ -106,15 +114,17 @@ class CompiledGraph:
         """As ``_known``, but made if there is none; None where the graph runs eagerly."""
         if self._eagerly:
             return None
-        key, weights, stamps = self._called(args)
         try:
+            if (known := self._known(args)) is not None:  # another thread has made it
+                return known
+            self._to_inputs(_check(self._graph, [_number(arg) if i in self._numbers else arg for i, arg in enumerate(args)]))
+            key, weights, stamps = self._called(args)
             bound = self._bound.get(key)
             if bound is None or bound.is_outdated(stamps):
                 bound = self._bind(key, args, weights, stamps)
             else:
                 self._changes = 0
-            threads, sizes = threads_in_force(), self._sizes(args)
-            return bound.programs.get((threads, sizes)) or self._prepare(bound, args, sizes, threads)
+            return self._prepare(bound, args, self._sizes(args), threads_in_force())
         except DrystoneError as error:
             if self._options.strict:
                 raise
@@ -123,12 +133,30 @@ class CompiledGraph:
             warn(f"a graph of torch.compile runs eagerly: {error}")
             return None
 
+    def _to_inputs(self, moved: Collection[int]) -> None:
+        """Take these of the weights as inputs from now on."""
+        if moved := self._weights.keys() & moved:
+            self._weights = {i: name for i, name in self._weights.items() if i not in moved}
+            self._parameters = [i for i in self._parameters if i not in moved]
+            self._tensors = sorted([*self._tensors, *moved])
+            self._bound.clear()
+
+    def _replaced(self, bound: _Bound, args: Sequence[Any]) -> list[int]:
+        """The weights that are other tensors than those that are packed; none where a parameter is among them."""
+        replaced = [i for i, packed in zip(self._weights, bound.weights, strict=False) if args[i] is not packed]
+        return [] if set(replaced) & set(self._parameters) else replaced
+
     def _bind(self, key: tuple[int, ...], args: Sequence[Any], weights: list[torch.Tensor], stamps: list[int]) -> _Bound:
         if key in self._bound:
             self._changes += 1
-            if self._changes > MAX_CHANGES:
+            if self._changes > 1 and (replaced := self._replaced(self._bound[key], args)):
+                self._to_inputs(replaced)  # state, which the code around the graph puts in place
+                self._changes = 0
+                key, weights, stamps = self._called(args)
+            elif self._changes > MAX_CHANGES:
                 raise UnsupportedError("its weights change from call to call")
-            warn("weights have changed since they were packed, and are packed again")
+            else:
+                warn("weights have changed since they were packed, and are packed again")
         elif len(self._bound) == MAX_WEIGHT_SETS:
             raise UnsupportedError(f"it is called with more than {MAX_WEIGHT_SETS} sets of weights")
         given = {name: (i, args[i]) for i, name in self._weights.items()}
@@ -138,8 +166,6 @@ class CompiledGraph:
         return bound
 
     def _prepare(self, bound: _Bound, args: Sequence[Any], sizes: Sizes, threads: int) -> Prepared:
-        numbers = {i: _number(args[i]) for i in self._numbers}
-        _check(self._graph, [numbers.get(i, arg) for i, arg in enumerate(args)])
         tensors = [args[i] for i in self._tensors]
         if not tensors:
             raise UnsupportedError("it has no inputs but weights and numbers")
@@ -178,6 +204,8 @@ class _GraphWithWeights(Source):
         whole = self._captured = self._whole(sizes, tensors)
         whole.capture()
         whole.report_changes()
+        if whole.signature.state and whole.signature.state.held:
+            raise UnsupportedError("it changes a tensor of its own in place")
         return whole.graph, whole.signature
 
     def eager(self, sizes: Sizes, tensors: list[torch.Tensor]) -> Eager:
@@ -248,8 +276,8 @@ def _stamps(weights: list[torch.Tensor]) -> list[int]:
     return [*map(torch.Tensor.data_ptr, weights), *map(_version, tracked)]
 
 
-def _check(graph: fx.GraphModule, args: Sequence[Any]) -> None:
-    """Raise where a program would not do what the graph does, beyond the values of its results.
+def _check(graph: fx.GraphModule, args: Sequence[Any]) -> list[int]:
+    """Which of ``args`` the graph changes in place. Raises where a program would not do what the graph does else.
 
     The graph runs once on tensors without data, which show what it changes, what its results are views of, and whether
     gradients flow through them.
@@ -258,7 +286,8 @@ def _check(graph: fx.GraphModule, args: Sequence[Any]) -> None:
     try:
         with alone(), torch.inference_mode(False), torch.set_grad_enabled(grad), FakeTensorMode(allow_non_fake_inputs=True):
             fakes = [_without_data(arg) if isinstance(arg, torch.Tensor) else arg for arg in args]
-            results = [leaf for leaf in pytree.tree_leaves(graph(*fakes)) if isinstance(leaf, torch.Tensor)]
+            with _Statistics() as statistics:
+                results = [leaf for leaf in pytree.tree_leaves(graph(*fakes)) if isinstance(leaf, torch.Tensor)]
     except Exception as error:
         raise CaptureError(f"it can't be traced: {type(error).__name__}: {error}") from error
     tensors = [fake for fake in fakes if isinstance(fake, torch.Tensor)]
@@ -266,11 +295,27 @@ def _check(graph: fx.GraphModule, args: Sequence[Any]) -> None:
         raise UnsupportedError(
             "it needs gradients, which drystone does not compute; call the model under torch.no_grad() or torch.inference_mode()"
         )
-    if any(tensor._version for tensor in tensors):
-        raise UnsupportedError("it changes an input or a buffer in place")
-    memory = [tensor.untyped_storage()._cdata for tensor in [*tensors, *results]]
+    if statistics.move:
+        raise UnsupportedError("a batch norm in training mode changes its running statistics")
+    changed = [i for i, fake in enumerate(fakes) if isinstance(fake, torch.Tensor) and fake._version]
+    given = {id(fakes[i]) for i in changed}  # may come back: the very tensors do
+    memory = [tensor.untyped_storage()._cdata for tensor in [*tensors, *(result for result in results if id(result) not in given)]]
     if len(set(memory)) < len(memory):
         raise UnsupportedError("a result of it is a view of an input or of another result")
+    return changed
+
+
+class _Statistics(TorchDispatchMode):
+    """Sees whether batch norms write to their running statistics, which torch does not count as a change."""
+
+    move = False
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if "batch_norm" in function._schema.name:
+            names = [argument.name for argument in function._schema.arguments]
+            given = dict(zip(names, args, strict=False)) | (kwargs or {})
+            self.move |= bool(given.get("training")) and isinstance(given.get("running_mean"), torch.Tensor)
+        return function(*args, **kwargs or {})
 
 
 def _without_data(tensor: torch.Tensor) -> torch.Tensor:

@@ -131,7 +131,7 @@ class OptimizedModule(ModuleProxy):
         self._interface, self._programs, self._weights = interface, programs, programs.originals
         scripted = isinstance(model, torch.jit.ScriptModule)
         # What has the state between calls.
-        self.keep_aside(_holder=wrapped(model) if scripted else model)
+        self.keep_aside(_holder=wrapped(model) if isinstance(model, torch.jit.ScriptModule) else model)
         self._hooks = () if scripted else (model._forward_pre_hooks, model._forward_hooks)  # the model's own
         self._make_other, self._making_other = other, Lock()
         self._others: list[OptimizedModule] = []
