@@ -24,6 +24,7 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
 from drystone.capture.alone import alone, silent
+from drystone.capture.caches import register_caches
 from drystone.capture.hooks import global_hooks_held
 from drystone.capture.isolated import can_be_isolated, users_hooks
 from drystone.capture.mutation import functionalize, read_by
@@ -69,6 +70,7 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
     """
     kwargs = dict(kwargs or {})
     _register_dataclasses(args, kwargs)
+    register_caches(args, kwargs)
     if isinstance(model, torch.jit.ScriptModule):
         model = Interpreter(model)
     check_model(model, args, kwargs)

@@ -14,8 +14,10 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from drystone.capture.caches import Watched
 from drystone.capture.isolated import Isolated, cloned_call, state, tensors_of, version_of
 from drystone.capture.state import Explicit, Path, fetch, is_plain, root_of
+from drystone.errors import DrystoneError
 
 _MISSING = object()
 # Results that differ by less are equal within the rounding of one operator.
@@ -39,6 +41,8 @@ def settle(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> S
     before = state(first.model)
     try:
         _, inputs = _run(first.model, args, kwargs)
+    except DrystoneError:
+        raise
     except Exception:  # the capture meets it too, and says on which line
         return Settled(Isolated(model).for_tracing())
     after = state(first.model)
@@ -96,9 +100,10 @@ def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tup
     """The result, and which of the tensors among the inputs the model has changed in place."""
     args, kwargs = cloned_call(args, kwargs)
     tensors = tensors_of(args, kwargs)
-    versions = list(map(version_of, tensors))
+    versions, caches = list(map(version_of, tensors)), Watched(args, kwargs)
     with torch.random.fork_rng(devices=[]):
         result = model(*args, **kwargs)
+    caches.check()
     return result, [i for i, tensor in enumerate(tensors) if version_of(tensor) != versions[i]]
 
 
