@@ -45,6 +45,9 @@ class Program:
         ]
         if not all(map(has_memory, self._outputs)):
             raise DrystoneError(_NO_RESULTS)
+        self._within = list(assembled.within.items())
+        for output, _ in self._within:
+            self._outputs[output] = torch.empty(0)
         # Of inputs that are the whole of their storage, as most are: the others are looked at one by one.
         self._usual_bytes = [place.desc.bytes for place in assembled.inputs]
         self._scratchpad = _whole_lines(assembled.arena_bytes)  # where it begins
@@ -63,7 +66,7 @@ class Program:
 
         What lies in another format than plain, goes in and comes out as a tensor of one axis: its memory.
         """
-        outputs = [*map(torch.empty_like, self._outputs)]
+        outputs = self._results(inputs)
         block = self._block()
         try:
             frame = block.frames.get(self._number) or self._frame(block)
@@ -76,6 +79,13 @@ class Program:
                     frame.run_segments([*inputs, *outputs])
         finally:
             self._put_back(block)
+        return outputs
+
+    def _results(self, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Memory for the outputs: fresh, but for those that are written into an input."""
+        outputs = [*map(torch.empty_like, self._outputs)]
+        for output, index in self._within:
+            outputs[output] = inputs[index]
         return outputs
 
     def single(self, inputs: list[torch.Tensor]) -> torch.Tensor:
@@ -102,7 +112,7 @@ class Program:
 
     def time_steps(self, inputs: list[torch.Tensor]) -> list[float]:
         """Seconds of each record of the program, in one call."""
-        outputs = [*map(torch.empty_like, self._outputs)]
+        outputs = self._results(inputs)
         block = self._block()
         frame = block.frames.get(self._number) or self._frame(block)
         frame.native.bind(self._addresses(inputs, outputs))
