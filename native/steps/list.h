@@ -58,6 +58,10 @@ using Tables = std::vector<Dims>;
        "(int64 or int32) broadcast to the grid g. wraps: negative indices count from the end. An index out of range raises IndexError, " \
        "in the words of the operator `name`. All dense and plain.",                                                                      \
        const TensorDesc& input, const Descs& indices, const TensorDesc& output, int64_t dim, bool wraps, const std::string& name)        \
+  STEP(index_copy,                                                                                                                       \
+       "The input, with source[…, i, …] at […, indices[i], …] along the axis dim; of equal indices the last counts. wraps: negative "    \
+       "indices count from the end. An index out of range raises IndexError. All dense and plain. The output may be the input's memory.", \
+       const TensorDesc& input, const TensorDesc& indices, const TensorDesc& source, const TensorDesc& output, int64_t dim, bool wraps)  \
   STEP(lrn, "torch.nn.functional.local_response_norm. float32 and bfloat16, plain or channels_last; no overlap.",                        \
        const TensorDesc& input, const TensorDesc& output, int64_t size, double alpha, double beta, double k)                             \
   STEP(norm,                                                                                                                             \

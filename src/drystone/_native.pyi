@@ -266,6 +266,11 @@ def index(input: TensorDesc, indices: Sequence[TensorDesc], output: TensorDesc, 
     output[o…, g…, i…] = input[o…, indices[0][g…], indices[1][g…], …, i…], where the indexed axes begin with dim and the indices (int64 or int32) broadcast to the grid g. wraps: negative indices count from the end. An index out of range raises IndexError, in the words of the operator `name`. All dense and plain.
     """
 
+def index_copy(input: TensorDesc, indices: TensorDesc, source: TensorDesc, output: TensorDesc, dim: int, wraps: bool) -> Step:
+    """
+    The input, with source[…, i, …] at […, indices[i], …] along the axis dim; of equal indices the last counts. wraps: negative indices count from the end. An index out of range raises IndexError. All dense and plain. The output may be the input's memory.
+    """
+
 def lrn(input: TensorDesc, output: TensorDesc, size: int, alpha: float, beta: float, k: float) -> Step:
     """
     torch.nn.functional.local_response_norm. float32 and bfloat16, plain or channels_last; no overlap.

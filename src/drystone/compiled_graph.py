@@ -278,7 +278,7 @@ def _stamps(weights: list[torch.Tensor]) -> list[int]:
 
 
 def _check(graph: fx.GraphModule, args: Sequence[Any]) -> list[int]:
-    """Which of ``args`` the graph changes in place. Raises where a program would not do what else the graph does.
+    """Which of ``args`` the graph changes in place. Raises where a program would not do what the graph does else.
 
     The graph runs once on tensors without data, which show what it changes, what its results are views of, and whether
     gradients flow through them.
@@ -313,9 +313,8 @@ class _Statistics(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if "batch_norm" in function._schema.name:
-            given = {argument.name: value for argument, value in zip(function._schema.arguments, args, strict=False)} | (
-                kwargs or {}
-            )
+            names = [argument.name for argument in function._schema.arguments]
+            given = dict(zip(names, args, strict=False)) | (kwargs or {})
             self.move |= bool(given.get("training")) and isinstance(given.get("running_mean"), torch.Tensor)
         return function(*args, **kwargs or {})
 

@@ -125,9 +125,9 @@ def optimize_(
     if isinstance(model, torch.jit.ScriptModule):
         prepare = script.install(model, partial(optimize, **options | {"keep_fp32": None}))
     else:
-        state = _install(model, options)
-        _await_calls_inside(model, options | {"dynamic_shapes": None}, state.budget)
-        prepare = state.prepare
+        first_calls = _FirstCalls()
+        prepare = _install(model, options, first_calls).prepare
+        _await_calls_inside(model, options | {"dynamic_shapes": None}, first_calls)
     if example_inputs is not None or example_kwargs:
         try:
             prepare(*example_call(example_inputs, example_kwargs))
@@ -229,6 +229,7 @@ class InPlace:
         "busy",
         "captures",
         "fast",
+        "first_calls",
         "kinds",
         "layers",
         "lock",
@@ -239,15 +240,16 @@ class InPlace:
         "refused",
         "said",
         "seen",
-        "waiting",
         "watch",
     )
 
-    def __init__(self, module: nn.Module, own: Callable[..., Any] | None, options: dict[str, Any]) -> None:
-        """``own``: the instance's former ``forward`` attribute."""
+    def __init__(
+        self, module: nn.Module, own: Callable[..., Any] | None, options: dict[str, Any], first_calls: _FirstCalls | None
+    ) -> None:
+        """``own``: the instance's former ``forward`` attribute. ``first_calls``: those that it waits for; None for a part."""
         self.module, self.own, self.options = module, own, options
         self.captures = 0  # of the weights as they are, for forms of calls and attributes that were set
-        self.waiting = True  # for the first call, and so are the modules inside, which other methods than forward may call
+        self.first_calls = first_calls
         self.lock = Lock(reentrant=True)  # of whoever prepares
         self.busy = threading.local()  # ``true`` in a thread that does
         self.background = Background(options["strict"]) if options["new_shapes"] == "background" else None
@@ -265,7 +267,8 @@ class InPlace:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> InPlace:
         options = self.options | {"keep_fp32": copy.deepcopy(self.options["keep_fp32"], memo)}
-        return InPlace(memo.get(id(self.module), self.module), copy.deepcopy(self.own, memo), options)
+        own, first_calls = copy.deepcopy((self.own, self.first_calls), memo)
+        return InPlace(memo.get(id(self.module), self.module), own, options, first_calls)
 
     def __reduce__(self) -> Any:
         return type(None), ()  # a pickle can be read without drystone
@@ -277,8 +280,8 @@ class InPlace:
     # -- a call
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self.waiting:
-            self._called()
+        if self.first_calls is not None and not self._is_called():
+            return self.original(*args, **kwargs)
         if self.parts or self._runs_original(args, kwargs):
             return self.original(*args, **kwargs)
         error: Exception | None = None
@@ -305,13 +308,19 @@ class InPlace:
             self.background.ask(kind, "this form of call", args, kwargs, self._capture_later)
         return result
 
-    def _called(self) -> None:
-        """This module is one that is called from outside: those inside it are not waited for any more."""
-        self.waiting = False
+    def _is_called(self) -> bool:
+        """Whether this module, called from outside for the first time, is to be prepared. Those inside it do not wait any more."""
+        first_calls, self.first_calls = self.first_calls, None
         for module in self.module.modules():
             state = vars(module).get(_NAME)
-            if module is not self.module and isinstance(state, InPlace) and state.waiting:
+            if module is not self.module and isinstance(state, InPlace) and state.first_calls is not None:
                 _uninstall(module)
+        if first_calls is None or first_calls.left > 0:
+            if first_calls is not None:
+                first_calls.left -= 1
+            return True
+        _uninstall(self.module)
+        return False
 
     def _runs_original(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether the original runs this call. Reasons that a user may not expect are warned of."""
@@ -384,7 +393,7 @@ class InPlace:
         """Make the program for this form of call, if there is none. Raises as ``optimize`` does."""
         with torch.no_grad():
             checked_tensors(args, kwargs)
-        self._called()
+        self._is_called()
         kind = form_of(args, kwargs)
         if self._known(kind, args, kwargs) is None and self._may_capture(kind, args, kwargs):
             self._captured(kind, args, kwargs)
@@ -518,8 +527,7 @@ class InPlace:
             if module not in set(self.module.modules()):  # the twin: a recurrent layer
                 self.parts, self.layers = None, forward
                 continue
-            state = _install(module, self.options | {"dynamic_shapes": None})
-            state.waiting = False
+            state = _install(module, self.options | {"dynamic_shapes": None}, None)
             if isinstance(forward, RecurrentForward):
                 state.layers = forward
                 continue
@@ -534,16 +542,23 @@ class InPlace:
                     state.captures += 1
 
 
-def _install(module: nn.Module, options: dict[str, Any]) -> InPlace:
+class _FirstCalls:
+    """Of a model, and of the modules inside it, which its other methods may call: so many are prepared, as they come."""
+
+    def __init__(self) -> None:
+        self.left = 1 + MAX_OTHERS
+
+
+def _install(module: nn.Module, options: dict[str, Any], first_calls: _FirstCalls | None) -> InPlace:
     _uninstall(module)
     own = vars(module).get("forward")
-    state = InPlace(module, own, options)
+    state = InPlace(module, own, options, first_calls)
     vars(module)[_NAME] = state
     vars(module)["forward"] = MethodType(_forward(module, own), module)
     return state
 
 
-def _await_calls_inside(model: nn.Module, options: dict[str, Any], budget: Budget) -> None:
+def _await_calls_inside(model: nn.Module, options: dict[str, Any], first_calls: _FirstCalls) -> None:
     """Have the modules inside prepare themselves, if it is they who are called.
 
     Not single layers: a program of one operator is no faster than eager, and takes as long to make as another.
@@ -553,7 +568,7 @@ def _await_calls_inside(model: nn.Module, options: dict[str, Any], budget: Budge
             continue
         layers = next(module.children(), None) is not None or is_recurrent(module)
         if layers and next(module.parameters(), None) is not None:
-            _install(module, options, budget).first = False
+            _install(module, options, first_calls)
 
 
 def _forward(module: nn.Module, own: Callable[..., Any] | None) -> Callable[..., Any]:

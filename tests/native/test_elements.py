@@ -280,6 +280,41 @@ def test_gather_refuses() -> None:
         _native.gather(x, dense((2, 3), PLAIN, torch.int16), x, 1)
 
 
+def copied(
+    x: torch.Tensor, index: torch.Tensor, source: torch.Tensor, dim: int, wraps: bool = False, threads: int = 2
+) -> torch.Tensor:
+    (desc, buffer), (by, indices), (rows, entries) = lay(x, PLAIN), lay(index, PLAIN), lay(source, PLAIN)
+    output = dense(x.shape, PLAIN, x.dtype)
+    return outcome(_native.index_copy(desc, by, rows, output, dim, wraps), output, buffer, indices, entries, threads=threads)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64, torch.bool])
+@pytest.mark.parametrize("shape", [(1,), (17,), (3, 9), (2, 33, 5), (2, 3, 65, 70)], ids=str)
+def test_index_copy(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    x = numbers(*shape, dtype=dtype)
+    for dim, size in enumerate(shape):
+        for count in (0, 1, size):
+            index = torch.randperm(size, generator=torch.Generator().manual_seed(dim))[:count]
+            source = numbers(*shape[:dim], count, *shape[dim + 1 :], dtype=dtype)
+            want = x.index_copy(dim, index, source)
+            for threads in (1, 2):
+                assert torch.equal(copied(x, index, source, dim, threads=threads), want)
+            assert torch.equal(copied(x, (index - size).int(), source, dim, wraps=True), want)
+
+
+def test_index_copy_refuses() -> None:
+    x, by, rows = dense((2, 3), PLAIN), dense((2,), PLAIN, torch.int64), dense((2, 2), PLAIN)
+    with pytest.raises(ValueError, match="no such axis"):
+        _native.index_copy(x, by, rows, x, 2, False)
+    with pytest.raises(ValueError, match="source of index_copy has another shape"):
+        _native.index_copy(x, by, x, x, 1, False)
+    with pytest.raises(ValueError, match="does not convert"):
+        _native.index_copy(x, by, dense((2, 2), PLAIN, torch.int64), x, 1, False)
+    for bad in (3, -1, -4, 2**62):
+        with pytest.raises(IndexError, match=f"index {bad} is out of bounds for dimension 1 with size 3"):
+            copied(torch.zeros(2, 3), torch.tensor([0, bad]), torch.zeros(2, 2), 1, wraps=bad < -1)
+
+
 @pytest.mark.parametrize("bad", [5, -1, -6, 2**31, 2**62, -(2**63)])
 @pytest.mark.parametrize("place", [0, 7, 16])
 def test_nothing_out_of_range_is_read(place: int, bad: int) -> None:

@@ -25,6 +25,7 @@ from torch.fx.experimental.symbolic_shapes import ConstraintViolationError
 from torch.utils import _pytree as pytree
 
 from drystone.capture.alone import alone, own_silence, own_warnings, silent
+from drystone.capture.caches import register_caches
 from drystone.capture.declared import Dimensions, declared_dims
 from drystone.capture.hooks import global_hooks_held
 from drystone.capture.isolated import can_be_isolated, users_hooks
@@ -72,6 +73,7 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
     """
     kwargs = dict(kwargs or {})
     _register_dataclasses(args, kwargs)
+    register_caches(args, kwargs)
     if isinstance(model, torch.jit.ScriptModule):
         model = Interpreter(model)
     check_model(model, args, kwargs)

@@ -15,8 +15,10 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from drystone.capture.alone import own_random_numbers
+from drystone.capture.caches import Watched
 from drystone.capture.isolated import Isolated, cloned_call, state, tensors_of, version_of
 from drystone.capture.state import Explicit, Path, fetch, is_plain, root_of
+from drystone.errors import DrystoneError
 
 _MISSING = object()
 # Results that differ by less are equal within the rounding of one operator.
@@ -40,6 +42,8 @@ def settle(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> S
     before = state(first.model)
     try:
         _, inputs = _run(first.model, args, kwargs)
+    except DrystoneError:
+        raise
     except Exception:  # the capture meets it too, and says on which line
         return Settled(Isolated(model).for_tracing())
     after = state(first.model)
@@ -97,9 +101,10 @@ def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tup
     """The result, and which of the tensors among the inputs the model has changed in place."""
     args, kwargs = cloned_call(args, kwargs)
     tensors = tensors_of(args, kwargs)
-    versions = list(map(version_of, tensors))
+    versions, caches = list(map(version_of, tensors)), Watched(args, kwargs)
     with own_random_numbers():
         result = model(*args, **kwargs)
+    caches.check()
     return result, [i for i, tensor in enumerate(tensors) if version_of(tensor) != versions[i]]
 
 

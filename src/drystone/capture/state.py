@@ -151,7 +151,10 @@ class State:
         """Write to the tensors that a call changes in place. In ``outputs`` they take the places of their new values."""
         first = len(outputs) - self.results
         for index, result in self.written.items():
-            tensors[index].copy_(outputs[first + result])
+            if outputs[first + result] is not tensors[index]:
+                tensors[index].copy_(outputs[first + result])
+            elif not tensors[index].is_inference():  # the program has written there, which torch is to count
+                torch.autograd.graph.increment_version(tensors[index])
             outputs[first + result] = tensors[index]
 
     def leave(self, model: nn.Module, tensors: Sequence[torch.Tensor], outputs: list[torch.Tensor]) -> None:

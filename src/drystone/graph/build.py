@@ -75,6 +75,10 @@ class _Builder:
         hidden = [self.values[by_name[name]] for name in self.captured.hidden]
         self.graph.inputs = [value for value in self.graph.inputs if value not in hidden] + hidden
         self.graph.outputs = [self.values[by_name[name]] for name in self.captured.output_names]
+        signature = self.captured.signature  # single operators have none
+        if signature and (state := signature.state):
+            first = len(self.graph.outputs) - state.results
+            self.graph.written = {index: first + result for index, result in state.written.items()}
         return recognize_local_response_norm(self.graph.prune())
 
     def placeholder(self, node: fx.Node) -> None:

@@ -132,11 +132,15 @@ def _shown(value: Any) -> str:
 
 @dataclass(eq=False)
 class Graph:
-    """``nodes`` in running order; ``inputs`` are bound at each call, ``outputs`` are what a call gives."""
+    """``nodes`` in running order; ``inputs`` are bound at each call, ``outputs`` are what a call gives.
+
+    ``written``: the inputs, by number, whose memory is to become that of an output.
+    """
 
     inputs: list[Value] = field(default_factory=list)
     outputs: list[Value] = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
+    written: dict[int, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         lines = ["graph(" + ", ".join(map(str, self.inputs)) + ")"]

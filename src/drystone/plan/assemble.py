@@ -88,6 +88,7 @@ class Assembled:
     arena_bytes: int
     choice: dict[Node, Option]
     lies: list[tuple[StepRecord | None, Value, Place]]  # where a value lies in a format, since which step (None: from the start)
+    within: dict[int, int]  # outputs that lie in the memory of an input
 
     @property
     def segments(self) -> int:
@@ -305,12 +306,18 @@ class _Assembler:
         free = set()
         readings = Counter(id(place.buffer) for place in places)
         for i, (value, place) in enumerate(zip(node.inputs, places, strict=True)):
-            whole = place.buffer.kind == "arena" and place.offset == 0 and place.buffer.size == place.desc.bytes
+            written = place.buffer.kind == "input" and self._becomes(place.buffer.index, node.output)
+            whole = (place.buffer.kind == "arena" or written) and place.offset == 0 and place.buffer.size == place.desc.bytes
             over = place.buffer.read_until <= position
             alone = readings[id(place.buffer)] == 1
             if whole and over and alone and not value.is_constant and value.id not in self.parents:
                 free.add(i)
         return frozenset(free)
+
+    def _becomes(self, index: int, value: Value) -> bool:
+        """Whether the memory of an input is to become ``value``, an output."""
+        output = self.graph.written.get(index)
+        return output is not None and self.output_index.get(value.id) == output
 
     def _find_strided(self) -> None:
         """From the last view to the first. (A choice that turns out impossible is one of an earlier node.)"""
@@ -352,7 +359,9 @@ class _Assembler:
         format = self.choice[node][1].output
         inside = target.buffer is not self.roots.get(node.output.id)
         own = Place(self._buffer("arena", dense(node.output, format).bytes), 0, dense(node.output, format)) if inside else target
-        free = self._free_inputs(position, node, places) if own.buffer.kind == "arena" and not inside else frozenset()
+        free = frozenset() if inside else self._free_inputs(position, node, places)
+        if own.buffer.kind == "output":  # which lies nowhere else than where it is to be
+            free = frozenset(index for index in free if places[index].buffer.kind == "input")
         inputs = [place.desc for place in places]
         created = implementation.create(node, inputs, own.desc, Context(self.weights, free))
         if not inside or created.step is None:
@@ -506,10 +515,13 @@ class _Assembler:
         for position, node in enumerate(self.graph):
             self._node(position, node)
         outputs = []
+        within: dict[int, int] = {}
         for i, value in enumerate(self.graph.outputs):
             format = self.ends.of_output(i)
             place = self.places.get((value.id, format)) or self._home(value)
-            if place.buffer.kind != "output" or place.buffer.index != i:
+            if place.buffer.kind == "input" and self.graph.written.get(place.buffer.index) == i and value not in self.graph.inputs:
+                within[i] = place.buffer.index
+            elif place.buffer.kind != "output" or place.buffer.index != i:
                 target = Place(self._buffer("output", dense(value, format).bytes, index=i), 0, dense(value, format))
                 moved = (value.id, format) not in self.places
                 kind, layout = ("reorder", f"{self.home[value.id]}→{format}") if moved else ("copy", format)
@@ -523,7 +535,7 @@ class _Assembler:
         dtypes = [value.dtype for value in self.graph.outputs]
         names = [value.name for value in self.graph.inputs]
         program, records = self._program()
-        return Assembled(program, records, self.slots, inputs, names, outputs, dtypes, total, self.choice, self.lies)
+        return Assembled(program, records, self.slots, inputs, names, outputs, dtypes, total, self.choice, self.lies, within)
 
     def _program(self) -> tuple[native.Program, list[StepRecord]]:
         """The steps in order, with the guards that they need; an autotuning run, whose weights are none, does without."""

@@ -52,6 +52,9 @@ class Program:
         ]
         if not all(map(has_memory, self._outputs)):
             raise DrystoneError(_NO_RESULTS)
+        self._within = list(assembled.within.items())
+        for output, _ in self._within:
+            self._outputs[output] = torch.empty(0)
         # Of inputs that are the whole of their storage, as most are: the others are looked at one by one.
         self._usual_bytes = [place.desc.bytes for place in assembled.inputs]
         self._scratchpad = _whole_lines(assembled.arena_bytes)  # where it begins
@@ -72,7 +75,7 @@ class Program:
         """
         if observers or _is_profiled():
             return self._observed(inputs)
-        outputs = [*map(torch.empty_like, self._outputs)]
+        outputs = self._results(inputs)
         block = self._block()
         try:
             frame = block.frames.get(self._number) or self._frame(block)
@@ -88,6 +91,13 @@ class Program:
                     frame.run_segments([*inputs, *outputs])
         finally:
             self._put_back(block)
+        return outputs
+
+    def _results(self, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Memory for the outputs: fresh, but for those that are written into an input."""
+        outputs = [*map(torch.empty_like, self._outputs)]
+        for output, index in self._within:
+            outputs[output] = inputs[index]
         return outputs
 
     def single(self, inputs: list[torch.Tensor]) -> torch.Tensor:
@@ -126,7 +136,7 @@ class Program:
         return outputs
 
     def _stepwise(self, inputs: list[torch.Tensor], named: bool) -> tuple[list[torch.Tensor], list[float]]:
-        outputs = [*map(torch.empty_like, self._outputs)]
+        outputs = self._results(inputs)
         block = self._block()
         try:
             frame = block.frames.get(self._number) or self._frame(block)

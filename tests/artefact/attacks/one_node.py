@@ -124,6 +124,8 @@ overlap = native(
 lookup = native("index", inputs=[[5, 6, 7], [I64, [2]], [I64, [3, 1]]], outputs=[[5, 3, 2]], dim=1, wraps=True, caller="index")
 along = native("index", inputs=[[5, 6], [I64, [4, 2]]], outputs=[[4, 2]], dim=1, wraps=False, caller="gather")
 
+written = native("index_copy", inputs=[[5, 6], [I64, [2]], [5, 2]], outputs=[[5, 6]], dim=1, wraps=True)
+
 
 def aten(target: str = "cumprod.default", inputs: list[Any] = [[2, 3]], outputs: list[Any] = [[2, 3]], **changed: Any) -> Given:  # noqa: B006
     usual = {"args": [{"input": 0}, 1], "kwargs": {}, "reason": ""}

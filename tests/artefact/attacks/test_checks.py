@@ -55,6 +55,7 @@ from one_node import (
     transpose,
     unfold,
     where,
+    written,
 )
 
 import drystone
@@ -339,6 +340,11 @@ OF_OPERATORS: dict[str, tuple[Given, str]] = {
     "index: gathers by fewer axes": (along(inputs=[[5, 6], [I64, [4]]]), "x1:int64[4] does not index x0:float32[5, 6]"),
     "index: gathers more than there is": (along(inputs=[[5, 6], [I64, [6, 2]]]), "x1:int64[6, 2] does not index x0:float32[5, 6]"),
     "index: gathers and wraps": (along(wraps=True), "x1:int64[4, 2] does not index x0:float32[5, 6]"),
+    "index_copy: beyond the axes": (written(dim=2), "axis 2 of 2"),
+    "index_copy: a grid": (written(inputs=[[5, 6], [I64, [2, 1]], [5, 2]]), "x1:int64[2, 1] has other axes than one"),
+    "index_copy: another source": (written(inputs=[[5, 6], [I64, [3]], [5, 2]]), "x2:float32[5, 2] is not of shape [5, 3]"),
+    "index_copy: by floats": (written(inputs=[[5, 6], [2], [5, 2]]), "indices are int64 or int32"),
+    "index_copy: another dtype": (written(inputs=[[5, 6], [I64, [2]], [I64, [5, 2]]]), "it changes its dtype"),
 }  # fmt: skip
 
 

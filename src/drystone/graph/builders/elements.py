@@ -16,7 +16,7 @@ from drystone.graph.builders.movement import part
 from drystone.graph.builders.registry import Built, Declined, Emitter, Function, axis, builds_elements, scalar, table
 from drystone.graph.dtypes import FLOATS, INDICES
 from drystone.graph.graph import Value
-from drystone.graph.ops import Aggregate, Convert, Elementwise, Index, Operator, Reduce, Topk
+from drystone.graph.ops import Aggregate, Convert, Elementwise, Index, IndexCopy, Operator, Reduce, Topk
 
 Operand = Value | bool | int | float
 
@@ -350,6 +350,34 @@ def gather(b: Emitter, x: Value, dim: int, index: Value, sparse_grad: bool = Fal
         raise Declined("a gather of a single number")
     _check_indices(index)
     return b.emit(Index(axis(dim, len(x.shape)), False, "gather"), [x, index])
+
+
+def _copied_by_index(b: Emitter, x: Value, indices: Value, source: Value, dim: int, wraps: bool) -> Value:
+    """``x`` with ``source``, which is broadcast, at ``indices`` along ``dim``."""
+    _check_indices(indices)
+    if len(indices.shape) != 1:
+        raise Declined("a write by indices of other axes than one")
+    shape = (*x.shape[:dim], *indices.shape, *x.shape[dim + 1 :])
+    if source.dtype != x.dtype or source.shape != shape:
+        raise Declined(f"a write of {source} where {list(shape)} lie")
+    return b.emit(IndexCopy(dim, wraps), [x, indices, source], x.dtype)
+
+
+@builds_elements("index_copy")
+def index_copy(b: Emitter, x: Value, dim: int, index: Value, source: Value) -> Built:
+    if not x.shape:
+        raise Declined("an index_copy of a single number")
+    return _copied_by_index(b, x, b.reshape(index, (math.prod(index.shape),)), source, axis(dim, len(x.shape)), False)
+
+
+@builds_elements("index_put", "_unsafe_index_put")
+def index_put(b: Emitter, x: Value, indices: Sequence[Value | None], values: Value, accumulate: bool = False) -> Built:
+    places = [place for place, value in enumerate(indices) if value is not None]
+    if len(places) != 1 or accumulate:
+        raise Declined("an index_put that adds, or along several axes")
+    index = indices[places[0]]
+    assert index is not None
+    return _copied_by_index(b, x, index, values, places[0], True)
 
 
 # -- order

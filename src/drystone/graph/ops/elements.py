@@ -30,7 +30,7 @@ from drystone.graph.ops.operator import (
     without_axes,
 )
 
-__all__ = ["Aggregate", "Elementwise", "Index", "Topk"]
+__all__ = ["Aggregate", "Elementwise", "Index", "IndexCopy", "Topk"]
 
 COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
 _ARITHMETIC: dict[str, Callable[..., Tensor]] = {
@@ -185,6 +185,42 @@ class Index(Operator):
         if not self.wraps and any(bool((index < 0).any()) for index in indices):
             raise IndexError("index out of range in self")
         return x[(slice(None),) * self.dim + tuple(index.long() for index in indices)]
+
+
+@dataclass(frozen=True)
+class IndexCopy(Operator):
+    """x with the entries of a source at computed indices (int64 or int32, one axis) along ``dim``; of equal ones the last counts.
+
+    ``wraps``: negative indices count from the end.
+    """
+
+    name: ClassVar[str] = "index_copy"
+    dtypes: ClassVar[tuple[torch.dtype, ...]] = ELEMENTS
+    sample: ClassVar[Sample] = ((0, False), [(11, 16), (torch.int64, 2), (2, 16)], [])
+
+    dim: Axis
+    wraps: bool
+
+    def shape(self, inputs: Sequence[Value]) -> Shape:
+        takes(self, inputs, 3)
+        x, indices, source = inputs
+        dim = axis_of(self.dim, len(x.shape))
+        require(len(indices.shape) == 1, f"{indices} has other axes than one")
+        expected = (*x.shape[:dim], *indices.shape, *x.shape[dim + 1 :])
+        require(source.shape == expected, f"{source} is not of shape {list(expected)}")
+        return x.shape
+
+    def check_dtypes(self, inputs: Sequence[Value], output: Value) -> None:
+        require(inputs[1].dtype in INDICES, "indices are int64 or int32")
+        require(inputs[0].dtype is inputs[2].dtype is output.dtype, "it changes its dtype")
+
+    def run(self, inputs: list[Tensor]) -> Tensor:
+        x, indices, source = inputs
+        if not self.wraps and bool((indices < 0).any()):
+            raise IndexError("index out of range in self")
+        result = x.clone()
+        result[(slice(None),) * self.dim + (indices.long(),)] = source
+        return result
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from drystone import native
 from drystone.graph.graph import Node
-from drystone.graph.ops import Aggregate, Convert, Elementwise, Index, Operator, Topk
+from drystone.graph.ops import Aggregate, Convert, Elementwise, Index, IndexCopy, Operator, Topk
 from drystone.plan.formats import PLAIN, dense
 from drystone.plan.implementations.base import Context, Created, Implementation, Layout, float_reason
 
 
 class Elements(Implementation):
-    """elementwise, aggregate, index and topk, and the conversions that oneDNN lacks."""
+    """elementwise, aggregate, index, index_copy and topk, and the conversions that oneDNN lacks."""
 
     name = "drystone"
 
@@ -35,6 +35,10 @@ class Elements(Implementation):
             step = native.gather(inputs[0], inputs[1], output, op.dim)
         elif isinstance(op, Index):
             step = native.index(inputs[0], inputs[1:], output, op.dim, op.wraps, op.caller)
+        elif isinstance(op, IndexCopy):
+            step = native.index_copy(inputs[0], inputs[1], inputs[2], output, op.dim, op.wraps)
+            operands = [context.operand(node, i) for i in range(3)]
+            return Created(step, [*operands, ("out", 0)], overwrites=0 if 0 in context.free_inputs else None)
         elif isinstance(op, Topk):
             step = native.topk(inputs[0], output, dense(node.outputs[1], PLAIN), op.dim, op.largest, op.sorted)
         else:
@@ -44,4 +48,4 @@ class Elements(Implementation):
         )
 
 
-ELEMENTS = [Elements(op) for op in (Elementwise, Aggregate, Index, Topk, Convert)]
+ELEMENTS = [Elements(op) for op in (Elementwise, Aggregate, Index, IndexCopy, Topk, Convert)]
