@@ -63,7 +63,7 @@ inline constexpr ThresholdRow threshold_rows[] = {
     {Threshold::convolution_gradient_channels, "convolution_gradient_channels", "channels of x", "from", 4, 4, 4},
     {Threshold::embedding_bytes, "embedding_bytes", "bytes of the result", "from", 1, 1, 1},
     {Threshold::embedding_gradient_bytes, "embedding_gradient_bytes", "bytes of both gradients", "from", 1 << 12, 1 << 12, 1 << 12},
-    {Threshold::embedding_bag_bytes, "embedding_bag_bytes", "bytes of all rows", "from", 1, 1, 1},
+    {Threshold::embedding_bag_bytes, "embedding_bag_bytes", "bytes of all rows", "from", 1 << 13, 1 << 13, 1 << 13},
     {Threshold::embedding_bag_gradient_bytes, "embedding_bag_gradient_bytes", "bytes of all rows", "from", 1 << 12, 1 << 12, 1 << 12},
     {Threshold::index_select_bytes, "index_select_bytes", "bytes of the result", "from", 1, 1, 1},
     {Threshold::layer_norm_elements, "layer_norm_elements", "elements", "from", 4096, 4096, 4096},
