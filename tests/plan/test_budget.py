@@ -102,7 +102,7 @@ def test_runs_of_a_candidate_end_with_the_budget(seconds: float, given: float, r
     assert found == [[seconds]] * max(1, runs - 1)
 
 
-@pytest.mark.parametrize(("eager", "given", "calls"), [(1, 10, 2), (0.02, 10, 34), (5, 10, 1), (5, 0, 1)])
+@pytest.mark.parametrize(("eager", "given", "calls"), [(1, 10, 2), (0.02, 10, 34), (5, 10, 1), (5, 0, 1), (0.02, 0, 2)])
 def test_the_race_ends_with_the_budget(eager: float, given: float, calls: int) -> None:
     """Where eager wins narrowly it is doubted for a second."""
     clock = Clock()

@@ -43,21 +43,25 @@ def step_seconds(program: Program, tensors: list[torch.Tensor], budget: Budget) 
 def against_eager(
     fast: Callable[[], Any], model: Callable[[], Any], budget: Budget, renew: Callable[[], None] = lambda: None
 ) -> tuple[float, float]:
-    """Seconds of a call of the one and of the other, in turn, the best of a few each; of one, where the budget ends with it.
+    """Seconds of a call of the one and of the other, in turn, the best of a few each. ``renew`` goes before each of ``model``.
 
-    ``renew`` goes before each of ``model``.
+    Where the budget has ended it is two of short calls, as a first one makes what later ones find, and one of long calls.
     """
     ours: list[float] = []
     eager: list[float] = []
     clock = budget.clock
     began = clock()
 
-    def doubtful() -> bool:
+    def again() -> bool:
+        pair = ours[-1] + eager[-1]
+        if len(ours) < 2:
+            return pair < AUTOTUNE_SECONDS or budget.left > pair
         longest = DOUBT_SECONDS if min(eager) < min(ours) else AUTOTUNE_SECONDS
-        return clock() - began < longest and min(eager) < CLEARLY_FASTER * min(ours)
+        doubtful = clock() - began < longest and min(eager) < CLEARLY_FASTER * min(ours)
+        return doubtful and len(ours) < RACES and budget.left > pair
 
     with torch.no_grad(), torch.autocast("cpu", enabled=False), budget.spending():
-        while not ours or (budget.left > ours[-1] + eager[-1] and len(ours) < RACES and (len(ours) < 2 or doubtful())):
+        while not ours or again():
             start = clock()
             fast()
             ours.append(clock() - start)
