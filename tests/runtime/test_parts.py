@@ -521,8 +521,8 @@ def test_whole_that_differs_by_more_than_rounding_runs_eagerly(monkeypatch: pyte
 
 def test_a_slower_whole_runs_eagerly(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = EarlyExit().eval(), torch.randn(X)
-    monkeypatch.setattr("drystone.preparer.against_eager", lambda fast, model: (1.0, 2.0))
-    monkeypatch.setattr("drystone.parted.against_eager", lambda fast, model: (2.0, 1.0))
+    monkeypatch.setattr("drystone.preparer.against_eager", lambda fast, model, *renew: (1.0, 2.0))
+    monkeypatch.setattr("drystone.parted.against_eager", lambda fast, model, *renew: (2.0, 1.0))
     fast = optimize(model, x, tuning="measure")
     assert fast.explain().runs == "eager" and not native_parts(fast)
     with torch.no_grad():
