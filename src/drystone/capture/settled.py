@@ -18,7 +18,7 @@ from drystone.capture.alone import own_random_numbers
 from drystone.capture.caches import Watched
 from drystone.capture.isolated import Isolated, cloned_call, state, tensors_of, version_of
 from drystone.capture.state import Explicit, Path, fetch, is_plain, root_of
-from drystone.errors import DrystoneError
+from drystone.errors import UnsupportedError
 
 _MISSING = object()
 # Results that differ by less are equal within the rounding of one operator.
@@ -42,7 +42,7 @@ def settle(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> S
     before = state(first.model)
     try:
         _, inputs = _run(first.model, args, kwargs)
-    except DrystoneError:
+    except UnsupportedError:  # of what the call does to a cache
         raise
     except Exception:  # the capture meets it too, and says on which line
         return Settled(Isolated(model).for_tracing())
