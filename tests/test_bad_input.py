@@ -331,19 +331,19 @@ def test_example_that_does_not_fit_the_model() -> None:
 
 class Accumulates(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.logcumsumexp(x * 2, dim=-1) + 1
+        return torch.i0(x * 2) + 1
 
 
 @pytest.mark.skipif(native.isa() == "none", reason="everything runs on ATen, and that is not worth a warning an operator")
 def test_segments_are_said_and_refused_when_strict() -> None:
     x = torch.randn(3, 7)
-    with pytest.warns(DrystoneWarning, match=says("ATen", "logcumsumexp")):
+    with pytest.warns(DrystoneWarning, match=says("ATen", "i0")):
         fast = optimize(Accumulates(), x)
     assert torch.equal(program_of(fast)([x])[0], Accumulates()(x))
     (segment,) = fast.explain().segments
-    assert "logcumsumexp" in segment.op and segment.reason
-    assert "ATen runs" in str(fast.explain()) and "logcumsumexp" in str(fast.explain())
-    with pytest.raises(UnsupportedError, match=says("strict", "logcumsumexp")):
+    assert "i0" in segment.op and segment.reason
+    assert "ATen runs" in str(fast.explain()) and "i0" in str(fast.explain())
+    with pytest.raises(UnsupportedError, match=says("strict", "i0")):
         optimize(Accumulates(), x, strict=True)
 
 

@@ -22,7 +22,7 @@ class Accumulates(nn.Module):
         self.inner = nn.Linear(8, 8)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.inner(x).logcumsumexp(-1)
+        return self.inner(x).i0()
 
 
 @pytest.mark.parametrize("how", ["none", "closed", "raises"])

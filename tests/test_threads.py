@@ -106,7 +106,7 @@ class Small(nn.Module):
         self.first, self.last = nn.Linear(32, 48), nn.Linear(48, 16)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.last(F.silu(self.first(x)).logcumsumexp(-1))
+        return self.last(F.silu(self.first(x)).i0())
 
 
 def test_eight_threads_of_a_thousand_calls() -> None:
@@ -114,7 +114,7 @@ def test_eight_threads_of_a_thousand_calls() -> None:
     torch.manual_seed(0)
     small = Small().eval().requires_grad_(False)
     inputs = [torch.randn(4, 32) for _ in range(8)]
-    with pytest.warns(drystone.DrystoneWarning, match="logcumsumexp"):
+    with pytest.warns(drystone.DrystoneWarning, match="i0"):
         fast = drystone.optimize(small, inputs[0], tuning="estimate")
     program = program_of(fast)
     wanted = [program([x])[0] for x in inputs]

@@ -19,7 +19,7 @@ X = torch.randn(2, 6)
 
 class OnAten(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x.logcumsumexp(1)
+        return x.i0()
 
 
 def other_shape() -> Any:

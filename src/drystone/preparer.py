@@ -355,7 +355,7 @@ def explained(record: StepRecord, seconds: float) -> ExplainedStep:
         module=of.module if of else "",
         fused=[op.kind for op in node.epilogue] if node else [],
         operations=node.op.operations(node.inputs, node.output) if node and record.kind == "node" else 0,
-        bytes=sum(operand.bytes for operand in [*node.inputs, *node.outputs]) if node else 2 * value.bytes,
+        bytes=sum(place.desc.bytes for place in [*record.places, *record.call_inputs, *record.call_outputs] if place),
     )
 
 

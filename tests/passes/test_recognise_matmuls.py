@@ -33,6 +33,6 @@ def test_operands_of_fewer_axes():
 
 
 def test_vectors_and_others_stay():
-    graph = graph_of(lambda x, y: (x @ y[0, 0], x.logcumsumexp(-1)), (3, 5, 8), (3, 5, 8))
+    graph = graph_of(lambda x, y: (x @ y[0, 0], x.i0()), (3, 5, 8), (3, 5, 8))
     recognise_matmuls(graph)
     assert ops(graph).count("aten") == 2 and "matmul" not in ops(graph)

@@ -23,7 +23,7 @@ class _Tensor:
 
 @dataclass(frozen=True)
 class _Opened:
-    """An object, list or tuple without its tensors."""
+    """An object, list, tuple or dict without its tensors."""
 
     kind: type
     items: tuple[tuple[Any, Any], ...]
@@ -80,6 +80,8 @@ def _opened(value: Any) -> tuple[list[torch.Tensor], Any]:
             return _Tensor()
         if isinstance(item, (list, tuple)):
             return _Opened(type(item), tuple((None, visit(each)) for each in item))
+        if isinstance(item, dict):
+            return _Opened(type(item), tuple((key, visit(each)) for key, each in item.items()))
         if type(item).__module__ == _MODULE or item is value:
             return _Opened(type(item), tuple((name, visit(each)) for name, each in vars(item).items()))
         return item
@@ -103,6 +105,8 @@ def _closed(tensors: Any, rest: Any) -> Any:
         items = [(name, visit(each)) for name, each in item.items]
         if issubclass(item.kind, (list, tuple)):
             return item.kind(each for _, each in items)
+        if issubclass(item.kind, dict):
+            return item.kind(items)
         made = object.__new__(item.kind)
         vars(made).update(items)
         return made

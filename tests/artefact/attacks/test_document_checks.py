@@ -163,7 +163,7 @@ RANGES: dict[str, tuple[Any, str, Any]] = {
     "mode: circular": (RIGHT["pad"], "mode", "circular"),
     "start: -1": (RIGHT["slice_"], "start", -1),
     "step: 0": (RIGHT["slice_"], "step", 0),
-    "indices: -1": (RIGHT["take"], "indices", [8, -1, 0]),
+    "indices: -1": (RIGHT["take"], "indices", [[8, -1, 0]]),
     "before: huge": (RIGHT["pad"], "before", [0, 1 << 40]),
     "after: huge": (RIGHT["pad"], "after", [0, -(1 << 40)]),
     "dims: one order": (RIGHT["product"], "dims", [[0, 1, 2]]),
@@ -530,7 +530,7 @@ OF_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
         of_node("conv", lambda n: n["attributes"].update(stride=[0, 1])),
         "stride: 0 is no integer",
     ),
-    "the graph: another shape": (of_node("take", lambda n: n["attributes"]["indices"].pop()), "is not the result of this take"),
+    "the graph: another shape": (of_node("take", lambda n: n["attributes"]["indices"][0].pop()), "is not the result of this take"),
     "the graph: operands without an epilogue": (
         of_node("conv", lambda n: n.update(epilogue=[]), 1),
         "it has operands and no epilogue",

@@ -146,7 +146,7 @@ DOCUMENTS: dict[str, Callable[[int], Document]] = {
     "windows": lambda n: written(
         [node("pool", [0], [1, 1, n], kind="avg", windows=[[[0, n, 1]] * n], divisors=[[1] * n], divisor_override=None)], [1], [[1, 1, n]]
     ),
-    "indices": lambda n: written([node("take", [0], [2, n], dim=1, indices=[0] * n)], [1]),
+    "indices": lambda n: written([node("take", [0], [2, n], dims=[1], indices=[[0] * n])], [1]),
     "inputs": lambda n: written([node("softmax", [0], SHAPE, dim=1)], [n], [SHAPE] * n),
     "outputs": lambda n: written([node("softmax", [0], SHAPE, dim=1)], [1] * n),
     "a result's keys": with_result(lambda n: {"dict": [[f"k{i}", None] for i in range(n)]}),
