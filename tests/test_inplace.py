@@ -248,6 +248,17 @@ def test_a_call_of_the_model_leaves_the_modules_inside_alone() -> None:
     assert "_drystone" not in vars(fast.first)
 
 
+def test_of_many_modules_inside_some_are_prepared() -> None:
+    """Each takes seconds, and a library may call a hundred."""
+    fast = optimize_(nn.ModuleList(Encoder() for _ in range(MAX_OTHERS + 3)).eval())
+    with torch.no_grad():
+        for _ in range(2):
+            for encoder in fast:
+                encoder(X)
+    prepared = [encoder for encoder in fast if "_drystone" in vars(encoder)]
+    assert prepared == list(fast)[: MAX_OTHERS + 1] and all(state_of(encoder).fast for encoder in prepared)
+
+
 def test_restore_leaves_a_forward_that_was_set_since() -> None:
     fast = optimize_(Encoder().eval())
     fast.first.forward = other = MethodType(nn.Linear.forward, fast.first)  # as libraries do that fuse layers
