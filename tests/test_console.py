@@ -72,3 +72,9 @@ def test_tables_of_the_tools(name: str, monkeypatch: pytest.MonkeyPatch) -> None
 def test_errors_of_the_tools(command: str, tmp_path: Path) -> None:
     done = CliRunner().invoke(application(), [command, "[/]"])
     assert done.exit_code == 2 and "[/]" in done.output
+
+
+def test_version() -> None:
+    assert CliRunner().invoke(application(""), ["--version"]).output == f"drystone {drystone.__version__}\n"
+    helped = CliRunner().invoke(application(""), [], env={"COLUMNS": "200"}).output
+    assert "time between the arithmetic" in helped and "Start a program" in helped

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import typer
+
+import drystone
 
 _SUMMARIES = {
     "bench": "Time models in drystone against eager PyTorch and other engines.",
@@ -51,9 +53,7 @@ def _tool(name: str) -> Callable[..., Any] | typer.Typer:
 
 def application(only: str | None = None) -> typer.Typer:
     """All tools. With ``only``, a name, the others are there in name alone: importing torch takes seconds."""
-    app = typer.Typer(
-        help="PyTorch models on CPUs without the time between the arithmetic.", no_args_is_help=True, add_completion=False
-    )
+    app = typer.Typer(callback=_drystone, invoke_without_command=True, no_args_is_help=True, add_completion=False)
     for name, summary in _SUMMARIES.items():
         tool = _tool(name) if only in (None, name) else _named
         if isinstance(tool, typer.Typer):
@@ -63,6 +63,13 @@ def application(only: str | None = None) -> typer.Typer:
             settings = {"allow_interspersed_args": False} if name == "run" else None
             app.command(name, short_help=summary, context_settings=settings)(tool)
     return app
+
+
+def _drystone(version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False) -> None:
+    """PyTorch models on CPUs without the time between the arithmetic."""
+    if version:
+        typer.echo(f"drystone {drystone.__version__}")
+        raise typer.Exit
 
 
 def _named() -> None:
