@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -47,6 +46,7 @@ from drystone.runtime.proxy import ModuleProxy, checked_tensors
 from drystone.runtime.recurrent import RecurrentForward, is_recurrent
 from drystone.runtime.traced_calls import is_traced
 from drystone.runtime.watch import Watch
+from drystone.thread_flag import ThreadFlag
 from drystone.whole import another, for_one_form
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -251,7 +251,7 @@ class InPlace:
         self.captures = 0  # of the weights as they are, for forms of calls and attributes that were set
         self.first_calls = first_calls
         self.lock = Lock(reentrant=True)  # of whoever prepares
-        self.busy = threading.local()  # ``true`` in a thread that does
+        self.busy = ThreadFlag()  # of a thread that captures the module: a call that it makes meanwhile is the original's
         self.background = Background(options["strict"]) if options["new_shapes"] == "background" else None
         self.said: set[Any] = set()
         self._forget()
@@ -400,14 +400,14 @@ class InPlace:
 
     def warm_up(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Call the module once, so that the next such call finds its program."""
-        with torch.no_grad(), torch.autocast("cpu", enabled=False), waiting():
+        with torch.no_grad(), torch.autocast("cpu", enabled=False), waiting:
             self.call(args, kwargs)
 
     def _known(self, kind: Form, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OptimizedModule | None:
         """What runs calls of this form, if there is anything."""
         if self.refused and (kind, _sizes(args, kwargs)) in self.refused:
             return None
-        if (known := self.kinds.get(kind)) is not None or self._is_busy() or self.captures > 1 + MAX_OTHERS:
+        if (known := self.kinds.get(kind)) is not None or self.busy or self.captures > 1 + MAX_OTHERS:
             return known
         kinds = self.kinds
         for fast in list(self.fast):
@@ -416,7 +416,7 @@ class InPlace:
         return None
 
     def _may_capture(self, kind: Form, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        if self._is_busy() or self.captures > 1 + MAX_OTHERS or (kind, _sizes(args, kwargs)) in self.refused:
+        if self.busy or self.captures > 1 + MAX_OTHERS or (kind, _sizes(args, kwargs)) in self.refused:
             return False
         if self.parts or self.layers or not _are_taken(args, kwargs):
             return False
@@ -430,19 +430,11 @@ class InPlace:
         """Whether a call does not wait for a capture. One that must read the module itself would disturb the calls beside it."""
         return self.background is not None and not waits() and can_be_captured_beside_calls(self.module)
 
-    def _is_busy(self) -> bool:
-        """Whether this thread captures the module: a call that it makes meanwhile is the original's."""
-        return getattr(self.busy, "true", False)
-
     @contextmanager
     def _making(self) -> Iterator[None]:
-        before, self.busy.true = self._is_busy(), True
-        try:
-            # What a call does to its inputs is for the caller to see.
-            with own_warnings("error", "the model changes its input", DrystoneWarning):
-                yield
-        finally:
-            self.busy.true = before
+        # What a call does to its inputs is for the caller to see.
+        with self.busy, own_warnings("error", "the model changes its input", DrystoneWarning):
+            yield
 
     def _captured(self, kind: Form, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OptimizedModule | None:
         """``_capture``, by one thread at a time."""
@@ -507,7 +499,7 @@ class InPlace:
 
         def call(self_or_copy: nn.Module, *args: Any, **kwargs: Any) -> Any:
             # Where eager is faster, what it keeps is to be kept by the user's module.
-            if self_or_copy is made and not is_traced() and not self._is_busy():
+            if self_or_copy is made and not is_traced() and not self.busy:
                 return self.original(*args, **kwargs)
             return nn.Module.__call__(self_or_copy, *args, **kwargs)
 
@@ -614,7 +606,7 @@ class _Recorder:
     def __init__(self, model: nn.Module) -> None:
         self.calls: dict[nn.Module, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {}
         self.known: set[Any] = set()
-        self.here = threading.local()  # whether this thread is inside a call
+        self.here = ThreadFlag()  # of a thread inside a call
         self.own = {module: vars(module).get("forward") for module in model.modules()}
         for module in self.own:
             if not isinstance(module, (torch.jit.ScriptModule, ModuleProxy)):
@@ -630,14 +622,11 @@ class _Recorder:
     def _noting(self, module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(forward)
         def noted(*args: Any, **kwargs: Any) -> Any:
-            if getattr(self.here, "inside", False) or module.training or is_traced():
+            if self.here or module.training or is_traced():
                 return forward(*args, **kwargs)
             self.note(module, args, kwargs)
-            self.here.inside = True
-            try:
+            with self.here:
                 return forward(*args, **kwargs)
-            finally:
-                self.here.inside = False
 
         return noted
 

@@ -26,6 +26,7 @@ import torch.export._trace as torch_trace
 from torch.fx import _symbolic_trace as fx_trace
 
 from drystone.capture.whole_recurrent import whole_recurrent
+from drystone.thread_flag import ThreadFlag
 
 # A fork waits for so long for a capture in another thread to end: torch can't begin another one in a child that is in the middle of
 # one. Longer only where that thread waits for something that the forking one holds.
@@ -219,27 +220,14 @@ def own_silence(*names: str) -> Iterator[None]:
             logger.removeFilter(of_others)
 
 
-_beside = threading.local()
-
-
-@contextmanager
-def beside_others() -> Iterator[None]:
-    """Within, this thread works for itself while others run the same models."""
-    _beside.true = True
-    try:
-        yield
-    finally:
-        _beside.true = False
-
-
-def is_beside_others() -> bool:
-    return getattr(_beside, "true", False)
+# Of a thread that works for itself while others run the same models.
+beside_others = ThreadFlag()
 
 
 @contextmanager
 def own_random_numbers() -> Iterator[None]:
     """Afterwards the next random numbers are those that came next before; not beside others, who would be given theirs again."""
-    with nullcontext() if is_beside_others() else torch.random.fork_rng(devices=[]):
+    with nullcontext() if beside_others else torch.random.fork_rng(devices=[]):
         yield
 
 

@@ -8,8 +8,8 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Hashable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 from weakref import WeakSet
@@ -17,10 +17,11 @@ from weakref import WeakSet
 import torch
 
 from drystone import native
-from drystone.capture.alone import beside_others, is_beside_others
+from drystone.capture.alone import beside_others
 from drystone.capture.isolated import cloned_call
 from drystone.errors import DrystoneWarning, Line, WeightsChangedError, led_by, users_line, warn
 from drystone.forks import Lock
+from drystone.thread_flag import ThreadFlag
 
 # What may wait to be prepared. Calls that come when there is more ask again later.
 MOST = 16
@@ -31,22 +32,13 @@ _lock = Lock()  # of what follows, for a moment
 _queue: deque[Callable[[], None]] = deque()
 _worker: threading.Thread | None = None
 _all: WeakSet[Background] = WeakSet()
-_waiting = threading.local()
-
-
-@contextmanager
-def waiting() -> Iterator[None]:
-    """Within, calls of this thread wait for what they need."""
-    _waiting.true = True
-    try:
-        yield
-    finally:
-        _waiting.true = False
+# Of a thread whose calls wait for what they need.
+waiting = ThreadFlag()
 
 
 def waits() -> bool:
     """Whether this thread makes itself what its calls need."""
-    return is_beside_others() or getattr(_waiting, "true", False)
+    return bool(beside_others or waiting)
 
 
 class Background:
@@ -107,7 +99,7 @@ def _enqueue(job: Callable[[], None]) -> None:
 
 def _work() -> None:
     global _worker
-    with beside_others():
+    with beside_others:
         while True:
             with _lock:
                 if not _queue:
