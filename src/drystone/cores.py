@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,6 +71,44 @@ def quota(folder: Path = _CGROUPS, own: Path = _OWN_CGROUPS) -> float | None:
         limits.append([path.read_text().strip(), (path.parent / "cpu.cfs_period_us").read_text().strip()])
     given = [int(limit) / int(period) for limit, period in limits if limit not in ("max", "-1")]
     return min(given, default=None)
+
+
+def within_quota(cores: Sequence[Core]) -> list[Core]:
+    """The first of the cores: no more of them than the CPU quota has time for."""
+    limit = quota()
+    return list(cores) if limit is None else list(cores[: max(int(limit), 1)])
+
+
+def divide(
+    cores: Sequence[Core], instances: int | None, cores_each: int | None, *, within_nodes: bool = False
+) -> list[tuple[Core, ...]]:
+    """The cores of each instance. What is not given follows from the other: as many instances, or as many cores each, as fit.
+
+    ``within_nodes``: no instance has cores of two NUMA nodes. Raises ``ValueError`` where they don't fit.
+    """
+    by_node: dict[int, list[Core]] = {}
+    for core in cores:
+        by_node.setdefault(core.node if within_nodes else 0, []).append(core)
+    if cores_each is None:
+        cores_each = _fitting([len(group) for group in by_node.values()], instances or 1)
+    places = [
+        tuple(group[first : first + cores_each])
+        for group in by_node.values()
+        for first in range(0, len(group) - cores_each + 1, max(cores_each, 1))
+    ]
+    wanted = len(places) if instances is None else instances
+    if cores_each == 0 or not 0 < wanted <= len(places):
+        each = f"{instances or 1} instances of {max(cores_each, 1)} cores"
+        raise ValueError(f"{each} do not fit on {len(cores)} cores{' of one NUMA node each' if within_nodes else ''}")
+    return places[:wanted]
+
+
+def _fitting(sizes: Sequence[int], instances: int) -> int:
+    """How many cores each may have at most, where groups of cores have these sizes."""
+    for each in range(max(sizes, default=0), 0, -1):
+        if sum(size // each for size in sizes) >= instances:
+            return each
+    return 0
 
 
 def memory_limit(folder: Path = _CGROUPS, own: Path = _OWN_CGROUPS) -> int | None:

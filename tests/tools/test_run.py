@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from drystone import cores
 from drystone.cli import application
-from drystone.cores import Core
-from drystone.tools.run.instances import command_of, divide, environment_of
+from drystone.cores import Core, divide
+from drystone.tools.run.instances import command_of, environment_of
 from drystone.tools.run.tune import divisions
 
 OWN = sorted(os.sched_getaffinity(0))

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from drystone.cores import Core, cores, quota
+from drystone.cores import Core, cores, divide, within_quota
 from drystone.errors import DrystoneError, InputError, PoolClosedError
 
 from .batching import Form, Shapes, Sliced, merged, parted, shapes, sliced
@@ -285,10 +285,9 @@ class Pool:
 
 
 def _places(streams: int, each: int | None) -> list[tuple[Core, ...]]:
-    own = cores()
-    limit = quota()
-    usable = own if limit is None else own[: max(int(limit), 1)]
-    each = max(len(usable) // streams, 1) if each is None else each
-    if each < 1 or streams * each > len(usable):
-        raise InputError(f"Pool: {streams} streams of {each} cores each, and this process may use {len(usable)}")
-    return [tuple(usable[number * each :][:each]) for number in range(streams)]
+    usable = within_quota(cores())
+    try:
+        return divide(usable, streams, each)
+    except ValueError as error:
+        wanted = f"{streams} streams of {1 if each is None else each} cores each"
+        raise InputError(f"Pool: {wanted}, and this process may use {len(usable)}") from error

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from drystone.cores import cores, memory_limit, quota
+from drystone.cores import cores, memory_limit, quota, within_quota
 from drystone.tools.bench.environment import environment
 
 from .finding import Finding
@@ -54,11 +54,11 @@ def _cores() -> Finding:
 
 
 def _threads() -> Finding:
-    threads, own, limit = torch.get_num_threads(), len(cores()), quota()
-    usable = own if limit is None else min(own, max(int(limit), 1))
+    threads, own = torch.get_num_threads(), cores()
+    usable = len(within_quota(own))
     state = f"{threads} on {usable} cores"
     if threads > usable:
-        why = f"the CPU quota of its cgroup is {limit:g}" if limit is not None and usable < own else "threads share a core"
+        why = f"the CPU quota of its cgroup is {quota():g}" if usable < len(own) else "threads share a core"
         advice = f"{why}, so threads wait for each other at each step: torch.set_num_threads({usable}) or drystone run"
         return Finding("threads", state, advice, bad=threads >= 2 * usable)
     if threads < usable:

@@ -12,10 +12,10 @@ import typer
 from rich.table import Table
 
 from drystone.console import console as plain
-from drystone.cores import Core, cores, numbers, quota
+from drystone.cores import Core, cores, divide, numbers, within_quota
 from drystone.tools.bench.progress import progress_bar
 
-from .instances import LATENCY_CORES, Instance, command_of, divide, environment_of, find_allocator, preloaded
+from .instances import LATENCY_CORES, Instance, command_of, environment_of, find_allocator, preloaded
 from .launch import become, prefixed, run_all
 from .tune import Trial, divisions, trial
 
@@ -133,8 +133,7 @@ def _usable(core_list: str | None, node_id: int | None, logical: bool) -> list[C
         if node_id not in nodes:
             raise typer.BadParameter(f"there is no node {node_id}, but {', '.join(map(str, nodes))}", param_hint="--node-id")
         own = [core for core in own if core.node == node_id]
-    limit = quota()
-    return own if limit is None else own[: max(int(limit), 1)]
+    return within_quota(own)
 
 
 def _allocator(tcmalloc: bool, jemalloc: bool, default: bool) -> Path | None:

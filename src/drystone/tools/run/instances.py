@@ -39,38 +39,6 @@ class Instance:
         return " ".join([*variables, *taskset, shlex.join(self.command)])
 
 
-def divide(
-    cores: Sequence[Core], instances: int | None, cores_each: int | None, *, within_nodes: bool = False
-) -> list[tuple[Core, ...]]:
-    """The cores of each instance. What is not given follows from the other: as many instances, or as many cores each, as fit.
-
-    ``within_nodes``: no instance has cores of two NUMA nodes. Raises ``ValueError`` where they don't fit.
-    """
-    by_node: dict[int, list[Core]] = {}
-    for core in cores:
-        by_node.setdefault(core.node if within_nodes else 0, []).append(core)
-    if cores_each is None:
-        cores_each = _fitting([len(group) for group in by_node.values()], instances or 1)
-    places = [
-        tuple(group[first : first + cores_each])
-        for group in by_node.values()
-        for first in range(0, len(group) - cores_each + 1, max(cores_each, 1))
-    ]
-    wanted = len(places) if instances is None else instances
-    if cores_each == 0 or not 0 < wanted <= len(places):
-        each = f"{instances or 1} instances of {max(cores_each, 1)} cores"
-        raise ValueError(f"{each} do not fit on {len(cores)} cores{' of one NUMA node each' if within_nodes else ''}")
-    return places[:wanted]
-
-
-def _fitting(sizes: Sequence[int], instances: int) -> int:
-    """How many cores each may have at most, where groups of cores have these sizes."""
-    for each in range(max(sizes, default=0), 0, -1):
-        if sum(size // each for size in sizes) >= instances:
-            return each
-    return 0
-
-
 def command_of(program: Sequence[str], module: bool = False, no_python: bool = False) -> tuple[str, ...]:
     """What is run: a ``.py`` file and a module by this Python, all else as it is."""
     if module:

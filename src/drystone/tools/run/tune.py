@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from drystone.cores import Core
+from drystone.cores import Core, divide
 
-from .instances import Instance, divide
+from .instances import Instance
 from .launch import run_all
 
 
