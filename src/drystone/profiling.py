@@ -40,7 +40,7 @@ class ProfiledProgram:
             steps=self.explained(),
             runs="drystone",
             arena_bytes=assembled.arena_bytes,
-            weights_bytes=0,
+            weights_bytes=assembled.constant_bytes,
             plan_milliseconds=1e3 * statistics.median(self.seconds),
             eager_milliseconds=None,
             threads=self.program.threads,

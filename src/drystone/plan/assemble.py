@@ -91,6 +91,12 @@ class Assembled:
     within: dict[int, int]  # outputs that lie in the memory of an input
 
     @property
+    def constant_bytes(self) -> int:
+        """Of packed weights and other constants that the program reads."""
+        constants = {buffer: buffer.data for buffer, _ in self.slots if buffer.data is not None}
+        return sum(data.nbytes for data in constants.values())
+
+    @property
     def segments(self) -> int:
         return sum(record.kind == "aten" for record in self.records)
 
