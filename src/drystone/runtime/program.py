@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -84,10 +85,7 @@ class Program:
                 frame.native.call(pointers, self._steps)
             else:
                 frame.native.bind(pointers)
-                if torch.is_autocast_enabled("cpu"):  # the plan says what is computed in which precision
-                    with torch.autocast("cpu", enabled=False):
-                        frame.run_segments([*inputs, *outputs])
-                else:
+                with _without_autocast():
                     frame.run_segments([*inputs, *outputs])
         finally:
             self._put_back(block)
@@ -141,7 +139,7 @@ class Program:
         try:
             frame = block.frames.get(self._number) or self._frame(block)
             frame.native.bind(self._addresses(inputs, outputs))
-            with torch.autocast("cpu", enabled=False):
+            with _without_autocast():
                 seconds = frame.run_named() if named and self._plain else frame.run_segments([*inputs, *outputs], timed=True)
         finally:
             self._put_back(block)
@@ -266,6 +264,11 @@ class _Segment:
     inputs: list[_Lookup]
     outputs: list[Buffer | _Lookup | None]
     over: list[Buffer]
+
+
+def _without_autocast() -> AbstractContextManager[object]:
+    """The plan says what is computed in which precision. Entered only if it is on, as that takes longer than a small segment."""
+    return torch.autocast("cpu", enabled=False) if torch.is_autocast_enabled("cpu") else nullcontext()
 
 
 def _alias(memory: torch.Tensor, place: Place, dtype: torch.dtype) -> torch.Tensor:
