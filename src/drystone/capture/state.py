@@ -54,25 +54,24 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Held:
-    """What is at ``path`` before a call: ``leaves`` are a ``Form`` for a tensor, which is a hidden input, else the values."""
+class _Content:
+    """A tree of values at ``path``."""
 
     path: Path
     spec: pytree.TreeSpec
     leaves: tuple[Any, ...]
+
+
+class Held(_Content):
+    """What is there before a call: ``leaves`` are a ``Form`` for a tensor, which is a hidden input, else the values."""
 
     @property
     def forms(self) -> list[Form]:
         return [leaf for leaf in self.leaves if isinstance(leaf, Form)]
 
 
-@dataclass(frozen=True)
-class Set:
-    """What is put at ``path`` after a call. ``leaves`` may be ``Tensor`` and ``Result``."""
-
-    path: Path
-    spec: pytree.TreeSpec
-    leaves: tuple[Any, ...]
+class Set(_Content):
+    """What is put there after a call. ``leaves`` may be ``Tensor`` and ``Result``."""
 
 
 @dataclass
