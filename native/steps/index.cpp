@@ -27,6 +27,10 @@ void add_axis(IndexArgs& args, DType indices, std::span<const int64_t> strides, 
   axis.stride = stride;
 }
 
+std::string out_of_bounds(int64_t index, int64_t dim, int64_t size) {
+  return "index " + std::to_string(index) + " is out of bounds for dimension " + std::to_string(dim) + " with size " + std::to_string(size);
+}
+
 std::optional<BadIndex> run_index(IndexArgs& args, const void* input, void* output, int threads) {
   BadIndex bad{};
   args.input = input;
@@ -80,8 +84,7 @@ class IndexStep final : public Step {
     for (int i = 0; i < args.indexed; i++) args.indices[i].indices = run.slots[1 + i];
     const auto bad = run_index(args, run.slots[0], run.slots[1 + args.indexed], threads_for(bytes_ / 4, run.threads));
     if (!bad) return;
-    const std::string where = "index " + std::to_string(bad->index) + " is out of bounds for dimension " +
-                              std::to_string(dim_ + bad->axis) + " with size " + std::to_string(args.indices[bad->axis].size);
+    const std::string where = out_of_bounds(bad->index, dim_ + bad->axis, args.indices[bad->axis].size);
     if (name_ == "gather") throw std::runtime_error(where);
     throw std::out_of_range(name_ == "index" ? where : "index out of range in self: " + where);
   }

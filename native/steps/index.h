@@ -3,6 +3,7 @@
 
 #include <optional>
 #include <span>
+#include <string>
 
 #include "core/dtype.h"
 #include "kernels/index.h"
@@ -17,6 +18,9 @@ IndexArgs index_args(int64_t outer, int64_t run, std::span<const int64_t> grid);
 // Adds an indexed axis of so many entries, so many bytes apart. The axes lie together and come outermost first. strides: of its indices
 // along the grid, in elements.
 void add_axis(IndexArgs& args, DType indices, std::span<const int64_t> strides, int64_t size, int64_t stride);
+
+// As torch says it.
+std::string out_of_bounds(int64_t index, int64_t dim, int64_t size);
 
 struct BadIndex {
   int axis;

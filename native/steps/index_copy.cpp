@@ -1,6 +1,7 @@
 #include <cstring>
 
 #include "steps/elements.h"
+#include "steps/index.h"
 #include "steps/kernel_step.h"
 #include "steps/list.h"
 
@@ -18,7 +19,7 @@ class IndexCopyStep final : public Step {
     implementation = "index_copy";
     for (const TensorDesc* desc : {&input, &indices, &source, &output}) check_dense(*desc);
     require(dim >= 0 && dim < input.rank() && input.rank() == source.rank(), "index_copy has no such axis");
-    require(indices.dtype == DType::s64 || indices.dtype == DType::s32, "indices are s64 or s32");
+    require(is_index(indices.dtype), "indices are s64 or s32");
     require(input.dtype == output.dtype && input.dtype == source.dtype, "index_copy does not convert");
     require(input.shape == output.shape, "the output of index_copy has another shape");
     require(indices.rank() == 1, "index_copy takes one axis of indices");
@@ -50,9 +51,7 @@ class IndexCopyStep final : public Step {
  private:
   int64_t index_at(const void* indices, int64_t at) const {
     const int64_t index = wide_ ? static_cast<const int64_t*>(indices)[at] : static_cast<const int32_t*>(indices)[at];
-    if (index < (wraps_ ? -size_ : 0) || index >= size_)
-      throw std::out_of_range("index " + std::to_string(index) + " is out of bounds for dimension " + std::to_string(dim_) + " with size " +
-                              std::to_string(size_));
+    if (index < (wraps_ ? -size_ : 0) || index >= size_) throw std::out_of_range(out_of_bounds(index, dim_, size_));
     return index < 0 ? index + size_ : index;
   }
 
