@@ -44,8 +44,8 @@ class Found:
 
     @property
     def ratio(self) -> float:
-        """At the threshold."""
-        return self.ratios[self.in_force]
+        """At the threshold, or at the least size that was timed beyond it."""
+        return self.ratios[min(size for size in self.ratios if size >= self.in_force)]
 
 
 def search(probe: Probe) -> Found:
@@ -58,8 +58,9 @@ def search(probe: Probe) -> Found:
 
 
 def sizes_around(size: int, least: int) -> list[int]:
-    """Doublings and halvings of ``size``, those below ``least`` left out."""
-    sizes = {size, *(round(size * 2**step) for step in range(-STEPS, STEPS + 1))}
+    """``size``, or ``least`` if that is more, with doublings and halvings of it down to ``least``."""
+    middle = max(size, least)
+    sizes = {middle, *(round(middle * 2**step) for step in range(-STEPS, STEPS + 1))}
     return sorted(size for size in sizes if size >= least)
 
 
