@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import statistics
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import psutil
 import torch
 import typer
+from torch import nn
 
 from drystone.conductor import optimize
 from drystone.console import console as plain
-from drystone.errors import DrystoneError
-from drystone.profiling import Profile
+from drystone.errors import CaptureError, DrystoneError, UnsupportedError
+from drystone.profiling import Profile, ProfiledProgram
 from drystone.tools.bench.burst import burst
 from drystone.tools.bench.command import models_of, size_of
 from drystone.tools.bench.environment import environment
@@ -23,11 +25,13 @@ from drystone.tools.bench.results import write_json
 from drystone.tools.bench.workload import DTYPES, Workload, shapes_of
 from drystone.tools.ops.limits import limits
 
+from .eager import profile_eager
 from .page import write_page
 from .results import Result
 from .trace import write_trace
 
 ROUNDS = 6  # of plain and observed calls in turn
+EAGER_CALLS = 5  # of the model as it is: observed, and plain before them
 
 
 def profile(
@@ -37,11 +41,16 @@ def profile(
     threads: Annotated[int | None, typer.Option(min=1, help="Default: the physical cores.")] = None,
     size: Annotated[str | None, typer.Option(metavar="H,W", help="Image size, tokens or samples.")] = None,
     seconds: Annotated[float, typer.Option(min=0.1, help="For how long calls are timed.")] = 3.0,
+    eager: Annotated[bool, typer.Option("--eager", help="Look at the model as it is, without preparing it.")] = False,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with a roofline, modules and steps.")] = None,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all figures.")] = None,
     trace: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a trace for Chrome or Perfetto.")] = None,
 ) -> None:
-    """Show where a model's time goes: by module, and by step with its implementation, format and share of the machine's limits."""
+    """Show where a model's time goes: by module, and by step with its implementation, format and share of the machine's limits.
+
+    Beside it stands what the model as it is spends on reorders, found in oneDNN's verbose output. With --eager its own operators
+    are shown: their times, which of them reorder, which ran reference loops, and an estimate of what a plan would save.
+    """
     console = plain(width=None if sys.stdout.isatty() else 180)
     if dtype not in DTYPES:
         raise typer.BadParameter(f"{dtype!r} is none of {', '.join(DTYPES)}", param_hint="--dtype")
@@ -50,48 +59,48 @@ def profile(
     threads = threads or psutil.cpu_count(logical=False) or 1
     torch.set_num_threads(threads)
     try:
-        with progress_bar(3 + ROUNDS, plain(stderr=True)) as announce:
+        with progress_bar(4 + ROUNDS, plain(stderr=True)) as announce, torch.no_grad():
             announce("loading")
             module, inputs = Workload(model, dtype, batch, sizes, threads).load()
-            announce("preparing")
-            with torch.no_grad():
-                fast = optimize(module, inputs, dtype=None if dtype == "float32" else DTYPES[dtype])
-                usual: list[float] = []
-                with_steps = Profile()
-                for number in range(ROUNDS):
-                    announce(f"round {number + 1}")
-                    usual += burst(lambda: fast(*inputs), seconds / ROUNDS / 2)
-                    with with_steps:
-                        burst(lambda: fast(*inputs), seconds / ROUNDS / 2)
+            announce("the model as it is")
+            call = _as_it_is(module, inputs, dtype)
+            call()
+            own = 1e3 * statistics.median(burst(call, seconds / ROUNDS, EAGER_CALLS))
+            observed = profile_eager(module, call, EAGER_CALLS)
+            seen, why = None, "no program is called"
+            if not eager:
+                announce("preparing")
+                try:
+                    fast = optimize(module, inputs, dtype=None if dtype == "float32" else DTYPES[dtype])
+                    usual, seen = _program(lambda: fast(*inputs), seconds, announce)
+                except (CaptureError, UnsupportedError) as error:
+                    why = str(error)
             announce("measuring the machine's limits")
             machine = limits([dtype])
     except (DrystoneError, ValueError) as error:
         console.print(str(error), style="red")
         raise typer.Exit(2) from error
-    if not with_steps.programs:
-        console.print(f"{target} runs eagerly: no program is called.")
-        raise typer.Exit(1)
-    seen = with_steps.programs[0]
+    as_it_is = observed.explanation(own, module, threads)
     result = Result(
         model=Workload(model).name,
         dtype=dtype,
         shapes=shapes_of(inputs),
         threads=threads,
-        calls=seen.calls,
-        milliseconds=1e3 * statistics.median(usual),
-        observed_milliseconds=1e3 * statistics.median(seen.seconds),
-        explanation=seen.explanation(),
+        calls=observed.calls,
+        milliseconds=own,
+        observed_milliseconds=1e3 * observed.seconds,
+        explanation=as_it_is,
+        eager=observed.figures(as_it_is),
         limits=machine,
         environment=environment(),
     )
-    result.explanation.plan_milliseconds = result.milliseconds
-    console.print(result.conditions())
-    console.print(result.explanation.text(), soft_wrap=True)
-    steps, whole = result.explanation.microseconds / 1e3, result.milliseconds
-    console.print(
-        f"\nA call takes {whole:.3f} ms; the steps add up to {100 * steps / whole:.1f} % of it; "
-        f"timing them makes it {100 * (result.observed_milliseconds / whole - 1):+.1f} % longer."
-    )
+    if seen is not None:
+        result.calls, result.explanation = seen.calls, seen.explanation()
+        result.milliseconds, result.observed_milliseconds = 1e3 * usual, 1e3 * statistics.median(seen.seconds)
+        result.explanation.plan_milliseconds = result.milliseconds
+    elif not eager:
+        console.print(f"{target} runs eagerly, and this is the model as it is: {why}", style="red")
+    console.print(result.text(), soft_wrap=True)
     if json:
         write_json(json, result.to_dict())
     if trace:
@@ -99,3 +108,25 @@ def profile(
     if html:
         write_page(html, result)
         console.print(f"written: {html}")
+
+
+def _as_it_is(module: nn.Module, inputs: tuple[Any, ...], dtype: str) -> Callable[[], object]:
+    """A call of the eager model, under autocast for bfloat16."""
+
+    def call() -> object:
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+            return module(*inputs)
+
+    return call
+
+
+def _program(call: Callable[[], object], seconds: float, announce: Callable[[str], None]) -> tuple[float, ProfiledProgram | None]:
+    """The seconds of a plain call, and the calls of the program that takes most of them, if there is one."""
+    usual: list[float] = []
+    with_steps = Profile()
+    for number in range(ROUNDS):
+        announce(f"round {number + 1}")
+        usual += burst(call, seconds / ROUNDS / 2)
+        with with_steps:
+            burst(call, seconds / ROUNDS / 2)
+    return statistics.median(usual), next(iter(with_steps.programs), None)
