@@ -78,7 +78,7 @@ def test_operators_and_their_reorders() -> None:
     assert {step.module for step in reorders} <= {"0.0"}  # which of them there are, is torch's affair
     assert all(step.microseconds > 0 and "→" in step.format for step in reorders)
     assert "aten::_softmax" in [step.op for step in found.steps if step.module == "1"]
-    explained = found.explanation(10.0, model, 1)
+    explained = found.explanation(10.0, model)
     assert explained.modules["0"] == pytest.approx(sum(step.microseconds for step in found.steps if step.module.startswith("0.")))
     estimate = found.figures(explained).saving
     assert estimate["2 operators that fuse into a product"] * 1e3 == pytest.approx(sum(s.microseconds for s in found.fusible))
@@ -94,7 +94,7 @@ def test_reorders_of_a_blocked_model() -> None:
     with torch.no_grad():
         model, x = Through(), torch.randn(2, 8, 16, 16)
         found = profile_eager(model, lambda: model(x), calls=1)
-    assert found.explanation(1.0, model, 1).reorder_share > 0 and any(step.kind == "reorder" for step in found.steps)
+    assert found.explanation(1.0, model).reorder_share > 0 and any(step.kind == "reorder" for step in found.steps)
 
 
 def run(tmp_path: Path, function: str, *options: str) -> str:

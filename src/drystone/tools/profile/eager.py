@@ -74,7 +74,7 @@ class EagerProfile:
     calls: int = 0
     seconds: float = 0.0  # of an observed call
 
-    def explanation(self, milliseconds: float, module: nn.Module, threads: int) -> Explanation:
+    def explanation(self, milliseconds: float, module: nn.Module) -> Explanation:
         """``milliseconds``: of a call."""
         return Explanation(
             steps=self.steps,
@@ -83,7 +83,7 @@ class EagerProfile:
             weights_bytes=sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values()),
             plan_milliseconds=milliseconds,
             eager_milliseconds=milliseconds,
-            threads=threads,
+            threads=torch.get_num_threads(),
             isa=torch.backends.cpu.get_cpu_capability().lower(),
             onednn=f"{onednn_of_torch()} (torch's)",
         )

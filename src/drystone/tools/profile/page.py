@@ -67,9 +67,11 @@ def _figures(result: Result) -> str:
 
 def _as_it_is(result: Result) -> str:
     """The model without drystone: one line beside a program, or what a program would save."""
+    if result.eager is None:
+        return ""
     lines = [f"The model as it is, eager: {result.eager}."]
     if result.explanation.runs == "eager":
-        lines += [f"oneDNN ran reference loops for {name}." for name in result.eager.references] + result.eager.estimate()
+        lines += result.eager.estimate()
     return "<p>" + "<br>".join(html.escape(line) for line in lines) + "</p>"
 
 

@@ -28,15 +28,16 @@ class EagerFigures:
     def estimate(self) -> list[str]:
         saved = min(sum(self.saving.values()), self.milliseconds)
         lines = [f"Estimated, not measured: a plan would save {saved:.2f} of {self.milliseconds:.2f} ms of a call."]
-        return lines + [f"  {milliseconds:.2f} ms: {name}" for name, milliseconds in self.saving.items()]
+        lines += [f"  {milliseconds:.2f} ms: {name}" for name, milliseconds in self.saving.items()]
+        return lines + [f"oneDNN ran reference loops for {name}." for name in self.references]
 
 
 @dataclass
 class Result:
     """``milliseconds``: of a plain call; ``observed_milliseconds``: of one whose steps were timed. Both are medians.
 
-    ``explanation``: of the program, or of the model as it is. ``eager``: the latter's figures. ``limits``: the machine's GFLOP/s by
-    dtype, and GB/s of reading.
+    ``explanation``: of the program, or of the model as it is. ``eager``: the latter's figures, where there is a
+    model. ``limits``: the machine's GFLOP/s by dtype, and GB/s of reading.
     """
 
     model: str
@@ -47,7 +48,7 @@ class Result:
     milliseconds: float
     observed_milliseconds: float
     explanation: Explanation
-    eager: EagerFigures
+    eager: EagerFigures | None
     limits: dict[str, float]
     environment: dict[str, Any] = field(default_factory=dict)
 
@@ -67,21 +68,16 @@ class Result:
         return f"{self.dtype}, inputs {shapes}, {self.threads} threads, {explained.isa}, oneDNN {explained.onednn}"
 
     def text(self) -> str:
-        explained = self.explanation
+        explained, eager = self.explanation, self.eager
         lines = [self.conditions()]
-        if explained.runs == "eager":
+        if eager is not None and explained.runs == "eager":
             between = f"between the steps {explained.between_microseconds / 1e3:.3f} ms"
-            lines += [
-                f"Eager, as it is: {self.eager}; {between}.",
-                *explained.costliest(),
-                "",
-                *explained.tree(),
-                "",
-                explained.table(),
-            ]
-            lines += ["", *(f"oneDNN ran reference loops for {name}." for name in self.eager.references), *self.eager.estimate()]
+            lines += [f"Eager, as it is: {eager}; {between}.", *explained.costliest(), "", *explained.tree(), "", explained.table()]
+            lines += ["", *eager.estimate()]
         else:
-            lines += [explained.text(), f"\nEager, as it is: {self.eager}. Drystone: {100 * explained.reorder_share:.1f} %."]
+            lines.append(explained.text())
+            if eager is not None:
+                lines.append(f"\nEager, as it is: {eager}. Drystone: {100 * explained.reorder_share:.1f} %.")
         steps, whole = explained.microseconds / 1e3, self.milliseconds
         lines.append(
             f"\nA call takes {whole:.3f} ms; the steps add up to {100 * steps / whole:.1f} % of it; "
