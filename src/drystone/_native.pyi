@@ -349,12 +349,24 @@ class Depthwise(Step):
 
     def pack(self, dtype: DType, source: int, packed: int) -> None: ...
 
+class GemmCodes:
+    """
+    Weights as codes of 4 or 8 bits, of which ``group`` neighbours along K share a scale, and a minimum if ``minima``. ``dtype`` of these: float16 or float32. A weight is scale * code + minimum, or scale * (code - 8) and scale * (code - 128).
+    """
+
+    def __init__(self, bits: int, group: int, dtype: DType, minima: bool = False) -> None: ...
+
 class Gemm(Step):
     """
     x (M, K) @ weights (N, K) transposed, by the own kernel. Slots: as Linear's. ``widened``: bfloat16 without VDPBF16PS.
     """
 
-    def __init__(self, x: TensorDesc, n: int, has_bias: bool, output: TensorDesc, post_ops: Sequence[tuple[str, float, float, TensorDesc | None]], widened: bool = False) -> None: ...
+    def __init__(self, x: TensorDesc, n: int, has_bias: bool, output: TensorDesc, post_ops: Sequence[tuple[str, float, float, TensorDesc | None]], widened: bool = False, codes: GemmCodes | None = None) -> None: ...
+
+    def pack_codes(self, codes: int, scales: int, minima: int, packed: int) -> None:
+        """
+        Of codes: (N, K) bytes, or (N, K / 2) with the first of two codes in the low half; scales and minima (0: none) (N, groups).
+        """
 
     @property
     def packed_bytes(self) -> int: ...

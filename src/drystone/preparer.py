@@ -28,6 +28,7 @@ from drystone.graph.ops import Aten, Operator
 from drystone.options import Options
 from drystone.passes import simplify
 from drystone.passes.in_precision import in_precision
+from drystone.passes.quantise_weights import quantise_weights, quantised_weights
 from drystone.plan.assemble import Assembled, Ends, StepRecord
 from drystone.plan.autotune import Planner
 from drystone.plan.budget import Budget
@@ -321,6 +322,7 @@ class Programs(ProgramTable[tuple[int, Sizes], Prepared]):
             isa=native.isa(),
             onednn=native.onednn_version(),
             autotuning=budget.report(len(planner.graph.nodes), *planner.untold) if budget else None,
+            quantised=quantised_weights(planner.graph),
         )
 
 
@@ -346,13 +348,15 @@ def programs_of(fast: OptimizedModule) -> Programs:
     return programs
 
 
-def lowered(captured: Captured, options: Options, kept: Collection[str] = ()) -> Graph:
-    """The graph of what was captured, ready to be planned. ``kept``: the modules that stay float32, by name."""
+def lowered(captured: Captured, options: Options, float32: Collection[str] = (), kept: Collection[str] = ()) -> Graph:
+    """The graph of what was captured, ready to be planned. By name: the modules that stay ``float32``, and those whose weights are
+    ``kept`` from being quantised."""
     graph = build(captured)
     for node in graph:
-        if node.module in kept:
-            node.float32 = True
+        node.float32, node.keeps_weights = node.module in float32, node.module in kept
     simplify(graph)
+    if options.weights:
+        quantise_weights(graph, options.weights, options.group_size)
     if options.accuracy == "strict":
         mark_accurate(graph)
     return in_precision(graph, options.dtype)

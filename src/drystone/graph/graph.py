@@ -99,6 +99,7 @@ class Node:
     name: str = ""
     module: str = ""  # of the model, that it comes from
     float32: bool = False  # whatever precision was asked for
+    keeps_weights: bool = False  # they are not quantised
     accurate: bool = False  # bars the implementations that accuracy="strict" leaves out
 
     @property
@@ -230,7 +231,7 @@ def make_node(
     output = Value(op.shape(inputs), dtype or inputs[0].dtype, name)
     node = Node(op, inputs, [output], name=name)
     if instead_of is not None:
-        node.module, node.float32 = instead_of.module, instead_of.float32
+        node.module, node.float32, node.keeps_weights = instead_of.module, instead_of.float32, instead_of.keeps_weights
     if op.places:
         node.outputs.append(Value(output.shape, torch.int64, f"{name}.places"))
     for value in node.outputs:

@@ -30,7 +30,7 @@ def merge_linears(graph: Graph) -> Graph:
             first = node.inputs[indices[0]]
             alike = (
                 all(node.inputs[index].shape[3] == first.shape[3] and node.inputs[index].dtype == first.dtype for index in indices)
-                and len({linear.float32 for linear in linears if linear is not None}) == 1
+                and len({(linear.float32, linear.keeps_weights) for linear in linears if linear is not None}) == 1
             )
             if len(indices) > 1 and alike:
                 _merge(graph, node, indices, [linear for linear in linears if linear is not None])

@@ -325,9 +325,9 @@ def ranges_of(node: Node, at: Inputs, gain: Callable[[Value], float]) -> list[Ra
 
 def epilogue(node: Node, at: Inputs, gain: Callable[[Value], float]) -> list[Range]:
     """Of a product: its own range, and those after each instruction of its epilogue."""
-    bias = at(2) if node.of(WeightProduct).has_bias else Range(0.0, 0.0)
+    bias = at(node.op.operands - 1) if node.of(WeightProduct).has_bias else Range(0.0, 0.0)
     weight = node.inputs[1]
-    own = product(at(0), gain(weight), bias) if weight.is_constant else UNKNOWN
+    own = product(at(0), gain(weight), bias) if weight.is_constant and weight.dtype in FLOATS else UNKNOWN
     return [own, *chain(node.epilogue, lambda i: own if i == 0 else at(node.epilogue_start + i - 1))]
 
 

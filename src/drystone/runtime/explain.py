@@ -64,6 +64,7 @@ class Explanation:
     onednn: str
     preparing: list[str] = field(default_factory=list)  # the calls for which programs are being made in the background
     autotuning: Spent | None = None  # where times were measured for it
+    quantised: list[str] = field(default_factory=list)  # which weights are codes of few bits, in words
 
     @property
     def microseconds(self) -> float:
@@ -148,6 +149,7 @@ class Explanation:
             f"Arena {self.arena_bytes / 2**20:.1f} MB, packed weights {self.weights_bytes / 2**20:.1f} MB. "
             f"{self.threads} threads, {self.isa}, oneDNN {self.onednn}."
         )
+        lines += self.quantised
         if self.autotuning:
             lines.append(str(self.autotuning))
         lines += [f"In the background a program is being made for {purpose}." for purpose in self.preparing]

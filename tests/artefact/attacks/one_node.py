@@ -63,6 +63,11 @@ transpose = native(
     "conv_transpose", inputs=[MAP], constants=[[6, 2, 3, 3], [6]], reads="v0 c0 c1", outputs=[[1, 6, 10, 10]], **CONV
 )
 linear = native("linear", inputs=[[2, 4]], constants=[[3, 4]], reads="v0 c0", outputs=[[2, 3]], has_bias=False)
+quantised = native(
+    "quantised_linear", inputs=[[2, 64]], outputs=[[2, 3]], reads="v0 c0 c1 c2 c3",
+    constants=[["uint8", [3, 32]], ["float16", [3, 2]], ["float16", [3, 2]], [3]],
+    has_bias=True, bits=4, group=32, has_minima=True,
+)  # fmt: skip
 pointwise = native("pointwise", inputs=[[2, 3], [3]], outputs=[[2, 3]], ops=[ADD])
 pool = native("pool", inputs=[[1, 4, 8]], outputs=[[1, 4, 2]], kind="max", windows=[[[0, 3, 1], [2, 8, 2]]], **POOL)
 mean = native(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from one_node import (
@@ -42,6 +43,7 @@ from one_node import (
     pointwise,
     pool,
     product,
+    quantised,
     read,
     reduce,
     reshape,
@@ -70,6 +72,9 @@ def test_what_is_changed_is_right_before(name: str) -> None:
 def test_each_operator_is_among_them() -> None:
     ops = {make()["graph"]["nodes"][0]["op"] for make in RIGHT.values()}
     assert ops == set(OPERATORS)
+
+
+CODED: list[Any] = [["uint8", [3, 32]], ["float16", [3, 2]], ["float16", [3, 2]], [3]]
 
 
 def more(make: Callable[..., Given], op: str, count: int) -> dict[str, tuple[Given, str]]:
@@ -149,6 +154,22 @@ OF_OPERATORS: dict[str, tuple[Given, str]] = {
     "linear: no axes": (linear(inputs=[[]]), "a linear of 0 axes"),
     "linear: another depth": (linear(constants=[[3, 5]]), "c0:float32[3, 5] does not fit x0:float32[2, 4]"),
     "linear: a weight of three axes": (linear(constants=[[3, 4, 1]]), "c0:float32[3, 4, 1] does not fit x0:float32[2, 4]"),
+    "quantised linear: bits between": (quantised(bits=5), "codes have 4 or 8 bits, not 5"),
+    "quantised linear: groups that do not divide": (quantised(group=48), "groups of 48 do not divide 64"),
+    "quantised linear: groups within a word": (quantised(group=4), "do not fill words"),
+    "quantised linear: codes of another depth": (
+        quantised(constants=[["uint8", [3, 64]], *CODED[1:]]), "are no codes of 4 bits for 64 numbers",
+    ),
+    "quantised linear: codes of floats": (quantised(constants=[[3, 32], *CODED[1:]]), "are no codes"),
+    "quantised linear: scales of bfloat16": (quantised(constants=[CODED[0], [B, [3, 2]], *CODED[2:]]), "are no scales"),
+    "quantised linear: scales of other groups": (quantised(constants=[CODED[0], ["float16", [3, 4]], *CODED[2:]]), "do not fit"),
+    "quantised linear: minima of another dtype": (quantised(constants=[*CODED[:2], [3, 2], [3]]), "of the dtype of scales"),
+    "quantised linear: a longer bias": (quantised(constants=[*CODED[:3], [4]]), "is no bias"),
+    "quantised linear: computed codes": (
+        quantised(inputs=[[2, 64], ["uint8", [3, 32]]], reads="v0 v1 c1 c2 c3"), "the weight is no constant",
+    ),
+    "quantised linear: x of codes": (quantised(inputs=[["uint8", [2, 64]]]), "are float32 or bfloat16"),
+    "quantised linear: no bias": (quantised(reads="v0 c0 c1 c2"), "an operand is missing"),
     # -- pointwise
     "pointwise: no instructions": (pointwise(ops=[]), "it has no instructions"),
     "pointwise: beyond its operands": (pointwise(ops=[["relu", [["in", 2]], 0, 0]]), "it reads operand 2 of 2"),

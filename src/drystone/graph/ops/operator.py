@@ -108,7 +108,7 @@ def bounded(value: Any, hint: Any, what: str) -> None:
 OPERATORS: dict[str, type[Operator]] = {}
 
 # A small node of an operator: its fields, the shapes of its operands and of its constants, float32 but where a dtype comes first.
-Sample = tuple[tuple[Any, ...], list[tuple[Any, ...]], list[Shape]]
+Sample = tuple[tuple[Any, ...], list[tuple[Any, ...]], list[tuple[Any, ...]]]
 IMAGE, ROWS = (1, 16, 6, 6), (2, 4, 16)
 
 

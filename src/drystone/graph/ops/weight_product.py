@@ -24,6 +24,10 @@ class WeightProduct(Operator):
     def operands(self) -> int:
         return 2 + self.has_bias
 
+    def bias(self, inputs: Sequence[Value]) -> Value | None:
+        """The last operand before those of the epilogue."""
+        return inputs[self.operands - 1] if self.has_bias else None
+
     def operations(self, inputs: Sequence[Value], output: Value) -> int:
         weight = inputs[1]  # each of which meets every output of its channel
         return 2 * output.numel // max(weight.shape[0], 1) * weight.numel
