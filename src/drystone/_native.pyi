@@ -409,6 +409,34 @@ class RecurrentLayers:
     @property
     def implementation(self) -> str: ...
 
+PAGE_POSITIONS: int = 64
+
+class PageSlab:
+    """
+    Zeroed memory of ``count`` pages of a cache, ``page_bytes`` apart from ``begin`` on.
+    """
+
+    def __init__(self, dtype: DType, heads: int, depth: int, width: int, count: int) -> None: ...
+
+    @property
+    def begin(self) -> int: ...
+
+    @property
+    def bytes(self) -> int: ...
+
+    @property
+    def page_bytes(self) -> int: ...
+
+def find_page(address: int) -> tuple[DType, int, int, int] | None:
+    """
+    Dtype, heads, depth of a key and width of a value of the page that begins there; None where none does.
+    """
+
+def page_offsets(dtype: DType, heads: int, depth: int, width: int) -> tuple[int, int, int]:
+    """
+    Bytes from head to head of a page, and within a head to the values, and to the scales of int8 (keys', then values').
+    """
+
 def find_libtorch(path: str) -> None:
     """
     Looks up what registering operators needs, in the ``libtorch_cpu.so`` at ``path``. Raises RuntimeError for what is missing.

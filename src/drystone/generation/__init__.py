@@ -1,0 +1,1 @@
+"""Generation of text: caches of keys and values, and attention over them."""
