@@ -13,7 +13,8 @@ import drystone.copies  # noqa: F401 (registers the copies of optimised modules)
 from drystone.capture.export import check_model
 from drystone.capture.kept_modules import Choice, chosen_modules
 from drystone.errors import CaptureError, UnsupportedError, warn
-from drystone.options import Options, check_arguments, check_eager, check_release, example_call
+from drystone.generation.models import generates
+from drystone.options import Options, check_arguments, check_eager, check_options, check_release, example_call
 from drystone.packed_layers import optimize_layers
 from drystone.parted import optimize_in_parts
 from drystone.passes.in_precision import bfloat16_notice
@@ -93,6 +94,14 @@ def optimize(
     if isinstance(model, ModuleProxy):
         model = model.original()
     args, kwargs = example_call(example_inputs, example_kwargs)
+    if not args and not kwargs and generates(model):
+        check_options(dtype, accuracy, tuning, capture, formats, new_shapes)
+        threads_in_force()
+        from drystone.generation.causal import optimize_causal  # imports transformers
+
+        return optimize_causal(
+            model, Options(dtype, tuning, strict, formats, accuracy, new_shapes, chosen_modules(model, keep_fp32))
+        )
     check_arguments(args, kwargs, dtype, accuracy, tuning, capture, formats, new_shapes)
     threads_in_force()
     if release_originals:
