@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -18,6 +18,8 @@ from drystone.parted import difference
 from drystone.preparer import Preparer, Programs
 from drystone.spinner import spinner
 
+T = TypeVar("T")
+
 # Tokens of the text on which programs are compared with the model.
 COMPARED = 6
 
@@ -29,15 +31,20 @@ def optimize_causal(model: Any, options: Options) -> Any:
         source = CausalSource(model, options)
         try:
             programs = Programs(Preparer(), source, options, source.capture(), source.sizes(1, 1, 1))
-            fast = GenerativeModule(model, programs)
+            fast = _named(GenerativeModule, model)(model, programs)
             say("comparing with the model")
             _compare(fast, model, options)
         except (CaptureError, UnsupportedError) as error:
             if options.strict:
                 raise
             warn(f"{type(model).__name__} generates without programs: {first_line(error)}")
-            return EagerModule(model)
+            return _named(EagerModule, model)(model)
     return fast
+
+
+def _named(kind: type[T], model: nn.Module) -> type[T]:
+    """With the name of the model's class: pipelines of transformers look at it."""
+    return type(type(model).__name__, (kind,), {"__module__": kind.__module__})
 
 
 class _Logits(nn.Module):

@@ -179,6 +179,9 @@ class EagerModule(ModuleProxy):
     def refresh(self) -> None:
         """Nothing to do: the model itself runs."""
 
+    def _front(self) -> nn.Module:
+        return self.original()
+
 
 def padded_left(mask: torch.Tensor) -> bool:
     """Whether each row of (B, T) is zeros and then at least one 1."""

@@ -14,7 +14,7 @@ from drystone.capture.export import capture as capture_module
 from drystone.capture.kept_modules import names_of
 from drystone.capture.shapes import resize
 from drystone.capture.signature import Signature
-from drystone.errors import UnsupportedError
+from drystone.errors import CaptureError, DrystoneError, UnsupportedError
 from drystone.factories import on_cpu
 from drystone.generation.attention import Traced, traced
 from drystone.generation.decoder import CHUNKS
@@ -88,7 +88,12 @@ def _layers(step: Step) -> list[Layer]:
         tokens = torch.zeros(batch, length, dtype=torch.int64)
         lengths, keep = (torch.zeros(count, dtype=torch.int64) for count in (batch, kept))
         with traced(Traced(torch.zeros(step.layers, batch, 1, dtype=torch.int64), lengths, keep)) as call:
-            step.logits(tokens, tokens)
+            try:
+                step.logits(tokens, tokens)
+            except DrystoneError:
+                raise
+            except Exception as error:
+                raise CaptureError(f"{type(error).__name__}: {error}") from error
     missing = [layer for layer in range(step.layers) if layer not in call.layers]
     if missing:
         raise UnsupportedError(f"layer {missing[0]} does not attend through transformers' attention interface")
