@@ -13,7 +13,8 @@ import drystone.copies  # noqa: F401 (registers the copies of optimised modules)
 from drystone.capture.export import check_model
 from drystone.capture.kept_modules import Choice, chosen_modules
 from drystone.errors import CaptureError, UnsupportedError, warn
-from drystone.options import Options, check_arguments, check_eager, check_release, example_call
+from drystone.generation.models import generates
+from drystone.options import Options, check_eager, check_options, check_release, example_call, require_example
 from drystone.packed_layers import optimize_layers
 from drystone.parted import optimize_in_parts
 from drystone.passes.in_precision import bfloat16_notice
@@ -101,7 +102,10 @@ def optimize(
     if isinstance(model, ModuleProxy):
         model = model.original()
     args, kwargs = example_call(example_inputs, example_kwargs)
-    check_arguments(args, kwargs, dtype, accuracy, tuning, capture, formats, new_shapes, weights, group_size)
+    causal = not args and not kwargs and generates(model)
+    if not causal:
+        require_example(args, kwargs)
+    check_options(dtype, accuracy, tuning, capture, formats, new_shapes, weights, group_size)
     threads_in_force()
     if release_originals:
         check_release(model, dynamic_shapes)
@@ -119,6 +123,10 @@ def optimize(
     )
     if dtype is torch.bfloat16 and (notice := bfloat16_notice()):
         warn(notice)
+    if causal:
+        from drystone.generation.causal import optimize_causal  # imports transformers
+
+        return optimize_causal(model, options)
     if capture == "eager":
         check_eager(model, dtype, dynamic_shapes, strict, release_originals, new_shapes, weights)
         return optimize_layers(model, args, kwargs, options)

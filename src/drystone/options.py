@@ -49,21 +49,9 @@ def example_call(
     return (example_inputs,) if single else tuple(example_inputs or ()), dict(example_kwargs or {})
 
 
-def check_arguments(
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    dtype: Any,
-    accuracy: Any,
-    tuning: Any,
-    capture: Any,
-    formats: Any,
-    new_shapes: Any,
-    weights: Any,
-    group_size: Any,
-) -> None:
+def require_example(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     if not args and not kwargs:
         raise InputError("example_inputs is missing: optimize needs one set of inputs, as a tuple, to know shapes and dtypes")
-    check_options(dtype, accuracy, tuning, capture, formats, new_shapes, weights, group_size)
 
 
 def check_release(model: nn.Module, dynamic_shapes: Any) -> None:
