@@ -80,13 +80,13 @@ def blocked() -> Format:
 
 class TensorDesc:
     """
-    Dtype, format, logical shape (N, C, spatial...), strides in elements; in blocks, strides[1] leads to the next block.
+    Dtype, format, logical shape (N, C, spatial...), strides in elements; in blocks, strides[1] leads to the next block. s8 and u8 stand for (code - zero_point) * scale.
     """
 
-    def __init__(self, dtype: DType, format: Format, shape: Sequence[int], strides: Sequence[int]) -> None: ...
+    def __init__(self, dtype: DType, format: Format, shape: Sequence[int], strides: Sequence[int], scale: float = 1.0, zero_point: int = 0) -> None: ...
 
     @staticmethod
-    def dense(dtype: DType, format: Format, shape: Sequence[int]) -> TensorDesc: ...
+    def dense(dtype: DType, format: Format, shape: Sequence[int], scale: float = 1.0, zero_point: int = 0) -> TensorDesc: ...
 
     @property
     def dtype(self) -> DType: ...
@@ -99,6 +99,12 @@ class TensorDesc:
 
     @property
     def strides(self) -> list[int]: ...
+
+    @property
+    def scale(self) -> float: ...
+
+    @property
+    def zero_point(self) -> int: ...
 
     @property
     def bytes(self) -> int: ...
