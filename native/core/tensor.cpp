@@ -6,8 +6,6 @@
 #include <stdexcept>
 #include <utility>
 
-#include "core/quantisation.h"
-
 namespace drystone {
 
 static int64_t multiply(int64_t a, int64_t b) {

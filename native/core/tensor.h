@@ -7,6 +7,7 @@
 
 #include "core/dtype.h"
 #include "core/format.h"
+#include "core/quantisation.h"
 
 namespace drystone {
 
@@ -30,6 +31,7 @@ struct TensorDesc {
   int64_t padded_channels() const;
   bool is_dense() const;     // no holes: the strides are those of dense()
   bool has_padding() const;  // a blocked format whose channels do not fill the last block
+  Affine affine() const { return {scale, static_cast<float>(1.0 / static_cast<double>(scale)), static_cast<float>(zero_point)}; }
   bool is_quantised() const { return scale != 1 || zero_point != 0; }
   std::string str() const;
 

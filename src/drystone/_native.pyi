@@ -247,6 +247,16 @@ def copy(input: TensorDesc, output: TensorDesc, axes: Sequence[int], tables: Seq
     Permute, slice, pad, expand, concatenate (into a strided output) and reorder: output axis i reads input axis axes[i] at index tables[i][o]. axes[i] = -1 does not move in the input; an empty table is the identity; index -1 fills `value`. Any formats and strides, equal dtypes or float32 and bfloat16. Channels that pad a blocked output become zero. The two must not overlap.
     """
 
+def quantise(input: TensorDesc, output: TensorDesc) -> Step:
+    """
+    float32 or bfloat16 to codes (s8, u8): round(x / scale) + zero_point, ties to even, kept within the dtype's codes, as torch's quantized_decomposed has it (NaN becomes the code 0). One shape and format, any strides; channels that pad a block become zero.
+    """
+
+def dequantise(input: TensorDesc, output: TensorDesc) -> Step:
+    """
+    Codes (s8, u8) to the float32 or bfloat16 that they stand for: (code - zero_point) * scale. One shape and format, any strides; channels that pad a block become zero.
+    """
+
 def elementwise(inputs: Sequence[TensorDesc], output: TensorDesc, kind: str) -> Step:
     """
     One operation in the operands' own dtype, which broadcast and are plain. Kinds: convert; invert, bit_and, bit_or, bit_xor (integers, bool); add, sub, mul, floor_div, remainder, maximum, minimum (integers); eq, ne, lt, le, gt, ge (output bool); where (bool, two of the output's dtype).
