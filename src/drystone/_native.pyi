@@ -197,7 +197,9 @@ def onednn_version() -> str: ...
 def post_op_limit(kind: str, alpha: float) -> float: ...
 
 class Product(Step):
-    """A convolution or a linear layer by oneDNN."""
+    """
+    A convolution or a linear layer by oneDNN. x may be codes (u8, s8): with weights of s8 and ``weight_scales``, one an output channel, and the output codes, float32 or bfloat16.
+    """
 
     @property
     def has_exact_run(self) -> bool:
@@ -214,7 +216,7 @@ class Convolution(Product):
     Slots: x, packed weights, bias where there is one, output, operands of the post-ops.
     """
 
-    def __init__(self, x: TensorDesc, weights: Sequence[int], has_bias: bool, output: TensorDesc, stride: Sequence[int], padding_l: Sequence[int], padding_r: Sequence[int], dilation: Sequence[int], groups: int, post_ops: Sequence[tuple[str, float, float, TensorDesc | None]], transposed: bool = False) -> None: ...
+    def __init__(self, x: TensorDesc, weights: Sequence[int], has_bias: bool, output: TensorDesc, stride: Sequence[int], padding_l: Sequence[int], padding_r: Sequence[int], dilation: Sequence[int], groups: int, post_ops: Sequence[tuple[str, float, float, TensorDesc | None]], transposed: bool = False, weight_scales: Sequence[float] = [], weights_fit_7_bits: bool = False) -> None: ...
 
     def pack(self, dtype: DType, source: int, packed: int) -> None: ...
 
@@ -223,7 +225,7 @@ class Linear(Product):
     Slots: x (M, K), packed weights, bias where there is one, output (M, N), operands of the post-ops.
     """
 
-    def __init__(self, inner_product: bool, dtype: DType, m: int, k: int, n: int, has_bias: bool, output_dtype: DType, post_ops: Sequence[tuple[str, float, float, TensorDesc | None]]) -> None: ...
+    def __init__(self, inner_product: bool, x: TensorDesc, n: int, has_bias: bool, output: TensorDesc, post_ops: Sequence[tuple[str, float, float, TensorDesc | None]], weight_scales: Sequence[float] = [], weights_fit_7_bits: bool = False) -> None: ...
 
     def pack(self, dtype: DType, source: int, packed: int) -> None: ...
 

@@ -57,8 +57,7 @@ class OneDnnLinear(PackedLinear):
     def step(
         self, x: native.TensorDesc, n: int, has_bias: bool, output: native.TensorDesc, chain: list[native.PostOp]
     ) -> native.Linear:
-        m, k = x.shape
-        step = native.Linear(self.inner_product, x.dtype, m, k, n, has_bias, output.dtype, chain)
+        step = native.Linear(self.inner_product, x, n, has_bias, output, chain)
         if step.implementation.startswith(("ref", "gemm:ref")):
             raise ValueError("oneDNN has only its reference implementation")
         return step
