@@ -28,10 +28,10 @@ void require_rows(const TensorDesc& desc, const std::string& name) {
 }
 
 GemmOp op_of(const PostOp& op, const TensorDesc& output) {
-  const TensorDesc* other = op.other(output);
+  const std::optional<TensorDesc> other = op.other(output);
   GemmOp result{};
   result.instruction = epilogue_instruction(op);
-  result.binary = other;
+  result.binary = other.has_value();
   if (!other) return result;
   const TensorDesc& desc = *other;
   require_rows(desc, "an operand");

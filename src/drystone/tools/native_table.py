@@ -10,8 +10,9 @@ import torch
 
 from drystone import native
 from drystone.graph.graph import Graph, Node, Value, constant, make_node
-from drystone.graph.ops import OPERATORS, Aten, Conv, Convert, Elementwise, Operator, Recurrent
+from drystone.graph.ops import OPERATORS, Aten, Conv, Convert, Dequantise, Elementwise, Operator, Quantise, Recurrent
 from drystone.graph.ops.operator import IMAGE, Sample
+from drystone.graph.quantisation import Quantisation
 from drystone.passes.in_precision import in_precision
 from drystone.passes.lower_precision import rounded
 from drystone.plan.autotune import Planner
@@ -29,6 +30,9 @@ def _node(kind: type[Operator], sample: Sample | None) -> Node:
     inputs = [Value(shape, dtype) for dtype, shape in map(_described, shapes)]
     inputs += [constant(torch.zeros(shape, dtype=dtype)) for dtype, shape in map(_described, constants)]
     node = make_node(kind(*fields), inputs, F32)
+    if kind in (Quantise, Dequantise):
+        codes = node.output if kind is Quantise else node.inputs[0]
+        codes.dtype, codes.quantisation = torch.uint8, Quantisation((0.1,), 128)
     node.outputs += [Value(shape, F32, producer=node) for shape in node.op.further(node.inputs)[len(node.outputs) - 1 :]]
     return node
 

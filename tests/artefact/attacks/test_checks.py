@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from one_node import (
     ADD,
+    CODES,
     CONV,
     I64,
     MAP,
@@ -25,6 +26,7 @@ from one_node import (
     cat,
     conv,
     convert,
+    dequantise,
     elementwise,
     expand,
     grid_sample,
@@ -37,12 +39,14 @@ from one_node import (
     lrn,
     lstm,
     mean,
+    moved,
     overlap,
     pad,
     permute,
     pointwise,
     pool,
     product,
+    quantise,
     quantised,
     read,
     reduce,
@@ -83,6 +87,11 @@ def more(make: Callable[..., Given], op: str, count: int) -> dict[str, tuple[Giv
     node = given["graph"]["nodes"][0]
     node["inputs"] = node["inputs"] + node["inputs"][-1:]
     return {f"{op}: an operand more": (given, f"this {op} takes {count} operands, not {count + 1}")}
+
+
+def codes(**changed: Any) -> list[Any]:
+    """CODES with another quantisation."""
+    return [*CODES[:2], CODES[2] | changed]
 
 
 OF_OPERATORS: dict[str, tuple[Given, str]] = {
@@ -246,6 +255,21 @@ OF_OPERATORS: dict[str, tuple[Given, str]] = {
     **more(permute, "permute", 1),
     "permute: an axis twice": (permute(dims=[1, 1]), "[1, 1] is no order of the axes of x0:float32[2, 3]"),
     "permute: an axis less": (permute(dims=[0]), "[0] is no order of the axes of x0:float32[2, 3]"),
+    **more(quantise, "quantise", 1),
+    "quantise: to floats": (quantise(outputs=[[2, 3]]), "its result has no quantisation"),
+    "quantise: to codes of no meaning": (quantise(outputs=[["uint8", [2, 3]]]), "y0:uint8[2, 3] is no operand of a quantise"),
+    **more(dequantise, "dequantise", 1),
+    "dequantise: from floats": (dequantise(inputs=[[2, 3]]), "its operand has no quantisation"),
+    "dequantise: to codes": (dequantise(outputs=[CODES]), "its result is no float"),
+    "permute: codes that mean something else": (moved(outputs=[["uint8", [3, 2], None]]), "it changes its quantisation"),
+    "softmax: of codes": (softmax(inputs=[CODES]), "no operand of a softmax"),
+    "codes: a scale of 0": (quantise(outputs=[codes(scales=[0.0])]), "the scale 0.0 is no positive number"),
+    "codes: a subnormal scale": (quantise(outputs=[codes(scales=[1e-40])]), "the scale 1e-40 is no positive number"),
+    "codes: an infinite scale": (quantise(outputs=[codes(scales=["inf"])]), "is not finite"),
+    "codes: a zero point beyond": (quantise(outputs=[codes(zero_point=256)]), "256 is no integer from -128 to 255"),
+    "codes: a zero point of another dtype": (quantise(outputs=[codes(zero_point=-1)]), "the zero point -1 is none of 0 to 255"),
+    "codes: scales for other rows": (quantise(outputs=[codes(scales=[1.0] * 3)]), "3 scales for a shape of [2, 3]"),
+    "codes: of int64": (quantise(outputs=[["int64", [2, 3], CODES[2]]]), "codes of torch.int64, not of int8 or uint8"),
     **more(reshape, "reshape", 1),
     "reshape: other elements": (reshape(outputs=[[7]], sizes=[7]), "x0:float32[2, 3] has 6 elements, and [7] 7"),
     **more(expand, "expand", 1),

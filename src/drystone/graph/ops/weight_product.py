@@ -19,6 +19,7 @@ class WeightProduct(Operator):
     converts: ClassVar[bool] = True
     factors: ClassVar[int] = 2
     takes_epilogue: ClassVar[bool] = True
+    quantises: ClassVar[bool] = True
 
     @property
     def operands(self) -> int:

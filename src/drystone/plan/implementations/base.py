@@ -147,7 +147,7 @@ class WeightStore:
         if memory is None:
             plain = weight.constant.detach().to(dtype or weight.dtype).contiguous()
             if weight.key not in self._gains:  # while what a function makes, or what is released later, is at hand
-                self._gains[weight.key] = largest_gain(plain)
+                self._gains[weight.key] = largest_gain(real(weight, plain))
             memory = self._allocate(max(packing.packed_bytes, 1))
             packing.pack(native.DTYPES[plain.dtype], plain.data_ptr(), memory.data_ptr())
             self._packed[key] = memory
@@ -181,7 +181,7 @@ class WeightStore:
         """How many times the largest |x| a product of x with ``weight`` can be."""
         if weight.key not in self._gains:
             try:
-                self._gains[weight.key] = largest_gain(weight.constant)
+                self._gains[weight.key] = largest_gain(real(weight, weight.constant))
             except WeightsReleasedError:
                 return math.inf
         return self._gains[weight.key]
@@ -248,6 +248,11 @@ class PlaceholderWeights(WeightStore):
         start = self._used
         self._used += -(-size // self.ALIGNMENT) * self.ALIGNMENT
         return self._chunks[self._index][start : start + size]
+
+
+def real(value: Value, data: torch.Tensor) -> torch.Tensor:
+    """``data`` of a constant, or what its codes stand for."""
+    return data if value.quantisation is None else value.quantisation.real(data)
 
 
 def float_reason(node: Node) -> str | None:

@@ -60,8 +60,7 @@ class OneDnnLinear(PackedLinear):
     def step(
         self, node: Node, x: native.TensorDesc, n: int, output: native.TensorDesc, chain: list[native.PostOp]
     ) -> native.Linear:
-        m, k = x.shape
-        step = native.Linear(self.inner_product, x.dtype, m, k, n, node.of(Linear).has_bias, output.dtype, chain)
+        step = native.Linear(self.inner_product, x, n, node.of(Linear).has_bias, output, chain)
         if step.implementation.startswith(("ref", "gemm:ref")):
             raise ValueError("oneDNN has only its reference implementation")
         return step
