@@ -38,21 +38,29 @@ void bind_core(nb::module_& m) {
   for (const Format& named : formats) format.attr(named.name) = named;
   m.def("formats", [] { return std::vector<Format>(std::begin(formats), std::end(formats)); }, "All that there are.");
   m.def("blocked", &blocked, "The blocks that the CPU in force computes in: one fills a vector of float32.");
-  nb::class_<TensorDesc>(
-      m, "TensorDesc",
-      "Dtype, format, logical shape (N, C, spatial...), strides in elements; in blocks, strides[1] leads to the next block.")
-      .def_static("dense", &TensorDesc::dense, "dtype"_a, "format"_a, "shape"_a)
+  nb::class_<TensorDesc>(m, "TensorDesc",
+                         "Dtype, format, logical shape (N, C, spatial...), strides in elements; in blocks, strides[1] leads to the next "
+                         "block. s8 and u8 stand "
+                         "for (code - zero_point) * scale.")
+      .def_static(
+          "dense",
+          [](DType dtype, Format format, Dims shape, float scale, int32_t zero_point) {
+            return TensorDesc::dense(dtype, format, std::move(shape)).quantised(scale, zero_point);
+          },
+          "dtype"_a, "format"_a, "shape"_a, "scale"_a = 1.0f, "zero_point"_a = 0)
       .def(
           "__init__",
-          [](TensorDesc* self, DType dtype, Format format, Dims shape, Dims strides) {
+          [](TensorDesc* self, DType dtype, Format format, Dims shape, Dims strides, float scale, int32_t zero_point) {
             if (shape.size() != strides.size()) throw std::invalid_argument("shape and strides differ in length");
-            new (self) TensorDesc{dtype, format, std::move(shape), std::move(strides)};
+            new (self) TensorDesc(TensorDesc{dtype, format, std::move(shape), std::move(strides)}.quantised(scale, zero_point));
           },
-          "dtype"_a, "format"_a, "shape"_a, "strides"_a)
+          "dtype"_a, "format"_a, "shape"_a, "strides"_a, "scale"_a = 1.0f, "zero_point"_a = 0)
       .def_ro("dtype", &TensorDesc::dtype)
       .def_ro("format", &TensorDesc::format)
       .def_ro("shape", &TensorDesc::shape)
       .def_ro("strides", &TensorDesc::strides)
+      .def_ro("scale", &TensorDesc::scale)
+      .def_ro("zero_point", &TensorDesc::zero_point)
       .def_prop_ro("bytes", &TensorDesc::bytes)
       .def_prop_ro("is_dense", &TensorDesc::is_dense)
       .def_prop_ro("has_padding", &TensorDesc::has_padding)

@@ -13,15 +13,33 @@ using namespace nb::literals;
 namespace drystone {
 
 void bind_gemm(nb::module_& m) {
+  nb::class_<GemmCodes>(m, "GemmCodes",
+                        "Weights as codes of 4 or 8 bits, of which ``group`` neighbours along K share a scale, and a minimum if "
+                        "``minima``. ``dtype`` of these: float16 or float32. A weight is scale * code + minimum, or scale * (code - 8) and "
+                        "scale * (code - 128).")
+      .def(
+          "__init__",
+          [](GemmCodes* self, int bits, int64_t group, DType dtype, bool minima) { new (self) GemmCodes{bits, minima, dtype, group}; },
+          "bits"_a, "group"_a, "dtype"_a, "minima"_a = false);
   bind_packing(nb::class_<Gemm, Step>(
                    m, "Gemm",
                    "x (M, K) @ weights (N, K) transposed, by the own kernel. Slots: as Linear's. ``widened``: bfloat16 without VDPBF16PS.")
                    .def(
                        "__init__",
                        [](Gemm* self, const TensorDesc& x, int64_t columns, bool has_bias, const TensorDesc& output,
-                          const std::vector<PostOpTuple>& post_ops,
-                          bool widened) { new (self) Gemm(x, columns, has_bias, output, post_ops_of(post_ops), widened); },
-                       "x"_a, "n"_a, "has_bias"_a, "output"_a, "post_ops"_a, "widened"_a = false));
+                          const std::vector<PostOpTuple>& post_ops, bool widened, const std::optional<GemmCodes>& codes) {
+                         new (self) Gemm(x, columns, has_bias, output, post_ops_of(post_ops), widened, codes.value_or(GemmCodes{}));
+                       },
+                       "x"_a, "n"_a, "has_bias"_a, "output"_a, "post_ops"_a, "widened"_a = false, "codes"_a = nb::none())
+                   .def(
+                       "pack_codes",
+                       [](const Gemm& self, uintptr_t codes, uintptr_t scales, uintptr_t minima, uintptr_t packed) {
+                         self.pack_codes(reinterpret_cast<const void*>(codes), reinterpret_cast<const void*>(scales),
+                                         reinterpret_cast<const void*>(minima), reinterpret_cast<void*>(packed));
+                       },
+                       "codes"_a, "scales"_a, "minima"_a, "packed"_a,
+                       "Of codes: (N, K) bytes, or (N, K / 2) with the first of two codes in the low half; scales and minima (0: none) (N, "
+                       "groups)."));
 }
 
 }  // namespace drystone

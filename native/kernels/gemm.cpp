@@ -6,6 +6,9 @@
 // spread over the rows. A single row block reads its weights as a stream, fetched some KB ahead; a single row best without.
 // What a tile summed goes through its epilogue in the first level, and to memory once. How the work is cut: steps/gemm.cpp.
 //
+// Weights may be codes of 4 or 8 bits (gemm_codes.cpp). A single block of rows decodes them in registers, more have a strip decoded
+// before it is used for all of them.
+//
 // Another arithmetic is another tile function (gemm_tile.h, gemm_tiles.cpp): the packed rows and weights are in the order of AMX tiles.
 //
 // Zen 5, one core, weights cold, against oneDNN 3.2's matmul, geometric means over nine layers: float32 1.00 times as fast for 1 row, 1.44
@@ -15,6 +18,7 @@
 
 #include <omp.h>
 
+#include "kernels/gemm_codes.h"
 #include "kernels/gemm_dot.h"
 #include "kernels/gemm_math.h"
 #include "kernels/gemm_rows.h"
@@ -43,9 +47,28 @@ GemmTileFunction tile_function(const GemmArgs& a, int64_t rows, int64_t vectors)
 inline int64_t strip_columns(const GemmArgs& a, int64_t strip) { return least(kStrip, a.n - strip * kStrip); }
 inline int64_t strip_vectors(const GemmArgs& a, int64_t strip) { return ceil_div(strip_columns(a, strip), W); }
 
+// Where a strip's weights from k on lie; codes: its first group.
 inline const char* strip_weights(const GemmArgs& a, int64_t strip, int64_t k) {
+  if (a.codes.bits) return static_cast<const char*>(a.weights) + strip * kStrip * ceil_div(a.k, a.codes.group) * a.codes.column_bytes();
   const int64_t step = step_k(a), strip_bytes = ceil_div(a.k, step) * kStrip * 4;
   return static_cast<const char*>(a.weights) + strip * strip_bytes + k / step * strip_vectors(a, strip) * kVectorBytes;
+}
+
+// Where the weights from k on begin that are read next.
+inline const char* weights_from(const GemmArgs& a, int64_t strip, int64_t k) {
+  const char* weights = strip_weights(a, strip, k);
+  return a.codes.bits ? weights + k / a.codes.group * strip_vectors(a, strip) * W * a.codes.column_bytes() : weights;
+}
+
+// The next strip's weights are fetched by the first `blocks` row blocks, in each so many lines in four steps.
+struct Ahead {
+  int64_t lines, blocks;
+};
+inline Ahead ahead_of(const GemmArgs& a, int64_t vectors, int64_t steps, int64_t blocks) {
+  if (!a.codes.bits) return {ceil_div(4 * vectors * kVectorBytes / 64, blocks), blocks};
+  const int64_t lines = ceil_div(steps * step_k(a) * vectors * W * a.codes.column_bytes(), a.codes.group * 64);
+  const int64_t each = ceil_div(lines, blocks * larger(steps / 4, 1));
+  return {each, ceil_div(lines, each * larger(steps / 4, 1))};
 }
 
 // Epilogue and store of a tile, which lies row by row, `width` floats apart.
@@ -94,6 +117,7 @@ struct Part {
   Range rows, strips, k;
   char* packed;    // its rows, block of k by block of k
   float* sums;     // of a block, between blocks of k
+  char* decoded;   // a strip of a block, of codes
   float* results;  // split_k > 1: where its sums stay, [row][strip columns], else null
 };
 
@@ -104,6 +128,7 @@ void compute(const GemmArgs& a, const Part& part) {
   const int64_t row_total = part.rows.end - part.rows.begin, strip_total = part.strips.end - part.strips.begin;
   const int64_t row_parts = ceil_div(row_total, a.block_m), strip_parts = ceil_div(strip_total, a.block_strips);
   const int64_t padded_n = ceil_div(a.n, kStrip) * kStrip;
+  const bool coded = a.codes.bits > 0;
   bool warm = false;
 
   for (int64_t mp = 0; mp < row_parts; mp++) {
@@ -123,15 +148,20 @@ void compute(const GemmArgs& a, const Part& part) {
           if (opens)
             for (int64_t i = 0; i < width; i++) first[i] = a.bias && part.k.begin == 0 && i < columns ? a.bias[strip * kStrip + i] : 0.0f;
           const char* weights = strip_weights(a, strip, k);
-          const char* next = strip + 1 < strips.end ? strip_weights(a, strip + 1, k)
-                             : !closes              ? strip_weights(a, strips.begin, depth.end)
-                             : np + 1 < strip_parts ? strip_weights(a, strips.end, part.k.begin)
-                                                    : strip_weights(a, part.strips.begin, part.k.begin);
-          const int64_t lines = ceil_div(4 * vectors * kVectorBytes / 64, blocks);
+          const char* next = strip + 1 < strips.end ? weights_from(a, strip + 1, k)
+                             : !closes              ? weights_from(a, strips.begin, depth.end)
+                             : np + 1 < strip_parts ? weights_from(a, strips.end, part.k.begin)
+                                                    : weights_from(a, part.strips.begin, part.k.begin);
+          const Ahead ahead = ahead_of(a, vectors, steps, blocks);
+          const bool in_registers = coded && blocks == 1 && element == 4;
+          if (coded && !in_registers) {
+            decode_strip(a.codes, a.arithmetic, weights, vectors, depth.begin, depth.end, part.decoded);
+            weights = part.decoded;
+          }
           for (int64_t b = 0; b < blocks; b++) {
             const Range block = row_block(a, count, b, blocks);
             const int64_t height = block.end - block.begin, row = rows.begin + block.begin;
-            const bool near = blocks == 1 || !warm;
+            const bool near = !coded && (blocks == 1 || !warm);
             float* sums = part.sums + ((strip - strips.begin) * count + block.begin) * kStrip;
             GemmTile t{};
             t.rows = height;
@@ -142,15 +172,18 @@ void compute(const GemmArgs& a, const Part& part) {
             t.start_stride = opens ? 0 : width;
             t.sums = closes ? tile : sums;
             t.sums_stride = width;
-            t.ahead = near ? weights + kNear : next + b * (steps / 4) * lines * 64;
-            t.ahead_lines = !near ? lines : height > 1 || on_amx(a) ? 4 * vectors * kVectorBytes / 64 : 0;
+            t.ahead = near ? weights + kNear : next + b * (steps / 4) * ahead.lines * 64;
+            t.ahead_lines = !near ? (b < ahead.blocks ? ahead.lines : 0) : height > 1 || on_amx(a) ? 4 * vectors * kVectorBytes / 64 : 0;
             warm = true;
             if (closes && part.results) {
               t.sums = part.results + row * padded_n + strip * kStrip;
               t.sums_stride = padded_n;
             }
             if (closes && !part.results) finish.fetch(row, height, strip * kStrip, columns);
-            tile_function(a, height, vectors)(t);
+            if (in_registers)
+              codes_tile(a.codes, height, vectors)(t, a.codes, depth.begin, depth.end);
+            else
+              tile_function(a, height, vectors)(t);
             if (closes && !part.results) finish.run(tile, width, row, height, strip * kStrip, columns);
           }
         }
@@ -200,6 +233,7 @@ void gemm(const GemmArgs& a) {
       part.k = {k.begin * chunk_k(a), least(a.k, k.end * chunk_k(a))};
       part.packed = reinterpret_cast<char*>(scratch);
       part.sums = reinterpret_cast<float*>(scratch + a.rows_bytes);
+      part.decoded = reinterpret_cast<char*>(scratch + a.rows_bytes + a.sums_bytes);
       part.results = results ? results + k_part * a.m * strips * kStrip : nullptr;
       compute(a, part);
     }

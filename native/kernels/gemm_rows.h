@@ -64,7 +64,7 @@ inline void pack_rows(const GemmArgs& a, Range rows, Range k, char* to) {
       const auto* narrow = static_cast<const uint16_t*>(a.x) + offset;
       if (a.x_dtype == DType::f32)
         pack_row<float>(static_cast<const float*>(a.x) + offset, depth, to, stride);
-      else if (a.arithmetic == GemmArithmetic::bf16_widened)
+      else if (gemm_x_bytes(a.arithmetic) == 4)
         pack_row<float>(narrow, depth, to, stride);
       else
         pack_row<uint16_t>(narrow, depth, to, stride);

@@ -41,10 +41,10 @@ void require_floats(double a, double b, double c) {
 }
 
 DepthwiseOp op_of(const PostOp& op, const TensorDesc& output) {
-  const TensorDesc* other = op.other(output);
+  const std::optional<TensorDesc> other = op.other(output);
   DepthwiseOp result{};
   result.instruction = epilogue_instruction(op);
-  result.binary = other;
+  result.binary = other.has_value();
   if (!other) return result;
   const TensorDesc& desc = *other;
   require_float(desc.dtype, "an operand (" + desc.str() + ")");

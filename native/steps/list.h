@@ -34,6 +34,14 @@ using Tables = std::vector<Dims>;
        "tables[i][o]. axes[i] = -1 does not move in the input; an empty table is the identity; index -1 fills `value`. Any formats and " \
        "strides, equal dtypes or float32 and bfloat16. Channels that pad a blocked output become zero. The two must not overlap.",       \
        const TensorDesc& input, const TensorDesc& output, const std::vector<int64_t>& axes, const Tables& tables, double value)          \
+  STEP(quantise,                                                                                                                         \
+       "float32 or bfloat16 to codes (s8, u8): round(x / scale) + zero_point, ties to even, kept within the dtype's codes, as torch's "  \
+       "quantized_decomposed has it (NaN becomes the code 0). One shape and format, any strides; channels that pad a block become zero.", \
+       const TensorDesc& input, const TensorDesc& output)                                                                                \
+  STEP(dequantise,                                                                                                                       \
+       "Codes (s8, u8) to the float32 or bfloat16 that they stand for: (code - zero_point) * scale. One shape and format, any strides; " \
+       "channels that pad a block become zero.",                                                                                         \
+       const TensorDesc& input, const TensorDesc& output)                                                                                \
   STEP(elementwise,                                                                                                                      \
        "One operation in the operands' own dtype, which broadcast and are plain. Kinds: convert; invert, bit_and, bit_or, bit_xor "      \
        "(integers, bool); add, sub, mul, floor_div, remainder, maximum, minimum (integers); eq, ne, lt, le, gt, ge (output bool); where " \

@@ -80,13 +80,13 @@ def blocked() -> Format:
 
 class TensorDesc:
     """
-    Dtype, format, logical shape (N, C, spatial...), strides in elements; in blocks, strides[1] leads to the next block.
+    Dtype, format, logical shape (N, C, spatial...), strides in elements; in blocks, strides[1] leads to the next block. s8 and u8 stand for (code - zero_point) * scale.
     """
 
-    def __init__(self, dtype: DType, format: Format, shape: Sequence[int], strides: Sequence[int]) -> None: ...
+    def __init__(self, dtype: DType, format: Format, shape: Sequence[int], strides: Sequence[int], scale: float = 1.0, zero_point: int = 0) -> None: ...
 
     @staticmethod
-    def dense(dtype: DType, format: Format, shape: Sequence[int]) -> TensorDesc: ...
+    def dense(dtype: DType, format: Format, shape: Sequence[int], scale: float = 1.0, zero_point: int = 0) -> TensorDesc: ...
 
     @property
     def dtype(self) -> DType: ...
@@ -99,6 +99,12 @@ class TensorDesc:
 
     @property
     def strides(self) -> list[int]: ...
+
+    @property
+    def scale(self) -> float: ...
+
+    @property
+    def zero_point(self) -> int: ...
 
     @property
     def bytes(self) -> int: ...
@@ -191,7 +197,9 @@ def onednn_version() -> str: ...
 def post_op_limit(kind: str, alpha: float) -> float: ...
 
 class Product(Step):
-    """A convolution or a linear layer by oneDNN."""
+    """
+    A convolution or a linear layer by oneDNN. x may be codes (u8, s8): with weights of s8 and ``weight_scales``, one an output channel, and the output codes, float32 or bfloat16.
+    """
 
     @property
     def has_exact_run(self) -> bool:
@@ -208,7 +216,7 @@ class Convolution(Product):
     Slots: x, packed weights, bias where there is one, output, operands of the post-ops.
     """
 
-    def __init__(self, x: TensorDesc, weights: Sequence[int], has_bias: bool, output: TensorDesc, stride: Sequence[int], padding_l: Sequence[int], padding_r: Sequence[int], dilation: Sequence[int], groups: int, post_ops: Sequence[tuple[str, float, float, TensorDesc | None]], transposed: bool = False) -> None: ...
+    def __init__(self, x: TensorDesc, weights: Sequence[int], has_bias: bool, output: TensorDesc, stride: Sequence[int], padding_l: Sequence[int], padding_r: Sequence[int], dilation: Sequence[int], groups: int, post_ops: Sequence[tuple[str, float, float, TensorDesc | None]], transposed: bool = False, weight_scales: Sequence[float] = [], weights_fit_7_bits: bool = False) -> None: ...
 
     def pack(self, dtype: DType, source: int, packed: int) -> None: ...
 
@@ -217,7 +225,7 @@ class Linear(Product):
     Slots: x (M, K), packed weights, bias where there is one, output (M, N), operands of the post-ops.
     """
 
-    def __init__(self, inner_product: bool, dtype: DType, m: int, k: int, n: int, has_bias: bool, output_dtype: DType, post_ops: Sequence[tuple[str, float, float, TensorDesc | None]]) -> None: ...
+    def __init__(self, inner_product: bool, x: TensorDesc, n: int, has_bias: bool, output: TensorDesc, post_ops: Sequence[tuple[str, float, float, TensorDesc | None]], weight_scales: Sequence[float] = [], weights_fit_7_bits: bool = False) -> None: ...
 
     def pack(self, dtype: DType, source: int, packed: int) -> None: ...
 
@@ -239,6 +247,16 @@ def attention(query: TensorDesc, key: TensorDesc, value: TensorDesc, mask: Tenso
 def copy(input: TensorDesc, output: TensorDesc, axes: Sequence[int], tables: Sequence[Sequence[int]], value: float) -> Step:
     """
     Permute, slice, pad, expand, concatenate (into a strided output) and reorder: output axis i reads input axis axes[i] at index tables[i][o]. axes[i] = -1 does not move in the input; an empty table is the identity; index -1 fills `value`. Any formats and strides, equal dtypes or float32 and bfloat16. Channels that pad a blocked output become zero. The two must not overlap.
+    """
+
+def quantise(input: TensorDesc, output: TensorDesc) -> Step:
+    """
+    float32 or bfloat16 to codes (s8, u8): round(x / scale) + zero_point, ties to even, kept within the dtype's codes, as torch's quantized_decomposed has it (NaN becomes the code 0). One shape and format, any strides; channels that pad a block become zero.
+    """
+
+def dequantise(input: TensorDesc, output: TensorDesc) -> Step:
+    """
+    Codes (s8, u8) to the float32 or bfloat16 that they stand for: (code - zero_point) * scale. One shape and format, any strides; channels that pad a block become zero.
     """
 
 def elementwise(inputs: Sequence[TensorDesc], output: TensorDesc, kind: str) -> Step:
@@ -349,12 +367,24 @@ class Depthwise(Step):
 
     def pack(self, dtype: DType, source: int, packed: int) -> None: ...
 
+class GemmCodes:
+    """
+    Weights as codes of 4 or 8 bits, of which ``group`` neighbours along K share a scale, and a minimum if ``minima``. ``dtype`` of these: float16 or float32. A weight is scale * code + minimum, or scale * (code - 8) and scale * (code - 128).
+    """
+
+    def __init__(self, bits: int, group: int, dtype: DType, minima: bool = False) -> None: ...
+
 class Gemm(Step):
     """
     x (M, K) @ weights (N, K) transposed, by the own kernel. Slots: as Linear's. ``widened``: bfloat16 without VDPBF16PS.
     """
 
-    def __init__(self, x: TensorDesc, n: int, has_bias: bool, output: TensorDesc, post_ops: Sequence[tuple[str, float, float, TensorDesc | None]], widened: bool = False) -> None: ...
+    def __init__(self, x: TensorDesc, n: int, has_bias: bool, output: TensorDesc, post_ops: Sequence[tuple[str, float, float, TensorDesc | None]], widened: bool = False, codes: GemmCodes | None = None) -> None: ...
+
+    def pack_codes(self, codes: int, scales: int, minima: int, packed: int) -> None:
+        """
+        Of codes: (N, K) bytes, or (N, K / 2) with the first of two codes in the low half; scales and minima (0: none) (N, groups).
+        """
 
     @property
     def packed_bytes(self) -> int: ...
@@ -396,6 +426,34 @@ class RecurrentLayers:
 
     @property
     def implementation(self) -> str: ...
+
+PAGE_POSITIONS: int = 64
+
+class PageSlab:
+    """
+    Zeroed memory of ``count`` pages of a cache, ``page_bytes`` apart from ``begin`` on.
+    """
+
+    def __init__(self, dtype: DType, heads: int, depth: int, width: int, count: int) -> None: ...
+
+    @property
+    def begin(self) -> int: ...
+
+    @property
+    def bytes(self) -> int: ...
+
+    @property
+    def page_bytes(self) -> int: ...
+
+def find_page(address: int) -> tuple[DType, int, int, int] | None:
+    """
+    Dtype, heads, depth of a key and width of a value of the page that begins there; None where none does.
+    """
+
+def page_offsets(dtype: DType, heads: int, depth: int, width: int) -> tuple[int, int, int]:
+    """
+    Bytes from head to head of a page, and within a head to the values, and to the scales of int8 (keys', then values').
+    """
 
 def find_libtorch(path: str) -> None:
     """

@@ -13,7 +13,8 @@ import drystone.copies  # noqa: F401 (registers the copies of optimised modules)
 from drystone.capture.export import check_model
 from drystone.capture.kept_modules import Choice, chosen_modules
 from drystone.errors import CaptureError, UnsupportedError, warn
-from drystone.options import Options, check_arguments, check_eager, check_release, example_call
+from drystone.generation.models import generates
+from drystone.options import Options, check_eager, check_options, check_release, example_call, require_example
 from drystone.packed_layers import optimize_layers
 from drystone.parted import optimize_in_parts
 from drystone.passes.in_precision import bfloat16_notice
@@ -40,6 +41,9 @@ def optimize(
     formats: str | None = None,
     release_originals: bool = False,
     new_shapes: Literal["wait", "background"] = "wait",
+    weights: Literal["int8", "int4"] | None = None,
+    group_size: Literal[32, 64, 128] = 32,
+    keep: Sequence[Choice] | Choice | None = None,
 ) -> OptimizedModule | PartedModule | PackedLayersModule:
     """Prepare ``model`` for inference on this CPU. Returns a module with the same signature.
 
@@ -78,13 +82,18 @@ def optimize(
         new_shapes: what a call does for which there is no program: ``"wait"`` until it is made, or be answered by eager while a
             thread makes it in the ``"background"``. ``explain()`` says what is being made. Where that fails, eager goes on, with
             one DrystoneWarning.
+        weights: ``"int8"`` or ``"int4"`` rounds the weights of linear layers to so many bits, with one scale for
+            ``group_size`` neighbours along a row, by the scales that err least. Products of few rows then take a quarter or an
+            eighth of the memory traffic. All else is computed as without it. The model must be captured whole.
+        group_size: 32, 64 or 128. It must divide the inputs of each linear layer that is not in ``keep``.
+        keep: submodules whose weights are not quantised, as ``keep_fp32`` names them.
 
     Raises:
         CaptureError: the model is in training mode; neither it nor any of its submodules can be captured; or it can't vary as
             ``dynamic_shapes`` declares, with torch's suggestion.
         UnsupportedError: an operator would run on ATen with ``strict``; or an unsupported dtype.
-        InputError: missing example inputs, or inputs not on the CPU; an argument out of range; a submodule in ``keep_fp32`` that
-            the model does not have.
+        InputError: missing example inputs, or inputs not on the CPU; an argument out of range; a submodule in ``keep_fp32`` or
+            ``keep`` that the model does not have; a linear layer that ``group_size`` does not divide.
 
     >>> fast = optimize(nn.Linear(4, 2).eval(), torch.zeros(1, 4))
     >>> fast(torch.ones(1, 4)).shape
@@ -93,22 +102,41 @@ def optimize(
     if isinstance(model, ModuleProxy):
         model = model.original()
     args, kwargs = example_call(example_inputs, example_kwargs)
-    check_arguments(args, kwargs, dtype, accuracy, tuning, capture, formats, new_shapes)
+    causal = not args and not kwargs and generates(model)
+    if not causal:
+        require_example(args, kwargs)
+    check_options(dtype, accuracy, tuning, capture, formats, new_shapes, weights, group_size)
     threads_in_force()
     if release_originals:
         check_release(model, dynamic_shapes)
-    options = Options(dtype, tuning, strict, formats, accuracy, new_shapes, chosen_modules(model, keep_fp32))
+    options = Options(
+        dtype,
+        tuning,
+        strict,
+        formats,
+        accuracy,
+        new_shapes,
+        float32_modules=chosen_modules(model, keep_fp32),
+        weights=weights,
+        group_size=group_size,
+        kept_modules=chosen_modules(model, keep, "keep"),
+    )
     if dtype is torch.bfloat16 and (notice := bfloat16_notice()):
         warn(notice)
+    if causal:
+        from drystone.generation.causal import optimize_causal  # imports transformers
+
+        return optimize_causal(model, options)
     if capture == "eager":
-        check_eager(model, dtype, dynamic_shapes, strict, release_originals, new_shapes)
+        check_eager(model, dtype, dynamic_shapes, strict, release_originals, new_shapes, weights)
         return optimize_layers(model, args, kwargs, options)
     preparer = Preparer()
     example = Example(model, args, kwargs)
     try:
         return optimize_whole(example, options, preparer, dynamic_shapes, release_originals=release_originals)
     except (CaptureError, UnsupportedError) as error:
-        whole = capture == "whole" or strict or release_originals
+        # Parts are held against the model's own results, which quantised weights do not give.
+        whole = capture == "whole" or strict or release_originals or weights is not None
         if whole or dynamic_shapes is not None or isinstance(model, torch.jit.ScriptModule):
             raise
         reason = error

@@ -18,7 +18,8 @@ from drystone.plan.budget import Budget
 
 @dataclass(frozen=True)
 class Options:
-    """The options of ``optimize``. ``float32_modules`` stay float32 where ``dtype`` is bfloat16."""
+    """The options of ``optimize``. ``float32_modules`` stay float32 where ``dtype`` is bfloat16, ``kept_modules`` keep their
+    weights where ``weights`` quantises the others."""
 
     dtype: torch.dtype | None = None
     tuning: str | float = "measure"
@@ -27,6 +28,9 @@ class Options:
     accuracy: str = "default"
     new_shapes: str = "wait"
     float32_modules: Collection[nn.Module] = ()
+    weights: str | None = None
+    group_size: int = 32
+    kept_modules: Collection[nn.Module] = ()
 
     @property
     def measures(self) -> bool:
@@ -45,19 +49,9 @@ def example_call(
     return (example_inputs,) if single else tuple(example_inputs or ()), dict(example_kwargs or {})
 
 
-def check_arguments(
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    dtype: Any,
-    accuracy: Any,
-    tuning: Any,
-    capture: Any,
-    formats: Any,
-    new_shapes: Any,
-) -> None:
+def require_example(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     if not args and not kwargs:
         raise InputError("example_inputs is missing: optimize needs one set of inputs, as a tuple, to know shapes and dtypes")
-    check_options(dtype, accuracy, tuning, capture, formats, new_shapes)
 
 
 def check_release(model: nn.Module, dynamic_shapes: Any) -> None:
@@ -74,6 +68,8 @@ def check_options(
     capture: Any = "auto",
     formats: Any = None,
     new_shapes: Any = "wait",
+    weights: Any = None,
+    group_size: Any = 32,
 ) -> None:
     """Raise ``UnsupportedError`` or ``InputError`` for an option out of range."""
     if dtype not in (None, torch.float32, torch.bfloat16):
@@ -83,6 +79,8 @@ def check_options(
         ("capture", capture, ("auto", "whole", "eager")),
         ("formats", formats, (None, *native.FORMATS)),
         ("new_shapes", new_shapes, ("wait", "background")),
+        ("weights", weights, (None, "int8", "int4")),
+        ("group_size", group_size, (32, 64, 128)),
     ):
         if given not in allowed:
             raise InputError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {given!r}")
@@ -92,13 +90,21 @@ def check_options(
 
 
 def check_eager(
-    model: nn.Module, dtype: Any, dynamic_shapes: Any, strict: bool, release_originals: bool, new_shapes: Any = "wait"
+    model: nn.Module,
+    dtype: Any,
+    dynamic_shapes: Any,
+    strict: bool,
+    release_originals: bool,
+    new_shapes: Any = "wait",
+    weights: Any = None,
 ) -> None:
     """Raise for options that don't go with ``capture="eager"``."""
     if isinstance(model, torch.jit.ScriptModule):
         raise InputError('capture="eager": a TorchScript module runs no Python between its layers; leave capture out')
     if dtype is torch.bfloat16:
         raise UnsupportedError('capture="eager": the model computes in its own precision; convert it with model.to(torch.bfloat16)')
+    if weights is not None:
+        raise UnsupportedError('capture="eager": the layers keep their weights; leave out weights, or capture')
     if dynamic_shapes is not None:
         raise InputError('capture="eager": inputs of any shape are taken; leave out dynamic_shapes')
     if new_shapes != "wait":

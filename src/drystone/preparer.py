@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,6 +28,7 @@ from drystone.graph.ops import Aten, Operator
 from drystone.options import Options
 from drystone.passes import simplify
 from drystone.passes.in_precision import in_precision
+from drystone.passes.quantise_weights import quantise_weights, quantised_weights
 from drystone.plan.assemble import Assembled, Ends, StepRecord
 from drystone.plan.autotune import Planner
 from drystone.plan.budget import Budget
@@ -264,9 +267,11 @@ class Programs(ProgramTable[tuple[int, Sizes], Prepared]):
             eager = self.source.eager(sizes, tensors) if budget and self.source.timed else None
             # A call of other sizes does not wait for times that nobody looks at.
             timed = self.source.timed and (budget is not None or self.usual in (None, sizes))
-            explanation = self._explain(program, planner, tensors if timed else None, eager, budget, signature.state)
-            self.verdict = self.verdict or explanation.runs
-            return Prepared(program, explanation, graph, signature)
+            seconds = self._timed(program, tensors, eager, budget, signature.state) if timed else _Seconds()
+            runs = seconds.verdict or self.verdict or "drystone"
+            self.verdict = self.verdict or runs
+            explain = partial(self._explain, program, planner, seconds, runs, budget)
+            return Prepared(program, runs == "eager", explain, graph, signature)
 
     def _report_segments(self, assembled: Assembled) -> None:
         segments = [record for record in assembled.records if record.kind == "aten"]
@@ -280,18 +285,17 @@ class Programs(ProgramTable[tuple[int, Sizes], Prepared]):
             self.quiet = True
             warn(f"{len(segments)} operators run on ATen: {text}")
 
-    def _explain(
+    def _timed(
         self,
         program: Program,
-        planner: Planner,
-        tensors: list[torch.Tensor] | None,
+        tensors: list[torch.Tensor],
         model: Eager | None,
         budget: Budget | None,
         state: State | None,
-    ) -> Explanation:
-        """``tensors``: what the program is timed on; None: by what is known. ``model`` is timed beside it, where there is one."""
+    ) -> _Seconds:
+        """``model`` is timed beside the program, where there is one."""
         ours = eager = None
-        if tensors is not None and model and budget:
+        if model and budget:
 
             def call() -> None:
                 outputs = program(tensors)
@@ -299,26 +303,43 @@ class Programs(ProgramTable[tuple[int, Sizes], Prepared]):
                     state.write(tensors, outputs)
 
             ours, eager = against_eager(call, model, budget, model.renew)
-        if tensors is None or not (budget is None or budget.allows(EXPLAINED_RUNS * (ours or 0.0))):
-            steps = planner.known_seconds(program.assembled)
-        else:
-            runs = [program.time_steps(tensors) for _ in range(EXPLAINED_RUNS if model else 1)]
-            steps = [min(times) for times in zip(*runs, strict=True)]
-        if ours is None:
-            ours = sum(steps)
+        if not (budget is None or budget.allows(EXPLAINED_RUNS * (ours or 0.0))):
+            return _Seconds(ours, eager)
+        runs = [program.time_steps(tensors) for _ in range(EXPLAINED_RUNS if model else 1)]
+        return _Seconds(ours, eager, [min(times) for times in zip(*runs, strict=True)])
+
+    def _explain(self, program: Program, planner: Planner, seconds: _Seconds, runs: str, budget: Budget | None) -> Explanation:
         assembled = program.assembled
+        steps = seconds.steps or planner.known_seconds(assembled)
         return Explanation(
-            steps=[explained(record, seconds) for record, seconds in zip(assembled.records, steps, strict=True)],
-            runs=self.verdict or "drystone" if eager is None else "eager" if eager < ours else "drystone",
+            steps=[explained(record, each) for record, each in zip(assembled.records, steps, strict=True)],
+            runs=runs,
             arena_bytes=assembled.arena_bytes,
             weights_bytes=self.preparer.weights.bytes,
-            plan_milliseconds=1e3 * ours,
-            eager_milliseconds=None if eager is None else 1e3 * eager,
+            plan_milliseconds=1e3 * (sum(steps) if seconds.ours is None else seconds.ours),
+            eager_milliseconds=None if seconds.eager is None else 1e3 * seconds.eager,
             threads=program.threads,
             isa=native.isa(),
             onednn=native.onednn_version(),
             autotuning=budget.report(len(planner.graph.nodes), *planner.untold) if budget else None,
+            quantised=quantised_weights(planner.graph),
         )
+
+
+@dataclass(frozen=True)
+class _Seconds:
+    """What a program and the model took, and each step, as far as they were timed."""
+
+    ours: float | None = None
+    eager: float | None = None
+    steps: list[float] | None = None
+
+    @property
+    def verdict(self) -> str | None:
+        """What is faster, where both were timed."""
+        if self.ours is None or self.eager is None:
+            return None
+        return "eager" if self.eager < self.ours else "drystone"
 
 
 def programs_of(fast: OptimizedModule) -> Programs:
@@ -327,13 +348,15 @@ def programs_of(fast: OptimizedModule) -> Programs:
     return programs
 
 
-def lowered(captured: Captured, options: Options, kept: Collection[str] = ()) -> Graph:
-    """The graph of what was captured, ready to be planned. ``kept``: the modules that stay float32, by name."""
+def lowered(captured: Captured, options: Options, float32: Collection[str] = (), kept: Collection[str] = ()) -> Graph:
+    """The graph of what was captured, ready to be planned. By name: the modules that stay ``float32``, and those whose weights are
+    ``kept`` from being quantised."""
     graph = build(captured)
     for node in graph:
-        if node.module in kept:
-            node.float32 = True
+        node.float32, node.keeps_weights = node.module in float32, node.module in kept
     simplify(graph)
+    if options.weights:
+        quantise_weights(graph, options.weights, options.group_size)
     if options.accuracy == "strict":
         mark_accurate(graph)
     return in_precision(graph, options.dtype)

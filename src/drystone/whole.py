@@ -174,7 +174,8 @@ class WholeModel(Source):
         )
 
     def _graph(self, captured: Captured) -> Graph:
-        return lowered(captured, self.options, names_of(self.example.model, self.options.float32_modules))
+        model, options = self.example.model, self.options
+        return lowered(captured, options, names_of(model, options.float32_modules), names_of(model, options.kept_modules))
 
 
 def optimize_whole(

@@ -46,19 +46,21 @@ def dynamic_dims(captured: Captured) -> list[set[int]]:
     return [{axis for axis, size in enumerate(shape) if not isinstance(size, int)} for shape in _input_shapes(captured)]
 
 
-def resize(captured: Captured, shapes: list[tuple[int, ...]]) -> tuple[Captured, dict[Any, Any]] | None:
+def resize(captured: Captured, shapes: list[tuple[int, ...]], least: int = LEAST) -> tuple[Captured, dict[Any, Any]] | None:
     """A symbolic capture for inputs of these shapes: what it is within ``resized`` of the symbols' values, and these.
 
-    None where it does not hold for them: a size below 2, beyond the declared ranges, or against an assertion of the trace.
+    None where it does not hold for them: a size below ``least``, beyond the declared ranges, or against an assertion of the trace.
+    ``least`` below 2 is for a model that is known to treat a size of 1 as any other.
     """
     symbols: dict[Any, int] = {}
     for _, _, symbol, given in _symbols(captured, shapes):
         if symbols.setdefault(symbol, given) != given:
             return None
-    if any(value < LEAST for value in symbols.values()):
+    if any(value < least for value in symbols.values()):
         return None
     for symbol, bounds in captured.program.range_constraints.items():
-        if symbol in symbols and not bounds.lower <= symbols[symbol] <= bounds.upper:
+        lower = least if bounds.lower == LEAST else bounds.lower
+        if symbol in symbols and not lower <= symbols[symbol] <= bounds.upper:
             return None
     try:
         numbers = {symbol: sympy.Integer(value) for symbol, value in symbols.items()}

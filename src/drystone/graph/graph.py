@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from drystone.graph.instructions import PointwiseOp
+from drystone.graph.quantisation import Quantisation
 
 if TYPE_CHECKING:
     from drystone.graph.ops.operator import Operator
@@ -41,6 +42,7 @@ class Value:
     """A tensor in the graph: ``shape`` (ints), ``dtype``, and its ``data`` where it is a constant.
 
     Data may be a function that makes it: a folded weight is the size of the model's own, so none is held beside it.
+    A value with a ``quantisation`` holds codes of int8 or uint8. ``codes``: of a constant of floats, the codes that it is made of.
     """
 
     shape: tuple[int, ...]
@@ -50,6 +52,8 @@ class Value:
     producer: Node | None = None
     id: int = field(default_factory=lambda: next(_ids))
     identity: Hashable = None
+    quantisation: Quantisation | None = None
+    codes: Value | None = None
 
     @property
     def key(self) -> Hashable:
@@ -79,7 +83,8 @@ class Value:
 
     def __str__(self) -> str:
         dtype = str(self.dtype).removeprefix("torch.")
-        return f"{self.name or f'%{self.id}'}:{dtype}{list(self.shape)}"
+        quantised = "" if self.quantisation is None else f"@{max(self.quantisation.scales):g},{self.quantisation.zero_point}"
+        return f"{self.name or f'%{self.id}'}:{dtype}{quantised}{list(self.shape)}"
 
     __repr__ = __str__  # a dataclass's own goes through all producers, again for each use
 
@@ -87,6 +92,9 @@ class Value:
 @dataclass(eq=False)
 class Node:
     """One operator on values. ``inputs`` may hold constants.
+
+    Of values that are quantised it computes what their codes stand for, in float32; the result, after the epilogue, is rounded to
+    the codes of the output.
 
     ``epilogue`` is what a product does to each result before it is stored: a chain of ``PointwiseOp`` in which ``("in", 0)`` is the
     result of the operator itself, and ``("in", i)`` the operand ``inputs[epilogue_start + i - 1]``.
@@ -99,6 +107,7 @@ class Node:
     name: str = ""
     module: str = ""  # of the model, that it comes from
     float32: bool = False  # whatever precision was asked for
+    keeps_weights: bool = False  # they are not quantised
     accurate: bool = False  # bars the implementations that accuracy="strict" leaves out
 
     @property
@@ -227,10 +236,10 @@ def make_node(
     ``instead_of``: the node whose place it takes, from the same module and in the same precision.
     Raises ``OperatorError`` where the inputs are no operands of ``op``.
     """
-    output = Value(op.shape(inputs), dtype or inputs[0].dtype, name)
+    output = Value(op.shape(inputs), dtype or inputs[0].dtype, name, quantisation=inputs[0].quantisation if op.moves else None)
     node = Node(op, inputs, [output], name=name)
     if instead_of is not None:
-        node.module, node.float32 = instead_of.module, instead_of.float32
+        node.module, node.float32, node.keeps_weights = instead_of.module, instead_of.float32, instead_of.keeps_weights
     if op.places:
         node.outputs.append(Value(output.shape, torch.int64, f"{name}.places"))
     for value in node.outputs:

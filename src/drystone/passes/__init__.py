@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from drystone.graph.graph import Graph
 from drystone.passes.absorb_into_attention import absorb_into_attention
+from drystone.passes.absorb_quantisation import absorb_quantisation
 from drystone.passes.combine_affine import combine_affine
 from drystone.passes.expose_padding import expose_padding
 from drystone.passes.fold_batch_norm import fold_batch_norm, fold_into_producers
@@ -47,6 +48,7 @@ def simplify(graph: Graph) -> Graph:
     merge_linears(graph)
     fuse_epilogues(graph)
     recognise_matmuls(graph)  # what attention has not taken
+    absorb_quantisation(graph)  # into nodes with all of their epilogues
     remove_noops(graph)
     graph.check_order()
     return graph

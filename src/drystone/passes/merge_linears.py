@@ -13,6 +13,7 @@ import torch
 
 from drystone.graph.graph import Graph, Node, Value, constant, make_node
 from drystone.graph.ops import Attention, Linear, Reshape, Slice
+from drystone.graph.quantisation import Quantisation
 from drystone.passes.instructions import reading_counts
 
 
@@ -30,7 +31,7 @@ def merge_linears(graph: Graph) -> Graph:
             first = node.inputs[indices[0]]
             alike = (
                 all(node.inputs[index].shape[3] == first.shape[3] and node.inputs[index].dtype == first.dtype for index in indices)
-                and len({linear.float32 for linear in linears if linear is not None}) == 1
+                and len({(linear.float32, linear.keeps_weights) for linear in linears if linear is not None}) == 1
             )
             if len(indices) > 1 and alike:
                 _merge(graph, node, indices, [linear for linear in linears if linear is not None])
@@ -86,4 +87,23 @@ def _joined(weights: list[Value]) -> Value:
         return torch.cat([weight.constant.detach() for weight in weights])
 
     identity = ("joined", *(weight.key for weight in weights))
-    return Value(shape, weights[0].dtype, weights[0].name, data=joined, identity=identity)
+    codes = _joined_codes([weight.codes for weight in weights])
+    quantisation = _joined_quantisation(weights)
+    return Value(shape, weights[0].dtype, weights[0].name, joined, identity=identity, quantisation=quantisation, codes=codes)
+
+
+def _joined_codes(weights: list[Value | None]) -> Value | None:
+    """The codes of all rows, where each weight has some of int8 around 0."""
+    kept = [w for w in weights if w is not None and w.quantisation is not None and not w.quantisation.zero_point]
+    return _joined(kept) if len(kept) == len(weights) and len({weight.dtype for weight in kept}) == 1 else None
+
+
+def _joined_quantisation(weights: list[Value]) -> Quantisation | None:
+    """One scale a row."""
+    scales: list[float] = []
+    for weight in weights:
+        if weight.quantisation is None:
+            return None
+        own = weight.quantisation.scales
+        scales += own if len(own) > 1 else own * weight.shape[0]
+    return Quantisation(tuple(scales))

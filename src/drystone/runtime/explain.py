@@ -64,6 +64,7 @@ class Explanation:
     onednn: str
     preparing: list[str] = field(default_factory=list)  # the calls for which programs are being made in the background
     autotuning: Spent | None = None  # where times were measured for it
+    quantised: list[str] = field(default_factory=list)  # which weights are codes of few bits, in words
 
     @property
     def microseconds(self) -> float:
@@ -119,13 +120,14 @@ class Explanation:
         """``"summary"``; with ``"modules"`` the tree too, with ``"steps"`` all."""
         shown = self._summary()
         if level in ("modules", "steps"):
-            shown += ["", *self._tree()]
+            shown += ["", *self.tree()]
         if level == "steps":
-            shown += ["", rendered(self._table()), ""]
+            shown += ["", self.table(), ""]
             shown += [f"ATen runs {step.op} ({step.name}): {step.reason}" for step in self.segments]
         return "\n".join(shown)
 
-    def _share(self, microseconds: float) -> str:
+    def share(self, microseconds: float) -> str:
+        """Milliseconds, and of how much of the steps' time."""
         return f"{microseconds / 1e3:.3f} ms ({100 * microseconds / (self.microseconds or 1.0):.1f} %)"
 
     def _summary(self) -> list[str]:
@@ -138,31 +140,36 @@ class Explanation:
             lines.append("Eager was faster in autotuning, so calls run eagerly.")
         aten = sum(step.microseconds for step in self.segments)
         lines.append(
-            f"{len(self.steps)} steps, {self.microseconds / 1e3:.3f} ms: {len(self.segments)} on ATen take {self._share(aten)}, "
-            f"{len(self.reorders)} reorders and copies {self._share(self.reorder_share * self.microseconds)}; "
+            f"{len(self.steps)} steps, {self.microseconds / 1e3:.3f} ms: {len(self.segments)} on ATen take {self.share(aten)}, "
+            f"{len(self.reorders)} reorders and copies {self.share(self.reorder_share * self.microseconds)}; "
             f"between the steps {self.between_microseconds / 1e3:.3f} ms."
         )
-        leaves: dict[str, float] = {}
-        for step in self.steps:
-            leaves[step.module] = leaves.get(step.module, 0.0) + step.microseconds
-        costliest = sorted(leaves.items(), key=lambda item: -item[1])[:COSTLIEST]
-        lines += [f"  {name or '(the model)'}: {self._share(microseconds)}" for name, microseconds in costliest]
+        lines += self.costliest()
         lines.append(
             f"Arena {self.arena_bytes / 2**20:.1f} MB, packed weights {self.weights_bytes / 2**20:.1f} MB. "
             f"{self.threads} threads, {self.isa}, oneDNN {self.onednn}."
         )
+        lines += self.quantised
         if self.autotuning:
             lines.append(str(self.autotuning))
         lines += [f"In the background a program is being made for {purpose}." for purpose in self.preparing]
         return lines
 
-    def _tree(self) -> list[str]:
+    def costliest(self) -> list[str]:
+        """The modules whose own steps take the most, a line each."""
+        leaves: dict[str, float] = {}
+        for step in self.steps:
+            leaves[step.module] = leaves.get(step.module, 0.0) + step.microseconds
+        costliest = sorted(leaves.items(), key=lambda item: -item[1])[:COSTLIEST]
+        return [f"  {name or '(the model)'}: {self.share(microseconds)}" for name, microseconds in costliest]
+
+    def tree(self) -> list[str]:
         """Modules below each other, indented."""
         lines = []
         for name, microseconds in self.modules_in_order():
             if microseconds >= LEAST_SHARE * self.microseconds:
                 depth = name.count(".") + 1 if name else 0
-                lines.append(f"{'  ' * depth}{name.rpartition('.')[2] or '(the model)'}: {self._share(microseconds)}")
+                lines.append(f"{'  ' * depth}{name.rpartition('.')[2] or '(the model)'}: {self.share(microseconds)}")
         return lines
 
     def modules_in_order(self) -> list[tuple[str, float]]:
@@ -174,7 +181,8 @@ class Explanation:
         first = (i for i, step in enumerate(self.steps) if step.module == module or step.module.startswith(inside))
         return next(first), module
 
-    def _table(self) -> Table:
+    def table(self) -> str:
+        """The steps, a line each."""
         table = Table(title=None, show_edge=False, pad_edge=False)
         for heading in ("step", "module", "op", "shape", "dtype", "implementation", "format"):
             table.add_column(heading)
@@ -187,7 +195,7 @@ class Explanation:
             rate = "" if step.gflops is None else f"{step.gflops:.0f}"
             shape = "x".join(map(str, step.shape))
             table.add_row(step.name, step.module, op, shape, step.dtype, step.implementation, step.format, *times, rate)
-        return table
+        return rendered(table)
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -72,10 +73,11 @@ class Interface:
 
 @dataclass
 class Prepared:
-    """A program for fixed input shapes, with its explanation, which may say that eager is faster."""
+    """A program for fixed input shapes. ``eager``: it is slower than the model, which runs instead."""
 
     program: Program
-    explanation: Explanation
+    eager: bool
+    explain: Callable[[], Explanation]
     graph: Graph  # what it computes
     signature: Signature
 
@@ -83,7 +85,13 @@ class Prepared:
         self.unflatten: Callable[[list[torch.Tensor]], Any] = self.signature.unflatten
         self.state = self.signature.state
         own = sum(value.bytes for value in self.graph.constants() if value.identity is None)
-        self.bytes = STEP_BYTES * len(self.explanation.steps) + own  # what it takes beside weights and the memory of calls
+        steps = len(self.program.assembled.records)
+        self.bytes = STEP_BYTES * steps + own  # what it takes beside weights and the memory of calls
+
+    @cached_property
+    def explanation(self) -> Explanation:
+        """Put together when it is first asked for: a call of a new size does not wait for it."""
+        return self.explain()
 
     def with_state(self, holder: nn.Module, tensors: list[torch.Tensor]) -> Any:
         """The result, from what the state has read; the state is left in ``holder``."""
@@ -91,10 +99,6 @@ class Prepared:
         outputs = self.program([tensor.resolve_neg().resolve_conj().contiguous() for tensor in tensors])
         self.state.leave(holder, tensors, outputs)
         return self.unflatten(outputs)
-
-    @property
-    def eager(self) -> bool:
-        return self.explanation.runs == "eager"
 
 
 class Supply(Protocol):

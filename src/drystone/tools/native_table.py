@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 
 from drystone import native
 from drystone.graph.graph import Graph, Node, Value, constant, make_node
-from drystone.graph.ops import OPERATORS, Aten, Conv, Convert, Elementwise, Operator, Recurrent
+from drystone.graph.ops import OPERATORS, Aten, Conv, Convert, Dequantise, Elementwise, Operator, Quantise, Recurrent
 from drystone.graph.ops.operator import IMAGE, Sample
+from drystone.graph.quantisation import Quantisation
 from drystone.passes.in_precision import in_precision
 from drystone.passes.lower_precision import rounded
 from drystone.plan.autotune import Planner
@@ -25,10 +27,18 @@ HEADING = ("operator", "float32", "bfloat16", "int64", "dtype=torch.bfloat16 of 
 def _node(kind: type[Operator], sample: Sample | None) -> Node:
     assert sample, f"{kind.name} has no sample"
     fields, shapes, constants = sample
-    inputs = [Value(shape[1:], shape[0]) if isinstance(shape[0], torch.dtype) else Value(shape, F32) for shape in shapes]
-    node = make_node(kind(*fields), [*inputs, *(constant(torch.zeros(shape)) for shape in constants)], F32)
+    inputs = [Value(shape, dtype) for dtype, shape in map(_described, shapes)]
+    inputs += [constant(torch.zeros(shape, dtype=dtype)) for dtype, shape in map(_described, constants)]
+    node = make_node(kind(*fields), inputs, F32)
+    if kind in (Quantise, Dequantise):
+        codes = node.output if kind is Quantise else node.inputs[0]
+        codes.dtype, codes.quantisation = torch.uint8, Quantisation((0.1,), 128)
     node.outputs += [Value(shape, F32, producer=node) for shape in node.op.further(node.inputs)[len(node.outputs) - 1 :]]
     return node
+
+
+def _described(shape: tuple[Any, ...]) -> tuple[torch.dtype, tuple[int, ...]]:
+    return (shape[0], shape[1:]) if isinstance(shape[0], torch.dtype) else (F32, shape)
 
 
 def _conv(shape: tuple[int, ...], weight: tuple[int, ...], groups: int = 1) -> Node:
@@ -57,7 +67,7 @@ def graph_of(name: str, dtype: torch.dtype) -> Graph:
             value.dtype = dtype
     if isinstance(node.op, Convert):
         node.output.dtype = F32 if dtype != F32 else BF16
-    node.inputs = [rounded(value) if value.is_constant and dtype == BF16 else value for value in node.inputs]
+    node.inputs = [rounded(value) if value.is_constant and value.dtype == F32 and dtype == BF16 else value for value in node.inputs]
     return Graph([value for value in node.inputs if not value.is_constant], list(node.outputs), [node])
 
 
@@ -88,9 +98,9 @@ def _lowered(name: str) -> str:
     weight = node.inputs[1].dtype
     if not whole:
         return "ATen"
-    if weight == F32:
-        return "float32"
-    return "bfloat16" if native.multiplies_bfloat16() else "float32, weights stored as bfloat16"
+    if native.multiplies_bfloat16() and weight != F32:
+        return "bfloat16"
+    return "float32, weights stored as bfloat16" if weight == BF16 else "float32"
 
 
 def rows() -> list[tuple[str, ...]]:

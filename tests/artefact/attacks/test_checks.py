@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from one_node import (
     ADD,
+    CODES,
     CONV,
     I64,
     MAP,
@@ -24,6 +26,7 @@ from one_node import (
     cat,
     conv,
     convert,
+    dequantise,
     elementwise,
     expand,
     grid_sample,
@@ -36,12 +39,15 @@ from one_node import (
     lrn,
     lstm,
     mean,
+    moved,
     overlap,
     pad,
     permute,
     pointwise,
     pool,
     product,
+    quantise,
+    quantised,
     read,
     reduce,
     reshape,
@@ -72,12 +78,20 @@ def test_each_operator_is_among_them() -> None:
     assert ops == set(OPERATORS)
 
 
+CODED: list[Any] = [["uint8", [3, 32]], ["float16", [3, 2]], ["float16", [3, 2]], [3]]
+
+
 def more(make: Callable[..., Given], op: str, count: int) -> dict[str, tuple[Given, str]]:
     """Another number of operands."""
     given = make()
     node = given["graph"]["nodes"][0]
     node["inputs"] = node["inputs"] + node["inputs"][-1:]
     return {f"{op}: an operand more": (given, f"this {op} takes {count} operands, not {count + 1}")}
+
+
+def codes(**changed: Any) -> list[Any]:
+    """CODES with another quantisation."""
+    return [*CODES[:2], CODES[2] | changed]
 
 
 OF_OPERATORS: dict[str, tuple[Given, str]] = {
@@ -149,6 +163,22 @@ OF_OPERATORS: dict[str, tuple[Given, str]] = {
     "linear: no axes": (linear(inputs=[[]]), "a linear of 0 axes"),
     "linear: another depth": (linear(constants=[[3, 5]]), "c0:float32[3, 5] does not fit x0:float32[2, 4]"),
     "linear: a weight of three axes": (linear(constants=[[3, 4, 1]]), "c0:float32[3, 4, 1] does not fit x0:float32[2, 4]"),
+    "quantised linear: bits between": (quantised(bits=5), "codes have 4 or 8 bits, not 5"),
+    "quantised linear: groups that do not divide": (quantised(group=48), "groups of 48 do not divide 64"),
+    "quantised linear: groups within a word": (quantised(group=4), "do not fill words"),
+    "quantised linear: codes of another depth": (
+        quantised(constants=[["uint8", [3, 64]], *CODED[1:]]), "are no codes of 4 bits for 64 numbers",
+    ),
+    "quantised linear: codes of floats": (quantised(constants=[[3, 32], *CODED[1:]]), "are no codes"),
+    "quantised linear: scales of bfloat16": (quantised(constants=[CODED[0], [B, [3, 2]], *CODED[2:]]), "are no scales"),
+    "quantised linear: scales of other groups": (quantised(constants=[CODED[0], ["float16", [3, 4]], *CODED[2:]]), "do not fit"),
+    "quantised linear: minima of another dtype": (quantised(constants=[*CODED[:2], [3, 2], [3]]), "of the dtype of scales"),
+    "quantised linear: a longer bias": (quantised(constants=[*CODED[:3], [4]]), "is no bias"),
+    "quantised linear: computed codes": (
+        quantised(inputs=[[2, 64], ["uint8", [3, 32]]], reads="v0 v1 c1 c2 c3"), "the weight is no constant",
+    ),
+    "quantised linear: x of codes": (quantised(inputs=[["uint8", [2, 64]]]), "are float32 or bfloat16"),
+    "quantised linear: no bias": (quantised(reads="v0 c0 c1 c2"), "an operand is missing"),
     # -- pointwise
     "pointwise: no instructions": (pointwise(ops=[]), "it has no instructions"),
     "pointwise: beyond its operands": (pointwise(ops=[["relu", [["in", 2]], 0, 0]]), "it reads operand 2 of 2"),
@@ -225,6 +255,21 @@ OF_OPERATORS: dict[str, tuple[Given, str]] = {
     **more(permute, "permute", 1),
     "permute: an axis twice": (permute(dims=[1, 1]), "[1, 1] is no order of the axes of x0:float32[2, 3]"),
     "permute: an axis less": (permute(dims=[0]), "[0] is no order of the axes of x0:float32[2, 3]"),
+    **more(quantise, "quantise", 1),
+    "quantise: to floats": (quantise(outputs=[[2, 3]]), "its result has no quantisation"),
+    "quantise: to codes of no meaning": (quantise(outputs=[["uint8", [2, 3]]]), "y0:uint8[2, 3] is no operand of a quantise"),
+    **more(dequantise, "dequantise", 1),
+    "dequantise: from floats": (dequantise(inputs=[[2, 3]]), "its operand has no quantisation"),
+    "dequantise: to codes": (dequantise(outputs=[CODES]), "its result is no float"),
+    "permute: codes that mean something else": (moved(outputs=[["uint8", [3, 2], None]]), "it changes its quantisation"),
+    "softmax: of codes": (softmax(inputs=[CODES]), "no operand of a softmax"),
+    "codes: a scale of 0": (quantise(outputs=[codes(scales=[0.0])]), "the scale 0.0 is no positive number"),
+    "codes: a subnormal scale": (quantise(outputs=[codes(scales=[1e-40])]), "the scale 1e-40 is no positive number"),
+    "codes: an infinite scale": (quantise(outputs=[codes(scales=["inf"])]), "is not finite"),
+    "codes: a zero point beyond": (quantise(outputs=[codes(zero_point=256)]), "256 is no integer from -128 to 255"),
+    "codes: a zero point of another dtype": (quantise(outputs=[codes(zero_point=-1)]), "the zero point -1 is none of 0 to 255"),
+    "codes: scales for other rows": (quantise(outputs=[codes(scales=[1.0] * 3)]), "3 scales for a shape of [2, 3]"),
+    "codes: of int64": (quantise(outputs=[["int64", [2, 3], CODES[2]]]), "codes of torch.int64, not of int8 or uint8"),
     **more(reshape, "reshape", 1),
     "reshape: other elements": (reshape(outputs=[[7]], sizes=[7]), "x0:float32[2, 3] has 6 elements, and [7] 7"),
     **more(expand, "expand", 1),

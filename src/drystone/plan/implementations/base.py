@@ -98,9 +98,15 @@ class Context:
     ) -> Created:
         """A step with slots for x, the weight packed (from ``dtype``, its own if none is given), the bias in float32 if there is
         one, the output, and the operands ``more`` of the epilogue."""
-        constants: list[Operand] = [self.weights.packed(step, node.inputs[1], dtype)]
-        if node.of(WeightProduct).has_bias:
-            constants.append(self.weights.plain(node.inputs[2], torch.float32))
+        return self.product_of(node, step, self.weights.packed(step, node.inputs[1], dtype), more, overwrites)
+
+    def product_of(
+        self, node: Node, step: native.Step, weight: torch.Tensor, more: list[Operand], overwrites: int | None
+    ) -> Created:
+        """The same of a weight that is packed."""
+        constants: list[Operand] = [weight]
+        if (bias := node.of(WeightProduct).bias(node.inputs)) is not None:
+            constants.append(self.weights.plain(bias, torch.float32))
         return Created(step, [("in", 0), *constants, ("out", 0), *more], overwrites=overwrites)
 
 
@@ -141,9 +147,21 @@ class WeightStore:
         if memory is None:
             plain = weight.constant.detach().to(dtype or weight.dtype).contiguous()
             if weight.key not in self._gains:  # while what a function makes, or what is released later, is at hand
-                self._gains[weight.key] = largest_gain(plain)
+                self._gains[weight.key] = largest_gain(real(weight, plain))
             memory = self._allocate(max(packing.packed_bytes, 1))
             packing.pack(native.DTYPES[plain.dtype], plain.data_ptr(), memory.data_ptr())
+            self._packed[key] = memory
+        return memory
+
+    def packed_codes(self, step: native.Gemm, weight: list[Value]) -> torch.Tensor:
+        """A weight of codes, scales, and minima if there are any (constants), as ``step`` reads it."""
+        key = (tuple([value.key for value in weight]), step.packed_key)
+        memory = self._packed.get(key)
+        if memory is None:
+            parts = [value.constant.detach().contiguous() for value in weight]
+            memory = self._allocate(step.packed_bytes)
+            codes, scales, *minima = [part.data_ptr() for part in parts]
+            step.pack_codes(codes, scales, minima[0] if minima else 0, memory.data_ptr())
             self._packed[key] = memory
         return memory
 
@@ -163,7 +181,7 @@ class WeightStore:
         """How many times the largest |x| a product of x with ``weight`` can be."""
         if weight.key not in self._gains:
             try:
-                self._gains[weight.key] = largest_gain(weight.constant)
+                self._gains[weight.key] = largest_gain(real(weight, weight.constant))
             except WeightsReleasedError:
                 return math.inf
         return self._gains[weight.key]
@@ -208,10 +226,16 @@ class PlaceholderWeights(WeightStore):
         self._chunks.clear()
 
     def packed(self, packing: Packing, weight: Value, dtype: torch.dtype | None = None) -> torch.Tensor:
-        key = (weight.key, packing.packed_key)
-        if key not in self._taken:
-            self._taken[key] = self._zeros(max(packing.packed_bytes, 1))
-        return self._taken[key]
+        return self._placeholder(weight.key, packing)
+
+    def packed_codes(self, step: native.Gemm, weight: list[Value]) -> torch.Tensor:
+        return self._placeholder(tuple([value.key for value in weight]), step)
+
+    def _placeholder(self, key: Hashable, packing: Packing) -> torch.Tensor:
+        place = (key, packing.packed_key)
+        if place not in self._taken:
+            self._taken[place] = self._zeros(max(packing.packed_bytes, 1))
+        return self._taken[place]
 
     def plain(self, weight: Value, dtype: torch.dtype) -> torch.Tensor:
         return self.store.plain(weight, dtype)
@@ -224,6 +248,11 @@ class PlaceholderWeights(WeightStore):
         start = self._used
         self._used += -(-size // self.ALIGNMENT) * self.ALIGNMENT
         return self._chunks[self._index][start : start + size]
+
+
+def real(value: Value, data: torch.Tensor) -> torch.Tensor:
+    """``data`` of a constant, or what its codes stand for."""
+    return data if value.quantisation is None else value.quantisation.real(data)
 
 
 def float_reason(node: Node) -> str | None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import torch
+
 from drystone import native
 from drystone.graph.graph import Node
+from drystone.graph.ops import Linear, QuantisedLinear
+from drystone.plan.implementations.base import Implementation, WeightStore
 from drystone.plan.implementations.linear import PackedLinear, stored_narrow
 
 MAX_EPILOGUE = 8
@@ -26,11 +30,38 @@ class Gemm(PackedLinear):
     def _own_reason(self, node: Node) -> str | None:
         if self.narrow and not stored_narrow(node):
             return "the weight is of the dtype of x"
-        if len(node.epilogue) > MAX_EPILOGUE:
-            return f"the GEMM takes {MAX_EPILOGUE} instructions after it at most"
-        return None
+        return _too_long(node)
 
-    def step(
-        self, x: native.TensorDesc, n: int, has_bias: bool, output: native.TensorDesc, chain: list[native.PostOp]
-    ) -> native.Gemm:
-        return native.Gemm(x, n, has_bias, output, chain, self.narrow)
+    def step(self, node: Node, x: native.TensorDesc, n: int, output: native.TensorDesc, chain: list[native.PostOp]) -> native.Gemm:
+        return native.Gemm(x, n, node.of(Linear).has_bias, output, chain, self.narrow)
+
+
+class CodedGemm(PackedLinear):
+    """The same on weights of 4 or 8 bits, which are decoded when they are read: in registers for a few rows, else by the strip."""
+
+    op = QuantisedLinear
+    name = "drystone_gemm"
+
+    def refuses(self, node: Node) -> str | None:
+        return Implementation.refuses(self, node) or self._own_reason(node)
+
+    def _own_reason(self, node: Node) -> str | None:
+        op = node.of(QuantisedLinear)
+        constants = [*op.weight_of(node.inputs), *([] if (bias := op.bias(node.inputs)) is None else [bias])]
+        if not all(value.is_constant for value in constants):
+            return "the weight or the bias is not a constant"
+        return _too_long(node)
+
+    def step(self, node: Node, x: native.TensorDesc, n: int, output: native.TensorDesc, chain: list[native.PostOp]) -> native.Gemm:
+        op = node.of(QuantisedLinear)
+        kind = op.kind(node.inputs)
+        codes = native.GemmCodes(kind.bits, kind.group, native.DTYPES[kind.dtype], kind.has_minima)
+        return native.Gemm(x, n, op.has_bias, output, chain, codes=codes)
+
+    def packed(self, node: Node, step: native.Gemm | native.Linear, weights: WeightStore) -> torch.Tensor:
+        assert isinstance(step, native.Gemm)
+        return weights.packed_codes(step, node.of(QuantisedLinear).weight_of(node.inputs))
+
+
+def _too_long(node: Node) -> str | None:
+    return f"the GEMM takes {MAX_EPILOGUE} instructions after it at most" if len(node.epilogue) > MAX_EPILOGUE else None

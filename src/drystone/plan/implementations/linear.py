@@ -8,9 +8,9 @@ import torch
 
 from drystone import native
 from drystone.graph.graph import Node
-from drystone.graph.ops import Linear
+from drystone.graph.ops import Linear, Operator
 from drystone.plan.formats import PLAIN
-from drystone.plan.implementations.base import Context, Created, Implementation, Layout, float_reason
+from drystone.plan.implementations.base import Context, Created, Implementation, Layout, WeightStore, float_reason
 from drystone.plan.implementations.epilogue import post_ops
 
 
@@ -20,7 +20,7 @@ class PackedLinear(Implementation):
     Weights may be stored as bfloat16 where x is float32: they are widened when they are packed, or, ``narrow``, when they are read.
     """
 
-    op = Linear
+    op: type[Operator] = Linear
     narrow = False
 
     def refuses(self, node: Node) -> str | None:
@@ -30,8 +30,7 @@ class PackedLinear(Implementation):
         return [Layout(tuple(PLAIN if not value.is_constant else None for value in node.inputs), PLAIN)]
 
     def create(self, node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, context: Context) -> Created:
-        weight, has_bias = node.inputs[1], node.of(Linear).has_bias
-        n, k = weight.shape
+        k, n = node.inputs[0].shape[-1], node.output.shape[-1]
         m = math.prod(node.output.shape[:-1])
         if not inputs[0].is_dense or not output.is_dense:
             raise ValueError("a linear layer reads and writes dense memory")
@@ -39,14 +38,18 @@ class PackedLinear(Implementation):
         target = _as_rows(output, m, n)
         chain, operands, overwrites = post_ops(node, rows, target, context.free_inputs)
         x = native.TensorDesc.dense(inputs[0].dtype, native.FORMATS["plain"], [m, k])
-        step = self.step(x, n, has_bias, target, chain)
-        return context.product(node, step, operands, overwrites, weight.dtype if self.narrow else node.inputs[0].dtype)
+        step = self.step(node, x, n, target, chain)
+        return context.product_of(node, step, self.packed(node, step, context.weights), operands, overwrites)
 
     def step(
-        self, x: native.TensorDesc, n: int, has_bias: bool, output: native.TensorDesc, chain: list[native.PostOp]
+        self, node: Node, x: native.TensorDesc, n: int, output: native.TensorDesc, chain: list[native.PostOp]
     ) -> native.Gemm | native.Linear:
         """The step for x (M, K) and output (M, N). Raises ``ValueError`` where the native side declines them."""
         raise NotImplementedError
+
+    def packed(self, node: Node, step: native.Gemm | native.Linear, weights: WeightStore) -> torch.Tensor:
+        weight = node.inputs[1]
+        return weights.packed(step, weight, weight.dtype if self.narrow else node.inputs[0].dtype)
 
 
 class OneDnnLinear(PackedLinear):
@@ -55,10 +58,9 @@ class OneDnnLinear(PackedLinear):
         self.name = "onednn_inner_product" if inner_product else "onednn_matmul"
 
     def step(
-        self, x: native.TensorDesc, n: int, has_bias: bool, output: native.TensorDesc, chain: list[native.PostOp]
+        self, node: Node, x: native.TensorDesc, n: int, output: native.TensorDesc, chain: list[native.PostOp]
     ) -> native.Linear:
-        m, k = x.shape
-        step = native.Linear(self.inner_product, x.dtype, m, k, n, has_bias, output.dtype, chain)
+        step = native.Linear(self.inner_product, x, n, node.of(Linear).has_bias, output, chain)
         if step.implementation.startswith(("ref", "gemm:ref")):
             raise ValueError("oneDNN has only its reference implementation")
         return step

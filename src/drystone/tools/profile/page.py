@@ -40,6 +40,7 @@ def write_page(path: Path, result: Result) -> None:
         f"<h1>{html.escape(result.model)}</h1>",
         f"<p>{html.escape(result.conditions())}</p>",
         _figures(result),
+        _as_it_is(result),
         "<h2>Roofline</h2><p>Each point is a product: its operations a byte, and how many it does in a second.</p>",
         _roofline(result),
         "<h2>Modules</h2>",
@@ -59,9 +60,19 @@ def _figures(result: Result) -> str:
         "in the steps": f"{explained.microseconds / 1e3:.2f} ms",
         "steps": str(len(explained.steps)),
         "reorders and copies": f"{100 * explained.reorder_share:.1f} %",
-        "on ATen": f"{100 * aten:.1f} %",
+        **({} if explained.runs == "eager" else {"on ATen": f"{100 * aten:.1f} %"}),
     }
     return "<div class=figures>" + "".join(f"<div><b>{value}</b>{name}</div>" for name, value in shown.items()) + "</div>"
+
+
+def _as_it_is(result: Result) -> str:
+    """The model without drystone: one line beside a program, or what a program would save."""
+    if result.eager is None:
+        return ""
+    lines = [f"The model as it is, eager: {result.eager}."]
+    if result.explanation.runs == "eager":
+        lines += result.eager.estimate()
+    return "<p>" + "<br>".join(html.escape(line) for line in lines) + "</p>"
 
 
 def _roofline(result: Result) -> str:

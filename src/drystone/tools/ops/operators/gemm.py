@@ -65,13 +65,12 @@ def layer(m: int, n: int, k: int, dtype: torch.dtype, copies: int) -> Contest:
     generator = torch.Generator().manual_seed(0)
     x, weight, bias = (torch.randn(*shape, generator=generator).to(dtype) for shape in ((m, k), (n, k), (n,)))
     y = torch.empty(m, n, dtype=dtype)
-    code = native.DTYPES[dtype]
 
     def drystone() -> Call:
         return packed(native.Gemm(desc(x), n, True, desc(y), []), x, weight, bias, y, copies)
 
     def onednn() -> Call:
-        return packed(native.Linear(False, code, m, k, n, True, code, []), x, weight, bias, torch.empty_like(y), copies)
+        return packed(native.Linear(False, desc(x), n, True, desc(y), []), x, weight, bias, torch.empty_like(y), copies)
 
     def stock() -> Call:
         weights = [weight.clone() for _ in range(copies)]

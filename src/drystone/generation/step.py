@@ -1,0 +1,95 @@
+"""One step of a causal language model, as a function of tokens, positions and a cache: what programs are made of.
+
+    step(input_ids (B, T), position_ids (B, T), keep (K), lengths (B), pages (layers, B, capacity))  → logits (B, K, vocabulary)
+
+B sequences get T new tokens each; ``lengths`` says how many their pages hold before. Logits are those of the positions ``keep``.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import nn
+
+from drystone.capture.module_tree import copy_tree
+from drystone.errors import UnsupportedError
+from drystone.generation.attention import NAME, Traced, TracedCache, kept_positions, traced
+
+INPUTS = ("input_ids", "position_ids", "keep", "lengths", "pages")
+
+
+def cache_argument(model: nn.Module) -> str:
+    """What the model calls its cache: transformers renames it."""
+    names = inspect.signature(type(model).forward).parameters
+    for name in ("cache", "past_key_values"):
+        if name in names:
+            return name
+    raise UnsupportedError(f"{type(model).__name__} takes no cache")
+
+
+# Of a model that does not say how many positions it has.
+UNLIMITED = 1 << 15
+
+
+def position_limit(model: Any) -> int:
+    """The positions of a text that the model is made for."""
+    limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return limit if isinstance(limit, int) and limit > 0 else UNLIMITED
+
+
+class Step(nn.Module):
+    """Runs a copy of ``model``'s tree that attends over pages."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        if "position_ids" not in inspect.signature(type(model).forward).parameters:
+            raise UnsupportedError(f"{type(model).__name__} takes no position_ids")
+        self.training = False
+        self.argument = cache_argument(model)
+        self.copies = copy_tree(model)
+        self.model = self.copies[model]
+        self.layers = model.config.get_text_config(decoder=True).num_hidden_layers
+        _attend_over_pages(list(self.copies.values()))
+        twin: Any = self.model
+        head = twin.get_output_embeddings()
+        if head is None:
+            raise UnsupportedError(f"{type(model).__name__} has no output embeddings")
+        vars(head)["forward"] = MethodType(_of_kept, head)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        keep: torch.Tensor,
+        lengths: torch.Tensor,
+        pages: torch.Tensor,
+    ) -> torch.Tensor:
+        with traced(Traced(pages, lengths, keep)):
+            return self.logits(input_ids, position_ids)
+
+    def logits(self, input_ids: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+        """Within ``traced``."""
+        cache = {self.argument: TracedCache(self.layers)}
+        outputs = self.model(input_ids=input_ids, position_ids=position_ids, use_cache=True, return_dict=True, **cache)
+        logits: torch.Tensor = outputs.logits
+        return logits
+
+
+def _of_kept(head: nn.Module, hidden: torch.Tensor) -> Any:
+    return type(head).forward(head, kept_positions(hidden))
+
+
+def _attend_over_pages(modules: list[nn.Module]) -> None:
+    """Give copies of modules configurations of their own, that name our attention."""
+    known: dict[int, Any] = {}
+    for module in modules:
+        for name, value in vars(module).items():
+            if hasattr(value, "_attn_implementation"):
+                if id(value) not in known:
+                    known[id(value)] = copy.deepcopy(value)
+                    known[id(value)]._attn_implementation = NAME
+                vars(module)[name] = known[id(value)]
