@@ -255,7 +255,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
             xticks=range(len(clients)),
             xticklabels=[f"{n} client{'s' * (n > 1)}" for n in clients],
         )
-        axis.margins(y=0.35)
+        axis.margins(y=0.5)
         axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.1))
     if soaked:
         axis = axes[0][-1]
