@@ -9,6 +9,7 @@ to the last, so that neither actors that start nor artefacts that are loaded cou
 
 from __future__ import annotations
 
+import os
 import statistics
 import sys
 import tempfile
@@ -72,6 +73,8 @@ def main(
     with tempfile.TemporaryDirectory(prefix="drystone-ray-") as temporary:
         folder, artefact = pictures(Path(temporary) / "pictures", count), Path(temporary) / "resnet50.drystone"
         make_artefact(artefact)
+        # Before Ray's workers start, which import the example too.
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [sys.path[0], os.environ.get("PYTHONPATH")]))
         ray.init(num_cpus=usable + 1, logging_level="warning", log_to_driver=False)
         ways: dict[str, Any] = {
             **{f"{actors} actors of one core": (on_ray, actors) for actors in sorted({1, usable})},

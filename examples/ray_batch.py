@@ -54,9 +54,7 @@ class Classifier:
 def predictions(folder: Path, artefact: Path, actors: int, threads: int, classifier: type = Classifier) -> ray.data.Dataset:
     """A row for each picture: its path, class and score. Nothing runs until it is read."""
     # Decoding is left a part of a core, so that it does not wait for one beside the actors.
-    pictures = ray.data.read_images(
-        str(folder), size=(SIDE, SIDE), mode="RGB", include_paths=True, ray_remote_args={"num_cpus": 0.25}
-    )
+    pictures = ray.data.read_images(str(folder), size=(SIDE, SIDE), mode="RGB", include_paths=True, num_cpus=0.25)
     return pictures.map_batches(
         classifier,
         fn_constructor_args=(str(artefact), threads),
