@@ -77,7 +77,7 @@ def main(
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [sys.path[0], os.environ.get("PYTHONPATH")]))
         ray.init(num_cpus=usable + 1, logging_level="warning", log_to_driver=False)
         ways: dict[str, Any] = {
-            **{f"{actors} actors of one core": (on_ray, actors) for actors in sorted({1, usable})},
+            **{f"{actors} actor{'s' * (actors > 1)} of one core": (on_ray, actors) for actors in sorted({1, usable})},
             f"one process of {usable} threads": (alone, usable),
         }
         rates: dict[str, list[float]] = {name: [] for name in ways}
