@@ -6,6 +6,7 @@
 #include <nanobind/stl/vector.h>
 
 #include "bind/bind.h"
+#include "core/codes.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -13,6 +14,17 @@ using namespace nb::literals;
 namespace drystone {
 
 void bind_gemm(nb::module_& m) {
+  m.def(
+      "code_weights",
+      [](DType dtype, uintptr_t weights, int64_t n, int64_t k, int bits, int64_t group, uintptr_t codes, uintptr_t scales) {
+        if ((dtype != DType::f32 && dtype != DType::bf16) || n < 0 || group < 1 || k < 1 || k % group || (bits == 4 ? k % 2 : bits != 8))
+          throw std::invalid_argument("weights are float32 or bfloat16, codes have 8 or 4 bits, groups divide k");
+        const nb::gil_scoped_release without_gil;
+        code_weights(dtype, reinterpret_cast<const void*>(weights), n, k, bits, group, reinterpret_cast<uint8_t*>(codes),
+                     reinterpret_cast<uint16_t*>(scales));
+      },
+      "dtype"_a, "weights"_a, "n"_a, "k"_a, "bits"_a, "group"_a, "codes"_a, "scales"_a,
+      "Round weights (n, k) to codes of 4 or 8 bits, by the float16 scales of groups that err least. All are addresses.");
   nb::class_<GemmCodes>(m, "GemmCodes",
                         "Weights as codes of 4 or 8 bits, of which ``group`` neighbours along K share a scale, and a minimum if "
                         "``minima``. ``dtype`` of these: float16 or float32. A weight is scale * code + minimum, or scale * (code - 8) and "

@@ -118,6 +118,7 @@ struct Part {
   char* packed;    // its rows, block of k by block of k
   float* sums;     // of a block, between blocks of k
   char* decoded;   // a strip of a block, of codes
+  float* x_sums;   // of its rows, where they are a few, in each group of codes; in the same memory
   float* results;  // split_k > 1: where its sums stay, [row][strip columns], else null
 };
 
@@ -142,6 +143,8 @@ void compute(const GemmArgs& a, const Part& part) {
         char* packed = part.packed + count * (k - part.k.begin) * element;
         if (np == 0) pack_rows(a, rows, depth, packed);
         const bool opens = k == part.k.begin, closes = depth.end == part.k.end;
+        const bool in_registers = coded && blocks == 1 && element == 4;
+        const bool scaled = in_registers && opens && closes && scale_for_codes(a.codes, packed, count, depth.begin, depth.end, part.x_sums);
 
         for (int64_t strip = strips.begin; strip < strips.end; strip++) {
           const int64_t columns = strip_columns(a, strip), vectors = strip_vectors(a, strip), width = vectors * W;
@@ -153,7 +156,6 @@ void compute(const GemmArgs& a, const Part& part) {
                              : np + 1 < strip_parts ? weights_from(a, strips.end, part.k.begin)
                                                     : weights_from(a, part.strips.begin, part.k.begin);
           const Ahead ahead = ahead_of(a, vectors, steps, blocks);
-          const bool in_registers = coded && blocks == 1 && element == 4;
           if (coded && !in_registers) {
             decode_strip(a.codes, a.arithmetic, weights, vectors, depth.begin, depth.end, part.decoded);
             weights = part.decoded;
@@ -180,7 +182,9 @@ void compute(const GemmArgs& a, const Part& part) {
               t.sums_stride = padded_n;
             }
             if (closes && !part.results) finish.fetch(row, height, strip * kStrip, columns);
-            if (in_registers)
+            if (scaled)
+              multiply_scaled(t, vectors, a.codes, depth.begin, depth.end, part.x_sums);
+            else if (in_registers)
               codes_tile(a.codes, height, vectors)(t, a.codes, depth.begin, depth.end);
             else
               tile_function(a, height, vectors)(t);
@@ -234,6 +238,7 @@ void gemm(const GemmArgs& a) {
       part.packed = reinterpret_cast<char*>(scratch);
       part.sums = reinterpret_cast<float*>(scratch + a.rows_bytes);
       part.decoded = reinterpret_cast<char*>(scratch + a.rows_bytes + a.sums_bytes);
+      part.x_sums = reinterpret_cast<float*>(part.decoded);
       part.results = results ? results + k_part * a.m * strips * kStrip : nullptr;
       compute(a, part);
     }

@@ -367,6 +367,11 @@ class Depthwise(Step):
 
     def pack(self, dtype: DType, source: int, packed: int) -> None: ...
 
+def code_weights(dtype: DType, weights: int, n: int, k: int, bits: int, group: int, codes: int, scales: int) -> None:
+    """
+    Round weights (n, k) to codes of 4 or 8 bits, by the float16 scales of groups that err least. All are addresses.
+    """
+
 class GemmCodes:
     """
     Weights as codes of 4 or 8 bits, of which ``group`` neighbours along K share a scale, and a minimum if ``minima``. ``dtype`` of these: float16 or float32. A weight is scale * code + minimum, or scale * (code - 8) and scale * (code - 128).

@@ -184,6 +184,14 @@ def test_nan_infinities_and_large_numbers(values: list[float], bits: int) -> Non
 
 
 @both
+@pytest.mark.parametrize("size", [1e-34, 1e-18, 1e28])
+def test_small_and_large_numbers_are_as_exact(size: float, bits: int) -> None:
+    for m in (1, 2, 4):
+        w, x = weight(STRIP + 3, 512, bits, 32, minima=m == 2, exact=False), normal(m, 512) * size
+        assert_as_exact(product(x, w), expected(x, w), F.linear(x, w.floats().float()))
+
+
+@both
 def test_packed_weights_do_not_depend_on_the_rows(bits: int) -> None:
     kind = GemmCodes(bits, 32, native.DTYPES[torch.float16])
     steps = [

@@ -13,14 +13,10 @@ from functools import partial
 
 import torch
 
+from drystone import native
 from drystone.graph.graph import Value
 
 Tensor = torch.Tensor
-
-# Of rows that are quantised at a time: they stay in the caches.
-_ELEMENTS = 1 << 19
-# By how many codes more or less the largest number of a group is to be reached, of what is tried for the scale that errs least.
-_REACHES = (-1.2, -0.8, -0.4, 0.0, 0.4, 0.8, 1.2)
 
 
 @dataclass(frozen=True)
@@ -66,44 +62,14 @@ def dequantised(bits: int, codes: Tensor, scales: Tensor, minima: Tensor | None 
 
 
 def quantised(weight: Tensor, kind: Kind) -> Parts:
-    """``weight`` rounded to the nearest codes, without minima, by the scales that err least in the squares.
-
-    A scale is what the rounded codes ask for; of a few ways to round, with the largest number of a group near the end of the codes,
-    the best is kept.
-    """
+    """``weight``, float32 or bfloat16, rounded to the nearest codes, without minima, by the float16 scales that err least."""
     n, k = weight.shape
+    weight = weight.detach().contiguous()
     codes = torch.empty(n, k * kind.bits // 8, dtype=torch.uint8)
-    scales = torch.empty(n, k // kind.group, dtype=kind.dtype)
-    rows = max(_ELEMENTS // k, 1)
-    for first in range(0, n, rows):
-        some = slice(first, first + rows)
-        numbers = weight[some].detach().float().unflatten(1, (-1, kind.group))
-        scale = _scales(numbers, kind)
-        scales[some] = scale
-        codes[some] = packed(_rounded(numbers, scale.float(), kind).add_(kind.zero).flatten(1).to(torch.uint8), kind.bits)
+    scales = torch.empty(n, k // kind.group, dtype=torch.float16)
+    dtype = native.DTYPES[weight.dtype]
+    native.code_weights(dtype, weight.data_ptr(), n, k, kind.bits, kind.group, codes.data_ptr(), scales.data_ptr())
     return Parts(codes, scales)
-
-
-def _rounded(numbers: Tensor, scale: Tensor, kind: Kind) -> Tensor:
-    inverse = torch.where(scale == 0, 0.0, scale.reciprocal()).unsqueeze(-1)
-    return (numbers * inverse).round_().clamp_(-kind.zero, kind.zero - 1)
-
-
-def _scales(numbers: Tensor, kind: Kind) -> Tensor:
-    """(rows, groups) of numbers (rows, groups, group)."""
-    low, high = numbers.aminmax(dim=-1)
-    largest = torch.where(-low >= high, low, high)  # it meets the lowest code, of which there is one more
-    best = torch.zeros_like(largest, dtype=kind.dtype)
-    gain = torch.zeros_like(largest)
-    for reach in _REACHES if kind.bits == 4 else (0.0,):
-        rounded = _rounded(numbers, largest / -(kind.zero + reach), kind)
-        product, square = (numbers * rounded).sum(-1), rounded.square_().sum(-1)
-        scale = torch.where(square == 0, 0.0, product / square).to(kind.dtype)
-        wide = scale.float()
-        gained = wide * (2 * product - wide * square)  # by how much the squares of what is left are less than those of the numbers
-        better = gained > gain
-        gain, best = torch.where(better, gained, gain), torch.where(better, scale, best)
-    return best
 
 
 class Coded:
