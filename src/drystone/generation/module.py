@@ -83,6 +83,7 @@ class GenerativeModule(ModuleProxy):
         checked_tensors((), {"input_ids": ids, "attention_mask": mask, "position_ids": positions})
         if cache is None and mask is not None and not padded_left(mask):
             return self._eagerly(kwargs, "padding that is not at the left")
+        self.check()
         cache = Cache(self) if cache is None else cache
         with torch.no_grad():
             logits = self.step(cache, ids, mask, positions, kwargs.get("logits_to_keep"))
@@ -91,6 +92,10 @@ class GenerativeModule(ModuleProxy):
         kept: dict[str, Any] = {self._argument: cache if keeps else None}
         outputs = CausalLMOutputWithPast(logits=logits, **kept)
         return outputs.to_tuple() if kwargs.get("return_dict") is False else outputs
+
+    def check(self) -> None:
+        """Raises ``WeightsChangedError`` where the model's weights are others than those that are packed."""
+        self._programs.originals.check()
 
     def step(
         self,
@@ -106,7 +111,6 @@ class GenerativeModule(ModuleProxy):
         those with these indices; None or 0: of all. Raises ``InputError`` for what the model has no positions for, for padding
         elsewhere, and for the cache of another model.
         """
-        self._programs.originals.check()
         batch, count = ids.shape
         past = cache.get_seq_length()
         if cache.pages not in self._pages.values():

@@ -72,7 +72,10 @@ class CausalSource(Source):
             raise UnsupportedError(f"the model's capture does not hold for {sizes[0]} tokens")
         captured, symbols = found
         with on_cpu(), resized(symbols):
-            return lowered(captured, self.options, self._kept), captured.signature
+            graph = lowered(captured, self.options, self._kept)
+        for node in graph:
+            node.module = node.module.removeprefix("model").removeprefix(".")
+        return graph, captured.signature
 
     def choice(self, planner: Planner, threads: int) -> Choice | None:
         for node, options in planner.options.items():
