@@ -40,7 +40,7 @@ expert_linear = torch.ops.drystone.expert_linear.default
 
 
 def experts(module: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-    """transformers' interface of experts: hidden_states (tokens, C), top_k_index and top_k_weights (tokens, chosen) → (tokens, C)."""
+    """transformers' interface of experts: hidden_states (tokens, C), top_k_index and top_k_weights (tokens, chosen)."""
     chosen = top_k_index.shape[-1]
     index = top_k_index.reshape(-1)
     x = hidden_states.repeat_interleave(chosen, dim=0)
