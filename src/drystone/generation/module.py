@@ -152,6 +152,8 @@ class GenerativeModule(ModuleProxy):
 
     def _reason(self, call: dict[str, Any], cache: Any) -> str | None:
         """What the call asks for that programs have not; None where they serve it."""
+        if cache is not None and not isinstance(cache, Cache):
+            return f"a {type(cache).__name__}"
         for name, value in call.items():
             if value is not None and value is not False and name not in _SERVED and name != self._argument:
                 return f"{name}"
@@ -160,8 +162,6 @@ class GenerativeModule(ModuleProxy):
             return "input_ids other than (batch, tokens)"
         if mask is not None and (not isinstance(mask, torch.Tensor) or mask.dim() != 2):
             return "an attention_mask other than (batch, tokens)"
-        if cache is not None and not isinstance(cache, Cache):
-            return f"a {type(cache).__name__}"
         if config.output_attentions or config.output_hidden_states:
             return "hidden states or attentions, which its configuration asks for"
         return None

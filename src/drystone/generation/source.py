@@ -37,8 +37,6 @@ ANY_ROWS = ("drystone_gemm", "drystone_gemm_narrow")
 
 
 class CausalSource(Source):
-    timed = False  # a run would write to the cache that it is given
-
     def __init__(self, model: Any, options: Options) -> None:
         self.model, self.options = model, options
         self.positions = position_limit(model) + CHUNKS[-1]  # of a sequence, at most, with what its last chunk is filled up with
