@@ -42,6 +42,16 @@ inline void store_tile(const Floats (&sums)[R][C], float* c, int64_t c_stride) {
     for (int j = 0; j < C; j++) store_raw(c + r * c_stride + j * kFloats, sums[r][j]);
 }
 
+// int8 are widened as they are loaded. (The compiler's own conversion takes them one by one.)
+inline Floats load_columns(const int8_t* from) {
+#ifdef __AVX512F__
+  return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+#else
+  return (Floats)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
+#endif
+}
+inline Floats load_columns(const float* from) { return load<kFloats>(from); }
+
 // The left operand of a tile, in chunks of kChunk units of depth: all rows' first ones, their second ones …, the rows of a chunk RowStep
 // apart, chunks ChunkStep. Steps known beforehand take no registers.
 constexpr int64_t kChunk = 16;
@@ -71,7 +81,7 @@ inline void multiply_tile(Left<float, RowStep, ChunkStep> a, Right right, int64_
     for (const int64_t end = least(depth, d + kRun); d < end; d++, left++) {
       Floats b[C];
 #pragma GCC unroll 8
-      for (int j = 0; j < C; j++) b[j] = load<kFloats>(right.at(d, j));
+      for (int j = 0; j < C; j++) b[j] = load_columns(right.at(d, j));
 #pragma GCC unroll 16
       for (int r = 0; r < R; r++)
 #pragma GCC unroll 8

@@ -107,14 +107,25 @@ struct Pairs {
   int64_t step;
 };
 
+// Memory that is wanted next, fetched into L2 while products are computed: from page to page the hardware does not foresee it.
+struct Ahead {
+  const std::byte* next;
+  const std::byte* end;
+  int64_t step;  // bytes at once
+
+  inline void fetch_some() {
+    for (const std::byte* stop = next + step; next < stop && next < end; next += 64) __builtin_prefetch(next, 0, 2);
+  }
+};
+
 // c (R rows, C vectors of columns) += a (R, depth) b, or that alone.
 template <int R, int C, bool Adds, class A, class T>
-inline void multiply(A a, Lines<T> b, int64_t depth, float* c, int64_t c_stride) {
-  multiply_tile<R, C, Adds>(a, b, depth, c, c_stride, [] {});
+inline void multiply(A a, Lines<T> b, int64_t depth, float* c, int64_t c_stride, Ahead& ahead) {
+  multiply_tile<R, C, Adds>(a, b, depth, c, c_stride, [&] { ahead.fetch_some(); });
 }
 
 template <int R, int C, bool Adds, int RowStep, int ChunkStep>
-inline void multiply(Left<float, RowStep, ChunkStep> a, Pairs b, int64_t depth, float* c, int64_t c_stride) {
+inline void multiply(Left<float, RowStep, ChunkStep> a, Pairs b, int64_t depth, float* c, int64_t c_stride, Ahead& ahead) {
   Floats sums[R][C] = {};
   if constexpr (Adds) load_tile<R, C>(sums, c, c_stride);
   for (int64_t d = 0; d < depth;) {
@@ -136,6 +147,7 @@ inline void multiply(Left<float, RowStep, ChunkStep> a, Pairs b, int64_t depth, 
 #pragma GCC unroll 8
         for (int j = 0; j < C; j++) sums[r][j] += left[1 + r * RowStep] * columns[j];
     }
+    ahead.fetch_some();
   }
   store_tile<R, C>(sums, c, c_stride);
 }
@@ -143,6 +155,13 @@ inline void multiply(Left<float, RowStep, ChunkStep> a, Pairs b, int64_t depth, 
 // Vectors of columns of a tile of R rows, whose accumulators fill half of the registers at most (or all that is used of them elsewhere).
 template <int R>
 constexpr int kColumns = 4 * R <= (kFloats == 16 ? 16 : 8) ? 4 : 2;
+
+// How often the products of such a tile fetch what is ahead.
+template <int R>
+int64_t fetches(const CachedAttentionArgs& args) {
+  constexpr int columns = kColumns<R> * kFloats;
+  return kPage / columns * ceil_div(args.depth, kRun) + args.width / columns * (kPage / kRun);
+}
 
 // -- chunks of rows
 
@@ -277,14 +296,15 @@ float finish(const CachedAttentionArgs& args, const Chunk& chunk, const Tile& ti
 }
 
 template <int R, class Unit, class K, class V>
-void take(const CachedAttentionArgs& args, const State<Unit>& state, const Chunk& chunk, const Tile& tile, const Operands<K, V>& page) {
+void take(const CachedAttentionArgs& args, const State<Unit>& state, const Chunk& chunk, const Tile& tile, const Operands<K, V>& page,
+          Ahead& ahead) {
   alignas(64) float scores[R * kPage];
   alignas(64) Unit pairs[kElements<Unit> == 2 ? R * kPage / 2 : 1];
   constexpr int C = kColumns<R>;
   const Left<Unit, kChunk, kTileRows * kChunk> queries = {state.query + tile.first * state.padded};
   const int64_t depth = kElements<Unit> == 2 ? state.depth : args.depth;
   for (int64_t j = 0; j < tile.seen; j += C * kFloats)
-    multiply<R, C, false>(queries, K{page.keys.data + j, page.keys.step}, depth, scores + j, kPage);
+    multiply<R, C, false>(queries, K{page.keys.data + j, page.keys.step}, depth, scores + j, kPage, ahead);
   const Sums sums = sums_of(state, tile.first);
   const float scale = finish<R>(args, chunk, tile, page.key_scales, scores);
   raise<R>(sums, scores, scale, false);
@@ -301,15 +321,16 @@ void take(const CachedAttentionArgs& args, const State<Unit>& state, const Chunk
   int64_t j = 0;
   for (; j + C * kFloats <= state.width; j += C * kFloats)
     multiply<R, C, true>(left, V{page.values.data + j, page.values.step}, ceil_div(tile.seen, kElements<Unit>), sums.output + j,
-                         state.width);
+                         state.width, ahead);
   for (; j < state.width; j += kFloats)
     multiply<R, 1, true>(left, V{page.values.data + j, page.values.step}, ceil_div(tile.seen, kElements<Unit>), sums.output + j,
-                         state.width);
+                         state.width, ahead);
 }
 
 // All tiles of a chunk over one page.
 template <class Unit, class K, class V>
-void take_page(const CachedAttentionArgs& args, const State<Unit>& state, const Chunk& chunk, int64_t number, const Operands<K, V>& page) {
+void take_page(const CachedAttentionArgs& args, const State<Unit>& state, const Chunk& chunk, int64_t number, const Operands<K, V>& page,
+               Ahead ahead) {
   const int64_t start = number * kPage;
   for (int64_t first = 0; first < chunk.count; first += kTileRows) {
     const int64_t valid = least(kTileRows, chunk.count - first);
@@ -319,14 +340,25 @@ void take_page(const CachedAttentionArgs& args, const State<Unit>& state, const 
     const bool all = least_last + 1 >= start + kPage && first_of(args, last) <= start;
     const Tile tile = {first, valid, start, least(kPage, last + 1 - start), all};
     if (valid == 1)
-      take<1>(args, state, chunk, tile, page);
+      take<1>(args, state, chunk, tile, page, ahead);
     else if (valid == 2)
-      take<2>(args, state, chunk, tile, page);
+      take<2>(args, state, chunk, tile, page, ahead);
     else if (valid <= kTileRows / 2)
-      take<kTileRows / 2>(args, state, chunk, tile, page);
+      take<kTileRows / 2>(args, state, chunk, tile, page, ahead);
     else
-      take<kTileRows>(args, state, chunk, tile, page);
+      take<kTileRows>(args, state, chunk, tile, page, ahead);
   }
+}
+
+// The page after `number`, in portions for the tiles of that one.
+Ahead ahead_of(const CachedAttentionArgs& args, const Chunk& chunk, int64_t number) {
+  if (number + 1 >= chunk.end) return {nullptr, nullptr, 0};
+  const std::byte* next = head_of(args, chunk.batch, chunk.key_head, number + 1).data;
+  const int64_t tiles = ceil_div(chunk.count, kTileRows);
+  const int64_t portions = chunk.count == 1 ? fetches<1>(args) : tiles * fetches<kTileRows>(args);
+  // The hardware goes on by itself where the memory's rate is all that counts.
+  const int64_t bytes = chunk.count <= 2 && args.page_dtype == DType::f32 ? least(args.offsets.head, 1 << 14) : args.offsets.head;
+  return {next, next + bytes, ceil_div(bytes, portions * 64) * 64};
 }
 
 template <class In, class Unit>
@@ -334,26 +366,27 @@ void take_pages(const CachedAttentionArgs& args, const State<Unit>& state, const
   begin<In>(args, state, chunk);
   for (int64_t number = chunk.begin; number < chunk.end; number++) {
     const Head head = head_of(args, chunk.batch, chunk.key_head, number);
+    const Ahead ahead = ahead_of(args, chunk, number);
     if constexpr (kElements<Unit> == 2) {
       const Operands<Lines<uint32_t>, Lines<uint32_t>> page = {
           {head.keys<uint32_t>(), kPage}, {head.values<uint32_t>(), args.width}, nullptr, nullptr};
-      take_page(args, state, chunk, number, page);
+      take_page(args, state, chunk, number, page, ahead);
     } else if (args.page_dtype == DType::f32) {
       const Operands<Lines<float>, Lines<float>> page = {{head.keys<float>(), kPage}, {head.values<float>(), args.width}, nullptr, nullptr};
-      take_page(args, state, chunk, number, page);
+      take_page(args, state, chunk, number, page, ahead);
     } else if (args.page_dtype == DType::bf16) {
       const Operands<Pairs, Pairs> page = {{head.keys<uint32_t>(), kPage}, {head.values<uint32_t>(), args.width}, nullptr, nullptr};
-      take_page(args, state, chunk, number, page);
+      take_page(args, state, chunk, number, page, ahead);
     } else if (chunk.count <= kTileRows) {
       const Operands<Lines<int8_t>, Lines<int8_t>> page = {
           {head.keys<int8_t>(), kPage}, {head.values<int8_t>(), args.width}, head.key_scales(), head.value_scales()};
-      take_page(args, state, chunk, number, page);
+      take_page(args, state, chunk, number, page, ahead);
     } else {
-      for (int64_t i = 0; i < kPage * args.depth; i += kFloats) store_raw(state.keys + i, load<kFloats>(head.keys<int8_t>() + i));
-      for (int64_t i = 0; i < kPage * args.width; i += kFloats) store_raw(state.values + i, load<kFloats>(head.values<int8_t>() + i));
+      for (int64_t i = 0; i < kPage * args.depth; i += kFloats) store_raw(state.keys + i, load_columns(head.keys<int8_t>() + i));
+      for (int64_t i = 0; i < kPage * args.width; i += kFloats) store_raw(state.values + i, load_columns(head.values<int8_t>() + i));
       const Operands<Lines<float>, Lines<float>> page = {
           {state.keys, kPage}, {state.values, args.width}, head.key_scales(), head.value_scales()};
-      take_page(args, state, chunk, number, page);
+      take_page(args, state, chunk, number, page, ahead);
     }
   }
 }

@@ -44,11 +44,6 @@ inline Vector<float, W> load(const uint16_t* from) {
   return (Vector<float, W>)(__builtin_convertvector(load_raw<W>(from), Vector<uint32_t, W>) << 16);
 }
 
-template <int W>
-inline Vector<float, W> load(const int8_t* from) {
-  return __builtin_convertvector(__builtin_convertvector(load_raw<W>(from), Vector<int32_t, W>), Vector<float, W>);
-}
-
 // To the nearest bfloat16, ties to even; a NaN stays one.
 template <int W>
 inline Vector<uint16_t, W> to_bf16(const Vector<float, W>& v) {
