@@ -79,7 +79,8 @@ def _computed(graph: Graph, op: Operator) -> tuple[Node, bool]:
 
 
 def _cell(name: str, dtype: torch.dtype) -> str:
-    if dtype == I64 and I64 not in SAMPLES[name]().op.dtypes:
+    op = SAMPLES[name]().op
+    if dtype == I64 and (I64 not in op.dtypes or op.factors):  # products of floats may have tables
         return ""
     node, whole = _computed(in_precision(graph_of(name, dtype), None), SAMPLES[name]().op)
     if not whole:

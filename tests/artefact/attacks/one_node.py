@@ -103,6 +103,11 @@ attention = native(
     "attention", inputs=[*QKV, [5, 6]], outputs=[[2, 4, 5, 7]],
     heads_first=[True] * 4, scale=1.0, causal=False, has_mask=True, nan_if_hidden=False,
 )  # fmt: skip
+TABLES = [[I64, [3, 2, 1]], [I64, [2]]]
+cached_attention = native(
+    "cached_attention", inputs=[[2, 4, 5, 8], [2, 2, 5, 8], [2, 2, 5, 7], *TABLES, [4]], outputs=[[2, 5, 4, 7]],
+    layer=2, scale=1.0, window=0, softcap=0.0, writes=True, has_sinks=True, causal=True,
+)  # fmt: skip
 lstm = native(
     "recurrent", inputs=[[2, 5, 16], [1, 2, 3], [1, 2, 4]], constants=[[16, 3], [3, 4]], reads="v0 c0 c1 v1 v2",
     outputs=[[2, 5, 3], [1, 2, 3], [1, 2, 4]],

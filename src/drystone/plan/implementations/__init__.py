@@ -6,7 +6,7 @@ from drystone.graph import ops
 from drystone.graph.graph import Node
 from drystone.graph.ops import Conv, ConvTranspose
 from drystone.plan.implementations.aten import Aten
-from drystone.plan.implementations.attention import Attention
+from drystone.plan.implementations.attention import Attention, CachedAttention
 from drystone.plan.implementations.base import Implementation, Layout
 from drystone.plan.implementations.convolution import OneDnnConvolution
 from drystone.plan.implementations.depthwise import Depthwise
@@ -33,6 +33,7 @@ IMPLEMENTATIONS: list[Implementation] = [
     OneDnnLinear(inner_product=False),
     OneDnnLinear(inner_product=True),
     Attention(),
+    CachedAttention(),
     Recurrent(),
     Recurrent(narrow=True),
     OneDnnMatmul(),
