@@ -56,7 +56,7 @@ class CodedGemm(PackedLinear):
         op = node.of(QuantisedLinear)
         kind = op.kind(node.inputs)
         codes = native.GemmCodes(kind.bits, kind.group, native.DTYPES[kind.dtype], kind.has_minima)
-        return native.Gemm(x, n, op.has_bias, output, chain, codes=codes)
+        return native.Gemm(x, n, op.has_bias, output, chain, weight_codes=codes)
 
     def packed(self, node: Node, step: native.Gemm | native.Linear, weights: WeightStore) -> torch.Tensor:
         assert isinstance(step, native.Gemm)

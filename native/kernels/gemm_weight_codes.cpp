@@ -4,7 +4,7 @@
 // becomes a float where it lies: shifted, masked, converted (with AVX-512 4 bits are looked up instead), scaled. 4 bits: byte i of a word
 // holds code i below code i + 4, so that its low halves, and its high ones, are four neighbours, as products of bytes take them.
 // Weights are scaled before they are multiplied, so NaN, infinities and large numbers come out as of the same weights in float32.
-#include "kernels/gemm_codes.h"
+#include "kernels/gemm_weight_codes.h"
 
 #include <immintrin.h>
 
