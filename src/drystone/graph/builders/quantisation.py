@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from drystone.graph.builders.registry import Built, Declined, Emitter, builds_elements, scalar
+from drystone.graph.codes import coded, codes_of, dequantised
 from drystone.graph.graph import Value
 from drystone.graph.instructions import PointwiseOp
 from drystone.graph.ops import Convert, Dequantise, Quantise
@@ -66,7 +67,7 @@ def dequantise(
 ) -> Built:
     quantisation = _one(dtype, scale, zero_point)
     if x.is_constant:
-        return dequantised(codes_of(x, quantisation), b.dtype)
+        return dequantised(_codes_of(x, quantisation), b.dtype)
     if x.quantisation == quantisation:
         return b.emit(Dequantise(), [x], b.dtype)
     number = b.emit(Convert(), [x], b.dtype)
@@ -98,7 +99,7 @@ def dequantise_channels(
 ) -> Built:
     if not x.is_constant:
         raise Declined("a scale a channel of what is computed at each call")
-    return dequantised(codes_of(x, _channels(x, scales, zero_points, axis, dtype)), b.dtype)
+    return dequantised(_codes_of(x, _channels(x, scales, zero_points, axis, dtype)), b.dtype)
 
 
 def _channels(x: Value, scales: Value, zero_points: Value | None, axis: int, dtype: torch.dtype) -> Quantisation:
@@ -111,30 +112,7 @@ def _channels(x: Value, scales: Value, zero_points: Value | None, axis: int, dty
     return quantisation_of(dtype, x.shape, tuple(scales.constant.detach().double().tolist()), 0)
 
 
-def coded(x: Value, quantisation: Quantisation, dtype: torch.dtype, low: int, high: int) -> Value:
-    """A constant of floats as codes."""
-
-    def codes() -> torch.Tensor:
-        return quantisation.codes(x.constant.detach().float(), dtype).clamp(low, high)
-
-    identity = ("coded", x.key, quantisation, dtype, low, high)
-    return Value(x.shape, dtype, x.name, data=codes, identity=identity, quantisation=quantisation)
-
-
-def codes_of(x: Value, quantisation: Quantisation) -> Value:
-    """A constant of int8 or uint8 with what its codes stand for."""
+def _codes_of(x: Value, quantisation: Quantisation) -> Value:
     if x.dtype not in CODES:
         raise Declined(f"codes of {x.dtype}, not of int8 or uint8")
-    if x.quantisation == quantisation:
-        return x
-    return Value(x.shape, x.dtype, x.name, data=x.data, identity=("codes", x.key, quantisation), quantisation=quantisation)
-
-
-def dequantised(codes: Value, dtype: torch.dtype) -> Value:
-    """A constant of floats that keeps the codes that it is made of. It is made when it is used."""
-
-    def real() -> torch.Tensor:
-        assert codes.quantisation is not None
-        return codes.quantisation.real(codes.constant.detach()).to(dtype)
-
-    return Value(codes.shape, dtype, codes.name, data=real, identity=("real", codes.key, dtype), codes=codes)
+    return codes_of(x, quantisation)

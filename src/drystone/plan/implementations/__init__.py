@@ -16,6 +16,7 @@ from drystone.plan.implementations.linear import OneDnnLinear
 from drystone.plan.implementations.matmul import OneDnnMatmul
 from drystone.plan.implementations.movement import MOVEMENT
 from drystone.plan.implementations.pointwise import Convert, OneDnnConvert, Pointwise
+from drystone.plan.implementations.quantisation import CONVERSIONS, InFloats, is_of_codes
 from drystone.plan.implementations.recurrent import Recurrent
 from drystone.plan.implementations.reductions import REDUCTIONS
 from drystone.plan.implementations.rotary import Rotary
@@ -43,7 +44,9 @@ IMPLEMENTATIONS: list[Implementation] = [
     *WINDOWS,
     *ELEMENTS,
     *MOVEMENT,
+    *CONVERSIONS,
 ]
+_IN_FLOATS = [InFloats(implementation) for implementation in IMPLEMENTATIONS]
 
 ATEN = Aten()
 
@@ -61,5 +64,8 @@ def options(node: Node) -> tuple[list[Option], str]:
         if refusal:
             reason = refusal
         else:
+            found += [(implementation, layout) for layout in implementation.layouts(node)]
+    for implementation in _IN_FLOATS if is_of_codes(node) else ():
+        if isinstance(node.op, implementation.op) and not implementation.refuses(node):
             found += [(implementation, layout) for layout in implementation.layouts(node)]
     return found, reason

@@ -43,13 +43,23 @@ Operand = tuple[Literal["in", "out"], int] | torch.Tensor
 
 
 @dataclass
+class Converted:
+    """An operand or a result that lies in another dtype than its step computes with: ``step`` converts it, to or from memory like
+    ``desc``."""
+
+    step: native.Step
+    desc: native.TensorDesc
+
+
+@dataclass
 class Created:
     """What ``Implementation.create`` gives.
 
     Either a native ``step`` with its ``operands`` (in the order of the step's slots); or a ``call`` that gives torch tensors
     for torch tensors; or a view: the output is the memory of
     input ``view_of`` from byte ``view_offset`` on, and nothing runs. ``overwrites`` is the input whose memory the output
-    takes over, as for a residual that is added where it lies.
+    takes over, as for a residual that is added where it lies. ``before`` and ``after``: steps that convert inputs, by number, and
+    the output.
     """
 
     step: native.Step | None = None
@@ -58,6 +68,8 @@ class Created:
     view_of: int | None = None
     view_offset: int = 0
     overwrites: int | None = None
+    before: dict[int, Converted] = field(default_factory=dict)
+    after: Converted | None = None
 
 
 class Implementation:
@@ -237,6 +249,23 @@ def float_reason(node: Node) -> str | None:
         if value.dtype not in FLOATS:
             return f"{str(value.dtype).removeprefix('torch.')} has no native kernel for {node.op}"
     return None
+
+
+def number_reason(node: Node) -> str | None:
+    """Why the operands are neither such floats nor codes, or None."""
+    for value in [*node.inputs, *node.outputs]:
+        if value.dtype not in FLOATS and value.quantisation is None:
+            return f"{str(value.dtype).removeprefix('torch.')} has no native kernel for {node.op}"
+    return None
+
+
+def weight_scales(node: Node) -> list[float]:
+    """Of a product of codes, one an output channel; none of a product of floats."""
+    weight = node.inputs[1]
+    if weight.quantisation is None:
+        return []
+    scales = weight.quantisation.scales
+    return list(scales) if len(scales) > 1 else [*scales] * weight.shape[0]
 
 
 def joint_layouts(node: Node, like: Value) -> list[Layout]:

@@ -24,6 +24,8 @@ class Gemm(PackedLinear):
         return super().refuses(node) or self._own_reason(node)
 
     def _own_reason(self, node: Node) -> str | None:
+        if node.inputs[0].quantisation is not None:
+            return "the GEMM multiplies no codes"
         if self.narrow and not stored_narrow(node):
             return "the weight is of the dtype of x"
         if len(node.epilogue) > MAX_EPILOGUE:
@@ -31,6 +33,12 @@ class Gemm(PackedLinear):
         return None
 
     def step(
-        self, x: native.TensorDesc, n: int, has_bias: bool, output: native.TensorDesc, chain: list[native.PostOp]
+        self,
+        x: native.TensorDesc,
+        n: int,
+        has_bias: bool,
+        output: native.TensorDesc,
+        chain: list[native.PostOp],
+        scales: list[float],
     ) -> native.Gemm:
         return native.Gemm(x, n, has_bias, output, chain, self.narrow)

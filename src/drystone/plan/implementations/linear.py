@@ -9,8 +9,8 @@ import torch
 from drystone import native
 from drystone.graph.graph import Node
 from drystone.graph.ops import Linear
-from drystone.plan.formats import PLAIN
-from drystone.plan.implementations.base import Context, Created, Implementation, Layout, float_reason
+from drystone.plan.formats import PLAIN, densely
+from drystone.plan.implementations.base import Context, Created, Implementation, Layout, float_reason, number_reason, weight_scales
 from drystone.plan.implementations.epilogue import post_ops
 
 
@@ -38,14 +38,25 @@ class PackedLinear(Implementation):
         rows = [_as_rows(desc, m, n) if node.epilogue and i >= node.epilogue_start else desc for i, desc in enumerate(inputs)]
         target = _as_rows(output, m, n)
         chain, operands, overwrites = post_ops(node, rows, target, context.free_inputs)
-        x = native.TensorDesc.dense(inputs[0].dtype, native.FORMATS["plain"], [m, k])
-        step = self.step(x, n, has_bias, target, chain)
-        return context.product(node, step, operands, overwrites, weight.dtype if self.narrow else node.inputs[0].dtype)
+        x = densely(inputs[0], [m, k], PLAIN)
+        step = self.step(x, n, has_bias, target, chain, weight_scales(node))
+        return context.product(
+            node, step, operands, overwrites, weight.dtype if self.narrow or weight.quantisation else node.inputs[0].dtype
+        )
 
     def step(
-        self, x: native.TensorDesc, n: int, has_bias: bool, output: native.TensorDesc, chain: list[native.PostOp]
+        self,
+        x: native.TensorDesc,
+        n: int,
+        has_bias: bool,
+        output: native.TensorDesc,
+        chain: list[native.PostOp],
+        scales: list[float],
     ) -> native.Gemm | native.Linear:
-        """The step for x (M, K) and output (M, N). Raises ``ValueError`` where the native side declines them."""
+        """The step for x (M, K) and output (M, N).
+
+        ``scales``: of the weights, where they are codes. Raises ``ValueError`` where the native side declines them.
+        """
         raise NotImplementedError
 
 
@@ -54,10 +65,20 @@ class OneDnnLinear(PackedLinear):
         self.inner_product = inner_product
         self.name = "onednn_inner_product" if inner_product else "onednn_matmul"
 
+    def refuses(self, node: Node) -> str | None:
+        codes = self.inner_product and node.inputs[0].quantisation is not None
+        return "codes are multiplied by oneDNN's matmul" if codes else super().refuses(node)
+
     def step(
-        self, x: native.TensorDesc, n: int, has_bias: bool, output: native.TensorDesc, chain: list[native.PostOp]
+        self,
+        x: native.TensorDesc,
+        n: int,
+        has_bias: bool,
+        output: native.TensorDesc,
+        chain: list[native.PostOp],
+        scales: list[float],
     ) -> native.Linear:
-        step = native.Linear(self.inner_product, x, n, has_bias, output, chain)
+        step = native.Linear(self.inner_product, x, n, has_bias, output, chain, scales)
         if step.implementation.startswith(("ref", "gemm:ref")):
             raise ValueError("oneDNN has only its reference implementation")
         return step
@@ -71,6 +92,8 @@ def _reason(node: Node) -> str | None:
         return "the bias is not a constant"
     if node.output.numel == 0 or node.inputs[1].numel == 0:
         return "a linear layer without elements"
+    if node.inputs[0].quantisation is not None:
+        return number_reason(node)
     if node.inputs[0].dtype != node.inputs[1].dtype and not stored_narrow(node):
         return "x and the weight are not of one dtype"
     return float_reason(node)
@@ -93,4 +116,4 @@ def _as_rows(desc: native.TensorDesc, m: int, n: int) -> native.TensorDesc:
         shape = [1, 1]
     else:
         raise ValueError(f"an operand of shape {list(desc.shape)} in the epilogue of an {m} x {n} linear")
-    return native.TensorDesc.dense(desc.dtype, native.FORMATS["plain"], shape)
+    return densely(desc, shape, PLAIN)
