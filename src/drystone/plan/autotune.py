@@ -117,7 +117,12 @@ class Planner:
 
     @cached_property
     def signatures(self) -> dict[Node, str]:
-        return {node: signature(node) for node in self.graph}
+        return {node: signature(node) + self._of_weight(node) for node in self.graph}
+
+    def _of_weight(self, node: Node) -> str:
+        """What decides which kernels take its codes."""
+        coded = isinstance(node.op, WeightProduct) and self.weights.coded(node.inputs[1]).fits_7_bits
+        return " of 7 bits" if coded else ""
 
     @cached_property
     def options(self) -> dict[Node, list[Option]]:

@@ -9,7 +9,7 @@ import math
 import weakref
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -116,6 +116,13 @@ class Context:
         return Created(step, [("in", 0), *constants, ("out", 0), *more], overwrites=overwrites)
 
 
+class CodedWeight(NamedTuple):
+    """What a product of codes is told of its weight; nothing of floats."""
+
+    scales: list[float]  # one an output channel
+    fits_7_bits: bool  # so that sums of two products fit 16 bits; asked of CPUs without VNNI alone
+
+
 class WeightStore:
     """Packed weights, each once: equal layouts of the same tensor share memory between steps, programs and threads.
 
@@ -134,6 +141,7 @@ class WeightStore:
         self._used = 0
         self._gains: dict[Hashable, float] = {}
         self._ranges: dict[Hashable, Range] = {}
+        self._narrow: dict[Hashable, bool] = {}
 
     def _allocate(self, size: int) -> torch.Tensor:
         """``size`` bytes; the view that is given keeps its chunk alive."""
@@ -179,6 +187,21 @@ class WeightStore:
             except WeightsReleasedError:
                 return math.inf
         return self._gains[weight.key]
+
+    def coded(self, weight: Value) -> CodedWeight:
+        codes = weight.quantisation
+        if codes is None:
+            return CodedWeight([], False)
+        scales = list(codes.scales) if len(codes.scales) > 1 else [*codes.scales] * weight.shape[0]
+        return CodedWeight(scales, self._fits_7_bits(weight))
+
+    def _fits_7_bits(self, weight: Value) -> bool:
+        if native.has_vnni():
+            return False
+        if weight.key not in self._narrow:
+            low, high = torch.aminmax(weight.constant.detach())
+            self._narrow[weight.key] = -64 <= int(low) <= int(high) <= 64
+        return self._narrow[weight.key]
 
     def range(self, constant: Value) -> Range:
         if constant.key not in self._ranges:
@@ -257,15 +280,6 @@ def number_reason(node: Node) -> str | None:
         if value.dtype not in FLOATS and value.quantisation is None:
             return f"{str(value.dtype).removeprefix('torch.')} has no native kernel for {node.op}"
     return None
-
-
-def weight_scales(node: Node) -> list[float]:
-    """Of a product of codes, one an output channel; none of a product of floats."""
-    weight = node.inputs[1]
-    if weight.quantisation is None:
-        return []
-    scales = weight.quantisation.scales
-    return list(scales) if len(scales) > 1 else [*scales] * weight.shape[0]
 
 
 def joint_layouts(node: Node, like: Value) -> list[Layout]:

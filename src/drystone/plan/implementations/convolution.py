@@ -9,6 +9,7 @@ from drystone.graph.graph import Node
 from drystone.graph.ops import Conv, Convolution, ConvTranspose, Operator
 from drystone.plan.formats import CHANNELS_LAST, PLAIN, block_of, formats_of, seen_as
 from drystone.plan.implementations.base import (
+    CodedWeight,
     Context,
     Created,
     Implementation,
@@ -16,7 +17,6 @@ from drystone.plan.implementations.base import (
     Operand,
     float_reason,
     number_reason,
-    weight_scales,
 )
 from drystone.plan.implementations.depthwise import Depthwise
 from drystone.plan.implementations.epilogue import post_ops
@@ -67,18 +67,19 @@ class OneDnnConvolution(Implementation):
         return layouts
 
     def create(self, node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, context: Context) -> Created:
-        step, operands, overwrites = self._step(node, inputs, output, context.free_inputs)
+        coded = context.weights.coded(node.inputs[1])
+        step, operands, overwrites = self._step(node, inputs, output, context.free_inputs, coded)
         finishes = bool(node.epilogue) or node.of(Convolution).has_bias
         if _is_reference(step, finishes) and overwrites is not None:
             # Most kernels add into the output's memory at the beginning of an epilogue only.
-            step, operands, overwrites = self._step(node, inputs, output, frozenset())
+            step, operands, overwrites = self._step(node, inputs, output, frozenset(), coded)
         if _is_reference(step, finishes):
             raise ValueError("oneDNN has only its reference implementation")
         return context.product(node, step, operands, overwrites)
 
     @staticmethod
     def _step(
-        node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, free_inputs: frozenset[int]
+        node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, free_inputs: frozenset[int], coded: CodedWeight
     ) -> tuple[native.Convolution, list[Operand], int | None]:
         chain, operands, overwrites = post_ops(node, inputs, output, free_inputs)
         op, x, weights = node.of(Convolution), inputs[0], list(node.inputs[1].shape)
@@ -90,7 +91,7 @@ class OneDnnConvolution(Implementation):
             stride, before, after, dilation = [1, *stride], [0, *before], [0, *after], [1, *dilation]
         transposed = isinstance(node.op, ConvTranspose)
         step = native.Convolution(
-            x, weights, op.has_bias, output, stride, before, after, dilation, op.groups, chain, transposed, weight_scales(node)
+            x, weights, op.has_bias, output, stride, before, after, dilation, op.groups, chain, transposed, *coded
         )
         return step, operands, overwrites
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from drystone import native
 from drystone.graph.graph import Node
+from drystone.plan.implementations.base import CodedWeight
 from drystone.plan.implementations.linear import PackedLinear, stored_narrow
 
 MAX_EPILOGUE = 8
@@ -24,8 +25,6 @@ class Gemm(PackedLinear):
         return super().refuses(node) or self._own_reason(node)
 
     def _own_reason(self, node: Node) -> str | None:
-        if node.inputs[0].quantisation is not None:
-            return "the GEMM multiplies no codes"
         if self.narrow and not stored_narrow(node):
             return "the weight is of the dtype of x"
         if len(node.epilogue) > MAX_EPILOGUE:
@@ -39,6 +38,6 @@ class Gemm(PackedLinear):
         has_bias: bool,
         output: native.TensorDesc,
         chain: list[native.PostOp],
-        scales: list[float],
+        coded: CodedWeight,
     ) -> native.Gemm:
-        return native.Gemm(x, n, has_bias, output, chain, self.narrow)
+        return native.Gemm(x, n, has_bias, output, chain, self.narrow, *coded)

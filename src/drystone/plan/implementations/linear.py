@@ -10,7 +10,7 @@ from drystone import native
 from drystone.graph.graph import Node
 from drystone.graph.ops import Linear
 from drystone.plan.formats import PLAIN, densely
-from drystone.plan.implementations.base import Context, Created, Implementation, Layout, float_reason, number_reason, weight_scales
+from drystone.plan.implementations.base import Context, Created, Implementation, Layout, float_reason, number_reason
 from drystone.plan.implementations.epilogue import post_ops
 
 
@@ -39,7 +39,7 @@ class PackedLinear(Implementation):
         target = _as_rows(output, m, n)
         chain, operands, overwrites = post_ops(node, rows, target, context.free_inputs)
         x = densely(inputs[0], [m, k], PLAIN)
-        step = self.step(x, n, has_bias, target, chain, weight_scales(node))
+        step = self.step(x, n, has_bias, target, chain, context.weights.coded(weight))
         return context.product(
             node, step, operands, overwrites, weight.dtype if self.narrow or weight.quantisation else node.inputs[0].dtype
         )
@@ -51,11 +51,11 @@ class PackedLinear(Implementation):
         has_bias: bool,
         output: native.TensorDesc,
         chain: list[native.PostOp],
-        scales: list[float],
+        coded: CodedWeight,
     ) -> native.Gemm | native.Linear:
         """The step for x (M, K) and output (M, N).
 
-        ``scales``: of the weights, where they are codes. Raises ``ValueError`` where the native side declines them.
+        ``coded``: of weights of codes. Raises ``ValueError`` where the native side declines them.
         """
         raise NotImplementedError
 
@@ -76,9 +76,9 @@ class OneDnnLinear(PackedLinear):
         has_bias: bool,
         output: native.TensorDesc,
         chain: list[native.PostOp],
-        scales: list[float],
+        coded: CodedWeight,
     ) -> native.Linear:
-        step = native.Linear(self.inner_product, x, n, has_bias, output, chain, scales)
+        step = native.Linear(self.inner_product, x, n, has_bias, output, chain, *coded)
         if step.implementation.startswith(("ref", "gemm:ref")):
             raise ValueError("oneDNN has only its reference implementation")
         return step
