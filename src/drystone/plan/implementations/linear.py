@@ -10,7 +10,7 @@ from drystone import native
 from drystone.graph.graph import Node
 from drystone.graph.ops import Linear
 from drystone.plan.formats import PLAIN, densely
-from drystone.plan.implementations.base import Context, Created, Implementation, Layout, float_reason, number_reason
+from drystone.plan.implementations.base import CodedWeight, Context, Created, Implementation, Layout, float_reason, number_reason
 from drystone.plan.implementations.epilogue import post_ops
 
 
