@@ -9,6 +9,7 @@
 #include <stdexcept>
 
 #include "bind/bind.h"
+#include "steps/implicit_gemm.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -41,6 +42,21 @@ void bind_gemm(nb::module_& m) {
               "x"_a, "n"_a, "has_bias"_a, "output"_a, "post_ops"_a, "widened"_a = false, "weight_scales"_a = std::vector<float>(),
               "weights_fit_7_bits"_a = false, "dynamic"_a = nb::none(), "symmetric"_a = false, "codes"_a = std::pair(0, 255),
               "eps"_a = 1.1920929e-7f));
+  bind_packing(
+      nb::class_<ImplicitGemm, Step>(
+          m, "ImplicitGemm",
+          "A convolution of codes in channels_last by the packed GEMM, of one group over one or two axes. Slots: "
+          "as Convolution's. ``widened``: as Gemm's.")
+          .def(
+              "__init__",
+              [](ImplicitGemm* self, const TensorDesc& x, const Dims& weights, bool has_bias, const TensorDesc& output, const Dims& stride,
+                 const Dims& padding_l, const Dims& padding_r, const Dims& dilation, const std::vector<PostOpTuple>& post_ops,
+                 const std::vector<float>& weight_scales, bool weights_fit_7_bits, bool widened) {
+                new (self) ImplicitGemm(x, weights, has_bias, output, stride, padding_l, padding_r, dilation, post_ops_of(post_ops),
+                                        {weight_scales, weights_fit_7_bits}, widened);
+              },
+              "x"_a, "weights"_a, "has_bias"_a, "output"_a, "stride"_a, "padding_l"_a, "padding_r"_a, "dilation"_a, "post_ops"_a,
+              "weight_scales"_a, "weights_fit_7_bits"_a = false, "widened"_a = false));
 }
 
 }  // namespace drystone

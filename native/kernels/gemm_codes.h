@@ -129,10 +129,9 @@ class Codes {
     for (int64_t r = 0; r < rows; r++, tile += width) {
       const RowCodes codes = of(row + r);
       for (int64_t c = 0; c < width; c += kFloats) {
-        using Ints = Vector<int32_t, kFloats>;
         const Ints sum = (Ints)load<kFloats>(tile + c) - codes.zero * load_raw<kFloats>(weight_sums + c);
-        const auto scale = load<kFloats>(scales + c) * codes.scale;
-        store<kFloats>(tile + c, __builtin_convertvector(sum, Vector<float, kFloats>) * scale + load<kFloats>(bias + c));
+        store<kFloats>(tile + c,
+                       __builtin_convertvector(sum, Floats) * (load<kFloats>(scales + c) * codes.scale) + load<kFloats>(bias + c));
       }
     }
   }

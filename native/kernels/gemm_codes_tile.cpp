@@ -14,14 +14,28 @@ namespace {
 using Ints = Vector<int32_t, kFloats>;
 
 #ifdef __AVX512F__
-inline Ints multiply_bytes(Ints x, Ints w) { return (Ints)_mm512_maddubs_epi16((__m512i)x, (__m512i)w); }
-inline Ints multiply_words(Ints x, Ints w) { return (Ints)_mm512_madd_epi16((__m512i)x, (__m512i)w); }
 inline Ints widen(const char* from) { return (Ints)_mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))); }
 #else
-inline Ints multiply_bytes(Ints x, Ints w) { return (Ints)_mm256_maddubs_epi16((__m256i)x, (__m256i)w); }
-inline Ints multiply_words(Ints x, Ints w) { return (Ints)_mm256_madd_epi16((__m256i)x, (__m256i)w); }
 inline Ints widen(const char* from) { return (Ints)_mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))); }
 #endif
+
+// In assembly, since GCC would compute the products of all rows before it adds the first one, and spill them.
+inline void add_bytes(Ints& sum, Ints x, Ints w, const Ints& ones) {
+  Ints product;
+  __asm__("vpmaddubsw %[w], %[x], %[product]\n\tvpmaddwd %[ones], %[product], %[product]\n\tvpaddd %[product], %[sum], %[sum]"
+          : [sum] "+v"(sum), [product] "=&v"(product)
+          : [x] "v"(x), [w] "v"(w), [ones] "vm"(ones));
+}
+inline void add_words(Ints& sum, Ints x, Ints w) {
+  Ints product;
+  __asm__("vpmaddwd %[w], %[x], %[product]\n\tvpaddd %[product], %[sum], %[sum]"
+          : [sum] "+v"(sum), [product] "=&v"(product)
+          : [x] "v"(x), [w] "v"(w));
+}
+
+constexpr int32_t two_ones = 0x00010001;
+alignas(64) constexpr int32_t kOnes[] = {two_ones, two_ones, two_ones, two_ones, two_ones, two_ones, two_ones, two_ones,
+                                         two_ones, two_ones, two_ones, two_ones, two_ones, two_ones, two_ones, two_ones};
 
 inline Ints all_of(const char* four) {
   int32_t bits;
@@ -35,7 +49,7 @@ struct CodesPairs {
 
   template <int Rows, int Vectors>
   __attribute__((always_inline)) static inline void step(const char* x, const char* w, Sum (&sum)[Rows][Vectors]) {
-    const Ints ones = Ints{} + 0x00010001;
+    const Ints ones = load_raw<kFloats>(kOnes);
     Ints weight[Vectors];
 #pragma GCC unroll 4
     for (int j = 0; j < Vectors; j++) weight[j] = load_raw<kFloats>(reinterpret_cast<const int32_t*>(w) + j * kFloats);
@@ -43,7 +57,7 @@ struct CodesPairs {
     for (int r = 0; r < Rows; r++) {
       const Ints four = all_of(x + r * kChunkBytes);
 #pragma GCC unroll 4
-      for (int j = 0; j < Vectors; j++) sum[r][j] += multiply_words(multiply_bytes(four, weight[j]), ones);
+      for (int j = 0; j < Vectors; j++) add_bytes(sum[r][j], four, weight[j], ones);
     }
   }
 };
@@ -63,7 +77,7 @@ struct CodesWide {
       for (int r = 0; r < Rows; r++) {
         const Ints pair = all_of(x + r * kChunkBytes + half * 4);
 #pragma GCC unroll 4
-        for (int j = 0; j < Vectors; j++) sum[r][j] += multiply_words(pair, weight[j]);
+        for (int j = 0; j < Vectors; j++) add_words(sum[r][j], pair, weight[j]);
       }
     }
   }

@@ -382,6 +382,21 @@ class Gemm(Step):
 
     def pack(self, dtype: DType, source: int, packed: int) -> None: ...
 
+class ImplicitGemm(Step):
+    """
+    A convolution of codes in channels_last by the packed GEMM, of one group over one or two axes. Slots: as Convolution's. ``widened``: as Gemm's.
+    """
+
+    def __init__(self, x: TensorDesc, weights: Sequence[int], has_bias: bool, output: TensorDesc, stride: Sequence[int], padding_l: Sequence[int], padding_r: Sequence[int], dilation: Sequence[int], post_ops: Sequence[tuple[str, float, float, TensorDesc | None]], weight_scales: Sequence[float], weights_fit_7_bits: bool = False, widened: bool = False) -> None: ...
+
+    @property
+    def packed_bytes(self) -> int: ...
+
+    @property
+    def packed_key(self) -> str: ...
+
+    def pack(self, dtype: DType, source: int, packed: int) -> None: ...
+
 class RecurrentWeights:
     """How (gates * units, k) weights are packed for a recurrent step."""
 
