@@ -92,6 +92,9 @@ class Source:
     def check(self, assembled: Assembled) -> None:
         """Raises where a program must not run."""
 
+    def describe(self, explanation: Explanation) -> None:
+        """Add what is known of the graph itself."""
+
 
 class Times:
     """Measured seconds, a cache a thread count, each read from its file once."""
@@ -265,6 +268,7 @@ class Programs(ProgramTable[tuple[int, Sizes], Prepared]):
             # A call of other sizes does not wait for times that nobody looks at.
             timed = self.source.timed and (budget is not None or self.usual in (None, sizes))
             explanation = self._explain(program, planner, tensors if timed else None, eager, budget, signature.state)
+            self.source.describe(explanation)
             self.verdict = self.verdict or explanation.runs
             return Prepared(program, explanation, graph, signature)
 

@@ -12,6 +12,7 @@ from drystone.plan.implementations.convolution import OneDnnConvolution
 from drystone.plan.implementations.depthwise import Depthwise
 from drystone.plan.implementations.elements import ELEMENTS
 from drystone.plan.implementations.gemm import Gemm
+from drystone.plan.implementations.implicit_gemm import ImplicitGemm
 from drystone.plan.implementations.linear import OneDnnLinear
 from drystone.plan.implementations.matmul import OneDnnMatmul
 from drystone.plan.implementations.movement import MOVEMENT
@@ -25,6 +26,7 @@ from drystone.plan.implementations.winograd import Winograd
 
 IMPLEMENTATIONS: list[Implementation] = [
     *(OneDnnConvolution(op) for op in (Conv, ConvTranspose)),
+    ImplicitGemm(),
     Depthwise(),
     Winograd(tile=4),
     Winograd(tile=2),
