@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import drystone
 from drystone import native
-from quantised_models import BLOCK, Quantised, block, rounded
+from quantised_models import BLOCK, Quantised, block, q, rounded
 
 Tensor = torch.Tensor
 KERNEL = (16, 16, 3, 3)
@@ -120,10 +120,30 @@ def test_operators(name: str, dtype: torch.dtype, here: float, there: float, sca
     hold(model, x, step=step)
 
 
+def rounded_by_its_range(x: Tensor, low: int, high: int, dtype: torch.dtype, symmetric: bool) -> Tensor:
+    choose = q.choose_qparams_symmetric.tensor if symmetric else q.choose_qparams.tensor
+    scale, zero_point = choose(x, low, high, 2**-12, dtype)
+    codes = q.quantize_per_tensor.tensor(x, scale, zero_point, low, high, dtype)
+    return q.dequantize_per_tensor.tensor(codes, scale, zero_point, low, high, dtype)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "dtype", "symmetric"),
+    [(0, 255, torch.uint8, False), (-128, 127, torch.int8, False), (-127, 127, torch.int8, True)],
+)
+@pytest.mark.parametrize("size", [1.0, 1e-6, 1e4])
+def test_a_scale_that_each_call_finds(low: int, high: int, dtype: torch.dtype, symmetric: bool, size: float) -> None:
+    torch.manual_seed(0)
+    model = Quantised(lambda x, w: F.gelu(F.linear(rounded_by_its_range(x, low, high, dtype, symmetric), w)), (24, 16))
+    fast = hold(model, size * torch.randn(3, 5, 16))
+    if native.isa() != "none":
+        assert [step.op for step in fast.explain().steps] == ["dynamic_linear"]  # type: ignore[attr-defined]
+    x = torch.zeros(3, 5, 16)
+    assert torch.equal(fast(x), model(x))  # type: ignore[operator]
+
+
 def test_dequantised_inputs_of_the_caller() -> None:
     """Codes that come from outside."""
-    from quantised_models import q
-
     model = Quantised(lambda x, w: F.linear(q.dequantize_per_tensor(x, 0.1, 3, 0, 255, torch.uint8), w), (8, 16))
     hold(model, torch.randint(0, 256, (4, 16), dtype=torch.uint8))
 

@@ -10,6 +10,7 @@ from drystone.plan.implementations.attention import Attention
 from drystone.plan.implementations.base import Implementation, Layout
 from drystone.plan.implementations.convolution import OneDnnConvolution
 from drystone.plan.implementations.depthwise import Depthwise
+from drystone.plan.implementations.dynamic_linear import DynamicGemm
 from drystone.plan.implementations.elements import ELEMENTS
 from drystone.plan.implementations.gemm import Gemm
 from drystone.plan.implementations.implicit_gemm import ImplicitGemm
@@ -32,6 +33,7 @@ IMPLEMENTATIONS: list[Implementation] = [
     Winograd(tile=2),
     Gemm(narrow=True),
     Gemm(),
+    DynamicGemm(),
     OneDnnLinear(inner_product=False),
     OneDnnLinear(inner_product=True),
     Attention(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from drystone import native
 from drystone.graph.graph import Node
+from drystone.graph.ops import Linear
 from drystone.plan.implementations.base import CodedWeight
 from drystone.plan.implementations.linear import PackedLinear, stored_narrow
 
@@ -33,11 +34,10 @@ class Gemm(PackedLinear):
 
     def step(
         self,
+        node: Node,
         x: native.TensorDesc,
-        n: int,
-        has_bias: bool,
         output: native.TensorDesc,
         chain: list[native.PostOp],
         coded: CodedWeight,
     ) -> native.Gemm:
-        return native.Gemm(x, n, has_bias, output, chain, self.narrow, *coded)
+        return native.Gemm(x, output.shape[1], node.of(Linear).has_bias, output, chain, self.narrow, *coded)

@@ -8,7 +8,7 @@ import torch
 
 from drystone import native
 from drystone.graph.graph import Node
-from drystone.graph.ops import Linear
+from drystone.graph.ops import Linear, Operator, WeightProduct
 from drystone.plan.formats import PLAIN, densely
 from drystone.plan.implementations.base import CodedWeight, Context, Created, Implementation, Layout, float_reason, number_reason
 from drystone.plan.implementations.epilogue import post_ops
@@ -20,7 +20,7 @@ class PackedLinear(Implementation):
     Weights may be stored as bfloat16 where x is float32: they are widened when they are packed, or, ``narrow``, when they are read.
     """
 
-    op = Linear
+    op: type[Operator] = Linear
     narrow = False
 
     def refuses(self, node: Node) -> str | None:
@@ -30,7 +30,7 @@ class PackedLinear(Implementation):
         return [Layout(tuple(PLAIN if not value.is_constant else None for value in node.inputs), PLAIN)]
 
     def create(self, node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, context: Context) -> Created:
-        weight, has_bias = node.inputs[1], node.of(Linear).has_bias
+        weight = node.inputs[1]
         n, k = weight.shape
         m = math.prod(node.output.shape[:-1])
         if not inputs[0].is_dense or not output.is_dense:
@@ -39,16 +39,15 @@ class PackedLinear(Implementation):
         target = _as_rows(output, m, n)
         chain, operands, overwrites = post_ops(node, rows, target, context.free_inputs)
         x = densely(inputs[0], [m, k], PLAIN)
-        step = self.step(x, n, has_bias, target, chain, context.weights.coded(weight))
+        step = self.step(node, x, target, chain, context.weights.coded(weight))
         return context.product(
             node, step, operands, overwrites, weight.dtype if self.narrow or weight.quantisation else node.inputs[0].dtype
         )
 
     def step(
         self,
+        node: Node,
         x: native.TensorDesc,
-        n: int,
-        has_bias: bool,
         output: native.TensorDesc,
         chain: list[native.PostOp],
         coded: CodedWeight,
@@ -71,14 +70,13 @@ class OneDnnLinear(PackedLinear):
 
     def step(
         self,
+        node: Node,
         x: native.TensorDesc,
-        n: int,
-        has_bias: bool,
         output: native.TensorDesc,
         chain: list[native.PostOp],
         coded: CodedWeight,
     ) -> native.Linear:
-        step = native.Linear(self.inner_product, x, n, has_bias, output, chain, *coded)
+        step = native.Linear(self.inner_product, x, output.shape[1], _has_bias(node), output, chain, *coded)
         if step.implementation.startswith(("ref", "gemm:ref")):
             raise ValueError("oneDNN has only its reference implementation")
         return step
@@ -88,15 +86,19 @@ def _reason(node: Node) -> str | None:
     """Why the node is no linear layer of floats on constant weights, or None."""
     if not node.inputs[1].is_constant:
         return "the weight is not a constant"
-    if node.of(Linear).has_bias and not node.inputs[2].is_constant:
+    if _has_bias(node) and not node.inputs[2].is_constant:
         return "the bias is not a constant"
     if node.output.numel == 0 or node.inputs[1].numel == 0:
         return "a linear layer without elements"
-    if node.inputs[0].quantisation is not None:
+    if node.inputs[1].quantisation is not None:
         return number_reason(node)
     if node.inputs[0].dtype != node.inputs[1].dtype and not stored_narrow(node):
         return "x and the weight are not of one dtype"
     return float_reason(node)
+
+
+def _has_bias(node: Node) -> bool:
+    return node.of(WeightProduct).has_bias
 
 
 def stored_narrow(node: Node) -> bool:
