@@ -29,6 +29,7 @@ from one_node import (
     conv,
     convert,
     dequantise,
+    dynamic_linear,
     elementwise,
     expand,
     grid_sample,
@@ -55,6 +56,7 @@ from one_node import (
     reshape,
     resize,
     rotary,
+    round_dynamically,
     running,
     slice_,
     softmax,
@@ -94,6 +96,7 @@ def more(make: Callable[..., Given], op: str, count: int) -> dict[str, tuple[Giv
 def codes(**changed: Any) -> list[Any]:
     """CODES with another quantisation."""
     return [*CODES[:2], CODES[2] | changed]
+
 
 CACHED: list[Any] = [[2, 4, 5, 8], [2, 2, 5, 8], [2, 2, 5, 7], *TABLES, [4]]
 
@@ -264,6 +267,12 @@ OF_OPERATORS: dict[str, tuple[Given, str]] = {
     **more(dequantise, "dequantise", 1),
     "dequantise: from floats": (dequantise(inputs=[[2, 3]]), "its operand has no quantisation"),
     "dequantise: to codes": (dequantise(outputs=[CODES]), "its result is no float"),
+    "round_dynamically: no codes": (round_dynamically(low=5, high=5), "codes from 5 to 5"),
+    "round_dynamically: codes of two dtypes": (round_dynamically(low=-1, high=200), "codes from -1 to 200"),
+    "round_dynamically: a scale of 0": (round_dynamically(eps=0.0), "the least scale is not positive"),
+    "dynamic_linear: a weight of floats": (dynamic_linear(constants=[[3, 4]]), "the weight has no codes"),
+    "dynamic_linear: x of codes": (dynamic_linear(inputs=[["uint8", [2, 4], CODES[2]]]), "x is no float"),
+    "dynamic_linear: another depth": (dynamic_linear(inputs=[[2, 5]]), "does not fit"),
     "permute: codes that mean something else": (moved(outputs=[["uint8", [3, 2], None]]), "it changes its quantisation"),
     "softmax: of codes": (softmax(inputs=[CODES]), "no operand of a softmax"),
     "codes: a scale of 0": (quantise(outputs=[codes(scales=[0.0])]), "the scale 0.0 is no positive number"),
