@@ -72,6 +72,27 @@ def test_steps_have_names_in_torchs_profiler() -> None:
         assert {f"drystone::{step.name}" for step in fast.explain().steps} <= names
 
 
+@pytest.mark.filterwarnings("ignore::drystone.DrystoneWarning")
+def test_steps_around_what_torch_runs_have_names_too() -> None:
+    class Exponential(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(8, 16), nn.Linear(16, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.relu(self.last(torch.linalg.matrix_exp(self.first(x).view(-1, 4, 4)).flatten(1)))
+
+    fast = drystone.optimize(Exponential().eval(), (X,), tuning="estimate")
+    assert fast.explain().segments
+    with torch.no_grad():
+        expected = fast(X)
+        with torch.profiler.profile() as profiler:
+            result = fast(X)
+    assert torch.equal(result, expected)
+    names = {event.key for event in profiler.key_averages()}
+    assert {f"drystone::{step.name}" for step in fast.explain().steps} <= names and "aten::linalg_matrix_exp" in names
+
+
 def test_trace(tmp_path: Path) -> None:
     steps = [
         ExplainedStep("x", "linear", [1], "float32", "own", "plain", us, "node", module=name)

@@ -9,6 +9,7 @@
 #include <tuple>
 
 #include "bind/bind.h"
+#include "core/errors.h"
 #include "core/isa.h"
 #include "core/memory.h"
 #include "core/program.h"
@@ -22,6 +23,13 @@ using namespace nb::literals;
 namespace drystone {
 
 void bind_core(nb::module_& m) {
+  nb::register_exception_translator([](const std::exception_ptr& thrown, void*) {
+    try {
+      std::rethrow_exception(thrown);
+    } catch (const InputError& error) {
+      PyErr_SetString(nb::module_::import_("drystone.errors").attr("InputError").ptr(), error.what());
+    }
+  });
   nb::enum_<DType> dtype(m, "DType");
   for (const DTypeFacts& facts : dtypes) dtype.value(facts.name, facts.dtype);
   dtype.def_prop_ro("torch_name", [](DType self) { return facts_of(self).torch_name; })

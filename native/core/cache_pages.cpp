@@ -27,6 +27,7 @@ std::map<uintptr_t, Extent>& slabs() {
 }
 
 constexpr int64_t most = 1 << 16;  // heads, or features of one
+constexpr int64_t slack = 64;      // a vector that begins in the last row of values may end beyond it
 
 const PageShape& checked(const PageShape& shape, int64_t count) {
   if (shape.dtype != DType::f32 && shape.dtype != DType::bf16 && shape.dtype != DType::s8)
@@ -39,7 +40,7 @@ const PageShape& checked(const PageShape& shape, int64_t count) {
 
 }  // namespace
 
-PageSlab::PageSlab(const PageShape& shape, int64_t count) : shape_(checked(shape, count)), count_(count), memory_(bytes()) {
+PageSlab::PageSlab(const PageShape& shape, int64_t count) : shape_(checked(shape, count)), count_(count), memory_(bytes() + slack) {
   std::memset(memory_.data(), 0, bytes());
   const std::lock_guard lock(mutex());
   slabs()[begin()] = {begin() + bytes(), shape_};

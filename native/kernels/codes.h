@@ -3,32 +3,35 @@
 
 #include "core/quantisation.h"
 #include "kernels/block.h"
-#include "kernels/vectors.h"
+#include "kernels/vector_math.h"
 
 namespace drystone::DRYSTONE_ISA {
 
-inline float decoded(float code, const Affine& q) { return (code - q.zero_point) * q.scale; }
+using Ints = Vector<int32_t, kFloats>;
 
-// As a number that is a code of the dtype whose lowest one is `lowest`.
-inline float encoded(float x, const Affine& q, float lowest) {
-  const float nearest = __builtin_rintf(x * q.inverse) + q.zero_point;
-  const float kept = nearest < lowest ? lowest : nearest > lowest + 255.0f ? lowest + 255.0f : nearest;
-  return kept == kept ? kept : 0.0f;
+// The nearest codes, in the low bytes. What is no number becomes an integer whose low byte is 0.
+inline Ints encoded(Floats x, const Affine& q, float lowest) {
+  const Floats nearest = rounded(x * q.inverse) + q.zero_point;
+  const Floats kept = least_or(all(lowest + 255.0f), most_or(all(lowest), nearest));
+#ifdef __AVX512F__
+  return (Ints)_mm512_cvtps_epi32((__m512)kept);
+#else
+  return (Ints)_mm256_cvtps_epi32((__m256)kept);
+#endif
 }
 
 template <class Code>
 constexpr float lowest_of = Code(-1) < Code(0) ? -128.0f : 0.0f;
 
-template <class Code>
-inline Code code_of(float x, const Affine& q) {
-  return static_cast<Code>(static_cast<int32_t>(encoded(x, q, lowest_of<Code>)));
-}
+inline float decoded(float code, const Affine& q) { return (code - q.zero_point) * q.scale; }
 
 template <class Code>
 void load_codes(float* to, const Code* from, const Affine& q, int64_t stride, int64_t count) {
   if (stride == 1) {
-#pragma omp simd
-    for (int64_t i = 0; i < count; i++) to[i] = decoded(from[i], q);
+    int64_t i = 0;
+    for (; i + kFloats <= count; i += kFloats)
+      store<kFloats>(to + i, (__builtin_convertvector(load_raw<kFloats>(from + i), Floats) - q.zero_point) * q.scale);
+    for (; i < count; i++) to[i] = decoded(from[i], q);
   } else if (stride == 0) {
     const float value = decoded(from[0], q);
 #pragma omp simd
@@ -40,11 +43,17 @@ void load_codes(float* to, const Code* from, const Affine& q, int64_t stride, in
 
 template <class Code>
 void store_codes(Code* to, const float* from, const Affine& q, int64_t stride, int64_t count) {
-  if (stride == 1) {
-#pragma omp simd
-    for (int64_t i = 0; i < count; i++) to[i] = code_of<Code>(from[i], q);
-  } else {
-    for (int64_t i = 0; i < count; i++) to[i * stride] = code_of<Code>(from[i], q);
+  using Codes = Vector<Code, kFloats>;
+  int64_t i = 0;
+  if (stride == 1)
+    for (; i + kFloats <= count; i += kFloats)
+      store_raw(to + i, __builtin_convertvector(encoded(load<kFloats>(from + i), q, lowest_of<Code>), Codes));
+  for (; i < count; i += kFloats) {
+    const int64_t some = least(kFloats, count - i);
+    float rest[kFloats] = {};
+    for (int64_t j = 0; j < some; j++) rest[j] = from[i + j];
+    const Codes codes = __builtin_convertvector(encoded(load<kFloats>(rest), q, lowest_of<Code>), Codes);
+    for (int64_t j = 0; j < some; j++) to[(i + j) * stride] = codes[j];
   }
 }
 

@@ -244,6 +244,11 @@ def attention(query: TensorDesc, key: TensorDesc, value: TensorDesc, mask: Tenso
     softmax(scale * query keyᵀ + mask) value for each head, as torch.nn.functional.scaled_dot_product_attention: float32 or bfloat16, of any strides but 1 between neighbours on the last axis. heads_first, of query, key, value and output: the axes are (B, H, T, D), or else (B, T, H, D). The heads of query may be a multiple of those of key and value, which then serve several in turn. mask: float32 or bfloat16 to add, or bool (False hides), broadcast to (B, H, T, S). causal hides the keys after a query's own index. A row of which every key is hidden gives 0, or NaN where nan_if_hidden (as a softmax does). The output overlaps none.
     """
 
+def cached_attention(query: TensorDesc, key: TensorDesc | None, value: TensorDesc | None, pages: TensorDesc, lengths: TensorDesc, sinks: TensorDesc | None, output: TensorDesc, layer: int, scale: float, window: int, softcap: float, causal: bool) -> Step:
+    """
+    Attention over the pages of a cache (core/cache_pages.h): key (B, Hk, T, D) and value (B, Hk, T, width), if given, are written after the `lengths` (int64, B) positions that each row of `pages` (int64: layers, B, capacity) has, then query (B, H, T, D) attends to what its row has: float32 or bfloat16, of any strides but 1 between neighbours on the last axis. The output is (B, T, H, width). causal: query t sees position lengths + t last, which must have been written; else each sees all. window: so many positions at most; 0: all. softcap: c of c * tanh(score / c); 0: none. sinks (H): a score more a head, without value. A table that leads to no pages, or to others than these operands need, raises drystone.InputError.
+    """
+
 def copy(input: TensorDesc, output: TensorDesc, axes: Sequence[int], tables: Sequence[Sequence[int]], value: float) -> Step:
     """
     Permute, slice, pad, expand, concatenate (into a strided output) and reorder: output axis i reads input axis axes[i] at index tables[i][o]. axes[i] = -1 does not move in the input; an empty table is the identity; index -1 fills `value`. Any formats and strides, equal dtypes or float32 and bfloat16. Channels that pad a blocked output become zero. The two must not overlap.
@@ -367,6 +372,11 @@ class Depthwise(Step):
 
     def pack(self, dtype: DType, source: int, packed: int) -> None: ...
 
+def code_weights(dtype: DType, weights: int, n: int, k: int, bits: int, group: int, codes: int, scales: int) -> None:
+    """
+    Round weights (n, k) to codes of 4 or 8 bits, by the float16 scales of groups that err least. All are addresses.
+    """
+
 class GemmCodes:
     """
     Weights as codes of 4 or 8 bits, of which ``group`` neighbours along K share a scale, and a minimum if ``minima``. ``dtype`` of these: float16 or float32. A weight is scale * code + minimum, or scale * (code - 8) and scale * (code - 128).
@@ -376,15 +386,30 @@ class GemmCodes:
 
 class Gemm(Step):
     """
-    x (M, K) @ weights (N, K) transposed, by the own kernel. Slots: as Linear's. ``widened``: bfloat16 without VDPBF16PS.
+    x (M, K) @ weights (N, K) transposed, by the own kernel. Slots: as Linear's. ``widened``: bfloat16 without VDPBF16PS, codes without VPDPBUSD. Codes: as Product's; or, ``dynamic`` by 'tensor' or 'row', x is float32 or bfloat16, quantised to ``codes`` (lowest, highest) by its own range as torch's choose_qparams does: scale = range / (highest - lowest), at least ``eps``; ``symmetric``: the largest magnitude over half of that, with zero point 0.
     """
 
-    def __init__(self, x: TensorDesc, n: int, has_bias: bool, output: TensorDesc, post_ops: Sequence[tuple[str, float, float, TensorDesc | None]], widened: bool = False, codes: GemmCodes | None = None) -> None: ...
+    def __init__(self, x: TensorDesc, n: int, has_bias: bool, output: TensorDesc, post_ops: Sequence[tuple[str, float, float, TensorDesc | None]], widened: bool = False, weight_scales: Sequence[float] = [], weights_fit_7_bits: bool = False, dynamic: str | None = None, symmetric: bool = False, codes: tuple[int, int] = (0, 255), eps: float = 1.1920928955078125e-07, weight_codes: GemmCodes | None = None) -> None: ...
 
     def pack_codes(self, codes: int, scales: int, minima: int, packed: int) -> None:
         """
         Of codes: (N, K) bytes, or (N, K / 2) with the first of two codes in the low half; scales and minima (0: none) (N, groups).
         """
+
+    @property
+    def packed_bytes(self) -> int: ...
+
+    @property
+    def packed_key(self) -> str: ...
+
+    def pack(self, dtype: DType, source: int, packed: int) -> None: ...
+
+class ImplicitGemm(Step):
+    """
+    A convolution of codes in channels_last by the packed GEMM, of one group over one or two axes. Slots: as Convolution's. ``widened``: as Gemm's.
+    """
+
+    def __init__(self, x: TensorDesc, weights: Sequence[int], has_bias: bool, output: TensorDesc, stride: Sequence[int], padding_l: Sequence[int], padding_r: Sequence[int], dilation: Sequence[int], post_ops: Sequence[tuple[str, float, float, TensorDesc | None]], weight_scales: Sequence[float], weights_fit_7_bits: bool = False, widened: bool = False) -> None: ...
 
     @property
     def packed_bytes(self) -> int: ...

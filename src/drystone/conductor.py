@@ -7,18 +7,29 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.export import ExportedProgram
 from torch.nn.utils.rnn import PackedSequence
 
 import drystone.copies  # noqa: F401 (registers the copies of optimised modules)
 from drystone.capture.export import check_model
-from drystone.capture.kept_modules import Choice, chosen_modules
-from drystone.errors import CaptureError, UnsupportedError, warn
+from drystone.capture.kept_modules import Choice, chosen_modules, names_of
+from drystone.errors import CaptureError, InputError, UnsupportedError, warn
 from drystone.generation.models import generates
-from drystone.options import Options, check_eager, check_options, check_release, example_call, require_example
+from drystone.options import (
+    INT8,
+    Options,
+    check_eager,
+    check_int8,
+    check_options,
+    check_release,
+    example_call,
+    require_example,
+)
 from drystone.packed_layers import optimize_layers
 from drystone.parted import optimize_in_parts
 from drystone.passes.in_precision import bfloat16_notice
 from drystone.preparer import Preparer
+from drystone.quantised import optimize_quantised
 from drystone.runtime.module import Example, OptimizedModule
 from drystone.runtime.packed_layers import PackedLayersModule
 from drystone.runtime.parts import PartedModule
@@ -27,11 +38,13 @@ from drystone.whole import optimize_whole
 
 
 def optimize(
-    model: nn.Module,
+    model: nn.Module | ExportedProgram,
     example_inputs: tuple[Any, ...] | torch.Tensor | PackedSequence | None = None,
     *,
     example_kwargs: dict[str, Any] | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | tuple[torch.dtype, torch.dtype] | None = None,
+    calibration: Any = None,
+    max_error: float | None = None,
     keep_fp32: Sequence[Choice] | Choice | None = None,
     dynamic_shapes: Any = None,
     accuracy: Literal["default", "strict"] = "default",
@@ -52,14 +65,22 @@ def optimize(
     become programs, and the rest runs eagerly; a DrystoneWarning says which. The model itself stays as it is.
 
     Args:
-        model: any ``nn.Module`` in eval mode, on the CPU; or a TorchScript module, traced, scripted or frozen. An optimised module,
+        model: any ``nn.Module`` in eval mode, on the CPU; or a TorchScript module, traced, scripted or frozen; or an
+            ``ExportedProgram``. An optimised module,
             alone or as a submodule, stands for its original.
         example_inputs: a tuple of positional inputs, or one tensor. The program is prepared for their shapes and dtypes.
         example_kwargs: inputs by name.
         dtype: ``torch.bfloat16`` computes in bfloat16 with float32 accumulation; inputs and outputs keep the model's dtypes.
             CPUs without bfloat16 arithmetic store weights as bfloat16 and compute in float32.
-            None or ``torch.float32``: the model's own precision.
-        keep_fp32: submodules that stay float32 where ``dtype`` is bfloat16, with everything inside them: modules, qualified
+            ``torch.int8`` quantises products to int8 by torchao, with the recipe that errs least on ``calibration``; a layer
+            runs in int8 where that is faster, and the whole in floats where no layer gains. ``(torch.int8, torch.bfloat16)``
+            computes what is left in bfloat16. None or ``torch.float32``: the model's own precision. A model that was quantised by
+            torchao's PT2E already is given as it is, a ``GraphModule`` or an ``ExportedProgram``.
+        calibration: for int8, an iterable of inputs like those to come: tensors, tuples of positional inputs, or dicts of inputs
+            by name, of the example's shapes or larger batches. At most 128 are read.
+        max_error: for int8, the relative L2 error of the outputs on the calibration data. The layers that err most stay float32
+            until it is reached.
+        keep_fp32: submodules that stay float32 where ``dtype`` is bfloat16 or int8, with everything inside them: modules, qualified
             names ("encoder.layer.0"), or predicates of (name, module).
         dynamic_shapes: the input dimensions that may vary, as for ``torch.export.export``. None: all may, where the model
             allows it; the first call with another size captures it once more, which a declaration saves.
@@ -101,6 +122,10 @@ def optimize(
     """
     if isinstance(model, ModuleProxy):
         model = model.original()
+    if isinstance(model, ExportedProgram):
+        if example_inputs is None and example_kwargs is None and model.example_inputs is not None:
+            example_inputs, example_kwargs = model.example_inputs
+        model = model.module()
     args, kwargs = example_call(example_inputs, example_kwargs)
     causal = not args and not kwargs and generates(model)
     if not causal:
@@ -109,24 +134,35 @@ def optimize(
     threads_in_force()
     if release_originals:
         check_release(model, dynamic_shapes)
+    codes = dtype in INT8
+    if codes:
+        if causal or weights is not None:
+            raise InputError('dtype=torch.int8 quantises activations too; for weights alone leave it out: weights="int8"')
+        check_int8(calibration, max_error, model, dynamic_shapes, capture, release_originals, new_shapes)
+    elif calibration is not None or max_error is not None:
+        raise InputError("calibration and max_error are for dtype=torch.int8")
+    lower = dtype[1] if isinstance(dtype, tuple) else None if codes else dtype
+    kept = chosen_modules(model, keep_fp32)
     options = Options(
-        dtype,
+        lower,
         tuning,
         strict,
         formats,
         accuracy,
         new_shapes,
-        float32_modules=chosen_modules(model, keep_fp32),
+        float32_modules=kept,
         weights=weights,
         group_size=group_size,
         kept_modules=chosen_modules(model, keep, "keep"),
     )
-    if dtype is torch.bfloat16 and (notice := bfloat16_notice()):
+    if lower is torch.bfloat16 and (notice := bfloat16_notice()):
         warn(notice)
     if causal:
         from drystone.generation.causal import optimize_causal  # imports transformers
 
         return optimize_causal(model, options)
+    if codes:
+        return optimize_quantised(Example(model, args, kwargs), options, Preparer(), calibration, max_error, names_of(model, kept))
     if capture == "eager":
         check_eager(model, dtype, dynamic_shapes, strict, release_originals, new_shapes, weights)
         return optimize_layers(model, args, kwargs, options)

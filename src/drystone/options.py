@@ -15,6 +15,9 @@ from drystone import native
 from drystone.errors import InputError, UnsupportedError
 from drystone.plan.budget import Budget
 
+# What asks for codes: alone, and with bfloat16 for what stays of floats.
+INT8 = (torch.int8, (torch.int8, torch.bfloat16))
+
 
 @dataclass(frozen=True)
 class Options:
@@ -54,6 +57,23 @@ def require_example(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         raise InputError("example_inputs is missing: optimize needs one set of inputs, as a tuple, to know shapes and dtypes")
 
 
+def check_int8(
+    calibration: Any, max_error: Any, model: nn.Module, dynamic_shapes: Any, capture: Any, release_originals: bool, new_shapes: Any
+) -> None:
+    """Raise for options that don't go with ``dtype=torch.int8``."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise UnsupportedError("dtype=torch.int8: a TorchScript module can't be quantised; give the module that it was made from")
+    if dynamic_shapes is not None or new_shapes != "wait":
+        raise InputError("dtype=torch.int8: a quantised model takes the example's shapes; leave out dynamic_shapes and new_shapes")
+    if capture == "eager":
+        raise InputError('dtype=torch.int8: the model is captured whole; leave out capture="eager"')
+    if release_originals:
+        raise InputError("dtype=torch.int8: leave out release_originals; codes are held beside the model")
+    number = isinstance(max_error, (int, float)) and not isinstance(max_error, bool)
+    if max_error is not None and not (number and 0 < max_error < math.inf):
+        raise InputError(f"max_error: expected a positive relative error such as 0.05, got {max_error!r}")
+
+
 def check_release(model: nn.Module, dynamic_shapes: Any) -> None:
     if dynamic_shapes is not None:
         raise InputError("release_originals: other shapes need the plain weights again; leave out dynamic_shapes, or keep them")
@@ -72,8 +92,10 @@ def check_options(
     group_size: Any = 32,
 ) -> None:
     """Raise ``UnsupportedError`` or ``InputError`` for an option out of range."""
-    if dtype not in (None, torch.float32, torch.bfloat16):
-        raise UnsupportedError(f"dtype: expected None, torch.float32 or torch.bfloat16, got {dtype}")
+    if dtype not in (None, torch.float32, torch.bfloat16, *INT8):
+        raise UnsupportedError(
+            f"dtype: expected None, torch.float32, torch.bfloat16, torch.int8 or (torch.int8, torch.bfloat16), got {dtype}"
+        )
     for name, given, allowed in (
         ("accuracy", accuracy, ("default", "strict")),
         ("capture", capture, ("auto", "whole", "eager")),

@@ -95,6 +95,9 @@ class Source:
     def check(self, assembled: Assembled) -> None:
         """Raises where a program must not run."""
 
+    def describe(self, explanation: Explanation) -> None:
+        """Add what is known of the graph itself."""
+
 
 class Times:
     """Measured seconds, a cache a thread count, each read from its file once."""
@@ -311,7 +314,7 @@ class Programs(ProgramTable[tuple[int, Sizes], Prepared]):
     def _explain(self, program: Program, planner: Planner, seconds: _Seconds, runs: str, budget: Budget | None) -> Explanation:
         assembled = program.assembled
         steps = seconds.steps or planner.known_seconds(assembled)
-        return Explanation(
+        explanation = Explanation(
             steps=[explained(record, each) for record, each in zip(assembled.records, steps, strict=True)],
             runs=runs,
             arena_bytes=assembled.arena_bytes,
@@ -324,6 +327,8 @@ class Programs(ProgramTable[tuple[int, Sizes], Prepared]):
             autotuning=budget.report(len(planner.graph.nodes), *planner.untold) if budget else None,
             quantised=quantised_weights(planner.graph),
         )
+        self.source.describe(explanation)
+        return explanation
 
 
 @dataclass(frozen=True)

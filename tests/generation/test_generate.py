@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
@@ -59,3 +60,140 @@ def both(model: Any, fast: Any, ids: torch.Tensor, **how: Any) -> tuple[torch.Te
 def test_tokens_are_those_of_the_model(model: Any, fast: Any, how: dict[str, Any]) -> None:
     want, got = both(model, fast, text(1, 21), **how)
     assert got.tolist() == want.tolist()
+
+
+def padded() -> dict[str, torch.Tensor]:
+    ids, mask = text(3, 30), torch.ones(3, 30, dtype=torch.int64)
+    mask[0, :13] = mask[2, :29] = 0
+    return {"input_ids": ids * mask, "attention_mask": mask}
+
+
+@pytest.mark.parametrize("how", [{"do_sample": False}, {"num_beams": 2}], ids=["greedy", "beams"])
+def test_rows_padded_at_the_left(model: Any, fast: Any, how: dict[str, Any]) -> None:
+    want, got = (each.generate(**padded(), max_new_tokens=12, **how) for each in (model, fast))
+    assert got.tolist() == want.tolist()
+
+
+def test_a_draft_model_assists(model: Any, fast: Any) -> None:
+    draft = drystone.optimize(llama(num_hidden_layers=1), tuning="estimate")
+    want, got = (
+        each.generate(text(1, 9), max_new_tokens=20, do_sample=False, **more)
+        for each, more in ((model, {}), (fast, {"assistant_model": draft}))
+    )
+    assert got.tolist() == want.tolist()
+
+
+def test_the_cache_of_a_chat_is_used_again(model: Any, fast: Any) -> None:
+    first = fast.generate(text(1, 70), max_new_tokens=5, do_sample=False, return_dict_in_generate=True)
+    cache = next(value for value in first.values() if isinstance(value, drystone.Cache))
+    assert cache.get_seq_length() == 74
+    longer = torch.cat([first.sequences, text(1, 20)], 1)
+    got = fast.generate(longer, max_new_tokens=12, do_sample=False, **{argument(model): cache})
+    assert got.tolist() == model.generate(longer, max_new_tokens=12, do_sample=False).tolist()
+    cache.crop(-(cache.get_seq_length() - 60))
+    again = fast.generate(text(1, 70), max_new_tokens=5, do_sample=False, **{argument(model): cache})
+    assert again.tolist() == first.sequences.tolist()
+
+
+def argument(model: Any) -> str:
+    """What this version of transformers calls a cache."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+
+
+def test_scores_streamers_and_criteria(model: Any, fast: Any) -> None:
+    class Streamer(list):  # type: ignore[type-arg]
+        def put(self, tokens: torch.Tensor) -> None:
+            self.extend(tokens.flatten().tolist())
+
+        def end(self) -> None:
+            self.append("end")
+
+    def stop(ids: torch.Tensor, scores: Any, **more: Any) -> torch.Tensor:
+        return torch.tensor([ids.shape[1] >= 15])
+
+    results = []
+    for each in (model, fast):
+        streamer = Streamer()
+        how = {"output_scores": True, "output_logits": True, "return_dict_in_generate": True, "stopping_criteria": [stop]}
+        found = each.generate(text(1, 9), max_new_tokens=12, do_sample=False, streamer=streamer, **how)
+        assert streamer == [*found.sequences.flatten().tolist(), "end"]
+        results.append(found)
+    want, got = results
+    assert got.sequences.tolist() == want.sequences.tolist() and got.sequences.shape[1] == 15
+    for name in ("scores", "logits"):
+        torch.testing.assert_close(torch.stack(got[name]), torch.stack(want[name]))
+
+
+def test_calls_give_the_logits_of_the_model(model: Any, fast: Any) -> None:
+    with torch.no_grad():
+        for call in ({"input_ids": text(2, 40)}, padded(), {"input_ids": text(1, 9), "logits_to_keep": 2}):
+            want, got = model(**call).logits, fast(**call).logits
+            shown = call.get("attention_mask", torch.ones(want.shape[:2])).bool()
+            torch.testing.assert_close(got[shown], want[shown])
+
+
+def test_what_programs_have_not_runs_the_model(model: Any, fast: Any) -> None:
+    with pytest.warns(drystone.DrystoneWarning, match="output_hidden_states"):
+        got = fast(text(1, 9), output_hidden_states=True)
+    assert len(got.hidden_states) == 3
+    want = model.generate(text(1, 9), max_new_tokens=3, do_sample=False, cache_implementation="static", disable_compile=True)
+    with pytest.warns(drystone.DrystoneWarning, match="StaticCache"):
+        got = fast.generate(text(1, 9), max_new_tokens=3, do_sample=False, cache_implementation="static", disable_compile=True)
+    assert got.tolist() == want.tolist()
+
+
+def test_bad_input(model: Any, fast: Any) -> None:
+    with pytest.raises(drystone.InputError, match="300 positions, and the model has 256"):
+        fast.generate(text(1, 300), max_new_tokens=2)
+    turned = {name: value.flip(1) for name, value in padded().items()}
+    with pytest.raises(drystone.InputError, match="padding_side = 'left'"):
+        fast.generate(**turned, max_new_tokens=2)
+    with pytest.raises(drystone.InputError, match="another model"):
+        fast(text(1, 9), **{argument(model): drystone.Cache(drystone.optimize(llama(), tuning="estimate"))})
+    with pytest.raises(drystone.InputError, match="expected a causal language model"):
+        drystone.Cache(model)
+    cache = drystone.Cache(fast)
+    fast(text(2, 9), **{argument(model): cache})
+    with pytest.raises(drystone.InputError, match="2 sequences and the call has 3"):
+        fast(text(3, 9), **{argument(model): cache})
+
+
+def test_changed_weights_are_noticed() -> None:
+    model = llama(num_hidden_layers=1)
+    fast = drystone.optimize(model, tuning="estimate")
+    with torch.no_grad():
+        model.lm_head.weight.mul_(-1)
+    with pytest.raises(drystone.WeightsChangedError, match=r"lm_head\.weight"):
+        fast.generate(text(1, 9), max_new_tokens=2)
+    fast.refresh()
+    want, got = both(model, fast, text(1, 9), do_sample=False)
+    assert got.tolist() == want.tolist()
+
+
+def test_caches_in_lower_precision(model: Any, fast: Any) -> None:
+    ids = text(1, 80)
+    want = fast(ids).logits
+    for dtype, error in ((torch.bfloat16, 2e-2), (torch.int8, 5e-2)):
+        got = fast(ids, **{argument(model): drystone.Cache(fast, dtype=dtype)}).logits
+        assert 0 < float((got - want).norm() / want.norm()) < error
+
+
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "GPT2LMHead": {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256},
+    "Gemma2ForCausal": {"head_dim": 16, "sliding_window": 16, "query_pre_attn_scalar": 16},
+    "Phi3ForCausal": {"sliding_window": 16},
+    "GPTNeoXForCausal": {},
+    "GptOssForCausal": {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 16, "sliding_window": 16},
+}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_architectures(name: str) -> None:
+    torch.manual_seed(0)
+    config: Any = getattr(transformers, name.replace("LMHead", "").replace("ForCausal", "") + "Config")
+    small = config(**{**llama(num_hidden_layers=1).config.to_diff_dict(), "model_type": config.model_type, **ARCHITECTURES[name]})
+    model = getattr(transformers, name + ("Model" if "LMHead" in name else "LM"))(small).eval()
+    fast = drystone.optimize(model, tuning="estimate")
+    want, got = (each.generate(**padded(), max_new_tokens=12, do_sample=False) for each in (model, fast))
+    assert got.tolist() == want.tolist()
+    assert isinstance(fast.explain().steps, list)

@@ -7,10 +7,10 @@ import torch
 from small_graphs import Small, ops
 
 import drystone
-from drystone.graph.codes import Kind, coded, dequantised, quantised
 from drystone.graph.graph import Value, constant
 from drystone.graph.interpreter import run
 from drystone.graph.ops import Linear, QuantisedLinear
+from drystone.graph.weight_codes import Kind, coded, dequantised, quantised
 from drystone.passes.quantise_weights import quantise_weights
 
 

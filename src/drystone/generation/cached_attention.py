@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from drystone import native
+from drystone.errors import InputError
 from drystone.graph.cache_pages import cached_attention as plain
+from drystone.graph.dtypes import FLOATS
 
 Tensor = torch.Tensor
 
@@ -48,7 +51,30 @@ def _eager(
     sinks: Tensor | None,
     causal: bool,
 ) -> Tensor:
-    return plain(q, k, v, pages, lengths, layer, scale, window, softcap, sinks, causal)
+    if native.isa() == "none" or q.dtype not in FLOATS:
+        return plain(q, k, v, pages, lengths, layer, scale, window, softcap, sinks, causal)
+    output = _fake(q, k, v, pages, lengths, layer, scale, window, softcap, sinks, causal)
+    q, pages, lengths = q.contiguous(), pages.contiguous(), lengths.contiguous()
+    k, v, sinks = (None if x is None else x.contiguous() for x in (k, v, sinks))
+    key, value, sink = (None if x is None else _described(x) for x in (k, v, sinks))
+    tables = _described(pages), _described(lengths)
+    try:
+        step = native.cached_attention(
+            _described(q), key, value, *tables, sink, _described(output), layer, scale, window, softcap, causal
+        )
+    except ValueError as error:
+        raise InputError(f"{NAME}: {error}") from None
+    given = [x for x in (q, k, v, pages, lengths, sinks, output) if x is not None]
+    program = native.Program()
+    program.add(step, list(range(len(given))))
+    scratchpad = torch.empty(step.scratchpad_bytes, dtype=torch.uint8)
+    frame = native.Frame(program, [x.data_ptr() for x in given], [], scratchpad.data_ptr(), torch.get_num_threads())
+    frame.call([], 1)
+    return output
+
+
+def _described(x: Tensor) -> native.TensorDesc:
+    return native.TensorDesc.dense(native.DTYPES[x.dtype], native.Format.plain, list(x.shape))
 
 
 cached_attention = torch.ops.drystone.cached_attention.default

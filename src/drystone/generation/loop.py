@@ -45,6 +45,7 @@ def sample(
         positions = (mask.long().cumsum(-1) - 1).clamp_(min=0)
     if positions is not None:
         positions = positions[:, -new.shape[1] :]
+    fast.check()
     logits = fast.step(cache, new, mask, positions, 1)
     positions = torch.full((1, 1), cache.get_seq_length() - 1) if positions is None else positions[:, -1:]
     while True:

@@ -83,6 +83,7 @@ class GenerativeModule(ModuleProxy):
         checked_tensors((), {"input_ids": ids, "attention_mask": mask, "position_ids": positions})
         if cache is None and mask is not None and not padded_left(mask):
             return self._eagerly(kwargs, "padding that is not at the left")
+        self.check()
         cache = Cache(self) if cache is None else cache
         with torch.no_grad():
             logits = self.step(cache, ids, mask, positions, kwargs.get("logits_to_keep"))
@@ -91,6 +92,10 @@ class GenerativeModule(ModuleProxy):
         kept: dict[str, Any] = {self._argument: cache if keeps else None}
         outputs = CausalLMOutputWithPast(logits=logits, **kept)
         return outputs.to_tuple() if kwargs.get("return_dict") is False else outputs
+
+    def check(self) -> None:
+        """Raises ``WeightsChangedError`` where the model's weights are others than those that are packed."""
+        self._programs.originals.check()
 
     def step(
         self,
@@ -106,7 +111,6 @@ class GenerativeModule(ModuleProxy):
         those with these indices; None or 0: of all. Raises ``InputError`` for what the model has no positions for, for padding
         elsewhere, and for the cache of another model.
         """
-        self._programs.originals.check()
         batch, count = ids.shape
         past = cache.get_seq_length()
         if cache.pages not in self._pages.values():
@@ -148,6 +152,8 @@ class GenerativeModule(ModuleProxy):
 
     def _reason(self, call: dict[str, Any], cache: Any) -> str | None:
         """What the call asks for that programs have not; None where they serve it."""
+        if cache is not None and not isinstance(cache, Cache):
+            return f"a {type(cache).__name__}"
         for name, value in call.items():
             if value is not None and value is not False and name not in _SERVED and name != self._argument:
                 return f"{name}"
@@ -156,8 +162,6 @@ class GenerativeModule(ModuleProxy):
             return "input_ids other than (batch, tokens)"
         if mask is not None and (not isinstance(mask, torch.Tensor) or mask.dim() != 2):
             return "an attention_mask other than (batch, tokens)"
-        if cache is not None and not isinstance(cache, Cache):
-            return f"a {type(cache).__name__}"
         if config.output_attentions or config.output_hidden_states:
             return "hidden states or attentions, which its configuration asks for"
         return None

@@ -37,8 +37,6 @@ ANY_ROWS = ("drystone_gemm", "drystone_gemm_narrow")
 
 
 class CausalSource(Source):
-    timed = False  # a run would write to the cache that it is given
-
     def __init__(self, model: Any, options: Options) -> None:
         self.model, self.options = model, options
         self.positions = position_limit(model) + CHUNKS[-1]  # of a sequence, at most, with what its last chunk is filled up with
@@ -72,7 +70,10 @@ class CausalSource(Source):
             raise UnsupportedError(f"the model's capture does not hold for {sizes[0]} tokens")
         captured, symbols = found
         with on_cpu(), resized(symbols):
-            return lowered(captured, self.options, self._kept), captured.signature
+            graph = lowered(captured, self.options, self._kept)
+        for node in graph:
+            node.module = node.module.removeprefix("model").removeprefix(".")
+        return graph, captured.signature
 
     def choice(self, planner: Planner, threads: int) -> Choice | None:
         for node, options in planner.options.items():

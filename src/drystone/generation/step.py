@@ -18,6 +18,7 @@ from torch import nn
 from drystone.capture.module_tree import copy_tree
 from drystone.errors import UnsupportedError
 from drystone.generation.attention import NAME, Traced, TracedCache, kept_positions, traced
+from drystone.generation.experts import choose_experts
 
 INPUTS = ("input_ids", "position_ids", "keep", "lengths", "pages")
 
@@ -92,4 +93,5 @@ def _attend_over_pages(modules: list[nn.Module]) -> None:
                 if id(value) not in known:
                     known[id(value)] = copy.deepcopy(value)
                     known[id(value)]._attn_implementation = NAME
+                    choose_experts(known[id(value)])
                 vars(module)[name] = known[id(value)]

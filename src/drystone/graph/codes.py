@@ -1,138 +1,35 @@
-"""Weights as integers of 4 or 8 bits, of which neighbours along a row share a scale.
-
-A weight (N, K) is ``codes``, uint8 (N, K), or of 4 bits (N, K / 2) with the first of two in the low half; ``scales``
-(N, K / group); and ``minima`` of the same shape and dtype, or None. It stands for scale * code + minimum, without minima for
-scale * (code − 2^(bits−1)).
-"""
+"""Constants as codes, and as the floats that these stand for. Each is made when it is used."""
 
 from __future__ import annotations
-
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass
-from functools import partial
 
 import torch
 
 from drystone.graph.graph import Value
-
-Tensor = torch.Tensor
-
-# Of rows that are quantised at a time: they stay in the caches.
-_ELEMENTS = 1 << 19
-# By how many codes more or less the largest number of a group is to be reached, of what is tried for the scale that errs least.
-_REACHES = (-1.2, -0.8, -0.4, 0.0, 0.4, 0.8, 1.2)
+from drystone.graph.quantisation import Quantisation
 
 
-@dataclass(frozen=True)
-class Kind:
-    """How a weight is coded, but for its numbers. ``dtype``: of scales and minima, float16 or float32."""
+def coded(x: Value, quantisation: Quantisation, dtype: torch.dtype, low: int, high: int) -> Value:
+    """A constant of floats as codes."""
 
-    bits: int
-    group: int
-    dtype: torch.dtype = torch.float16
-    has_minima: bool = False
+    def codes() -> torch.Tensor:
+        return quantisation.codes(x.constant.detach().float(), dtype).clamp(low, high)
 
-    @property
-    def zero(self) -> int:
-        return int(2 ** (self.bits - 1))
+    identity = ("coded", x.key, quantisation, dtype, low, high)
+    return Value(x.shape, dtype, x.name, data=codes, identity=identity, quantisation=quantisation)
 
 
-@dataclass(frozen=True)
-class Parts:
-    codes: Tensor
-    scales: Tensor
-    minima: Tensor | None = None
-
-    def tensors(self) -> list[Tensor]:
-        return [self.codes, self.scales] if self.minima is None else [self.codes, self.scales, self.minima]
+def codes_of(x: Value, quantisation: Quantisation) -> Value:
+    """A constant of int8 or uint8 with what its codes stand for."""
+    if x.quantisation == quantisation:
+        return x
+    return Value(x.shape, x.dtype, x.name, data=x.data, identity=("codes", x.key, quantisation), quantisation=quantisation)
 
 
-def unpacked(codes: Tensor, bits: int) -> Tensor:
-    """One code an entry, (N, K)."""
-    return codes if bits == 8 else torch.stack([codes & 15, codes >> 4], -1).flatten(-2)
+def dequantised(codes: Value, dtype: torch.dtype) -> Value:
+    """A constant of floats that keeps the codes that it is made of. It is made when it is used."""
 
+    def real() -> torch.Tensor:
+        assert codes.quantisation is not None
+        return codes.quantisation.real(codes.constant.detach()).to(dtype)
 
-def packed(codes: Tensor, bits: int) -> Tensor:
-    """What ``unpacked`` takes apart."""
-    return codes if bits == 8 else codes[..., ::2] | codes[..., 1::2] << 4
-
-
-def dequantised(bits: int, codes: Tensor, scales: Tensor, minima: Tensor | None = None) -> Tensor:
-    """The weight (N, K) that they stand for, in the dtype of the scales."""
-    grouped = unpacked(codes, bits).to(scales.dtype).unflatten(-1, (scales.shape[-1], -1))
-    scale = scales.unsqueeze(-1)
-    weight = scale * (grouped - 2 ** (bits - 1)) if minima is None else scale * grouped + minima.unsqueeze(-1)
-    return weight.flatten(-2)
-
-
-def quantised(weight: Tensor, kind: Kind) -> Parts:
-    """``weight`` rounded to the nearest codes, without minima, by the scales that err least in the squares.
-
-    A scale is what the rounded codes ask for; of a few ways to round, with the largest number of a group near the end of the codes,
-    the best is kept.
-    """
-    n, k = weight.shape
-    codes = torch.empty(n, k * kind.bits // 8, dtype=torch.uint8)
-    scales = torch.empty(n, k // kind.group, dtype=kind.dtype)
-    rows = max(_ELEMENTS // k, 1)
-    for first in range(0, n, rows):
-        some = slice(first, first + rows)
-        numbers = weight[some].detach().float().unflatten(1, (-1, kind.group))
-        scale = _scales(numbers, kind)
-        scales[some] = scale
-        codes[some] = packed(_rounded(numbers, scale.float(), kind).add_(kind.zero).flatten(1).to(torch.uint8), kind.bits)
-    return Parts(codes, scales)
-
-
-def _rounded(numbers: Tensor, scale: Tensor, kind: Kind) -> Tensor:
-    inverse = torch.where(scale == 0, 0.0, scale.reciprocal()).unsqueeze(-1)
-    return (numbers * inverse).round_().clamp_(-kind.zero, kind.zero - 1)
-
-
-def _scales(numbers: Tensor, kind: Kind) -> Tensor:
-    """(rows, groups) of numbers (rows, groups, group)."""
-    low, high = numbers.aminmax(dim=-1)
-    largest = torch.where(-low >= high, low, high)  # it meets the lowest code, of which there is one more
-    best = torch.zeros_like(largest, dtype=kind.dtype)
-    gain = torch.zeros_like(largest)
-    for reach in _REACHES if kind.bits == 4 else (0.0,):
-        rounded = _rounded(numbers, largest / -(kind.zero + reach), kind)
-        product, square = (numbers * rounded).sum(-1), rounded.square_().sum(-1)
-        scale = torch.where(square == 0, 0.0, product / square).to(kind.dtype)
-        wide = scale.float()
-        gained = wide * (2 * product - wide * square)  # by how much the squares of what is left are less than those of the numbers
-        better = gained > gain
-        gain, best = torch.where(better, gained, gain), torch.where(better, scale, best)
-    return best
-
-
-class Coded:
-    """A weight whose codes are made when they are asked for; each part is given away, as what is packed of it is kept.
-
-    ``key`` is equal for equal weights, as of a ``Value``.
-    """
-
-    def __init__(self, shape: tuple[int, int], kind: Kind, key: Hashable, make: Callable[[], Parts], name: str = "") -> None:
-        self.shape, self.kind, self.key, self.name, self._make = shape, kind, key, name, make
-        self._made: dict[int, Tensor] = {}
-
-    def _part(self, index: int) -> Tensor:
-        if index not in self._made:
-            self._made = dict(enumerate(self._make().tensors()))
-        return self._made.pop(index)
-
-    def values(self) -> list[Value]:
-        """The constants of a graph: codes, scales, minima if there are any. Read in this order, they are made once."""
-        (n, k), kind = self.shape, self.kind
-        shapes = [(n, k * kind.bits // 8), *[(n, k // kind.group)] * (1 + kind.has_minima)]
-        dtypes = [torch.uint8, kind.dtype, kind.dtype]
-        return [
-            Value(shape, dtype, self.name, data=partial(self._part, index), identity=(self.key, index))
-            for index, (shape, dtype) in enumerate(zip(shapes, dtypes, strict=False))
-        ]
-
-
-def coded(weight: Value, kind: Kind) -> Coded:
-    """A float constant, rounded when it is packed."""
-    n, k = weight.shape
-    return Coded((n, k), kind, ("coded", weight.key, kind), lambda: quantised(weight.constant, kind), weight.name)
+    return Value(codes.shape, dtype, codes.name, data=real, identity=("real", codes.key, dtype), codes=codes)

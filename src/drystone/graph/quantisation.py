@@ -56,3 +56,28 @@ class Quantisation:
     @staticmethod
     def _factor(scales: tuple[float, ...], rank: int, dtype: torch.dtype) -> torch.Tensor | float:
         return scales[0] if len(scales) == 1 else torch.tensor(scales, dtype=dtype).view(-1, *(1,) * (rank - 1))
+
+
+@dataclass(frozen=True)
+class Dynamic:
+    """A quantisation that each tensor finds from its own range, as torch's ``choose_qparams``: to codes from ``low`` to ``high``,
+    by a scale of ``eps`` at least. ``symmetric``: around 0, by the largest magnitude."""
+
+    low: int
+    high: int
+    eps: float
+    symmetric: bool
+
+    def rounded(self, x: torch.Tensor) -> torch.Tensor:
+        """What the codes of ``x`` stand for."""
+        low, high = (end.float() for end in torch.aminmax(x))
+        low, high = low.clamp(max=0), high.clamp(min=0)
+        if self.symmetric:
+            scale = (torch.maximum(-low, high) / (float(self.high - self.low) / 2)).clamp(min=self.eps)
+            zero_point = 0
+        else:
+            scale = ((high - low) / float(self.high - self.low)).clamp(min=self.eps)
+            zero_point = min(max(self.low - int(torch.round(low / scale)), self.low), self.high)
+        exact = float(scale)
+        codes = torch.clamp(torch.round(x * (1.0 / exact)) + zero_point, self.low, self.high)
+        return (codes - zero_point) * exact

@@ -12,6 +12,8 @@ from drystone.graph.graph import Graph, Node, Value, make_node
 from drystone.graph.ops import (
     Cat,
     Dequantise,
+    DynamicLinear,
+    Linear,
     Operator,
     Permute,
     Pointwise,
@@ -20,6 +22,7 @@ from drystone.graph.ops import (
     Reduce,
     Reshape,
     Resize,
+    RoundDynamically,
     Slice,
     WeightProduct,
 )
@@ -28,6 +31,7 @@ from drystone.passes.instructions import bypass, may_bypass, reading_counts
 
 def absorb_quantisation(graph: Graph) -> Graph:
     """After ``simplify``, so that epilogues are complete."""
+    _multiply_dynamically(graph)
     if not any(isinstance(node.op, (Quantise, Dequantise)) for node in graph):
         return graph
     _share(graph)
@@ -38,6 +42,25 @@ def absorb_quantisation(graph: Graph) -> Graph:
     _absorb(graph)
     _share(graph)
     return graph.prune()
+
+
+def _multiply_dynamically(graph: Graph) -> None:
+    """round_dynamically(x) → linear(·, w: float32) becomes dynamic_linear(x, w: int8)."""
+    for node in graph:
+        maker = node.inputs[0].producer if node.inputs else None
+        if not isinstance(node.op, Linear) or maker is None or not isinstance(maker.op, RoundDynamically):
+            continue
+        if (weight := _symmetric(node.inputs[1])) is not None:
+            op = maker.op
+            node.op = DynamicLinear(op.low, op.high, op.eps, op.symmetric, node.op.has_bias)
+            node.inputs[:2] = [maker.inputs[0], weight]
+    graph.prune()
+
+
+def _symmetric(weight: Value) -> Value | None:
+    """The codes that a weight of floats is made of, where they are around 0."""
+    codes = weight.codes
+    return None if codes is None or codes.quantisation is None or codes.quantisation.zero_point else codes
 
 
 def _share(graph: Graph) -> None:
@@ -150,8 +173,8 @@ def _absorb(graph: Graph) -> None:
 
 def _take_factors(node: Node) -> bool:
     """Whether a product multiplies codes: by symmetric weights of int8."""
-    x, weight = _codes(node.inputs[0]), node.inputs[1].codes
-    if x is None or weight is None or weight.quantisation is None or weight.quantisation.zero_point:
+    x, weight = _codes(node.inputs[0]), _symmetric(node.inputs[1])
+    if x is None or weight is None:
         return False
     node.inputs[:2] = [x, weight]
     return True

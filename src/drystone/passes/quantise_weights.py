@@ -10,10 +10,10 @@ from __future__ import annotations
 import torch
 
 from drystone.errors import InputError
-from drystone.graph.codes import Coded, Kind, coded
 from drystone.graph.dtypes import FLOATS
 from drystone.graph.graph import Graph, Node, Value
 from drystone.graph.ops import Linear, QuantisedLinear
+from drystone.graph.weight_codes import Coded, Kind, coded
 
 BITS = {"int8": 8, "int4": 4}
 

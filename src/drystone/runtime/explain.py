@@ -40,6 +40,19 @@ class ExplainedStep:
         return self.operations / self.microseconds / 1e3 if self.operations and self.microseconds else None
 
 
+@dataclass
+class Quantisation:
+    """Of a model that was quantised here. ``error``: relative, of the results on the calibration data. ``signal_to_noise``: in
+    decibel, by the name of each module with a product, that of its own results; "" is the whole model. ``kept``: modules that stay
+    float32 for ``max_error``."""
+
+    recipe: str
+    samples: int
+    error: float
+    signal_to_noise: dict[str, float]
+    kept: list[str]
+
+
 Level = Literal["summary", "modules", "steps"]
 
 # Modules that take a smaller share of the time are not shown.
@@ -65,6 +78,8 @@ class Explanation:
     preparing: list[str] = field(default_factory=list)  # the calls for which programs are being made in the background
     autotuning: Spent | None = None  # where times were measured for it
     quantised: list[str] = field(default_factory=list)  # which weights are codes of few bits, in words
+    quantisation: Quantisation | None = None
+    float_milliseconds: float | None = None  # of the program of floats, where it was raced with this one
 
     @property
     def microseconds(self) -> float:
@@ -130,6 +145,18 @@ class Explanation:
         """Milliseconds, and of how much of the steps' time."""
         return f"{microseconds / 1e3:.3f} ms ({100 * microseconds / (self.microseconds or 1.0):.1f} %)"
 
+    def _codes(self) -> list[str]:
+        found, lines = self.quantisation, list[str]()
+        if found is not None:
+            kept = f"; in float32 for max_error: {', '.join(found.kept)}" if found.kept else ""
+            lines.append(
+                f"int8 by the recipe {found.recipe!r} from {found.samples} samples: relative error {found.error:.3g}, "
+                f"signal to noise {found.signal_to_noise['']:.1f} dB{kept}."
+            )
+        if self.float_milliseconds is not None:
+            lines.append(f"The program of floats takes {self.float_milliseconds:.3f} ms.")
+        return lines
+
     def _summary(self) -> list[str]:
         lines = []
         if self.eager_milliseconds is not None:
@@ -138,6 +165,7 @@ class Explanation:
             lines.append(f"{whole}: {faster:.2f} times as fast.")
         if self.runs == "eager":
             lines.append("Eager was faster in autotuning, so calls run eagerly.")
+        lines += self._codes()
         aten = sum(step.microseconds for step in self.segments)
         lines.append(
             f"{len(self.steps)} steps, {self.microseconds / 1e3:.3f} ms: {len(self.segments)} on ATen take {self.share(aten)}, "
@@ -186,15 +214,17 @@ class Explanation:
         table = Table(title=None, show_edge=False, pad_edge=False)
         for heading in ("step", "module", "op", "shape", "dtype", "implementation", "format"):
             table.add_column(heading)
-        for heading in ("µs", "share", "GFLOP/s"):
+        noise = {} if self.quantisation is None else self.quantisation.signal_to_noise
+        for heading in ("µs", "share", "GFLOP/s", *(["dB"] if noise else [])):
             table.add_column(heading, justify="right")
         total = self.microseconds or 1.0
         for step in self.steps:
             op = " + ".join([step.op, *step.fused])
             times = f"{step.microseconds:.1f}", f"{100 * step.microseconds / total:.1f} %"
+            ratio = [f"{noise[step.module]:.1f}" if step.operations and step.module in noise else ""] if noise else []
             rate = "" if step.gflops is None else f"{step.gflops:.0f}"
             shape = "x".join(map(str, step.shape))
-            table.add_row(step.name, step.module, op, shape, step.dtype, step.implementation, step.format, *times, rate)
+            table.add_row(step.name, step.module, op, shape, step.dtype, step.implementation, step.format, *times, rate, *ratio)
         return rendered(table)
 
 

@@ -140,7 +140,7 @@ class Program:
             frame = block.frames.get(self._number) or self._frame(block)
             frame.native.bind(self._addresses(inputs, outputs))
             with _without_autocast():
-                seconds = frame.run_named() if named and self._plain else frame.run_segments([*inputs, *outputs], timed=True)
+                seconds = frame.run_segments([*inputs, *outputs], timed=True, named=named)
         finally:
             self._put_back(block)
         return outputs, seconds
@@ -210,23 +210,22 @@ class _Frame:
             return lambda arguments, held: arguments[index].view(shape)
         return lambda arguments, held: _alias(arguments[index], place, dtype)
 
-    def run_named(self) -> list[float]:
-        """Each step by itself, under its name, of a program without segments."""
-        seconds: list[float] = []
-        for number, record in enumerate(self.assembled.records):
-            with torch.profiler.record_function(f"drystone::{record.name}"):
-                seconds += self.native.run_timed(number, number + 1)
-        return seconds
+    def run_segments(self, arguments: list[torch.Tensor], timed: bool = False, named: bool = False) -> list[float]:
+        """The native stretches and the ATen calls in turn; the seconds of each record when ``timed``.
 
-    def run_segments(self, arguments: list[torch.Tensor], timed: bool = False) -> list[float]:
-        """The native stretches and the ATen calls in turn; the seconds of each record when ``timed``."""
+        When ``named``, which implies it, torch's profiler gets each under its name.
+        """
         seconds: list[float] = []
         held: dict[Buffer, torch.Tensor] = {}
         start = done = 0  # records, and those of them that are native steps
         for segment in [*self._segments, None]:
             stop = segment.record if segment else len(self.assembled.records)
             count = stop - start
-            if timed:
+            if named:
+                for number in range(count):
+                    with self._named(start + number):
+                        seconds += self.native.run_timed(done + number, done + number + 1)
+            elif timed:
                 seconds += self.native.run_timed(done, done + count)
             elif count:
                 self.native.run(done, done + count)
@@ -234,9 +233,13 @@ class _Frame:
             start = stop + 1
             if segment:
                 began = time.perf_counter()
-                self._call(segment, arguments, held)
+                with self._named(stop) if named else nullcontext():
+                    self._call(segment, arguments, held)
                 seconds.append(time.perf_counter() - began)
         return seconds
+
+    def _named(self, record: int) -> AbstractContextManager[object]:
+        return torch.profiler.record_function(f"drystone::{self.assembled.records[record].name}")
 
     def _call(self, segment: _Segment, arguments: list[torch.Tensor], held: dict[Buffer, torch.Tensor]) -> None:
         results = segment.call([look(arguments, held) for look in segment.inputs])

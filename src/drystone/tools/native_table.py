@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from drystone import native
+from drystone.graph.codes import coded
 from drystone.graph.graph import Graph, Node, Value, constant, make_node
-from drystone.graph.ops import OPERATORS, Aten, Conv, Convert, Dequantise, Elementwise, Operator, Quantise, Recurrent
+from drystone.graph.ops import OPERATORS, Aten, Conv, Convert, Dequantise, DynamicLinear, Elementwise, Operator, Quantise, Recurrent
 from drystone.graph.ops.operator import IMAGE, Sample
 from drystone.graph.quantisation import Quantisation
 from drystone.passes.in_precision import in_precision
@@ -33,6 +34,8 @@ def _node(kind: type[Operator], sample: Sample | None) -> Node:
     if kind in (Quantise, Dequantise):
         codes = node.output if kind is Quantise else node.inputs[0]
         codes.dtype, codes.quantisation = torch.uint8, Quantisation((0.1,), 128)
+    if kind is DynamicLinear:
+        node.inputs[1] = coded(node.inputs[1], Quantisation((0.1,)), torch.int8, -128, 127)
     node.outputs += [Value(shape, F32, producer=node) for shape in node.op.further(node.inputs)[len(node.outputs) - 1 :]]
     return node
 
@@ -79,7 +82,8 @@ def _computed(graph: Graph, op: Operator) -> tuple[Node, bool]:
 
 
 def _cell(name: str, dtype: torch.dtype) -> str:
-    if dtype == I64 and I64 not in SAMPLES[name]().op.dtypes:
+    op = SAMPLES[name]().op
+    if dtype == I64 and (I64 not in op.dtypes or op.factors):  # products of floats may have tables
         return ""
     node, whole = _computed(in_precision(graph_of(name, dtype), None), SAMPLES[name]().op)
     if not whole:

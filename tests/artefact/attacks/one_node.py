@@ -9,6 +9,7 @@ import torch
 
 from drystone.artefact import graphs
 from drystone.artefact.document import DTYPES
+from drystone.artefact.quantisations import quantisation
 from drystone.graph.graph import Value
 from drystone.graph.ops import OPERATORS
 
@@ -47,7 +48,10 @@ def native(op: str, **usual: Any) -> Callable[..., Given]:
 
 
 def read(given: Given) -> None:
-    constants = [Value(tuple(shape), DTYPES[dtype], name, data=torch.zeros(0)) for name, dtype, shape, _ in given["constants"]]
+    constants = []
+    for name, dtype, shape, codes in given["constants"]:
+        constants.append(Value(tuple(shape), DTYPES[dtype], name, data=torch.zeros(0)))
+        constants[-1].quantisation = quantisation(codes, constants[-1], name)
     graphs.graph(given["graph"], constants, MEMORY)
 
 
@@ -94,6 +98,12 @@ pad = native("pad", inputs=[[2, 3]], outputs=[[2, 6]], before=[0, 1], after=[0, 
 CODES = ["uint8", [2, 3], {"scales": [0.5], "zero_point": 128}]
 quantise = native("quantise", inputs=[[2, 3]], outputs=[CODES])
 dequantise = native("dequantise", inputs=[CODES], outputs=[[2, 3]])
+ROUNDED = {"low": 0, "high": 255, "eps": 1e-7, "symmetric": False}
+round_dynamically = native("round_dynamically", inputs=[[2, 3]], outputs=[[2, 3]], **ROUNDED)
+dynamic_linear = native(
+    "dynamic_linear", inputs=[[2, 4]], constants=[["int8", [3, 4], {"scales": [0.5] * 3, "zero_point": 0}]], reads="v0 c0",
+    outputs=[[2, 3]], has_bias=False, **ROUNDED,
+)  # fmt: skip
 moved = native("permute", inputs=[CODES], outputs=[["uint8", [3, 2], CODES[2]]], dims=[1, 0])
 convert = native("convert", inputs=[[2, 3]], outputs=[[I64, [2, 3]]])
 product = native("matmul", inputs=[[5, 2, 3], [1, 4, 3]], outputs=[[5, 2, 4]], dims=[[0, 1, 2], [0, 2, 1]])
@@ -102,6 +112,11 @@ QKV = [[2, 4, 5, 8], [2, 2, 6, 8], [2, 2, 6, 7]]
 attention = native(
     "attention", inputs=[*QKV, [5, 6]], outputs=[[2, 4, 5, 7]],
     heads_first=[True] * 4, scale=1.0, causal=False, has_mask=True, nan_if_hidden=False,
+)  # fmt: skip
+TABLES = [[I64, [3, 2, 1]], [I64, [2]]]
+cached_attention = native(
+    "cached_attention", inputs=[[2, 4, 5, 8], [2, 2, 5, 8], [2, 2, 5, 7], *TABLES, [4]], outputs=[[2, 5, 4, 7]],
+    layer=2, scale=1.0, window=0, softcap=0.0, writes=True, has_sinks=True, causal=True,
 )  # fmt: skip
 lstm = native(
     "recurrent", inputs=[[2, 5, 16], [1, 2, 3], [1, 2, 4]], constants=[[16, 3], [3, 4]], reads="v0 c0 c1 v1 v2",

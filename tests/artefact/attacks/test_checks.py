@@ -16,6 +16,7 @@ from one_node import (
     QKV,
     RELU,
     RIGHT,
+    TABLES,
     B,
     Given,
     T,
@@ -23,10 +24,12 @@ from one_node import (
     along,
     argmax,
     attention,
+    cached_attention,
     cat,
     conv,
     convert,
     dequantise,
+    dynamic_linear,
     elementwise,
     expand,
     grid_sample,
@@ -53,6 +56,7 @@ from one_node import (
     reshape,
     resize,
     rotary,
+    round_dynamically,
     running,
     slice_,
     softmax,
@@ -93,6 +97,8 @@ def codes(**changed: Any) -> list[Any]:
     """CODES with another quantisation."""
     return [*CODES[:2], CODES[2] | changed]
 
+
+CACHED: list[Any] = [[2, 4, 5, 8], [2, 2, 5, 8], [2, 2, 5, 7], *TABLES, [4]]
 
 OF_OPERATORS: dict[str, tuple[Given, str]] = {
     "a dtype that it does not take": (softmax(inputs=[[I64, [2, 3]]]), "x0:int64[2, 3] is no operand of a softmax"),
@@ -261,6 +267,12 @@ OF_OPERATORS: dict[str, tuple[Given, str]] = {
     **more(dequantise, "dequantise", 1),
     "dequantise: from floats": (dequantise(inputs=[[2, 3]]), "its operand has no quantisation"),
     "dequantise: to codes": (dequantise(outputs=[CODES]), "its result is no float"),
+    "round_dynamically: no codes": (round_dynamically(low=5, high=5), "codes from 5 to 5"),
+    "round_dynamically: codes of two dtypes": (round_dynamically(low=-1, high=200), "codes from -1 to 200"),
+    "round_dynamically: a scale of 0": (round_dynamically(eps=0.0), "the least scale is not positive"),
+    "dynamic_linear: a weight of floats": (dynamic_linear(constants=[[3, 4]]), "the weight has no codes"),
+    "dynamic_linear: x of codes": (dynamic_linear(inputs=[["uint8", [2, 4], CODES[2]]]), "x is no float"),
+    "dynamic_linear: another depth": (dynamic_linear(inputs=[[2, 5]]), "does not fit"),
     "permute: codes that mean something else": (moved(outputs=[["uint8", [3, 2], None]]), "it changes its quantisation"),
     "softmax: of codes": (softmax(inputs=[CODES]), "no operand of a softmax"),
     "codes: a scale of 0": (quantise(outputs=[codes(scales=[0.0])]), "the scale 0.0 is no positive number"),
@@ -314,6 +326,28 @@ OF_OPERATORS: dict[str, tuple[Given, str]] = {
         "n: it changes its dtype",
     ),
     "attention: another mask": (attention(inputs=[*QKV, [5, 7]]), "x3:float32[5, 7] does not fit the scores"),
+    # -- attention over a cache
+    "cached attention: no sinks": (cached_attention(reads="v0 v1 v2 v3 v4"), "this cached_attention takes 6 operands, not 5"),
+    "cached attention: three axes": (cached_attention(inputs=[[2, 4, 5], *CACHED[1:]]), "have four axes"),
+    "cached attention: another batch of keys": (cached_attention(inputs=[CACHED[0], [3, 2, 5, 8], *CACHED[2:]]), "do not fit together"),
+    "cached attention: another depth": (cached_attention(inputs=[CACHED[0], [2, 2, 5, 9], *CACHED[2:]]), "do not fit together"),
+    "cached attention: fewer values": (cached_attention(inputs=[*CACHED[:2], [2, 2, 4, 7], *CACHED[3:]]), "do not fit together"),
+    "cached attention: heads that do not divide": (
+        cached_attention(inputs=[CACHED[0], [2, 3, 5, 8], [2, 3, 5, 7], *CACHED[3:]]),
+        "do not fit together",
+    ),
+    "cached attention: other rows": (cached_attention(inputs=[*CACHED[:3], [I64, [3, 3, 1]], *CACHED[4:]]), "no tables of 2 rows"),
+    "cached attention: a table of two axes": (cached_attention(inputs=[*CACHED[:3], [I64, [3, 2]], *CACHED[4:]]), "no tables of 2 rows"),
+    "cached attention: another layer": (cached_attention(layer=3), "has no layer 3"),
+    "cached attention: other sinks": (cached_attention(inputs=[*CACHED[:5], [2]]), "has no number for each of 4 heads"),
+    "cached attention: two dtypes": (cached_attention(inputs=[CACHED[0], [B, CACHED[1]], *CACHED[2:]]), "n: it changes its dtype"),
+    "cached attention: of integers": (
+        cached_attention(inputs=[*([I64, shape] for shape in CACHED[:3]), *CACHED[3:]], outputs=[[I64, [2, 5, 4, 7]]]),
+        "its queries are no floats",
+    ),
+    "cached attention: tables of floats": (cached_attention(inputs=[*CACHED[:3], [3, 2, 1], *CACHED[4:]]), "the tables of a cache are int64"),
+    "cached attention: sinks of integers": (cached_attention(inputs=[*CACHED[:5], [I64, [4]]]), "its sinks are no floats"),
+    "cached attention: a negative softcap": (cached_attention(softcap=-1.0), "a negative softcap"),
     # -- recurrent
     "recurrent: an operand less": (gru(reads="v0 c0"), "this recurrent takes 3 operands, not 2"),
     "recurrent: gates of two axes": (gru(inputs=[[5, 12]]), "are no recurrent layer"),

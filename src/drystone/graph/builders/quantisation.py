@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 
 from drystone.graph.builders.registry import Built, Declined, Emitter, builds_elements, scalar
+from drystone.graph.codes import coded, codes_of, dequantised
 from drystone.graph.graph import Value
 from drystone.graph.instructions import PointwiseOp
-from drystone.graph.ops import Convert, Dequantise, Quantise
+from drystone.graph.ops import Aten, Convert, Dequantise, Quantise, RoundDynamically
 from drystone.graph.quantisation import CODES, Quantisation
 
 _NAMESPACE = "quantized_decomposed::"
@@ -64,9 +65,12 @@ def dequantise(
     *,
     out_dtype: torch.dtype | None = None,
 ) -> Built:
+    if (found := _chosen(x, scale, zero_point, low, high, dtype)) is not None:
+        source, op = found
+        return b.emit(op, [source])
     quantisation = _one(dtype, scale, zero_point)
     if x.is_constant:
-        return dequantised(codes_of(x, quantisation), b.dtype)
+        return dequantised(_codes_of(x, quantisation), b.dtype)
     if x.quantisation == quantisation:
         return b.emit(Dequantise(), [x], b.dtype)
     number = b.emit(Convert(), [x], b.dtype)
@@ -98,7 +102,7 @@ def dequantise_channels(
 ) -> Built:
     if not x.is_constant:
         raise Declined("a scale a channel of what is computed at each call")
-    return dequantised(codes_of(x, _channels(x, scales, zero_points, axis, dtype)), b.dtype)
+    return dequantised(_codes_of(x, _channels(x, scales, zero_points, axis, dtype)), b.dtype)
 
 
 def _channels(x: Value, scales: Value, zero_points: Value | None, axis: int, dtype: torch.dtype) -> Quantisation:
@@ -111,30 +115,28 @@ def _channels(x: Value, scales: Value, zero_points: Value | None, axis: int, dty
     return quantisation_of(dtype, x.shape, tuple(scales.constant.detach().double().tolist()), 0)
 
 
-def coded(x: Value, quantisation: Quantisation, dtype: torch.dtype, low: int, high: int) -> Value:
-    """A constant of floats as codes."""
+def _chosen(
+    codes: Value, scale: Number, zero_point: Number, low: int, high: int, dtype: torch.dtype
+) -> tuple[Value, RoundDynamically] | None:
+    """What is quantised by its own range, where ``codes`` are that: the call before this one, with the same scale."""
+    maker = codes.producer
+    if maker is None or not isinstance(maker.op, Aten) or not isinstance(scale, Value) or scale.producer is None:
+        return None
+    chooses = scale.producer
+    if not isinstance(chooses.op, Aten) or maker.op.target is not torch.ops.quantized_decomposed.quantize_per_tensor.tensor:
+        return None
+    choices = torch.ops.quantized_decomposed
+    kinds = {choices.choose_qparams.tensor: False, choices.choose_qparams_symmetric.tensor: True}
+    if chooses.op.target not in kinds or maker.inputs != [chooses.inputs[0], scale, zero_point]:
+        return None
+    x, symmetric = chooses.inputs[0], kinds[chooses.op.target]
+    ends, given = (low, high, dtype), chooses.op.args
+    if maker.op.args[3:] != ends or (given[1], given[2], given[4]) != ends or (symmetric and dtype != torch.int8):
+        return None
+    return x, RoundDynamically(low, high, float(given[3]), symmetric)
 
-    def codes() -> torch.Tensor:
-        return quantisation.codes(x.constant.detach().float(), dtype).clamp(low, high)
 
-    identity = ("coded", x.key, quantisation, dtype, low, high)
-    return Value(x.shape, dtype, x.name, data=codes, identity=identity, quantisation=quantisation)
-
-
-def codes_of(x: Value, quantisation: Quantisation) -> Value:
-    """A constant of int8 or uint8 with what its codes stand for."""
+def _codes_of(x: Value, quantisation: Quantisation) -> Value:
     if x.dtype not in CODES:
         raise Declined(f"codes of {x.dtype}, not of int8 or uint8")
-    if x.quantisation == quantisation:
-        return x
-    return Value(x.shape, x.dtype, x.name, data=x.data, identity=("codes", x.key, quantisation), quantisation=quantisation)
-
-
-def dequantised(codes: Value, dtype: torch.dtype) -> Value:
-    """A constant of floats that keeps the codes that it is made of. It is made when it is used."""
-
-    def real() -> torch.Tensor:
-        assert codes.quantisation is not None
-        return codes.quantisation.real(codes.constant.detach()).to(dtype)
-
-    return Value(codes.shape, dtype, codes.name, data=real, identity=("real", codes.key, dtype), codes=codes)
+    return codes_of(x, quantisation)

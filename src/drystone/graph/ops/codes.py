@@ -1,4 +1,4 @@
-"""Operators on weights that are codes with scales (``graph/codes.py``)."""
+"""Operators on weights that are codes with scales (``graph/weight_codes.py``)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Annotated, ClassVar
 
 import torch
 
-from drystone.graph.codes import Kind, dequantised
 from drystone.graph.dtypes import FLOATS
 from drystone.graph.graph import Value
 from drystone.graph.ops.operator import ROWS, Sample, Shape, Step, Tensor, Whole, rank_of, require
 from drystone.graph.ops.weight_product import WeightProduct
+from drystone.graph.weight_codes import Kind, dequantised
 
 __all__ = ["QuantisedLinear"]
 

@@ -9,7 +9,7 @@ import math
 import weakref
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -35,11 +35,20 @@ class Layout:
 
 
 # Steps that multiply by a weight which they pack; and all that packs weights.
-WeightStep = native.Convolution | native.Depthwise | native.Linear | native.Winograd | native.Gemm
+WeightStep = native.Convolution | native.Depthwise | native.Linear | native.Winograd | native.Gemm | native.ImplicitGemm
 Packing = WeightStep | native.RecurrentWeights
 
 # A step's operand: input i of the node, its output i, or constant memory made by the implementation (packed weights).
 Operand = tuple[Literal["in", "out"], int] | torch.Tensor
+
+
+@dataclass
+class Converted:
+    """An operand or a result that lies in another dtype than its step computes with: ``step`` converts it, to or from memory like
+    ``desc``."""
+
+    step: native.Step
+    desc: native.TensorDesc
 
 
 @dataclass
@@ -49,7 +58,8 @@ class Created:
     Either a native ``step`` with its ``operands`` (in the order of the step's slots); or a ``call`` that gives torch tensors
     for torch tensors; or a view: the output is the memory of
     input ``view_of`` from byte ``view_offset`` on, and nothing runs. ``overwrites`` is the input whose memory the output
-    takes over, as for a residual that is added where it lies.
+    takes over, as for a residual that is added where it lies. ``before`` and ``after``: steps that convert inputs, by number, and
+    the output.
     """
 
     step: native.Step | None = None
@@ -58,6 +68,8 @@ class Created:
     view_of: int | None = None
     view_offset: int = 0
     overwrites: int | None = None
+    before: dict[int, Converted] = field(default_factory=dict)
+    after: Converted | None = None
 
 
 class Implementation:
@@ -110,6 +122,13 @@ class Context:
         return Created(step, [("in", 0), *constants, ("out", 0), *more], overwrites=overwrites)
 
 
+class CodedWeight(NamedTuple):
+    """What a product of codes is told of its weight; nothing of floats."""
+
+    scales: list[float]  # one an output channel
+    fits_7_bits: bool  # so that sums of two products fit 16 bits; asked of CPUs without VNNI alone
+
+
 class WeightStore:
     """Packed weights, each once: equal layouts of the same tensor share memory between steps, programs and threads.
 
@@ -128,6 +147,7 @@ class WeightStore:
         self._used = 0
         self._gains: dict[Hashable, float] = {}
         self._ranges: dict[Hashable, Range] = {}
+        self._narrow: dict[Hashable, bool] = {}
 
     def _allocate(self, size: int) -> torch.Tensor:
         """``size`` bytes; the view that is given keeps its chunk alive."""
@@ -185,6 +205,21 @@ class WeightStore:
             except WeightsReleasedError:
                 return math.inf
         return self._gains[weight.key]
+
+    def coded(self, weight: Value) -> CodedWeight:
+        codes = weight.quantisation
+        if codes is None:
+            return CodedWeight([], False)
+        scales = list(codes.scales) if len(codes.scales) > 1 else [*codes.scales] * weight.shape[0]
+        return CodedWeight(scales, self._fits_7_bits(weight))
+
+    def _fits_7_bits(self, weight: Value) -> bool:
+        if native.has_vnni():
+            return False
+        if weight.key not in self._narrow:
+            low, high = torch.aminmax(weight.constant.detach())
+            self._narrow[weight.key] = -64 <= int(low) <= int(high) <= 64
+        return self._narrow[weight.key]
 
     def range(self, constant: Value) -> Range:
         if constant.key not in self._ranges:
@@ -259,6 +294,14 @@ def float_reason(node: Node) -> str | None:
     """Why the operands are no floats that the native side computes with, or None."""
     for value in [*node.inputs, *node.outputs]:
         if value.dtype not in FLOATS:
+            return f"{str(value.dtype).removeprefix('torch.')} has no native kernel for {node.op}"
+    return None
+
+
+def number_reason(node: Node) -> str | None:
+    """Why the operands are neither such floats nor codes, or None."""
+    for value in [*node.inputs, *node.outputs]:
+        if value.dtype not in FLOATS and value.quantisation is None:
             return f"{str(value.dtype).removeprefix('torch.')} has no native kernel for {node.op}"
     return None
 

@@ -7,7 +7,7 @@ import torch
 from drystone import native
 from drystone.graph.graph import Node
 from drystone.graph.ops import Linear, QuantisedLinear
-from drystone.plan.implementations.base import Implementation, WeightStore
+from drystone.plan.implementations.base import CodedWeight, Implementation, WeightStore
 from drystone.plan.implementations.linear import PackedLinear, stored_narrow
 
 MAX_EPILOGUE = 8
@@ -32,8 +32,15 @@ class Gemm(PackedLinear):
             return "the weight is of the dtype of x"
         return _too_long(node)
 
-    def step(self, node: Node, x: native.TensorDesc, n: int, output: native.TensorDesc, chain: list[native.PostOp]) -> native.Gemm:
-        return native.Gemm(x, n, node.of(Linear).has_bias, output, chain, self.narrow)
+    def step(
+        self,
+        node: Node,
+        x: native.TensorDesc,
+        output: native.TensorDesc,
+        chain: list[native.PostOp],
+        coded: CodedWeight,
+    ) -> native.Gemm:
+        return native.Gemm(x, output.shape[1], node.of(Linear).has_bias, output, chain, self.narrow, *coded)
 
 
 class CodedGemm(PackedLinear):
@@ -52,11 +59,18 @@ class CodedGemm(PackedLinear):
             return "the weight or the bias is not a constant"
         return _too_long(node)
 
-    def step(self, node: Node, x: native.TensorDesc, n: int, output: native.TensorDesc, chain: list[native.PostOp]) -> native.Gemm:
+    def step(
+        self,
+        node: Node,
+        x: native.TensorDesc,
+        output: native.TensorDesc,
+        chain: list[native.PostOp],
+        coded: CodedWeight,
+    ) -> native.Gemm:
         op = node.of(QuantisedLinear)
         kind = op.kind(node.inputs)
         codes = native.GemmCodes(kind.bits, kind.group, native.DTYPES[kind.dtype], kind.has_minima)
-        return native.Gemm(x, n, op.has_bias, output, chain, codes=codes)
+        return native.Gemm(x, output.shape[1], op.has_bias, output, chain, weight_codes=codes)
 
     def packed(self, node: Node, step: native.Gemm | native.Linear, weights: WeightStore) -> torch.Tensor:
         assert isinstance(step, native.Gemm)

@@ -4,7 +4,7 @@
 // becomes a float where it lies: shifted, masked, converted (with AVX-512 4 bits are looked up instead), scaled. 4 bits: byte i of a word
 // holds code i below code i + 4, so that its low halves, and its high ones, are four neighbours, as products of bytes take them.
 // Weights are scaled before they are multiplied, so NaN, infinities and large numbers come out as of the same weights in float32.
-#include "kernels/gemm_codes.h"
+#include "kernels/gemm_weight_codes.h"
 
 #include <immintrin.h>
 
@@ -71,6 +71,12 @@ struct Scales {
   }
 };
 
+// How many rows are multiplied by codes in place: sums of a group and of all groups are in registers.
+constexpr int kInPlaceRows = kTile.vectors == 3 ? 4 : 2;
+
+// Groups that [begin, end) of k has a part in.
+inline int64_t group_count(const GemmCodes& codes, int64_t begin, int64_t end) { return ceil_div(end, codes.group) - begin / codes.group; }
+
 inline const char* group_at(const GemmCodes& codes, const char* strip, int64_t vectors, int64_t index) {
   return strip + index * vectors * W * codes.column_bytes();
 }
@@ -133,6 +139,81 @@ void multiply_codes(const GemmTile& t, const GemmCodes& codes, int64_t begin, in
       store<W>(t.sums + r * t.sums_stride + v * W, sets > 1 ? sums[0][r][v] + sums[sets - 1][r][v] : sums[0][r][v]);
 }
 
+// The bit at which code i of a word begins.
+template <int Bits>
+constexpr int bit_of(int i) {
+  return Bits == 8 || i < 4 ? 8 * i : 8 * i - 28;
+}
+
+// The same with x scaled by scale_for_codes(): a code stays at its place in the word, which makes it so many times as large.
+template <int Bits, int Rows, int Vectors>
+void multiply_in_place(const GemmTile& t, const GemmCodes& codes, int64_t begin, int64_t end, const float* x_sums) {
+  constexpr int unit = 32 / Bits, top = 32 - Bits;
+  constexpr uint32_t mask = (1u << Bits) - 1;
+  constexpr int sets = Rows * Vectors >= 6 ? 1 : Rows * Vectors >= 3 ? 2 : 4;
+  const int64_t header = Vectors * W * codes.header_bytes(), apart = Vectors * W * size_of(codes.dtype),
+                groups = group_count(codes, begin, end);
+  Lanes total[Rows][Vectors];
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; r++)
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; v++) total[r][v] = load<W>(t.start + r * t.start_stride + v * W);
+
+  for (int64_t index = begin / codes.group, number = 0; number < groups; index++, number++) {
+    const char* group = group_at(codes, t.weights, Vectors, index);
+    const int64_t first = index * codes.group, from = larger(begin, first), to = least(end, first + codes.group);
+    const char* words = group + header + (from - first) / unit * Vectors * kVectorBytes;
+    Lanes sums[sets][Rows][Vectors] = {};
+    for (int64_t k = from; k < to; k += unit, words += Vectors * kVectorBytes) {
+#pragma GCC unroll 4
+      for (int line = 0; line < Vectors * kVectorBytes / 64; line++) __builtin_prefetch(words + kAhead + line * 64, 0, 2);
+      const char* x = t.x + (k - begin) / 16 * (Rows * kChunkBytes) + (k - begin) % 16 * 4;
+#pragma GCC unroll 8
+      for (int i = 0; i < unit; i++) {
+        Lanes weight[Vectors];
+#pragma GCC unroll 4
+        for (int v = 0; v < Vectors; v++) {
+          const Words word = load_raw<W>(reinterpret_cast<const uint32_t*>(words) + v * W);
+          const Words code = bit_of<Bits>(i) == top ? word >> top : word & mask << bit_of<Bits>(i);
+          weight[v] = __builtin_convertvector((Vector<int32_t, W>)code, Lanes);
+        }
+#pragma GCC unroll 16
+        for (int r = 0; r < Rows; r++) {
+          const float value = *reinterpret_cast<const float*>(x + r * kChunkBytes + i * 4);
+#pragma GCC unroll 4
+          for (int v = 0; v < Vectors; v++) sums[i % sets][r][v] += weight[v] * value;
+        }
+      }
+    }
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; v++) {
+      const Lanes scale = Scales<Bits, Vectors>::number(codes, group, v);
+      const Lanes offset = codes.minima ? Scales<Bits, Vectors>::number(codes, group + apart, v) : scale * -Code<Bits>::zero;
+#pragma GCC unroll 16
+      for (int r = 0; r < Rows; r++) {
+#pragma GCC unroll 4
+        for (int set = 1; set < sets; set++) sums[0][r][v] += sums[set][r][v];
+        total[r][v] += scale * sums[0][r][v] + offset * x_sums[r * groups + number];
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; r++)
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; v++) store<W>(t.sums + r * t.sums_stride + v * W, total[r][v]);
+}
+
+using InPlaceFunction = void (*)(const GemmTile&, const GemmCodes&, int64_t begin, int64_t end, const float* x_sums);
+
+template <int Bits, int Rows = kInPlaceRows, int Vectors = kTile.vectors>
+InPlaceFunction tile_in_place(int64_t rows, int64_t vectors) {
+  if constexpr (Rows > 1)
+    if (rows < Rows) return tile_in_place<Bits, Rows - 1, Vectors>(rows, vectors);
+  if constexpr (Vectors > 1)
+    if (vectors < Vectors) return tile_in_place<Bits, Rows, Vectors - 1>(rows, vectors);
+  return multiply_in_place<Bits, Rows, Vectors>;
+}
+
 template <int Bits, int Rows = kTile.rows, int Vectors = kTile.vectors>
 CodesTileFunction tile_of_codes(int64_t rows, int64_t vectors) {
   if constexpr (Rows > 1)
@@ -182,6 +263,58 @@ void decode(const GemmCodes& codes, bool narrow, const char* strip, int64_t vect
 }
 
 }  // namespace
+
+bool scale_for_codes(const GemmCodes& codes, char* x, int64_t rows, int64_t begin, int64_t end, float* x_sums) {
+  // Beyond these a product of a scaled x and a code, or of a code in the word, would be infinite or lose digits.
+  constexpr float most = 0x1p100f, fewest = 0x1p-60f;
+  if (rows > kInPlaceRows) return false;
+  const int64_t padded = ceil_div(end - begin, 16) * 16;
+  float* numbers = reinterpret_cast<float*>(x);
+  float large = 0;
+  bool wrong = false;
+#pragma omp simd reduction(max : large) reduction(| : wrong)
+  for (int64_t i = 0; i < rows * padded; i++) {
+    const float size = __builtin_fabsf(numbers[i]);
+    large = size > large ? size : large;
+    wrong |= !(size <= most);
+  }
+  if (wrong || large < fewest) return false;
+
+  const int64_t groups = group_count(codes, begin, end);
+  for (int64_t r = 0; r < rows; r++) {
+    for (int64_t number = 0; number < groups; number++) {
+      const int64_t first = (begin / codes.group + number) * codes.group;
+      const int64_t from = larger(first, begin) - begin, to = least(first + codes.group, end) - begin;
+      float each[16] = {}, sum = 0;
+      for (int64_t k = from / 16 * 16; k < to; k += 16) {
+        const float* chunk = numbers + (k / 16 * rows + r) * 16;
+        if (k >= from && k + 16 <= to) {
+#pragma omp simd
+          for (int i = 0; i < 16; i++) each[i] += chunk[i];
+        } else {
+          for (int64_t i = larger(from - k, 0); i < least(to - k, 16); i++) each[i] += chunk[i];
+        }
+      }
+#pragma omp simd reduction(+ : sum)
+      for (int i = 0; i < 16; i++) sum += each[i];
+      x_sums[r * groups + number] = sum;
+    }
+  }
+  alignas(64) float factors[16];
+  for (int i = 0; i < 16; i++) {
+    const int bit = codes.bits == 8 ? bit_of<8>(i % 4) : bit_of<4>(i % 8);
+    factors[i] = bit == 32 - codes.bits ? 1.0f : 1.0f / static_cast<float>(1u << bit);
+  }
+  for (int64_t i = 0; i < rows * padded; i += 16)
+#pragma omp simd
+    for (int j = 0; j < 16; j++) numbers[i + j] *= factors[j];
+  return true;
+}
+
+void multiply_scaled(const GemmTile& t, int64_t vectors, const GemmCodes& codes, int64_t begin, int64_t end, const float* x_sums) {
+  const InPlaceFunction function = codes.bits == 4 ? tile_in_place<4>(t.rows, vectors) : tile_in_place<8>(t.rows, vectors);
+  function(t, codes, begin, end, x_sums);
+}
 
 CodesTileFunction codes_tile(const GemmCodes& codes, int64_t rows, int64_t vectors) {
   return codes.bits == 4 ? tile_of_codes<4>(rows, vectors) : tile_of_codes<8>(rows, vectors);

@@ -69,7 +69,7 @@ def product(
         out = torch.full((len(x), n), NAN)
     native.set_threads(threads)
     rows = [strided(tuple(t.shape), (t.stride(0), 1), "plain", t.dtype) for t in (x, out)]
-    step = Gemm(rows[0], n, bias is not None, rows[1], ops or [], codes=w.kind())
+    step = Gemm(rows[0], n, bias is not None, rows[1], ops or [], weight_codes=w.kind())
     native.set_threads(2)
     memory, stored = torch.full((step.packed_bytes + 64,), 0xFF, dtype=torch.uint8), w.stored()
     step.pack_codes(stored.data_ptr(), w.scales.data_ptr(), 0 if w.minima is None else w.minima.data_ptr(), memory.data_ptr())
@@ -184,10 +184,18 @@ def test_nan_infinities_and_large_numbers(values: list[float], bits: int) -> Non
 
 
 @both
+@pytest.mark.parametrize("size", [1e-34, 1e-18, 1e28])
+def test_small_and_large_numbers_are_as_exact(size: float, bits: int) -> None:
+    for m in (1, 2, 4):
+        w, x = weight(STRIP + 3, 512, bits, 32, minima=m == 2, exact=False), normal(m, 512) * size
+        assert_as_exact(product(x, w), expected(x, w), F.linear(x, w.floats().float()))
+
+
+@both
 def test_packed_weights_do_not_depend_on_the_rows(bits: int) -> None:
     kind = GemmCodes(bits, 32, native.DTYPES[torch.float16])
     steps = [
-        Gemm(dense((m, 64), "plain", dtype), 100, False, dense((m, 100), "plain"), [], codes=kind)
+        Gemm(dense((m, 64), "plain", dtype), 100, False, dense((m, 100), "plain"), [], weight_codes=kind)
         for m in (1, 7, 128)
         for dtype in (torch.float32, torch.bfloat16)
     ]
@@ -210,14 +218,14 @@ def test_refusals(codes: tuple[Any, ...], k: int, reason: str) -> None:
     bits, group, *dtype = codes
     kind = GemmCodes(bits, group, native.DTYPES[dtype[0] if dtype else torch.float16])
     with pytest.raises(ValueError, match=reason):
-        Gemm(dense((4, k), "plain"), 16, False, dense((4, 16), "plain"), [], codes=kind)
+        Gemm(dense((4, k), "plain"), 16, False, dense((4, 16), "plain"), [], weight_codes=kind)
 
 
 def test_what_is_packed_is_what_was_said() -> None:
     x, out = dense((4, 64), "plain"), dense((4, 16), "plain")
     with pytest.raises(ValueError, match="codes"):
         Gemm(x, 16, False, out, []).pack_codes(0, 0, 0, 0)
-    coded = Gemm(x, 16, False, out, [], codes=GemmCodes(4, 32, native.DTYPES[torch.float16], minima=True))
+    coded = Gemm(x, 16, False, out, [], weight_codes=GemmCodes(4, 32, native.DTYPES[torch.float16], minima=True))
     with pytest.raises(ValueError, match="codes"):
         coded.pack_codes(0, 0, 0, 0)
     with pytest.raises(ValueError, match="codes"):

@@ -1,0 +1,24 @@
+// Weights that are codes (GemmCodes) on their way into the GEMM: decoded in registers for a few rows of x, or a strip at a time into
+// the floats that a register tile reads, for many.
+#pragma once
+
+#include "kernels/gemm_tile.h"
+
+namespace drystone::DRYSTONE_ISA {
+
+// A tile of a few rows of float32 over all k from begin, where a chunk of x begins, to end. The tile's weights are the strip's first
+// group; its steps, and what it fetches, are not read.
+using CodesTileFunction = void (*)(const GemmTile&, const GemmCodes&, int64_t begin, int64_t end);
+CodesTileFunction codes_tile(const GemmCodes& codes, int64_t rows, int64_t vectors);
+
+// For a few rows whose numbers are neither very large nor all very small: scales them, so that codes need not be shifted to be
+// multiplied, and sums up what each group meets, x_sums [row][group]. False: nothing was done, they are for codes_tile().
+bool scale_for_codes(const GemmCodes& codes, char* x, int64_t rows, int64_t begin, int64_t end, float* x_sums);
+// The tile of such rows.
+void multiply_scaled(const GemmTile& t, int64_t vectors, const GemmCodes& codes, int64_t begin, int64_t end, const float* x_sums);
+
+// The weights [begin, end) of a strip as floats, as a tile of this arithmetic reads them. Their number is rounded up to whole words.
+void decode_strip(const GemmCodes& codes, GemmArithmetic arithmetic, const char* strip, int64_t vectors, int64_t begin, int64_t end,
+                  char* to);
+
+}  // namespace drystone::DRYSTONE_ISA
