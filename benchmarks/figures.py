@@ -6,7 +6,7 @@
 
 Each part is a ``drystone bench`` or ``drystone ops``, whose results go to ``benchmarks/results/<CPU>/<part>.json`` with a picture
 beside them; ``runs.json`` says at which commit and when. docs/measurements.md has a column for each CPU, README.md a picture.
-The part ``quickstart`` is what the README's program prints, ``tuning`` what benchmarks/tuning.py measures.
+The part ``quickstart`` is what the README's program prints, ``tuning`` and ``serving`` what the scripts of these names measure.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import overview as picture
 import typer
@@ -37,7 +37,9 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 RUNS = "runs.json"
 QUICKSTART = "quickstart.txt"
-TUNING = "tuning.json"
+# Measured by benchmarks/<name>.py, into <name>.json.
+SCRIPTS = ("tuning", "serving")
+NOT_YET = "Not measured yet."
 PAGES = ("README.md", "docs/measurements.md", "docs/tuning.md")
 
 
@@ -74,7 +76,7 @@ PARTS = {
 # Whose first results are told, in a process without caches: from the model at hand to its first output.
 PREPARED = ("cnns_float32", "transformers_float32")
 STARTERS = ("drystone", "inductor", "openvino", "onnxruntime")
-ALL = [*PARTS, "quickstart", "tuning"]
+ALL = [*PARTS, "quickstart", *SCRIPTS]
 # The parts that the README speaks of: contenders' speed over whole models.
 HEADLINES = ("cnns_float32", "transformers_float32", "cnns_bfloat16", "transformers_bfloat16")
 
@@ -107,8 +109,9 @@ def measure(parts: Sequence[str]) -> None:
     for name in parts:
         if name == "quickstart":
             code = quickstart(folder / QUICKSTART)
-        elif name == "tuning":
-            code = subprocess.run([sys.executable, str(ROOT / "benchmarks/tuning.py"), "--json", str(folder / TUNING)]).returncode
+        elif name in SCRIPTS:
+            command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--json", str(folder / f"{name}.json")]
+            code = subprocess.run(command).returncode
         else:
             print(f"{name}: drystone {' '.join(PARTS[name].command)}", flush=True)
             command = [sys.executable, "-m", "drystone.cli", *PARTS[name].command, "--json", str(folder / f"{name}.json")]
@@ -182,12 +185,14 @@ def filled(text: str) -> str:
 
 def written(name: str) -> str:
     """What stands in the block called ``name``: a part, ``headline``, ``overview``, ``quickstart``, ``first_results``, ``runs``, or
-    ``tuning_`` and a group of settings.
+    ``tuning_`` and a group of settings, or ``serving_`` and a part.
     """
     if name in PARTS:
         return model_table(name) if PARTS[name].of_models else operator_table(name)
     if name.startswith("tuning_"):
         return tuning_table(name.removeprefix("tuning_"))
+    if name.startswith("serving_"):
+        return serving_table(name.removeprefix("serving_"))
     blocks = {
         "headline": headline,
         "overview": overview,
@@ -326,9 +331,14 @@ def first_results() -> str:
     )
 
 
+def measured_by(script: str) -> dict[str, dict[str, Any]]:
+    """Its results, by CPU."""
+    return {path.parent.name: json.loads(path.read_text()) for path in sorted(RESULTS.glob(f"*/{script}.json"))}
+
+
 def tuning_table(group: str) -> str:
     """A row for each setting of the group, a column for each CPU and model; of ``where`` the machines."""
-    measured = {path.parent.name: json.loads(path.read_text()) for path in sorted(RESULTS.glob(f"*/{TUNING}"))}
+    measured = measured_by("tuning")
     if group == "where":
         facts = {cpu: file["environment"] for cpu, file in measured.items()}
         return "\n".join(
@@ -336,18 +346,30 @@ def tuning_table(group: str) -> str:
             for cpu, fact in facts.items()
         )
     if not measured:
-        return "Not measured yet."
-    kind = "streams" if group == "streams" else "speeds"
-    columns = [(cpu, model) for cpu, file in measured.items() for model in file.get(kind, {})]
+        return NOT_YET
+    columns = [(cpu, model) for cpu, file in measured.items() for model in file["speeds"]]
     names = [setting["name"] for file in measured.values() for setting in file["settings"] if setting["group"] == group]
-    if group == "streams":
-        names = [name for cpu, model in columns for name in measured[cpu][kind][model]]
     rows = []
     for name in dict.fromkeys(names):
-        found = [measured[cpu][kind][model].get(name) for cpu, model in columns]
+        found = [measured[cpu]["speeds"][model].get(name) for cpu, model in columns]
         if any(found):
             rows.append([name, *(number(value) for value in found)])
     return table([group, *(f"{cpu}: {model}" for cpu, model in columns)], rows)
+
+
+def serving_table(part: str) -> str:
+    """A row for each model, number of clients and pool; of each CPU requests a second, and how long they took."""
+    measured = {cpu: file[part] for cpu, file in measured_by("serving").items() if part in file}
+    if not measured:
+        return NOT_YET
+    cells: dict[tuple[str, str, str], dict[str, list[str]]] = {}
+    for cpu, found in measured.items():
+        for row in found:
+            key = (row["model"], str(row["clients"]), row["pool"])
+            cells.setdefault(key, {})[cpu] = [f"{row['per_second']:.1f}", f"{row['p50_ms']:.1f}", f"{row['p99_ms']:.1f}"]
+    header = ["model", "clients", "pool", *(f"{cpu}: {what}" for cpu in measured for what in ("a second", "p50, ms", "p99, ms"))]
+    rows = [[*key, *(cell for cpu in measured for cell in by_cpu.get(cpu, [""] * 3))] for key, by_cpu in cells.items()]
+    return table(header, rows)
 
 
 def run_table() -> str:

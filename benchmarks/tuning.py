@@ -4,16 +4,14 @@
     python benchmarks/tuning.py --only threads allocator --models resnet50
 
 Each setting is a process of its own, and those of a group take turns in bursts, as in ``drystone bench``. Figures are medians over
-the rounds of the speed relative to eager as it comes. Streams are pools of one process that take turns.
+the rounds of the speed relative to eager as it comes. Streams are measured by benchmarks/serving.py.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
-import statistics
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -23,10 +21,8 @@ from typing import Annotated, Any
 from unittest import mock
 
 import psutil
-import torch
 import typer
 
-import drystone
 from drystone.tools.bench.environment import environment
 from drystone.tools.bench.process import WorkerFailed, WorkerProcess
 from drystone.tools.bench.results import median_ratio, write_json
@@ -35,8 +31,6 @@ from drystone.tools.bench.workload import Workload
 from drystone.tools.run.instances import environment_of, find_allocator
 
 MODELS = ("resnet50", "bert_base")
-CLIENTS = 8
-STREAM_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -72,7 +66,7 @@ SETTINGS = (
     Setting("eager, batch 8, one of it", "batch", "eager", batch=8),
     Setting("drystone, batch 8, one of it", "batch", "drystone", batch=8),
 )
-GROUPS = (*dict.fromkeys(setting.group for setting in SETTINGS), "streams")
+GROUPS = tuple(dict.fromkeys(setting.group for setting in SETTINGS))
 
 
 def main(
@@ -92,8 +86,6 @@ def main(
         for group, settings in itertools.groupby(SETTINGS, key=lambda setting: setting.group):
             if group in groups:  # few processes at a time, as each holds the model
                 found |= speeds(model, list(settings), rounds)
-        if "streams" in groups:
-            kept.setdefault("streams", {})[model] = streams(model, max(3, rounds // 3))
         write_json(json, kept)
 
 
@@ -133,41 +125,5 @@ def started(model: str, setting: Setting, cache: Path, stack: ExitStack) -> Work
     return worker
 
 
-def streams(model: str, rounds: int) -> dict[str, float]:
-    """Calls a second of ``CLIENTS`` threads that each wait for their result: one stream of all cores, a stream a core."""
-    module, inputs = Workload(model).load()
-    cores = psutil.cpu_count(logical=False) or 1
-    found = {}
-    for what, served in (("eager", module), ("drystone", drystone.optimize(module, inputs))):
-        with drystone.Pool(served, streams=1) as one, drystone.Pool(served, streams=cores) as many:
-            pools = {f"{what}, one stream of {cores} cores": one, f"{what}, {cores} streams of a core": many}
-            rates: dict[str, list[float]] = {name: [] for name in pools}
-            for pool in pools.values():
-                calls_a_second(pool, inputs, STREAM_SECONDS / 2)  # prepares for its number of threads
-            for _, (name, pool) in itertools.product(range(rounds), pools.items()):
-                rates[name].append(calls_a_second(pool, inputs, STREAM_SECONDS))
-            found |= {name: statistics.median(values) for name, values in rates.items()}
-    for name, rate in found.items():
-        print(f"{model}, {name}: {rate:.1f} calls/s", flush=True)
-    return found
-
-
-def calls_a_second(pool: drystone.Pool, inputs: tuple[Any, ...], seconds: float) -> float:
-    start, counts = time.monotonic(), [0] * CLIENTS
-
-    def client(number: int) -> None:
-        while time.monotonic() - start < seconds:
-            pool(*inputs)
-            counts[number] += 1
-
-    threads = [threading.Thread(target=client, args=(number,)) for number in range(CLIENTS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sum(counts) / (time.monotonic() - start)
-
-
 if __name__ == "__main__":
-    torch.set_grad_enabled(False)
     typer.run(main)

@@ -75,10 +75,16 @@ def test_a_bar_for_each_kind_and_cpu(two_cpus: ModuleType) -> None:
 
 def test_settings_have_a_row_where_they_were_measured(two_cpus: ModuleType, tmp_path: Path) -> None:
     settings = [{"name": name, "group": "threads"} for name in ("one thread", "many threads")]
-    kept = {"settings": settings, "speeds": {"net": {"one thread": 0.5}}, "streams": {"net": {"two streams": 30.0}}}
+    kept = {"settings": settings, "speeds": {"net": {"one thread": 0.5}}}
     (tmp_path / "amd-a" / "tuning.json").write_text(json.dumps(kept))
     assert two_cpus.written("tuning_threads").splitlines()[2:] == ["| one thread | 0.50 |"]
-    assert two_cpus.written("tuning_streams").splitlines()[2:] == ["| two streams | 30.00 |"]
+
+
+def test_pools_have_a_row_for_each_number_of_clients(two_cpus: ModuleType, tmp_path: Path) -> None:
+    row = {"model": "net", "clients": 4, "pool": "2 streams", "per_second": 30.0, "p50_ms": 1.0, "p99_ms": 2.0}
+    (tmp_path / "amd-a" / "serving.json").write_text(json.dumps({"streams": [row]}))
+    assert two_cpus.written("serving_streams").splitlines()[2:] == ["| net | 4 | 2 streams | 30.0 | 1.0 | 2.0 |"]
+    assert two_cpus.written("serving_batching") == two_cpus.NOT_YET
 
 
 def test_blocks_are_replaced_and_nothing_else(two_cpus: ModuleType) -> None:
