@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 import drystone
 from drystone import native
 from drystone.cli import application
+from drystone.cores import cores
 from drystone.runtime.explain import ExplainedStep
 from drystone.tools.profile.trace import write_trace
 
@@ -47,6 +48,29 @@ def test_calls_inside_count() -> None:
     assert profile.to_dict()[0]["calls"] == 2
     if native.isa() != "none":  # else torch reads the model's own
         assert seen.explanation().weights_bytes >= 4 * (8 * 16 + 16 * 4)
+
+
+@pytest.mark.skipif(native.isa() == "none" or len(cores()) < 2, reason="torch computes, or one core")
+def test_threads_that_wait_are_seen() -> None:
+    class Steps(nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return torch.softmax(x, 1), torch.tanh(x[:1, :8]) * 2
+
+    fast = drystone.optimize(Steps().eval(), (torch.randn(512, 512),), tuning="estimate")
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        x = torch.randn(512, 512)
+        fast(x)
+        with drystone.profile(fast) as profile:
+            expected = fast(x)
+    finally:
+        torch.set_num_threads(threads)
+    torch.testing.assert_close(expected[0], torch.softmax(x, 1))
+    (seen,) = profile.programs
+    steps = {step.op: step.idle for step in seen.explained()}
+    assert steps["softmax"] is not None and 0 <= steps["softmax"] < 1
+    assert "threads wait for each other" in str(profile) and "threads idle" in str(profile)
 
 
 def test_without_a_model_all_programs_are_seen() -> None:
