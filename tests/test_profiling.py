@@ -81,7 +81,7 @@ def test_without_a_model_all_programs_are_seen() -> None:
     assert [seen.calls for seen in profile.programs] == [1, 1]
     with drystone.profile() as nothing:
         pass
-    assert str(nothing) == "No program was called."
+    assert str(nothing).startswith("No program was called.")
 
 
 def test_steps_have_names_in_torchs_profiler() -> None:

@@ -100,7 +100,7 @@ class Profile:
             sizes = ", ".join("x".join(map(str, place.desc.shape)) for place in seen.program.assembled.inputs)
             median = 1e3 * statistics.median(seen.seconds)
             shown.append(f"{seen.calls} calls of inputs {sizes}, {median:.3f} ms (median).\n{seen.explanation().text(level)}")
-        return "\n\n".join(shown) or "No program was called."
+        return "\n\n".join(shown) or "No program was called. What an eager model spends its time on: drystone profile --eager"
 
     def __str__(self) -> str:
         return self.text()

@@ -53,7 +53,7 @@ def test_lines_of_onednn() -> None:
     assert reorder.formats == {"src": "abcd", "dst": "aBcd16b"} and not reorder.is_reference
     assert convolution.is_reference and convolution.formats["dst"] == "aBcd16b"
     (matmul,) = found.between[1]
-    assert matmul.microseconds == 500 and not matmul.is_reference and matmul.formats["dst_f32"] == "ab"
+    assert matmul.microseconds == 500 and not matmul.is_reference and matmul.formats["dst"] == "ab"
 
 
 def test_what_is_printed_meanwhile_is_not_lost(capfd: pytest.CaptureFixture[str]) -> None:
