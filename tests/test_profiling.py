@@ -122,8 +122,11 @@ def test_trace(tmp_path: Path) -> None:
         ExplainedStep("x", "linear", [1], "float32", "own", "plain", us, "node", module=name)
         for name, us in (("a.b", 1.0), ("a.c", 2.0), ("", 4.0))
     ]
-    write_trace(tmp_path / "trace.json", steps, "model")
-    events = [event for event in json.loads((tmp_path / "trace.json").read_text())["traceEvents"] if event["ph"] == "X"]
+    write_trace(tmp_path / "trace.json", {"fast": steps, "eager": steps[:1]})
+    all_events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    assert [event["args"]["name"] for event in all_events if event["ph"] == "M"] == ["fast", "eager"]
+    assert [event["name"] for event in all_events if event["pid"] == 1 and event["ph"] == "X"] == ["linear", "b", "a"]
+    events = [event for event in all_events if event["ph"] == "X" and event["pid"] == 0]
     modules = {event["name"]: (event["ts"], event["dur"]) for event in events if event["cat"] == "module"}
     assert modules == {"a": (0.0, 3.0), "b": (0.0, 1.0), "c": (1.0, 2.0)}
     assert [(event["ts"], event["dur"]) for event in events if event["cat"] == "node"] == [(0.0, 1.0), (1.0, 2.0), (3.0, 4.0)]
