@@ -48,8 +48,8 @@ extern "C" {
 
 void __wrap_GOMP_parallel(void (*body)(void*), void* data, unsigned threads, unsigned flags) {
   auto* watch = drystone::TeamWatch::current();
-  // Within a region this is another one, of threads that the outer one accounts for.
-  if (!watch || waited) return __real_GOMP_parallel(body, data, threads, flags);
+  // Within a region this is another one, of threads that the outer one accounts for. A single thread waits for none.
+  if (!watch || waited || threads == 1) return __real_GOMP_parallel(body, data, threads, flags);
   Region region{body, data, std::vector<Busy>(threads ? threads : omp_get_max_threads())};
   const auto begin = Clock::now();
   __real_GOMP_parallel(run_watched, &region, threads, flags);
