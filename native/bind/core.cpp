@@ -113,7 +113,18 @@ void bind_core(nb::module_& m) {
           },
           "arguments"_a, "steps"_a)
       .def("run", &Frame::run, "begin"_a, "end"_a, nb::call_guard<nb::gil_scoped_release>())
-      .def("run_timed", &Frame::run_timed, "begin"_a, "end"_a, nb::call_guard<nb::gil_scoped_release>());
+      .def(
+          "run_timed", [](Frame& self, size_t begin, size_t end) { return self.run_timed(begin, end); }, "begin"_a, "end"_a,
+          nb::call_guard<nb::gil_scoped_release>())
+      .def(
+          "run_watched",
+          [](Frame& self, size_t begin, size_t end) {
+            std::vector<double> idle;
+            auto seconds = self.run_timed(begin, end, &idle);
+            return std::make_pair(std::move(seconds), std::move(idle));
+          },
+          "begin"_a, "end"_a, nb::call_guard<nb::gil_scoped_release>(),
+          "Seconds of each step, and those that its threads waited for each other, in the mean; below 0 where they were not seen.");
 
   nb::class_<Snapshot>(m, "Snapshot", "The bytes at some places, each an address and a number of bytes, as they were when this was made.")
       .def(nb::init<std::vector<std::pair<uintptr_t, size_t>>>(), "places"_a)

@@ -158,6 +158,11 @@ class Frame:
 
     def run_timed(self, begin: int, end: int) -> list[float]: ...
 
+    def run_watched(self, begin: int, end: int) -> tuple[list[float], list[float]]:
+        """
+        Seconds of each step, and those that its threads waited for each other, in the mean; below 0 where they were not seen.
+        """
+
 class Snapshot:
     """
     The bytes at some places, each an address and a number of bytes, as they were when this was made.

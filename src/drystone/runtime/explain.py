@@ -18,6 +18,7 @@ class ExplainedStep:
 
     ``module``: of the model, that it comes from, by qualified name. ``fused``: what its epilogue does to each result.
     ``operations``: multiplications and additions of a product, 0 of what is none. ``bytes``: of operands and results, weights too.
+    ``idle``: the share of its time, 0 to 1, that threads waited for each other; None where it was not seen, as inside of oneDNN.
     """
 
     name: str
@@ -33,6 +34,7 @@ class ExplainedStep:
     fused: list[str] = field(default_factory=list)
     operations: int = 0
     bytes: int = 0
+    idle: float | None = None
 
     @property
     def gflops(self) -> float | None:
@@ -112,6 +114,13 @@ class Explanation:
         return sum(step.microseconds for step in self.reorders) / self.microseconds if self.microseconds else 0.0
 
     @property
+    def idle_share(self) -> float | None:
+        """Of the steps in which that was seen: the share of their time that threads waited for each other, 0 to 1."""
+        seen = [(step.microseconds, step.idle) for step in self.steps if step.idle is not None]
+        whole = sum(microseconds for microseconds, _ in seen)
+        return sum(microseconds * idle for microseconds, idle in seen) / whole if whole else None
+
+    @property
     def segments(self) -> list[ExplainedStep]:
         """The steps that torch runs."""
         return [step for step in self.steps if step.kind == "aten"]
@@ -172,6 +181,8 @@ class Explanation:
             f"{len(self.reorders)} reorders and copies {self.share(self.reorder_share * self.microseconds)}; "
             f"between the steps {self.between_microseconds / 1e3:.3f} ms."
         )
+        if self.idle_share is not None:
+            lines.append(f"In drystone's own steps, threads wait for each other {percent(self.idle_share)} of the time.")
         lines += self.costliest()
         lines.append(
             f"Arena {self.arena_bytes / 2**20:.1f} MB, packed weights {self.weights_bytes / 2**20:.1f} MB. "
@@ -215,7 +226,8 @@ class Explanation:
         for heading in ("step", "module", "op", "shape", "dtype", "implementation", "format"):
             table.add_column(heading)
         noise = {} if self.quantisation is None else self.quantisation.signal_to_noise
-        for heading in ("µs", "share", "GFLOP/s", *(["dB"] if noise else [])):
+        watched = any(step.idle is not None for step in self.steps)
+        for heading in ("µs", "share", "GFLOP/s", *(["threads idle"] if watched else []), *(["dB"] if noise else [])):
             table.add_column(heading, justify="right")
         total = self.microseconds or 1.0
         for step in self.steps:
@@ -224,8 +236,13 @@ class Explanation:
             ratio = [f"{noise[step.module]:.1f}" if step.operations and step.module in noise else ""] if noise else []
             rate = "" if step.gflops is None else f"{step.gflops:.0f}"
             shape = "x".join(map(str, step.shape))
-            table.add_row(step.name, step.module, op, shape, step.dtype, step.implementation, step.format, *times, rate, *ratio)
+            numbers = [*times, rate, *([percent(step.idle)] if watched else []), *ratio]
+            table.add_row(step.name, step.module, op, shape, step.dtype, step.implementation, step.format, *numbers)
         return rendered(table)
+
+
+def percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.0f} %"
 
 
 @dataclass

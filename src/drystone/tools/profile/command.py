@@ -48,7 +48,9 @@ def profile(
     eager: Annotated[bool, typer.Option("--eager", help="Look at the model as it is, without preparing it.")] = False,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with a roofline, modules and steps.")] = None,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all figures.")] = None,
-    trace: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a trace for Chrome or Perfetto.")] = None,
+    trace: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a trace for Chrome or Perfetto, eager beside it.")
+    ] = None,
 ) -> None:
     """Show where a model's time goes: by module, and by step with its implementation, format and share of the machine's limits.
 
@@ -110,7 +112,8 @@ def profile(
     if json:
         write_json(json, result.to_dict())
     if trace:
-        write_trace(trace, result.explanation.steps, result.model)
+        shown = {f"{result.model}, {explanation.runs}": explanation.steps}
+        write_trace(trace, shown | ({f"{result.model}, eager": observed[0].steps} if observed else {}))
     if html:
         write_page(html, result)
         console.print(f"written: {html}")

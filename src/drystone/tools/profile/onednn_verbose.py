@@ -106,7 +106,7 @@ def _format(described: str) -> tuple[str, str]:
     """``src:f32:a:blocked:abcd::f0``: the operand, and its tag, which oneDNN's releases have at the same place from the kind on."""
     parts = described.split(":")
     after = next((place for place, part in enumerate(parts) if part in ("blocked", "any", "undef")), len(parts) - 1)
-    return parts[0], parts[after + 1] if after + 1 < len(parts) else ""
+    return parts[0].partition("_")[0], parts[after + 1] if after + 1 < len(parts) else ""
 
 
 def _c() -> ctypes.CDLL:

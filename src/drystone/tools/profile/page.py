@@ -6,6 +6,8 @@ import html
 import io
 from pathlib import Path
 
+from drystone.runtime.explain import percent
+
 from .results import Result
 
 _STYLE = """
@@ -60,6 +62,7 @@ def _figures(result: Result) -> str:
         "in the steps": f"{explained.microseconds / 1e3:.2f} ms",
         "steps": str(len(explained.steps)),
         "reorders and copies": f"{100 * explained.reorder_share:.1f} %",
+        **({} if explained.idle_share is None else {"threads idle": percent(explained.idle_share)}),
         **({} if explained.runs == "eager" else {"on ATen": f"{100 * aten:.1f} %"}),
     }
     return "<div class=figures>" + "".join(f"<div><b>{value}</b>{name}</div>" for name, value in shown.items()) + "</div>"
@@ -120,10 +123,21 @@ def _steps(result: Result) -> str:
         texts = [step.name, step.module, " + ".join([step.op, *step.fused]), "x".join(map(str, step.shape)), step.dtype]
         cells = "".join(f"<td>{html.escape(text)}" for text in [*texts, step.implementation, step.format])
         share = None if step.gflops is None else 100 * step.gflops / result.peak
+        idle = None if step.idle is None else 100 * step.idle
         moved = step.bytes / step.microseconds / 1e3 if step.microseconds else None
-        rows.append(f"<tr>{cells}{_time(step.microseconds, result)}{_number(step.gflops)}{_number(share)}{_number(moved, 1)}")
+        rows.append(
+            f"<tr>{cells}{_time(step.microseconds, result)}{_number(step.gflops)}{_number(share)}{_number(moved, 1)}{_number(idle)}"
+        )
     texts = ["step", "module", "op", "shape", "dtype", "implementation", "format"]
-    numbers = [("ms", True), ("share", True), ("", False), ("GFLOP/s", True), ("of peak, %", True), ("GB/s", True)]
+    numbers = [
+        ("ms", True),
+        ("share", True),
+        ("", False),
+        ("GFLOP/s", True),
+        ("of peak, %", True),
+        ("GB/s", True),
+        ("idle, %", True),
+    ]
     return _table([*((text, False) for text in texts), *numbers], rows)
 
 
