@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/groups.h"
 #include "kernels/pointwise.h"
 
 namespace drystone {
@@ -14,21 +15,6 @@ enum class GemmArithmetic : uint8_t { f32, bf16_widened, bf16_dot, bf16_tiles };
 
 // An element of a packed row of x, in bytes.
 constexpr int gemm_x_bytes(GemmArithmetic a) { return a == GemmArithmetic::f32 || a == GemmArithmetic::bf16_widened ? 4 : 2; }
-
-// Weights as integers of `bits` each, 4 or 8 (0: the weights are no codes), of which `group` neighbours along k share a scale, and a
-// minimum if `minima`: a weight is scale * code + minimum, without minima scale * (code - zero()).
-struct GemmCodes {
-  int bits = 0;
-  bool minima = false;
-  DType dtype = DType::f16;  // of scales and minima; or f32
-  int64_t group = 0;         // a multiple of unit(), or all of k
-
-  constexpr int64_t unit() const { return 32 / bits; }  // codes in a word, which has neighbours along k
-  constexpr int64_t words() const { return (group + unit() - 1) / unit(); }
-  constexpr float zero() const { return static_cast<float>(1 << (bits - 1)); }
-  constexpr int64_t header_bytes() const { return size_of(dtype) * (minima ? 2 : 1); }  // of a column and group: scale and minimum
-  constexpr int64_t column_bytes() const { return header_bytes() + words() * 4; }       // all of it
-};
 
 // The tile on vectors of `lanes` float32: rows of x times vectors of columns. A strip is as wide as a tile, whatever the arithmetic.
 // Rows are dealt out to blocks and threads `unit` by unit.
@@ -53,7 +39,7 @@ constexpr int gemm_max_ops = 8;
 
 struct GemmArgs {
   GemmArithmetic arithmetic;  // of codes: not bf16_widened
-  GemmCodes codes;
+  Groups groups;              // of weights in codes, or of no bits
   int64_t m, n, k;
   int64_t x_stride, output_stride;  // between rows, in elements
   DType x_dtype, output_dtype;

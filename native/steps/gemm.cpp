@@ -52,20 +52,10 @@ GemmArithmetic arithmetic_of(DType x, bool widened) {
 }
 
 // Codes: a few rows are multiplied in registers, in float32.
-GemmArithmetic arithmetic_of(const TensorDesc& x, bool widened, const GemmCodes& codes) {
+GemmArithmetic arithmetic_of(const TensorDesc& x, bool widened, const Groups& kind) {
   const GemmArithmetic arithmetic = arithmetic_of(x.dtype, widened);
   const bool in_registers = x.shape[0] <= tile(GemmArithmetic::f32).rows;
-  return codes.bits && (in_registers || arithmetic == GemmArithmetic::bf16_widened) ? GemmArithmetic::f32 : arithmetic;
-}
-
-void require_codes(const GemmCodes& codes, int64_t k) {
-  if (codes.bits != 4 && codes.bits != 8) throw std::invalid_argument("weights have codes of 4 or 8 bits");
-  if (codes.dtype != DType::f16 && codes.dtype != DType::f32) throw std::invalid_argument("scales are f16 or f32");
-  if (codes.bits == 4 && k % 2) throw std::invalid_argument("codes of 4 bits have an even K");
-  if (codes.group < 1 || k % codes.group)
-    throw std::invalid_argument("groups of " + std::to_string(codes.group) + " do not divide K = " + std::to_string(k));
-  if (codes.group < k && codes.group % codes.unit())
-    throw std::invalid_argument("groups of " + std::to_string(codes.group) + " are no multiple of " + std::to_string(codes.unit()));
+  return kind.bits && (in_registers || arithmetic == GemmArithmetic::bf16_widened) ? GemmArithmetic::f32 : arithmetic;
 }
 
 std::string name_of_kernel(GemmArithmetic arithmetic) {
@@ -77,7 +67,7 @@ std::string name_of_kernel(GemmArithmetic arithmetic) {
 }  // namespace
 
 Gemm::Gemm(const TensorDesc& x, int64_t n, bool has_bias, const TensorDesc& output, const std::vector<PostOp>& post_ops, bool widened,
-           const GemmCodes& codes)
+           const GroupedStrips* strips)
     : kernel_(require_kernels().gemm), has_bias_(has_bias) {
   require_rows(x, "x");
   require_rows(output, "output");
@@ -87,9 +77,10 @@ Gemm::Gemm(const TensorDesc& x, int64_t n, bool has_bias, const TensorDesc& outp
   if (output.shape != Dims{x.shape[0], n}) throw std::invalid_argument("the output (" + output.str() + ") is not (M, N)");
   if (post_ops.size() > gemm_max_ops) throw std::invalid_argument("a GEMM takes eight post-ops at most");
 
-  if (codes.bits) require_codes(codes, x.shape[1]);
-  args_.codes = codes;
-  args_.arithmetic = arithmetic_of(x, widened, codes);
+  const Groups kind = strips ? strips->kind : Groups{};
+  if (strips && (strips->n != n || strips->k != x.shape[1])) throw std::invalid_argument("the weights in groups are not (N, K)");
+  args_.groups = kind;
+  args_.arithmetic = arithmetic_of(x, widened, kind);
   args_.m = x.shape[0];
   args_.n = n;
   args_.k = x.shape[1];
@@ -101,7 +92,7 @@ Gemm::Gemm(const TensorDesc& x, int64_t n, bool has_bias, const TensorDesc& outp
     args_.op[args_.ops++] = op_of(op, output);
     in_place_.push_back(op.kind == "sum");
   }
-  implementation = name_of_kernel(args_.arithmetic) + (codes.bits ? "_int" + std::to_string(codes.bits) : "");
+  implementation = name_of_kernel(args_.arithmetic) + (kind.bits ? "_int" + std::to_string(kind.bits) : "");
   if (args_.m > 0) plan(std::max(omp_get_max_threads(), 1));
 }
 
@@ -112,7 +103,7 @@ void Gemm::split(int64_t threads) {
   const bool dot = args_.arithmetic == GemmArithmetic::bf16_dot, tiles = args_.arithmetic == GemmArithmetic::bf16_tiles;
   const double products = tiles ? 512 : static_cast<double>(vector_lanes()) * (dot ? 4 : 2);
   const double floats = args_.arithmetic == GemmArithmetic::f32 ? 4 : 2;
-  const double bytes = args_.codes.bits ? static_cast<double>(args_.codes.column_bytes()) / args_.codes.group : floats;
+  const double bytes = args_.groups.bits ? static_cast<double>(args_.groups.column_bytes()) / args_.groups.group : floats;
   const int64_t tile_rows = tile(args_.arithmetic).rows, unit = tile(args_.arithmetic).unit, chunk = 64 / gemm_x_bytes(args_.arithmetic);
   const int64_t blocks = ceil_div(args_.m, tile_rows), strips = ceil_div(args_.n, strip()), chunks = ceil_div(args_.k, chunk);
   double least = std::numeric_limits<double>::infinity();
@@ -160,7 +151,7 @@ void Gemm::plan(int64_t threads) {
 
   args_.rows_bytes = args_.block_m * part_k * element;
   args_.sums_bytes = k_blocks > 1 ? args_.block_m * args_.block_strips * strip() * 4 : 0;
-  const int64_t decoded_bytes = args_.codes.bits ? args_.block_k * strip() * element : 0;
+  const int64_t decoded_bytes = args_.groups.bits ? args_.block_k * strip() * element : 0;
   args_.part_bytes = args_.rows_bytes + args_.sums_bytes + decoded_bytes;
   const int64_t results_bytes = args_.split_k > 1 ? args_.split_k * args_.m * strips * strip() * 4 : 0;
   scratchpad_bytes = args_.split_m * args_.split_n * args_.split_k * args_.part_bytes + results_bytes + 63;
@@ -183,23 +174,19 @@ void Gemm::run(const Run& run, StepState*) const {
 }
 
 int64_t Gemm::packed_bytes() const {
-  if (args_.codes.bits) return round_up(args_.n, vector_lanes()) * args_.k / args_.codes.group * args_.codes.column_bytes();
+  if (args_.groups.bits) return 0;  // packed elsewhere
   const int64_t step = args_.arithmetic == GemmArithmetic::f32 ? 1 : 2;
   return ceil_div(args_.k, step) * round_up(args_.n, vector_lanes()) * 4;
 }
 
 std::string Gemm::packed_key() const {
-  const GemmCodes& codes = args_.codes;
-  const std::string step = codes.bits ? "_int" + std::to_string(codes.bits) + ";" + std::to_string(codes.group) + name_of(codes.dtype) +
-                                            (codes.minima ? "+" : "")
-                           : args_.arithmetic == GemmArithmetic::f32 ? "1"
-                                                                     : "2";
-  return "gemm" + step + ";" + std::to_string(strip()) + ";" + std::to_string(args_.n) + "," + std::to_string(args_.k);
+  const char* step = args_.arithmetic == GemmArithmetic::f32 ? "1" : "2";
+  return std::string("gemm") + step + ";" + std::to_string(strip()) + ";" + std::to_string(args_.n) + "," + std::to_string(args_.k);
 }
 
 void Gemm::pack(DType dtype, const void* source, void* packed) const {
   const int64_t step = args_.arithmetic == GemmArithmetic::f32 ? 1 : 2, element = 4 / step, steps = ceil_div(args_.k, step);
-  if (args_.codes.bits) throw std::invalid_argument("this GEMM packs codes");
+  if (args_.groups.bits) throw std::invalid_argument("weights in groups are packed by GroupedStrips");
   if (dtype != (step == 1 ? DType::f32 : DType::bf16)) throw std::invalid_argument("a GEMM packs weights of the dtype that it multiplies");
   const auto* from = static_cast<const std::byte*>(source);
 #pragma omp parallel for schedule(static)
@@ -210,37 +197,6 @@ void Gemm::pack(DType dtype, const void* source, void* packed) const {
       const int64_t bytes = std::min(step, args_.k - k * step) * element;
       if (bytes < 4 || columns < width) std::memset(to, 0, width * 4);
       for (int64_t c = 0; c < columns; c++) std::memcpy(to + c * 4, from + ((first + c) * args_.k + k * step) * element, bytes);
-    }
-  }
-}
-
-void Gemm::pack_codes(const void* codes, const void* scales, const void* minima, void* packed) const {
-  const GemmCodes& as = args_.codes;
-  if (!as.bits || !minima == as.minima) throw std::invalid_argument("this GEMM has other codes");
-  const int64_t groups = args_.k / as.group, number = size_of(as.dtype), word_codes = as.unit();
-  const int64_t row_bytes = args_.k * as.bits / 8, group_bytes = ceil_div(as.group * as.bits, 8);
-#pragma omp parallel for schedule(static)
-  for (int64_t first = 0; first < args_.n; first += strip()) {
-    const int64_t columns = std::min(strip(), args_.n - first), width = round_up(columns, vector_lanes());
-    std::byte* to = static_cast<std::byte*>(packed) + first * groups * as.column_bytes();
-    std::memset(to, 0, width * groups * as.column_bytes());
-    for (int64_t g = 0; g < groups; g++, to += width * as.column_bytes()) {
-      for (int64_t c = 0; c < columns; c++) {
-        const int64_t row = first + c;
-        std::memcpy(to + c * number, static_cast<const std::byte*>(scales) + (row * groups + g) * number, number);
-        if (as.minima) std::memcpy(to + (width + c) * number, static_cast<const std::byte*>(minima) + (row * groups + g) * number, number);
-        const auto* from = static_cast<const uint8_t*>(codes) + row * row_bytes + g * as.group * as.bits / 8;
-        for (int64_t word = 0; word < as.words(); word++) {
-          uint32_t bits = 0;
-          for (int64_t i = 0; i < word_codes; i++) {
-            const int64_t k = word * word_codes + i, byte = as.bits == 8 ? k : k / 2;
-            if (byte >= group_bytes) break;
-            const uint32_t code = as.bits == 8 ? from[byte] : from[byte] >> k % 2 * 4 & 15;
-            bits |= code << (as.bits == 8 ? 8 * i : i < 4 ? 8 * i : 8 * i - 28);
-          }
-          std::memcpy(to + width * as.header_bytes() + (word * width + c) * 4, &bits, 4);
-        }
-      }
     }
   }
 }

@@ -7,13 +7,14 @@
 #include "core/program.h"
 #include "core/tensor.h"
 #include "kernels/gemm.h"
+#include "steps/grouped_strips.h"
 
 namespace drystone {
 
 // x (M, K) * weights (N, K) transposed + bias (N) -> output (M, N), by the own kernel. x is float32 or bfloat16 and the weights
 // are of its dtype, or bfloat16 if `widened`; the output is float32 or bfloat16, sums are float32. Rows of x and of the output may lie
 // apart.
-// Weights may be codes (GemmCodes): their products are of x's dtype, with a few rows float32.
+// Weights may be codes, packed by GroupedStrips: their products are of x's dtype, with a few rows float32.
 // Post-ops: "sum" (adds what the output holds) and every pointwise instruction; operands (M, N), (1, N) or (1, 1), at most eight.
 // bfloat16 is multiplied by AMX or VDPBF16PS where the CPU has it, unless `widened` to float32; denormals may count as zero then.
 // Slots: x, packed weights, bias (float32) where there is one, output, operands. The output may be a post-op's operand, but
@@ -21,16 +22,13 @@ namespace drystone {
 class Gemm final : public Step {
  public:
   Gemm(const TensorDesc& x, int64_t n, bool has_bias, const TensorDesc& output, const std::vector<PostOp>& post_ops, bool widened,
-       const GemmCodes& codes = {});
+       const GroupedStrips* strips = nullptr);
   void run(const Run& run, StepState* state) const override;
 
   int64_t packed_bytes() const;
   std::string packed_key() const;  // equal keys: the same bytes for the same weights, however many rows x has
   // source: dense (N, K) of the weights' dtype; packed: packed_bytes() of memory.
   void pack(DType dtype, const void* source, void* packed) const;
-  // codes: (N, K) bytes, or of 4 bits (N, K / 2), the first of two in the low half; scales and minima (null without): (N, groups) of the
-  // codes' dtype.
-  void pack_codes(const void* codes, const void* scales, const void* minima, void* packed) const;
 
  private:
   void plan(int64_t threads);

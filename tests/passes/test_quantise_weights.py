@@ -7,8 +7,8 @@ import torch
 from small_graphs import Small, ops
 
 import drystone
-from drystone.graph.codes import Kind, coded, dequantised, quantised
 from drystone.graph.graph import Value, constant
+from drystone.graph.groups import Kind, dequantised, grouped, quantised
 from drystone.graph.interpreter import run
 from drystone.graph.ops import Linear, QuantisedLinear
 from drystone.passes.quantise_weights import quantise_weights
@@ -74,7 +74,7 @@ def test_codes_are_made_once_a_reading_and_not_kept() -> None:
         made.append(1)
         return torch.randn(4, 32)
 
-    codes, scales = coded(Value((4, 32), torch.float32, "w", data=data, identity="w"), Kind(4, 32)).values()
+    codes, scales = grouped(Value((4, 32), torch.float32, "w", data=data, identity="w"), Kind(4, 32)).values()
     held, other = codes.constant, scales.constant
     assert made == [1] and held.shape == (4, 16) and other.shape == (4, 1)
     assert codes.constant.dtype is torch.uint8 and made == [1, 1]

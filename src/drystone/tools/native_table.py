@@ -10,7 +10,7 @@ import torch
 
 from drystone import native
 from drystone.graph.graph import Graph, Node, Value, constant, make_node
-from drystone.graph.ops import OPERATORS, Aten, Conv, Convert, Elementwise, Operator, Recurrent
+from drystone.graph.ops import OPERATORS, Aten, Conv, Convert, Elementwise, Operator, OperatorError, Recurrent
 from drystone.graph.ops.operator import IMAGE, Sample
 from drystone.passes.in_precision import in_precision
 from drystone.passes.lower_precision import rounded
@@ -74,8 +74,19 @@ def _computed(graph: Graph, op: Operator) -> tuple[Node, bool]:
     return next(node for node in graph if type(node.op) is type(op)), not assembled.segments
 
 
+def _takes_integers(name: str) -> bool:
+    (node,) = graph_of(name, I64)
+    if I64 not in node.op.dtypes:
+        return False
+    try:
+        node.op.check_dtypes(node.inputs, node.output)
+    except OperatorError:  # which has integers, as indices, and computes floats
+        return False
+    return True
+
+
 def _cell(name: str, dtype: torch.dtype) -> str:
-    if dtype == I64 and I64 not in SAMPLES[name]().op.dtypes:
+    if dtype == I64 and not _takes_integers(name):
         return ""
     node, whole = _computed(in_precision(graph_of(name, dtype), None), SAMPLES[name]().op)
     if not whole:

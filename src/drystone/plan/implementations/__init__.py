@@ -11,7 +11,7 @@ from drystone.plan.implementations.base import Implementation, Layout
 from drystone.plan.implementations.convolution import OneDnnConvolution
 from drystone.plan.implementations.depthwise import Depthwise
 from drystone.plan.implementations.elements import ELEMENTS
-from drystone.plan.implementations.gemm import CodedGemm, Gemm
+from drystone.plan.implementations.gemm import Gemm, GroupedGemm, GroupedRows
 from drystone.plan.implementations.linear import OneDnnLinear
 from drystone.plan.implementations.matmul import OneDnnMatmul
 from drystone.plan.implementations.movement import MOVEMENT
@@ -29,7 +29,8 @@ IMPLEMENTATIONS: list[Implementation] = [
     Winograd(tile=2),
     Gemm(narrow=True),
     Gemm(),
-    CodedGemm(),
+    GroupedGemm(),
+    GroupedRows(),
     OneDnnLinear(inner_product=False),
     OneDnnLinear(inner_product=True),
     Attention(),

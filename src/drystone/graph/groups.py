@@ -21,7 +21,7 @@ Tensor = torch.Tensor
 
 @dataclass(frozen=True)
 class Kind:
-    """How a weight is coded, but for its numbers. ``dtype``: of scales and minima, float16 or float32."""
+    """How a weight is grouped, but for its numbers. ``dtype``: of scales and minima, float16 or float32."""
 
     bits: int
     group: int
@@ -68,11 +68,11 @@ def quantised(weight: Tensor, kind: Kind) -> Parts:
     codes = torch.empty(n, k * kind.bits // 8, dtype=torch.uint8)
     scales = torch.empty(n, k // kind.group, dtype=torch.float16)
     dtype = native.DTYPES[weight.dtype]
-    native.code_weights(dtype, weight.data_ptr(), n, k, kind.bits, kind.group, codes.data_ptr(), scales.data_ptr())
+    native.group_weights(dtype, weight.data_ptr(), n, k, kind.bits, kind.group, codes.data_ptr(), scales.data_ptr())
     return Parts(codes, scales)
 
 
-class Coded:
+class Grouped:
     """A weight whose codes are made when they are asked for; each part is given away, as what is packed of it is kept.
 
     ``key`` is equal for equal weights, as of a ``Value``.
@@ -98,7 +98,7 @@ class Coded:
         ]
 
 
-def coded(weight: Value, kind: Kind) -> Coded:
+def grouped(weight: Value, kind: Kind) -> Grouped:
     """A float constant, rounded when it is packed."""
     n, k = weight.shape
-    return Coded((n, k), kind, ("coded", weight.key, kind), lambda: quantised(weight.constant, kind), weight.name)
+    return Grouped((n, k), kind, ("grouped", weight.key, kind), lambda: quantised(weight.constant, kind), weight.name)
