@@ -125,7 +125,7 @@ class QuantisedRows(Operator):
 
     def run(self, inputs: list[Tensor]) -> Tensor:
         indices, *weight = inputs
-        if bool((indices < 0).any()):
+        if bool(((indices < 0) | (indices >= len(weight[0]))).any()):
             raise IndexError("index out of range in self")
         codes, scales, *minima = (part[indices.long()] for part in weight)
         return dequantised(self.bits, codes, scales, minima[0] if minima else None)
