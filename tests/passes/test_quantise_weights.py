@@ -11,7 +11,7 @@ from drystone.graph.graph import Value, constant
 from drystone.graph.groups import Kind, dequantised, grouped, quantised
 from drystone.graph.interpreter import run
 from drystone.graph.ops import Linear, QuantisedLinear
-from drystone.passes.quantise_weights import quantise_weights
+from drystone.passes.quantise_weights import FLOAT, quantise_weights
 
 
 def floats(weight: torch.Tensor, kind: Kind) -> torch.Tensor:
@@ -46,7 +46,7 @@ def test_linear_layers_become_quantised_and_the_rest_stays() -> None:
     s = Small((2, 64))
     first = s.linear(s.x[0], 96, bias=True)
     kept = s.linear(s.unary("relu", first), 32)
-    kept.producer.keeps_weights = True  # type: ignore[union-attr]
+    kept.producer.stored = FLOAT  # type: ignore[union-attr]
     last = s.linear(kept, 8)
     graph = s.returns(last)
     before = run(graph, [torch.ones(2, 64)])[0]

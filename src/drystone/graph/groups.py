@@ -7,7 +7,7 @@ scale * (code − 2^(bits−1)).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -79,12 +79,12 @@ class Grouped:
     """
 
     def __init__(self, shape: tuple[int, int], kind: Kind, key: Hashable, make: Callable[[], Parts], name: str = "") -> None:
-        self.shape, self.kind, self.key, self.name, self._make = shape, kind, key, name, make
+        self.shape, self.kind, self.key, self.name, self.parts = shape, kind, key, name, make
         self._made: dict[int, Tensor] = {}
 
     def _part(self, index: int) -> Tensor:
         if index not in self._made:
-            self._made = dict(enumerate(self._make().tensors()))
+            self._made = dict(enumerate(self.parts().tensors()))
         return self._made.pop(index)
 
     def values(self) -> list[Value]:
@@ -96,6 +96,19 @@ class Grouped:
             Value(shape, dtype, self.name, data=partial(self._part, index), identity=(self.key, index))
             for index, (shape, dtype) in enumerate(zip(shapes, dtypes, strict=False))
         ]
+
+
+def join(weights: Sequence[Grouped]) -> Grouped:
+    """One weight of all rows, of weights of one kind."""
+    if len(weights) == 1:
+        return weights[0]
+
+    def make() -> Parts:
+        each = [weight.parts() for weight in weights]
+        return Parts(*[torch.cat(parts) for parts in zip(*[parts.tensors() for parts in each], strict=True)])
+
+    shape = (sum(weight.shape[0] for weight in weights), weights[0].shape[1])
+    return Grouped(shape, weights[0].kind, ("joined", *[weight.key for weight in weights]), make, weights[0].name)
 
 
 def grouped(weight: Value, kind: Kind) -> Grouped:

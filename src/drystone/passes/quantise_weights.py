@@ -7,33 +7,58 @@ Codes are made when they are packed. All else is computed as before.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable, Mapping
 
 import torch
 
 from drystone.errors import InputError
 from drystone.graph.dtypes import FLOATS
 from drystone.graph.graph import Graph, Node, Value
-from drystone.graph.groups import Grouped, Kind, grouped
+from drystone.graph.groups import Grouped, Kind, grouped, join
 from drystone.graph.ops import Index, Linear, QuantisedLinear, QuantisedRows
+from drystone.passes.merge_linears import joined_keys
 
 BITS = {"int8": 8, "int4": 4}
+FLOAT = "float"  # of a node's ``stored``
+
+
+def mark_stored(graph: Graph, kept: Collection[str], found: Mapping[Hashable, Grouped]) -> None:
+    """Say how weights are to be stored, before ``simplify``, which merges no weights that differ in it: those of the modules
+    ``kept`` as they are, those ``found`` in codes that they have already."""
+    for node in graph:
+        weight = _weight(node)
+        if node.module in kept:
+            node.stored = FLOAT
+        elif weight is not None and weight.key in found:
+            node.stored = found[weight.key].kind
 
 
 def quantise_weights(graph: Graph, weights: str, group_size: int) -> Graph:
-    """Run after ``simplify``, which folds and merges weights. Nodes with ``keeps_weights`` stay.
+    """Round weights to "int8" or "int4", after ``simplify``, which folds and merges them. Nodes that say how they are stored stay.
 
     Raises ``InputError`` where groups do not divide a weight's rows.
     """
     known: dict[Hashable, Grouped] = {}
     for node in graph:
         weight = _weight(node)
-        if weight is None or node.keeps_weights:
+        if weight is None or node.stored is not None:
             continue
         if weight.key not in known:
             _check(node, weight, group_size)
             known[weight.key] = grouped(weight, Kind(BITS[weights], group_size))
         _become(node, known[weight.key])
+    return graph
+
+
+def keep_codes(graph: Graph, found: Mapping[Hashable, Grouped]) -> Graph:
+    """Weights become the codes that they have already, after ``simplify``; joined ones those of their parts."""
+    for node in graph:
+        weight = _weight(node)
+        if weight is None or not isinstance(node.stored, Kind):
+            continue
+        parts = [found.get(key) for key in ([weight.key] if weight.key in found else joined_keys(weight))]
+        if parts and None not in parts:
+            _become(node, join([part for part in parts if part is not None]))
     return graph
 
 
