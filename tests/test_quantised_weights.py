@@ -44,7 +44,7 @@ def test_results_are_those_of_the_quantised_weights(weights: str, rows: int) -> 
     assert relative_error(got, model(x)) < (0.02 if weights == "int8" else 0.25)
     assert len(quantised(fast)) >= 5
     lines = str(fast.explain())
-    assert f"linear layers are {weights} in groups of 32" in lines
+    assert f"weights are {weights} in groups of 32" in lines
     if native.isa() != "none":
         assert not fast.explain().segments and f"_{weights}" in lines
 
@@ -75,6 +75,33 @@ def test_saved_and_loaded_bit_by_bit(tmp_path: Path) -> None:
     drystone.save(whole, tmp_path / "whole")
     sizes = [sum(file.stat().st_size for file in (tmp_path / name).glob("*.safetensors")) for name in ("saved", "whole")]
     assert sizes[0] < 0.3 * sizes[1]
+
+
+class Tied(nn.Module):
+    """Tokens in, scores of tokens out, by one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.middle, self.scores = nn.Embedding(100, 64), nn.Linear(64, 64), nn.Linear(64, 100, bias=False)
+        self.scores.weight = self.tokens.weight
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.scores(torch.relu(self.middle(self.tokens(tokens))))
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_an_embedding_and_the_last_layer_share_their_codes(weights: str) -> None:
+    model, tokens = Tied().eval(), torch.tensor([[3, 99, 0, 3]])
+    fast = drystone.optimize(model, tokens, weights=weights, tuning="estimate")
+    graph, got = prepared_of(fast).graph, program_of(fast)([tokens])[0]
+    want, plain = run(graph, [tokens], torch.float64)[0], run(graph, [tokens])[0]
+    assert [node.op.name for node in graph if node.op.name.startswith("quantised")] == ["quantised_rows", *["quantised_linear"] * 2]
+    assert relative_error(got, want) <= float32_limit(relative_error(plain, want))
+    bits = 8 if weights == "int8" else 4
+    if native.isa() != "none":  # 100 rows fill strips of vectors, with a float16 scale for 32 numbers
+        assert fast.explain().weights_bytes < 1.2 * (100 + 64) * 64 * (bits + 0.5) / 8 + 64 * 4
+    with pytest.raises(IndexError, match="out of range"):
+        program_of(fast)([torch.tensor([[0, 1, 2, 100]])])
 
 
 def test_other_shapes_share_the_packed_weights() -> None:

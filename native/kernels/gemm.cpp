@@ -7,7 +7,7 @@
 // spread over the rows. A single row block reads its weights as a stream, fetched some KB ahead; a single row best without.
 // What a tile summed goes through its epilogue in the first level, and to memory once. How the work is cut: steps/gemm.cpp.
 //
-// Weights may be codes of 4 or 8 bits (gemm_weight_codes.cpp). A single block of rows decodes them in registers, more have a strip decoded
+// Weights may be codes of 4 or 8 bits (gemm_groups.cpp). A single block of rows decodes them in registers, more have a strip decoded
 // before it is used for all of them.
 //
 // Another arithmetic is another tile function (gemm_tile.h, gemm_tiles.cpp): the packed rows and weights are in the order of AMX tiles.
@@ -21,11 +21,11 @@
 
 #include "kernels/gemm_codes_tile.h"
 #include "kernels/gemm_dot.h"
+#include "kernels/gemm_groups.h"
 #include "kernels/gemm_math.h"
 #include "kernels/gemm_rows.h"
 #include "kernels/gemm_tile.h"
 #include "kernels/gemm_tiles.h"
-#include "kernels/gemm_weight_codes.h"
 #include "kernels/instructions.h"
 
 namespace drystone::DRYSTONE_ISA {
@@ -55,7 +55,7 @@ inline int64_t strip_vectors(const GemmArgs& a, int64_t strip) { return ceil_div
 
 // Where a strip's weights from k on lie; codes: its first group.
 inline const char* strip_weights(const GemmArgs& a, int64_t strip, int64_t k) {
-  if (a.codes.bits) return static_cast<const char*>(a.weights) + strip * kStrip * ceil_div(a.k, a.codes.group) * a.codes.column_bytes();
+  if (a.groups.bits) return static_cast<const char*>(a.weights) + strip * kStrip * ceil_div(a.k, a.groups.group) * a.groups.column_bytes();
   const int64_t step = step_k(a), strip_bytes = ceil_div(a.k, step) * kStrip * 4;
   return static_cast<const char*>(a.weights) + strip * strip_bytes + k / step * strip_vectors(a, strip) * kVectorBytes;
 }
@@ -63,7 +63,7 @@ inline const char* strip_weights(const GemmArgs& a, int64_t strip, int64_t k) {
 // Where the weights from k on begin that are read next.
 inline const char* weights_from(const GemmArgs& a, int64_t strip, int64_t k) {
   const char* weights = strip_weights(a, strip, k);
-  return a.codes.bits ? weights + k / a.codes.group * strip_vectors(a, strip) * W * a.codes.column_bytes() : weights;
+  return a.groups.bits ? weights + k / a.groups.group * strip_vectors(a, strip) * W * a.groups.column_bytes() : weights;
 }
 
 // The next strip's weights are fetched by the first `blocks` row blocks, in each so many lines in four steps.
@@ -71,8 +71,8 @@ struct Ahead {
   int64_t lines, blocks;
 };
 inline Ahead ahead_of(const GemmArgs& a, int64_t vectors, int64_t steps, int64_t blocks) {
-  if (!a.codes.bits) return {ceil_div(4 * vectors * kVectorBytes / 64, blocks), blocks};
-  const int64_t lines = ceil_div(steps * step_k(a) * vectors * W * a.codes.column_bytes(), a.codes.group * 64);
+  if (!a.groups.bits) return {ceil_div(4 * vectors * kVectorBytes / 64, blocks), blocks};
+  const int64_t lines = ceil_div(steps * step_k(a) * vectors * W * a.groups.column_bytes(), a.groups.group * 64);
   const int64_t each = ceil_div(lines, blocks * larger(steps / 4, 1));
   return {each, ceil_div(lines, each * larger(steps / 4, 1))};
 }
@@ -140,7 +140,7 @@ void compute(const GemmArgs& a, const Part& part) {
   const int64_t row_total = part.rows.end - part.rows.begin, strip_total = part.strips.end - part.strips.begin;
   const int64_t row_parts = ceil_div(row_total, a.block_m), strip_parts = ceil_div(strip_total, a.block_strips);
   const int64_t padded_n = ceil_div(a.n, kStrip) * kStrip;
-  const bool coded = a.codes.bits > 0;
+  const bool coded = a.groups.bits > 0;
   bool warm = false;
 
   for (int64_t mp = 0; mp < row_parts; mp++) {
@@ -155,7 +155,8 @@ void compute(const GemmArgs& a, const Part& part) {
         if (np == 0) pack_rows(a, rows, depth, codes, packed);
         const bool opens = k == part.k.begin, closes = depth.end == part.k.end;
         const bool in_registers = coded && blocks == 1 && element == 4;
-        const bool scaled = in_registers && opens && closes && scale_for_codes(a.codes, packed, count, depth.begin, depth.end, part.x_sums);
+        const bool scaled =
+            in_registers && opens && closes && scale_for_groups(a.groups, packed, count, depth.begin, depth.end, part.x_sums);
 
         for (int64_t strip = strips.begin; strip < strips.end; strip++) {
           const int64_t columns = strip_columns(a, strip), vectors = strip_vectors(a, strip), width = vectors * W;
@@ -169,7 +170,7 @@ void compute(const GemmArgs& a, const Part& part) {
                                                     : weights_from(a, part.strips.begin, part.k.begin);
           const Ahead ahead = ahead_of(a, vectors, steps, blocks);
           if (coded && !in_registers) {
-            decode_strip(a.codes, a.arithmetic, weights, vectors, depth.begin, depth.end, reinterpret_cast<char*>(part.for_codes));
+            decode_strip(a.groups, a.arithmetic, weights, vectors, depth.begin, depth.end, reinterpret_cast<char*>(part.for_codes));
             weights = reinterpret_cast<const char*>(part.for_codes);
           }
           for (int64_t b = 0; b < blocks; b++) {
@@ -195,9 +196,9 @@ void compute(const GemmArgs& a, const Part& part) {
             }
             if (closes && !part.results) finish.fetch(row, height, strip * kStrip, columns);
             if (scaled)
-              multiply_scaled(t, vectors, a.codes, depth.begin, depth.end, part.x_sums);
+              multiply_scaled(t, vectors, a.groups, depth.begin, depth.end, part.x_sums);
             else if (in_registers)
-              codes_tile(a.codes, height, vectors)(t, a.codes, depth.begin, depth.end);
+              groups_tile(a.groups, height, vectors)(t, a.groups, depth.begin, depth.end);
             else
               tile_function(a, height, vectors)(t);
             if (closes && !part.results) finish.run(tile, width, row, height, strip * kStrip, columns);

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/groups.h"
 #include "kernels/pointwise.h"
 
 namespace drystone {
@@ -23,21 +24,6 @@ constexpr int gemm_x_bytes(GemmArithmetic a) {
   return a == GemmArithmetic::f32 || a == GemmArithmetic::bf16_widened ? 4 : 2;
 }
 constexpr int gemm_step_k(GemmArithmetic a) { return gemm_on_codes(a) ? 4 : a == GemmArithmetic::f32 ? 1 : 2; }
-
-// Weights as integers of `bits` each, 4 or 8 (0: the weights are no codes), of which `group` neighbours along k share a scale, and a
-// minimum if `minima`: a weight is scale * code + minimum, without minima scale * (code - zero()).
-struct GemmCodes {
-  int bits = 0;
-  bool minima = false;
-  DType dtype = DType::f16;  // of scales and minima; or f32
-  int64_t group = 0;         // a multiple of unit(), or all of k
-
-  constexpr int64_t unit() const { return 32 / bits; }  // codes in a word, which has neighbours along k
-  constexpr int64_t words() const { return (group + unit() - 1) / unit(); }
-  constexpr float zero() const { return static_cast<float>(1 << (bits - 1)); }
-  constexpr int64_t header_bytes() const { return size_of(dtype) * (minima ? 2 : 1); }  // of a column and group: scale and minimum
-  constexpr int64_t column_bytes() const { return header_bytes() + words() * 4; }       // all of it
-};
 
 // The tile on vectors of `lanes` float32: rows of x times vectors of columns. A strip is as wide as a tile, whatever the arithmetic.
 // Rows are dealt out to blocks and threads `unit` by unit.
@@ -79,14 +65,14 @@ constexpr int gemm_max_ops = 8;
 
 struct GemmArgs {
   GemmArithmetic arithmetic;  // of codes: not bf16_widened
-  GemmCodes codes;
+  Groups groups;              // of weights in codes, or of no bits
   int64_t m, n, k;
   int64_t x_stride, output_stride;  // between rows, in elements
   DType x_dtype, output_dtype;
 
   const void* x = nullptr;
   // [strip][k][column], bf16: [strip][pair of k][column][2], codes: [strip][four of k][column][4]; the last strip has as few vectors as
-  // hold it. codes_wide: [strip][four of k][vector][pair of them][column of it][2]. GemmCodes: [strip][group] of scales [column], minima
+  // hold it. codes_wide: [strip][four of k][vector][pair of them][column of it][2]. Groups: [strip][group] of scales [column], minima
   // [column], words [word of k][column].
   const void* weights = nullptr;
   const float* bias = nullptr;
@@ -100,7 +86,7 @@ struct GemmArgs {
   int64_t block_m, block_strips, block_k;
   int threads = 1;
   std::byte* scratch = nullptr;  // part_bytes a part, then split_k times the padded results if split_k > 1
-  // Of a part: its packed rows, then the sums of a block, then what Codes need (gemm_codes.h), or a strip of GemmCodes' weights.
+  // Of a part: its packed rows, then the sums of a block, then what Codes need (gemm_codes.h), or a strip of weights in groups.
   int64_t rows_bytes, sums_bytes, part_bytes;
 
   // Codes, which lie packed as u8, those of s8 with their sign flipped.

@@ -53,20 +53,10 @@ GemmArithmetic arithmetic_of(DType x, bool widened) {
 }
 
 // Codes: a few rows are multiplied in registers, in float32.
-GemmArithmetic arithmetic_of(const TensorDesc& x, bool widened, const GemmCodes& codes) {
+GemmArithmetic arithmetic_of(const TensorDesc& x, bool widened, const Groups& kind) {
   const GemmArithmetic arithmetic = arithmetic_of(x.dtype, widened);
   const bool in_registers = x.shape[0] <= tile(GemmArithmetic::f32).rows;
-  return codes.bits && (in_registers || arithmetic == GemmArithmetic::bf16_widened) ? GemmArithmetic::f32 : arithmetic;
-}
-
-void require_codes(const GemmCodes& codes, int64_t k) {
-  if (codes.bits != 4 && codes.bits != 8) throw std::invalid_argument("weights have codes of 4 or 8 bits");
-  if (codes.dtype != DType::f16 && codes.dtype != DType::f32) throw std::invalid_argument("scales are f16 or f32");
-  if (codes.bits == 4 && k % 2) throw std::invalid_argument("codes of 4 bits have an even K");
-  if (codes.group < 1 || k % codes.group)
-    throw std::invalid_argument("groups of " + std::to_string(codes.group) + " do not divide K = " + std::to_string(k));
-  if (codes.group < k && codes.group % codes.unit())
-    throw std::invalid_argument("groups of " + std::to_string(codes.group) + " are no multiple of " + std::to_string(codes.unit()));
+  return kind.bits && (in_registers || arithmetic == GemmArithmetic::bf16_widened) ? GemmArithmetic::f32 : arithmetic;
 }
 
 // Of u8 by s8, which are sums of less than 2^31.
@@ -108,7 +98,7 @@ std::string name_of_kernel(GemmArithmetic arithmetic) {
 }  // namespace
 
 Gemm::Gemm(const TensorDesc& x, int64_t n, bool has_bias, const TensorDesc& output, const std::vector<PostOp>& post_ops, bool widened,
-           const CodeWeights& weights, const GemmDynamic& dynamic, const GemmPatches* patches, const GemmCodes& codes)
+           const CodeWeights& weights, const GemmDynamic& dynamic, const GemmPatches* patches, const GroupedStrips* strips)
     : kernel_(require_kernels().gemm), has_bias_(has_bias) {
   const bool on_codes = is_code(x.dtype) || dynamic.by != GemmDynamic::By::none;
   require_rows(x, "x", on_codes);
@@ -119,11 +109,12 @@ Gemm::Gemm(const TensorDesc& x, int64_t n, bool has_bias, const TensorDesc& outp
   if (output.shape != Dims{x.shape[0], n}) throw std::invalid_argument("the output (" + output.str() + ") is not (M, N)");
   if (post_ops.size() > gemm_max_ops) throw std::invalid_argument("a GEMM takes eight post-ops at most");
 
-  if (on_codes && codes.bits) throw std::invalid_argument("codes are multiplied by weights of s8 with a scale a column");
+  const Groups kind = strips ? strips->kind : Groups{};
+  if (strips && (strips->n != n || strips->k != x.shape[1])) throw std::invalid_argument("the weights in groups are not (N, K)");
+  if (on_codes && strips) throw std::invalid_argument("codes are multiplied by weights of s8 with a scale a column");
   if (!on_codes && !weights.scales.empty()) throw std::invalid_argument("weights with scales are multiplied by codes, not by " + x.str());
-  if (codes.bits) require_codes(codes, x.shape[1]);
-  args_.codes = codes;
-  args_.arithmetic = on_codes ? arithmetic_on_codes(weights.fit_7_bits, widened) : arithmetic_of(x, widened, codes);
+  args_.groups = kind;
+  args_.arithmetic = on_codes ? arithmetic_on_codes(weights.fit_7_bits, widened) : arithmetic_of(x, widened, kind);
   args_.m = x.shape[0];
   args_.n = n;
   args_.k = x.shape[1];
@@ -140,7 +131,7 @@ Gemm::Gemm(const TensorDesc& x, int64_t n, bool has_bias, const TensorDesc& outp
     args_.op[args_.ops++] = op_of(op, output, on_codes);
     in_place_.push_back(op.kind == "sum");
   }
-  implementation = name_of_kernel(args_.arithmetic) + (codes.bits ? "_int" + std::to_string(codes.bits) : "");
+  implementation = name_of_kernel(args_.arithmetic) + (kind.bits ? "_int" + std::to_string(kind.bits) : "");
   if (args_.m > 0) plan(std::max(omp_get_max_threads(), 1));
 }
 
@@ -169,8 +160,8 @@ void Gemm::split(int64_t threads) {
   const bool on_codes = gemm_on_codes(args_.arithmetic), is_dynamic = args_.dynamic.by != GemmDynamic::By::none;
   const double packed_elements = on_codes && !is_dynamic ? 16 : 4;
   const double products = products_a_cycle(args_.arithmetic);
-  const GemmCodes& codes = args_.codes;
-  const double bytes = codes.bits ? static_cast<double>(codes.column_bytes()) / codes.group : 4.0 / gemm_step_k(args_.arithmetic);
+  const Groups& groups = args_.groups;
+  const double bytes = groups.bits ? static_cast<double>(groups.column_bytes()) / groups.group : 4.0 / gemm_step_k(args_.arithmetic);
   const int64_t tile_rows = tile(args_.arithmetic).rows, unit = tile(args_.arithmetic).unit, chunk = 64 / gemm_x_bytes(args_.arithmetic);
   const int64_t blocks = ceil_div(args_.m, tile_rows), strips = ceil_div(args_.n, strip()), chunks = ceil_div(args_.k, chunk);
   double least = std::numeric_limits<double>::infinity();
@@ -222,7 +213,7 @@ void Gemm::plan(int64_t threads) {
   args_.part_bytes = args_.rows_bytes + args_.sums_bytes;
   if (args_.dynamic.by != GemmDynamic::By::none) args_.part_bytes += round_up(part_blocks * tile_rows * 8, 64);
   if (args_.has_patches) args_.part_bytes += round_up(args_.block_k, 64);
-  if (args_.codes.bits) args_.part_bytes += args_.block_k * strip() * element;
+  if (args_.groups.bits) args_.part_bytes += args_.block_k * strip() * element;
   const int64_t results_bytes = args_.split_k > 1 ? args_.split_k * args_.m * strips * strip() * 4 : 0;
   scratchpad_bytes = args_.split_m * args_.split_n * args_.split_k * args_.part_bytes + results_bytes + 63;
 }
@@ -248,26 +239,21 @@ void Gemm::run(const Run& run, StepState*) const {
 }
 
 int64_t Gemm::weights_bytes() const {
-  const GemmCodes& codes = args_.codes;
-  if (codes.bits) return round_up(args_.n, vector_lanes()) * args_.k / codes.group * codes.column_bytes();
+  if (args_.groups.bits) return 0;  // packed elsewhere
   return ceil_div(args_.k, gemm_step_k(args_.arithmetic)) * round_up(args_.n, vector_lanes()) * 4;
 }
 
 int64_t Gemm::packed_bytes() const { return weights_bytes() + (gemm_on_codes(args_.arithmetic) ? round_up(args_.n, strip()) * 4 : 0); }
 
 std::string Gemm::packed_key() const {
-  const GemmCodes& codes = args_.codes;
-  const std::string order = codes.bits ? "_int" + std::to_string(codes.bits) + ";" + std::to_string(codes.group) + name_of(codes.dtype) +
-                                             (codes.minima ? "+" : "")
-                            : args_.arithmetic == GemmArithmetic::codes_wide ? "4wide"
-                                                                             : std::to_string(gemm_step_k(args_.arithmetic));
+  const std::string order = args_.arithmetic == GemmArithmetic::codes_wide ? "4wide" : std::to_string(gemm_step_k(args_.arithmetic));
   return "gemm" + order + ";" + std::to_string(strip()) + ";" + std::to_string(args_.n) + "," + std::to_string(args_.k);
 }
 
 void Gemm::pack(DType dtype, const void* source, void* packed) const {
   const bool on_codes = gemm_on_codes(args_.arithmetic);
   const int64_t step = gemm_step_k(args_.arithmetic), element = 4 / step, steps = ceil_div(args_.k, step);
-  if (args_.codes.bits) throw std::invalid_argument("this GEMM packs codes");
+  if (args_.groups.bits) throw std::invalid_argument("weights in groups are packed by GroupedStrips");
   if (dtype != (on_codes ? DType::s8 : step == 1 ? DType::f32 : DType::bf16))
     throw std::invalid_argument("a GEMM packs weights of the dtype that it multiplies");
   if (on_codes) return pack_codes(static_cast<const int8_t*>(source), static_cast<std::byte*>(packed));
@@ -280,37 +266,6 @@ void Gemm::pack(DType dtype, const void* source, void* packed) const {
       const int64_t bytes = std::min(step, args_.k - k * step) * element;
       if (bytes < 4 || columns < width) std::memset(to, 0, width * 4);
       for (int64_t c = 0; c < columns; c++) std::memcpy(to + c * 4, from + ((first + c) * args_.k + k * step) * element, bytes);
-    }
-  }
-}
-
-void Gemm::pack_codes(const void* codes, const void* scales, const void* minima, void* packed) const {
-  const GemmCodes& as = args_.codes;
-  if (!as.bits || !minima == as.minima) throw std::invalid_argument("this GEMM has other codes");
-  const int64_t groups = args_.k / as.group, number = size_of(as.dtype), word_codes = as.unit();
-  const int64_t row_bytes = args_.k * as.bits / 8, group_bytes = ceil_div(as.group * as.bits, 8);
-#pragma omp parallel for schedule(static)
-  for (int64_t first = 0; first < args_.n; first += strip()) {
-    const int64_t columns = std::min(strip(), args_.n - first), width = round_up(columns, vector_lanes());
-    std::byte* to = static_cast<std::byte*>(packed) + first * groups * as.column_bytes();
-    std::memset(to, 0, width * groups * as.column_bytes());
-    for (int64_t g = 0; g < groups; g++, to += width * as.column_bytes()) {
-      for (int64_t c = 0; c < columns; c++) {
-        const int64_t row = first + c;
-        std::memcpy(to + c * number, static_cast<const std::byte*>(scales) + (row * groups + g) * number, number);
-        if (as.minima) std::memcpy(to + (width + c) * number, static_cast<const std::byte*>(minima) + (row * groups + g) * number, number);
-        const auto* from = static_cast<const uint8_t*>(codes) + row * row_bytes + g * as.group * as.bits / 8;
-        for (int64_t word = 0; word < as.words(); word++) {
-          uint32_t bits = 0;
-          for (int64_t i = 0; i < word_codes; i++) {
-            const int64_t k = word * word_codes + i, byte = as.bits == 8 ? k : k / 2;
-            if (byte >= group_bytes) break;
-            const uint32_t code = as.bits == 8 ? from[byte] : from[byte] >> k % 2 * 4 & 15;
-            bits |= code << (as.bits == 8 ? 8 * i : i < 4 ? 8 * i : 8 * i - 28);
-          }
-          std::memcpy(to + width * as.header_bytes() + (word * width + c) * 4, &bits, 4);
-        }
-      }
     }
   }
 }

@@ -8,6 +8,7 @@
 #include "core/program.h"
 #include "core/tensor.h"
 #include "kernels/gemm.h"
+#include "steps/grouped_strips.h"
 
 namespace drystone {
 
@@ -20,7 +21,7 @@ struct CodeWeights {
 // x (M, K) * weights (N, K) transposed + bias (N) -> output (M, N), by the own kernel. x is float32 or bfloat16 and the weights
 // are of its dtype, or bfloat16 if `widened`; the output is float32 or bfloat16, sums are float32. Rows of x and of the output may lie
 // apart.
-// Weights may be codes (GemmCodes): their products are of x's dtype, with a few rows float32.
+// Weights may be codes, packed by GroupedStrips: their products are of x's dtype, with a few rows float32.
 // Post-ops: "sum" (adds what the output holds) and every pointwise instruction; operands (M, N), (1, N) or (1, 1), at most eight.
 // Codes: x of u8 or s8, or floats that are quantised row by row or by one scale (`dynamic`), weights of s8; sums are exact in int32, and
 // the output may be u8 or s8 as well, operands too. Post-ops are computed in float32.
@@ -30,7 +31,8 @@ struct CodeWeights {
 class Gemm final : public Step {
  public:
   Gemm(const TensorDesc& x, int64_t n, bool has_bias, const TensorDesc& output, const std::vector<PostOp>& post_ops, bool widened,
-       const CodeWeights& weights = {}, const GemmDynamic& dynamic = {}, const GemmPatches* patches = nullptr, const GemmCodes& codes = {});
+       const CodeWeights& weights = {}, const GemmDynamic& dynamic = {}, const GemmPatches* patches = nullptr,
+       const GroupedStrips* strips = nullptr);
   void run(const Run& run, StepState* state) const override;
 
   int64_t packed_bytes() const;
@@ -38,9 +40,6 @@ class Gemm final : public Step {
   // source: dense (N, K) of the weights' dtype; packed: packed_bytes() of memory. Throws std::invalid_argument for weights that do not fit
   // into 7 bits where it was said that they do.
   void pack(DType dtype, const void* source, void* packed) const;
-  // codes: (N, K) bytes, or of 4 bits (N, K / 2), the first of two in the low half; scales and minima (null without): (N, groups) of the
-  // codes' dtype.
-  void pack_codes(const void* codes, const void* scales, const void* minima, void* packed) const;
 
  private:
   void take_codes(const TensorDesc& x, const CodeWeights& weights);

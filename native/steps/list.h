@@ -11,6 +11,7 @@
 
 #include "core/program.h"
 #include "core/tensor.h"
+#include "steps/grouped_strips.h"
 
 namespace drystone {
 
@@ -71,6 +72,10 @@ using Tables = std::vector<Dims>;
        "bfloat16; the grid is plain, of the same dtype. One format of input and output, no overlap.",                                    \
        const TensorDesc& input, const TensorDesc& grid, const TensorDesc& output, const std::string& mode, const std::string& padding,   \
        bool align_corners)                                                                                                               \
+  STEP(grouped_rows,                                                                                                                     \
+       "The rows at indices (int64 or int32) of weights that ``strips`` packs, decoded to float32 or bfloat16. An index out of range "  \
+       "raises IndexError. Slots: packed weights, indices, output; all dense and plain.",                                                \
+       const GroupedStrips& strips, const TensorDesc& indices, const TensorDesc& output)                                                 \
   STEP(index,                                                                                                                            \
        "output[o…, g…, i…] = input[o…, indices[0][g…], indices[1][g…], …, i…], where the indexed axes begin with dim and the indices "   \
        "(int64 or int32) broadcast to the grid g. wraps: negative indices count from the end. An index out of range raises IndexError, " \

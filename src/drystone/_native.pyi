@@ -289,6 +289,11 @@ def grid_sample(input: TensorDesc, grid: TensorDesc, output: TensorDesc, mode: s
     torch.nn.functional.grid_sample of images: 'bilinear' or 'nearest'; padding 'zeros', 'border' or 'reflection'. float32 and bfloat16; the grid is plain, of the same dtype. One format of input and output, no overlap.
     """
 
+def grouped_rows(strips: GroupedStrips, indices: TensorDesc, output: TensorDesc) -> Step:
+    """
+    The rows at indices (int64 or int32) of weights that ``strips`` packs, decoded to float32 or bfloat16. An index out of range raises IndexError. Slots: packed weights, indices, output; all dense and plain.
+    """
+
 def index(input: TensorDesc, indices: Sequence[TensorDesc], output: TensorDesc, dim: int, wraps: bool, name: str) -> Step:
     """
     output[o…, g…, i…] = input[o…, indices[0][g…], indices[1][g…], …, i…], where the indexed axes begin with dim and the indices (int64 or int32) broadcast to the grid g. wraps: negative indices count from the end. An index out of range raises IndexError, in the words of the operator `name`. All dense and plain.
@@ -377,29 +382,35 @@ class Depthwise(Step):
 
     def pack(self, dtype: DType, source: int, packed: int) -> None: ...
 
-def code_weights(dtype: DType, weights: int, n: int, k: int, bits: int, group: int, codes: int, scales: int) -> None:
+def group_weights(dtype: DType, weights: int, n: int, k: int, bits: int, group: int, codes: int, scales: int) -> None:
     """
     Round weights (n, k) to codes of 4 or 8 bits, by the float16 scales of groups that err least. All are addresses.
     """
 
-class GemmCodes:
+class GroupedStrips:
     """
-    Weights as codes of 4 or 8 bits, of which ``group`` neighbours along K share a scale, and a minimum if ``minima``. ``dtype`` of these: float16 or float32. A weight is scale * code + minimum, or scale * (code - 8) and scale * (code - 128).
+    Weights (n, k) as codes of 4 or 8 bits, of which ``group`` neighbours along k share a scale, and a minimum if ``minima``, as the GEMM reads them. ``dtype`` of these: float16 or float32. A weight is scale * code + minimum, or scale * (code - 8) and scale * (code - 128).
     """
 
-    def __init__(self, bits: int, group: int, dtype: DType, minima: bool = False) -> None: ...
+    def __init__(self, n: int, k: int, bits: int, group: int, dtype: DType, minima: bool = False) -> None: ...
+
+    @property
+    def packed_bytes(self) -> int: ...
+
+    @property
+    def packed_key(self) -> str: ...
+
+    def pack(self, codes: int, scales: int, minima: int, packed: int) -> None:
+        """
+        Of codes: (n, k) bytes, or (n, k / 2) with the first of two codes in the low half; scales and minima (0: none) (n, groups).
+        """
 
 class Gemm(Step):
     """
     x (M, K) @ weights (N, K) transposed, by the own kernel. Slots: as Linear's. ``widened``: bfloat16 without VDPBF16PS, codes without VPDPBUSD. Codes: as Product's; or, ``dynamic`` by 'tensor' or 'row', x is float32 or bfloat16, quantised to ``codes`` (lowest, highest) by its own range as torch's choose_qparams does: scale = range / (highest - lowest), at least ``eps``; ``symmetric``: the largest magnitude over half of that, with zero point 0.
     """
 
-    def __init__(self, x: TensorDesc, n: int, has_bias: bool, output: TensorDesc, post_ops: Sequence[tuple[str, float, float, TensorDesc | None]], widened: bool = False, weight_scales: Sequence[float] = [], weights_fit_7_bits: bool = False, dynamic: str | None = None, symmetric: bool = False, codes: tuple[int, int] = (0, 255), eps: float = 1.1920928955078125e-07, weight_codes: GemmCodes | None = None) -> None: ...
-
-    def pack_codes(self, codes: int, scales: int, minima: int, packed: int) -> None:
-        """
-        Of codes: (N, K) bytes, or (N, K / 2) with the first of two codes in the low half; scales and minima (0: none) (N, groups).
-        """
+    def __init__(self, x: TensorDesc, n: int, has_bias: bool, output: TensorDesc, post_ops: Sequence[tuple[str, float, float, TensorDesc | None]], widened: bool = False, weight_scales: Sequence[float] = [], weights_fit_7_bits: bool = False, dynamic: str | None = None, symmetric: bool = False, codes: tuple[int, int] = (0, 255), eps: float = 1.1920928955078125e-07, groups: GroupedStrips | None = None) -> None: ...
 
     @property
     def packed_bytes(self) -> int: ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -23,6 +24,7 @@ from drystone.options import (
     check_options,
     check_release,
     example_call,
+    grouped_of,
     require_example,
 )
 from drystone.packed_layers import optimize_layers
@@ -54,7 +56,7 @@ def optimize(
     formats: str | None = None,
     release_originals: bool = False,
     new_shapes: Literal["wait", "background"] = "wait",
-    weights: Literal["int8", "int4"] | None = None,
+    weights: Literal["int8", "int4"] | str | os.PathLike[str] | None = None,
     group_size: Literal[32, 64, 128] = 32,
     keep: Sequence[Choice] | Choice | None = None,
 ) -> OptimizedModule | PartedModule | PackedLayersModule:
@@ -106,6 +108,8 @@ def optimize(
         weights: ``"int8"`` or ``"int4"`` rounds the weights of linear layers to so many bits, with one scale for
             ``group_size`` neighbours along a row, by the scales that err least. Products of few rows then take a quarter or an
             eighth of the memory traffic. All else is computed as without it. The model must be captured whole.
+            The path of a GGUF file ("….gguf") from which transformers has read the model keeps the file's own codes instead
+            (Q8_0, Q4_0, Q4_1, Q4_K, Q6_K), which transformers has made floats of. This takes the package gguf.
         group_size: 32, 64 or 128. It must divide the inputs of each linear layer that is not in ``keep``.
         keep: submodules whose weights are not quantised, as ``keep_fp32`` names them.
 
@@ -154,6 +158,7 @@ def optimize(
         weights=weights,
         group_size=group_size,
         kept_modules=chosen_modules(model, keep, "keep"),
+        grouped=grouped_of(model, weights),
     )
     if lower is torch.bfloat16 and (notice := bfloat16_notice()):
         warn(notice)

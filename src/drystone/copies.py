@@ -66,7 +66,7 @@ def _apart(fast: nn.Module) -> tuple[dict[str, bytes], Original | None]:
     options, watched = programs.options, [name for name, _ in programs.originals.named]
     float32, kept = (names_of(example.model, modules) for modules in (options.float32_modules, options.kept_modules))
     declared = interface_of(fast).declared
-    bare = replace(options, float32_modules=(), kept_modules=())
+    bare = replace(options, float32_modules=(), kept_modules=(), grouped={})
     return files, Original(example, bare, float32, kept, watched, programs.verdict, declared)
 
 

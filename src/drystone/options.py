@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,7 +13,9 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
 from drystone import native
+from drystone.checkpoints import gguf
 from drystone.errors import InputError, UnsupportedError
+from drystone.graph.groups import Grouped
 from drystone.plan.budget import Budget
 
 # What asks for codes: alone, and with bfloat16 for what stays of floats.
@@ -31,9 +34,10 @@ class Options:
     accuracy: str = "default"
     new_shapes: str = "wait"
     float32_modules: Collection[nn.Module] = ()
-    weights: str | None = None
+    weights: str | os.PathLike[str] | None = None
     group_size: int = 32
     kept_modules: Collection[nn.Module] = ()
+    grouped: Mapping[Hashable, Grouped] = field(default_factory=dict)  # weights that have codes already, by identity
 
     @property
     def measures(self) -> bool:
@@ -42,6 +46,11 @@ class Options:
     def budget(self) -> Budget:
         """A new one, for one preparation."""
         return Budget() if isinstance(self.tuning, str) else Budget(self.tuning, math.inf)
+
+
+def grouped_of(model: nn.Module, weights: Any) -> Mapping[Hashable, Grouped]:
+    """The weights of ``model`` that have codes already, where ``weights`` is a file that holds them."""
+    return gguf.grouped_of_file(model, weights) if gguf.is_path(weights) else {}
 
 
 def example_call(
@@ -101,11 +110,12 @@ def check_options(
         ("capture", capture, ("auto", "whole", "eager")),
         ("formats", formats, (None, *native.FORMATS)),
         ("new_shapes", new_shapes, ("wait", "background")),
-        ("weights", weights, (None, "int8", "int4")),
         ("group_size", group_size, (32, 64, 128)),
     ):
         if given not in allowed:
             raise InputError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {given!r}")
+    if weights not in (None, "int8", "int4") and not gguf.is_path(weights):
+        raise InputError(f"weights: expected None, 'int8', 'int4' or the path of a .gguf file, got {weights!r}")
     seconds = isinstance(tuning, (int, float)) and not isinstance(tuning, bool) and tuning > 0
     if not seconds and tuning not in ("measure", "estimate"):
         raise InputError(f"tuning: expected 'measure', 'estimate' or a positive number of seconds, got {tuning!r}")

@@ -28,7 +28,7 @@ from drystone.graph.ops import Aten, Operator
 from drystone.options import Options
 from drystone.passes import simplify
 from drystone.passes.in_precision import in_precision
-from drystone.passes.quantise_weights import quantise_weights, quantised_weights
+from drystone.passes.quantise_weights import BITS, keep_codes, mark_stored, quantise_weights, quantised_weights
 from drystone.plan.assemble import Assembled, Ends, StepRecord
 from drystone.plan.autotune import Planner
 from drystone.plan.budget import Budget
@@ -358,10 +358,13 @@ def lowered(captured: Captured, options: Options, float32: Collection[str] = (),
     ``kept`` from being quantised."""
     graph = build(captured)
     for node in graph:
-        node.float32, node.keeps_weights = node.module in float32, node.module in kept
+        if node.module in float32:
+            node.float32 = True
+    mark_stored(graph, kept, options.grouped)
     simplify(graph)
-    if options.weights:
+    if options.weights in BITS:
         quantise_weights(graph, options.weights, options.group_size)
+    keep_codes(graph, options.grouped)
     if options.accuracy == "strict":
         mark_accurate(graph)
     return in_precision(graph, options.dtype)

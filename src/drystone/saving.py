@@ -21,7 +21,7 @@ from drystone.capture.declared import Dimensions
 from drystone.capture.signature import Signature
 from drystone.errors import ArtefactError, InputError, ShapeError, UnsupportedError
 from drystone.graph.graph import Graph, mark_accurate
-from drystone.options import Options
+from drystone.options import Options, grouped_of
 from drystone.passes.in_precision import in_precision
 from drystone.plan.assemble import Assembled
 from drystone.plan.autotune import Planner
@@ -172,6 +172,7 @@ def _restored(content: _Content, plan: plans.Plan, original: Original | None) ->
             original.options,
             float32_modules={modules[name] for name in original.float32},
             kept_modules={modules[name] for name in original.kept},
+            grouped=grouped_of(original.example.model, original.options.weights),
         )
         whole = WholeModel(original.example, options)
         whole.graph, whole.signature = graph, signature

@@ -8,10 +8,10 @@ from small_graphs import Small, ops
 
 import drystone
 from drystone.graph.graph import Value, constant
+from drystone.graph.groups import Kind, dequantised, grouped, quantised
 from drystone.graph.interpreter import run
 from drystone.graph.ops import Linear, QuantisedLinear
-from drystone.graph.weight_codes import Kind, coded, dequantised, quantised
-from drystone.passes.quantise_weights import quantise_weights
+from drystone.passes.quantise_weights import FLOAT, quantise_weights
 
 
 def floats(weight: torch.Tensor, kind: Kind) -> torch.Tensor:
@@ -46,7 +46,7 @@ def test_linear_layers_become_quantised_and_the_rest_stays() -> None:
     s = Small((2, 64))
     first = s.linear(s.x[0], 96, bias=True)
     kept = s.linear(s.unary("relu", first), 32)
-    kept.producer.keeps_weights = True  # type: ignore[union-attr]
+    kept.producer.stored = FLOAT  # type: ignore[union-attr]
     last = s.linear(kept, 8)
     graph = s.returns(last)
     before = run(graph, [torch.ones(2, 64)])[0]
@@ -74,7 +74,7 @@ def test_codes_are_made_once_a_reading_and_not_kept() -> None:
         made.append(1)
         return torch.randn(4, 32)
 
-    codes, scales = coded(Value((4, 32), torch.float32, "w", data=data, identity="w"), Kind(4, 32)).values()
+    codes, scales = grouped(Value((4, 32), torch.float32, "w", data=data, identity="w"), Kind(4, 32)).values()
     held, other = codes.constant, scales.constant
     assert made == [1] and held.shape == (4, 16) and other.shape == (4, 1)
     assert codes.constant.dtype is torch.uint8 and made == [1, 1]

@@ -107,7 +107,7 @@ class Node:
     name: str = ""
     module: str = ""  # of the model, that it comes from
     float32: bool = False  # whatever precision was asked for
-    keeps_weights: bool = False  # they are not quantised
+    stored: Hashable = None  # how its weight is to be, where that is known: as it is ("float"), or a ``Kind`` of codes
     accurate: bool = False  # bars the implementations that accuracy="strict" leaves out
 
     @property
@@ -239,7 +239,7 @@ def make_node(
     output = Value(op.shape(inputs), dtype or inputs[0].dtype, name, quantisation=inputs[0].quantisation if op.moves else None)
     node = Node(op, inputs, [output], name=name)
     if instead_of is not None:
-        node.module, node.float32, node.keeps_weights = instead_of.module, instead_of.float32, instead_of.keeps_weights
+        node.module, node.float32, node.stored = instead_of.module, instead_of.float32, instead_of.stored
     if op.places:
         node.outputs.append(Value(output.shape, torch.int64, f"{name}.places"))
     for value in node.outputs:

@@ -8,6 +8,7 @@ The slices are views, as attention reads its operands where they lie.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Hashable
 
 import torch
 
@@ -15,6 +16,8 @@ from drystone.graph.graph import Graph, Node, Value, constant, make_node
 from drystone.graph.ops import Attention, Linear, Reshape, Slice
 from drystone.graph.quantisation import Quantisation
 from drystone.passes.instructions import reading_counts
+
+_JOINED = "joined"
 
 
 def merge_linears(graph: Graph) -> Graph:
@@ -31,7 +34,7 @@ def merge_linears(graph: Graph) -> Graph:
             first = node.inputs[indices[0]]
             alike = (
                 all(node.inputs[index].shape[3] == first.shape[3] and node.inputs[index].dtype == first.dtype for index in indices)
-                and len({(linear.float32, linear.keeps_weights) for linear in linears if linear is not None}) == 1
+                and len({(linear.float32, linear.stored) for linear in linears if linear is not None}) == 1
             )
             if len(indices) > 1 and alike:
                 _merge(graph, node, indices, [linear for linear in linears if linear is not None])
@@ -86,7 +89,7 @@ def _joined(weights: list[Value]) -> Value:
     def joined() -> torch.Tensor:
         return torch.cat([weight.constant.detach() for weight in weights])
 
-    identity = ("joined", *(weight.key for weight in weights))
+    identity = (_JOINED, *(weight.key for weight in weights))
     codes = _joined_codes([weight.codes for weight in weights])
     quantisation = _joined_quantisation(weights)
     return Value(shape, weights[0].dtype, weights[0].name, joined, identity=identity, quantisation=quantisation, codes=codes)
@@ -107,3 +110,9 @@ def _joined_quantisation(weights: list[Value]) -> Quantisation | None:
         own = weight.quantisation.scales
         scales += own if len(own) > 1 else own * weight.shape[0]
     return Quantisation(tuple(scales))
+
+
+def joined_keys(weight: Value) -> tuple[Hashable, ...]:
+    """The keys of the weights that were joined to this one, in order; none where it is none of those."""
+    key = weight.key
+    return key[1:] if isinstance(key, tuple) and key and key[0] is _JOINED else ()

@@ -11,7 +11,19 @@ import torch
 from drystone import native
 from drystone.graph.codes import coded
 from drystone.graph.graph import Graph, Node, Value, constant, make_node
-from drystone.graph.ops import OPERATORS, Aten, Conv, Convert, Dequantise, DynamicLinear, Elementwise, Operator, Quantise, Recurrent
+from drystone.graph.ops import (
+    OPERATORS,
+    Aten,
+    Conv,
+    Convert,
+    Dequantise,
+    DynamicLinear,
+    Elementwise,
+    Operator,
+    OperatorError,
+    Quantise,
+    Recurrent,
+)
 from drystone.graph.ops.operator import IMAGE, Sample
 from drystone.graph.quantisation import Quantisation
 from drystone.passes.in_precision import in_precision
@@ -81,9 +93,20 @@ def _computed(graph: Graph, op: Operator) -> tuple[Node, bool]:
     return next(node for node in graph if type(node.op) is type(op)), not assembled.segments
 
 
+def _takes_integers(name: str) -> bool:
+    (node,) = graph_of(name, I64)
+    if I64 not in node.op.dtypes:
+        return False
+    try:
+        node.op.check_dtypes(node.inputs, node.output)
+    except OperatorError:  # which has integers, as indices, and computes floats
+        return False
+    return True
+
+
 def _cell(name: str, dtype: torch.dtype) -> str:
     op = SAMPLES[name]().op
-    if dtype == I64 and (I64 not in op.dtypes or op.factors):  # products of floats may have tables
+    if dtype == I64 and (op.factors or not _takes_integers(name)):  # products of floats may have tables
         return ""
     node, whole = _computed(in_precision(graph_of(name, dtype), None), SAMPLES[name]().op)
     if not whole:

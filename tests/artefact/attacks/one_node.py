@@ -72,6 +72,10 @@ quantised = native(
     constants=[["uint8", [3, 32]], ["float16", [3, 2]], ["float16", [3, 2]], [3]],
     has_bias=True, bits=4, group=32, has_minima=True,
 )  # fmt: skip
+rows = native(
+    "quantised_rows", inputs=[[I64, [2, 3]]], outputs=[[2, 3, 64]], reads="v0 c0 c1",
+    constants=[["uint8", [5, 64]], [5, 2]], bits=8, group=32, has_minima=False,
+)  # fmt: skip
 pointwise = native("pointwise", inputs=[[2, 3], [3]], outputs=[[2, 3]], ops=[ADD])
 pool = native("pool", inputs=[[1, 4, 8]], outputs=[[1, 4, 2]], kind="max", windows=[[[0, 3, 1], [2, 8, 2]]], **POOL)
 mean = native(

@@ -2,9 +2,9 @@
 
 from drystone.graph.ops.aten import *
 from drystone.graph.ops.cached_attention import *
-from drystone.graph.ops.codes import *
 from drystone.graph.ops.convolutions import *
 from drystone.graph.ops.elements import *
+from drystone.graph.ops.groups import *
 from drystone.graph.ops.movement import *
 from drystone.graph.ops.operator import OPERATORS as OPERATORS
 from drystone.graph.ops.operator import Operator as Operator

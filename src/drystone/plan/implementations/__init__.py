@@ -12,7 +12,7 @@ from drystone.plan.implementations.convolution import OneDnnConvolution
 from drystone.plan.implementations.depthwise import Depthwise
 from drystone.plan.implementations.dynamic_linear import DynamicGemm
 from drystone.plan.implementations.elements import ELEMENTS
-from drystone.plan.implementations.gemm import CodedGemm, Gemm
+from drystone.plan.implementations.gemm import Gemm, GroupedGemm, GroupedRows
 from drystone.plan.implementations.implicit_gemm import ImplicitGemm
 from drystone.plan.implementations.linear import OneDnnLinear
 from drystone.plan.implementations.matmul import OneDnnMatmul
@@ -33,8 +33,9 @@ IMPLEMENTATIONS: list[Implementation] = [
     Winograd(tile=2),
     Gemm(narrow=True),
     Gemm(),
-    CodedGemm(),
     DynamicGemm(),
+    GroupedGemm(),
+    GroupedRows(),
     OneDnnLinear(inner_product=False),
     OneDnnLinear(inner_product=True),
     Attention(),

@@ -173,15 +173,15 @@ class WeightStore:
             self._packed[key] = memory
         return memory
 
-    def packed_codes(self, step: native.Gemm, weight: list[Value]) -> torch.Tensor:
-        """A weight of codes, scales, and minima if there are any (constants), as ``step`` reads it."""
-        key = (tuple([value.key for value in weight]), step.packed_key)
+    def packed_groups(self, strips: native.GroupedStrips, weight: list[Value]) -> torch.Tensor:
+        """A weight of codes, scales, and minima if there are any (constants)."""
+        key = (tuple([value.key for value in weight]), strips.packed_key)
         memory = self._packed.get(key)
         if memory is None:
             parts = [value.constant.detach().contiguous() for value in weight]
-            memory = self._allocate(step.packed_bytes)
+            memory = self._allocate(strips.packed_bytes)
             codes, scales, *minima = [part.data_ptr() for part in parts]
-            step.pack_codes(codes, scales, minima[0] if minima else 0, memory.data_ptr())
+            strips.pack(codes, scales, minima[0] if minima else 0, memory.data_ptr())
             self._packed[key] = memory
         return memory
 
@@ -263,10 +263,10 @@ class PlaceholderWeights(WeightStore):
     def packed(self, packing: Packing, weight: Value, dtype: torch.dtype | None = None) -> torch.Tensor:
         return self._placeholder(weight.key, packing)
 
-    def packed_codes(self, step: native.Gemm, weight: list[Value]) -> torch.Tensor:
-        return self._placeholder(tuple([value.key for value in weight]), step)
+    def packed_groups(self, strips: native.GroupedStrips, weight: list[Value]) -> torch.Tensor:
+        return self._placeholder(tuple([value.key for value in weight]), strips)
 
-    def _placeholder(self, key: Hashable, packing: Packing) -> torch.Tensor:
+    def _placeholder(self, key: Hashable, packing: Packing | native.GroupedStrips) -> torch.Tensor:
         place = (key, packing.packed_key)
         if place not in self._taken:
             self._taken[place] = self._zeros(max(packing.packed_bytes, 1))

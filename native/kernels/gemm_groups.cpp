@@ -1,10 +1,9 @@
 // Products with weights in 4 or 8 bits, whose groups along k share a scale.
 //
-// A word of 32 bits holds neighbours along k of one column, 8 or 4 of them; a vector of words is as many columns as floats. So a code
-// becomes a float where it lies: shifted, masked, converted (with AVX-512 4 bits are looked up instead), scaled. 4 bits: byte i of a word
-// holds code i below code i + 4, so that its low halves, and its high ones, are four neighbours, as products of bytes take them.
+// A vector of words is as many columns as floats, so a code becomes a float where it lies: shifted, masked, converted (with AVX-512
+// 4 bits are looked up instead), scaled. For a few rows it is not even shifted, and scaled with all of its group.
 // Weights are scaled before they are multiplied, so NaN, infinities and large numbers come out as of the same weights in float32.
-#include "kernels/gemm_weight_codes.h"
+#include "kernels/gemm_groups.h"
 
 #include <immintrin.h>
 
@@ -41,12 +40,12 @@ struct Code<4> {
   static constexpr float zero = 8, less = 8;
   static inline Lanes at(const Words& words, int i) {
     const Lanes table = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7};
-    return (Lanes)_mm512_maskz_permutexvar_ps(0xffff, (__m512i)(words >> (i < 4 ? 8 * i : 8 * i - 28)), (__m512)table);
+    return (Lanes)_mm512_maskz_permutexvar_ps(0xffff, (__m512i)(words >> group_bit(4, i)), (__m512)table);
   }
 #else
   static constexpr float zero = 8, less = 0;
   static inline Lanes at(const Words& words, int i) {
-    return __builtin_convertvector((Vector<int32_t, W>)(words >> (i < 4 ? 8 * i : 8 * i - 28) & 15), Lanes);
+    return __builtin_convertvector((Vector<int32_t, W>)(words >> group_bit(4, i) & 15), Lanes);
   }
 #endif
 };
@@ -56,18 +55,18 @@ template <int Bits, int Vectors>
 struct Scales {
   Lanes scale[Vectors], offset[Vectors];
 
-  __attribute__((always_inline)) inline void read(const GemmCodes& codes, const char* group) {
-    const int64_t apart = Vectors * W * size_of(codes.dtype);
+  __attribute__((always_inline)) inline void read(const Groups& kind, const char* group) {
+    const int64_t apart = Vectors * W * size_of(kind.dtype);
 #pragma GCC unroll 4
     for (int v = 0; v < Vectors; v++) {
-      scale[v] = number(codes, group, v);
+      scale[v] = number(kind, group, v);
       offset[v] =
-          codes.minima ? number(codes, group + apart, v) + scale[v] * Code<Bits>::less : scale[v] * (Code<Bits>::less - Code<Bits>::zero);
+          kind.minima ? number(kind, group + apart, v) + scale[v] * Code<Bits>::less : scale[v] * (Code<Bits>::less - Code<Bits>::zero);
     }
   }
 
-  static inline Lanes number(const GemmCodes& codes, const char* from, int v) {
-    return codes.dtype == DType::f16 ? load_half(from + v * W * 2) : load<W>(reinterpret_cast<const float*>(from) + v * W);
+  static inline Lanes number(const Groups& kind, const char* from, int v) {
+    return kind.dtype == DType::f16 ? load_half(from + v * W * 2) : load<W>(reinterpret_cast<const float*>(from) + v * W);
   }
 };
 
@@ -75,30 +74,30 @@ struct Scales {
 constexpr int kInPlaceRows = kTile.vectors == 3 ? 4 : 2;
 
 // Groups that [begin, end) of k has a part in.
-inline int64_t group_count(const GemmCodes& codes, int64_t begin, int64_t end) { return ceil_div(end, codes.group) - begin / codes.group; }
+inline int64_t group_count(const Groups& kind, int64_t begin, int64_t end) { return ceil_div(end, kind.group) - begin / kind.group; }
 
-inline const char* group_at(const GemmCodes& codes, const char* strip, int64_t vectors, int64_t index) {
-  return strip + index * vectors * W * codes.column_bytes();
+inline const char* group_at(const Groups& kind, const char* strip, int64_t vectors, int64_t index) {
+  return strip + index * vectors * W * kind.column_bytes();
 }
 
 // `word(address, scales, k)` for each word [begin, end) of k in a strip, group by group.
 template <int Bits, int Vectors, class Work>
-__attribute__((always_inline)) inline void each_word(const GemmCodes& codes, const char* strip, int64_t begin, int64_t end, Work work) {
+__attribute__((always_inline)) inline void each_word(const Groups& kind, const char* strip, int64_t begin, int64_t end, Work work) {
   constexpr int64_t unit = 32 / Bits, word_bytes = Vectors * W * 4;
-  const int64_t header = Vectors * W * codes.header_bytes();
-  for (int64_t index = begin / codes.group; index * codes.group < end; index++) {
-    const char* group = group_at(codes, strip, Vectors, index);
+  const int64_t header = Vectors * W * kind.header_bytes();
+  for (int64_t index = begin / kind.group; index * kind.group < end; index++) {
+    const char* group = group_at(kind, strip, Vectors, index);
     Scales<Bits, Vectors> scales;
-    scales.read(codes, group);
-    const int64_t first = index * codes.group;
-    const int64_t from = larger(begin, first), to = least(end, first + codes.group);
+    scales.read(kind, group);
+    const int64_t first = index * kind.group;
+    const int64_t from = larger(begin, first), to = least(end, first + kind.group);
     const char* words = group + header + (from - first) / unit * word_bytes;
     for (int64_t k = from; k < to; k += unit, words += word_bytes) work(words, scales, k - begin);
   }
 }
 
 template <int Bits, int Rows, int Vectors>
-void multiply_codes(const GemmTile& t, const GemmCodes& codes, int64_t begin, int64_t end) {
+void multiply_groups(const GemmTile& t, const Groups& kind, int64_t begin, int64_t end) {
   constexpr int unit = 32 / Bits;
   // Few rows leave registers for several sums: less rounding, and no wait for the one before.
   constexpr int sets = Rows * Vectors * 2 <= kTile.rows * kTile.vectors ? 2 : 1;
@@ -108,7 +107,7 @@ void multiply_codes(const GemmTile& t, const GemmCodes& codes, int64_t begin, in
 #pragma GCC unroll 4
     for (int v = 0; v < Vectors; v++) sums[0][r][v] = load<W>(t.start + r * t.start_stride + v * W);
 
-  each_word<Bits, Vectors>(codes, t.weights, begin, end,
+  each_word<Bits, Vectors>(kind, t.weights, begin, end,
                            [&](const char* words, const Scales<Bits, Vectors>& scales, int64_t k) __attribute__((always_inline)) {
 #pragma GCC unroll 4
                              for (int line = 0; line < Vectors * kVectorBytes / 64; line++)
@@ -139,29 +138,23 @@ void multiply_codes(const GemmTile& t, const GemmCodes& codes, int64_t begin, in
       store<W>(t.sums + r * t.sums_stride + v * W, sets > 1 ? sums[0][r][v] + sums[sets - 1][r][v] : sums[0][r][v]);
 }
 
-// The bit at which code i of a word begins.
-template <int Bits>
-constexpr int bit_of(int i) {
-  return Bits == 8 || i < 4 ? 8 * i : 8 * i - 28;
-}
-
-// The same with x scaled by scale_for_codes(): a code stays at its place in the word, which makes it so many times as large.
+// The same with x scaled by scale_for_groups(): a code stays at its place in the word, which makes it so many times as large.
 template <int Bits, int Rows, int Vectors>
-void multiply_in_place(const GemmTile& t, const GemmCodes& codes, int64_t begin, int64_t end, const float* x_sums) {
+void multiply_in_place(const GemmTile& t, const Groups& kind, int64_t begin, int64_t end, const float* x_sums) {
   constexpr int unit = 32 / Bits, top = 32 - Bits;
   constexpr uint32_t mask = (1u << Bits) - 1;
   constexpr int sets = Rows * Vectors >= 6 ? 1 : Rows * Vectors >= 3 ? 2 : 4;
-  const int64_t header = Vectors * W * codes.header_bytes(), apart = Vectors * W * size_of(codes.dtype),
-                groups = group_count(codes, begin, end);
+  const int64_t header = Vectors * W * kind.header_bytes(), apart = Vectors * W * size_of(kind.dtype),
+                groups = group_count(kind, begin, end);
   Lanes total[Rows][Vectors];
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; r++)
 #pragma GCC unroll 4
     for (int v = 0; v < Vectors; v++) total[r][v] = load<W>(t.start + r * t.start_stride + v * W);
 
-  for (int64_t index = begin / codes.group, number = 0; number < groups; index++, number++) {
-    const char* group = group_at(codes, t.weights, Vectors, index);
-    const int64_t first = index * codes.group, from = larger(begin, first), to = least(end, first + codes.group);
+  for (int64_t index = begin / kind.group, number = 0; number < groups; index++, number++) {
+    const char* group = group_at(kind, t.weights, Vectors, index);
+    const int64_t first = index * kind.group, from = larger(begin, first), to = least(end, first + kind.group);
     const char* words = group + header + (from - first) / unit * Vectors * kVectorBytes;
     Lanes sums[sets][Rows][Vectors] = {};
     for (int64_t k = from; k < to; k += unit, words += Vectors * kVectorBytes) {
@@ -174,7 +167,7 @@ void multiply_in_place(const GemmTile& t, const GemmCodes& codes, int64_t begin,
 #pragma GCC unroll 4
         for (int v = 0; v < Vectors; v++) {
           const Words word = load_raw<W>(reinterpret_cast<const uint32_t*>(words) + v * W);
-          const Words code = bit_of<Bits>(i) == top ? word >> top : word & mask << bit_of<Bits>(i);
+          const Words code = group_bit(Bits, i) == top ? word >> top : word & mask << group_bit(Bits, i);
           weight[v] = __builtin_convertvector((Vector<int32_t, W>)code, Lanes);
         }
 #pragma GCC unroll 16
@@ -187,8 +180,8 @@ void multiply_in_place(const GemmTile& t, const GemmCodes& codes, int64_t begin,
     }
 #pragma GCC unroll 4
     for (int v = 0; v < Vectors; v++) {
-      const Lanes scale = Scales<Bits, Vectors>::number(codes, group, v);
-      const Lanes offset = codes.minima ? Scales<Bits, Vectors>::number(codes, group + apart, v) : scale * -Code<Bits>::zero;
+      const Lanes scale = Scales<Bits, Vectors>::number(kind, group, v);
+      const Lanes offset = kind.minima ? Scales<Bits, Vectors>::number(kind, group + apart, v) : scale * -Code<Bits>::zero;
 #pragma GCC unroll 16
       for (int r = 0; r < Rows; r++) {
 #pragma GCC unroll 4
@@ -203,7 +196,7 @@ void multiply_in_place(const GemmTile& t, const GemmCodes& codes, int64_t begin,
     for (int v = 0; v < Vectors; v++) store<W>(t.sums + r * t.sums_stride + v * W, total[r][v]);
 }
 
-using InPlaceFunction = void (*)(const GemmTile&, const GemmCodes&, int64_t begin, int64_t end, const float* x_sums);
+using InPlaceFunction = void (*)(const GemmTile&, const Groups&, int64_t begin, int64_t end, const float* x_sums);
 
 template <int Bits, int Rows = kInPlaceRows, int Vectors = kTile.vectors>
 InPlaceFunction tile_in_place(int64_t rows, int64_t vectors) {
@@ -215,12 +208,12 @@ InPlaceFunction tile_in_place(int64_t rows, int64_t vectors) {
 }
 
 template <int Bits, int Rows = kTile.rows, int Vectors = kTile.vectors>
-CodesTileFunction tile_of_codes(int64_t rows, int64_t vectors) {
+GroupsTileFunction tile_of_groups(int64_t rows, int64_t vectors) {
   if constexpr (Rows > 1)
-    if (rows < Rows) return tile_of_codes<Bits, Rows - 1, Vectors>(rows, vectors);
+    if (rows < Rows) return tile_of_groups<Bits, Rows - 1, Vectors>(rows, vectors);
   if constexpr (Vectors > 1)
-    if (vectors < Vectors) return tile_of_codes<Bits, Rows, Vectors - 1>(rows, vectors);
-  return multiply_codes<Bits, Rows, Vectors>;
+    if (vectors < Vectors) return tile_of_groups<Bits, Rows, Vectors - 1>(rows, vectors);
+  return multiply_groups<Bits, Rows, Vectors>;
 }
 
 // Two bfloat16 in a float's place, the first in its low half.
@@ -233,9 +226,9 @@ inline Words pair_of(const Lanes& first, const Lanes& second) {
 }
 
 template <int Bits, int Vectors>
-void decode(const GemmCodes& codes, bool narrow, const char* strip, int64_t begin, int64_t end, char* to) {
+void decode(const Groups& kind, bool narrow, const char* strip, int64_t begin, int64_t end, char* to) {
   constexpr int unit = 32 / Bits;
-  each_word<Bits, Vectors>(codes, strip, begin, end,
+  each_word<Bits, Vectors>(kind, strip, begin, end,
                            [&](const char* words, const Scales<Bits, Vectors>& scales, int64_t k) __attribute__((always_inline)) {
 #pragma GCC unroll 4
                              for (int v = 0; v < Vectors; v++) {
@@ -256,15 +249,15 @@ void decode(const GemmCodes& codes, bool narrow, const char* strip, int64_t begi
 }
 
 template <int Bits>
-void decode(const GemmCodes& codes, bool narrow, const char* strip, int64_t vectors, int64_t begin, int64_t end, char* to) {
-  if (vectors == 3 && kTile.vectors == 3) return decode<Bits, kTile.vectors>(codes, narrow, strip, begin, end, to);
-  if (vectors == 2) return decode<Bits, 2>(codes, narrow, strip, begin, end, to);
-  decode<Bits, 1>(codes, narrow, strip, begin, end, to);
+void decode(const Groups& kind, bool narrow, const char* strip, int64_t vectors, int64_t begin, int64_t end, char* to) {
+  if (vectors == 3 && kTile.vectors == 3) return decode<Bits, kTile.vectors>(kind, narrow, strip, begin, end, to);
+  if (vectors == 2) return decode<Bits, 2>(kind, narrow, strip, begin, end, to);
+  decode<Bits, 1>(kind, narrow, strip, begin, end, to);
 }
 
 }  // namespace
 
-bool scale_for_codes(const GemmCodes& codes, char* x, int64_t rows, int64_t begin, int64_t end, float* x_sums) {
+bool scale_for_groups(const Groups& kind, char* x, int64_t rows, int64_t begin, int64_t end, float* x_sums) {
   // Beyond these a product of a scaled x and a code, or of a code in the word, would be infinite or lose digits.
   constexpr float most = 0x1p100f, fewest = 0x1p-60f;
   if (rows > kInPlaceRows) return false;
@@ -280,11 +273,11 @@ bool scale_for_codes(const GemmCodes& codes, char* x, int64_t rows, int64_t begi
   }
   if (wrong || large < fewest) return false;
 
-  const int64_t groups = group_count(codes, begin, end);
+  const int64_t groups = group_count(kind, begin, end);
   for (int64_t r = 0; r < rows; r++) {
     for (int64_t number = 0; number < groups; number++) {
-      const int64_t first = (begin / codes.group + number) * codes.group;
-      const int64_t from = larger(first, begin) - begin, to = least(first + codes.group, end) - begin;
+      const int64_t first = (begin / kind.group + number) * kind.group;
+      const int64_t from = larger(first, begin) - begin, to = least(first + kind.group, end) - begin;
       float each[16] = {}, sum = 0;
       for (int64_t k = from / 16 * 16; k < to; k += 16) {
         const float* chunk = numbers + (k / 16 * rows + r) * 16;
@@ -302,8 +295,8 @@ bool scale_for_codes(const GemmCodes& codes, char* x, int64_t rows, int64_t begi
   }
   alignas(64) float factors[16];
   for (int i = 0; i < 16; i++) {
-    const int bit = codes.bits == 8 ? bit_of<8>(i % 4) : bit_of<4>(i % 8);
-    factors[i] = bit == 32 - codes.bits ? 1.0f : 1.0f / static_cast<float>(1u << bit);
+    const int bit = group_bit(kind.bits, i % static_cast<int>(kind.unit()));
+    factors[i] = bit == 32 - kind.bits ? 1.0f : 1.0f / static_cast<float>(1u << bit);
   }
   for (int64_t i = 0; i < rows * padded; i += 16)
 #pragma omp simd
@@ -311,19 +304,18 @@ bool scale_for_codes(const GemmCodes& codes, char* x, int64_t rows, int64_t begi
   return true;
 }
 
-void multiply_scaled(const GemmTile& t, int64_t vectors, const GemmCodes& codes, int64_t begin, int64_t end, const float* x_sums) {
-  const InPlaceFunction function = codes.bits == 4 ? tile_in_place<4>(t.rows, vectors) : tile_in_place<8>(t.rows, vectors);
-  function(t, codes, begin, end, x_sums);
+void multiply_scaled(const GemmTile& t, int64_t vectors, const Groups& kind, int64_t begin, int64_t end, const float* x_sums) {
+  const InPlaceFunction function = kind.bits == 4 ? tile_in_place<4>(t.rows, vectors) : tile_in_place<8>(t.rows, vectors);
+  function(t, kind, begin, end, x_sums);
 }
 
-CodesTileFunction codes_tile(const GemmCodes& codes, int64_t rows, int64_t vectors) {
-  return codes.bits == 4 ? tile_of_codes<4>(rows, vectors) : tile_of_codes<8>(rows, vectors);
+GroupsTileFunction groups_tile(const Groups& kind, int64_t rows, int64_t vectors) {
+  return kind.bits == 4 ? tile_of_groups<4>(rows, vectors) : tile_of_groups<8>(rows, vectors);
 }
 
-void decode_strip(const GemmCodes& codes, GemmArithmetic arithmetic, const char* strip, int64_t vectors, int64_t begin, int64_t end,
-                  char* to) {
+void decode_strip(const Groups& kind, GemmArithmetic arithmetic, const char* strip, int64_t vectors, int64_t begin, int64_t end, char* to) {
   const bool narrow = arithmetic != GemmArithmetic::f32;
-  codes.bits == 4 ? decode<4>(codes, narrow, strip, vectors, begin, end, to) : decode<8>(codes, narrow, strip, vectors, begin, end, to);
+  kind.bits == 4 ? decode<4>(kind, narrow, strip, vectors, begin, end, to) : decode<8>(kind, narrow, strip, vectors, begin, end, to);
 }
 
 }  // namespace drystone::DRYSTONE_ISA

@@ -7,7 +7,7 @@ scale * (code − 2^(bits−1)).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,7 +21,7 @@ Tensor = torch.Tensor
 
 @dataclass(frozen=True)
 class Kind:
-    """How a weight is coded, but for its numbers. ``dtype``: of scales and minima, float16 or float32."""
+    """How a weight is grouped, but for its numbers. ``dtype``: of scales and minima, float16 or float32."""
 
     bits: int
     group: int
@@ -68,23 +68,23 @@ def quantised(weight: Tensor, kind: Kind) -> Parts:
     codes = torch.empty(n, k * kind.bits // 8, dtype=torch.uint8)
     scales = torch.empty(n, k // kind.group, dtype=torch.float16)
     dtype = native.DTYPES[weight.dtype]
-    native.code_weights(dtype, weight.data_ptr(), n, k, kind.bits, kind.group, codes.data_ptr(), scales.data_ptr())
+    native.group_weights(dtype, weight.data_ptr(), n, k, kind.bits, kind.group, codes.data_ptr(), scales.data_ptr())
     return Parts(codes, scales)
 
 
-class Coded:
+class Grouped:
     """A weight whose codes are made when they are asked for; each part is given away, as what is packed of it is kept.
 
     ``key`` is equal for equal weights, as of a ``Value``.
     """
 
     def __init__(self, shape: tuple[int, int], kind: Kind, key: Hashable, make: Callable[[], Parts], name: str = "") -> None:
-        self.shape, self.kind, self.key, self.name, self._make = shape, kind, key, name, make
+        self.shape, self.kind, self.key, self.name, self.parts = shape, kind, key, name, make
         self._made: dict[int, Tensor] = {}
 
     def _part(self, index: int) -> Tensor:
         if index not in self._made:
-            self._made = dict(enumerate(self._make().tensors()))
+            self._made = dict(enumerate(self.parts().tensors()))
         return self._made.pop(index)
 
     def values(self) -> list[Value]:
@@ -98,7 +98,20 @@ class Coded:
         ]
 
 
-def coded(weight: Value, kind: Kind) -> Coded:
+def join(weights: Sequence[Grouped]) -> Grouped:
+    """One weight of all rows, of weights of one kind."""
+    if len(weights) == 1:
+        return weights[0]
+
+    def make() -> Parts:
+        each = [weight.parts() for weight in weights]
+        return Parts(*[torch.cat(parts) for parts in zip(*[parts.tensors() for parts in each], strict=True)])
+
+    shape = (sum(weight.shape[0] for weight in weights), weights[0].shape[1])
+    return Grouped(shape, weights[0].kind, ("joined", *[weight.key for weight in weights]), make, weights[0].name)
+
+
+def grouped(weight: Value, kind: Kind) -> Grouped:
     """A float constant, rounded when it is packed."""
     n, k = weight.shape
-    return Coded((n, k), kind, ("coded", weight.key, kind), lambda: quantised(weight.constant, kind), weight.name)
+    return Grouped((n, k), kind, ("grouped", weight.key, kind), lambda: quantised(weight.constant, kind), weight.name)

@@ -11,7 +11,7 @@ from layout import dense, integers, normal, run, strided
 
 from agreement import assert_as_exact, assert_same_specials
 from drystone import native
-from drystone.native import Gemm, GemmCodes, PostOp
+from drystone.native import Gemm, GroupedStrips, PostOp
 
 pytestmark = pytest.mark.skipif(native.isa() == "none", reason="no native kernels")
 
@@ -38,8 +38,17 @@ class Weight(NamedTuple):
     def stored(self) -> torch.Tensor:
         return self.codes if self.bits == 8 else self.codes[:, ::2] | self.codes[:, 1::2] << 4
 
-    def kind(self) -> GemmCodes:
-        return GemmCodes(self.bits, self.group, native.DTYPES[self.scales.dtype], self.minima is not None)
+    def strips(self) -> GroupedStrips:
+        return GroupedStrips(*self.codes.shape, self.bits, self.group, native.DTYPES[self.scales.dtype], self.minima is not None)
+
+    def packed(self) -> torch.Tensor:
+        strips, stored = self.strips(), self.stored()
+        memory = torch.full((strips.packed_bytes + 64,), 0xFF, dtype=torch.uint8)
+        strips.pack(
+            stored.data_ptr(), self.scales.data_ptr(), 0 if self.minima is None else self.minima.data_ptr(), memory.data_ptr()
+        )
+        assert (memory[-64:] == 0xFF).all(), "pack wrote beyond its memory"
+        return memory[:-64]
 
 
 def weight(
@@ -69,12 +78,9 @@ def product(
         out = torch.full((len(x), n), NAN)
     native.set_threads(threads)
     rows = [strided(tuple(t.shape), (t.stride(0), 1), "plain", t.dtype) for t in (x, out)]
-    step = Gemm(rows[0], n, bias is not None, rows[1], ops or [], weight_codes=w.kind())
+    step = Gemm(rows[0], n, bias is not None, rows[1], ops or [], groups=w.strips())
     native.set_threads(2)
-    memory, stored = torch.full((step.packed_bytes + 64,), 0xFF, dtype=torch.uint8), w.stored()
-    step.pack_codes(stored.data_ptr(), w.scales.data_ptr(), 0 if w.minima is None else w.minima.data_ptr(), memory.data_ptr())
-    assert (memory[-64:] == 0xFF).all(), "pack wrote beyond its memory"
-    run(step, x, memory[:-64], *([] if bias is None else [bias]), out, *(operands or []), threads=threads)
+    run(step, x, w.packed(), *([] if bias is None else [bias]), out, *(operands or []), threads=threads)
     return out
 
 
@@ -192,18 +198,29 @@ def test_small_and_large_numbers_are_as_exact(size: float, bits: int) -> None:
 
 
 @both
-def test_packed_weights_do_not_depend_on_the_rows(bits: int) -> None:
-    kind = GemmCodes(bits, 32, native.DTYPES[torch.float16])
-    steps = [
-        Gemm(dense((m, 64), "plain", dtype), 100, False, dense((m, 100), "plain"), [], weight_codes=kind)
-        for m in (1, 7, 128)
-        for dtype in (torch.float32, torch.bfloat16)
-    ]
-    assert len({step.packed_key for step in steps}) == 1
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_by_index(dtype: torch.dtype, bits: int) -> None:
+    for n, k, group, minima in ((2 * STRIP + 5, 64, 32, False), (3, 46, 46, True), (STRIP, 96, 24, True)):
+        w = weight(n, k, bits, group, minima=minima, exact=False)
+        for indices in (torch.tensor([[0, n - 1], [n // 2, 0]]), torch.arange(n, dtype=torch.int32)):
+            out = torch.empty(*indices.shape, k, dtype=dtype)
+            step = native.grouped_rows(w.strips(), dense(indices.shape, "plain", indices.dtype), dense(out.shape, "plain", dtype))
+            run(step, w.packed(), indices, out)
+            torch.testing.assert_close(
+                out, w.floats()[indices.long()].to(dtype), rtol=1e-6 if dtype is torch.float32 else 0.01, atol=1e-5
+            )
+
+
+def test_an_index_out_of_range_raises() -> None:
+    w = weight(5, 64, 4, 32)
+    for wrong in (5, -1):
+        step = native.grouped_rows(w.strips(), dense((2,), "plain", torch.int64), dense((2, 64), "plain"))
+        with pytest.raises(IndexError, match=f"index {wrong} is out of bounds"):
+            run(step, w.packed(), torch.tensor([0, wrong]), torch.empty(2, 64))
 
 
 @pytest.mark.parametrize(
-    ("codes", "k", "reason"),
+    ("kind", "k", "reason"),
     [
         ((3, 32), 64, "4 or 8 bits"),
         ((4, 48), 64, "48 do not divide K = 64"),
@@ -214,19 +231,18 @@ def test_packed_weights_do_not_depend_on_the_rows(bits: int) -> None:
         ((8, 32, torch.float64), 64, "f16 or f32"),
     ],
 )
-def test_refusals(codes: tuple[Any, ...], k: int, reason: str) -> None:
-    bits, group, *dtype = codes
-    kind = GemmCodes(bits, group, native.DTYPES[dtype[0] if dtype else torch.float16])
+def test_refusals(kind: tuple[Any, ...], k: int, reason: str) -> None:
+    bits, group, *dtype = kind
     with pytest.raises(ValueError, match=reason):
-        Gemm(dense((4, k), "plain"), 16, False, dense((4, 16), "plain"), [], weight_codes=kind)
+        GroupedStrips(16, k, bits, group, native.DTYPES[dtype[0] if dtype else torch.float16])
 
 
 def test_what_is_packed_is_what_was_said() -> None:
     x, out = dense((4, 64), "plain"), dense((4, 16), "plain")
-    with pytest.raises(ValueError, match="codes"):
-        Gemm(x, 16, False, out, []).pack_codes(0, 0, 0, 0)
-    coded = Gemm(x, 16, False, out, [], weight_codes=GemmCodes(4, 32, native.DTYPES[torch.float16], minima=True))
-    with pytest.raises(ValueError, match="codes"):
-        coded.pack_codes(0, 0, 0, 0)
-    with pytest.raises(ValueError, match="codes"):
-        coded.pack(native.DTYPES[torch.float32], 0, 0)
+    strips = GroupedStrips(16, 64, 4, 32, native.DTYPES[torch.float16], minima=True)
+    with pytest.raises(ValueError, match="missing"):
+        strips.pack(0, 0, 0, 0)
+    with pytest.raises(ValueError, match="GroupedStrips"):
+        Gemm(x, 16, False, out, [], groups=strips).pack(native.DTYPES[torch.float32], 0, 0)
+    with pytest.raises(ValueError, match=r"not \(N, K\)"):
+        Gemm(x, 16, False, out, [], groups=GroupedStrips(17, 64, 4, 32, native.DTYPES[torch.float16]))

@@ -1,4 +1,4 @@
-#include "core/codes.h"
+#include "core/groups.h"
 
 #include <algorithm>
 #include <bit>
@@ -6,6 +6,13 @@
 #include <vector>
 
 namespace drystone {
+
+float from_half(uint16_t half) {
+  const float sign = half & 0x8000 ? -1.0f : 1.0f;
+  const uint32_t rest = half & 0x7fff;
+  if (rest < 0x400) return sign * static_cast<float>(rest) * 0x1p-24f;
+  return sign * std::bit_cast<float>((rest << 13) + 0x38000000);
+}
 
 namespace {
 
@@ -22,13 +29,6 @@ uint16_t to_half(float value) {
   if (size < 0x1p-14f) return static_cast<uint16_t>(sign | static_cast<uint32_t>(std::nearbyint(size * 0x1p24f)));
   const uint32_t rest = bits & 0x7fffffff;
   return static_cast<uint16_t>(sign | (rest + 0xfff + (rest >> 13 & 1) - 0x38000000) >> 13);
-}
-
-float from_half(uint16_t half) {
-  const float sign = half & 0x8000 ? -1.0f : 1.0f;
-  const uint32_t rest = half & 0x7fff;
-  if (rest < 0x400) return sign * static_cast<float>(rest) * 0x1p-24f;
-  return sign * std::bit_cast<float>((rest << 13) + 0x38000000);
 }
 
 // To the nearest integer, of what is far below 2^22.
@@ -76,7 +76,7 @@ uint16_t best_scale(const float* numbers, int64_t count, int bits) {
 
 }  // namespace
 
-void code_weights(DType dtype, const void* weights, int64_t n, int64_t k, int bits, int64_t group, uint8_t* codes, uint16_t* scales) {
+void group_weights(DType dtype, const void* weights, int64_t n, int64_t k, int bits, int64_t group, uint8_t* codes, uint16_t* scales) {
   const int64_t groups = k / group;
 #pragma omp parallel
   {
