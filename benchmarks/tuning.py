@@ -1,7 +1,7 @@
 """What settings of PyTorch, and of drystone, are worth: the figures of docs/tuning.md.
 
     python benchmarks/tuning.py --json tuning.json
-    python benchmarks/tuning.py --only threads allocator --models resnet50
+    python benchmarks/tuning.py --only threads --only allocator --models resnet50
 
 Each setting is a process of its own, and those of a group take turns in bursts, as in ``drystone bench``. Figures are medians over
 the rounds of the speed relative to eager as it comes. Streams are measured by benchmarks/serving.py.
