@@ -130,7 +130,8 @@ class CachedAttentionStep final : public Step {
         throw InputError("row " + std::to_string(b) + " of a cache has " + std::to_string(length) + " positions and " +
                          std::to_string(grown) + " new ones, beyond the " + std::to_string(args.capacity) + " pages of its table");
       const int64_t first_last = args.causal ? length : length + grown - 1;  // what the first query sees last
-      const int64_t begin = args.window ? std::max<int64_t>(0, first_last - args.window + 1) / page_positions : 0;
+      int64_t begin = args.window ? std::max<int64_t>(0, first_last - args.window + 1) / page_positions : 0;
+      if (writes_) begin = std::min(begin, length / page_positions);
       positions += length + grown - begin * page_positions;
       for (int64_t page = begin; page < pages_for(length + grown); page++) {
         const int64_t address = args.pages[b * args.capacity + page];

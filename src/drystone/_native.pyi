@@ -406,7 +406,7 @@ PAGE_POSITIONS: int = 64
 
 class PageSlab:
     """
-    Zeroed memory of ``count`` pages of a cache, ``page_bytes`` apart from ``begin`` on.
+    Memory of ``count`` pages of a cache, ``page_bytes`` apart from ``begin`` on.
     """
 
     def __init__(self, dtype: DType, heads: int, depth: int, width: int, count: int) -> None: ...
