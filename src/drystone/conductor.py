@@ -52,6 +52,8 @@ def optimize(
         model: any ``nn.Module`` in eval mode, on the CPU; or a TorchScript module, traced, scripted or frozen. An optimised module,
             alone or as a submodule, stands for its original.
         example_inputs: a tuple of positional inputs, or one tensor. The program is prepared for their shapes and dtypes.
+            Causal language models of transformers need none: their ``generate`` and calls run programs of prefill and decode
+            on a ``drystone.Cache``.
         example_kwargs: inputs by name.
         dtype: ``torch.bfloat16`` computes in bfloat16 with float32 accumulation; inputs and outputs keep the model's dtypes.
             CPUs without bfloat16 arithmetic store weights as bfloat16 and compute in float32.
@@ -94,21 +96,21 @@ def optimize(
     if isinstance(model, ModuleProxy):
         model = model.original()
     args, kwargs = example_call(example_inputs, example_kwargs)
-    if not args and not kwargs and generates(model):
+    known = not args and not kwargs and generates(model)  # what it is called with
+    if known:
         check_options(dtype, accuracy, tuning, capture, formats, new_shapes)
-        threads_in_force()
-        from drystone.generation.causal import optimize_causal  # imports transformers
-
-        return optimize_causal(
-            model, Options(dtype, tuning, strict, formats, accuracy, new_shapes, chosen_modules(model, keep_fp32))
-        )
-    check_arguments(args, kwargs, dtype, accuracy, tuning, capture, formats, new_shapes)
+    else:
+        check_arguments(args, kwargs, dtype, accuracy, tuning, capture, formats, new_shapes)
     threads_in_force()
     if release_originals:
         check_release(model, dynamic_shapes)
     options = Options(dtype, tuning, strict, formats, accuracy, new_shapes, chosen_modules(model, keep_fp32))
     if dtype is torch.bfloat16 and (notice := bfloat16_notice()):
         warn(notice)
+    if known:
+        from drystone.generation.causal import optimize_causal  # imports transformers
+
+        return optimize_causal(model, options)
     if capture == "eager":
         check_eager(model, dtype, dynamic_shapes, strict, release_originals, new_shapes)
         return optimize_layers(model, args, kwargs, options)

@@ -197,3 +197,39 @@ def test_architectures(name: str) -> None:
     want, got = (each.generate(**padded(), max_new_tokens=12, do_sample=False) for each in (model, fast))
     assert got.tolist() == want.tolist()
     assert isinstance(fast.explain().steps, list)
+
+
+def encoder_decoder(name: str) -> tuple[Any, dict[str, Any]]:
+    torch.manual_seed(0)
+    layers = {"encoder_layers": 1, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
+    sizes = {"d_model": 64, "encoder_ffn_dim": 96, "decoder_ffn_dim": 96, "vocab_size": 100}
+    tokens = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2, "decoder_start_token_id": 3}
+    if name == "Whisper":
+        suppressed = {"suppress_tokens": None, "begin_suppress_tokens": None}
+        config = transformers.WhisperConfig(**layers, **sizes, **tokens, **suppressed, num_mel_bins=8, max_source_positions=100)
+        return transformers.WhisperForConditionalGeneration(config).eval(), {"input_features": torch.randn(2, 8, 200)}
+    config = transformers.MarianConfig(**layers, **sizes, **tokens, forced_eos_token_id=None, max_position_embeddings=128)
+    source = {name: value.flip(1) for name, value in padded().items()}
+    return transformers.MarianMTModel(config).eval(), source
+
+
+@pytest.mark.parametrize("name", ["Whisper", "Marian"])
+def test_encoder_decoder_models(name: str) -> None:
+    model, inputs = encoder_decoder(name)
+    fast = drystone.optimize(model, tuning="estimate")
+    for how in ({"num_beams": 1}, {"num_beams": 3}):
+        want, got = (each.generate(**inputs, max_new_tokens=12, do_sample=False, **how) for each in (model, fast))
+        assert got.tolist() == want.tolist()
+    assert fast.prepared_encoder is not None and not fast.explain().segments
+
+
+def test_what_is_not_served_runs_as_before() -> None:
+    sizes = {"d_model": 64, "d_kv": 16, "d_ff": 96, "num_layers": 1, "num_heads": 4, "vocab_size": 100}
+    tokens = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
+    model = transformers.T5ForConditionalGeneration(transformers.T5Config(**sizes, **tokens)).eval()
+    with pytest.warns(drystone.DrystoneWarning, match="T5Attention attends with a mask or a bias of its own"):
+        fast = drystone.optimize(model, tuning="estimate")
+    want, got = both(model, fast, text(2, 9), do_sample=False)
+    assert got.tolist() == want.tolist()
+    with pytest.raises(drystone.UnsupportedError, match="a bias of its own"):
+        drystone.optimize(model, tuning="estimate", strict=True)

@@ -40,7 +40,7 @@ def front_of(fast: Any, model: Any) -> Any:
         result = sample(fast, argument, input_ids, *args, **kwargs)
         return kind._sample(self, input_ids, *args, **kwargs) if result is None else result
 
-    body = {
+    body: dict[str, Any] = {
         "__call__": call,
         "forward": forward,
         "_prepare_cache_for_generation": prepare_cache,
@@ -48,6 +48,8 @@ def front_of(fast: Any, model: Any) -> Any:
         "__module__": kind.__module__,
         "__qualname__": kind.__qualname__,
     }
+    if model.config.is_encoder_decoder:
+        body["get_encoder"] = lambda self, *args, **kwargs: fast.prepared_encoder
     front: Any = object.__new__(type(kind.__name__, (kind,), body))
     object.__setattr__(front, "__dict__", vars(model))
     return front

@@ -20,8 +20,6 @@ from drystone.errors import UnsupportedError
 from drystone.generation.attention import NAME, Traced, TracedCache, kept_positions, traced
 from drystone.generation.experts import choose_experts
 
-INPUTS = ("input_ids", "position_ids", "keep", "lengths", "pages")
-
 
 def cache_argument(model: nn.Module) -> str:
     """What the model calls its cache: transformers renames it."""
@@ -38,22 +36,33 @@ UNLIMITED = 1 << 15
 
 def position_limit(model: Any) -> int:
     """The positions of a text that the model is made for."""
-    limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
-    return limit if isinstance(limit, int) and limit > 0 else UNLIMITED
+    config = model.config.get_text_config(decoder=True)
+    limits = (getattr(config, name, None) for name in ("max_target_positions", "max_position_embeddings"))
+    return next((limit for limit in limits if isinstance(limit, int) and limit > 0), UNLIMITED)
+
+
+def decoder_layers(model: Any) -> int:
+    if model.config.is_encoder_decoder:
+        found = (getattr(model.config, name, None) for name in ("decoder_layers", "num_decoder_layers"))
+        return next(count for count in (*found, model.config.num_hidden_layers) if count)
+    return int(model.config.get_text_config(decoder=True).num_hidden_layers)
 
 
 class Step(nn.Module):
-    """Runs a copy of ``model``'s tree that attends over pages."""
+    """Runs a copy of ``model``'s tree that attends over pages. ``inputs``: the parameters of its forward."""
+
+    inputs: tuple[str, ...] = ("input_ids", "position_ids", "keep", "lengths", "pages")
+    needs = "position_ids"
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        if "position_ids" not in inspect.signature(type(model).forward).parameters:
-            raise UnsupportedError(f"{type(model).__name__} takes no position_ids")
+        if self.needs not in inspect.signature(type(model).forward).parameters:
+            raise UnsupportedError(f"{type(model).__name__} takes no {self.needs}")
         self.training = False
         self.argument = cache_argument(model)
         self.copies = copy_tree(model)
         self.model = self.copies[model]
-        self.layers = model.config.get_text_config(decoder=True).num_hidden_layers
+        self.layers = decoder_layers(model)
         _attend_over_pages(list(self.copies.values()))
         twin: Any = self.model
         head = twin.get_output_embeddings()
