@@ -132,7 +132,8 @@ class TracedCrossCache(TracedCache):
 
     def __init__(self, layers: int) -> None:
         super().__init__(layers)
-        self.layers = [SimpleNamespace(keys=CROSS, values=CROSS)] * layers
+        filled: Any = SimpleNamespace(keys=CROSS, values=CROSS)
+        self.layers = [filled] * layers
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any

@@ -54,8 +54,9 @@ class DecoderStep(Step):
         """``hidden``: the encoder's result, where keys and values are to be made of it."""
         cache = EncoderDecoderCache(TracedCache(self.layers, past), TracedCrossCache(self.layers))
         cache.is_updated = dict.fromkeys(range(self.layers), filled)
+        config: Any = self.model.config
         if hidden is None:
-            hidden = torch.zeros(input_ids.shape[0], 1, self.model.config.d_model)
+            hidden = torch.zeros(input_ids.shape[0], 1, config.d_model)
         outputs = self.model(
             encoder_outputs=(hidden,),
             decoder_input_ids=input_ids,
