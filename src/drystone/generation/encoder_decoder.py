@@ -8,6 +8,7 @@ Positions are counted on from ``lengths``: the rows of a call are equally long.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -57,13 +58,16 @@ class DecoderStep(Step):
         config: Any = self.model.config
         if hidden is None:
             hidden = torch.zeros(input_ids.shape[0], 1, config.d_model)
+        more: dict[str, Any] = {self.argument: cache}
+        if "cache_position" in inspect.signature(type(self.model).forward).parameters:  # an older transformers
+            more["cache_position"] = torch.arange(input_ids.shape[1]) + past
         outputs = self.model(
             encoder_outputs=(hidden,),
             decoder_input_ids=input_ids,
             decoder_attention_mask=torch.ones_like(input_ids),
             use_cache=True,
             return_dict=True,
-            **{self.argument: cache},
+            **more,
         )
         logits: torch.Tensor = outputs.logits
         return logits

@@ -24,7 +24,7 @@ def front_of(fast: Any, model: Any) -> Any:
     def prepare_cache(self: Any, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """A cache of drystone's, unless the caller brings or asks for another one, or for what no program gives."""
         asks = (
-            generation_config.cache_implementation,
+            generation_config.cache_implementation not in (None, "dynamic", "dynamic_full"),
             generation_config.output_attentions,
             generation_config.output_hidden_states,
             model_kwargs.get(argument),
