@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from transformers import AttentionInterface
 from transformers import Cache as TransformersCache
 
@@ -40,6 +41,7 @@ class Traced:
     cross_lengths: torch.Tensor | None = None
     layers: dict[int, Layer] = field(default_factory=dict)
     written: dict[int, tuple[torch.Tensor, torch.Tensor]] | None = None
+    last: tuple[Any, int] = (None, 0)  # what was handed to the cache last, and the layer
 
 
 _current: ContextVar[Traced] = ContextVar("traced")
@@ -96,6 +98,20 @@ def attention(
     return cached_attention(query, key, value, call.pages, call.lengths, layer, scale, window, cap, s_aux, True), None
 
 
+class InPlaceOfTorch(TorchFunctionMode):
+    """Attends over pages where a model calls torch's attention on the keys that it has just handed to its cache."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is nn.functional.scaled_dot_product_attention:
+            query, key, value, *_ = args
+            known, layer = _current.get().last
+            if key is known:
+                mask = (*args[3:], (kwargs or {}).get("attn_mask"))[0]
+                holder: Any = SimpleNamespace(layer_idx=layer)
+                return attention(holder, query, key, value, mask, (kwargs or {}).get("scale"))[0].transpose(1, 2)
+        return function(*args, **(kwargs or {}))
+
+
 # Stands for keys and values of the encoder's result that are in pages already.
 CROSS: Any = object()
 
@@ -114,6 +130,7 @@ class TracedCache(TransformersCache):  # type: ignore[misc]
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        _current.get().last = key_states, layer_idx
         return key_states, value_states
 
     def get_seq_length(self, layer_idx: int = 0) -> Any:
