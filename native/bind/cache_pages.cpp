@@ -17,7 +17,7 @@ using PageTuple = std::tuple<DType, int64_t, int64_t, int64_t>;
 
 void bind_cache_pages(nb::module_& m) {
   m.attr("PAGE_POSITIONS") = page_positions;
-  nb::class_<PageSlab>(m, "PageSlab", "Zeroed memory of ``count`` pages of a cache, ``page_bytes`` apart from ``begin`` on.")
+  nb::class_<PageSlab>(m, "PageSlab", "Memory of ``count`` pages of a cache, ``page_bytes`` apart from ``begin`` on.")
       .def(
           "__init__",
           [](PageSlab* self, DType dtype, int64_t heads, int64_t depth, int64_t width, int64_t count) {

@@ -1,6 +1,5 @@
 #include "core/cache_pages.h"
 
-#include <cstring>
 #include <map>
 #include <mutex>
 #include <stdexcept>
@@ -41,7 +40,6 @@ const PageShape& checked(const PageShape& shape, int64_t count) {
 }  // namespace
 
 PageSlab::PageSlab(const PageShape& shape, int64_t count) : shape_(checked(shape, count)), count_(count), memory_(bytes() + slack) {
-  std::memset(memory_.data(), 0, bytes());
   const std::lock_guard lock(mutex());
   slabs()[begin()] = {begin() + bytes(), shape_};
 }

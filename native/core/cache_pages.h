@@ -30,7 +30,7 @@ struct PageShape {
   int64_t bytes() const { return heads * head_bytes(); }
 };
 
-// Memory of `count` pages, zeroed, which are known to find_page while it lives.
+// Uninitialised memory of `count` pages, which a PageFinder finds while it lives.
 class PageSlab {
  public:
   // Throws std::invalid_argument for other shapes than those of caches, std::bad_alloc.

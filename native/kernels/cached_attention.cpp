@@ -42,12 +42,33 @@ Head head_of(const CachedAttentionArgs& args, int64_t batch, int64_t head, int64
   return {reinterpret_cast<std::byte*>(args.pages[batch * args.capacity + page]) + head * args.offsets.head, &args.offsets};
 }
 
-// A row of new keys or values, as float32.
-const float* new_row(float* buffer, const CachedAttentionArgs& args, const void* data, const int64_t* strides, int64_t batch, int64_t head,
-                     int64_t position, int64_t size) {
-  const void* from = advance(data, batch * strides[0] + head * strides[1] + position * strides[2], args.dtype);
-  if (args.dtype == DType::f32) return static_cast<const float*>(from);
-  load(buffer, from, args.dtype, 1, size);
+// `size` elements as float32, in `buffer` unless they are that already.
+const float* as_floats(float* buffer, const void* from, DType dtype, int64_t size) {
+  if (dtype == DType::f32) return static_cast<const float*>(from);
+  load(buffer, from, dtype, 1, size);
+  return buffer;
+}
+
+// The row of an operand for a position of a head, as float32.
+const float* row_at(float* buffer, const CachedAttentionArgs& args, const void* data, const int64_t* strides, int64_t batch, int64_t head,
+                    int64_t position, int64_t size) {
+  return as_floats(buffer, advance(data, batch * strides[0] + head * strides[1] + position * strides[2], args.dtype), args.dtype, size);
+}
+
+// A query or key turned by its position's cosines and sines, if there are any, in `buffer`, of four times the depth.
+const float* turned(float* buffer, const CachedAttentionArgs& args, const float* row, int64_t batch, int64_t position) {
+  if (!args.cosines) return row;
+  const auto factors = [&](float* to, const void* data, const int64_t* strides, DType dtype) {
+    return as_floats(to, advance(data, batch * strides[0] + position * strides[1], dtype), dtype, args.depth);
+  };
+  const float* cosines = factors(buffer + args.depth, args.cosines, args.cosines_strides, args.cosines_dtype);
+  const float* sines = factors(buffer + 2 * args.depth, args.sines, args.sines_strides, args.sines_dtype);
+  const int64_t half = args.depth / 2;
+#pragma omp simd
+  for (int64_t i = 0; i < half; i++) {
+    buffer[i] = row[i] * cosines[i] - row[half + i] * sines[i];
+    buffer[half + i] = row[half + i] * cosines[half + i] + row[i] * sines[half + i];
+  }
   return buffer;
 }
 
@@ -85,8 +106,9 @@ void write_position(const CachedAttentionArgs& args, const Head& head, int64_t p
 void write(const CachedAttentionArgs& args, float* buffer, int64_t batch, int64_t head) {
   for (int64_t t = 0; t < args.queries; t++) {
     const int64_t position = args.lengths[batch] + t;
-    const float* key = new_row(buffer, args, args.key, args.key_strides, batch, head, t, args.depth);
-    const float* value = new_row(buffer + args.depth, args, args.value, args.value_strides, batch, head, t, args.width);
+    const float* value = row_at(buffer, args, args.value, args.value_strides, batch, head, t, args.width);
+    const float* key = row_at(buffer + args.width, args, args.key, args.key_strides, batch, head, t, args.depth);
+    key = turned(buffer + args.width + args.depth, args, key, batch, t);
     write_position(args, head_of(args, batch, head, position / kPage), position % kPage, key, value);
   }
 }
@@ -253,10 +275,24 @@ void begin(const CachedAttentionArgs& args, const State<Unit>& state, const Chun
   for (int64_t i = 0; i < tiles * kTileRows * state.padded; i++) state.query[i] = Unit{};
   for (int64_t i = 0; i < tiles * kTileRows * state.width; i++) state.output[i] = 0.0f;
   for (int64_t tile = 0; tile < tiles; tile++) clear_sums(sums_of(state, tile * kTileRows));
+  float* const buffer = state.keys;  // which nothing else is in yet
   for (int64_t i = 0; i < chunk.count; i++) {
     const Place row = place_of(args, chunk, i);
-    const In* query = static_cast<const In*>(args.query) + chunk.batch * strides[0] + row.head * strides[1] + row.position * strides[2];
-    pack_row(state.query + i / kTileRows * kTileRows * state.padded + i % kTileRows * kChunk, query, args.depth);
+    Unit* const to = state.query + i / kTileRows * kTileRows * state.padded + i % kTileRows * kChunk;
+    if (!args.cosines) {
+      const In* query = static_cast<const In*>(args.query) + chunk.batch * strides[0] + row.head * strides[1] + row.position * strides[2];
+      pack_row(to, query, args.depth);
+      continue;
+    }
+    const float* query = row_at(buffer, args, args.query, strides, chunk.batch, row.head, row.position, args.depth);
+    query = turned(buffer + args.depth, args, query, chunk.batch, row.position);
+    if constexpr (kElements<Unit> == 2) {
+      auto* const rounded = reinterpret_cast<uint16_t*>(buffer);
+      store(rounded, query, DType::bf16, 1, args.depth);
+      pack_row(to, rounded, args.depth);
+    } else {
+      pack_row(to, query, args.depth);
+    }
   }
 }
 

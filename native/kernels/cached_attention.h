@@ -17,12 +17,16 @@ struct CachedAttentionArgs {
   const void* query;
   const void* key;  // new positions, to be written; null where there are none
   const void* value;
+  const void* cosines;  // by which queries and keys are turned first (kernels/rotary.h); null where they are not
+  const void* sines;
   const int64_t* pages;    // addresses, those of a batch row `capacity` apart; the ones that are read or written are pages
   const int64_t* lengths;  // valid positions of each batch row before this call
   const void* sinks;       // a score more a head; may be null
   void* output;
   DType dtype, sinks_dtype;  // of query, key, value and output: f32 or bf16
-  DType page_dtype;          // f32, bf16 or s8
+  DType cosines_dtype, sines_dtype;
+  int64_t cosines_strides[2], sines_strides[2];  // batch, position
+  DType page_dtype;                              // f32, bf16 or s8
   PageOffsets offsets;
   bool pairs;                                              // queries and pages are bfloat16, of which the CPU multiplies pairs
   int64_t batch, heads, key_heads, queries, depth, width;  // depth: of query and key; width: of value and output

@@ -34,8 +34,9 @@ int64_t pages_for(int64_t positions) { return (positions + page_positions - 1) /
 class CachedAttentionStep final : public Step {
  public:
   CachedAttentionStep(const TensorDesc& query, const std::optional<TensorDesc>& key, const std::optional<TensorDesc>& value,
-                      const TensorDesc& pages, const TensorDesc& lengths, const std::optional<TensorDesc>& sinks, const TensorDesc& output,
-                      int64_t layer, double scale, int64_t window, double softcap, bool causal)
+                      const std::optional<TensorDesc>& cosines, const std::optional<TensorDesc>& sines, const TensorDesc& pages,
+                      const TensorDesc& lengths, const std::optional<TensorDesc>& sinks, const TensorDesc& output, int64_t layer,
+                      double scale, int64_t window, double softcap, bool causal)
       : kernel_(require_kernels().cached_attention), threads_(std::max(omp_get_max_threads(), 1)) {
     implementation = kernel_name("cached_attention");
     set_strides(args_.query_strides, query, "query");
@@ -57,6 +58,13 @@ class CachedAttentionStep final : public Step {
       require(key->dtype == query.dtype && value->dtype == query.dtype, "query, key and value differ in dtype");
     }
     require(output.dtype == query.dtype, "query and output differ in dtype");
+    require(cosines.has_value() == sines.has_value(), "cosines come with sines");
+    turns_ = cosines.has_value();
+    if (turns_) {
+      require(q[3] % 2 == 0, "a rotary embedding halves the last axis");
+      args_.cosines_dtype = set_factors(args_.cosines_strides, *cosines, "cosines");
+      args_.sines_dtype = set_factors(args_.sines_strides, *sines, "sines");
+    }
     for (const TensorDesc* table : {&pages, &lengths}) {
       check_dense(*table);
       require(table->dtype == DType::s64, "the tables of a cache are s64");
@@ -84,18 +92,31 @@ class CachedAttentionStep final : public Step {
     void* const* slot = run.slots;
     args.query = *slot++;
     if (writes_) args.key = *slot++, args.value = *slot++;
+    if (turns_) args.cosines = *slot++, args.sines = *slot++;
     args.pages = static_cast<const int64_t*>(*slot++) + first_page_;
     args.lengths = static_cast<const int64_t*>(*slot++);
     if (has_sinks_) args.sinks = *slot++;
     args.output = *slot;
     args.scratch = reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(run.scratchpad) + 63) / 64 * 64);
     const int64_t positions = check_tables(args);
-    args.threads = std::min(threads_for(positions * args.key_heads * (args.depth + args.width), run.threads), threads_);
+    // Pages are read at the memory's rate, several times as fast as a core moves elements.
+    const int64_t elements = positions * args.key_heads * (args.depth + args.width);
+    args.threads = std::min(threads_for(elements / 8 * args.queries, run.threads), threads_);
     args.parts = args.threads == 1 ? 1 : args.threads * parts_a_thread;
     kernel_(args);
   }
 
  private:
+  DType set_factors(int64_t* strides, const TensorDesc& desc, const std::string& name) const {
+    check_operand(desc, name);
+    check_plain(desc);
+    require(desc.rank() > 0 && desc.shape.back() == args_.depth && (args_.depth == 1 || desc.strides.back() == 1),
+            name + " (" + desc.str() + ") have another last axis than the query");
+    const Dims found = broadcast_strides(desc, {args_.batch, 1, args_.queries, args_.depth});
+    strides[0] = found[0], strides[1] = found[2];
+    return desc.dtype;
+  }
+
   // Sets what only the pages tell. Returns how many positions are read.
   int64_t check_tables(CachedAttentionArgs& args) const {
     PageFinder finder;
@@ -109,7 +130,8 @@ class CachedAttentionStep final : public Step {
         throw InputError("row " + std::to_string(b) + " of a cache has " + std::to_string(length) + " positions and " +
                          std::to_string(grown) + " new ones, beyond the " + std::to_string(args.capacity) + " pages of its table");
       const int64_t first_last = args.causal ? length : length + grown - 1;  // what the first query sees last
-      const int64_t begin = args.window ? std::max<int64_t>(0, first_last - args.window + 1) / page_positions : 0;
+      int64_t begin = args.window ? std::max<int64_t>(0, first_last - args.window + 1) / page_positions : 0;
+      if (writes_) begin = std::min(begin, length / page_positions);
       positions += length + grown - begin * page_positions;
       for (int64_t page = begin; page < pages_for(length + grown); page++) {
         const int64_t address = args.pages[b * args.capacity + page];
@@ -157,7 +179,7 @@ class CachedAttentionStep final : public Step {
 
   void (*kernel_)(const CachedAttentionArgs&);
   CachedAttentionArgs args_{};
-  bool writes_, has_sinks_;
+  bool writes_, turns_, has_sinks_;
   int64_t first_page_;
   int threads_;  // that the scratchpad is made for
 };
@@ -165,10 +187,12 @@ class CachedAttentionStep final : public Step {
 }  // namespace
 
 std::shared_ptr<Step> make_cached_attention(const TensorDesc& query, const std::optional<TensorDesc>& key,
-                                            const std::optional<TensorDesc>& value, const TensorDesc& pages, const TensorDesc& lengths,
+                                            const std::optional<TensorDesc>& value, const std::optional<TensorDesc>& cosines,
+                                            const std::optional<TensorDesc>& sines, const TensorDesc& pages, const TensorDesc& lengths,
                                             const std::optional<TensorDesc>& sinks, const TensorDesc& output, int64_t layer, double scale,
                                             int64_t window, double softcap, bool causal) {
-  return std::make_shared<CachedAttentionStep>(query, key, value, pages, lengths, sinks, output, layer, scale, window, softcap, causal);
+  return std::make_shared<CachedAttentionStep>(query, key, value, cosines, sines, pages, lengths, sinks, output, layer, scale, window,
+                                               softcap, causal);
 }
 
 }  // namespace drystone

@@ -32,11 +32,13 @@ using Tables = std::vector<Dims>;
   STEP(cached_attention,                                                                                                                 \
        "Attention over the pages of a cache (core/cache_pages.h): key (B, Hk, T, D) and value (B, Hk, T, width), if given, are written " \
        "after the `lengths` (int64, B) positions that each row of `pages` (int64: layers, B, capacity) has, then query (B, H, T, D) "    \
-       "attends to what its row has: float32 or bfloat16, of any strides but 1 between neighbours on the last axis. The output is (B, "  \
-       "T, H, width). causal: query t sees position lengths + t last, which must have been written; else each sees all. window: so "     \
-       "many positions at most; 0: all. softcap: c of c * tanh(score / c); 0: none. sinks (H): a score more a head, without value. A "   \
-       "table that leads to no pages, or to others than these operands need, raises drystone.InputError.",                               \
-       const TensorDesc& query, const std::optional<TensorDesc>& key, const std::optional<TensorDesc>& value, const TensorDesc& pages,   \
+       "attends to what its row has: float32 or bfloat16, of any strides but 1 between neighbours on the last axis. cosines and sines, " \
+       "which broadcast to (B, 1, T, D): query and key are turned first, as by rotary. The output is (B, T, H, width). causal: query t " \
+       "sees position lengths + t last, which must have been written; else each sees all. window: so many positions at most; 0: all. "   \
+       "softcap: c of c * tanh(score / c); 0: none. sinks (H): a score more a head, without value. A table that leads to no pages, or "  \
+       "to others than these operands need, raises drystone.InputError.",                                                                \
+       const TensorDesc& query, const std::optional<TensorDesc>& key, const std::optional<TensorDesc>& value,                            \
+       const std::optional<TensorDesc>& cosines, const std::optional<TensorDesc>& sines, const TensorDesc& pages,                        \
        const TensorDesc& lengths, const std::optional<TensorDesc>& sinks, const TensorDesc& output, int64_t layer, double scale,         \
        int64_t window, double softcap, bool causal)                                                                                      \
   STEP(copy,                                                                                                                             \

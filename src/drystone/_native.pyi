@@ -236,9 +236,9 @@ def attention(query: TensorDesc, key: TensorDesc, value: TensorDesc, mask: Tenso
     softmax(scale * query keyᵀ + mask) value for each head, as torch.nn.functional.scaled_dot_product_attention: float32 or bfloat16, of any strides but 1 between neighbours on the last axis. heads_first, of query, key, value and output: the axes are (B, H, T, D), or else (B, T, H, D). The heads of query may be a multiple of those of key and value, which then serve several in turn. mask: float32 or bfloat16 to add, or bool (False hides), broadcast to (B, H, T, S). causal hides the keys after a query's own index. A row of which every key is hidden gives 0, or NaN where nan_if_hidden (as a softmax does). The output overlaps none.
     """
 
-def cached_attention(query: TensorDesc, key: TensorDesc | None, value: TensorDesc | None, pages: TensorDesc, lengths: TensorDesc, sinks: TensorDesc | None, output: TensorDesc, layer: int, scale: float, window: int, softcap: float, causal: bool) -> Step:
+def cached_attention(query: TensorDesc, key: TensorDesc | None, value: TensorDesc | None, cosines: TensorDesc | None, sines: TensorDesc | None, pages: TensorDesc, lengths: TensorDesc, sinks: TensorDesc | None, output: TensorDesc, layer: int, scale: float, window: int, softcap: float, causal: bool) -> Step:
     """
-    Attention over the pages of a cache (core/cache_pages.h): key (B, Hk, T, D) and value (B, Hk, T, width), if given, are written after the `lengths` (int64, B) positions that each row of `pages` (int64: layers, B, capacity) has, then query (B, H, T, D) attends to what its row has: float32 or bfloat16, of any strides but 1 between neighbours on the last axis. The output is (B, T, H, width). causal: query t sees position lengths + t last, which must have been written; else each sees all. window: so many positions at most; 0: all. softcap: c of c * tanh(score / c); 0: none. sinks (H): a score more a head, without value. A table that leads to no pages, or to others than these operands need, raises drystone.InputError.
+    Attention over the pages of a cache (core/cache_pages.h): key (B, Hk, T, D) and value (B, Hk, T, width), if given, are written after the `lengths` (int64, B) positions that each row of `pages` (int64: layers, B, capacity) has, then query (B, H, T, D) attends to what its row has: float32 or bfloat16, of any strides but 1 between neighbours on the last axis. cosines and sines, which broadcast to (B, 1, T, D): query and key are turned first, as by rotary. The output is (B, T, H, width). causal: query t sees position lengths + t last, which must have been written; else each sees all. window: so many positions at most; 0: all. softcap: c of c * tanh(score / c); 0: none. sinks (H): a score more a head, without value. A table that leads to no pages, or to others than these operands need, raises drystone.InputError.
     """
 
 def copy(input: TensorDesc, output: TensorDesc, axes: Sequence[int], tables: Sequence[Sequence[int]], value: float) -> Step:
@@ -406,7 +406,7 @@ PAGE_POSITIONS: int = 64
 
 class PageSlab:
     """
-    Zeroed memory of ``count`` pages of a cache, ``page_bytes`` apart from ``begin`` on.
+    Memory of ``count`` pages of a cache, ``page_bytes`` apart from ``begin`` on.
     """
 
     def __init__(self, dtype: DType, heads: int, depth: int, width: int, count: int) -> None: ...

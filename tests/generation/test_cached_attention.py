@@ -144,6 +144,16 @@ def test_cross_attention(window: int) -> None:
     assert not attend(q[:1], None, None, empty, causal=False).any()
 
 
+def test_all_new_positions_of_a_window_that_is_not_causal() -> None:
+    cache = Cached([3, PAGE + 2], Layer(2, 16, 16))
+    close(*cache.call(torch.randn(2, 4, 2 * PAGE, 16), window=10, causal=False), torch.float32)
+    cache.rows.crop(3)
+    cache.rows.sequences[1].crop(0)
+    q = torch.randn(2, 4, PAGE, 16)
+    with pytest.raises(InputError, match="address is 0"):
+        cached_attention(q, q[:, :2], q[:, :2], *cache.rows.tables(), 0, SCALE, 10, 0.0, None, False)
+
+
 def test_keys_that_another_layer_wrote() -> None:
     cache = Cached([PAGE - 2, 40], Layer(2, 16, 16))
     q = torch.randn(2, 4, 5, 16)

@@ -23,6 +23,11 @@ Tensor = torch.Tensor
 HEADS, KEY_HEADS, DEPTH, LAYERS = 4, 2, 16, 2
 
 
+def rotated_half(x: Tensor) -> Tensor:
+    first, second = x.chunk(2, -1)
+    return torch.cat([-second, first], -1)
+
+
 class Layered(nn.Module):
     """Layers of attention over a cache, or over whole sequences."""
 
@@ -33,10 +38,15 @@ class Layered(nn.Module):
         self.qkv = nn.ModuleList(nn.Linear(width, (HEADS + 2 * KEY_HEADS) * DEPTH) for _ in range(LAYERS))
         self.out = nn.ModuleList(nn.Linear(width, width) for _ in range(LAYERS))
 
-    def forward(self, x: Tensor, pages: Tensor | None = None, lengths: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, pages: Tensor | None = None, lengths: Tensor | None = None, factors: Tensor | None = None
+    ) -> Tensor:
         for layer, (qkv, out) in enumerate(zip(self.qkv, self.out, strict=True)):
             heads = qkv(x).unflatten(2, (-1, DEPTH)).transpose(1, 2)
             q, k, v = heads.split([HEADS, KEY_HEADS, KEY_HEADS], 1)
+            if factors is not None:
+                cosines, sines = factors
+                q, k = (part * cosines + rotated_half(part) * sines for part in (q, k))
             if pages is None:
                 y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True).transpose(1, 2)
             else:
@@ -51,12 +61,13 @@ def rows_of(count: int, dtype: torch.dtype = torch.float32) -> Rows:
     return Rows([Sequence(pages) for _ in range(count)])
 
 
-def generate(model: nn.Module, x: Tensor, rows: Rows, chunks: list[int]) -> Tensor:
-    """The results of ``model`` for x in chunks, over a cache."""
+def generate(model: nn.Module, x: Tensor, rows: Rows, chunks: list[int], factors: Tensor | None = None) -> Tensor:
+    """The results of ``model`` for x in chunks, over a cache; ``factors``: cosines and sines of a rotary embedding."""
     results, at = [], 0
     for count in chunks:
         rows.reserve(count)
-        results.append(model(x[:, at : at + count], *rows.tables()))
+        more = [] if factors is None else [factors[..., at : at + count, :]]
+        results.append(model(x[:, at : at + count], *rows.tables(), *more))
         rows.advance(count)
         at += count
     return torch.cat(results, 1)
@@ -74,6 +85,21 @@ def test_a_model_over_a_cache_is_the_model_over_all(dtype: torch.dtype) -> None:
         result, wanted = generate(fast, x, rows_of(2, dtype), chunks), model(x)
     tolerance = 1e-4 if dtype == torch.float32 else 0.1
     torch.testing.assert_close(result, wanted, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_rotary_embedding_is_part_of_it(dtype: torch.dtype) -> None:
+    model = Layered().eval()
+    chunks = [PAGE + 3, 2, 9]
+    x, factors = torch.randn(2, sum(chunks), HEADS * DEPTH), torch.randn(2, 2, 1, sum(chunks), DEPTH)
+    example = rows_of(2)
+    example.reserve(2)
+    fast = drystone.optimize(model, (x[:, :2], *example.tables(), factors[..., :2, :]), dtype=dtype, strict=True, tuning="estimate")
+    with torch.no_grad():
+        result, wanted = generate(fast, x, rows_of(2, dtype), chunks, factors), model(x, factors=factors)
+    tolerance = 1e-4 if dtype == torch.float32 else 0.1
+    torch.testing.assert_close(result, wanted, atol=tolerance, rtol=tolerance)
+    assert "rotary" not in {step.op for step in fast.explain().steps}
 
 
 def test_the_graph_is_native_and_interpreted_alike() -> None:

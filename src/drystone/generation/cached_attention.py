@@ -60,7 +60,7 @@ def _eager(
     tables = _described(pages), _described(lengths)
     try:
         step = native.cached_attention(
-            _described(q), key, value, *tables, sink, _described(output), layer, scale, window, softcap, causal
+            _described(q), key, value, None, None, *tables, sink, _described(output), layer, scale, window, softcap, causal
         )
     except ValueError as error:
         raise InputError(f"{NAME}: {error}") from None

@@ -151,6 +151,8 @@ def cached_attention(
             continue
         last = total - count if causal else total - 1  # that the first query sees
         begin = max(0, last - window + 1) // PAGE if window else 0
+        if k is not None:
+            begin = min(begin, length // PAGE)
         used = {number: Page.at(int(pages[layer, row, number])) for number in range(begin, pages_for(total))}
         for page in used.values():
             page.require(q.shape[1], q.shape[3], q.shape[3] if v is None else v.shape[3])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from drystone.graph.graph import Graph
 from drystone.passes.absorb_into_attention import absorb_into_attention
+from drystone.passes.absorb_rotary import absorb_rotary
 from drystone.passes.combine_affine import combine_affine
 from drystone.passes.expose_padding import expose_padding
 from drystone.passes.fold_batch_norm import fold_batch_norm, fold_into_producers
@@ -44,6 +45,7 @@ def simplify(graph: Graph) -> Graph:
     fold_batch_norm(graph)
     remove_noops(graph)
     absorb_into_attention(graph)
+    absorb_rotary(graph)
     merge_linears(graph)
     fuse_epilogues(graph)
     recognise_matmuls(graph)  # what attention has not taken

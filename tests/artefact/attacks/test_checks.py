@@ -83,7 +83,7 @@ def more(make: Callable[..., Given], op: str, count: int) -> dict[str, tuple[Giv
     return {f"{op}: an operand more": (given, f"this {op} takes {count} operands, not {count + 1}")}
 
 
-CACHED: list[Any] = [[2, 4, 5, 8], [2, 2, 5, 8], [2, 2, 5, 7], *TABLES, [4]]
+CACHED: list[Any] = [[2, 4, 5, 8], [2, 2, 5, 8], [2, 2, 5, 7], [5, 8], [5, 8], *TABLES, [4]]
 
 OF_OPERATORS: dict[str, tuple[Given, str]] = {
     "a dtype that it does not take": (softmax(inputs=[[I64, [2, 3]]]), "x0:int64[2, 3] is no operand of a softmax"),
@@ -275,7 +275,7 @@ OF_OPERATORS: dict[str, tuple[Given, str]] = {
     ),
     "attention: another mask": (attention(inputs=[*QKV, [5, 7]]), "x3:float32[5, 7] does not fit the scores"),
     # -- attention over a cache
-    "cached attention: no sinks": (cached_attention(reads="v0 v1 v2 v3 v4"), "this cached_attention takes 6 operands, not 5"),
+    "cached attention: no sinks": (cached_attention(reads="v0 v1 v2 v3 v4 v5 v6"), "this cached_attention takes 8 operands, not 7"),
     "cached attention: three axes": (cached_attention(inputs=[[2, 4, 5], *CACHED[1:]]), "have four axes"),
     "cached attention: another batch of keys": (cached_attention(inputs=[CACHED[0], [3, 2, 5, 8], *CACHED[2:]]), "do not fit together"),
     "cached attention: another depth": (cached_attention(inputs=[CACHED[0], [2, 2, 5, 9], *CACHED[2:]]), "do not fit together"),
@@ -284,17 +284,33 @@ OF_OPERATORS: dict[str, tuple[Given, str]] = {
         cached_attention(inputs=[CACHED[0], [2, 3, 5, 8], [2, 3, 5, 7], *CACHED[3:]]),
         "do not fit together",
     ),
-    "cached attention: other rows": (cached_attention(inputs=[*CACHED[:3], [I64, [3, 3, 1]], *CACHED[4:]]), "no tables of 2 rows"),
-    "cached attention: a table of two axes": (cached_attention(inputs=[*CACHED[:3], [I64, [3, 2]], *CACHED[4:]]), "no tables of 2 rows"),
+    "cached attention: other rows": (cached_attention(inputs=[*CACHED[:5], [I64, [3, 3, 1]], *CACHED[6:]]), "no tables of 2 rows"),
+    "cached attention: a table of two axes": (cached_attention(inputs=[*CACHED[:5], [I64, [3, 2]], *CACHED[6:]]), "no tables of 2 rows"),
     "cached attention: another layer": (cached_attention(layer=3), "has no layer 3"),
-    "cached attention: other sinks": (cached_attention(inputs=[*CACHED[:5], [2]]), "has no number for each of 4 heads"),
+    "cached attention: other sinks": (cached_attention(inputs=[*CACHED[:7], [2]]), "has no number for each of 4 heads"),
     "cached attention: two dtypes": (cached_attention(inputs=[CACHED[0], [B, CACHED[1]], *CACHED[2:]]), "n: it changes its dtype"),
     "cached attention: of integers": (
         cached_attention(inputs=[*([I64, shape] for shape in CACHED[:3]), *CACHED[3:]], outputs=[[I64, [2, 5, 4, 7]]]),
-        "its queries are no floats",
+        "its other operands are floats",
     ),
-    "cached attention: tables of floats": (cached_attention(inputs=[*CACHED[:3], [3, 2, 1], *CACHED[4:]]), "the tables of a cache are int64"),
-    "cached attention: sinks of integers": (cached_attention(inputs=[*CACHED[:5], [I64, [4]]]), "its sinks are no floats"),
+    "cached attention: tables of floats": (cached_attention(inputs=[*CACHED[:5], [3, 2, 1], *CACHED[6:]]), "the tables of a cache are int64"),
+    "cached attention: sinks of integers": (cached_attention(inputs=[*CACHED[:7], [I64, [4]]]), "its other operands are floats"),
+    "cached attention: an odd size": (
+        cached_attention(inputs=[[2, 4, 5, 7], [2, 2, 5, 7], CACHED[2], [5, 7], [5, 7], *CACHED[5:]]),
+        "no halves of [2, 4, 5, 7]",
+    ),
+    "cached attention: factors of a head": (
+        cached_attention(inputs=[*CACHED[:3], [4, 5, 8], *CACHED[4:]]),
+        "x3:float32[4, 5, 8] does not fit the positions",
+    ),
+    "cached attention: factors of another size": (
+        cached_attention(inputs=[*CACHED[:4], [5, 1], *CACHED[5:]]),
+        "x4:float32[5, 1] does not fit the positions",
+    ),
+    "cached attention: factors of no axes": (
+        cached_attention(inputs=[*CACHED[:4], [], *CACHED[5:]]),
+        "x4:float32[] does not fit the positions",
+    ),
     "cached attention: a negative softcap": (cached_attention(softcap=-1.0), "a negative softcap"),
     # -- recurrent
     "recurrent: an operand less": (gru(reads="v0 c0"), "this recurrent takes 3 operands, not 2"),

@@ -79,6 +79,7 @@ def cached_attention(
         window=window,
         softcap=float(softcap),
         writes=k is not None,
+        rotary=False,
         has_sinks=sinks is not None,
         causal=causal,
     )

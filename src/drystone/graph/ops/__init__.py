@@ -1,7 +1,6 @@
 """The operators of the graph, a file a family. ``OPERATORS`` has them by name."""
 
 from drystone.graph.ops.aten import *
-from drystone.graph.ops.cached_attention import *
 from drystone.graph.ops.convolutions import *
 from drystone.graph.ops.elements import *
 from drystone.graph.ops.movement import *

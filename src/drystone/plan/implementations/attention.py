@@ -54,8 +54,10 @@ class CachedAttention(Implementation):
         op = node.of(ops.CachedAttention)
         q, *rest = inputs
         k, v = (rest.pop(0), rest.pop(0)) if op.writes else (None, None)
-        pages, lengths, *sinks = rest
+        cosines, sines = (rest.pop(0), rest.pop(0)) if op.rotary else (None, None)
+        pages, lengths, *rest = rest
+        sinks = rest[0] if rest else None
         step = native.cached_attention(
-            q, k, v, pages, lengths, sinks[0] if sinks else None, output, op.layer, op.scale, op.window, op.softcap, op.causal
+            q, k, v, cosines, sines, pages, lengths, sinks, output, op.layer, op.scale, op.window, op.softcap, op.causal
         )
         return Created(step, [*(context.operand(node, i) for i in range(len(inputs))), ("out", 0)])
