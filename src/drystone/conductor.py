@@ -71,6 +71,8 @@ def optimize(
             ``ExportedProgram``. An optimised module,
             alone or as a submodule, stands for its original.
         example_inputs: a tuple of positional inputs, or one tensor. The program is prepared for their shapes and dtypes.
+            Causal language models of transformers need none: their ``generate`` and calls run programs of prefill and decode
+            on a ``drystone.Cache``.
         example_kwargs: inputs by name.
         dtype: ``torch.bfloat16`` computes in bfloat16 with float32 accumulation; inputs and outputs keep the model's dtypes.
             CPUs without bfloat16 arithmetic store weights as bfloat16 and compute in float32.
@@ -131,8 +133,8 @@ def optimize(
             example_inputs, example_kwargs = model.example_inputs
         model = model.module()
     args, kwargs = example_call(example_inputs, example_kwargs)
-    causal = not args and not kwargs and generates(model)
-    if not causal:
+    known = not args and not kwargs and generates(model)  # what it is called with
+    if not known:
         require_example(args, kwargs)
     check_options(dtype, accuracy, tuning, capture, formats, new_shapes, weights, group_size)
     threads_in_force()
@@ -140,7 +142,7 @@ def optimize(
         check_release(model, dynamic_shapes)
     codes = dtype in INT8
     if codes:
-        if causal or weights is not None:
+        if known or weights is not None:
             raise InputError('dtype=torch.int8 quantises activations too; for weights alone leave it out: weights="int8"')
         check_int8(calibration, max_error, model, dynamic_shapes, capture, release_originals, new_shapes)
     elif calibration is not None or max_error is not None:
@@ -162,7 +164,7 @@ def optimize(
     )
     if lower is torch.bfloat16 and (notice := bfloat16_notice()):
         warn(notice)
-    if causal:
+    if known:
         from drystone.generation.causal import optimize_causal  # imports transformers
 
         return optimize_causal(model, options)

@@ -15,11 +15,15 @@ transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.filterwarnings("ignore:.*operators run on ATen:drystone.DrystoneWarning")
 
 
+SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "vocab_size": 100, "max_position_embeddings": 256}
+TOKENS = {"eos_token_id": 1, "pad_token_id": 0, "bos_token_id": 2}
+OLD = int(transformers.__version__.partition(".")[0]) < 5
+
+
 def llama(seed: int = 0, **others: Any) -> Any:
     torch.manual_seed(seed)
-    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "vocab_size": 100, "max_position_embeddings": 256}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "eos_token_id": 1, "pad_token_id": 0}
-    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**sizes, **heads, **others})).eval()
+    config = transformers.LlamaConfig(**SIZES, **TOKENS, **{"num_hidden_layers": 2, "num_key_value_heads": 2, **others})
+    return transformers.LlamaForCausalLM(config).eval()
 
 
 @pytest.fixture(scope="module")
@@ -183,17 +187,58 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "Gemma2ForCausal": {"head_dim": 16, "sliding_window": 16, "query_pre_attn_scalar": 16},
     "Phi3ForCausal": {"sliding_window": 16},
     "GPTNeoXForCausal": {},
+    "FalconForCausal": {"multi_query": True},
     "GptOssForCausal": {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 16, "sliding_window": 16},
 }
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_architectures(name: str) -> None:
+    if OLD and name in ("GptOssForCausal", "GPT2LMHead"):
+        pytest.skip("this version of transformers decides on numbers in tensors there")
     torch.manual_seed(0)
     config: Any = getattr(transformers, name.replace("LMHead", "").replace("ForCausal", "") + "Config")
-    small = config(**{**llama(num_hidden_layers=1).config.to_diff_dict(), "model_type": config.model_type, **ARCHITECTURES[name]})
+    small = config(**SIZES, **TOKENS, **{"num_hidden_layers": 1, **ARCHITECTURES[name]})
     model = getattr(transformers, name + ("Model" if "LMHead" in name else "LM"))(small).eval()
     fast = drystone.optimize(model, tuning="estimate")
     want, got = (each.generate(**padded(), max_new_tokens=12, do_sample=False) for each in (model, fast))
     assert got.tolist() == want.tolist()
     assert isinstance(fast.explain().steps, list)
+
+
+def encoder_decoder(name: str) -> tuple[Any, dict[str, Any]]:
+    torch.manual_seed(0)
+    layers = {"encoder_layers": 1, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
+    sizes = {"d_model": 64, "encoder_ffn_dim": 96, "decoder_ffn_dim": 96, "vocab_size": 100}
+    tokens = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2, "decoder_start_token_id": 3}
+    if name == "Whisper":
+        suppressed = {"suppress_tokens": None, "begin_suppress_tokens": None}
+        config = transformers.WhisperConfig(**layers, **sizes, **tokens, **suppressed, num_mel_bins=8, max_source_positions=100)
+        return transformers.WhisperForConditionalGeneration(config).eval(), {"input_features": torch.randn(2, 8, 200)}
+    config = transformers.MarianConfig(**layers, **sizes, **tokens, forced_eos_token_id=None, max_position_embeddings=128)
+    source = {name: value.flip(1) for name, value in padded().items()}
+    return transformers.MarianMTModel(config).eval(), source
+
+
+@pytest.mark.parametrize("name", ["Whisper", "Marian"])
+def test_encoder_decoder_models(name: str) -> None:
+    if OLD and name == "Marian":
+        pytest.skip("this version of transformers makes its masks itself there")
+    model, inputs = encoder_decoder(name)
+    fast = drystone.optimize(model, tuning="estimate")
+    for how in ({"num_beams": 1}, {"num_beams": 3}):
+        want, got = (each.generate(**inputs, max_new_tokens=12, do_sample=False, **how) for each in (model, fast))
+        assert got.tolist() == want.tolist()
+    assert fast.prepared_encoder is not None and not fast.explain().segments
+
+
+def test_what_is_not_served_runs_as_before() -> None:
+    sizes = {"d_model": 64, "d_kv": 16, "d_ff": 96, "num_layers": 1, "num_heads": 4, "vocab_size": 100}
+    tokens = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
+    model = transformers.T5ForConditionalGeneration(transformers.T5Config(**sizes, **tokens)).eval()
+    with pytest.warns(drystone.DrystoneWarning, match="T5ForConditionalGeneration generates without programs"):
+        fast = drystone.optimize(model, tuning="estimate")
+    want, got = both(model, fast, text(2, 9), do_sample=False)
+    assert got.tolist() == want.tolist()
+    with pytest.raises((drystone.UnsupportedError, drystone.CaptureError)):
+        drystone.optimize(model, tuning="estimate", strict=True)

@@ -31,6 +31,7 @@ class Cache(TransformersCache):  # type: ignore[misc]
         self.pages: Pages = pages(dtype)
         self.rows = Rows([])
         self._length = 0  # of the batch, with padding
+        self.cross: Rows | None = None  # what cross-attention reads, once the encoder has run
 
     def begin(self, batch: int) -> None:
         """Have a sequence for each row of a call: a single one is the beginning of all. Raises ``InputError`` for others."""
@@ -76,7 +77,7 @@ class Cache(TransformersCache):  # type: ignore[misc]
         )
 
     def reset(self) -> None:
-        self.rows, self._length = Rows([]), 0
+        self.rows, self._length, self.cross = Rows([]), 0, None
 
     def crop(self, tokens: int) -> None:
         """Forget the last ``-tokens`` positions; or, if positive as in older transformers, all from position ``tokens`` on."""
@@ -90,13 +91,17 @@ class Cache(TransformersCache):  # type: ignore[misc]
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         """Row i becomes what row ``beam_idx[i]`` was. No page is moved: common ones are shared until one row writes to them."""
-        self.rows.select(beam_idx.tolist())
+        self._select(beam_idx.tolist())
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
-        self.rows.select((indices.nonzero().flatten() if indices.dtype is torch.bool else indices).tolist())
+        self._select((indices.nonzero().flatten() if indices.dtype is torch.bool else indices).tolist())
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        self.rows.select([row for row in range(len(self.rows.sequences)) for _ in range(repeats)])
+        self._select([row for row in range(len(self.rows.sequences)) for _ in range(repeats)])
+
+    def _select(self, indices: list[int]) -> None:
+        for rows in filter(None, (self.rows, self.cross)):
+            rows.select(indices)
 
     def activate_past_recording(self) -> None:
         """Nothing to do: windows are the attention's, and pages keep what is before them."""

@@ -11,8 +11,11 @@ from drystone.capture.parts import first_line
 from drystone.errors import CaptureError, UnsupportedError, warn
 from drystone.factories import on_cpu
 from drystone.generation.cache import Cache
+from drystone.generation.encoder_decoder import DecoderSource
+from drystone.generation.encoder_module import EncoderDecoderModule
 from drystone.generation.module import EagerModule, GenerativeModule
 from drystone.generation.source import CausalSource
+from drystone.generation.step import cache_argument
 from drystone.options import Options
 from drystone.parted import difference
 from drystone.preparer import Preparer, Programs
@@ -26,12 +29,15 @@ COMPARED = 6
 
 def optimize_causal(model: Any, options: Options) -> Any:
     """The model with programs for ``generate``; without any where it can't be served, which a warning says."""
+    kind, source_kind = (
+        (EncoderDecoderModule, DecoderSource) if model.config.is_encoder_decoder else (GenerativeModule, CausalSource)
+    )
     with on_cpu(), spinner("preparing") as say:
         say("capturing")
-        source = CausalSource(model, options)
+        source: Any = source_kind(model, options)
         try:
             programs = Programs(Preparer(), source, options, source.capture(), source.sizes(1, 1, 1))
-            fast = _named(GenerativeModule, model)(model, programs)
+            fast = _named(kind, model)(model, source, programs)
             say("comparing with the model")
             _compare(fast, model, options)
         except (CaptureError, UnsupportedError) as error:
@@ -55,8 +61,8 @@ class _Logits(nn.Module):
         self.model, self.count = model, count
         self.training = False
 
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.model(input_ids=ids, use_cache=False).logits[:, -self.count :]
+    def forward(self, **call: Any) -> torch.Tensor:
+        logits: torch.Tensor = self.model(**call, use_cache=False).logits[:, -self.count :]
         return logits
 
 
@@ -64,8 +70,8 @@ def _compare(fast: Any, model: Any, options: Options) -> None:
     """Raises ``UnsupportedError`` where the programs of a short text and of a token after it give something else than the model."""
     vocabulary = model.get_input_embeddings().weight.shape[0]
     ids = torch.arange(COMPARED).mul_(7919).remainder_(vocabulary)[None]
-    cache = Cache(fast)
-    got = [fast.step(cache, part, None, None, 1) for part in (ids[:, :-1], ids[:, -1:])]
-    differs = difference(torch.cat(got, 1), _Logits(model, len(got)), (ids,), {}, options.dtype)
+    cache: dict[str, Any] = {cache_argument(model): Cache(fast)}
+    got = [fast(**fast.example_call(part), **cache).logits[:, -1:] for part in (ids[:, :-1], ids[:, -1:])]
+    differs = difference(torch.cat(got, 1), _Logits(model, len(got)), (), fast.example_call(ids), options.dtype)
     if differs:
         raise UnsupportedError(f"its programs' logits differ from its own {differs}")

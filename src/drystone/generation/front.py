@@ -24,7 +24,7 @@ def front_of(fast: Any, model: Any) -> Any:
     def prepare_cache(self: Any, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """A cache of drystone's, unless the caller brings or asks for another one, or for what no program gives."""
         asks = (
-            generation_config.cache_implementation,
+            generation_config.cache_implementation not in (None, "dynamic", "dynamic_full"),
             generation_config.output_attentions,
             generation_config.output_hidden_states,
             model_kwargs.get(argument),
@@ -40,7 +40,7 @@ def front_of(fast: Any, model: Any) -> Any:
         result = sample(fast, argument, input_ids, *args, **kwargs)
         return kind._sample(self, input_ids, *args, **kwargs) if result is None else result
 
-    body = {
+    body: dict[str, Any] = {
         "__call__": call,
         "forward": forward,
         "_prepare_cache_for_generation": prepare_cache,
@@ -48,6 +48,8 @@ def front_of(fast: Any, model: Any) -> Any:
         "__module__": kind.__module__,
         "__qualname__": kind.__qualname__,
     }
+    if model.config.is_encoder_decoder:
+        body["get_encoder"] = lambda self, *args, **kwargs: fast.prepared_encoder
     front: Any = object.__new__(type(kind.__name__, (kind,), body))
     object.__setattr__(front, "__dict__", vars(model))
     return front

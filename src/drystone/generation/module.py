@@ -21,19 +21,22 @@ from drystone.runtime.explain import Explanation
 from drystone.runtime.proxy import ModuleProxy, checked_tensors
 from drystone.runtime.traced_calls import is_traced
 
-# Arguments of a call that programs serve, or that change nothing of what they compute.
-_SERVED = frozenset({"input_ids", "attention_mask", "position_ids", "use_cache", "return_dict", "cache_position", "logits_to_keep"})
-
 
 class GenerativeModule(ModuleProxy):
     """The model with programs for prefill and decode. ``generate`` is transformers' own, and keeps a ``drystone.Cache``.
 
     Calls with a cache of transformers, or for more than logits (hidden states, attentions, a loss), run the model itself.
+    ``served``: the arguments of calls that programs serve, or that change nothing of what they compute.
     """
 
-    def __init__(self, model: Any, programs: Programs) -> None:
+    served = frozenset(
+        {"input_ids", "attention_mask", "position_ids", "use_cache", "return_dict", "cache_position", "logits_to_keep"}
+    )
+
+    def __init__(self, model: Any, source: CausalSource, programs: Programs) -> None:
         super().__init__(model)
-        self._programs, self._decoder = programs, Decoder(programs)
+        self._programs, self._source = programs, source
+        self._decoder = Decoder(programs, source.positions)
         self._argument = cache_argument(model)
         self._names = [name for name in inspect.signature(type(model).forward).parameters if name != "self"]
         self._limit = position_limit(model)
@@ -51,14 +54,12 @@ class GenerativeModule(ModuleProxy):
     def refresh(self) -> None:
         """Take over the model's current weights. Programs are made again when they are called for."""
         self._programs.refresh()
-        self._decoder = Decoder(self._programs)
+        self._decoder = Decoder(self._programs, self._source.positions)
 
     def pages_of(self, dtype: torch.dtype) -> Pages:
         """The memory of caches of ``dtype``."""
         if dtype not in self._pages:
-            source = self._programs.source
-            assert isinstance(source, CausalSource)
-            self._pages[dtype] = Pages(source.layers, source.positions, dtype)
+            self._pages[dtype] = Pages(self._source.layers, self._source.positions, dtype)
         return self._pages[dtype]
 
     def _front(self) -> Any:
@@ -125,28 +126,36 @@ class GenerativeModule(ModuleProxy):
             raise InputError(f"the text has {most + 1} positions, and the model has {self._limit}; shorten it")
         cache.begin(batch)
         if count == 1 and not leads:
-            logits = self._decoder.tokens(cache.rows, ids, positions)
+            logits = self._decoder.tokens(cache.rows, ids, positions, *self.more_of(cache))
         else:
             asked = keep if isinstance(keep, int) and 0 < keep < count else count
             logits = self._texts(cache, ids, positions, leads or [0] * batch, asked)
         cache.grow(count)
         return logits[:, keep] if isinstance(keep, torch.Tensor) else logits
 
+    def more_of(self, cache: Cache, row: int | None = None) -> tuple[torch.Tensor, ...]:
+        """Further inputs of a step, for all rows or one."""
+        return ()
+
+    def example_call(self, ids: torch.Tensor) -> dict[str, Any]:
+        """A call for the next tokens ``ids``, to be compared with the model's own."""
+        return {"input_ids": ids}
+
     def _texts(self, cache: Cache, ids: torch.Tensor, positions: torch.Tensor, leads: list[int], asked: int) -> torch.Tensor:
         """Each row's own tokens; rows that are equal from the beginning are computed once."""
         rows, count = cache.rows.sequences, ids.shape[1]
+        fresh = not cache.get_seq_length() and cache.cross is None
         first: dict[Any, int] = {}
         found: list[torch.Tensor] = []
         for row, (sequence, lead) in enumerate(zip(rows, leads, strict=True)):
-            same = (
-                first.setdefault((lead, *ids[row].tolist(), *positions[row].tolist()), row) if not cache.get_seq_length() else row
-            )
+            text = (lead, *ids[row].tolist(), *positions[row].tolist())
+            same = first.setdefault(text, row) if fresh else row
             if same < row:
                 rows[row] = rows[same].fork()
                 found.append(found[same])
                 continue
             own = min(asked, count - lead)
-            logits = self._decoder.text(sequence, ids[row, lead:], positions[row, lead:], own)
+            logits = self._decoder.text(sequence, ids[row, lead:], positions[row, lead:], own, *self.more_of(cache, row))
             found.append(nn.functional.pad(logits, (0, 0, asked - own, 0)) if own < asked else logits)
         return torch.stack(found)
 
@@ -155,7 +164,7 @@ class GenerativeModule(ModuleProxy):
         if cache is not None and not isinstance(cache, Cache):
             return f"a {type(cache).__name__}"
         for name, value in call.items():
-            if value is not None and value is not False and name not in _SERVED and name != self._argument:
+            if value is not None and value is not False and name not in self.served and name != self._argument:
                 return f"{name}"
         ids, mask, config = call.get("input_ids"), call.get("attention_mask"), self._model.config
         if not isinstance(ids, torch.Tensor) or ids.dim() != 2 or 0 in ids.shape:

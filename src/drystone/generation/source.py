@@ -19,7 +19,7 @@ from drystone.factories import on_cpu
 from drystone.generation.attention import Traced, traced
 from drystone.generation.decoder import CHUNKS
 from drystone.generation.pages import Layer, Pages, Rows, Sequence
-from drystone.generation.step import INPUTS, Step, position_limit
+from drystone.generation.step import Step, position_limit
 from drystone.graph.cache_pages import pages_for
 from drystone.graph.graph import Graph
 from drystone.graph.ops import Linear
@@ -39,7 +39,8 @@ ANY_ROWS = ("drystone_gemm", "drystone_gemm_narrow")
 class CausalSource(Source):
     def __init__(self, model: Any, options: Options) -> None:
         self.model, self.options = model, options
-        self.positions = position_limit(model) + CHUNKS[-1]  # of a sequence, at most, with what its last chunk is filled up with
+        self.limit = position_limit(model)
+        self.positions = self.limit + CHUNKS[-1]  # of a sequence, at most, with what its last chunk is filled up with
         self.layers: list[Layer] = []
         self._captured: Captured
 
@@ -48,18 +49,25 @@ class CausalSource(Source):
         pages = (len(self.layers), batch, pages_for(self.positions))
         return (batch, count), (batch, count), (kept,), (batch,), pages
 
-    def capture(self) -> list[Named]:
-        """Raises ``CaptureError`` or ``UnsupportedError`` if the model can't be served, and says why."""
-        step = Step(self.model)
-        self.layers = _layers(step)
+    def step(self) -> Step:
+        return Step(self.model)
+
+    def example(self) -> tuple[list[torch.Tensor], list[dict[int, Any]], list[Rows]]:
+        """Inputs of a step, the axes of each that vary, and what their pages belong to."""
         batch, length, kept = EXAMPLE
         rows = Rows([Sequence(Pages(self.layers, self.positions)) for _ in range(batch)])
         rows.reserve(length)
         pages, lengths = rows.tables()
         places = torch.arange(length).repeat(batch, 1)
-        tensors = places.clone(), places, torch.arange(kept), lengths, pages
         varies = [{0: Dim.AUTO, 1: Dim.AUTO}, {0: Dim.AUTO, 1: Dim.AUTO}, {0: Dim.AUTO}, {0: Dim.AUTO}, {1: Dim.AUTO}]
-        self._captured = capture_module(step, tensors, None, dict(zip(INPUTS, varies, strict=True)))
+        return [places.clone(), places, torch.arange(kept), lengths, pages], varies, [rows]
+
+    def capture(self) -> list[Named]:
+        """Raises ``CaptureError`` or ``UnsupportedError`` if the model can't be served, and says why."""
+        step = self.step()
+        self.layers = _layers(step)
+        tensors, varies, _rows = self.example()
+        self._captured = capture_module(step, tuple(tensors), None, dict(zip(step.inputs, varies, strict=True)))
         self._kept = names_of(step, {step.copies[module] for module in self.options.float32_modules})
         return [(name.removeprefix("model."), tensor) for name, tensor in self._captured.originals]
 
@@ -88,7 +96,8 @@ def _layers(step: Step) -> list[Layer]:
     with alone(), torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
         tokens = torch.zeros(batch, length, dtype=torch.int64)
         lengths, keep = (torch.zeros(count, dtype=torch.int64) for count in (batch, kept))
-        with traced(Traced(torch.zeros(step.layers, batch, 1, dtype=torch.int64), lengths, keep)) as call:
+        pages = torch.zeros(step.layers, batch, 1, dtype=torch.int64)
+        with traced(Traced(pages, lengths, keep, pages, lengths)) as call:
             try:
                 step.logits(tokens, tokens)
             except DrystoneError:
