@@ -57,6 +57,28 @@ void store_codes(Code* to, const float* from, const Affine& q, int64_t stride, i
   }
 }
 
+// Codes as plain numbers.
+template <int W>
+inline Vector<float, W> load(const uint8_t* from) {
+  return __builtin_convertvector(load_raw<W>(from), Vector<float, W>);
+}
+template <int W>
+inline Vector<float, W> load(const int8_t* from) {
+  return __builtin_convertvector(load_raw<W>(from), Vector<float, W>);
+}
+inline float load_one(const uint8_t* from) { return *from; }
+inline float load_one(const int8_t* from) { return *from; }
+
+// A vector of numbers, by whatever the output is.
+template <class T>
+inline void store_as(T* to, const Floats& x, [[maybe_unused]] const Affine& q) {
+  if constexpr (sizeof(T) == 1) {
+    store_raw(to, __builtin_convertvector(encoded(x, q, lowest_of<T>), Vector<T, kFloats>));
+  } else {
+    store<kFloats>(to, x);
+  }
+}
+
 inline void load(float* to, const void* from, DType dtype, const Affine& q, int64_t stride, int64_t count) {
   if (dtype == DType::u8)
     load_codes(to, static_cast<const uint8_t*>(from), q, stride, count);
