@@ -37,13 +37,13 @@ def absorb_quantisation(graph: Graph) -> Graph:
     _multiply_dynamically(graph)
     if not any(isinstance(node.op, (Quantise, Dequantise)) for node in graph):
         return graph
-    _share(graph)
+    share_conversions(graph)
     _raise_quantise(graph)
     _sink_dequantise(graph)
     _join(graph)
-    _share(graph)
+    share_conversions(graph)
     _absorb(graph)
-    _share(graph)
+    share_conversions(graph)
     return graph.prune()
 
 
@@ -96,8 +96,8 @@ def _symmetric(weight: Value) -> Value | None:
     return None if codes is None or codes.quantisation is None or codes.quantisation.zero_point else codes
 
 
-def _share(graph: Graph) -> None:
-    """Of several equal conversions of one value the first serves all."""
+def share_conversions(graph: Graph) -> Graph:
+    """Of several equal conversions of one value the first serves all: those of one tensor are one operand."""
     known: dict[object, Node] = {}
     for node in list(graph.nodes):
         if not isinstance(node.op, (Quantise, Dequantise)):
@@ -106,6 +106,7 @@ def _share(graph: Graph) -> None:
         first = known.setdefault(key, node)
         if first is not node and may_bypass(graph, node, first.output):
             bypass(graph, node, first.output)
+    return graph
 
 
 def _orders(op: Operator) -> bool:
