@@ -33,9 +33,7 @@ def packed(step: Gemm, weight: torch.Tensor) -> torch.Tensor:
     return memory
 
 
-def product(
-    x: torch.Tensor, affine: Affine, weight: torch.Tensor, kind: str, output: TensorDesc, threads: int = 2
-) -> torch.Tensor:
+def product(x: torch.Tensor, affine: Affine, weight: torch.Tensor, kind: str, output: TensorDesc, threads: int = 2) -> torch.Tensor:
     """By weights whose scales are all 1."""
     n, (widened, seven) = len(weight), KINDS[kind]
     step = Gemm(affine.desc(x.shape), n, False, output, [], widened, weight_scales=[1.0] * n, weights_fit_7_bits=seven)
@@ -94,9 +92,7 @@ def test_rows_apart() -> None:
     m, n, k, gap = 9, 21, 39, 5
     wide, weight = codes(m, k + gap, dtype=U8), weights(n, k, False)
     memory = torch.full((m, n + gap), 77, dtype=U8)
-    step = Gemm(
-        x_affine.strided((m, k), (k + gap, 1)), n, False, target.strided((m, n), (n + gap, 1)), [], weight_scales=[0.5] * n
-    )
+    step = Gemm(x_affine.strided((m, k), (k + gap, 1)), n, False, target.strided((m, n), (n + gap, 1)), [], weight_scales=[0.5] * n)
     run(step, wide, packed(step, weight), memory)
     target.assert_codes(memory[:, :n], exact(wide[:, :k], x_affine.zero_point, weight) * x_affine.scale * 0.5)
     assert (memory[:, n:] == 77).all()

@@ -43,7 +43,9 @@ def check(got: torch.Tensor, want: torch.Tensor, target: Target) -> None:
 class Case:
     """A convolution of codes, all in float64 beside the step's operands."""
 
-    def __init__(self, x: Affine, target: Target, shape: tuple[int, ...], weight: tuple[int, ...], bits: int, **fields: Any) -> None:
+    def __init__(
+        self, x: Affine, target: Target, shape: tuple[int, ...], weight: tuple[int, ...], bits: int, **fields: Any
+    ) -> None:
         self.x, self.target, self.fields = x, target, {"stride": 1, "padding": 0, "dilation": 1, "groups": 1} | fields
         self.codes, self.weight = codes(*shape, dtype=x.dtype), weights(*weight, bits=bits)
         self.bits = bits
@@ -57,9 +59,7 @@ class Case:
         f, source = self.fields, self.x.desc(self.codes.shape, "channels_last")
         pads, strides, dilations = [f["padding"]] * 2, [f["stride"]] * 2, [f["dilation"]] * 2
         shape, scales, fit = list(self.weight.shape), self.scales.tolist(), self.bits == 7
-        return Convolution(
-            source, shape, True, self.output, strides, pads, pads, dilations, f["groups"], ops, False, scales, fit
-        )
+        return Convolution(source, shape, True, self.output, strides, pads, pads, dilations, f["groups"], ops, False, scales, fit)
 
     def operands(self, step: Convolution | Linear) -> list[torch.Tensor]:
         packed = torch.zeros(step.packed_bytes, dtype=torch.uint8)
