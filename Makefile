@@ -9,7 +9,7 @@
 # make wheel   a wheel and a source distribution in dist/, checked, and run in a new environment with torch alone
 # make stub    src/drystone/_native.pyi, of the bindings in native/bind
 # make sanitize  the tests of the native code on builds with AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer
-# make emulate-amx  the tests of bfloat16 linear layers on a build that does in plain C++ what AMX instructions do
+# make emulate-amx  the tests of bfloat16 and int8 products on a build that does in plain C++ what AMX instructions do
 # make clean   remove what these built, and the environment
 #
 # Everything runs in an environment of its own, .venv, which is made when it is missing. It is brought up to date when a
@@ -126,7 +126,7 @@ sanitize: build/sanitize/address,undefined build/sanitize/thread
 # For machines without AMX, but with AVX-512, whose kernels these are. Under the sanitizers: an emulated tile that is read or written
 # out of bounds is reported.
 emulate-amx: build/emulate-amx
-	$(call sanitized,emulate-amx,asan ubsan) tests/native/test_gemm.py tests/ops/test_ops.py -k 'test_gemm or bfloat16 and linear'
+	$(call sanitized,emulate-amx,asan ubsan) tests/native/test_gemm.py tests/native/test_codes_gemm.py tests/native/test_codes_convolution.py tests/ops/test_ops.py -k 'test_gemm or test_codes or bfloat16 and linear'
 
 comma := ,
 # Files of their own, as pytest keeps what a process writes that is ended by a report. "failed to allocate" is none: tests ask for that.

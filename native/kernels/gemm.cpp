@@ -104,7 +104,7 @@ struct Finish {
   }
 
   void run(float* tile, int64_t width, int64_t row, int64_t rows, int64_t column, int64_t columns) {
-    if (gemm_on_codes(a.arithmetic)) codes.decode(a, tile, width, row, rows, column, columns);
+    if (gemm_on_codes(a.arithmetic) && codes.decode(a, tile, width, row, rows, column, columns)) return;
     for (int i = 0; i < a.ops; i++) {
       const GemmOp& op = a.op[i];
       if (op.binary) {
@@ -161,8 +161,10 @@ void compute(const GemmArgs& a, const Part& part) {
         for (int64_t strip = strips.begin; strip < strips.end; strip++) {
           const int64_t columns = strip_columns(a, strip), vectors = strip_vectors(a, strip), width = vectors * W;
           if (opens)
-            for (int64_t i = 0; i < width; i++)
-              first[i] = a.bias && !on_codes && part.k.begin == 0 && i < columns ? a.bias[strip * kStrip + i] : 0.0f;
+            for (int64_t i = 0; i < width; i++) {
+              const int64_t column = strip * kStrip + i;
+              first[i] = part.k.begin > 0 ? 0.0f : on_codes ? codes.start(a, column) : a.bias && i < columns ? a.bias[column] : 0.0f;
+            }
           const char* weights = strip_weights(a, strip, k);
           const char* next = strip + 1 < strips.end ? weights_from(a, strip + 1, k)
                              : !closes              ? weights_from(a, strips.begin, depth.end)

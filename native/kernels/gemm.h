@@ -94,6 +94,8 @@ struct GemmArgs {
   int32_t zero = 0;                      // what is packed for the number 0, unless dynamic
   const float* scales = nullptr;         // of a column's sum of products; as weight_sums, of whole strips
   const int32_t* weight_sums = nullptr;  // sums of a column's weights
+  bool bounded = false;                  // results are kept between these, before the epilogue
+  float low = 0, high = 0;
   GemmDynamic dynamic = {};
   bool has_patches = false;
   GemmPatches patches = {};

@@ -118,25 +118,52 @@ class Codes {
     return reinterpret_cast<const uint8_t*>(memory_);
   }
 
+  // What sums begin with, in the place of a float: of rows that have one zero point, what that adds to them.
+  float start(const GemmArgs& a, int64_t column) const { return __builtin_bit_cast(float, each_ ? 0 : -a.zero * a.weight_sums[column]); }
+
   // Sums of products (int32, in the place of floats) become what they stand for, plus bias. Columns from `column` on, of which `columns`
-  // are there.
-  void decode(const GemmArgs& a, float* tile, int64_t width, int64_t row, int64_t rows, int64_t column, int64_t columns) const {
-    constexpr int most = 4 * kFloats;
-    alignas(64) float bias[most] = {};
+  // are there. Where codes are made of it and there is no more to do, they are stored at once: true.
+  bool decode(const GemmArgs& a, float* tile, int64_t width, int64_t row, int64_t rows, int64_t column, int64_t columns) const {
+    const auto store_to = [&](auto* output) {
+      decode_each(a, tile, width, row, rows, column, columns, [&](int64_t r, int64_t c, const Floats& x) {
+        auto* to = output + (row + r) * a.output_stride + column + c;
+        if (c + kFloats <= columns) return store_as(to, x, a.output_affine);
+        alignas(64) float rest[kFloats];
+        store<kFloats>(rest, x);
+        store_codes(to, rest, a.output_affine, 1, columns - c);
+      });
+      return true;
+    };
+    if (a.ops == 0 && a.output_dtype == DType::u8) return store_to(static_cast<uint8_t*>(a.output));
+    if (a.ops == 0 && a.output_dtype == DType::s8) return store_to(static_cast<int8_t*>(a.output));
+    decode_each(a, tile, width, row, rows, column, columns,
+                [&](int64_t r, int64_t c, const Floats& x) { store<kFloats>(tile + r * width + c, x); });
+    return false;
+  }
+
+ private:
+  template <class Put>
+  void decode_each(const GemmArgs& a, const float* tile, int64_t width, int64_t row, int64_t rows, int64_t column, int64_t columns,
+                   Put put) const {
+    alignas(64) float bias[4 * kFloats] = {};
     for (int64_t c = 0; a.bias && c < columns; c++) bias[c] = a.bias[column + c];
-    const float* scales = a.scales + column;
-    const int32_t* weight_sums = a.weight_sums + column;
-    for (int64_t r = 0; r < rows; r++, tile += width) {
-      const RowCodes codes = of(row + r);
-      for (int64_t c = 0; c < width; c += kFloats) {
-        const Ints sum = (Ints)load<kFloats>(tile + c) - codes.zero * load_raw<kFloats>(weight_sums + c);
-        store<kFloats>(tile + c,
-                       __builtin_convertvector(sum, Floats) * (load<kFloats>(scales + c) * codes.scale) + load<kFloats>(bias + c));
+    const Floats low = all(a.bounded ? a.low : -infinity), high = all(a.bounded ? a.high : infinity);
+    for (int64_t c = 0; c < width; c += kFloats) {
+      const Floats scale = load<kFloats>(a.scales + column + c), more = load<kFloats>(bias + c);
+      const Ints weight_sums = load_raw<kFloats>(a.weight_sums + column + c);
+      for (int64_t r = 0; r < rows; r++) {
+        Ints sum = (Ints)load<kFloats>(tile + r * width + c);
+        Floats row_scale = scale;
+        if (each_) {
+          const RowCodes& codes = of(row + r);
+          sum -= codes.zero * weight_sums;
+          row_scale *= codes.scale;
+        }
+        put(r, c, least_or(high, most_or(low, fma(__builtin_convertvector(sum, Floats), row_scale, more))));
       }
     }
   }
 
- private:
   int64_t first_;
   RowCodes constant_;
   const RowCodes* each_ = nullptr;

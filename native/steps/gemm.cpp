@@ -128,6 +128,13 @@ Gemm::Gemm(const TensorDesc& x, int64_t n, bool has_bias, const TensorDesc& outp
   if (patches) args_.patches = *patches;
   if (on_codes) take_codes(x, weights);
   for (const PostOp& op : post_ops) {
+    const bool bounds = op.kind == "relu" || (op.kind == "clamp" && !(op.alpha > op.beta));
+    if (on_codes && bounds && args_.ops == 0 && !args_.bounded) {
+      args_.bounded = true;
+      args_.low = op.kind == "relu" ? 0 : op.alpha;
+      args_.high = op.kind == "relu" ? std::numeric_limits<float>::infinity() : op.beta;
+      continue;
+    }
     args_.op[args_.ops++] = op_of(op, output, on_codes);
     in_place_.push_back(op.kind == "sum");
   }

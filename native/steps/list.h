@@ -102,7 +102,7 @@ using Tables = std::vector<Dims>;
   STEP(pool,                                                                                                                             \
        "max or avg pooling ('max', 'avg'). windows: for each spatial axis, for each output index, the (start, stop, step) of the input " \
        "positions it reads, inside of the input. avg divides the sum by the product of divisors[axis][index], or by divisor_override if " \
-       "that is > 0; one of nothing is 0. float32 and bfloat16, one format on both sides, no overlap.",                                  \
+       "that is > 0; one of nothing is 0. float32, bfloat16, codes; one format on both sides, no overlap.",                                  \
        const TensorDesc& input, const TensorDesc& output, const std::string& kind, const Windows& windows,                               \
        const Tables& divisors, int64_t divisor_override)                                                                                 \
   STEP(reduce, "'mean' or 'sum' over the axes dims. The output has them of size 1, or does not have them.",                              \

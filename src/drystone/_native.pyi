@@ -321,7 +321,7 @@ def overlap_add(input: TensorDesc, output: TensorDesc, kernel: Sequence[int], st
 
 def pool(input: TensorDesc, output: TensorDesc, kind: str, windows: Sequence[Sequence[Sequence[int]]], divisors: Sequence[Sequence[int]], divisor_override: int) -> Step:
     """
-    max or avg pooling ('max', 'avg'). windows: for each spatial axis, for each output index, the (start, stop, step) of the input positions it reads, inside of the input. avg divides the sum by the product of divisors[axis][index], or by divisor_override if that is > 0; one of nothing is 0. float32 and bfloat16, one format on both sides, no overlap.
+    max or avg pooling ('max', 'avg'). windows: for each spatial axis, for each output index, the (start, stop, step) of the input positions it reads, inside of the input. avg divides the sum by the product of divisors[axis][index], or by divisor_override if that is > 0; one of nothing is 0. float32, bfloat16, codes; one format on both sides, no overlap.
     """
 
 def reduce(input: TensorDesc, output: TensorDesc, kind: str, dims: Sequence[int]) -> Step:
@@ -372,7 +372,7 @@ class Depthwise(Step):
     Convolution of as many groups as channels, by the own kernel. Slots: as Convolution's.
     """
 
-    def __init__(self, x: TensorDesc, weights: Sequence[int], has_bias: bool, output: TensorDesc, stride: Sequence[int], padding_l: Sequence[int], padding_r: Sequence[int], dilation: Sequence[int], post_ops: Sequence[tuple[str, float, float, TensorDesc | None]]) -> None: ...
+    def __init__(self, x: TensorDesc, weights: Sequence[int], has_bias: bool, output: TensorDesc, stride: Sequence[int], padding_l: Sequence[int], padding_r: Sequence[int], dilation: Sequence[int], post_ops: Sequence[tuple[str, float, float, TensorDesc | None]], weight_scales: Sequence[float] = []) -> None: ...
 
     @property
     def packed_bytes(self) -> int: ...

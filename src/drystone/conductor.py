@@ -81,7 +81,8 @@ def optimize(
             computes what is left in bfloat16. None or ``torch.float32``: the model's own precision. A model that was quantised by
             torchao's PT2E already is given as it is, a ``GraphModule`` or an ``ExportedProgram``.
         calibration: for int8, an iterable of inputs like those to come: tensors, tuples of positional inputs, or dicts of inputs
-            by name, of the example's shapes or larger batches. At most 128 are read.
+            by name, of the example's shapes or larger batches, or as ``dynamic_shapes`` declares: an int8 model takes no other.
+            At most 128 are read.
         max_error: for int8, the relative L2 error of the outputs on the calibration data. The layers that err most stay float32
             until it is reached.
         keep_fp32: submodules that stay float32 where ``dtype`` is bfloat16 or int8, with everything inside them: modules, qualified
@@ -144,7 +145,7 @@ def optimize(
     if codes:
         if known or weights is not None:
             raise InputError('dtype=torch.int8 quantises activations too; for weights alone leave it out: weights="int8"')
-        check_int8(calibration, max_error, model, dynamic_shapes, capture, release_originals, new_shapes)
+        check_int8(max_error, model, capture, release_originals, new_shapes)
     elif calibration is not None or max_error is not None:
         raise InputError("calibration and max_error are for dtype=torch.int8")
     lower = dtype[1] if isinstance(dtype, tuple) else None if codes else dtype
@@ -169,7 +170,8 @@ def optimize(
 
         return optimize_causal(model, options)
     if codes:
-        return optimize_quantised(Example(model, args, kwargs), options, Preparer(), calibration, max_error, names_of(model, kept))
+        example, names = Example(model, args, kwargs), names_of(model, kept)
+        return optimize_quantised(example, options, Preparer(), calibration, max_error, names, dynamic_shapes)
     if capture == "eager":
         check_eager(model, dtype, dynamic_shapes, strict, release_originals, new_shapes, weights)
         return optimize_layers(model, args, kwargs, options)

@@ -66,14 +66,12 @@ def require_example(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         raise InputError("example_inputs is missing: optimize needs one set of inputs, as a tuple, to know shapes and dtypes")
 
 
-def check_int8(
-    calibration: Any, max_error: Any, model: nn.Module, dynamic_shapes: Any, capture: Any, release_originals: bool, new_shapes: Any
-) -> None:
+def check_int8(max_error: Any, model: nn.Module, capture: Any, release_originals: bool, new_shapes: Any) -> None:
     """Raise for options that don't go with ``dtype=torch.int8``."""
     if isinstance(model, torch.jit.ScriptModule):
         raise UnsupportedError("dtype=torch.int8: a TorchScript module can't be quantised; give the module that it was made from")
-    if dynamic_shapes is not None or new_shapes != "wait":
-        raise InputError("dtype=torch.int8: a quantised model takes the example's shapes; leave out dynamic_shapes and new_shapes")
+    if new_shapes != "wait":
+        raise InputError("dtype=torch.int8: shapes are the example's or declared by dynamic_shapes; leave out new_shapes")
     if capture == "eager":
         raise InputError('dtype=torch.int8: the model is captured whole; leave out capture="eager"')
     if release_originals:

@@ -26,22 +26,28 @@ RACES = 7
 
 
 class QuantisedModel(WholeModel):
-    """Captured, quantised from calibration data, and captured again as a graph of codes. Only the example's shapes are served."""
+    """Captured, quantised from calibration data, and captured again as a graph of codes. Shapes vary as is declared alone."""
 
     any_shape = False
     quantised: Quantised
 
     def __init__(
-        self, example: Example, options: Options, calibration: Any, kept: Collection[str], max_error: float | None
+        self,
+        example: Example,
+        options: Options,
+        calibration: Any,
+        kept: Collection[str],
+        max_error: float | None,
+        dynamic_shapes: Any = None,
     ) -> None:
-        super().__init__(example, options)
+        super().__init__(example, options, dynamic_shapes)
         self.floats = self.example
         self.kept, self.max_error = kept, max_error
-        self.samples = samples_of(calibration, self.example.args, self.example.kwargs)
+        self.samples = samples_of(calibration, self.example.args, self.example.kwargs, varying=dynamic_shapes is not None)
 
     def capture(self) -> list[Named]:
         self.example = self.floats
-        captured = capture_module(self.floats.model, self.floats.args, self.floats.kwargs)
+        captured = capture_module(self.floats.model, self.floats.args, self.floats.kwargs, self.dynamic_shapes)
         with spinner("preparing") as say:
             self.quantised = quantise(captured, self.samples, self.kept, self.max_error, say)
         self.example = replace(self.floats, model=self.quantised.module)
@@ -54,9 +60,12 @@ class QuantisedModel(WholeModel):
         return lowered(captured, self.options, self.kept)
 
     def graph_for(self, sizes: Sizes, tensors: list[Any]) -> tuple[Graph, Any]:
-        if sizes != tuple(value.shape for value in self.inputs):
-            raise ShapeError(f"a quantised model takes the shapes of its example: {self._differing(sizes)}")
-        return self.graph, self.signature
+        if self.dynamic_shapes is None and sizes != tuple(value.shape for value in self.inputs):
+            raise ShapeError(
+                f"a quantised model takes the shapes of its example, and others as dynamic_shapes declares: "
+                f"{self._differing(sizes)}"
+            )
+        return super().graph_for(sizes, tensors)
 
     def eager(self, sizes: Sizes, tensors: list[Any]) -> Eager:
         quantised, self.example = self.example, self.floats
@@ -77,13 +86,14 @@ def optimize_quantised(
     calibration: Any,
     max_error: float | None,
     kept: Collection[str],
+    dynamic_shapes: Any = None,
 ) -> OptimizedModule:
     """The program of codes; that of floats where it is faster."""
-    source = QuantisedModel(example, options, calibration, kept, max_error)
-    fast = optimize_whole(example, options, preparer, source=source)
+    source = QuantisedModel(example, options, calibration, kept, max_error, dynamic_shapes)
+    fast = optimize_whole(example, options, preparer, dynamic_shapes, source=source)
     if not options.measures:
         return fast
-    floats = optimize_whole(example, options, Preparer(), quiet=True)
+    floats = optimize_whole(example, options, Preparer(), dynamic_shapes, quiet=True)
     codes_seconds, floats_seconds = _race(example, fast, floats)
     if codes_seconds > floats_seconds:
         warn(

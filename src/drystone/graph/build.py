@@ -200,7 +200,7 @@ class _Builder:
         others = (dtypes | {self.dtype}).difference(FLOATS)
         if of_elements is None and not others:
             raise Declined("operands of different dtypes")
-        if of_elements is None or (others.difference(INTEGERS) and target.namespace == "aten"):
+        if of_elements is None or others.difference(INTEGERS):
             raise Declined(f"a dtype other than float32 and bfloat16: {', '.join(sorted(map(str, others)))}")
         return of_elements
 

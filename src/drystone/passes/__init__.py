@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from drystone.graph.graph import Graph
 from drystone.passes.absorb_into_attention import absorb_into_attention
-from drystone.passes.absorb_quantisation import absorb_quantisation
+from drystone.passes.absorb_quantisation import absorb_quantisation, share_conversions
 from drystone.passes.absorb_rotary import absorb_rotary
 from drystone.passes.combine_affine import combine_affine
 from drystone.passes.expose_padding import expose_padding
@@ -30,6 +30,7 @@ __all__ = ["lower_precision", "simplify"]
 def simplify(graph: Graph) -> Graph:
     """Run every pass that keeps the numbers (to rounding), in the order that each needs."""
     remove_noops(graph)
+    share_conversions(graph)
     fold_constants(graph)
     recognise_attention(graph)  # while each instruction has a node of its own
     recognise_shuffle(graph)

@@ -8,8 +8,11 @@ work on codes, and what makes their operands writes them.
 
 from __future__ import annotations
 
+import torch
+
 from drystone.graph.graph import Graph, Node, Value, make_node
 from drystone.graph.ops import (
+    Aten,
     Cat,
     Dequantise,
     DynamicLinear,
@@ -22,10 +25,10 @@ from drystone.graph.ops import (
     Reduce,
     Reshape,
     Resize,
-    RoundDynamically,
     Slice,
     WeightProduct,
 )
+from drystone.graph.quantisation import CODES, Dynamic
 from drystone.passes.instructions import bypass, may_bypass, reading_counts
 
 
@@ -34,27 +37,57 @@ def absorb_quantisation(graph: Graph) -> Graph:
     _multiply_dynamically(graph)
     if not any(isinstance(node.op, (Quantise, Dequantise)) for node in graph):
         return graph
-    _share(graph)
+    share_conversions(graph)
     _raise_quantise(graph)
     _sink_dequantise(graph)
     _join(graph)
-    _share(graph)
+    share_conversions(graph)
     _absorb(graph)
-    _share(graph)
+    share_conversions(graph)
     return graph.prune()
 
 
 def _multiply_dynamically(graph: Graph) -> None:
-    """round_dynamically(x) → linear(·, w: float32) becomes dynamic_linear(x, w: int8)."""
+    """What is quantised by its own range, by torch's operators, and multiplied by codes: choose_qparams(x), quantize, dequantize →
+    linear(·, w: float32) becomes dynamic_linear(x, w: int8)."""
     for node in graph:
-        maker = node.inputs[0].producer if node.inputs else None
-        if not isinstance(node.op, Linear) or maker is None or not isinstance(maker.op, RoundDynamically):
-            continue
-        if (weight := _symmetric(node.inputs[1])) is not None:
-            op = maker.op
-            node.op = DynamicLinear(op.low, op.high, op.eps, op.symmetric, node.op.has_bias)
-            node.inputs[:2] = [maker.inputs[0], weight]
+        found = _dynamic(node.inputs[0]) if isinstance(node.op, Linear) else None
+        if found is not None and (weight := _symmetric(node.inputs[1])) is not None:
+            x, dynamic = found
+            node.op = DynamicLinear(**vars(dynamic), has_bias=node.of(Linear).has_bias)
+            node.inputs[:2] = [x, weight]
     graph.prune()
+
+
+_CHOICES = {"choose_qparams": False, "choose_qparams_symmetric": True}
+
+
+def _dynamic(value: Value) -> tuple[Value, Dynamic] | None:
+    """What ``value`` is rounded from, and how, where the three calls are of one another."""
+    back = _call(value, "dequantize_per_tensor")
+    there = _call(back.inputs[0], "quantize_per_tensor") if back is not None else None
+    if back is None or there is None or back.inputs[1:] != there.inputs[1:]:
+        return None
+    x, scale, zero_point = there.inputs
+    choice = next((found for name in _CHOICES if (found := _call(scale, name)) is not None), None)
+    if choice is None or choice.inputs != [x] or choice.outputs != [scale, zero_point]:
+        return None
+    _, low, high, eps, dtype = choice.of(Aten).args
+    same = {back.of(Aten).args[3:], there.of(Aten).args[3:]} == {(low, high, dtype)}
+    symmetric = _CHOICES[_name(choice)]
+    if not same or dtype not in CODES or (symmetric and dtype != torch.int8):  # of uint8 the middle is another
+        return None
+    return x, Dynamic(low, high, float(eps), symmetric)
+
+
+def _call(value: Value, name: str) -> Node | None:
+    maker = value.producer
+    return maker if maker is not None and isinstance(maker.op, Aten) and _name(maker) == name else None
+
+
+def _name(node: Node) -> str:
+    schema = getattr(node.of(Aten).target, "_schema", None)
+    return str(getattr(schema, "name", "")).removeprefix("quantized_decomposed::")
 
 
 def _symmetric(weight: Value) -> Value | None:
@@ -63,8 +96,8 @@ def _symmetric(weight: Value) -> Value | None:
     return None if codes is None or codes.quantisation is None or codes.quantisation.zero_point else codes
 
 
-def _share(graph: Graph) -> None:
-    """Of several equal conversions of one value the first serves all."""
+def share_conversions(graph: Graph) -> Graph:
+    """Of several equal conversions of one value the first serves all: those of one tensor are one operand."""
     known: dict[object, Node] = {}
     for node in list(graph.nodes):
         if not isinstance(node.op, (Quantise, Dequantise)):
@@ -73,6 +106,7 @@ def _share(graph: Graph) -> None:
         first = known.setdefault(key, node)
         if first is not node and may_bypass(graph, node, first.output):
             bypass(graph, node, first.output)
+    return graph
 
 
 def _orders(op: Operator) -> bool:

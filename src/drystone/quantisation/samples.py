@@ -16,8 +16,11 @@ MOST = 128
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
-def samples_of(calibration: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Call]:
-    """Calls of the example's shapes, at most ``MOST``; larger batches are cut. Raises ``InputError`` for what is none."""
+def samples_of(calibration: Any, args: tuple[Any, ...], kwargs: dict[str, Any], varying: bool = False) -> list[Call]:
+    """Calls of the example's shapes, at most ``MOST``; larger batches are cut. Raises ``InputError`` for what is none.
+
+    ``varying``: sizes may be others, as far as the model takes them.
+    """
     if calibration is None:
         raise InputError(
             "calibration is missing: dtype=torch.int8 takes its scales from inputs like those to come. Give a list, a DataLoader "
@@ -27,7 +30,7 @@ def samples_of(calibration: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
         raise InputError(f"calibration: expected an iterable of inputs, got {type(calibration).__name__}")
     found: list[Call] = []
     for number, item in enumerate(calibration):
-        found += _calls(f"calibration sample {number}", item, args, kwargs)
+        found += _calls(f"calibration sample {number}", item, args, kwargs, varying)
         if len(found) >= MOST:
             break
     if not found:
@@ -35,7 +38,7 @@ def samples_of(calibration: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     return found[:MOST]
 
 
-def _calls(what: str, item: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Call]:
+def _calls(what: str, item: Any, args: tuple[Any, ...], kwargs: dict[str, Any], varying: bool) -> Iterator[Call]:
     given: Call
     if isinstance(item, Mapping):
         given = ((), dict(item))
@@ -52,10 +55,10 @@ def _calls(what: str, item: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     parts = None
     for leaf, example in zip(leaves, like, strict=True):
         if isinstance(example, torch.Tensor):
-            count = _parts(what, leaf, example)
+            count = _parts(what, leaf, example, varying)
             parts = count if parts is None else min(parts, count)
     for part in range(parts or 1):
-        cut = [_part(leaf, example, part) for leaf, example in zip(leaves, like, strict=True)]
+        cut = leaves if varying else [_part(leaf, example, part) for leaf, example in zip(leaves, like, strict=True)]
         yield pytree.tree_unflatten(cut, spec)
 
 
@@ -63,7 +66,7 @@ def _is_sequence(item: Any) -> bool:
     return isinstance(item, (torch.Tensor, tuple, list))
 
 
-def _parts(what: str, leaf: Any, example: torch.Tensor) -> int:
+def _parts(what: str, leaf: Any, example: torch.Tensor, varying: bool) -> int:
     """How many of the example's batches are in ``leaf``."""
     if not isinstance(leaf, torch.Tensor):
         raise InputError(f"{what}: expected a tensor of shape {list(example.shape)}, got {type(leaf).__name__}")
@@ -71,7 +74,7 @@ def _parts(what: str, leaf: Any, example: torch.Tensor) -> int:
         raise InputError(f"{what}: expected {example.dtype}, as the example has, got {leaf.dtype}")
     if leaf.is_floating_point() and not bool(leaf.isfinite().all()):
         raise InputError(f"{what} holds NaN or infinity: no scale follows from it; leave it out")
-    if leaf.shape == example.shape:
+    if leaf.shape == example.shape or (varying and leaf.dim() == example.dim()):
         return 1
     fits = leaf.dim() == example.dim() > 0 and leaf.shape[1:] == example.shape[1:]
     if not fits or leaf.shape[0] < example.shape[0]:

@@ -31,10 +31,11 @@ from drystone.passes.lower_precision import rounded
 from drystone.plan.autotune import Planner
 from drystone.plan.environment import instructions
 from drystone.plan.implementations.base import WeightStore
+from drystone.plan.implementations.quantisation import InFloats, is_of_codes
 from drystone.plan.tuning_cache import TuningCache
 
 BF16, F32, I64 = torch.bfloat16, torch.float32, torch.int64
-HEADING = ("operator", "float32", "bfloat16", "int64", "dtype=torch.bfloat16 of a float32 model")
+HEADING = ("operator", "float32", "bfloat16", "int8", "int64", "dtype=torch.bfloat16 of a float32 model")
 
 
 def _node(kind: type[Operator], sample: Sample | None) -> Node:
@@ -82,7 +83,10 @@ def graph_of(name: str, dtype: torch.dtype) -> Graph:
             value.dtype = dtype
     if isinstance(node.op, Convert):
         node.output.dtype = F32 if dtype != F32 else BF16
-    node.inputs = [rounded(value) if value.is_constant and value.dtype == F32 and dtype == BF16 else value for value in node.inputs]
+    node.inputs = [
+        rounded(value) if value.is_constant and value.dtype == F32 and dtype == BF16 and value.quantisation is None else value
+        for value in node.inputs
+    ]
     return Graph([value for value in node.inputs if not value.is_constant], list(node.outputs), [node])
 
 
@@ -116,6 +120,31 @@ def _cell(name: str, dtype: torch.dtype) -> str:
     )
 
 
+def _of_codes(name: str) -> str:
+    """The operator on uint8 with a scale, weights of int8 with one."""
+    node = SAMPLES[name]()
+    if not node.op.quantises:
+        return ""
+    if not is_of_codes(node):
+        node.inputs = [_coded(value) for value in node.inputs]
+        node.output.dtype, node.output.quantisation = torch.uint8, Quantisation((0.1,), 128)
+    planner = Planner(
+        Graph([v for v in node.inputs if not v.is_constant], [node.output], [node]), WeightStore(), TuningCache.in_memory()
+    )
+    direct = [option for option in planner.options[node] if not isinstance(option[0], InFloats)]
+    assembled = planner.assemble({node: direct[0]} if direct else planner.best())
+    if assembled.segments:
+        return "ATen"
+    return "native, in float32" if isinstance(assembled.choice[node][0], InFloats) else "native"
+
+
+def _coded(value: Value) -> Value:
+    if value.is_constant:
+        return coded(value, Quantisation((0.1,)), torch.int8, -128, 127) if len(value.shape) > 1 else value
+    value.dtype, value.quantisation = torch.uint8, Quantisation((0.1,), 128)
+    return value
+
+
 def _lowered(name: str) -> str:
     """What optimize(…, dtype=torch.bfloat16) makes of a float32 model's operator."""
     op = SAMPLES[name]().op
@@ -132,7 +161,7 @@ def _lowered(name: str) -> str:
 
 def rows() -> list[tuple[str, ...]]:
     """A row of cells for each operator, below ``HEADING``."""
-    return [(name, *(_cell(name, dtype) for dtype in (F32, BF16, I64)), _lowered(name)) for name in SAMPLES]
+    return [(name, _cell(name, F32), _cell(name, BF16), _of_codes(name), _cell(name, I64), _lowered(name)) for name in SAMPLES]
 
 
 def markdown() -> str:

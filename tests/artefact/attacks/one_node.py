@@ -103,7 +103,6 @@ CODES = ["uint8", [2, 3], {"scales": [0.5], "zero_point": 128}]
 quantise = native("quantise", inputs=[[2, 3]], outputs=[CODES])
 dequantise = native("dequantise", inputs=[CODES], outputs=[[2, 3]])
 ROUNDED = {"low": 0, "high": 255, "eps": 1e-7, "symmetric": False}
-round_dynamically = native("round_dynamically", inputs=[[2, 3]], outputs=[[2, 3]], **ROUNDED)
 dynamic_linear = native(
     "dynamic_linear", inputs=[[2, 4]], constants=[["int8", [3, 4], {"scales": [0.5] * 3, "zero_point": 0}]], reads="v0 c0",
     outputs=[[2, 3]], has_bias=False, **ROUNDED,

@@ -8,7 +8,7 @@ from drystone.graph.builders.registry import Built, Declined, Emitter, builds_el
 from drystone.graph.codes import coded, codes_of, dequantised
 from drystone.graph.graph import Value
 from drystone.graph.instructions import PointwiseOp
-from drystone.graph.ops import Aten, Convert, Dequantise, Quantise, RoundDynamically
+from drystone.graph.ops import Convert, Dequantise, Quantise
 from drystone.graph.quantisation import CODES, Quantisation
 
 _NAMESPACE = "quantized_decomposed::"
@@ -65,9 +65,6 @@ def dequantise(
     *,
     out_dtype: torch.dtype | None = None,
 ) -> Built:
-    if (found := _chosen(x, scale, zero_point, low, high, dtype)) is not None:
-        source, op = found
-        return b.emit(op, [source])
     quantisation = _one(dtype, scale, zero_point)
     if x.is_constant:
         return dequantised(_codes_of(x, quantisation), b.dtype)
@@ -113,27 +110,6 @@ def _channels(x: Value, scales: Value, zero_points: Value | None, axis: int, dty
     if zero_points is not None and zero_points.constant.any():
         raise Declined("zero points a channel that are not 0")
     return quantisation_of(dtype, x.shape, tuple(scales.constant.detach().double().tolist()), 0)
-
-
-def _chosen(
-    codes: Value, scale: Number, zero_point: Number, low: int, high: int, dtype: torch.dtype
-) -> tuple[Value, RoundDynamically] | None:
-    """What is quantised by its own range, where ``codes`` are that: the call before this one, with the same scale."""
-    maker = codes.producer
-    if maker is None or not isinstance(maker.op, Aten) or not isinstance(scale, Value) or scale.producer is None:
-        return None
-    chooses = scale.producer
-    if not isinstance(chooses.op, Aten) or maker.op.target is not torch.ops.quantized_decomposed.quantize_per_tensor.tensor:
-        return None
-    choices = torch.ops.quantized_decomposed
-    kinds = {choices.choose_qparams.tensor: False, choices.choose_qparams_symmetric.tensor: True}
-    if chooses.op.target not in kinds or maker.inputs != [chooses.inputs[0], scale, zero_point]:
-        return None
-    x, symmetric = chooses.inputs[0], kinds[chooses.op.target]
-    ends, given = (low, high, dtype), chooses.op.args
-    if maker.op.args[3:] != ends or (given[1], given[2], given[4]) != ends or (symmetric and dtype != torch.int8):
-        return None
-    return x, RoundDynamically(low, high, float(given[3]), symmetric)
 
 
 def _codes_of(x: Value, quantisation: Quantisation) -> Value:

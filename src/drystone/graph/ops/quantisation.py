@@ -14,7 +14,7 @@ from drystone.graph.ops.operator import ROWS, Finite, Operator, Sample, Shape, T
 from drystone.graph.ops.weight_product import WeightProduct
 from drystone.graph.quantisation import Dynamic
 
-__all__ = ["Dequantise", "DynamicLinear", "Quantise", "RoundDynamically"]
+__all__ = ["Dequantise", "DynamicLinear", "Quantise"]
 
 
 @dataclass(frozen=True)
@@ -59,36 +59,10 @@ class Dequantise(Operator):
 Code = Annotated[int, Whole(-128, 255)]
 
 
-def _check(low: int, high: int, eps: float) -> None:
-    require(low < high and high - low <= 255 and (low >= 0 or high <= 127), f"codes from {low} to {high}")
-    require(eps > 0, "the least scale is not positive")
-
-
-@dataclass(frozen=True)
-class RoundDynamically(Operator):
-    """x rounded to what codes from ``low`` to ``high`` stand for, by a scale that follows from its range in each call."""
-
-    name: ClassVar[str] = "round_dynamically"
-    keeps_dtype: ClassVar[bool] = True
-    sample: ClassVar[Sample] = ((0, 255, 1e-7, False), [ROWS], [])
-
-    low: Code
-    high: Code
-    eps: Finite
-    symmetric: bool
-
-    def shape(self, inputs: Sequence[Value]) -> Shape:
-        takes(self, inputs, 1)
-        _check(self.low, self.high, self.eps)
-        return inputs[0].shape
-
-    def run(self, inputs: list[Tensor]) -> Tensor:
-        return Dynamic(self.low, self.high, self.eps, self.symmetric).rounded(inputs[0])
-
-
 @dataclass(frozen=True)
 class DynamicLinear(WeightProduct):
-    """``linear`` of x, rounded as by ``round_dynamically``, with a weight of codes."""
+    """``linear`` with a weight of codes, of x rounded to what codes from ``low`` to ``high`` stand for. The scale follows from
+    its range in each call (``Dynamic``)."""
 
     name: ClassVar[str] = "dynamic_linear"
     factors: ClassVar[int] = 0  # its precision is that of codes, whatever is asked for
@@ -102,7 +76,9 @@ class DynamicLinear(WeightProduct):
 
     def shape(self, inputs: Sequence[Value]) -> Shape:
         weight, x = self.weight(inputs), inputs[0]
-        _check(self.low, self.high, self.eps)
+        low, high = self.low, self.high
+        require(low < high and high - low <= 255 and (low >= 0 or high <= 127), f"codes from {low} to {high}")
+        require(self.eps > 0, "the least scale is not positive")
         rank_of(self, inputs, 1)
         require(len(weight.shape) == 2 and x.shape[-1] == weight.shape[1], f"{weight} does not fit {x}")
         return (*x.shape[:-1], weight.shape[0])
