@@ -48,7 +48,7 @@ class Options:
         return Budget() if isinstance(self.tuning, str) else Budget(self.tuning, math.inf)
 
 
-def grouped_of(model: nn.Module, weights: Any) -> Mapping[Hashable, Grouped]:
+def grouped_of(model: nn.Module, weights: Any) -> dict[Hashable, Grouped]:
     """The weights of ``model`` that have codes already, where ``weights`` is a file that holds them."""
     return gguf.grouped_of_file(model, weights) if gguf.is_path(weights) else {}
 
