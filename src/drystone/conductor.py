@@ -103,7 +103,7 @@ def optimize(
         check_arguments(args, kwargs, dtype, accuracy, tuning, capture, formats, new_shapes)
     threads_in_force()
     if release_originals:
-        check_release(model, dynamic_shapes)
+        check_release(model, dynamic_shapes, generates=known)
     options = Options(dtype, tuning, strict, formats, accuracy, new_shapes, chosen_modules(model, keep_fp32))
     if dtype is torch.bfloat16 and (notice := bfloat16_notice()):
         warn(notice)
