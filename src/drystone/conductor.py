@@ -143,7 +143,7 @@ def optimize(
     check_options(dtype, accuracy, tuning, capture, formats, new_shapes, weights, group_size)
     threads_in_force()
     if release_originals:
-        check_release(model, dynamic_shapes)
+        check_release(model, dynamic_shapes, generates=known)
     codes = dtype in INT8
     if codes:
         if known or weights is not None:
