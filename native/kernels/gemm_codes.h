@@ -76,6 +76,23 @@ inline RowCodes codes_for(const GemmDynamic& d, const Extent& extent) {
   return {scale, static_cast<int32_t>(kept < highest ? kept : highest) + flip};
 }
 
+// Short runs, which a call of memcpy would cost more than.
+inline void copy_bytes(uint8_t* to, const uint8_t* from, int64_t count) {
+  const auto move = [&](int64_t at, auto word) {
+    __builtin_memcpy(&word, from + at, sizeof word);
+    __builtin_memcpy(to + at, &word, sizeof word);
+  };
+  if (count >= 32) {
+    using Word = Vector<uint8_t, 32>;
+    for (int64_t i = 0; i + 32 < count; i += 32) move(i, Word{});
+    return move(count - 32, Word{});
+  }
+  if (count >= 16) return move(0, Vector<uint8_t, 16>{}), move(count - 16, Vector<uint8_t, 16>{});
+  if (count >= 8) return move(0, uint64_t{}), move(count - 8, uint64_t{});
+  if (count >= 4) return move(0, uint32_t{}), move(count - 4, uint32_t{});
+  for (int64_t i = 0; i < count; i++) to[i] = from[i];
+}
+
 // Of one part of the work. Memory: 8 bytes a row if dynamic, or else as many as a block of k has if there are patches.
 class Codes {
  public:
@@ -111,7 +128,7 @@ class Codes {
       const int64_t end = inside ? larger(least((p.in_size[1] - x) * p.channels, until), begin) : until;
       const auto* source = static_cast<const uint8_t*>(a.x) + image * p.image + y * p.line + x * p.pixel;
       if (begin > from) __builtin_memset(to, fill, begin - from);
-      if (end > begin) __builtin_memcpy(to + (begin - from), source + begin, end - begin);
+      copy_bytes(to + (begin - from), source + begin, end - begin);
       if (until > end) __builtin_memset(to + (end - from), fill, until - end);
       to += until - from;
     }
