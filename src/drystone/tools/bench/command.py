@@ -31,7 +31,7 @@ def bench(
             metavar="MODEL…", help="Names of the zoo, `cnns`, `volumes`, `transformers`, `recurrent`, `all`, or path.py:function."
         ),
     ],
-    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, or int8: each engine quantises.")] = "float32",
     batch: Annotated[int, typer.Option(min=1)] = 1,
     threads: Annotated[int | None, typer.Option(min=1, help="Default: the physical cores.")] = None,
     against: Annotated[str | None, typer.Option(help=f"Contenders beside drystone, by comma: {', '.join(CONTENDERS)}.")] = None,
