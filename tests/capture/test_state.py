@@ -403,6 +403,65 @@ def test_what_a_call_changes_beside_its_result_is_named() -> None:
         drystone.optimize(model, x, tuning="estimate", strict=True)
 
 
+class Appends(Base):
+    def forward(self, x: torch.Tensor, features: list[torch.Tensor]) -> torch.Tensor:
+        features.append(self.layer(x))
+        return features[-1].relu()
+
+
+class Fills(Base):
+    def forward(self, x: torch.Tensor, features: dict[str, torch.Tensor]) -> torch.Tensor:
+        features["last"] = self.layer(x)
+        return features["last"].relu()
+
+
+@pytest.mark.parametrize("kind, given", [(Appends, []), (Fills, {}), (Fills, {"last": torch.zeros(2, 4)})])
+def test_what_is_put_into_containers_of_the_caller_is_there(kind: type[nn.Module], given: Any) -> None:
+    model, x = kind().eval(), torch.randn(2, 4)
+    with pytest.raises(UnsupportedError, match="among its inputs has"):
+        drystone.optimize(model, (x, given), tuning="estimate", capture="whole")
+    with pytest.warns(DrystoneWarning, match="can't be captured whole"):
+        fast = drystone.optimize(model, (x, given), tuning="estimate")
+    mine, eager = copy.copy(given), copy.copy(given)
+    with torch.no_grad():
+        assert_close(fast(x, mine), model(x, eager))
+    assert_close(mine, eager)
+
+
+class Warms(Base):
+    """Decides on a number that a few calls do not show."""
+
+    calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return self.layer(x).relu() if self.calls > 5 else self.layer(x)
+
+
+class Gathers(Base):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[torch.Tensor] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen.append(self.layer(x))
+        return self.seen[-1].relu()
+
+
+@pytest.mark.parametrize("kind, said", [(Warms, "'calls', and its result depends"), (Gathers, "the length of 'seen'")])
+def test_counters_that_are_decided_upon_and_lists_that_grow_are_refused(kind: type[nn.Module], said: str) -> None:
+    model, eager, x = kind().eval(), kind().eval(), torch.randn(2, 4)
+    eager.load_state_dict(model.state_dict())
+    with pytest.raises(UnsupportedError, match=said):
+        drystone.optimize(model, x, tuning="estimate", capture="whole")
+    drystone.optimize_(model, tuning="estimate")
+    with torch.no_grad(), pytest.warns(DrystoneWarning):
+        for _ in range(7):
+            assert_close(model(x), eager(x))
+    assert vars(model).get("calls") == vars(eager).get("calls")
+    assert_close(vars(model).get("seen", []), vars(eager).get("seen", []))
+
+
 def _net() -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()

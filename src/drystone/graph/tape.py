@@ -205,6 +205,10 @@ class Tape:
             if place < len(self.numbers):
                 self.fixed(self.numbers[place])
 
+    @property
+    def decides(self) -> bool:
+        return any(entry.expected is not _ANYTHING for entry in self._entries)
+
     def close(self) -> None:
         """Nothing more is noted: from here on it is replayed."""
         self._open = False
