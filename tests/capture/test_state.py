@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 
@@ -460,6 +461,36 @@ def test_counters_that_are_decided_upon_and_lists_that_grow_are_refused(kind: ty
             assert_close(model(x), eager(x))
     assert vars(model).get("calls") == vars(eager).get("calls")
     assert_close(vars(model).get("seen", []), vars(eager).get("seen", []))
+
+
+class Updates(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        norm = self.norm
+        return F.batch_norm(self.conv(x), norm.running_mean, norm.running_var, norm.weight, norm.bias, training=True).relu()
+
+
+@pytest.mark.parametrize("way", ["optimize", "optimize_"])
+def test_running_statistics_go_on(way: str) -> None:
+    torch.manual_seed(0)
+    model, x = Updates().eval().requires_grad_(False), torch.randn(2, 3, 6, 6)
+    eager = copy.deepcopy(model)
+    with pytest.raises(UnsupportedError, match="running statistics"):
+        drystone.optimize(model, x, tuning="estimate", capture="whole")
+    with pytest.warns(DrystoneWarning, match="running statistics"):
+        fast = (
+            drystone.optimize_(model, x, tuning="estimate")
+            if way == "optimize_"
+            else drystone.optimize(model, x, tuning="estimate")
+        )
+    assert_close(list(model.buffers()), list(eager.buffers()))  # preparing has changed nothing
+    for _ in range(3):
+        assert_close(fast(x), eager(x))
+    if way == "optimize_":  # else a copy has them
+        assert_close(list(model.buffers()), list(eager.buffers()))
 
 
 def _net() -> nn.Sequential:
