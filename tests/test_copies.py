@@ -19,6 +19,7 @@ from drystone import UnsupportedError, WeightsChangedError
 from drystone.preparer import programs_of
 from drystone.runtime.module import OptimizedModule
 from small_models import Decides
+from stateful_models import Average
 
 pytestmark = pytest.mark.filterwarnings("ignore::drystone.DrystoneWarning")
 X = torch.randn(4, 8)
@@ -30,11 +31,20 @@ def by_torch(fast: Any) -> Any:
     return torch.load(io.BytesIO(file.getvalue()), weights_only=False)["model"]
 
 
+def by_joblib(fast: Any) -> Any:
+    joblib = pytest.importorskip("joblib")
+    file = io.BytesIO()
+    joblib.dump(fast, file, compress=3)
+    file.seek(0)
+    return joblib.load(file)
+
+
 WAYS: dict[str, Callable[[Any], Any]] = {
     "copy": copy.copy,
     "deepcopy": copy.deepcopy,
     "pickle": lambda fast: pickle.loads(pickle.dumps(fast)),
     "torch.save": by_torch,
+    "joblib": by_joblib,
     "twice": lambda fast: copy.deepcopy(pickle.loads(pickle.dumps(fast))),
 }
 
@@ -138,6 +148,46 @@ def test_what_is_not_captured_whole_says_what_to_do(way: Callable[[Any], Any], c
     fast: Any = drystone.optimize(Decides(nn.Linear(8, 8)), X, tuning="estimate", capture="auto" if capture == "parts" else "eager")
     with pytest.raises(UnsupportedError, match=r"drystone\.save"):
         way(fast)
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_what_keeps_state_says_what_to_do(way: Callable[[Any], Any]) -> None:
+    fast = drystone.optimize(Average().eval(), X[:, :4], tuning="estimate")
+    with pytest.raises(UnsupportedError, match="which no artefact holds: pass the state in"):
+        way(fast)
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_a_pool_says_what_to_do(way: Callable[[Any], Any]) -> None:
+    with drystone.Pool(nn.Linear(8, 4), 1, 1) as pool, pytest.raises(UnsupportedError, match="make a pool of it there"):
+        way(pool)
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_a_module_optimised_in_place(way: Callable[[Any], Any]) -> None:
+    original = model()
+    want = original(X)
+    drystone.optimize_(original, tuning="estimate")
+    with torch.no_grad():
+        original(X)
+        torch.testing.assert_close(way(original)(X), want)
+
+
+class Names(pickle.Unpickler):
+    """Notes what a pickle refers to."""
+
+    found: set[str]
+
+    def find_class(self, module: str, name: str) -> Any:
+        self.found.add(f"{module}.{name}")
+        return super().find_class(module, name)
+
+
+def test_a_pickle_holds_an_artefact_and_no_code() -> None:
+    names = Names(io.BytesIO(pickle.dumps(drystone.optimize(model(), X, tuning="estimate"))))
+    names.found = set()
+    names.load()
+    assert names.found == {"drystone.copies._unpickled"}
 
 
 def answer(fast: Any, x: torch.Tensor, queue: Any) -> None:

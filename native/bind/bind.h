@@ -37,13 +37,14 @@ inline std::vector<PostOp> post_ops_of(const std::vector<PostOpTuple>& tuples) {
   return list;
 }
 
-void bind_core(nanobind::module_& m);       // TensorDesc, Step, Program, Frame, isa
-void bind_onednn(nanobind::module_& m);     // convolution, matmul, reorder
-void bind_steps(nanobind::module_& m);      // steps/list.h, pointwise
-void bind_winograd(nanobind::module_& m);   // winograd: convolution 3x3
-void bind_depthwise(nanobind::module_& m);  // depthwise: convolution of as many groups as channels
-void bind_gemm(nanobind::module_& m);       // gemm: linear layers
-void bind_recurrent(nanobind::module_& m);  // recurrent: the hidden part of LSTM, GRU and RNN
-void bind_torch(nanobind::module_& m);      // operators under torch's own names, pages used again
+void bind_core(nanobind::module_& m);         // TensorDesc, Step, Program, Frame, isa
+void bind_onednn(nanobind::module_& m);       // convolution, matmul, reorder
+void bind_steps(nanobind::module_& m);        // steps/list.h, pointwise
+void bind_winograd(nanobind::module_& m);     // winograd: convolution 3x3
+void bind_depthwise(nanobind::module_& m);    // depthwise: convolution of as many groups as channels
+void bind_gemm(nanobind::module_& m);         // gemm: linear layers
+void bind_recurrent(nanobind::module_& m);    // recurrent: the hidden part of LSTM, GRU and RNN
+void bind_cache_pages(nanobind::module_& m);  // memory of caches of keys and values
+void bind_torch(nanobind::module_& m);        // operators under torch's own names, pages used again
 
 }  // namespace drystone

@@ -9,6 +9,7 @@
 #include <tuple>
 
 #include "bind/bind.h"
+#include "core/errors.h"
 #include "core/isa.h"
 #include "core/memory.h"
 #include "core/program.h"
@@ -22,6 +23,13 @@ using namespace nb::literals;
 namespace drystone {
 
 void bind_core(nb::module_& m) {
+  nb::register_exception_translator([](const std::exception_ptr& thrown, void*) {
+    try {
+      std::rethrow_exception(thrown);
+    } catch (const InputError& error) {
+      PyErr_SetString(nb::module_::import_("drystone.errors").attr("InputError").ptr(), error.what());
+    }
+  });
   nb::enum_<DType> dtype(m, "DType");
   for (const DTypeFacts& facts : dtypes) dtype.value(facts.name, facts.dtype);
   dtype.def_prop_ro("torch_name", [](DType self) { return facts_of(self).torch_name; })
@@ -38,21 +46,29 @@ void bind_core(nb::module_& m) {
   for (const Format& named : formats) format.attr(named.name) = named;
   m.def("formats", [] { return std::vector<Format>(std::begin(formats), std::end(formats)); }, "All that there are.");
   m.def("blocked", &blocked, "The blocks that the CPU in force computes in: one fills a vector of float32.");
-  nb::class_<TensorDesc>(
-      m, "TensorDesc",
-      "Dtype, format, logical shape (N, C, spatial...), strides in elements; in blocks, strides[1] leads to the next block.")
-      .def_static("dense", &TensorDesc::dense, "dtype"_a, "format"_a, "shape"_a)
+  nb::class_<TensorDesc>(m, "TensorDesc",
+                         "Dtype, format, logical shape (N, C, spatial...), strides in elements; in blocks, strides[1] leads to the next "
+                         "block. s8 and u8 stand "
+                         "for (code - zero_point) * scale.")
+      .def_static(
+          "dense",
+          [](DType dtype, Format format, Dims shape, float scale, int32_t zero_point) {
+            return TensorDesc::dense(dtype, format, std::move(shape)).quantised(scale, zero_point);
+          },
+          "dtype"_a, "format"_a, "shape"_a, "scale"_a = 1.0f, "zero_point"_a = 0)
       .def(
           "__init__",
-          [](TensorDesc* self, DType dtype, Format format, Dims shape, Dims strides) {
+          [](TensorDesc* self, DType dtype, Format format, Dims shape, Dims strides, float scale, int32_t zero_point) {
             if (shape.size() != strides.size()) throw std::invalid_argument("shape and strides differ in length");
-            new (self) TensorDesc{dtype, format, std::move(shape), std::move(strides)};
+            new (self) TensorDesc(TensorDesc{dtype, format, std::move(shape), std::move(strides)}.quantised(scale, zero_point));
           },
-          "dtype"_a, "format"_a, "shape"_a, "strides"_a)
+          "dtype"_a, "format"_a, "shape"_a, "strides"_a, "scale"_a = 1.0f, "zero_point"_a = 0)
       .def_ro("dtype", &TensorDesc::dtype)
       .def_ro("format", &TensorDesc::format)
       .def_ro("shape", &TensorDesc::shape)
       .def_ro("strides", &TensorDesc::strides)
+      .def_ro("scale", &TensorDesc::scale)
+      .def_ro("zero_point", &TensorDesc::zero_point)
       .def_prop_ro("bytes", &TensorDesc::bytes)
       .def_prop_ro("is_dense", &TensorDesc::is_dense)
       .def_prop_ro("has_padding", &TensorDesc::has_padding)
@@ -97,7 +113,18 @@ void bind_core(nb::module_& m) {
           },
           "arguments"_a, "steps"_a)
       .def("run", &Frame::run, "begin"_a, "end"_a, nb::call_guard<nb::gil_scoped_release>())
-      .def("run_timed", &Frame::run_timed, "begin"_a, "end"_a, nb::call_guard<nb::gil_scoped_release>());
+      .def(
+          "run_timed", [](Frame& self, size_t begin, size_t end) { return self.run_timed(begin, end); }, "begin"_a, "end"_a,
+          nb::call_guard<nb::gil_scoped_release>())
+      .def(
+          "run_watched",
+          [](Frame& self, size_t begin, size_t end) {
+            std::vector<double> idle;
+            auto seconds = self.run_timed(begin, end, &idle);
+            return std::make_pair(std::move(seconds), std::move(idle));
+          },
+          "begin"_a, "end"_a, nb::call_guard<nb::gil_scoped_release>(),
+          "Seconds of each step, and those that its threads waited for each other, in the mean; below 0 where they were not seen.");
 
   nb::class_<Snapshot>(m, "Snapshot", "The bytes at some places, each an address and a number of bytes, as they were when this was made.")
       .def(nb::init<std::vector<std::pair<uintptr_t, size_t>>>(), "places"_a)

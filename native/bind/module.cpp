@@ -13,5 +13,6 @@ NB_MODULE(_native, m) {
   drystone::bind_depthwise(m);
   drystone::bind_gemm(m);
   drystone::bind_recurrent(m);
+  drystone::bind_cache_pages(m);
   drystone::bind_torch(m);
 }

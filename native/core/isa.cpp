@@ -69,9 +69,9 @@ Cpu read_cpu() {
 }
 
 #ifdef DRYSTONE_EMULATE_AMX
-// By kernels/amx_emulated.h, which multiplies bfloat16 alone.
+// By kernels/amx_emulated.h.
 void allow_tiles(Cpu& cpu) {
-  cpu.leaf7_edx = (cpu.leaf7_edx & ~amx_int8) | amx_bf16 | amx_tile;
+  cpu.leaf7_edx |= amx_int8 | amx_bf16 | amx_tile;
   cpu.xcr0 |= tiles;
 }
 #else

@@ -4,7 +4,10 @@
 
 #include <algorithm>
 #include <chrono>
+#include <optional>
 #include <stdexcept>
+
+#include "core/team.h"
 
 namespace drystone {
 
@@ -59,7 +62,9 @@ void Frame::run(size_t begin, size_t end) {
   for (size_t i = begin; i < std::min(end, program_->size()); i++) run_step(i);
 }
 
-std::vector<double> Frame::run_timed(size_t begin, size_t end) {
+std::vector<double> Frame::run_timed(size_t begin, size_t end, std::vector<double>* idle) {
+  std::optional<TeamWatch> watch;
+  if (idle) watch.emplace();
   using Clock = std::chrono::steady_clock;
   set_threads(threads_);
   std::vector<double> seconds;
@@ -68,6 +73,7 @@ std::vector<double> Frame::run_timed(size_t begin, size_t end) {
     run_step(i);
     const auto now = Clock::now();
     seconds.push_back(std::chrono::duration<double>(now - before).count());
+    if (watch) idle->push_back(watch->take());
     before = now;
   }
   return seconds;

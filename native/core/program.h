@@ -67,8 +67,8 @@ class Frame {
   // A call begins.
   void bind(const std::vector<uintptr_t>& arguments);
   void run(size_t begin, size_t end);
-  // Seconds of each step in [begin, end).
-  std::vector<double> run_timed(size_t begin, size_t end);
+  // Seconds of each step in [begin, end). idle: is given those that its threads waited for each other, as TeamWatch::take has them.
+  std::vector<double> run_timed(size_t begin, size_t end, std::vector<double>* idle = nullptr);
 
  private:
   void run_step(size_t index);

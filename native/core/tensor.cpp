@@ -1,6 +1,8 @@
 #include "core/tensor.h"
 
 #include <algorithm>
+#include <cmath>
+#include <cstdio>
 #include <stdexcept>
 #include <utility>
 
@@ -76,7 +78,24 @@ bool TensorDesc::has_padding() const { return format.block > 1 && padded_channel
 std::string TensorDesc::str() const {
   std::string text = std::string(name_of(dtype)) + " " + format.name + " [";
   for (size_t i = 0; i < shape.size(); i++) text += (i ? ", " : "") + std::to_string(shape[i]);
-  return text + "]" + (is_dense() ? "" : " strided");
+  text += is_dense() ? "]" : "] strided";
+  if (!is_quantised()) return text;
+  char affine[64];
+  std::snprintf(affine, sizeof affine, " scale %.9g zero point %d", static_cast<double>(scale), static_cast<int>(zero_point));
+  return text + affine;
+}
+
+TensorDesc TensorDesc::quantised(float scale, int32_t zero_point) const {
+  TensorDesc desc = *this;
+  desc.scale = scale;
+  desc.zero_point = zero_point;
+  if (!desc.is_quantised()) return desc;
+  if (!is_code(dtype)) throw std::invalid_argument(std::string("scale and zero point are for s8 and u8, not ") + name_of(dtype));
+  if (!(scale > 0) || !std::isfinite(scale))
+    throw std::invalid_argument("a scale is a positive finite number, not " + std::to_string(scale));
+  if (zero_point < lowest_code(dtype) || zero_point > highest_code(dtype))
+    throw std::invalid_argument("zero point " + std::to_string(zero_point) + " is no " + name_of(dtype));
+  return desc;
 }
 
 void require_float(DType dtype, const std::string& name) {
@@ -100,7 +119,7 @@ static std::vector<std::pair<int64_t, int64_t>> walk(const TensorDesc& desc) {
 }
 
 bool same_memory(const TensorDesc& a, const TensorDesc& b) {
-  if (a.dtype != b.dtype || a.shape != b.shape) return false;
+  if (a.dtype != b.dtype || a.shape != b.shape || a.scale != b.scale || a.zero_point != b.zero_point) return false;
   if (a.has_padding() || b.has_padding()) return a.format == b.format && a.strides == b.strides;
   return walk(a) == walk(b);
 }

@@ -7,6 +7,7 @@
 
 #include "core/dtype.h"
 #include "core/format.h"
+#include "core/quantisation.h"
 
 namespace drystone {
 
@@ -15,8 +16,10 @@ using Dims = std::vector<int64_t>;
 struct TensorDesc {
   DType dtype = DType::f32;
   Format format = Format::plain;
-  Dims shape;    // logical order: N, C, spatial…
-  Dims strides;  // in elements, one a logical axis; in a blocked format strides[1] leads to the next block of channels
+  Dims shape;       // logical order: N, C, spatial…
+  Dims strides;     // in elements, one a logical axis; in a blocked format strides[1] leads to the next block of channels
+  float scale = 1;  // of s8 and u8, which stand for (code - zero_point) * scale
+  int32_t zero_point = 0;
 
   // Dense memory of this shape. Throws std::invalid_argument for a rank the format does not have, negative sizes or overflow.
   static TensorDesc dense(DType dtype, Format format, Dims shape);
@@ -28,7 +31,13 @@ struct TensorDesc {
   int64_t padded_channels() const;
   bool is_dense() const;     // no holes: the strides are those of dense()
   bool has_padding() const;  // a blocked format whose channels do not fill the last block
+  Affine affine() const { return {scale, static_cast<float>(1.0 / static_cast<double>(scale)), static_cast<float>(zero_point)}; }
+  bool is_quantised() const { return scale != 1 || zero_point != 0; }
   std::string str() const;
+
+  // With this quantisation. Throws std::invalid_argument for a dtype that has none, a scale that is not a positive finite number, and a
+  // zero point that is no code.
+  TensorDesc quantised(float scale, int32_t zero_point) const;
 };
 
 // Throws std::invalid_argument that begins with `name` for other dtypes than f32 and bf16.

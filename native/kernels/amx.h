@@ -1,5 +1,6 @@
 // The AMX instructions of the GEMM, on tile registers 0 to 7. Only for sources of the AVX-512 kernels, and to be run only where
-// has(Feature::amx_bf16). With DRYSTONE_EMULATE_AMX, plain C++ that does what they are documented to do, for machines without AMX.
+// has(Feature::amx_bf16) or has(Feature::amx_int8). With DRYSTONE_EMULATE_AMX, plain C++ that does what they are documented to do, for
+// machines without AMX.
 //
 // In assembly, because a register's number is a template parameter here, which the compiler's intrinsics do not take, and because
 // those of GCC 12 do not tell it which memory they read. So no flag and no target attribute is needed, and there is none under which
@@ -47,6 +48,12 @@ inline void store(void* to, int64_t stride) {
 template <int Sums, int X, int W>
 inline void multiply_bf16() {
   asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(Sums), "i"(X), "i"(W));
+}
+
+// The same where x holds fours of u8, w fours of s8, and sums int32.
+template <int Sums, int X, int W>
+inline void multiply_codes() {
+  asm volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(Sums), "i"(X), "i"(W));
 }
 
 }  // namespace drystone::DRYSTONE_ISA::amx

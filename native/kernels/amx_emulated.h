@@ -68,10 +68,8 @@ inline float bf16_at(const Tile& tile, int row, int column) {
   return flushed(value);
 }
 
-// A row's even k are summed apart from its odd ones, each by fused multiply-adds from 0, and the two sums are added, then that to what was
-// there.
 template <int Sums, int X, int W>
-void multiply_bf16() {
+void require_product() {
   static_assert(Sums != X && Sums != W && X != W);
   require_usable<Sums>();
   require_usable<X>();
@@ -80,6 +78,14 @@ void multiply_bf16() {
   require(config.row_bytes[Sums] % 4 == 0 && config.row_bytes[X] % 4 == 0 && config.row_bytes[W] % 4 == 0);
   require(config.rows[Sums] == config.rows[X] && config.row_bytes[X] / 4 == config.rows[W] &&
           config.row_bytes[Sums] == config.row_bytes[W]);
+}
+
+// A row's even k are summed apart from its odd ones, each by fused multiply-adds from 0, and the two sums are added, then that to what was
+// there.
+template <int Sums, int X, int W>
+void multiply_bf16() {
+  require_product<Sums, X, W>();
+  const TileConfig& config = state.config;
   const Tile &x = state.tile[X], &w = state.tile[W];
   Tile result{};
   const int columns = config.row_bytes[Sums] / 4;
@@ -94,6 +100,24 @@ void multiply_bf16() {
     __builtin_memcpy(sum, state.tile[Sums].row[m], sizeof sum);
     for (int n = 0; n < columns; n++) sum[n] = flushed(flushed(sum[n]) + flushed(even[n] + odd[n]));
     __builtin_memcpy(result.row[m], sum, config.row_bytes[Sums]);
+  }
+  state.tile[Sums] = result;
+}
+
+// Sums wrap around.
+template <int Sums, int X, int W>
+void multiply_codes() {
+  require_product<Sums, X, W>();
+  const TileConfig& config = state.config;
+  Tile result{};
+  for (int m = 0; m < config.rows[Sums]; m++) {
+    for (int n = 0; n < config.row_bytes[Sums] / 4; n++) {
+      uint32_t sum;
+      __builtin_memcpy(&sum, state.tile[Sums].row[m] + 4 * n, sizeof sum);
+      for (int k = 0; k < config.row_bytes[X]; k++)
+        sum += static_cast<uint32_t>(int{state.tile[X].row[m][k]} * static_cast<signed char>(state.tile[W].row[k / 4][4 * n + k % 4]));
+      __builtin_memcpy(result.row[m] + 4 * n, &sum, sizeof sum);
+    }
   }
   state.tile[Sums] = result;
 }

@@ -99,11 +99,6 @@ inline void fetch(const void* row, int64_t bytes) {
   for (int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(static_cast<const char*>(row) + byte, 0, 2);
 }
 
-void clear_sums(const Sums& sums) {
-  for (int64_t r = 0; r < kTileRows; r++) store_raw(sums.weights + r * kFloats, Floats{});
-  store_raw(sums.bases, all(lowest_base));
-}
-
 // Packs the queries of a tile, and fetches the next ones.
 template <class In, class Unit>
 void begin(const AttentionArgs& args, const State<Unit>& state, const Rows& rows, const Tile& tile) {
@@ -163,9 +158,9 @@ void weighted_values(const AttentionArgs& args, const State<Unit>& state, const 
   for (int64_t j = 0; j < args.width; j += kPanel) {
     float* output = pending.weighing.sums.output + j;
     if (args.width - j > kFloats)
-      multiply_tile<R, 2, Adds>(weights, state.values + j * panel_depth, depth, output, state.width, [] {});
+      multiply_tile<R, 2, Adds>(weights, Panel<Unit>{state.values + j * panel_depth}, depth, output, state.width, [] {});
     else
-      multiply_tile<R, 1, Adds>(weights, state.values + j * panel_depth, depth, output, state.width, [] {});
+      multiply_tile<R, 1, Adds>(weights, Panel<Unit>{state.values + j * panel_depth}, depth, output, state.width, [] {});
   }
 }
 
@@ -186,7 +181,8 @@ void take(const AttentionArgs& args, const State<Unit>& state, const Rows& rows,
   const Tile& tile = now.tile;
   const Left<Unit, kChunk, kTileRows * kChunk> queries = {state.query + tile.first * state.padded};
   for (int64_t j = 0; j < tile.seen; j += kPanel)
-    multiply_tile<R, 2, false>(queries, state.keys + j * state.depth, state.depth, now.scores + j, kKeys, [&] { before.weighing.one(); });
+    multiply_tile<R, 2, false>(queries, Panel<Unit>{state.keys + j * state.depth}, state.depth, now.scores + j, kKeys,
+                               [&] { before.weighing.one(); });
   now.weighing = {now.scores, weights, finish_tile<R>(args, rows, tile, now.scores), sums_of(state, tile.first), R};
   raise<R>(now.weighing.sums, now.scores, now.weighing.scale, tile.opens);
   if (before.weighing.rows) complete<kTileRows>(args, state, rows, before);

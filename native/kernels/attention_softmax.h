@@ -60,6 +60,11 @@ struct Sums {
   int64_t width;                    // of a row of output
 };
 
+inline void clear_sums(const Sums& sums) {
+  for (int64_t r = 0; r < kTileRows; r++) store_raw(sums.weights + r * kFloats, Floats{});
+  store_raw(sums.bases, all(lowest_base));
+}
+
 // Raises the bases of rows that scores (still to be multiplied by scale) have outgrown. `opens`: nothing has been summed yet.
 template <int R>
 inline void raise(const Sums& sums, const float* scores, float scale, bool opens) {

@@ -30,7 +30,7 @@ template <int R, int C>
 inline void load_tile(Floats (&sums)[R][C], const float* c, int64_t c_stride) {
 #pragma GCC unroll 16
   for (int r = 0; r < R; r++)
-#pragma GCC unroll 2
+#pragma GCC unroll 8
     for (int j = 0; j < C; j++) sums[r][j] = load<kFloats>(c + r * c_stride + j * kFloats);
 }
 
@@ -38,9 +38,19 @@ template <int R, int C>
 inline void store_tile(const Floats (&sums)[R][C], float* c, int64_t c_stride) {
 #pragma GCC unroll 16
   for (int r = 0; r < R; r++)
-#pragma GCC unroll 2
+#pragma GCC unroll 8
     for (int j = 0; j < C; j++) store_raw(c + r * c_stride + j * kFloats, sums[r][j]);
 }
+
+// int8 are widened as they are loaded. (The compiler's own conversion takes them one by one.)
+inline Floats load_columns(const int8_t* from) {
+#ifdef __AVX512F__
+  return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+#else
+  return (Floats)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
+#endif
+}
+inline Floats load_columns(const float* from) { return load<kFloats>(from); }
 
 // The left operand of a tile, in chunks of kChunk units of depth: all rows' first ones, their second ones …, the rows of a chunk RowStep
 // apart, chunks ChunkStep. Steps known beforehand take no registers.
@@ -53,22 +63,28 @@ struct Left {
   static constexpr int row_step = RowStep;
 };
 
-// c (R rows, C vectors of columns) = a (R, depth) times a panel, or that added to c. `meanwhile` is called after every eighth unit of
+// The right operand of a tile: kFloats columns from vector j on, at a depth.
+template <class Unit>
+struct Panel {
+  const Unit* data;
+  inline const Unit* at(int64_t d, int j) const { return data + d * kPanel + j * kFloats; }
+};
+
+// c (R rows, C vectors of columns) = a (R, depth) times b, or that added to c. `meanwhile` is called after every eighth unit of
 // depth: what it does has execution units of its own while the products keep theirs busy.
-template <int R, int C, bool Adds, int RowStep, int ChunkStep, class Meanwhile>
-inline void multiply_tile(Left<float, RowStep, ChunkStep> a, const float* panel, int64_t depth, float* c, int64_t c_stride,
-                          Meanwhile meanwhile) {
+template <int R, int C, bool Adds, int RowStep, int ChunkStep, class Right, class Meanwhile>
+inline void multiply_tile(Left<float, RowStep, ChunkStep> a, Right right, int64_t depth, float* c, int64_t c_stride, Meanwhile meanwhile) {
   Floats sums[R][C] = {};
   if constexpr (Adds) load_tile<R, C>(sums, c, c_stride);
   for (int64_t d = 0; d < depth;) {
     const auto* left = a.from(d);
     for (const int64_t end = least(depth, d + kRun); d < end; d++, left++) {
       Floats b[C];
-#pragma GCC unroll 2
-      for (int j = 0; j < C; j++) b[j] = load<kFloats>(panel + d * kPanel + j * kFloats);
+#pragma GCC unroll 8
+      for (int j = 0; j < C; j++) b[j] = load_columns(right.at(d, j));
 #pragma GCC unroll 16
       for (int r = 0; r < R; r++)
-#pragma GCC unroll 2
+#pragma GCC unroll 8
         for (int j = 0; j < C; j++) sums[r][j] += left[r * RowStep] * b[j];
     }
     meanwhile();
@@ -78,8 +94,8 @@ inline void multiply_tile(Left<float, RowStep, ChunkStep> a, const float* panel,
 
 #ifdef __AVX512F__
 // The same on pairs of bfloat16.
-template <int R, int C, bool Adds, int RowStep, int ChunkStep, class Meanwhile>
-inline void multiply_tile(Left<uint32_t, RowStep, ChunkStep> a, const uint32_t* panel, int64_t depth, float* c, int64_t c_stride,
+template <int R, int C, bool Adds, int RowStep, int ChunkStep, class Right, class Meanwhile>
+inline void multiply_tile(Left<uint32_t, RowStep, ChunkStep> a, Right right, int64_t depth, float* c, int64_t c_stride,
                           Meanwhile meanwhile) {
   Floats sums[R][C] = {};
   if constexpr (Adds) load_tile<R, C>(sums, c, c_stride);
@@ -87,12 +103,12 @@ inline void multiply_tile(Left<uint32_t, RowStep, ChunkStep> a, const uint32_t* 
     const auto* left = a.from(d);
     for (const int64_t end = least(depth, d + kRun); d < end; d++, left++) {
       __m512bh b[C];
-#pragma GCC unroll 2
-      for (int j = 0; j < C; j++) b[j] = (__m512bh)_mm512_loadu_si512(panel + d * kPanel + j * kFloats);
+#pragma GCC unroll 8
+      for (int j = 0; j < C; j++) b[j] = (__m512bh)_mm512_loadu_si512(right.at(d, j));
 #pragma GCC unroll 16
       for (int r = 0; r < R; r++) {
         const __m512bh pair = (__m512bh)_mm512_set1_epi32(static_cast<int>(left[r * RowStep]));
-#pragma GCC unroll 2
+#pragma GCC unroll 8
         for (int j = 0; j < C; j++) sums[r][j] = (Floats)_mm512_dpbf16_ps((__m512)sums[r][j], pair, b[j]);
       }
     }

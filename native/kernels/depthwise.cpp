@@ -1,16 +1,17 @@
-// Depthwise convolution over one to three axes: each channel by a kernel of its own, with bias and epilogue. float32, and bfloat16 that is
-// computed in float32; channels_last, blocked and plain; any kernel, stride, dilation and padding.
+// Depthwise convolution over one to three axes: each channel by a kernel of its own, with bias and epilogue. float32, and bfloat16 and
+// codes that are computed in float32; channels_last, blocked and plain; any kernel, stride, dilation and padding. Sums of products of codes
+// are exact there up to 514 taps, which is when they leave 24 bits, and scaled before they are stored.
 //
 // Vectors of channels in float32 are read where they lie. A register tile is 14 neighbouring outputs (AVX2: 7) of two vectors, to which
 // each tap adds its weights times what it meets in memory; taps that meet the border leave outputs of the tile out. All sums are over
 // before a result is stored, bounded (relu, clamp) on the way; other instructions run on some rows of results in the first level cache.
 //
-// What does not lie so goes row by row, by way of copies: bfloat16, several outputs a channel, columns so far apart that they share cache
-// sets (1024 channels, channels_last, unless a narrower tile does), and plain, in which a vector is neighbouring columns. The rows that a
-// row of outputs reads are copied into the first level cache, each once: as float32, with zeros for the padding at both ends, and with a
-// stride s the columns of each remainder by s together. There every tap is a constant offset, whatever format, stride and dilation. Zeros
-// stand for the padding, so what a weight that is NaN or infinite would make of them is not computed: such weights (pack() says so) take
-// their outputs one by one, by the taps that lie in the image.
+// What does not lie so goes row by row, by way of copies: bfloat16, codes, several outputs a channel, columns so far apart that they share
+// cache sets (1024 channels, channels_last, unless a narrower tile does), and plain, in which a vector is neighbouring columns. The rows
+// that a row of outputs reads are copied into the first level cache, each once: as float32, with zeros for the padding at both ends, and
+// with a stride s the columns of each remainder by s together. There every tap is a constant offset, whatever format, stride and dilation.
+// Zeros stand for the padding, so what a weight that is NaN or infinite would make of them is not computed: such weights (pack() says so)
+// take their outputs one by one, by the taps that lie in the image.
 //
 // Zen 4, AVX-512, one core, float32, against oneDNN 3.2: 1024 channels, kernel 31, 128 columns 0.10 ms (its kernel for one axis 3.5, as an
 // image 0.16); 3x3x3 on 64 channels of 8 x 28 x 28 0.29 ms against 3.9. Images take 0.85 to 1.3 times oneDNN's time in its better format,
@@ -19,7 +20,7 @@
 
 #include <omp.h>
 
-#include "kernels/block.h"
+#include "kernels/codes.h"
 #include "kernels/instructions.h"
 #include "kernels/vector_math.h"
 
@@ -43,8 +44,8 @@ struct Row {
 
 // Between what results are kept. A NaN is.
 struct Bounds {
-  int count;  // 0: not at all, 1: from low up
-  Lanes low, high;
+  int count;  // 0: not at all, 1: from low up, 3: after scale and bias
+  Lanes low, high, scale = {}, bias = {};
 };
 
 template <int Tile, int Vectors>
@@ -59,6 +60,10 @@ __attribute__((always_inline)) inline void store_tile(const Lanes (&sum)[Tile][V
   const Lanes low = bounds.low, high = bounds.high;
   if (bounds.count == 0) return each([](Lanes x) { return x; });
   if (bounds.count == 1) return each([=](Lanes x) { return most_or(low, x); });
+  if (bounds.count == 3) {
+    const Lanes scale = bounds.scale, bias = bounds.bias;
+    return each([=](Lanes x) { return least_or(high, most_or(low, fma(x, scale, bias))); });
+  }
   each([=](Lanes x) { return least_or(high, most_or(low, x)); });
 }
 
@@ -191,7 +196,7 @@ struct Part {
     line = ring + a.kernel[0] * a.span * a.row_floats;
     operand = line + 2 * a.line_rows * a.line_pitch;
     rows = reinterpret_cast<Row*>(operand + a.line_rows * a.line_pitch);
-    direct.bounds = {a.high < infinity ? 2 : a.low > -infinity ? 1 : 0, all(a.low), all(a.high)};
+    direct.bounds = {a.scales ? 3 : a.high < infinity ? 2 : a.low > -infinity ? 1 : 0, all(a.low), all(a.high)};
     if (a.ops)
       for (int64_t i = 0; i < 3 * a.line_rows * a.line_pitch; i++) line[i] = 0;
   }
@@ -211,12 +216,29 @@ struct Part {
       for (int64_t l = 0; a.bias && l < lanes; l++) bias[l] = a.bias[channel + v * W + l];
       direct.start[v] = Across ? load<W>(bias) : all(bias[0]);
     }
+    if (a.scales) {
+      alignas(64) float scales[W] = {};
+      for (int64_t l = 0; l < lanes; l++) scales[l] = a.scales[channel + l];
+      direct.bounds.scale = Across ? load<W>(scales) : all(scales[0]);
+      direct.bounds.bias = direct.start[0];
+      direct.start[0] = Lanes{};
+    }
     direct.rows = rows;
     direct.mask = first_lanes(lanes);
     direct.width = a.kernel[2];
     direct.step = a.stride[2] * a.in_map.spatial[2];
     if (count > 1) direct.in_apart = offset(a.in_map, n, channel + W) - lane_offset[0];
     direct.weights_apart = taps * W;
+  }
+
+  // What is at an address of x: of codes, their distances from the zero point.
+  Lanes values(const T* from) const {
+    if constexpr (sizeof(T) == 1) return load<W>(from) - a.zero;
+    return load<W>(from);
+  }
+  float value(const T* from) const {
+    if constexpr (sizeof(T) == 1) return load_one(from) - a.zero;
+    return load_one(from);
   }
 
   const T* source_row(int64_t slice, int64_t row) const {
@@ -237,15 +259,15 @@ struct Part {
       int64_t i = inside.begin;
       if constexpr (!Across) {
         if (step * apart == 1) {
-          for (; i + W <= inside.end; i += W) store<W>(to + i, load<W>(x + i));
+          for (; i + W <= inside.end; i += W) store<W>(to + i, values(x + i));
         }
-        for (; i < inside.end; i++) to[i] = load_one(x + i * step * apart);
+        for (; i < inside.end; i++) to[i] = value(x + i * step * apart);
       } else {
         if (a.multiplier == 1)
-          for (; i < inside.end && x + i * step * apart <= last; i++) store<W>(to + i * W, load<W>(x + i * step * apart));
+          for (; i < inside.end && x + i * step * apart <= last; i++) store<W>(to + i * W, values(x + i * step * apart));
         for (; i < inside.end; i++)
           for (int64_t l = 0; l < W; l++)
-            to[i * W + l] = l < lanes ? load_one(x + i * step * apart + (a.multiplier > 1 ? lane_offset[l] - lane_offset[0] : l)) : 0.0f;
+            to[i * W + l] = l < lanes ? value(x + i * step * apart + (a.multiplier > 1 ? lane_offset[l] - lane_offset[0] : l)) : 0.0f;
       }
     }
   }
@@ -308,11 +330,11 @@ struct Part {
               if (whole) {
                 store<W>(to, load<W>(static_cast<const float*>(from) + j * map.spatial[2]));
               } else {
-                load(to, advance(from, j * map.spatial[2], op.dtype), op.dtype, map.lane, lanes);
+                load(to, advance(from, j * map.spatial[2], op.dtype), op.dtype, op.affine, map.lane, lanes);
               }
             }
           } else {
-            load(operand + r * pitch, from, op.dtype, map.spatial[2], columns);
+            load(operand + r * pitch, from, op.dtype, op.affine, map.spatial[2], columns);
           }
         }
       }
@@ -321,29 +343,41 @@ struct Part {
     for (int64_t r = 0; r < count; r++) store_row(line + r * pitch, columns, target(c, z, y + r, x));
   }
 
-  void store_row(const float* from, int64_t columns, T* to) const {
+  void store_row(const float* from, int64_t columns, void* to) const {
+    if constexpr (!Across) return store(to, from, a.output_dtype, a.output_affine, a.out_map.spatial[2], columns);
+    switch (a.output_dtype) {
+      case DType::bf16: return store_row_as(from, columns, static_cast<uint16_t*>(to));
+      case DType::u8: return store_row_as(from, columns, static_cast<uint8_t*>(to));
+      case DType::s8: return store_row_as(from, columns, static_cast<int8_t*>(to));
+      default: return store_row_as(from, columns, static_cast<float*>(to));
+    }
+  }
+
+  template <class To>
+  void store_row_as(const float* from, int64_t columns, To* to) const {
     const int64_t apart = a.out_map.spatial[2];
-    if constexpr (!Across) return store(to, from, a.dtype, apart, columns);
+    const Affine q = a.output_affine;
     if (lanes == W) {
-      for (int64_t j = 0; j < columns; j++) store<W>(to + j * apart, load<W>(from + j * W));
+      for (int64_t j = 0; j < columns; j++) store_as(to + j * apart, load<W>(from + j * W), q);
       return;
     }
     const bool blocked = a.out_map.block % W == 0;  // what pads a block is zero
     for (int64_t j = 0; j < columns; j++) {
       const Lanes x = load<W>(from + j * W);
-      if (blocked) {
-        store<W>(to + j * apart, direct.mask ? x : Lanes{});
-      } else if constexpr (sizeof(T) == 4) {
-        store_some(to + j * apart, x, direct.mask);
+      if constexpr (sizeof(To) == 4) {
+        blocked ? store<W>(to + j * apart, direct.mask ? x : Lanes{}) : store_some(to + j * apart, x, direct.mask);
       } else {
-        for (int64_t l = 0; l < lanes; l++) store_one(to + j * apart + l, from[j * W + l]);
+        To each[W];
+        store_as(each, x, q);
+        for (int64_t l = 0; l < lanes; l++) to[j * apart + l] = each[l];
+        for (int64_t l = lanes; blocked && l < W; l++) to[j * apart + l] = 0;
       }
     }
   }
 
-  T* target(int64_t c, int64_t z, int64_t y, int64_t x) const {
+  void* target(int64_t c, int64_t z, int64_t y, int64_t x) const {
     const DepthwiseMap& map = a.out_map;
-    return static_cast<T*>(a.output) + offset(map, image, c) + z * map.spatial[0] + y * map.spatial[1] + x * map.spatial[2];
+    return advance(a.output, offset(map, image, c) + z * map.spatial[0] + y * map.spatial[1] + x * map.spatial[2], a.output_dtype);
   }
 
   // tiles: the columns, where x is read directly.
@@ -373,7 +407,7 @@ struct Part {
         }
       }
       missing = larger(missing, top + a.span);
-      float* to = done ? reinterpret_cast<float*>(target(channel, z, y, columns.begin)) : line + held * a.line_pitch;
+      float* to = done ? static_cast<float*>(target(channel, z, y, columns.begin)) : line + held * a.line_pitch;
       const int64_t stride = done && Across ? apart : W, lines = a.line_rows * a.line_pitch;
       in_place ? sum_in_place(met, tiles, to, stride, done ? out_apart : lines) : sum(met, left, count, to, stride);
       if (!done && (++held == a.line_rows || y + 1 == outputs.end)) {
@@ -415,8 +449,12 @@ void convolve(const DepthwiseArgs& a) {
 }  // namespace
 
 void depthwise(const DepthwiseArgs& a) {
-  if (a.dtype == DType::bf16) return a.across ? convolve<uint16_t, true>(a) : convolve<uint16_t, false>(a);
-  a.across ? convolve<float, true>(a) : convolve<float, false>(a);
+  switch (a.dtype) {
+    case DType::bf16: return a.across ? convolve<uint16_t, true>(a) : convolve<uint16_t, false>(a);
+    case DType::u8: return a.across ? convolve<uint8_t, true>(a) : convolve<uint8_t, false>(a);
+    case DType::s8: return a.across ? convolve<int8_t, true>(a) : convolve<int8_t, false>(a);
+    default: return a.across ? convolve<float, true>(a) : convolve<float, false>(a);
+  }
 }
 
 }  // namespace drystone::DRYSTONE_ISA

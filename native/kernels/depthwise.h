@@ -22,6 +22,7 @@ struct DepthwiseOp {
   DType dtype;  // of that
   DepthwiseMap map;
   const void* operand;
+  Affine affine;  // of that
 };
 
 constexpr int depthwise_max_ops = 8;
@@ -35,10 +36,10 @@ struct DepthwiseTap {
 };
 
 struct DepthwiseArgs {
-  DType dtype;              // of x and output
-  bool across;              // vectors go across channels, which are neighbours in both; else along columns
-  int64_t batch, channels;  // of the output
-  int64_t multiplier;       // channel c of the output reads channel c / multiplier of x
+  DType dtype, output_dtype;  // of x, and of the output: the same, unless x is codes
+  bool across;                // vectors go across channels, which are neighbours in both; else along columns
+  int64_t batch, channels;    // of the output
+  int64_t multiplier;         // channel c of the output reads channel c / multiplier of x
   int64_t in_size[3], out_size[3], kernel[3], stride[3], dilation[3], padding[3];
   DepthwiseMap in_map, out_map;
 
@@ -47,6 +48,9 @@ struct DepthwiseArgs {
   const float* unbounded = nullptr;  // behind them: not 0 if a weight is NaN or infinite
   const float* bias = nullptr;
   void* output = nullptr;
+  Affine output_affine = {};
+  float zero = 0;  // of codes of x, and of a channel the scale of their sums, null without codes
+  const float* scales = nullptr;
   float low, high;  // between which results are kept
   int ops = 0;      // after that
   DepthwiseOp op[depthwise_max_ops] = {};

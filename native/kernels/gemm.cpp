@@ -1,10 +1,14 @@
-// x (M, K) times packed weights (N, K) transposed, with bias and epilogue: the linear layers. float32 and bfloat16.
+// x (M, K) times packed weights (N, K) transposed, with bias and epilogue: the linear layers. float32, bfloat16, and codes of 8 bits, whose
+// rows may also be floats that are quantised as they are packed, or patches of images.
 //
 // A register tile is 8 rows times 3 vectors of columns (AVX2: 6 times 2). Weights lie in strips as wide as a tile, in the order in
 // which they are consumed: a strip (a block of its k, where K is large) is used for all rows of a block before the next strip is
 // touched, so each weight comes from memory once a block of rows; the next strip is fetched into the second level meanwhile, evenly
 // spread over the rows. A single row block reads its weights as a stream, fetched some KB ahead; a single row best without.
 // What a tile summed goes through its epilogue in the first level, and to memory once. How the work is cut: steps/gemm.cpp.
+//
+// Weights may be codes of 4 or 8 bits (gemm_groups.cpp). A single block of rows decodes them in registers, more have a strip decoded
+// before it is used for all of them.
 //
 // Another arithmetic is another tile function (gemm_tile.h, gemm_tiles.cpp): the packed rows and weights are in the order of AMX tiles.
 //
@@ -15,7 +19,9 @@
 
 #include <omp.h>
 
+#include "kernels/gemm_codes_tile.h"
 #include "kernels/gemm_dot.h"
+#include "kernels/gemm_groups.h"
 #include "kernels/gemm_math.h"
 #include "kernels/gemm_rows.h"
 #include "kernels/gemm_tile.h"
@@ -36,6 +42,10 @@ GemmTileFunction tile_function(const GemmArgs& a, int64_t rows, int64_t vectors)
     case GemmArithmetic::f32: return tile_of<Float32>(rows, vectors);
     case GemmArithmetic::bf16_widened: return tile_of<Widened>(rows, vectors);
     case GemmArithmetic::bf16_tiles: return amx_tile(rows, vectors);
+    case GemmArithmetic::codes_tiles: return amx_codes_tile(rows, vectors);
+    case GemmArithmetic::codes_dot: return codes_dot_tile(rows, vectors);
+    case GemmArithmetic::codes_pairs:
+    case GemmArithmetic::codes_wide: return codes_tile(a.arithmetic, rows, vectors);
     default: return dot_tile(rows, vectors);
   }
 }
@@ -43,17 +53,37 @@ GemmTileFunction tile_function(const GemmArgs& a, int64_t rows, int64_t vectors)
 inline int64_t strip_columns(const GemmArgs& a, int64_t strip) { return least(kStrip, a.n - strip * kStrip); }
 inline int64_t strip_vectors(const GemmArgs& a, int64_t strip) { return ceil_div(strip_columns(a, strip), W); }
 
+// Where a strip's weights from k on lie; codes: its first group.
 inline const char* strip_weights(const GemmArgs& a, int64_t strip, int64_t k) {
+  if (a.groups.bits) return static_cast<const char*>(a.weights) + strip * kStrip * ceil_div(a.k, a.groups.group) * a.groups.column_bytes();
   const int64_t step = step_k(a), strip_bytes = ceil_div(a.k, step) * kStrip * 4;
   return static_cast<const char*>(a.weights) + strip * strip_bytes + k / step * strip_vectors(a, strip) * kVectorBytes;
+}
+
+// Where the weights from k on begin that are read next.
+inline const char* weights_from(const GemmArgs& a, int64_t strip, int64_t k) {
+  const char* weights = strip_weights(a, strip, k);
+  return a.groups.bits ? weights + k / a.groups.group * strip_vectors(a, strip) * W * a.groups.column_bytes() : weights;
+}
+
+// The next strip's weights are fetched by the first `blocks` row blocks, in each so many lines in four steps.
+struct Ahead {
+  int64_t lines, blocks;
+};
+inline Ahead ahead_of(const GemmArgs& a, int64_t vectors, int64_t steps, int64_t blocks) {
+  if (!a.groups.bits) return {ceil_div(4 * vectors * kVectorBytes / 64, blocks), blocks};
+  const int64_t lines = ceil_div(steps * step_k(a) * vectors * W * a.groups.column_bytes(), a.groups.group * 64);
+  const int64_t each = ceil_div(lines, blocks * larger(steps / 4, 1));
+  return {each, ceil_div(lines, each * larger(steps / 4, 1))};
 }
 
 // Epilogue and store of a tile, which lies row by row, `width` floats apart.
 struct Finish {
   const GemmArgs& a;
+  const Codes& codes;
   alignas(64) float operand[kAmxTileFloats];
 
-  explicit Finish(const GemmArgs& args) : a(args) {
+  Finish(const GemmArgs& args, const Codes& of_rows) : a(args), codes(of_rows) {
     for (int i = 0; i < kTileFloats; i++) operand[i] = 0;
     for (int i = kTileFloats; on_amx(a) && i < kAmxTileFloats; i++) operand[i] = 0;
   }
@@ -74,36 +104,43 @@ struct Finish {
   }
 
   void run(float* tile, int64_t width, int64_t row, int64_t rows, int64_t column, int64_t columns) {
+    if (gemm_on_codes(a.arithmetic) && codes.decode(a, tile, width, row, rows, column, columns)) return;
     for (int i = 0; i < a.ops; i++) {
       const GemmOp& op = a.op[i];
       if (op.binary) {
         for (int64_t r = 0; r < rows; r++) {
           const void* from = advance(op.operand, (row + r) * op.row_stride + column * op.column_stride, op.dtype);
-          load(operand + r * width, from, op.dtype, op.column_stride, columns);
+          load(operand + r * width, from, op.dtype, op.affine, op.column_stride, columns);
         }
       }
       execute(op.instruction, tile, tile, operand, rows * width);
     }
     for (int64_t r = 0; r < rows; r++)
-      store(advance(a.output, (row + r) * a.output_stride + column, a.output_dtype), tile + r * width, a.output_dtype, 1, columns);
+      store(advance(a.output, (row + r) * a.output_stride + column, a.output_dtype), tile + r * width, a.output_dtype, a.output_affine, 1,
+            columns);
   }
 };
 
 // What one thread computes.
 struct Part {
   Range rows, strips, k;
-  char* packed;    // its rows, block of k by block of k
-  float* sums;     // of a block, between blocks of k
-  float* results;  // split_k > 1: where its sums stay, [row][strip columns], else null
+  char* packed;          // its rows, block of k by block of k
+  float* sums;           // of a block, between blocks of k
+  std::byte* for_codes;  // what products of codes need, or weights that are codes: a strip of a block, decoded
+  float* x_sums;         // of its rows, where they are a few, in each group of such weights; in the same memory
+  float* results;        // split_k > 1: where its sums stay, [row][strip columns], else null
 };
 
 void compute(const GemmArgs& a, const Part& part) {
-  Finish finish(a);
+  const Codes codes(a, part.rows, part.for_codes);
+  Finish finish(a, codes);
+  const bool on_codes = gemm_on_codes(a.arithmetic);
   alignas(64) float tile[kAmxTileFloats], first[kStrip];
   const int64_t step = step_k(a), element = gemm_x_bytes(a.arithmetic);
   const int64_t row_total = part.rows.end - part.rows.begin, strip_total = part.strips.end - part.strips.begin;
   const int64_t row_parts = ceil_div(row_total, a.block_m), strip_parts = ceil_div(strip_total, a.block_strips);
   const int64_t padded_n = ceil_div(a.n, kStrip) * kStrip;
+  const bool coded = a.groups.bits > 0;
   bool warm = false;
 
   for (int64_t mp = 0; mp < row_parts; mp++) {
@@ -115,23 +152,33 @@ void compute(const GemmArgs& a, const Part& part) {
         const Range depth{k, least(part.k.end, k + a.block_k)};
         const int64_t padded = ceil_div(depth.end - depth.begin, chunk_k(a)) * chunk_k(a), steps = ceil_div(depth.end - depth.begin, step);
         char* packed = part.packed + count * (k - part.k.begin) * element;
-        if (np == 0) pack_rows(a, rows, depth, packed);
+        if (np == 0) pack_rows(a, rows, depth, codes, packed);
         const bool opens = k == part.k.begin, closes = depth.end == part.k.end;
+        const bool in_registers = coded && blocks == 1 && element == 4;
+        const bool scaled =
+            in_registers && opens && closes && scale_for_groups(a.groups, packed, count, depth.begin, depth.end, part.x_sums);
 
         for (int64_t strip = strips.begin; strip < strips.end; strip++) {
           const int64_t columns = strip_columns(a, strip), vectors = strip_vectors(a, strip), width = vectors * W;
           if (opens)
-            for (int64_t i = 0; i < width; i++) first[i] = a.bias && part.k.begin == 0 && i < columns ? a.bias[strip * kStrip + i] : 0.0f;
+            for (int64_t i = 0; i < width; i++) {
+              const int64_t column = strip * kStrip + i;
+              first[i] = part.k.begin > 0 ? 0.0f : on_codes ? codes.start(a, column) : a.bias && i < columns ? a.bias[column] : 0.0f;
+            }
           const char* weights = strip_weights(a, strip, k);
-          const char* next = strip + 1 < strips.end ? strip_weights(a, strip + 1, k)
-                             : !closes              ? strip_weights(a, strips.begin, depth.end)
-                             : np + 1 < strip_parts ? strip_weights(a, strips.end, part.k.begin)
-                                                    : strip_weights(a, part.strips.begin, part.k.begin);
-          const int64_t lines = ceil_div(4 * vectors * kVectorBytes / 64, blocks);
+          const char* next = strip + 1 < strips.end ? weights_from(a, strip + 1, k)
+                             : !closes              ? weights_from(a, strips.begin, depth.end)
+                             : np + 1 < strip_parts ? weights_from(a, strips.end, part.k.begin)
+                                                    : weights_from(a, part.strips.begin, part.k.begin);
+          const Ahead ahead = ahead_of(a, vectors, steps, blocks);
+          if (coded && !in_registers) {
+            decode_strip(a.groups, a.arithmetic, weights, vectors, depth.begin, depth.end, reinterpret_cast<char*>(part.for_codes));
+            weights = reinterpret_cast<const char*>(part.for_codes);
+          }
           for (int64_t b = 0; b < blocks; b++) {
             const Range block = row_block(a, count, b, blocks);
             const int64_t height = block.end - block.begin, row = rows.begin + block.begin;
-            const bool near = blocks == 1 || !warm;
+            const bool near = !coded && (blocks == 1 || !warm);
             float* sums = part.sums + ((strip - strips.begin) * count + block.begin) * kStrip;
             GemmTile t{};
             t.rows = height;
@@ -142,15 +189,20 @@ void compute(const GemmArgs& a, const Part& part) {
             t.start_stride = opens ? 0 : width;
             t.sums = closes ? tile : sums;
             t.sums_stride = width;
-            t.ahead = near ? weights + kNear : next + b * (steps / 4) * lines * 64;
-            t.ahead_lines = !near ? lines : height > 1 || on_amx(a) ? 4 * vectors * kVectorBytes / 64 : 0;
+            t.ahead = near ? weights + kNear : next + b * (steps / 4) * ahead.lines * 64;
+            t.ahead_lines = !near ? (b < ahead.blocks ? ahead.lines : 0) : height > 1 || on_amx(a) ? 4 * vectors * kVectorBytes / 64 : 0;
             warm = true;
             if (closes && part.results) {
               t.sums = part.results + row * padded_n + strip * kStrip;
               t.sums_stride = padded_n;
             }
             if (closes && !part.results) finish.fetch(row, height, strip * kStrip, columns);
-            tile_function(a, height, vectors)(t);
+            if (scaled)
+              multiply_scaled(t, vectors, a.groups, depth.begin, depth.end, part.x_sums);
+            else if (in_registers)
+              groups_tile(a.groups, height, vectors)(t, a.groups, depth.begin, depth.end);
+            else
+              tile_function(a, height, vectors)(t);
             if (closes && !part.results) finish.run(tile, width, row, height, strip * kStrip, columns);
           }
         }
@@ -160,8 +212,10 @@ void compute(const GemmArgs& a, const Part& part) {
 }
 
 // The sums that the parts of k left, added up in their order, tile by tile.
+template <class Sum>
 void add_up(const GemmArgs& a, const float* results, Range tiles) {
-  Finish finish(a);
+  const Codes codes(a, {}, nullptr);
+  Finish finish(a, codes);
   alignas(64) float tile[kAmxTileFloats];
   const int64_t strips = ceil_div(a.n, kStrip), padded_n = strips * kStrip, blocks = row_blocks(a, a.m);
   for (int64_t i = tiles.begin; i < tiles.end; i++) {
@@ -170,9 +224,9 @@ void add_up(const GemmArgs& a, const float* results, Range tiles) {
     for (int64_t r = rows.begin; r < rows.end; r++) {
       for (int64_t c = 0; c < width; c += W) {
         const float* from = results + r * padded_n + strip * kStrip + c;
-        Lanes sum = load<W>(from);
-        for (int64_t part = 1; part < a.split_k; part++) sum += load<W>(from + part * a.m * padded_n);
-        store<W>(tile + (r - rows.begin) * width + c, sum);
+        Sum sum = (Sum)load<W>(from);
+        for (int64_t part = 1; part < a.split_k; part++) sum += (Sum)load<W>(from + part * a.m * padded_n);
+        store<W>(tile + (r - rows.begin) * width + c, (Lanes)sum);
       }
     }
     finish.run(tile, width, rows.begin, rows.end - rows.begin, strip * kStrip, strip_columns(a, strip));
@@ -200,13 +254,16 @@ void gemm(const GemmArgs& a) {
       part.k = {k.begin * chunk_k(a), least(a.k, k.end * chunk_k(a))};
       part.packed = reinterpret_cast<char*>(scratch);
       part.sums = reinterpret_cast<float*>(scratch + a.rows_bytes);
+      part.for_codes = scratch + a.rows_bytes + a.sums_bytes;
+      part.x_sums = reinterpret_cast<float*>(part.for_codes);
       part.results = results ? results + k_part * a.m * strips * kStrip : nullptr;
       compute(a, part);
     }
     if (on_amx(a)) close_tiles();
     if (results) {
 #pragma omp barrier
-      add_up(a, results, share(strips * blocks, omp_get_thread_num(), team));
+      const Range tiles = share(strips * blocks, omp_get_thread_num(), team);
+      gemm_on_codes(a.arithmetic) ? add_up<Vector<int32_t, W>>(a, results, tiles) : add_up<Lanes>(a, results, tiles);
     }
   }
 }

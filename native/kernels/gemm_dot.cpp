@@ -18,6 +18,7 @@ namespace drystone::DRYSTONE_ISA {
 namespace {
 
 struct Dot {
+  using Sum = Lanes;
   static constexpr int step_bytes = 4;
 
   template <int Rows, int Vectors>

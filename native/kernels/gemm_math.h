@@ -6,6 +6,7 @@
 namespace drystone::DRYSTONE_ISA {
 
 struct Float32 {
+  using Sum = Lanes;
   static constexpr int step_bytes = 4;
 
   template <int Rows, int Vectors>
@@ -24,6 +25,7 @@ struct Float32 {
 
 // Weights are pairs of bfloat16, x is float32 already: the even k first, then the odd one.
 struct Widened {
+  using Sum = Lanes;
   static constexpr int step_bytes = 8;
 
   template <int Rows, int Vectors>

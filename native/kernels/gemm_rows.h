@@ -1,18 +1,20 @@
 // Rows of x on their way into the GEMM: copied block by block into the order in which the register tile reads them, so that rows
-// whose stride is a multiple of a page do not share cache sets, and widened where the arithmetic is float32.
+// whose stride is a multiple of a page do not share cache sets, widened where the arithmetic is float32, and quantised where it is on
+// codes.
 #pragma once
 
 #include "kernels/gemm.h"
+#include "kernels/gemm_codes.h"
 #include "kernels/gemm_tile.h"
 
 namespace drystone::DRYSTONE_ISA {
 
 // How many k a step, and how many a chunk of a packed row.
-inline int64_t step_k(const GemmArgs& a) { return a.arithmetic == GemmArithmetic::f32 ? 1 : 2; }
+inline int64_t step_k(const GemmArgs& a) { return gemm_step_k(a.arithmetic); }
 inline int64_t chunk_k(const GemmArgs& a) { return kChunkBytes / gemm_x_bytes(a.arithmetic); }
 
 constexpr GemmTileSize kAmxTile = gemm_tile(GemmArithmetic::bf16_tiles, kFloats);
-inline bool on_amx(const GemmArgs& a) { return a.arithmetic == GemmArithmetic::bf16_tiles; }
+inline bool on_amx(const GemmArgs& a) { return gemm_on_tiles(a.arithmetic); }
 
 // How many tiles rows take one below the other. By constants: other divisions are felt in the smallest GEMMs.
 inline int64_t row_blocks(const GemmArgs& a, int64_t rows) {
@@ -30,44 +32,58 @@ inline Range row_block(const GemmArgs& a, int64_t total, int64_t index, int64_t 
 }
 
 // One row's elements [0, count) of a block of k, chunk by chunk; what is left of the last chunk becomes 0.
-template <class To, class From>
-void pack_row(const From* from, int64_t count, char* to, int64_t stride) {
+template <class To, class Element>
+void pack_row(int64_t count, char* to, int64_t stride, Element element) {
   constexpr int chunk = kChunkBytes / sizeof(To);
   for (int64_t k = 0; k < count; k += chunk, to += stride) {
     To* y = reinterpret_cast<To*>(to);
     const int64_t some = least(chunk, count - k);
-    const auto convert = [&](int64_t i) {
-      if constexpr (sizeof(To) == sizeof(From)) {
-        return from[k + i];
-      } else {
-        return from_bf16(from[k + i]);
-      }
-    };
     if (some == chunk) {
 #pragma omp simd
-      for (int i = 0; i < chunk; i++) y[i] = convert(i);
+      for (int i = 0; i < chunk; i++) y[i] = static_cast<To>(element(k + i));
     } else {
-      for (int i = 0; i < chunk; i++) y[i] = i < some ? convert(i) : To{};
+      for (int i = 0; i < chunk; i++) y[i] = i < some ? static_cast<To>(element(k + i)) : To{};
     }
   }
 }
 
+template <class To>
+void pack_codes(const GemmArgs& a, int64_t row, Range k, const Codes& codes, char* to, int64_t stride) {
+  const int64_t depth = k.end - k.begin, offset = row * a.x_stride + k.begin;
+  if (a.dynamic.by != GemmDynamic::By::none) {
+    const Encoder encode(a.dynamic, codes.of(row));
+    if (a.x_dtype == DType::f32) {
+      const float* x = static_cast<const float*>(a.x) + offset;
+      return pack_row<To>(depth, to, stride, [=](int64_t i) { return encode(x[i]); });
+    }
+    const auto* x = static_cast<const uint16_t*>(a.x) + offset;
+    return pack_row<To>(depth, to, stride, [=](int64_t i) { return encode(from_bf16(x[i])); });
+  }
+  const uint8_t* x = a.has_patches ? codes.patch(a, row, k) : static_cast<const uint8_t*>(a.x) + offset;
+  const uint8_t flip = a.x_dtype == DType::s8 ? 0x80 : 0;
+  pack_row<To>(depth, to, stride, [=](int64_t i) { return static_cast<uint8_t>(x[i] ^ flip); });
+}
+
 // Row blocks of `rows`, each [chunk][row][64 bytes].
-inline void pack_rows(const GemmArgs& a, Range rows, Range k, char* to) {
+inline void pack_rows(const GemmArgs& a, Range rows, Range k, const Codes& codes, char* to) {
   const int64_t count = rows.end - rows.begin, blocks = row_blocks(a, count), depth = k.end - k.begin;
   const int64_t chunks = ceil_div(depth, chunk_k(a));
   for (int64_t b = 0; b < blocks; b++) {
     const Range block = row_block(a, count, b, blocks);
     const int64_t stride = (block.end - block.begin) * kChunkBytes;
     for (int64_t r = block.begin; r < block.end; r++, to += kChunkBytes) {
-      const int64_t offset = (rows.begin + r) * a.x_stride + k.begin;
+      const int64_t row = rows.begin + r, offset = row * a.x_stride + k.begin;
+      const auto* wide = static_cast<const float*>(a.x) + offset;
       const auto* narrow = static_cast<const uint16_t*>(a.x) + offset;
-      if (a.x_dtype == DType::f32)
-        pack_row<float>(static_cast<const float*>(a.x) + offset, depth, to, stride);
-      else if (a.arithmetic == GemmArithmetic::bf16_widened)
-        pack_row<float>(narrow, depth, to, stride);
+      if (gemm_on_codes(a.arithmetic))
+        a.arithmetic == GemmArithmetic::codes_wide ? pack_codes<int16_t>(a, row, k, codes, to, stride)
+                                                   : pack_codes<uint8_t>(a, row, k, codes, to, stride);
+      else if (a.x_dtype == DType::f32)
+        pack_row<float>(depth, to, stride, [=](int64_t i) { return wide[i]; });
+      else if (gemm_x_bytes(a.arithmetic) == 4)
+        pack_row<float>(depth, to, stride, [=](int64_t i) { return from_bf16(narrow[i]); });
       else
-        pack_row<uint16_t>(narrow, depth, to, stride);
+        pack_row<uint16_t>(depth, to, stride, [=](int64_t i) { return narrow[i]; });
     }
     to += (chunks - 1) * stride;
   }

@@ -1,7 +1,7 @@
 // The register tile of the GEMM: some rows of x times a strip of packed weights, summed in registers over a block of k.
 //
 // Rows lie chunk by chunk, 64 bytes of each of them side by side, so that all addresses are constant offsets from two
-// pointers. `Math` says what is multiplied at a step: a k, or a pair of them.
+// pointers. `Math` says what is multiplied at a step: a k, or a pair or four of them; and what sums are: float32, or int32 in their place.
 #pragma once
 
 #include "kernels/block.h"
@@ -35,12 +35,13 @@ void multiply_tile(const GemmTile& t) {
   constexpr int step_bytes = Vectors * kVectorBytes, chunk_steps = kChunkBytes / Math::step_bytes, run = 4;
   // Few rows leave registers for several sums of every second or fourth k: less rounding, and no wait for the one before.
   constexpr int sets = Rows * Vectors * 4 <= kTile.rows * kTile.vectors ? 4 : Rows * Vectors * 2 <= kTile.rows * kTile.vectors ? 2 : 1;
-  Lanes sums[sets][Rows][Vectors] = {};
-  Lanes(&sum)[Rows][Vectors] = sums[0];
+  using Sum = typename Math::Sum;
+  Sum sums[sets][Rows][Vectors] = {};
+  Sum(&sum)[Rows][Vectors] = sums[0];
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; r++)
 #pragma GCC unroll 4
-    for (int j = 0; j < Vectors; j++) sum[r][j] = load<kFloats>(t.start + r * t.start_stride + j * kFloats);
+    for (int j = 0; j < Vectors; j++) sum[r][j] = (Sum)load<kFloats>(t.start + r * t.start_stride + j * kFloats);
 
   const char *x = t.x, *w = t.weights, *ahead = t.ahead;
   int64_t left = t.steps;
@@ -76,7 +77,7 @@ void multiply_tile(const GemmTile& t) {
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; r++)
 #pragma GCC unroll 4
-    for (int j = 0; j < Vectors; j++) store<kFloats>(t.sums + r * t.sums_stride + j * kFloats, sum[r][j]);
+    for (int j = 0; j < Vectors; j++) store<kFloats>(t.sums + r * t.sums_stride + j * kFloats, (Lanes)sum[r][j]);
 }
 
 template <class Math, int Rows = kTile.rows, int Vectors = kTile.vectors>

@@ -23,6 +23,7 @@
   KERNEL(void, gemm, GemmArgs)                          \
   KERNEL(bool, guard, GuardArgs)                        \
   KERNEL(void, attention, AttentionArgs)                \
+  KERNEL(void, cached_attention, CachedAttentionArgs)   \
   KERNEL(void, elementwise, ElementwiseArgs)            \
   KERNEL(bool, index, IndexArgs)                        \
   KERNEL(bool, bags, BagArgs)                           \

@@ -1,13 +1,13 @@
-// A chain of elementwise instructions on f32 or bf16 tensors, in float32, read once and written once.
+// A chain of elementwise instructions on tensors of f32, bf16 or codes of 8 bits, in float32, read once and written once.
 //
 // An interpreter over blocks of at most 1024 elements: some rows of the innermost axis, so that a block is one contiguous
 // run of float32 for each operand. An operand that is such a run in memory is read where it lies; any other (bf16,
-// broadcast, strided) is first laid out in a buffer, unless the buffer still holds it from the block before, as it does for
+// codes, broadcast, strided) is first laid out in a buffer, unless the buffer still holds it from the block before, as it does for
 // scalars and for a row of channels. Then each instruction is one vectorised loop over the block, in L1. A block is large
 // enough to hide the dispatch (an indirect call an instruction) and small enough for a dozen registers to stay in L1.
 #include "kernels/pointwise.h"
 
-#include "kernels/block.h"
+#include "kernels/codes.h"
 #include "kernels/instruction_list.h"
 #include "kernels/instructions.h"
 #include "kernels/vector_math.h"
@@ -138,10 +138,10 @@ void run_blocks(const PointwiseArgs& args, const Tiling& t, Range range) {
       if (filled[i].address == address && filled[i].rows == rows && filled[i].columns == columns) continue;
       filled[i] = {address, rows, columns};
       if (columns == 1) {
-        load(buffers[i], address, operand.dtype, row_stride, rows);
+        load(buffers[i], address, operand.dtype, operand.affine, row_stride, rows);
       } else {
         for (int64_t r = 0; r < rows; r++)
-          load(buffers[i] + r * columns, advance(address, r * row_stride, operand.dtype), operand.dtype, stride, columns);
+          load(buffers[i] + r * columns, advance(address, r * row_stride, operand.dtype), operand.dtype, operand.affine, stride, columns);
       }
     }
 
@@ -158,11 +158,12 @@ void run_blocks(const PointwiseArgs& args, const Tiling& t, Range range) {
     }
     if (direct) continue;
     if (run) {
-      store(output, staged, to.dtype, 1, count);
+      store(output, staged, to.dtype, to.affine, 1, count);
     } else if (columns == 1) {
-      store(output, staged, to.dtype, row_stride, rows);
+      store(output, staged, to.dtype, to.affine, row_stride, rows);
     } else {
-      for (int64_t r = 0; r < rows; r++) store(advance(output, r * row_stride, to.dtype), staged + r * columns, to.dtype, stride, columns);
+      for (int64_t r = 0; r < rows; r++)
+        store(advance(output, r * row_stride, to.dtype), staged + r * columns, to.dtype, to.affine, stride, columns);
     }
   }
 }

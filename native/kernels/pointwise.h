@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/dtype.h"
+#include "core/quantisation.h"
 #include "kernels/instruction_list.h"
 
 namespace drystone {
@@ -24,6 +25,7 @@ struct PointwiseInstruction {
 struct PointwiseOperand {
   DType dtype;
   int64_t strides[pointwise_max_axes];  // in elements; 0 where the operand is broadcast
+  Affine affine = {};                   // of codes
 };
 
 struct PointwiseArgs {

@@ -1,4 +1,4 @@
-// Max and average pooling over any windows, float32 and bfloat16 (sums in float32), a NaN in a window being its maximum.
+// Max and average pooling over any windows, float32, bfloat16 and codes (sums in float32), a NaN in a window being its maximum.
 //
 // channels_last and blocked: vectors of neighbouring channels, up to four of them accumulated in registers while the window is
 // walked; threads share the output rows, and the groups of vectors where there are few rows (global pooling). An average sums each row of
@@ -18,8 +18,7 @@
 
 #include <immintrin.h>
 
-#include "kernels/block.h"
-#include "kernels/vectors.h"
+#include "kernels/codes.h"
 
 namespace drystone::DRYSTONE_ISA {
 
@@ -31,6 +30,40 @@ constexpr int64_t kWideWindow = 32;  // columns from which a window is reduced a
 template <bool Max>
 constexpr float start_value() {
   return Max ? -__builtin_inff() : 0.0f;
+}
+
+// What is at an address of the input: of codes, their distances from the zero point.
+template <int W, class T>
+inline Vector<float, W> values(const PoolArgs& a, const T* from) {
+  if constexpr (sizeof(T) == 1) return load<W>(from) - a.in_affine.zero_point;
+  return load<W>(from);
+}
+template <class T>
+inline float value(const PoolArgs& a, const T* from) {
+  if constexpr (sizeof(T) == 1) return load_one(from) - a.in_affine.zero_point;
+  return load_one(from);
+}
+
+template <int W, class T>
+inline void put(const PoolArgs& a, T* to, const Vector<float, W>& x) {
+  if constexpr (sizeof(T) > 1) {
+    store<W>(to, x);
+  } else if constexpr (W == kFloats) {
+    store_as(to, x * a.in_affine.scale, a.out_affine);
+  } else {
+    float some[W];
+    store<W>(some, x * a.in_affine.scale);
+    store_codes(to, some, a.out_affine, 1, W);
+  }
+}
+template <class T>
+inline void put_one(const PoolArgs& a, T* to, float x) {
+  if constexpr (sizeof(T) > 1) {
+    store_one(to, x);
+  } else {
+    const float scaled = x * a.in_affine.scale;
+    store_codes(to, &scaled, a.out_affine, 1, 1);
+  }
 }
 
 // acc (op) v; a NaN in either stays.
@@ -65,7 +98,7 @@ void channels_row(const PoolArgs& a, const T* in, T* out, int64_t d, int64_t h, 
         V row[Count];
         for (int k = 0; k < Count; k++) row[k] = Max ? total[k] : V{};
         for (int64_t x = columns.start; x < columns.stop; x += columns.step)
-          for (int k = 0; k < Count; k++) row[k] = combine<Max>(row[k], load<W>(line + x * a.in_stride[2] + in_lane[k]));
+          for (int k = 0; k < Count; k++) row[k] = combine<Max>(row[k], values<W>(a, line + x * a.in_stride[2] + in_lane[k]));
         for (int k = 0; k < Count; k++) total[k] = Max ? row[k] : total[k] + row[k];
       }
     }
@@ -74,7 +107,7 @@ void channels_row(const PoolArgs& a, const T* in, T* out, int64_t d, int64_t h, 
       const int64_t divisor = divisor_of(a, d, h, w);
       for (int k = 0; k < Count; k++) total[k] = divisor ? total[k] / static_cast<float>(divisor) : V{};
     }
-    for (int k = 0; k < Count; k++) store<W>(to + out_lane[k], total[k]);
+    for (int k = 0; k < Count; k++) put<W>(a, to + out_lane[k], total[k]);
   }
 }
 
@@ -130,14 +163,14 @@ float reduce_window(const PoolArgs& a, const T* in, const PoolWindow& planes, co
       int64_t x = columns.start;
       if (columns.step == 1 && a.in_stride[2] == 1 && columns.stop - x >= width) {
         V lanes = V{} + start_value<Max>();
-        for (; x + width <= columns.stop; x += width) lanes = combine<Max>(lanes, load<width>(line + x));
+        for (; x + width <= columns.stop; x += width) lanes = combine<Max>(lanes, values<width>(a, line + x));
         float parts[width];
         store<width>(parts, lanes);
         for (int half = width / 2; half > 0; half /= 2)
           for (int i = 0; i < half; i++) parts[i] = combine<Max>(parts[i], parts[i + half]);
         row = parts[0];
       }
-      for (; x < columns.stop; x += columns.step) row = combine<Max>(row, load_one(line + x * a.in_stride[2]));
+      for (; x < columns.stop; x += columns.step) row = combine<Max>(row, value(a, line + x * a.in_stride[2]));
       total = combine<Max>(total, row);
     }
   }
@@ -154,9 +187,9 @@ void combine_rows(const PoolArgs& a, const T* in, const PoolWindow& planes, cons
       const T* from = in + z * a.in_stride[0] + y * a.in_stride[1] + first * a.in_stride[2];
       if (a.in_stride[2] == 1) {
 #pragma omp simd
-        for (int64_t x = 0; x < count; x++) line[x] = combine<Max>(line[x], load_one(from + x));
+        for (int64_t x = 0; x < count; x++) line[x] = combine<Max>(line[x], value(a, from + x));
       } else {
-        for (int64_t x = 0; x < count; x++) line[x] = combine<Max>(line[x], load_one(from + x * a.in_stride[2]));
+        for (int64_t x = 0; x < count; x++) line[x] = combine<Max>(line[x], value(a, from + x * a.in_stride[2]));
       }
     }
   }
@@ -178,9 +211,9 @@ void combine_columns(const float* line, int64_t count, int64_t taps, int64_t ste
 template <bool Max, class T>
 void store_results(const PoolArgs& a, const float* results, int64_t d, int64_t h, int64_t begin, int64_t end, T* out) {
   for (int64_t w = begin; w < end; w++) {
-    float value = results[w - begin];
-    if constexpr (!Max) value = divide(value, divisor_of(a, d, h, w));
-    store_one(out + w * a.out_stride[2], value);
+    float result = results[w - begin];
+    if constexpr (!Max) result = divide(result, divisor_of(a, d, h, w));
+    put_one(a, out + w * a.out_stride[2], result);
   }
 }
 
@@ -417,25 +450,30 @@ void plain_row_with_places(const PoolArgs& a, const T* in, T* out, int64_t* plac
 template <bool Max, class T>
 void plain_pool(const PoolArgs& a) {
   const int64_t planes = a.out_size[0], rows = a.out_size[1], items = a.batch * a.blocks * planes * rows;
-  const auto row_with_places = a.column_stride == 1   ? plain_row_with_places<1, T>
-                               : a.column_stride == 2 ? plain_row_with_places<2, T>
-                                                      : plain_row_with_places<0, T>;
 #pragma omp parallel for num_threads(a.threads) schedule(static) if (a.threads > 1)
   for (int64_t item = 0; item < items; item++) {
     const int64_t h = item % rows, d = item / rows % planes, c = item / rows / planes % a.blocks, n = item / rows / planes / a.blocks;
     const T* in = static_cast<const T*>(a.input) + n * a.in_batch_stride + c * a.in_block_stride;
     const int64_t to = n * a.out_batch_stride + c * a.out_block_stride + d * a.out_stride[0] + h * a.out_stride[1];
     T* out = static_cast<T*>(a.output) + to;
-    if (a.places)
-      row_with_places(a, in, out, a.places + to, d, h);
-    else
-      plain_row<Max>(a, in, out, d, h);
+    if constexpr (sizeof(T) > 1) {
+      const auto row_with_places = a.column_stride == 1   ? plain_row_with_places<1, T>
+                                   : a.column_stride == 2 ? plain_row_with_places<2, T>
+                                                          : plain_row_with_places<0, T>;
+      if (a.places) {
+        row_with_places(a, in, out, a.places + to, d, h);
+        continue;
+      }
+    }
+    plain_row<Max>(a, in, out, d, h);
   }
 }
 
 template <bool Max, int W, class T>
 void channels_pool_as(const PoolArgs& a) {
-  a.places ? channels_pool_with_places<W, T>(a) : channels_pool<Max, W, T>(a);
+  if constexpr (sizeof(T) > 1)
+    if (a.places) return channels_pool_with_places<W, T>(a);
+  channels_pool<Max, W, T>(a);
 }
 
 template <bool Max, class T>
@@ -450,8 +488,12 @@ void pool_as(const PoolArgs& a) {
 }  // namespace
 
 void pool(const PoolArgs& a) {
-  if (a.dtype == DType::bf16) return a.max ? pool_as<true, uint16_t>(a) : pool_as<false, uint16_t>(a);
-  return a.max ? pool_as<true, float>(a) : pool_as<false, float>(a);
+  switch (a.dtype) {
+    case DType::bf16: return a.max ? pool_as<true, uint16_t>(a) : pool_as<false, uint16_t>(a);
+    case DType::u8: return a.max ? pool_as<true, uint8_t>(a) : pool_as<false, uint8_t>(a);
+    case DType::s8: return a.max ? pool_as<true, int8_t>(a) : pool_as<false, int8_t>(a);
+    default: return a.max ? pool_as<true, float>(a) : pool_as<false, float>(a);
+  }
 }
 
 }  // namespace drystone::DRYSTONE_ISA

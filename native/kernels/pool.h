@@ -1,6 +1,7 @@
 // What the pooling kernel reads: up to three spatial axes; missing ones in front have size 1.
 #pragma once
 
+#include "core/quantisation.h"
 #include "kernels/spatial.h"
 
 namespace drystone {
@@ -11,6 +12,7 @@ struct PoolWindow {
 
 struct PoolArgs : SpatialArgs {
   bool max;
+  Affine in_affine = {}, out_affine = {};  // of codes
   int64_t in_stride[3] = {}, out_stride[3] = {}, out_size[3] = {};
 
   const PoolWindow* windows[3] = {};  // one an output index

@@ -93,7 +93,7 @@ std::string PackedDesc::key() const {
   list(desc_.get_strides());
   list(desc_.get_inner_blks());
   list(desc_.get_inner_idxs());
-  return text + std::to_string(desc_.get_size());
+  return text + std::to_string(desc_.get_size()) + packing_;
 }
 
 void PackedDesc::pack(const memory::desc& plain, const void* source, void* packed) const {
@@ -108,6 +108,7 @@ namespace {
 struct Handles : StepState {
   explicit Handles(const Primitive& primitive) {
     for (const Primitive::Argument& argument : primitive.arguments) add(argument.id, argument.desc);
+    for (const auto& [id, constant] : primitive.constants) arguments.push_back({id, constant.get()});
     add(DNNL_ARG_SCRATCHPAD, primitive.scratchpad);
   }
   void add(int id, const memory::desc& desc) {
@@ -152,7 +153,7 @@ void OneDnnStep::run(const Run& run, StepState* state) const {
   execute(primitive_, *static_cast<Handles*>(state), run.slots, run.scratchpad);
 }
 
-void Product::finish(Make make, const TensorDesc& output, bool has_bias, const std::vector<PostOp>& post_ops) {
+void Product::finish(Make make, const TensorDesc& output, bool has_bias, const std::vector<PostOp>& post_ops, const Codes& codes) {
   make_ = std::move(make);
   post_ops_ = post_ops;
   output_slot_ = has_bias ? 3 : 2;
@@ -161,10 +162,14 @@ void Product::finish(Make make, const TensorDesc& output, bool has_bias, const s
   const auto kept = std::find_if(post_ops.begin(), fused, [&](const PostOp& op) { return limit(op) < infinity; });
   if (std::any_of(kept, post_ops.end(), [](const PostOp& op) { return op.kind == "sum"; }))
     throw std::invalid_argument("what the output's memory holds can be added only before what a second pass may have to compute");
+  const bool rounds = is_code(output.dtype);
+  if (rounds && fused != post_ops.end()) throw std::invalid_argument("results that become codes take no second pass, by " + fused->kind);
   cut(usual_, fused - post_ops.begin(), output);
-  cut(exact_, kept - post_ops.begin(), output);
+  cut(exact_, rounds ? post_ops.size() : kept - post_ops.begin(), output);
   auto [primitive, weights] = make_({post_ops.begin(), fused}, nullptr);
-  weights_.emplace(weights);
+  if (codes && primitive.implementation.find("ref") != std::string::npos)
+    throw std::invalid_argument("oneDNN has only its reference implementation for these codes");
+  weights_.emplace(weights, codes.packing());
   implementation = primitive.implementation;
   scratchpad_bytes = static_cast<int64_t>(primitive.scratchpad.get_size());
   usual_.primitive = std::move(primitive);

@@ -43,22 +43,47 @@ struct Primitive {
     dnnl::memory::desc desc;
   };
   Primitive() = default;
-  Primitive(dnnl::primitive primitive, const dnnl::primitive_desc_base& desc, std::vector<Argument> arguments)
+  using Constants = std::vector<std::pair<int, dnnl::memory>>;
+  Primitive(dnnl::primitive primitive, const dnnl::primitive_desc_base& desc, std::vector<Argument> arguments, Constants constants = {})
       : primitive(std::move(primitive)),
         scratchpad(desc.scratchpad_desc()),
         implementation(desc.impl_info_str()),
-        arguments(std::move(arguments)) {}
+        arguments(std::move(arguments)),
+        constants(std::move(constants)) {}
 
   dnnl::primitive primitive;
   dnnl::memory::desc scratchpad;
   std::string implementation;
   std::vector<Argument> arguments;
+  Constants constants;  // further arguments, of its own: scales and zero points
 };
 
-// Attributes with these post-ops and a scratchpad of ours. Throws std::invalid_argument for a kind that oneDNN lacks.
-dnnl::primitive_attr onednn_attributes(const std::vector<PostOp>& post_ops);
+// What a product of codes computes with: x of u8 or s8, weights of s8 with one scale an output channel. oneDNN takes scales and zero
+// points as arguments of each call.
+class Codes {
+ public:
+  // Throws std::invalid_argument where oneDNN's kernels are not exact. Without VNNI they add pairs of products in 16 bits, which is exact
+  // for u8 and weights from -64 to 64 alone. Not of codes: what the constructor gets is checked, and all else does nothing.
+  Codes(const TensorDesc& x, const TensorDesc& output, int64_t channels, const std::vector<float>& weight_scales, bool weights_fit_7_bits);
+  explicit operator bool() const { return on_; }
+  DType weights(DType x) const { return on_ ? DType::s8 : x; }
+  // weights_mask: of the axes that output channels are on.
+  void add_to(dnnl::primitive_attr& attributes, int weights_mask) const;
+  const Primitive::Constants& constants() const { return constants_; }
+  // Weights of the same layout are packed as other bytes for x of another dtype, and for one that has a zero point.
+  std::string packing() const { return packing_; }
 
-// The operands of post-ops, as the last arguments of the primitive that has them.
+ private:
+  bool on_;
+  std::string packing_;
+  Primitive::Constants constants_;
+};
+
+// Attributes with these post-ops, on results that go to `output`, and a scratchpad of ours. Throws std::invalid_argument for a kind that
+// oneDNN lacks.
+dnnl::primitive_attr onednn_attributes(const std::vector<PostOp>& post_ops = {}, const TensorDesc& output = {});
+
+// The operands of post-ops, as the last arguments of the primitive that has them. Those of codes have post-ops of oneDNN's around them.
 void add_operands(const std::vector<PostOp>& post_ops, std::vector<Primitive::Argument>& arguments);
 
 // Up to which |x| oneDNN's post-op gives for x what torch gives, whichever kernel has it: infinity where NaN and infinities are
@@ -68,7 +93,7 @@ float post_op_limit(const std::string& kind, float alpha);
 // A memory layout that a primitive chose for its weights.
 class PackedDesc {
  public:
-  explicit PackedDesc(dnnl::memory::desc desc) : desc_(std::move(desc)) {}
+  explicit PackedDesc(dnnl::memory::desc desc, std::string packing = "") : desc_(std::move(desc)), packing_(std::move(packing)) {}
   const dnnl::memory::desc& desc() const { return desc_; }
   int64_t bytes() const { return static_cast<int64_t>(desc_.get_size()); }
   std::string key() const;  // equal keys: the same bytes for the same weights
@@ -77,6 +102,7 @@ class PackedDesc {
 
  private:
   dnnl::memory::desc desc_;
+  std::string packing_;
 };
 
 // A step around one primitive. Its slots are, in order, the arguments it was made with; the scratchpad comes from the run.
@@ -95,6 +121,7 @@ class OneDnnStep : public Step {
 // A product and what an epilogue does to its results. Instructions that oneDNN has no post-op for, and all after the first such,
 // go over the output in a second pass, by the pointwise kernel. A run that is exact does so from the first on that keeps NaN and
 // infinity not as torch does; the primitive for it is made when it is first needed.
+// Results that are stored as codes have no second pass: what it needs is refused, and no run is exact.
 // Slots: x, weights, bias where there is one, output, operands.
 class Product : public Step {
  public:
@@ -107,7 +134,7 @@ class Product : public Step {
   // Makes the primitive with post-ops, for weights in a layout that is given (or oneDNN's choice).
   using Make = std::function<std::pair<Primitive, dnnl::memory::desc>(const std::vector<PostOp>&, const dnnl::memory::desc* weights)>;
   // Throws std::invalid_argument where oneDNN, or the second pass, does not serve it.
-  void finish(Make make, const TensorDesc& output, bool has_bias, const std::vector<PostOp>& post_ops);
+  void finish(Make make, const TensorDesc& output, bool has_bias, const std::vector<PostOp>& post_ops, const Codes& codes);
   const Primitive& exact_primitive() const;
 
  private:
@@ -128,12 +155,14 @@ class Product : public Step {
   mutable Way exact_;
 };
 
-// x (N, C, spatial…) * weights (O, C/groups, k…) + bias (O). Transposed: the gradient of a convolution of that stride, padding and
-// dilation; padding is what its output lacks on each side, and on the right may be negative, but not by a whole stride.
+// x (N, C, spatial…) * weights (O, C/groups, k…) + bias (O). Codes: see Codes; not transposed. Transposed: the gradient of a convolution of
+// that stride, padding and dilation; padding is what its output lacks on each side, and on the right may be negative, but not by a whole
+// stride.
 class Convolution : public Product {
  public:
   Convolution(const TensorDesc& x, const Dims& weights, bool has_bias, const TensorDesc& output, const Dims& stride, const Dims& padding_l,
-              const Dims& padding_r, const Dims& dilation, int64_t groups, const std::vector<PostOp>& post_ops, bool transposed);
+              const Dims& padding_r, const Dims& dilation, int64_t groups, const std::vector<PostOp>& post_ops, bool transposed,
+              const std::vector<float>& weight_scales = {}, bool weights_fit_7_bits = false);
   // weights: dense (O, C/groups, k…) of the given dtype.
   void pack(DType dtype, const void* source, void* packed) const;
 
@@ -141,11 +170,11 @@ class Convolution : public Product {
   Dims weights_shape_;
 };
 
-// x (M, K) * weights (N, K) transposed + bias (N), as a matmul or an inner product.
+// x (M, K) * weights (N, K) transposed + bias (N) -> output (M, N), both dense, as a matmul or an inner product. Codes: see Codes.
 class Linear : public Product {
  public:
-  Linear(bool inner_product, DType dtype, int64_t m, int64_t k, int64_t n, bool has_bias, DType output_dtype,
-         const std::vector<PostOp>& post_ops);
+  Linear(bool inner_product, const TensorDesc& x, int64_t n, bool has_bias, const TensorDesc& output, const std::vector<PostOp>& post_ops,
+         const std::vector<float>& weight_scales = {}, bool weights_fit_7_bits = false);
   void pack(DType dtype, const void* source, void* packed) const;
 
  private:

@@ -71,19 +71,37 @@ float post_op_limit(const std::string& kind, float alpha) {
 }
 
 void add_operands(const std::vector<PostOp>& post_ops, std::vector<Primitive::Argument>& arguments) {
-  for (size_t i = 0; i < post_ops.size(); i++)
-    if (post_ops[i].operand)
-      arguments.push_back({DNNL_ARG_ATTR_MULTIPLE_POST_OP(static_cast<int>(i)) | DNNL_ARG_SRC_1, onednn_desc(*post_ops[i].operand)});
+  int index = 0;
+  for (const PostOp& op : post_ops) {
+    const bool scaled = op.operand && op.operand->is_quantised();
+    const bool before = scaled && op.kind != "mul" && op.kind != "div";
+    if (op.operand) arguments.push_back({DNNL_ARG_ATTR_MULTIPLE_POST_OP(index + before) | DNNL_ARG_SRC_1, onednn_desc(*op.operand)});
+    index += 1 + before + scaled;
+  }
 }
 
-dnnl::primitive_attr onednn_attributes(const std::vector<PostOp>& post_ops) {
+// oneDNN reads the codes of an operand as plain numbers, so the results are taken to its scale and back.
+static void append_binary(dnnl::post_ops& chain, const PostOp& op, dnnl::algorithm kind) {
+  const TensorDesc& operand = *op.operand;
+  if (!operand.is_quantised()) return chain.append_binary(kind, onednn_desc(operand));
+  const bool adds = op.kind == "add" || op.kind == "sub", orders = op.kind == "maximum" || op.kind == "minimum";
+  const auto zero = static_cast<float>(operand.zero_point);
+  if (!adds && !orders && zero != 0) throw std::invalid_argument("oneDNN has no '" + op.kind + "' by codes that have a zero point");
+  if (adds || orders) chain.append_eltwise(algorithm::eltwise_linear, 1.0f / operand.scale, op.kind == "add" ? -zero : zero);
+  chain.append_binary(kind, onednn_desc(operand));
+  const float back = op.kind == "div" ? 1.0f / operand.scale : operand.scale;
+  chain.append_eltwise(algorithm::eltwise_linear, back, orders ? -zero * back : 0.0f);
+}
+
+dnnl::primitive_attr onednn_attributes(const std::vector<PostOp>& post_ops, const TensorDesc& output) {
   dnnl::post_ops chain;
   for (const PostOp& op : post_ops) {
     if (op.kind == "sum") {
-      chain.append_sum(1.0f);
+      const TensorDesc held = *op.other(output);
+      chain.append_sum(held.scale, held.zero_point);
     } else if (const auto found = binary.find(op.kind); found != binary.end()) {
       if (!op.operand) throw std::invalid_argument("post-op '" + op.kind + "' needs an operand");
-      chain.append_binary(found->second.kind, onednn_desc(*op.operand));
+      append_binary(chain, op, found->second.kind);
     } else {
       const auto e = eltwise(op.kind, op.alpha, op.beta);
       if (!e) throw std::invalid_argument("oneDNN has no post-op '" + op.kind + "'");

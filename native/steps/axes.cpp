@@ -72,6 +72,11 @@ std::vector<Axis> collapse(const std::vector<Axis>& axes) {
 
 void check_operand(const TensorDesc& desc, const std::string& name) {
   require_float(desc.dtype, name);
+  check_operand_or_codes(desc, name);
+}
+
+void check_operand_or_codes(const TensorDesc& desc, const std::string& name) {
+  if (!is_code(desc.dtype)) require_float(desc.dtype, name);
   if (desc.shape.size() != desc.strides.size()) throw std::invalid_argument(name + " has a stride too many or too few");
   for (int64_t stride : desc.strides)
     if (stride < 0) throw std::invalid_argument(name + " has a negative stride");

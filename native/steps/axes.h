@@ -30,5 +30,6 @@ std::vector<Axis> collapse(const std::vector<Axis>& axes);
 
 // f32 or bf16 of non-negative strides, or std::invalid_argument that begins with `name`.
 void check_operand(const TensorDesc& desc, const std::string& name);
+void check_operand_or_codes(const TensorDesc& desc, const std::string& name);  // or s8 or u8
 
 }  // namespace drystone

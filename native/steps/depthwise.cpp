@@ -40,18 +40,19 @@ void require_floats(double a, double b, double c) {
     throw std::invalid_argument("a depthwise convolution whose kernel or stride reaches so far needs too much memory for copies");
 }
 
-DepthwiseOp op_of(const PostOp& op, const TensorDesc& output) {
-  const TensorDesc* other = op.other(output);
+DepthwiseOp op_of(const PostOp& op, const TensorDesc& output, bool takes_codes) {
+  const std::optional<TensorDesc> other = op.other(output);
   DepthwiseOp result{};
   result.instruction = epilogue_instruction(op);
-  result.binary = other;
+  result.binary = other.has_value();
   if (!other) return result;
   const TensorDesc& desc = *other;
-  require_float(desc.dtype, "an operand (" + desc.str() + ")");
+  if (!takes_codes || !is_code(desc.dtype)) require_float(desc.dtype, "an operand (" + desc.str() + ")");
   bool fits = desc.rank() == output.rank();
   for (int64_t i = 0; fits && i < output.rank(); i++) fits = desc.shape[i] == 1 || desc.shape[i] == output.shape[i];
   if (!fits) throw std::invalid_argument("an operand (" + desc.str() + ") does not broadcast to " + output.str());
   result.dtype = desc.dtype;
+  result.affine = desc.affine();
   result.map = map_of(desc, output.shape[1]);
   return result;
 }
@@ -59,10 +60,12 @@ DepthwiseOp op_of(const PostOp& op, const TensorDesc& output) {
 }  // namespace
 
 Depthwise::Depthwise(const TensorDesc& x, const Dims& weights, bool has_bias, const TensorDesc& output, const Dims& stride,
-                     const Dims& padding_l, const Dims& padding_r, const Dims& dilation, const std::vector<PostOp>& post_ops)
+                     const Dims& padding_l, const Dims& padding_r, const Dims& dilation, const std::vector<PostOp>& post_ops,
+                     const std::vector<float>& weight_scales)
     : kernel_(require_kernels().depthwise), has_bias_(has_bias), threads_(std::max(omp_get_max_threads(), 1)), elements_(output.numel()) {
-  const SpatialView in = spatial_view(x, "a depthwise convolution"), out = spatial_view(output, "a depthwise convolution");
-  if (x.format != output.format || x.dtype != output.dtype || x.rank() != output.rank() || x.shape[0] != output.shape[0])
+  const bool on_codes = is_code(x.dtype);
+  const SpatialView in = spatial_view(x, "a depthwise convolution", true), out = spatial_view(output, "a depthwise convolution", on_codes);
+  if (x.format != output.format || (!on_codes && x.dtype != output.dtype) || x.rank() != output.rank() || x.shape[0] != output.shape[0])
     throw std::invalid_argument("a depthwise convolution keeps the batch, format and dtype of its input: " + x.str() + " and " +
                                 output.str());
   if (x.format.block > 1 && x.format.block != vector_lanes())
@@ -76,7 +79,14 @@ Depthwise::Depthwise(const TensorDesc& x, const Dims& weights, bool has_bias, co
     throw std::invalid_argument("a depthwise convolution needs stride, padding and dilation for each spatial axis");
   if (post_ops.size() > depthwise_max_ops) throw std::invalid_argument("a depthwise convolution takes eight post-ops at most");
 
+  if (static_cast<int64_t>(weight_scales.size()) != (on_codes ? weights[0] : 0))
+    throw std::invalid_argument("a depthwise convolution of codes, and no other, has one weight scale an output channel, not " +
+                                std::to_string(weight_scales.size()));
+  for (const float scale : weight_scales) scales_.push_back(scale * x.scale);
   args_.dtype = x.dtype;
+  args_.output_dtype = output.dtype;
+  args_.output_affine = output.affine();
+  args_.zero = static_cast<float>(x.zero_point);
   args_.across = is_across(x.format);
   args_.batch = x.shape[0];
   args_.channels = output.shape[1];
@@ -107,7 +117,7 @@ Depthwise::Depthwise(const TensorDesc& x, const Dims& weights, bool has_bias, co
       if (op.kind == "clamp") args_.high = op.beta;
       continue;
     }
-    args_.op[args_.ops++] = op_of(op, output);
+    args_.op[args_.ops++] = op_of(op, output, on_codes);
     in_place_.push_back(op.kind == "sum");
   }
   implementation = kernel_name("depthwise");
@@ -197,6 +207,7 @@ void Depthwise::run(const Run& run, StepState*) const {
   args.output = *slot++;
   for (int i = 0; i < args.ops; i++)
     if (args.op[i].binary) args.op[i].operand = in_place_[i] ? args.output : *slot++;
+  if (!scales_.empty()) args.scales = scales_.data();
   args.tap_offsets = tap_offsets_.data();
   args.taps = taps_.data();
   args.tile_kinds = tile_kinds_.data();
@@ -216,7 +227,9 @@ std::string Depthwise::packed_key() const {
 }
 
 void Depthwise::pack(DType dtype, const void* source, void* packed) const {
-  require_float(dtype, "the weights of a depthwise convolution");
+  if (is_code(args_.dtype) ? dtype != DType::s8 : !is_float(dtype))
+    throw std::invalid_argument(std::string("a depthwise convolution packs weights that are floats, or s8 for codes, not ") +
+                                name_of(dtype));
   const int64_t unit = args_.across ? vector_lanes() : 1, count = taps();
   auto* to = static_cast<float*>(packed);
   bool unbounded = false;
@@ -224,7 +237,9 @@ void Depthwise::pack(DType dtype, const void* source, void* packed) const {
   for (int64_t c = 0; c < args_.channels; c++) {
     for (int64_t tap = 0; tap < count; tap++) {
       float weight;
-      if (dtype == DType::f32) {
+      if (dtype == DType::s8) {
+        weight = static_cast<const int8_t*>(source)[c * count + tap];
+      } else if (dtype == DType::f32) {
         weight = static_cast<const float*>(source)[c * count + tap];
       } else {
         const uint32_t bits = static_cast<uint32_t>(static_cast<const uint16_t*>(source)[c * count + tap]) << 16;

@@ -19,26 +19,27 @@ int64_t strip() { return tile(GemmArithmetic::f32).vectors * vector_lanes(); }
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
-void require_rows(const TensorDesc& desc, const std::string& name) {
+void require_rows(const TensorDesc& desc, const std::string& name, bool takes_codes) {
   const std::string given = name + " (" + desc.str() + ")";
   if (desc.rank() != 2 || desc.format != Format::plain) throw std::invalid_argument(given + " is no plain matrix");
-  require_float(desc.dtype, given);
+  if (!takes_codes || !is_code(desc.dtype)) require_float(desc.dtype, given);
   const bool rows = (desc.strides[1] == 1 || desc.shape[1] == 1) && (desc.strides[0] >= desc.shape[1] || desc.shape[0] <= 1);
   if (!rows) throw std::invalid_argument(given + " has rows that are not contiguous, or that overlap");
 }
 
-GemmOp op_of(const PostOp& op, const TensorDesc& output) {
-  const TensorDesc* other = op.other(output);
+GemmOp op_of(const PostOp& op, const TensorDesc& output, bool takes_codes) {
+  const std::optional<TensorDesc> other = op.other(output);
   GemmOp result{};
   result.instruction = epilogue_instruction(op);
-  result.binary = other;
+  result.binary = other.has_value();
   if (!other) return result;
   const TensorDesc& desc = *other;
-  require_rows(desc, "an operand");
+  require_rows(desc, "an operand", takes_codes);
   for (int i = 0; i < 2; i++)
     if (desc.shape[i] != 1 && desc.shape[i] != output.shape[i])
       throw std::invalid_argument("an operand (" + desc.str() + ") does not broadcast to " + output.str());
   result.dtype = desc.dtype;
+  result.affine = desc.affine();
   result.row_stride = desc.shape[0] == 1 ? 0 : desc.strides[0];
   result.column_stride = desc.shape[1] == 1 ? 0 : 1;
   return result;
@@ -51,25 +52,69 @@ GemmArithmetic arithmetic_of(DType x, bool widened) {
   return has(Feature::avx512_bf16) ? GemmArithmetic::bf16_dot : GemmArithmetic::bf16_widened;
 }
 
+// Codes: a few rows are multiplied in registers, in float32.
+GemmArithmetic arithmetic_of(const TensorDesc& x, bool widened, const Groups& kind) {
+  const GemmArithmetic arithmetic = arithmetic_of(x.dtype, widened);
+  const bool in_registers = x.shape[0] <= tile(GemmArithmetic::f32).rows;
+  return kind.bits && (in_registers || arithmetic == GemmArithmetic::bf16_widened) ? GemmArithmetic::f32 : arithmetic;
+}
+
+// Of u8 by s8, which are sums of less than 2^31.
+constexpr int64_t codes_limit = 65536;
+
+// Rough figures of Zen 5 and its like, and for AMX of Sapphire Rapids as published, not measured; only their relation matters.
+double products_a_cycle(GemmArithmetic arithmetic) {
+  const auto lanes = static_cast<double>(vector_lanes());
+  switch (arithmetic) {
+    case GemmArithmetic::codes_tiles: return 1024;
+    case GemmArithmetic::bf16_tiles: return 512;
+    case GemmArithmetic::codes_dot: return lanes * 8;
+    case GemmArithmetic::codes_pairs:
+    case GemmArithmetic::bf16_dot: return lanes * 4;
+    case GemmArithmetic::codes_wide: return lanes * 3;
+    default: return lanes * 2;
+  }
+}
+
+GemmArithmetic arithmetic_on_codes(bool fit_7_bits, bool widened) {
+  if (!widened && has(Feature::amx_int8)) return GemmArithmetic::codes_tiles;
+  if (!widened && (has(Feature::avx512) ? has(Feature::avx512_vnni) : has(Feature::avx_vnni))) return GemmArithmetic::codes_dot;
+  return fit_7_bits ? GemmArithmetic::codes_pairs : GemmArithmetic::codes_wide;
+}
+
 std::string name_of_kernel(GemmArithmetic arithmetic) {
-  if (arithmetic == GemmArithmetic::bf16_tiles) return "gemm:amx";
-  if (arithmetic == GemmArithmetic::bf16_widened) return kernel_name("gemm") + "_widened";
-  return kernel_name("gemm") + (arithmetic == GemmArithmetic::bf16_dot ? "_bf16" : "");
+  switch (arithmetic) {
+    case GemmArithmetic::bf16_tiles: return "gemm:amx";
+    case GemmArithmetic::bf16_widened: return kernel_name("gemm") + "_widened";
+    case GemmArithmetic::bf16_dot: return kernel_name("gemm") + "_bf16";
+    case GemmArithmetic::codes_tiles: return "gemm:amx_int8";
+    case GemmArithmetic::codes_dot: return kernel_name("gemm") + "_vnni";
+    case GemmArithmetic::codes_pairs: return kernel_name("gemm") + "_int7";
+    case GemmArithmetic::codes_wide: return kernel_name("gemm") + "_int8";
+    default: return kernel_name("gemm");
+  }
 }
 
 }  // namespace
 
-Gemm::Gemm(const TensorDesc& x, int64_t n, bool has_bias, const TensorDesc& output, const std::vector<PostOp>& post_ops, bool widened)
+Gemm::Gemm(const TensorDesc& x, int64_t n, bool has_bias, const TensorDesc& output, const std::vector<PostOp>& post_ops, bool widened,
+           const CodeWeights& weights, const GemmDynamic& dynamic, const GemmPatches* patches, const GroupedStrips* strips)
     : kernel_(require_kernels().gemm), has_bias_(has_bias) {
-  require_rows(x, "x");
-  require_rows(output, "output");
+  const bool on_codes = is_code(x.dtype) || dynamic.by != GemmDynamic::By::none;
+  require_rows(x, "x", on_codes);
+  require_rows(output, "output", on_codes);
   if (n < 1 || x.shape[1] < 1) throw std::invalid_argument("a GEMM needs weights that are not empty");
   if (n > std::numeric_limits<int32_t>::max() || x.shape[1] > std::numeric_limits<int32_t>::max())
     throw std::invalid_argument("a GEMM's weights have at most 2^31 - 1 rows and columns");
   if (output.shape != Dims{x.shape[0], n}) throw std::invalid_argument("the output (" + output.str() + ") is not (M, N)");
   if (post_ops.size() > gemm_max_ops) throw std::invalid_argument("a GEMM takes eight post-ops at most");
 
-  args_.arithmetic = arithmetic_of(x.dtype, widened);
+  const Groups kind = strips ? strips->kind : Groups{};
+  if (strips && (strips->n != n || strips->k != x.shape[1])) throw std::invalid_argument("the weights in groups are not (N, K)");
+  if (on_codes && strips) throw std::invalid_argument("codes are multiplied by weights of s8 with a scale a column");
+  if (!on_codes && !weights.scales.empty()) throw std::invalid_argument("weights with scales are multiplied by codes, not by " + x.str());
+  args_.groups = kind;
+  args_.arithmetic = on_codes ? arithmetic_on_codes(weights.fit_7_bits, widened) : arithmetic_of(x, widened, kind);
   args_.m = x.shape[0];
   args_.n = n;
   args_.k = x.shape[1];
@@ -77,25 +122,58 @@ Gemm::Gemm(const TensorDesc& x, int64_t n, bool has_bias, const TensorDesc& outp
   args_.output_stride = output.strides[0];
   args_.x_dtype = x.dtype;
   args_.output_dtype = output.dtype;
+  args_.output_affine = output.affine();
+  args_.dynamic = dynamic;
+  args_.has_patches = patches;
+  if (patches) args_.patches = *patches;
+  if (on_codes) take_codes(x, weights);
   for (const PostOp& op : post_ops) {
-    args_.op[args_.ops++] = op_of(op, output);
+    const bool bounds = op.kind == "relu" || (op.kind == "clamp" && !(op.alpha > op.beta));
+    if (on_codes && bounds && args_.ops == 0 && !args_.bounded) {
+      args_.bounded = true;
+      args_.low = op.kind == "relu" ? 0 : op.alpha;
+      args_.high = op.kind == "relu" ? std::numeric_limits<float>::infinity() : op.beta;
+      continue;
+    }
+    args_.op[args_.ops++] = op_of(op, output, on_codes);
     in_place_.push_back(op.kind == "sum");
   }
-  implementation = name_of_kernel(args_.arithmetic);
+  implementation = name_of_kernel(args_.arithmetic) + (kind.bits ? "_int" + std::to_string(kind.bits) : "");
   if (args_.m > 0) plan(std::max(omp_get_max_threads(), 1));
 }
 
-// Which cut takes the fewest cycles: arithmetic or reading weights, whichever is more, and packing rows, which each part does for
-// itself. Rough figures of Zen 5 and its like, and for AMX of Sapphire Rapids as published, not measured; only their relation matters.
+void Gemm::take_codes(const TensorDesc& x, const CodeWeights& weights) {
+  const GemmDynamic& dynamic = args_.dynamic;
+  const bool is_dynamic = dynamic.by != GemmDynamic::By::none;
+  if (is_dynamic == is_code(x.dtype)) throw std::invalid_argument("x is floats to quantise, or codes: " + x.str());
+  if (static_cast<int64_t>(weights.scales.size()) != args_.n)
+    throw std::invalid_argument("a product of codes has one weight scale an output channel: " + std::to_string(args_.n) + ", not " +
+                                std::to_string(weights.scales.size()));
+  if (args_.k > codes_limit)
+    throw std::invalid_argument("sums of more than " + std::to_string(codes_limit) + " products of codes may not fit into 32 bits");
+  const int lowest = dynamic.lowest, highest = dynamic.highest;
+  const bool is_range = lowest < highest && (lowest < 0 ? lowest >= -128 && highest <= 127 : highest <= 255);
+  if (is_dynamic && (!is_range || (dynamic.symmetric && lowest >= 0) || !(dynamic.eps >= 0)))
+    throw std::invalid_argument("codes from " + std::to_string(lowest) + " to " + std::to_string(highest) +
+                                " are none of u8 or s8, or, symmetric, have no sign");
+  args_.zero = is_dynamic ? 0 : x.zero_point + (x.dtype == DType::s8 ? 128 : 0);
+  scales_.assign(round_up(args_.n, strip()), 0);
+  std::transform(weights.scales.begin(), weights.scales.end(), scales_.begin(), [&](float scale) { return scale * x.scale; });
+}
+
+// Which cut takes the fewest cycles: arithmetic or reading weights, whichever is more, and packing rows, which each part does for itself.
 void Gemm::split(int64_t threads) {
-  constexpr double weights_bytes = 6, packed_elements = 4, added_elements = 8, barrier = 10000;  // a cycle; and cycles
-  const bool dot = args_.arithmetic == GemmArithmetic::bf16_dot, tiles = args_.arithmetic == GemmArithmetic::bf16_tiles;
-  const double products = tiles ? 512 : static_cast<double>(vector_lanes()) * (dot ? 4 : 2);
-  const double bytes = args_.arithmetic == GemmArithmetic::f32 ? 4 : 2;
+  constexpr double weights_bytes = 6, added_elements = 8, barrier = 10000;  // a cycle; and cycles
+  const bool on_codes = gemm_on_codes(args_.arithmetic), is_dynamic = args_.dynamic.by != GemmDynamic::By::none;
+  const double packed_elements = on_codes && !is_dynamic ? 16 : 4;
+  const double products = products_a_cycle(args_.arithmetic);
+  const Groups& groups = args_.groups;
+  const double bytes = groups.bits ? static_cast<double>(groups.column_bytes()) / groups.group : 4.0 / gemm_step_k(args_.arithmetic);
   const int64_t tile_rows = tile(args_.arithmetic).rows, unit = tile(args_.arithmetic).unit, chunk = 64 / gemm_x_bytes(args_.arithmetic);
   const int64_t blocks = ceil_div(args_.m, tile_rows), strips = ceil_div(args_.n, strip()), chunks = ceil_div(args_.k, chunk);
   double least = std::numeric_limits<double>::infinity();
-  for (int64_t k = 1; k <= std::min(threads, chunks); k++) {
+  const int64_t k_limit = is_dynamic ? 1 : std::min(threads, chunks);  // the parts of k would each look for the range
+  for (int64_t k = 1; k <= k_limit; k++) {
     for (int64_t n = 1; n <= std::min(threads / k, strips); n++) {
       const int64_t m = std::min(threads / k / n, blocks);
       const int64_t rows = std::min(ceil_div(blocks, m) * tile_rows, args_.m), depth = ceil_div(chunks, k) * chunk;
@@ -120,7 +198,7 @@ void Gemm::split(int64_t threads) {
 // CPUs with AMX have 2 MB, and multiply so fast that a strip must serve some 256 rows to be there in time: rather more blocks of k.
 void Gemm::plan(int64_t threads) {
   constexpr int64_t sums_cache = 512 << 10, rows_limit = 8 << 20, few_products = 1 << 17, busy_rows = 256;
-  const bool tiles = args_.arithmetic == GemmArithmetic::bf16_tiles;
+  const bool tiles = gemm_on_tiles(args_.arithmetic);
   const int64_t element = gemm_x_bytes(args_.arithmetic), chunk = 64 / element, tile_rows = tile(args_.arithmetic).rows;
   const int64_t rows_cache = (tiles ? 768 : 384) << 10;
   const int64_t blocks = ceil_div(args_.m, tile_rows), strips = ceil_div(args_.n, strip()), padded_k = round_up(args_.k, chunk);
@@ -138,8 +216,11 @@ void Gemm::plan(int64_t threads) {
   args_.block_strips = k_blocks > 1 ? std::min(part_strips, sums_strips) : part_strips;
 
   args_.rows_bytes = args_.block_m * part_k * element;
-  const int64_t sums_bytes = k_blocks > 1 ? args_.block_m * args_.block_strips * strip() * 4 : 0;
-  args_.part_bytes = args_.rows_bytes + sums_bytes;
+  args_.sums_bytes = k_blocks > 1 ? args_.block_m * args_.block_strips * strip() * 4 : 0;
+  args_.part_bytes = args_.rows_bytes + args_.sums_bytes;
+  if (args_.dynamic.by != GemmDynamic::By::none) args_.part_bytes += round_up(part_blocks * tile_rows * 8, 64);
+  if (args_.has_patches) args_.part_bytes += round_up(args_.block_k, 64);
+  if (args_.groups.bits) args_.part_bytes += args_.block_k * strip() * element;
   const int64_t results_bytes = args_.split_k > 1 ? args_.split_k * args_.m * strips * strip() * 4 : 0;
   scratchpad_bytes = args_.split_m * args_.split_n * args_.split_k * args_.part_bytes + results_bytes + 63;
 }
@@ -150,6 +231,10 @@ void Gemm::run(const Run& run, StepState*) const {
   void* const* slot = run.slots;
   args.x = *slot++;
   args.weights = *slot++;
+  if (gemm_on_codes(args.arithmetic)) {
+    args.scales = scales_.data();
+    args.weight_sums = reinterpret_cast<const int32_t*>(static_cast<const std::byte*>(args.weights) + weights_bytes());
+  }
   if (has_bias_) args.bias = static_cast<const float*>(*slot++);
   args.output = *slot++;
   for (int i = 0; i < args.ops; i++)
@@ -160,19 +245,25 @@ void Gemm::run(const Run& run, StepState*) const {
   kernel_(args);
 }
 
-int64_t Gemm::packed_bytes() const {
-  const int64_t step = args_.arithmetic == GemmArithmetic::f32 ? 1 : 2;
-  return ceil_div(args_.k, step) * round_up(args_.n, vector_lanes()) * 4;
+int64_t Gemm::weights_bytes() const {
+  if (args_.groups.bits) return 0;  // packed elsewhere
+  return ceil_div(args_.k, gemm_step_k(args_.arithmetic)) * round_up(args_.n, vector_lanes()) * 4;
 }
 
+int64_t Gemm::packed_bytes() const { return weights_bytes() + (gemm_on_codes(args_.arithmetic) ? round_up(args_.n, strip()) * 4 : 0); }
+
 std::string Gemm::packed_key() const {
-  const char* step = args_.arithmetic == GemmArithmetic::f32 ? "1" : "2";
-  return std::string("gemm") + step + ";" + std::to_string(strip()) + ";" + std::to_string(args_.n) + "," + std::to_string(args_.k);
+  const std::string order = args_.arithmetic == GemmArithmetic::codes_wide ? "4wide" : std::to_string(gemm_step_k(args_.arithmetic));
+  return "gemm" + order + ";" + std::to_string(strip()) + ";" + std::to_string(args_.n) + "," + std::to_string(args_.k);
 }
 
 void Gemm::pack(DType dtype, const void* source, void* packed) const {
-  const int64_t step = args_.arithmetic == GemmArithmetic::f32 ? 1 : 2, element = 4 / step, steps = ceil_div(args_.k, step);
-  if (dtype != (step == 1 ? DType::f32 : DType::bf16)) throw std::invalid_argument("a GEMM packs weights of the dtype that it multiplies");
+  const bool on_codes = gemm_on_codes(args_.arithmetic);
+  const int64_t step = gemm_step_k(args_.arithmetic), element = 4 / step, steps = ceil_div(args_.k, step);
+  if (args_.groups.bits) throw std::invalid_argument("weights in groups are packed by GroupedStrips");
+  if (dtype != (on_codes ? DType::s8 : step == 1 ? DType::f32 : DType::bf16))
+    throw std::invalid_argument("a GEMM packs weights of the dtype that it multiplies");
+  if (on_codes) return pack_codes(static_cast<const int8_t*>(source), static_cast<std::byte*>(packed));
   const auto* from = static_cast<const std::byte*>(source);
 #pragma omp parallel for schedule(static)
   for (int64_t first = 0; first < args_.n; first += strip()) {
@@ -182,6 +273,33 @@ void Gemm::pack(DType dtype, const void* source, void* packed) const {
       const int64_t bytes = std::min(step, args_.k - k * step) * element;
       if (bytes < 4 || columns < width) std::memset(to, 0, width * 4);
       for (int64_t c = 0; c < columns; c++) std::memcpy(to + c * 4, from + ((first + c) * args_.k + k * step) * element, bytes);
+    }
+  }
+}
+
+// Fours of a column lie together; where they are widened, pairs, of a vector's columns the first ones before the second ones.
+void Gemm::pack_codes(const int8_t* source, std::byte* packed) const {
+  const int64_t steps = ceil_div(args_.k, 4), lanes = vector_lanes();
+  const bool wide = args_.arithmetic == GemmArithmetic::codes_wide;
+  if (args_.arithmetic == GemmArithmetic::codes_pairs &&
+      std::any_of(source, source + args_.n * args_.k, [](int8_t weight) { return weight < -64 || weight > 64; }))
+    throw std::invalid_argument("weights that fit into 7 bits lie between -64 and 64");
+  auto* sums = reinterpret_cast<int32_t*>(packed + weights_bytes());
+  std::fill_n(sums, round_up(args_.n, strip()), 0);
+#pragma omp parallel for schedule(static)
+  for (int64_t first = 0; first < args_.n; first += strip()) {
+    const int64_t columns = std::min(strip(), args_.n - first), width = round_up(columns, lanes);
+    auto* to = reinterpret_cast<int8_t*>(packed) + first * steps * 4;
+    std::memset(to, 0, width * steps * 4);
+    for (int64_t c = 0; c < columns; c++) {
+      const int8_t* from = source + (first + c) * args_.k;
+      const int64_t fours = c * 4, pairs = c / lanes * lanes * 4 + c % lanes * 2, apart = wide ? 2 * lanes : 2;
+      int32_t sum = 0;
+      for (int64_t k = 0; k < args_.k; k++) {
+        to[k / 4 * width * 4 + (wide ? pairs : fours) + k % 4 / 2 * apart + k % 2] = from[k];
+        sum += from[k];
+      }
+      sums[first + c] = sum;
     }
   }
 }

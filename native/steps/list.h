@@ -11,6 +11,7 @@
 
 #include "core/program.h"
 #include "core/tensor.h"
+#include "steps/grouped_strips.h"
 
 namespace drystone {
 
@@ -29,11 +30,31 @@ using Tables = std::vector<Dims>;
        "own index. A row of which every key is hidden gives 0, or NaN where nan_if_hidden (as a softmax does). The output overlaps none.", \
        const TensorDesc& query, const TensorDesc& key, const TensorDesc& value, const std::optional<TensorDesc>& mask,                   \
        const TensorDesc& output, const HeadsFirst& heads_first, double scale, bool causal, bool nan_if_hidden)                           \
+  STEP(cached_attention,                                                                                                                 \
+       "Attention over the pages of a cache (core/cache_pages.h): key (B, Hk, T, D) and value (B, Hk, T, width), if given, are written " \
+       "after the `lengths` (int64, B) positions that each row of `pages` (int64: layers, B, capacity) has, then query (B, H, T, D) "    \
+       "attends to what its row has: float32 or bfloat16, of any strides but 1 between neighbours on the last axis. cosines and sines, " \
+       "which broadcast to (B, 1, T, D): query and key are turned first, as by rotary. The output is (B, T, H, width). causal: query t " \
+       "sees position lengths + t last, which must have been written; else each sees all. window: so many positions at most; 0: all. "   \
+       "softcap: c of c * tanh(score / c); 0: none. sinks (H): a score more a head, without value. A table that leads to no pages, or "  \
+       "to others than these operands need, raises drystone.InputError.",                                                                \
+       const TensorDesc& query, const std::optional<TensorDesc>& key, const std::optional<TensorDesc>& value,                            \
+       const std::optional<TensorDesc>& cosines, const std::optional<TensorDesc>& sines, const TensorDesc& pages,                        \
+       const TensorDesc& lengths, const std::optional<TensorDesc>& sinks, const TensorDesc& output, int64_t layer, double scale,         \
+       int64_t window, double softcap, bool causal)                                                                                      \
   STEP(copy,                                                                                                                             \
        "Permute, slice, pad, expand, concatenate (into a strided output) and reorder: output axis i reads input axis axes[i] at index "  \
        "tables[i][o]. axes[i] = -1 does not move in the input; an empty table is the identity; index -1 fills `value`. Any formats and " \
        "strides, equal dtypes or float32 and bfloat16. Channels that pad a blocked output become zero. The two must not overlap.",       \
        const TensorDesc& input, const TensorDesc& output, const std::vector<int64_t>& axes, const Tables& tables, double value)          \
+  STEP(quantise,                                                                                                                         \
+       "float32 or bfloat16 to codes (s8, u8): round(x / scale) + zero_point, ties to even, kept within the dtype's codes, as torch's "  \
+       "quantized_decomposed has it (NaN becomes the code 0). One shape and format, any strides; channels that pad a block become zero.", \
+       const TensorDesc& input, const TensorDesc& output)                                                                                \
+  STEP(dequantise,                                                                                                                       \
+       "Codes (s8, u8) to the float32 or bfloat16 that they stand for: (code - zero_point) * scale. One shape and format, any strides; " \
+       "channels that pad a block become zero.",                                                                                         \
+       const TensorDesc& input, const TensorDesc& output)                                                                                \
   STEP(elementwise,                                                                                                                      \
        "One operation in the operands' own dtype, which broadcast and are plain. Kinds: convert; invert, bit_and, bit_or, bit_xor "      \
        "(integers, bool); add, sub, mul, floor_div, remainder, maximum, minimum (integers); eq, ne, lt, le, gt, ge (output bool); where " \
@@ -53,6 +74,10 @@ using Tables = std::vector<Dims>;
        "bfloat16; the grid is plain, of the same dtype. One format of input and output, no overlap.",                                    \
        const TensorDesc& input, const TensorDesc& grid, const TensorDesc& output, const std::string& mode, const std::string& padding,   \
        bool align_corners)                                                                                                               \
+  STEP(grouped_rows,                                                                                                                     \
+       "The rows at indices (int64 or int32) of weights that ``strips`` packs, decoded to float32 or bfloat16. An index out of range "  \
+       "raises IndexError. Slots: packed weights, indices, output; all dense and plain.",                                                \
+       const GroupedStrips& strips, const TensorDesc& indices, const TensorDesc& output)                                                 \
   STEP(index,                                                                                                                            \
        "output[o…, g…, i…] = input[o…, indices[0][g…], indices[1][g…], …, i…], where the indexed axes begin with dim and the indices "   \
        "(int64 or int32) broadcast to the grid g. wraps: negative indices count from the end. An index out of range raises IndexError, " \
@@ -77,7 +102,7 @@ using Tables = std::vector<Dims>;
   STEP(pool,                                                                                                                             \
        "max or avg pooling ('max', 'avg'). windows: for each spatial axis, for each output index, the (start, stop, step) of the input " \
        "positions it reads, inside of the input. avg divides the sum by the product of divisors[axis][index], or by divisor_override if " \
-       "that is > 0; one of nothing is 0. float32 and bfloat16, one format on both sides, no overlap.",                                  \
+       "that is > 0; one of nothing is 0. float32, bfloat16, codes; one format on both sides, no overlap.",                                  \
        const TensorDesc& input, const TensorDesc& output, const std::string& kind, const Windows& windows,                               \
        const Tables& divisors, int64_t divisor_override)                                                                                 \
   STEP(reduce, "'mean' or 'sum' over the axes dims. The output has them of size 1, or does not have them.",                              \

@@ -106,7 +106,7 @@ PointwiseStep::PointwiseStep(const std::vector<TensorDesc>& inputs, const Tensor
     : inputs_(static_cast<int>(inputs.size())) {
   require_kernels();
   implementation = kernel_name("pointwise");
-  check_operand(output, "output");
+  check_operand_or_codes(output, "output");
   const int64_t block = output.format.block;
   if (output.has_padding()) throw std::invalid_argument("output (" + output.str() + ") has padded channels");
   elements_ = output.numel();
@@ -114,7 +114,7 @@ PointwiseStep::PointwiseStep(const std::vector<TensorDesc>& inputs, const Tensor
   std::vector<Dims> strides;
   for (size_t i = 0; i < inputs.size(); i++) {
     const std::string name = "input " + std::to_string(i);
-    check_operand(inputs[i], name);
+    check_operand_or_codes(inputs[i], name);
     strides.push_back(broadcast_strides(inputs[i], output, block, name));
   }
   strides.push_back(strides_with_block(output, block));
@@ -135,6 +135,7 @@ PointwiseStep::PointwiseStep(const std::vector<TensorDesc>& inputs, const Tensor
   for (size_t i = 0; i < strides.size(); i++) {
     const TensorDesc& desc = i < inputs.size() ? inputs[i] : output;
     operands_[i].dtype = desc.dtype;
+    operands_[i].affine = desc.affine();
     for (size_t axis = 0; axis < axes.size(); axis++) operands_[i].strides[axis] = axes[axis].strides[i];
   }
   for (const Axis& axis : axes) sizes_.push_back(axis.size);

@@ -18,8 +18,11 @@ class PoolStep final : public KernelStep<PoolArgs> {
            int64_t divisor_override, const Sliding* columns_of_places = nullptr)
       : KernelStep("pool", &KernelTable::pool), with_places_(columns_of_places) {
     require_alike(input, output, "pool");
-    SpatialView in = spatial_view(input, "pool");
-    const SpatialView out = spatial_view(output, "pool");
+    const bool takes_codes = !with_places_;
+    SpatialView in = spatial_view(input, "pool", takes_codes);
+    const SpatialView out = spatial_view(output, "pool", takes_codes);
+    if (is_code(input.dtype) && input.has_padding())
+      throw std::invalid_argument("pool takes codes of whole blocks of channels only, not " + input.str());
     const size_t axes = input.shape.size() - 2;
     if (windows.size() != axes) throw std::invalid_argument("pool needs windows for each spatial axis");
     const bool divides = !max && divisor_override <= 0;
@@ -33,6 +36,8 @@ class PoolStep final : public KernelStep<PoolArgs> {
     }
     static_cast<SpatialArgs&>(args_) = spatial_args(input, in, out);
     args_.max = max;
+    args_.in_affine = input.affine();
+    args_.out_affine = output.affine();
     args_.divisor_override = divisor_override;
     for (int i = 0; i < 3; i++) {
       args_.in_stride[i] = in.stride[i];

@@ -17,11 +17,11 @@ struct SpatialView {
 };
 
 // Throws std::invalid_argument for ranks other than 3 to 5, and for channels that are not neighbours where the format says so.
-inline SpatialView spatial_view(const TensorDesc& desc, const char* op) {
+inline SpatialView spatial_view(const TensorDesc& desc, const char* op, bool takes_codes = false) {
   const auto refuse = [&](const char* why) { throw std::invalid_argument(std::string(op) + " " + why + ", not " + desc.str()); };
   const int64_t rank = desc.rank();
   if (rank < 3 || rank > 5) refuse("takes (N, C, *spatial) with 1 to 3 spatial axes");
-  require_float(desc.dtype, std::string("an operand of ") + op);
+  if (!takes_codes || !is_code(desc.dtype)) require_float(desc.dtype, std::string("an operand of ") + op);
   const bool last = desc.format.order == Order::channels_last;
   if (last && desc.shape[1] > 1 && desc.strides[1] != 1) refuse("needs neighbouring channels");
   SpatialView view{.batch = desc.shape[0],

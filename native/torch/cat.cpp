@@ -25,7 +25,6 @@ bool find_torch_out() { return find(torch_cat_out, "_ZN2at3cpu8cat_outfERKN3c108
 // Whether torch joins them as fast. tensor_at(i): one of at least one.
 template <class TensorAt>
 bool are_small(size_t count, const TensorAt& tensor_at) {
-  if (static_cast<int64_t>(count) >= threshold(Threshold::cat_tensors)) return false;
   double elements = 0;  // of expanded tensors, beyond 64 bits
   for (size_t i = 0; i < count; ++i) elements += static_cast<double>(tensor_at(i).numel());
   return elements * size_of(tensor_at(0).dtype()) < static_cast<double>(threshold(Threshold::cat_bytes));

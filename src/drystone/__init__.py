@@ -28,6 +28,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ArtefactError",
+    "Cache",
     "CaptureError",
     "DrystoneError",
     "DrystoneWarning",
@@ -111,6 +112,7 @@ def enabled(
 
 # The native core starts at its first use: `import drystone` loads no library and changes nothing.
 _LAZY = {
+    "Cache": "drystone.generation.cache",
     "Pool": "drystone.serving.pool",
     "explain": "drystone.inplace",
     "load": "drystone.copies",
@@ -127,6 +129,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from drystone import ops
     from drystone.conductor import optimize
     from drystone.copies import load, save
+    from drystone.generation.cache import Cache
     from drystone.inplace import explain, optimize_, optimizing, restore
     from drystone.profiling import profile
     from drystone.serving.pool import Pool

@@ -80,13 +80,13 @@ def blocked() -> Format:
 
 class TensorDesc:
     """
-    Dtype, format, logical shape (N, C, spatial...), strides in elements; in blocks, strides[1] leads to the next block.
+    Dtype, format, logical shape (N, C, spatial...), strides in elements; in blocks, strides[1] leads to the next block. s8 and u8 stand for (code - zero_point) * scale.
     """
 
-    def __init__(self, dtype: DType, format: Format, shape: Sequence[int], strides: Sequence[int]) -> None: ...
+    def __init__(self, dtype: DType, format: Format, shape: Sequence[int], strides: Sequence[int], scale: float = 1.0, zero_point: int = 0) -> None: ...
 
     @staticmethod
-    def dense(dtype: DType, format: Format, shape: Sequence[int]) -> TensorDesc: ...
+    def dense(dtype: DType, format: Format, shape: Sequence[int], scale: float = 1.0, zero_point: int = 0) -> TensorDesc: ...
 
     @property
     def dtype(self) -> DType: ...
@@ -99,6 +99,12 @@ class TensorDesc:
 
     @property
     def strides(self) -> list[int]: ...
+
+    @property
+    def scale(self) -> float: ...
+
+    @property
+    def zero_point(self) -> int: ...
 
     @property
     def bytes(self) -> int: ...
@@ -152,6 +158,11 @@ class Frame:
 
     def run_timed(self, begin: int, end: int) -> list[float]: ...
 
+    def run_watched(self, begin: int, end: int) -> tuple[list[float], list[float]]:
+        """
+        Seconds of each step, and those that its threads waited for each other, in the mean; below 0 where they were not seen.
+        """
+
 class Snapshot:
     """
     The bytes at some places, each an address and a number of bytes, as they were when this was made.
@@ -191,7 +202,9 @@ def onednn_version() -> str: ...
 def post_op_limit(kind: str, alpha: float) -> float: ...
 
 class Product(Step):
-    """A convolution or a linear layer by oneDNN."""
+    """
+    A convolution or a linear layer by oneDNN. x may be codes (u8, s8): with weights of s8 and ``weight_scales``, one an output channel, and the output codes, float32 or bfloat16.
+    """
 
     @property
     def has_exact_run(self) -> bool:
@@ -208,7 +221,7 @@ class Convolution(Product):
     Slots: x, packed weights, bias where there is one, output, operands of the post-ops.
     """
 
-    def __init__(self, x: TensorDesc, weights: Sequence[int], has_bias: bool, output: TensorDesc, stride: Sequence[int], padding_l: Sequence[int], padding_r: Sequence[int], dilation: Sequence[int], groups: int, post_ops: Sequence[tuple[str, float, float, TensorDesc | None]], transposed: bool = False) -> None: ...
+    def __init__(self, x: TensorDesc, weights: Sequence[int], has_bias: bool, output: TensorDesc, stride: Sequence[int], padding_l: Sequence[int], padding_r: Sequence[int], dilation: Sequence[int], groups: int, post_ops: Sequence[tuple[str, float, float, TensorDesc | None]], transposed: bool = False, weight_scales: Sequence[float] = [], weights_fit_7_bits: bool = False) -> None: ...
 
     def pack(self, dtype: DType, source: int, packed: int) -> None: ...
 
@@ -217,7 +230,7 @@ class Linear(Product):
     Slots: x (M, K), packed weights, bias where there is one, output (M, N), operands of the post-ops.
     """
 
-    def __init__(self, inner_product: bool, dtype: DType, m: int, k: int, n: int, has_bias: bool, output_dtype: DType, post_ops: Sequence[tuple[str, float, float, TensorDesc | None]]) -> None: ...
+    def __init__(self, inner_product: bool, x: TensorDesc, n: int, has_bias: bool, output: TensorDesc, post_ops: Sequence[tuple[str, float, float, TensorDesc | None]], weight_scales: Sequence[float] = [], weights_fit_7_bits: bool = False) -> None: ...
 
     def pack(self, dtype: DType, source: int, packed: int) -> None: ...
 
@@ -236,9 +249,24 @@ def attention(query: TensorDesc, key: TensorDesc, value: TensorDesc, mask: Tenso
     softmax(scale * query keyᵀ + mask) value for each head, as torch.nn.functional.scaled_dot_product_attention: float32 or bfloat16, of any strides but 1 between neighbours on the last axis. heads_first, of query, key, value and output: the axes are (B, H, T, D), or else (B, T, H, D). The heads of query may be a multiple of those of key and value, which then serve several in turn. mask: float32 or bfloat16 to add, or bool (False hides), broadcast to (B, H, T, S). causal hides the keys after a query's own index. A row of which every key is hidden gives 0, or NaN where nan_if_hidden (as a softmax does). The output overlaps none.
     """
 
+def cached_attention(query: TensorDesc, key: TensorDesc | None, value: TensorDesc | None, cosines: TensorDesc | None, sines: TensorDesc | None, pages: TensorDesc, lengths: TensorDesc, sinks: TensorDesc | None, output: TensorDesc, layer: int, scale: float, window: int, softcap: float, causal: bool) -> Step:
+    """
+    Attention over the pages of a cache (core/cache_pages.h): key (B, Hk, T, D) and value (B, Hk, T, width), if given, are written after the `lengths` (int64, B) positions that each row of `pages` (int64: layers, B, capacity) has, then query (B, H, T, D) attends to what its row has: float32 or bfloat16, of any strides but 1 between neighbours on the last axis. cosines and sines, which broadcast to (B, 1, T, D): query and key are turned first, as by rotary. The output is (B, T, H, width). causal: query t sees position lengths + t last, which must have been written; else each sees all. window: so many positions at most; 0: all. softcap: c of c * tanh(score / c); 0: none. sinks (H): a score more a head, without value. A table that leads to no pages, or to others than these operands need, raises drystone.InputError.
+    """
+
 def copy(input: TensorDesc, output: TensorDesc, axes: Sequence[int], tables: Sequence[Sequence[int]], value: float) -> Step:
     """
     Permute, slice, pad, expand, concatenate (into a strided output) and reorder: output axis i reads input axis axes[i] at index tables[i][o]. axes[i] = -1 does not move in the input; an empty table is the identity; index -1 fills `value`. Any formats and strides, equal dtypes or float32 and bfloat16. Channels that pad a blocked output become zero. The two must not overlap.
+    """
+
+def quantise(input: TensorDesc, output: TensorDesc) -> Step:
+    """
+    float32 or bfloat16 to codes (s8, u8): round(x / scale) + zero_point, ties to even, kept within the dtype's codes, as torch's quantized_decomposed has it (NaN becomes the code 0). One shape and format, any strides; channels that pad a block become zero.
+    """
+
+def dequantise(input: TensorDesc, output: TensorDesc) -> Step:
+    """
+    Codes (s8, u8) to the float32 or bfloat16 that they stand for: (code - zero_point) * scale. One shape and format, any strides; channels that pad a block become zero.
     """
 
 def elementwise(inputs: Sequence[TensorDesc], output: TensorDesc, kind: str) -> Step:
@@ -259,6 +287,11 @@ def gather(input: TensorDesc, indices: TensorDesc, output: TensorDesc, dim: int)
 def grid_sample(input: TensorDesc, grid: TensorDesc, output: TensorDesc, mode: str, padding: str, align_corners: bool) -> Step:
     """
     torch.nn.functional.grid_sample of images: 'bilinear' or 'nearest'; padding 'zeros', 'border' or 'reflection'. float32 and bfloat16; the grid is plain, of the same dtype. One format of input and output, no overlap.
+    """
+
+def grouped_rows(strips: GroupedStrips, indices: TensorDesc, output: TensorDesc) -> Step:
+    """
+    The rows at indices (int64 or int32) of weights that ``strips`` packs, decoded to float32 or bfloat16. An index out of range raises IndexError. Slots: packed weights, indices, output; all dense and plain.
     """
 
 def index(input: TensorDesc, indices: Sequence[TensorDesc], output: TensorDesc, dim: int, wraps: bool, name: str) -> Step:
@@ -288,7 +321,7 @@ def overlap_add(input: TensorDesc, output: TensorDesc, kernel: Sequence[int], st
 
 def pool(input: TensorDesc, output: TensorDesc, kind: str, windows: Sequence[Sequence[Sequence[int]]], divisors: Sequence[Sequence[int]], divisor_override: int) -> Step:
     """
-    max or avg pooling ('max', 'avg'). windows: for each spatial axis, for each output index, the (start, stop, step) of the input positions it reads, inside of the input. avg divides the sum by the product of divisors[axis][index], or by divisor_override if that is > 0; one of nothing is 0. float32 and bfloat16, one format on both sides, no overlap.
+    max or avg pooling ('max', 'avg'). windows: for each spatial axis, for each output index, the (start, stop, step) of the input positions it reads, inside of the input. avg divides the sum by the product of divisors[axis][index], or by divisor_override if that is > 0; one of nothing is 0. float32, bfloat16, codes; one format on both sides, no overlap.
     """
 
 def reduce(input: TensorDesc, output: TensorDesc, kind: str, dims: Sequence[int]) -> Step:
@@ -339,7 +372,7 @@ class Depthwise(Step):
     Convolution of as many groups as channels, by the own kernel. Slots: as Convolution's.
     """
 
-    def __init__(self, x: TensorDesc, weights: Sequence[int], has_bias: bool, output: TensorDesc, stride: Sequence[int], padding_l: Sequence[int], padding_r: Sequence[int], dilation: Sequence[int], post_ops: Sequence[tuple[str, float, float, TensorDesc | None]]) -> None: ...
+    def __init__(self, x: TensorDesc, weights: Sequence[int], has_bias: bool, output: TensorDesc, stride: Sequence[int], padding_l: Sequence[int], padding_r: Sequence[int], dilation: Sequence[int], post_ops: Sequence[tuple[str, float, float, TensorDesc | None]], weight_scales: Sequence[float] = []) -> None: ...
 
     @property
     def packed_bytes(self) -> int: ...
@@ -349,12 +382,50 @@ class Depthwise(Step):
 
     def pack(self, dtype: DType, source: int, packed: int) -> None: ...
 
-class Gemm(Step):
+def group_weights(dtype: DType, weights: int, n: int, k: int, bits: int, group: int, codes: int, scales: int) -> None:
     """
-    x (M, K) @ weights (N, K) transposed, by the own kernel. Slots: as Linear's. ``widened``: bfloat16 without VDPBF16PS.
+    Round weights (n, k) to codes of 4 or 8 bits, by the float16 scales of groups that err least. All are addresses.
     """
 
-    def __init__(self, x: TensorDesc, n: int, has_bias: bool, output: TensorDesc, post_ops: Sequence[tuple[str, float, float, TensorDesc | None]], widened: bool = False) -> None: ...
+class GroupedStrips:
+    """
+    Weights (n, k) as codes of 4 or 8 bits, of which ``group`` neighbours along k share a scale, and a minimum if ``minima``, as the GEMM reads them. ``dtype`` of these: float16 or float32. A weight is scale * code + minimum, or scale * (code - 8) and scale * (code - 128).
+    """
+
+    def __init__(self, n: int, k: int, bits: int, group: int, dtype: DType, minima: bool = False) -> None: ...
+
+    @property
+    def packed_bytes(self) -> int: ...
+
+    @property
+    def packed_key(self) -> str: ...
+
+    def pack(self, codes: int, scales: int, minima: int, packed: int) -> None:
+        """
+        Of codes: (n, k) bytes, or (n, k / 2) with the first of two codes in the low half; scales and minima (0: none) (n, groups).
+        """
+
+class Gemm(Step):
+    """
+    x (M, K) @ weights (N, K) transposed, by the own kernel. Slots: as Linear's. ``widened``: bfloat16 without VDPBF16PS, codes without VPDPBUSD. Codes: as Product's; or, ``dynamic`` by 'tensor' or 'row', x is float32 or bfloat16, quantised to ``codes`` (lowest, highest) by its own range as torch's choose_qparams does: scale = range / (highest - lowest), at least ``eps``; ``symmetric``: the largest magnitude over half of that, with zero point 0.
+    """
+
+    def __init__(self, x: TensorDesc, n: int, has_bias: bool, output: TensorDesc, post_ops: Sequence[tuple[str, float, float, TensorDesc | None]], widened: bool = False, weight_scales: Sequence[float] = [], weights_fit_7_bits: bool = False, dynamic: str | None = None, symmetric: bool = False, codes: tuple[int, int] = (0, 255), eps: float = 1.1920928955078125e-07, groups: GroupedStrips | None = None) -> None: ...
+
+    @property
+    def packed_bytes(self) -> int: ...
+
+    @property
+    def packed_key(self) -> str: ...
+
+    def pack(self, dtype: DType, source: int, packed: int) -> None: ...
+
+class ImplicitGemm(Step):
+    """
+    A convolution of codes in channels_last by the packed GEMM, of one group over one or two axes. Slots: as Convolution's. ``widened``: as Gemm's.
+    """
+
+    def __init__(self, x: TensorDesc, weights: Sequence[int], has_bias: bool, output: TensorDesc, stride: Sequence[int], padding_l: Sequence[int], padding_r: Sequence[int], dilation: Sequence[int], post_ops: Sequence[tuple[str, float, float, TensorDesc | None]], weight_scales: Sequence[float], weights_fit_7_bits: bool = False, widened: bool = False) -> None: ...
 
     @property
     def packed_bytes(self) -> int: ...
@@ -396,6 +467,34 @@ class RecurrentLayers:
 
     @property
     def implementation(self) -> str: ...
+
+PAGE_POSITIONS: int = 64
+
+class PageSlab:
+    """
+    Memory of ``count`` pages of a cache, ``page_bytes`` apart from ``begin`` on.
+    """
+
+    def __init__(self, dtype: DType, heads: int, depth: int, width: int, count: int) -> None: ...
+
+    @property
+    def begin(self) -> int: ...
+
+    @property
+    def bytes(self) -> int: ...
+
+    @property
+    def page_bytes(self) -> int: ...
+
+def find_page(address: int) -> tuple[DType, int, int, int] | None:
+    """
+    Dtype, heads, depth of a key and width of a value of the page that begins there; None where none does.
+    """
+
+def page_offsets(dtype: DType, heads: int, depth: int, width: int) -> tuple[int, int, int]:
+    """
+    Bytes from head to head of a page, and within a head to the values, and to the scales of int8 (keys', then values').
+    """
 
 def find_libtorch(path: str) -> None:
     """

@@ -65,7 +65,10 @@ def application(only: str | None = None) -> typer.Typer:
     return app
 
 
-def _drystone(version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False) -> None:
+def _drystone(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an error was raised.")] = False,
+) -> None:
     """PyTorch models on CPUs without the time between the arithmetic."""
     if version:
         typer.echo(f"drystone {drystone.__version__}")
@@ -77,7 +80,16 @@ def _named() -> None:
 
 
 def main() -> None:
-    application(only=sys.argv[1] if len(sys.argv) > 1 else "")()
+    """An error is one line on standard error and exit code 2, without a traceback unless ``--debug`` comes before the tool."""
+    tool = next((argument for argument in sys.argv[1:] if not argument.startswith("-")), "")
+    try:
+        application(only=tool)()
+    except Exception as error:
+        if sys.argv[1:2] == ["--debug"]:
+            raise
+        text = " ".join(str(error).split())
+        print(f"drystone {tool}: {type(error).__name__}: {text}. Where: drystone --debug {tool} …", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

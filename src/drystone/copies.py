@@ -64,9 +64,10 @@ def _apart(fast: nn.Module) -> tuple[dict[str, bytes], Original | None]:
     if programs.released or example is None:
         return files, None
     options, watched = programs.options, [name for name, _ in programs.originals.named]
-    float32 = names_of(example.model, options.float32_modules) if options.float32_modules else set()
+    float32, kept = (names_of(example.model, modules) for modules in (options.float32_modules, options.kept_modules))
     declared = interface_of(fast).declared
-    return files, Original(example, replace(options, float32_modules=()), float32, watched, programs.verdict, declared)
+    bare = replace(options, float32_modules=(), kept_modules=(), grouped={})
+    return files, Original(example, bare, float32, kept, watched, programs.verdict, declared)
 
 
 def _restored(files: dict[str, bytes], original: Original | None) -> OptimizedModule:

@@ -72,6 +72,11 @@ def multiplies_bfloat16() -> bool:
     return not {"avx512_bf16", "amx_bf16"}.isdisjoint(features())
 
 
+def has_vnni() -> bool:
+    """Whether the CPU adds products of 8 bits in 32 bits (VNNI). Where it has not, pairs of them are added in 16."""
+    return not {"avx512_vnni", "avx_vnni"}.isdisjoint(features())
+
+
 def trim() -> None:
     """Give memory that was freed back to the system, where the C library can (glibc)."""
     with suppress(AttributeError):

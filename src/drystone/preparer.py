@@ -28,6 +28,7 @@ from drystone.graph.ops import Aten, Operator
 from drystone.options import Options
 from drystone.passes import simplify
 from drystone.passes.in_precision import in_precision
+from drystone.passes.quantise_weights import BITS, keep_codes, mark_stored, quantise_weights, quantised_weights
 from drystone.plan.assemble import Assembled, Ends, StepRecord
 from drystone.plan.autotune import Planner
 from drystone.plan.budget import Budget
@@ -93,6 +94,9 @@ class Source:
 
     def check(self, assembled: Assembled) -> None:
         """Raises where a program must not run."""
+
+    def describe(self, explanation: Explanation) -> None:
+        """Add what is known of the graph itself."""
 
 
 class Times:
@@ -310,7 +314,7 @@ class Programs(ProgramTable[tuple[int, Sizes], Prepared]):
     def _explain(self, program: Program, planner: Planner, seconds: _Seconds, runs: str, budget: Budget | None) -> Explanation:
         assembled = program.assembled
         steps = seconds.steps or planner.known_seconds(assembled)
-        return Explanation(
+        explanation = Explanation(
             steps=[explained(record, each) for record, each in zip(assembled.records, steps, strict=True)],
             runs=runs,
             arena_bytes=assembled.arena_bytes,
@@ -321,7 +325,10 @@ class Programs(ProgramTable[tuple[int, Sizes], Prepared]):
             isa=native.isa(),
             onednn=native.onednn_version(),
             autotuning=budget.report(len(planner.graph.nodes), *planner.untold) if budget else None,
+            quantised=quantised_weights(planner.graph),
         )
+        self.source.describe(explanation)
+        return explanation
 
 
 @dataclass(frozen=True)
@@ -346,13 +353,18 @@ def programs_of(fast: OptimizedModule) -> Programs:
     return programs
 
 
-def lowered(captured: Captured, options: Options, kept: Collection[str] = ()) -> Graph:
-    """The graph of what was captured, ready to be planned. ``kept``: the modules that stay float32, by name."""
+def lowered(captured: Captured, options: Options, float32: Collection[str] = (), kept: Collection[str] = ()) -> Graph:
+    """The graph of what was captured, ready to be planned. By name: the modules that stay ``float32``, and those whose weights are
+    ``kept`` from being quantised."""
     graph = build(captured)
     for node in graph:
-        if node.module in kept:
+        if node.module in float32:
             node.float32 = True
+    mark_stored(graph, kept, options.grouped)
     simplify(graph)
+    if options.weights in BITS:
+        quantise_weights(graph, options.weights, options.group_size)
+    keep_codes(graph, options.grouped)
     if options.accuracy == "strict":
         mark_accurate(graph)
     return in_precision(graph, options.dtype)

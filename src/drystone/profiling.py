@@ -19,11 +19,13 @@ from drystone.runtime.program import Program
 
 @dataclass
 class ProfiledProgram:
-    """The calls of one program: ``seconds`` of each, and ``steps``, of each the seconds of all steps."""
+    """The calls of one program: ``seconds`` of each, and ``steps``, of each the seconds of all steps; ``idle``: those of them that
+    threads waited for each other, below 0 where that is not seen."""
 
     program: Program
     seconds: list[float] = field(default_factory=list)
     steps: list[list[float]] = field(default_factory=list)
+    idle: list[list[float]] = field(default_factory=list)
 
     @property
     def calls(self) -> int:
@@ -31,8 +33,17 @@ class ProfiledProgram:
 
     def explained(self) -> list[ExplainedStep]:
         """The steps, with the medians over the calls."""
-        medians = (statistics.median(times) for times in zip(*self.steps, strict=True))
-        return [explained(record, median) for record, median in zip(self.program.assembled.records, medians, strict=True)]
+        found = []
+        for record, times, idle in zip(
+            self.program.assembled.records, zip(*self.steps, strict=True), zip(*self.idle, strict=True), strict=True
+        ):
+            step = explained(record, statistics.median(times))
+            if min(idle) >= 0:
+                step.idle = min(
+                    1.0, statistics.median(lost / took if took else 0.0 for lost, took in zip(idle, times, strict=True))
+                )
+            found.append(step)
+        return found
 
     def explanation(self) -> Explanation:
         assembled = self.program.assembled
@@ -67,9 +78,10 @@ class Profile:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         running.observers.remove(self._note)
 
-    def _note(self, program: Program, steps: list[float], seconds: float) -> None:
+    def _note(self, program: Program, steps: list[float], idle: list[float], seconds: float) -> None:
         seen = self._seen.get(id(program)) or self._seen.setdefault(id(program), ProfiledProgram(program))
         seen.steps.append(steps)
+        seen.idle.append(idle)
         seen.seconds.append(seconds)
 
     @property
@@ -88,7 +100,7 @@ class Profile:
             sizes = ", ".join("x".join(map(str, place.desc.shape)) for place in seen.program.assembled.inputs)
             median = 1e3 * statistics.median(seen.seconds)
             shown.append(f"{seen.calls} calls of inputs {sizes}, {median:.3f} ms (median).\n{seen.explanation().text(level)}")
-        return "\n\n".join(shown) or "No program was called."
+        return "\n\n".join(shown) or "No program was called. What an eager model spends its time on: drystone profile --eager"
 
     def __str__(self) -> str:
         return self.text()

@@ -21,7 +21,7 @@ from drystone.capture.declared import Dimensions
 from drystone.capture.signature import Signature
 from drystone.errors import ArtefactError, InputError, ShapeError, UnsupportedError
 from drystone.graph.graph import Graph, mark_accurate
-from drystone.options import Options
+from drystone.options import Options, grouped_of
 from drystone.passes.in_precision import in_precision
 from drystone.plan.assemble import Assembled
 from drystone.plan.autotune import Planner
@@ -101,8 +101,9 @@ class Original:
     """The model of a module that is copied, and what it takes to capture it again."""
 
     example: Example
-    options: Options  # without the modules that stay float32
-    float32: set[str]  # their names
+    options: Options  # without modules
+    float32: set[str]  # the names of those that stay float32
+    kept: set[str]  # and of those that keep their weights
     weights: list[str]  # the names of those that were packed
     verdict: str | None
     declared: Dimensions
@@ -167,7 +168,12 @@ def _restored(content: _Content, plan: plans.Plan, original: Original | None) ->
     whole: WholeModel | None = None
     if original is not None:
         modules = dict(original.example.model.named_modules(remove_duplicate=False))
-        options = replace(original.options, float32_modules={modules[name] for name in original.float32})
+        options = replace(
+            original.options,
+            float32_modules={modules[name] for name in original.float32},
+            kept_modules={modules[name] for name in original.kept},
+            grouped=grouped_of(original.example.model, original.options.weights),
+        )
         whole = WholeModel(original.example, options)
         whole.graph, whole.signature = graph, signature
     source = _Artefact(content, plan, whole)

@@ -14,7 +14,7 @@ from typing import Any
 import sympy
 
 from drystone.capture.export import Captured
-from drystone.capture.shapes import resize, symbols_for
+from drystone.capture.shapes import LEAST, resize, symbols_for
 from drystone.capture.signature import Signature
 from drystone.errors import UnsupportedError
 from drystone.graph.graph import Graph
@@ -48,16 +48,16 @@ class _Sized:
 
 
 class SymbolicCapture:
-    """``lowered`` gives the graph that is planned."""
+    """``lowered`` gives the graph that is planned. ``least``: as for ``symbols_for``."""
 
-    def __init__(self, captured: Captured, lowered: Callable[[Captured], Graph]) -> None:
-        self.captured, self._lowered = captured, lowered
+    def __init__(self, captured: Captured, lowered: Callable[[Captured], Graph], least: int = LEAST) -> None:
+        self.captured, self._lowered, self._least = captured, lowered, least
         self._templates: list[_Sized] = []  # the last used first
         self._more = MAX_TEMPLATES if captured.state is None else 0  # that may be made
 
     def graph_for(self, shapes: Shapes) -> Found | None:
         """The graph for inputs of these shapes, and how it is called; None where the capture does not hold for them."""
-        symbols = symbols_for(self.captured, shapes)
+        symbols = symbols_for(self.captured, shapes, self._least)
         if symbols is None:
             return None
         with suppress(UnsupportedError):

@@ -47,6 +47,7 @@ Pattern = tuple[tuple[tuple[int, int], tuple[int, int]], ...]
 class WholeModel(Source):
     """Captured by torch.export: ``capture`` comes first. A symbolic capture serves other shapes, where one holds."""
 
+    any_shape = True  # calls of other shapes, and of another form, may be captured too
     graph: Graph  # for the example
     signature: Signature
 
@@ -165,7 +166,8 @@ class WholeModel(Source):
         )
 
     def _graph(self, captured: Captured) -> Graph:
-        return lowered(captured, self.options, names_of(self.example.model, self.options.float32_modules))
+        model, options = self.example.model, self.options
+        return lowered(captured, options, names_of(model, options.float32_modules), names_of(model, options.kept_modules))
 
 
 def optimize_whole(
@@ -178,11 +180,12 @@ def optimize_whole(
     part: bool = False,
     quiet: bool = False,
     budget: Budget | None = None,
+    source: WholeModel | None = None,
 ) -> OptimizedModule:
     """The model with programs, that of the example among them. ``budget``: what autotuning may spend; None: what the options say.
 
     ``part``: of a model, at whose calls it may meet another first size, which is no batch: a program for each would cost more than
-    eager. What runs on ATen inside is for explain() to list.
+    eager. What runs on ATen inside is for explain() to list. ``source``: of the graphs, if not the model as it is.
     """
     if options.new_shapes == "background" and not can_be_captured_beside_calls(example.model):
         warn(
@@ -191,19 +194,20 @@ def optimize_whole(
         options = replace(options, new_shapes="wait")
     with on_cpu(), spinner("preparing") as say:
         say("capturing")
-        source = WholeModel(example, options, dynamic_shapes)
+        source = source or WholeModel(example, options, dynamic_shapes)
+        fixed = part or release_originals or not source.any_shape
         originals = source.capture()
         source.report_changes()
         if part and source.signature.state:
             raise UnsupportedError("it keeps state between calls, or changes its input")
-        interface = source.interface(any_size=not (part or release_originals))
+        interface = source.interface(any_size=not fixed)
         if options.new_shapes == "background":
             source.singles = MAX_SINGLES  # eager goes on with the others
         programs = Programs(preparer, source, options, originals, interface.sizes, quiet=part or quiet)
         tensors = source.signature.flatten(source.example.args, source.example.kwargs)
         budget = (budget or options.budget()) if options.measures else None
         programs.at(sizes_of(tensors), tensors, threads_in_force(), budget)
-        other = None if part or release_originals else partial(another, programs)
+        other = None if fixed else partial(another, programs)
         fast = OptimizedModule(example.model, interface, programs, other)
     if release_originals:
         if fast.explain().runs == "eager":

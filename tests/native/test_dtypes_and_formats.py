@@ -42,3 +42,35 @@ def test_formats_are_values() -> None:
     assert Format.plain == TensorDesc.dense(DType.f32, Format.plain, [1]).format != Format.channels_last
     assert Format.plain != "plain"
     assert native.blocked() in native.formats()
+
+
+def test_scales_and_zero_points() -> None:
+    codes = TensorDesc.dense(DType.u8, Format.plain, [2, 3], scale=0.25, zero_point=255)
+    assert (codes.scale, codes.zero_point) == (0.25, 255)
+    assert repr(codes) == "u8 plain [2, 3] scale 0.25 zero point 255"
+    same = TensorDesc(DType.u8, Format.plain, [2, 3], [3, 1], scale=0.25, zero_point=255)
+    assert codes.same_memory(same)
+    assert not codes.same_memory(TensorDesc.dense(DType.u8, Format.plain, [2, 3], scale=0.5, zero_point=255))
+    assert not codes.same_memory(TensorDesc.dense(DType.u8, Format.plain, [2, 3], scale=0.25))
+    plain = TensorDesc.dense(DType.f32, Format.plain, [2, 3])
+    assert (plain.scale, plain.zero_point) == (1.0, 0)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale", "zero_point", "reason"),
+    [
+        (DType.f32, 0.5, 0, "s8 and u8"),
+        (DType.s32, 1.0, 3, "s8 and u8"),
+        (DType.u8, 0.0, 0, "positive"),
+        (DType.u8, -1.0, 0, "positive"),
+        (DType.u8, float("inf"), 0, "positive"),
+        (DType.u8, float("nan"), 0, "positive"),
+        (DType.u8, 1.0, -1, "no u8"),
+        (DType.u8, 1.0, 256, "no u8"),
+        (DType.s8, 1.0, 128, "no s8"),
+        (DType.s8, 1.0, -129, "no s8"),
+    ],
+)
+def test_scales_and_zero_points_that_are_none(dtype: DType, scale: float, zero_point: int, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        TensorDesc.dense(dtype, Format.plain, [2], scale=scale, zero_point=zero_point)

@@ -20,7 +20,7 @@ def notices(desc: TensorDesc, buffer: torch.Tensor, threads: int = 2) -> bool:
     program = native.Program()
     program.add(native.guard(desc, LIMIT), [0])
     one = dense((1, 8), "plain")
-    product = native.Linear(False, native.DType.f32, 1, 8, 8, True, native.DType.f32, [("clamp", 0.0, 6.0, None)])
+    product = native.Linear(False, one, 8, True, one, [("clamp", 0.0, 6.0, None)])
     program.add(product, [1, 2, 3, 4])
     x, bias, output = torch.zeros(8), torch.full((8,), NAN), torch.zeros(one.bytes // 4)
     weights = torch.zeros(product.packed_bytes, dtype=torch.uint8)
@@ -72,7 +72,8 @@ def test_what_lies_between_is_not_looked_at() -> None:
 def test_a_call_begins_unsuspected() -> None:
     program = native.Program()
     program.add(native.guard(dense((4,), "plain"), LIMIT), [0])
-    product = native.Linear(False, native.DType.f32, 1, 8, 8, True, native.DType.f32, [("relu", 0.0, 0.0, None)])
+    one = dense((1, 8), "plain")
+    product = native.Linear(False, one, 8, True, one, [("relu", 0.0, 0.0, None)])
     program.add(product, [1, 2, 3, 4])
     watched, x, bias, output = torch.ones(4), torch.zeros(8), torch.full((8,), NAN), torch.zeros(8)
     weights = torch.zeros(product.packed_bytes, dtype=torch.uint8)

@@ -61,8 +61,7 @@ def products(post_ops: Callable[[TensorDesc], list[native.PostOp]]) -> Iterator[
     for inner_product in (False, True):
         for rows in (1, 16):
             x, output = dense((rows, 32), "plain"), dense((rows, CHANNELS), "plain")
-            f32 = native.DType.f32
-            yield native.Linear(inner_product, f32, rows, 32, CHANNELS, True, f32, post_ops(output)), x, output
+            yield native.Linear(inner_product, x, CHANNELS, True, output, post_ops(output)), x, output
 
 
 def apply(step: Product, x: TensorDesc, output: TensorDesc, operand: float, kind: str, exact: bool) -> torch.Tensor:

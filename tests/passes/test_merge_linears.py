@@ -2,6 +2,11 @@ import pytest
 import torch
 from small_graphs import Small, keeps_numbers, ops
 
+from drystone.generation.pages import Layer, Pages, Rows, Sequence
+from drystone.graph.cache_pages import PAGE
+from drystone.graph.graph import Value
+from drystone.graph.interpreter import run
+from drystone.graph.ops import CachedAttention
 from drystone.passes.merge_linears import merge_linears
 
 B, T, H, D = 2, 5, 6, 4
@@ -52,3 +57,20 @@ def test_others_stay():
     parts = [operand(s, s.x[0], H), operand(s, s.x[0], H, size=8)]
     graph = keeps_numbers(s.returns(s.attention(s.x[1], *parts, heads_first=NEITHER)), merge_linears)  # of other sizes
     assert "slice" not in ops(graph)
+
+
+def test_before_attention_over_a_cache():
+    s = Small((B, T, 12))
+    pages, lengths = Value((1, B, 1), torch.int64, "pages"), Value((B,), torch.int64, "lengths")
+    s.graph.inputs += [pages, lengths]
+    parts = [s.permute(operand(s, s.x[0], heads), 0, 2, 1, 3) for heads in (H, 2, 2)]
+    op = CachedAttention(0, 0.5, 0, 0.0, writes=True, rotary=False, has_sinks=False, causal=True)
+    graph = s.returns(s.add(op, [*parts, pages, lengths]))
+    rows = Rows([Sequence(Pages([Layer(2, D, D)], PAGE)) for _ in range(B)])
+    rows.reserve(T)
+    inputs = [torch.randn(B, T, 12), *rows.tables()]
+    wanted = run(graph, inputs, torch.float64)
+    merged = merge_linears(graph)
+    merged.check()
+    assert ops(merged) == ["linear", "reshape", *["slice"] * 3, *["permute"] * 3, "cached_attention"]
+    torch.testing.assert_close(run(merged, inputs, torch.float64), wanted)

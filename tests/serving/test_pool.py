@@ -106,6 +106,21 @@ def test_a_bad_request_among_good_ones() -> None:
         assert pool.statistics().failed == 1
 
 
+@pytest.mark.filterwarnings("ignore::drystone.DrystoneWarning")
+def test_a_wrong_shape_among_good_requests() -> None:
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    fast = drystone.optimize(model, (torch.randn(1, 8),), tuning="estimate")
+    good, bad = torch.randn(1, 8), [torch.randn(1, 9), torch.randn(3), torch.ones(1, 8, dtype=torch.int64), "text"]
+    with Pool(fast, streams=1, cores_per_stream=1, max_batch=4, max_wait_ms=20) as pool:
+        futures = [(x, pool.submit(x)) for wrong in bad for x in (good, wrong, good)]
+        for x, future in futures:
+            if x is good:
+                torch.testing.assert_close(future.result(30), model(good).detach(), rtol=1e-5, atol=1e-6)
+            else:
+                assert isinstance(future.exception(30), drystone.InputError)
+        assert (pool.statistics().requests, pool.statistics().failed) == (8, 4)
+
+
 def test_results_that_do_not_follow_the_batch_are_computed_alone() -> None:
     with Pool(lambda x: x.sum(0), streams=1, max_batch=4, max_wait_ms=20) as pool:
         futures = [pool.submit(torch.full((1, 3), float(number))) for number in range(5)]

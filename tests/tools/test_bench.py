@@ -26,6 +26,7 @@ from drystone.tools.bench.process import WorkerFailed, WorkerProcess
 from drystone.tools.bench.report import show_summary
 from drystone.tools.bench.results import Outcome, Result, ResultFile, geometric_mean, summaries
 from drystone.tools.bench.rounds import measure, steps
+from drystone.tools.bench.targets import Call
 from drystone.tools.bench.worker import relative_error, shorten
 from drystone.tools.bench.workload import Workload, fingerprint, shapes_of
 
@@ -119,7 +120,7 @@ class TestZoo:
     def test_inputs_of_encoders_and_recurrent_networks(self, name, shapes):
         size = tuple(shapes[0][-2:] if name == "swin_t" else shapes[0][1:])
         module, inputs = zoo.load(name, batch=2, size=size)
-        assert shapes_of(inputs) == shapes
+        assert shapes_of(Call(inputs)) == shapes
         with torch.no_grad():
             assert module(*inputs).isfinite().all()
 
@@ -143,7 +144,8 @@ class TestZoo:
 
     def test_same_arguments_same_model(self):
         first, again, other = (zoo.load("shufflenet_v2", size=(64, 64), seed=seed) for seed in (0, 0, 1))
-        assert fingerprint(*first) == fingerprint(*again) != fingerprint(*other)
+        marks = [fingerprint(module, Call(inputs)) for module, inputs in (first, again, other)]
+        assert marks[0] == marks[1] != marks[2]
 
     def test_weights_do_not_depend_on_the_batch(self):
         one, many = (zoo.load("squeezenet", batch=batch, size=(64, 64))[0].state_dict() for batch in (1, 3))
@@ -153,17 +155,17 @@ class TestZoo:
 class TestWorkload:
     def test_from_file(self, models):
         workload = Workload(f"{models}:small", batch=3)
-        module, (x,) = workload.load()
-        assert not module.training and x.shape == (3, 3, 8, 8) and workload.name == "models.py:small"
+        module, call = workload.load()
+        assert not module.training and shapes_of(call) == [[3, 3, 8, 8]] and workload.name == "models.py:small"
 
     @pytest.mark.parametrize(
         ("model", "options", "message"),
         [
-            ("resnet51", {}, "resnet51.*it has resnet50"),
+            ("resnet51", {}, "no model 'resnet51' in the zoo: resnet50"),
             ("{models}:nothing", {}, "models.py has no function 'nothing'"),
             ("{models}.txt:small", {}, "no file"),
             ("{models}:small", {"size": (8, 8)}, "models.py:small has no parameter size"),
-            ("{models}:not_a_model", {}, r"must return \(module, inputs\), not int"),
+            ("{models}:not_a_model", {}, r"must return \(module, inputs\), .*not int"),
         ],
     )
     def test_errors_say_what_is_wrong(self, models, model, options, message):
@@ -172,9 +174,9 @@ class TestWorkload:
 
     def test_fingerprint_sees_one_changed_weight(self):
         module = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)).eval()
-        before = fingerprint(module, (torch.zeros(1, 3),))
+        before = fingerprint(module, Call((torch.zeros(1, 3),)))
         module[1].running_mean[2] += 1e-6
-        assert fingerprint(module, (torch.zeros(1, 3),)) != before
+        assert fingerprint(module, Call((torch.zeros(1, 3),))) != before
 
 
 def result(rounds: dict[str, list[float]], model: str = "m", **fields) -> Result:
@@ -286,7 +288,7 @@ class TestContenders:
         model, x = nn.Sequential(inner).eval(), torch.randn(1, 3, 8, 8)
         want = model(x)
         with torch.no_grad(), pytest.warns(drystone.DrystoneWarning, match="can't be captured whole"):
-            made = CONTENDERS["drystone_parts"].prepare(model, (x,), torch.float32, 2)
+            made = CONTENDERS["drystone_parts"].prepare(model, Call((x,)), torch.float32, 2)
             torch.testing.assert_close(made.output(made.call()), want, atol=1e-5, rtol=1e-4)
         programs = [part["name"] for part in made.details()["parts"] if part["programs"]]
         assert programs == ["0.0", "0.2"]  # what has no weights runs eagerly

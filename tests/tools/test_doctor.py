@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from drystone.cores import cores
 from drystone.eager import enable, operators
 from drystone.tools.doctor.command import findings
 from drystone.tools.doctor.finding import Finding
+
+CGROUPS = Path("/sys/fs/cgroup")
 
 COMMAND = """
 import sys
@@ -73,6 +76,36 @@ def test_threads_beyond_the_affinity() -> None:
     assert code == 1
 
 
+@pytest.fixture
+def group_of_one_cpu() -> Iterator[Path]:
+    """A cgroup with the time of one CPU: its file of processes."""
+    first = CGROUPS / "cpu" if (CGROUPS / "cpu").is_dir() else CGROUPS
+    folder = first / f"drystone-test-{os.getpid()}"
+    try:
+        folder.mkdir()
+    except OSError as error:
+        pytest.skip(f"no cgroup can be made: {error}")
+    try:
+        if (folder / "cpu.max").exists():
+            (folder / "cpu.max").write_text("100000 100000")
+        else:
+            (folder / "cpu.cfs_quota_us").write_text("100000")
+        yield folder / "cgroup.procs"
+    except OSError as error:
+        pytest.skip(f"no cgroup can have a quota: {error}")
+    finally:
+        folder.rmdir()
+
+
+@pytest.mark.skipif(len(cores()) < 2, reason="one core")
+def test_threads_beyond_the_quota(group_of_one_cpu: Path) -> None:
+    enter = f"import os\nwith open({str(group_of_one_cpu)!r}, 'w') as file: file.write(str(os.getpid()))\n"
+    topics, code = elsewhere(f"{enter}import torch; torch.set_num_threads(2)\n")
+    assert topics["threads"]["state"] == "2 on 1 cores" and topics["threads"]["bad"]
+    assert "the CPU quota of its cgroup is 1" in topics["threads"]["advice"] and "CPU quota 1" in topics["cores"]["state"]
+    assert code == 1
+
+
 def test_openmp_pinned_to_one_core() -> None:
     topics, code = elsewhere("import torch; torch.set_num_threads(2)\n", GOMP_CPU_AFFINITY="0")
     assert "2 threads share 1 core: unset GOMP_CPU_AFFINITY" in topics["GOMP_CPU_AFFINITY"]["advice"]
@@ -94,6 +127,12 @@ def test_capped_instructions() -> None:
     assert topics["caps on instructions"]["state"] == "DRYSTONE_MAX_ISA=none, ONEDNN_MAX_CPU_ISA=AVX2"
     assert "unset them" in topics["caps on instructions"]["advice"]
     assert topics["instructions"]["state"] == "none"
+
+
+@pytest.mark.parametrize("name", ["DRYSTONE_MAX_ISA", "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS", "DNNL_MAX_CPU_ISA"])
+def test_each_cap_is_seen(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "avx2")
+    assert f"{name}=avx2" in found()["caps on instructions"].state
 
 
 @pytest.mark.parametrize("content", [None, b"no library"])

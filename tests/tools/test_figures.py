@@ -25,7 +25,7 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("figures")
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/measurements.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/measurements.md", "docs/tuning.md"])
 def test_pages_hold_what_the_files_say(figures: ModuleType, page: str) -> None:
     text = (ROOT / page).read_text()
     assert "<!-- figures: " in text
@@ -63,8 +63,28 @@ def test_a_column_for_each_cpu(two_cpus: ModuleType) -> None:
 
 def test_the_headline_is_the_least(two_cpus: ModuleType) -> None:
     text = two_cpus.written("headline")
-    assert text.startswith("PyTorch models on CPUs, 2.0 times as fast as eager and 1.00 times as fast as the best of OpenVINO")
+    assert "PyTorch models on CPUs 2.0 times as fast as eager PyTorch and 1.00 times as fast as the best of OpenVINO" in text
     assert "over 1 convolutional networks, float32, batch 1, on intel-b" in text
+
+
+def test_a_bar_for_each_kind_and_cpu(two_cpus: ModuleType) -> None:
+    found = {(bar.kind, bar.cpu): (round(bar.drystone, 6), round(bar.best, 6)) for bar in two_cpus.bars()}
+    kind = "Convolutional networks, float32"
+    assert found == {(kind, "amd-a"): (8.0, 4.0), (kind, "intel-b"): (2.0, 2.0)}
+
+
+def test_settings_have_a_row_where_they_were_measured(two_cpus: ModuleType, tmp_path: Path) -> None:
+    settings = [{"name": name, "group": "threads"} for name in ("one thread", "many threads")]
+    kept = {"settings": settings, "speeds": {"net": {"one thread": 0.5}}}
+    (tmp_path / "amd-a" / "tuning.json").write_text(json.dumps(kept))
+    assert two_cpus.written("tuning_threads").splitlines()[2:] == ["| one thread | 0.50 |"]
+
+
+def test_pools_have_a_row_for_each_number_of_clients(two_cpus: ModuleType, tmp_path: Path) -> None:
+    row = {"model": "net", "clients": 4, "pool": "2 streams", "per_second": 30.0, "p50_ms": 1.0, "p99_ms": 2.0}
+    (tmp_path / "amd-a" / "serving.json").write_text(json.dumps({"streams": [row]}))
+    assert two_cpus.written("serving_streams").splitlines()[2:] == ["| net | 4 | 2 streams | 30.0 | 1.0 | 2.0 |"]
+    assert two_cpus.written("serving_batching") == two_cpus.NOT_YET
 
 
 def test_blocks_are_replaced_and_nothing_else(two_cpus: ModuleType) -> None:

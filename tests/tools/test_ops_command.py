@@ -124,6 +124,14 @@ class TestContenders:
             for i in range(3):
                 assert relative_error(call(i), exact) < ERROR[dtype], (name, i)
 
+    def test_linear_layers_of_codes_agree(self):
+        contest = gemm.layer(5, 33, 50, torch.int8, 3)
+        calls, reasons = contest.prepare()
+        assert list(calls) == ["drystone", "drystone_8_bits", "onednn"] and not reasons
+        for name, call in calls.items():
+            for i in range(3):
+                assert (call(i).double() - contest.exact()).abs().max() <= 1, (name, i)
+
     @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
     @pytest.mark.parametrize(
         "layer",

@@ -7,6 +7,7 @@ from typing import Any
 
 from drystone.artefact import aten, operators
 from drystone.artefact.document import dtype_of, entries, listed, name_of, require, text, whole, wholes, word
+from drystone.artefact.quantisations import of_quantisation, quantisation
 from drystone.artefact.weights import Constants
 from drystone.graph.graph import Graph, Node, Value
 from drystone.graph.instructions import PointwiseOp
@@ -28,7 +29,7 @@ def of_graph(graph: Graph, constants: Constants) -> dict[str, Any]:
 
     def described(value: Value) -> list[Any]:
         numbers[value.id] = len(numbers)
-        return [value.name, name_of(value.dtype), list(value.shape)]
+        return [value.name, name_of(value.dtype), list(value.shape), of_quantisation(value)]
 
     def reference(value: Value) -> list[Any]:
         return ["constant", constants.number(value)] if value.is_constant else ["value", numbers[value.id]]
@@ -63,8 +64,9 @@ class _Reader:
         self.values: list[Value] = []
 
     def value(self, item: Any, what: str) -> Value:
-        name, dtype, shape = listed(item, what, 3)
+        name, dtype, shape, codes = listed(item, what, 4)
         value = Value(wholes(shape, what, 0, MAX_AXIS), dtype_of(dtype, what), text(name, what))
+        value.quantisation = quantisation(codes, value, what)
         require(len(value.shape) <= MAX_RANK, f"{what} has {len(value.shape)} axes")
         # Empty axes counted as one: what its axes ask for, whether or not it has elements.
         asked = math.prod(max(size, 1) for size in value.shape) * value.dtype.itemsize

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 import torch
 
 from drystone.artefact.document import DTYPES, dtype_of, entries, listed, name_of, parse, require, serialise, text, whole, wholes
+from drystone.artefact.quantisations import of_quantisation, quantisation
 from drystone.graph.graph import Value
 
 MAX_HEADER = 16 << 20
@@ -46,7 +47,8 @@ class Constants:
         """The constant's place in the file. Equal keys share one."""
         if value.key not in self.numbers:
             self.numbers[value.key] = len(self.described)
-            self.described.append({"name": value.name, "dtype": name_of(value.dtype), "shape": list(value.shape)})
+            described = {"name": value.name, "dtype": name_of(value.dtype), "shape": list(value.shape)}
+            self.described.append(described | {"quantisation": of_quantisation(value)})
             self._data.append(lambda: value.constant.detach().resolve_conj().resolve_neg())
         return self.numbers[value.key]
 
@@ -175,7 +177,7 @@ def _size(shape: Sequence[int], dtype: torch.dtype) -> int:
 
 def _value(file: BinaryIO, base: int, header: dict[str, Any], index: int, item: Any) -> Value:
     what = f"constant {index}"
-    given_name, given_dtype, given_shape, sha256 = entries(item, what, "name", "dtype", "shape", "sha256")
+    given_name, given_dtype, given_shape, codes, sha256 = entries(item, what, "name", "dtype", "shape", "quantisation", "sha256")
     name, dtype = text(given_name, what), dtype_of(given_dtype, what)
     shape = wholes(given_shape, what, 0, 2**31 - 1)
     require(len(shape) <= 64, f"{what} has {len(shape)} axes")
@@ -188,4 +190,6 @@ def _value(file: BinaryIO, base: int, header: dict[str, Any], index: int, item: 
     start, stop = (whole(offset, f"the weights' {index}") for offset in listed(offsets, f"the weights' {index}", 2))
     require(stop - start == _size(shape, dtype), f"the weights' {index} has {stop - start} bytes")
     stored = Stored(file, base + start, shape, dtype, text(sha256, what), name)
-    return Value(shape, dtype, name, data=stored, identity=("constant", index))
+    value = Value(shape, dtype, name, data=stored, identity=("constant", index))
+    value.quantisation = quantisation(codes, value, what)
+    return value

@@ -116,6 +116,11 @@ class _OwnFlag:
     def __bool__(self) -> bool:
         return get_ident() == self.owner or (self.owner is not None and fx_trace._is_fx_tracing_flag is True)
 
+    def __or__(self, other: Any) -> bool:  # as libraries combine it with what they see themselves
+        return bool(self) or bool(other)
+
+    __ror__ = __or__
+
 
 def _own_builtins(original: Any) -> Any:
     @contextmanager

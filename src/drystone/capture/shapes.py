@@ -44,19 +44,21 @@ def dynamic_dims(captured: Captured) -> list[set[int]]:
     return [{axis for axis, size in enumerate(shape) if not isinstance(size, int)} for shape in _input_shapes(captured)]
 
 
-def symbols_for(captured: Captured, shapes: Sequence[tuple[int, ...]]) -> dict[Any, int] | None:
+def symbols_for(captured: Captured, shapes: Sequence[tuple[int, ...]], least: int = LEAST) -> dict[Any, int] | None:
     """The values that the symbols of a symbolic capture have where its inputs have these shapes, in an order of the capture's.
 
-    None where they contradict each other, or it does not hold for them: a size below 2, or beyond the declared ranges.
+    None where they contradict each other, or it does not hold for them: a size below ``least``, or beyond the declared ranges.
+    ``least`` below 2 is for a model that is known to treat a size of 1 as any other.
     """
     symbols: dict[Any, int] = {}
     for _, _, symbol, given in _symbols(captured, shapes):
         if symbols.setdefault(symbol, given) != given:
             return None
-    if any(value < LEAST for value in symbols.values()):
+    if any(value < least for value in symbols.values()):
         return None
     for symbol, bounds in captured.program.range_constraints.items():
-        if symbol in symbols and not bounds.lower <= symbols[symbol] <= bounds.upper:
+        lower = least if bounds.lower == LEAST else bounds.lower
+        if symbol in symbols and not lower <= symbols[symbol] <= bounds.upper:
             return None
     return symbols
 

@@ -32,8 +32,13 @@ from drystone.graph.traced import functional, hint, sizes, storage
 if TYPE_CHECKING:
     from drystone.capture.export import Captured
 
-# Whatever the dtypes of their operands: batch norm, whose constants are folded in float64, attention and its mask.
-MIXED_DTYPES = {"batch_norm", "_native_batch_norm_legit_no_training", "scaled_dot_product_attention"}
+# Whatever the dtypes of their operands: batch norm, whose constants are folded in float64, attention, its mask and its tables.
+MIXED_DTYPES = {
+    "batch_norm",
+    "_native_batch_norm_legit_no_training",
+    "scaled_dot_product_attention",
+    "drystone::cached_attention",
+}
 # Their result does not depend on the numbers in their operand.
 LIKE = {"zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "new_empty"}
 
@@ -186,7 +191,7 @@ class _Builder:
     def function(self, target: torch._ops.OpOverload, name: str, operands: list[Value]) -> Function:
         """The builder for these operands: of floats where they and the result are of one float dtype."""
         of_floats, of_elements = (t.get(f"{name}.{target._overloadname}") or t.get(name) for t in (table, table_of_elements))
-        if (of_floats or of_elements) is None or target.namespace != "aten":
+        if (of_floats or of_elements) is None:  # other namespaces are part of the name
             raise Declined(f"{target} has no native implementation")
         if name in MIXED_DTYPES:
             dtypes = {operands[0].dtype}

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from drystone.graph.instructions import PointwiseOp
+from drystone.graph.quantisation import Quantisation
 from drystone.graph.tape import Computed, computed, decided
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Value:
 
     Data may be a function that makes it: a folded weight is the size of the model's own, so none is held beside it. It is
     ``Computed`` where a graph with symbolic sizes has it computed from these: what looks at its numbers would fix the sizes.
+    A value with a ``quantisation`` holds codes of int8 or uint8. ``codes``: of a constant of floats, the codes that it is made of.
     """
 
     shape: tuple[int, ...]
@@ -52,6 +54,8 @@ class Value:
     producer: Node | None = None
     id: int = field(default_factory=lambda: next(_ids))
     identity: Hashable = None
+    quantisation: Quantisation | None = None
+    codes: Value | None = None
 
     @property
     def key(self) -> Hashable:
@@ -85,7 +89,8 @@ class Value:
 
     def __str__(self) -> str:
         dtype = str(self.dtype).removeprefix("torch.")
-        return f"{self.name or f'%{self.id}'}:{dtype}{list(self.shape)}"
+        quantised = "" if self.quantisation is None else f"@{max(self.quantisation.scales):g},{self.quantisation.zero_point}"
+        return f"{self.name or f'%{self.id}'}:{dtype}{quantised}{list(self.shape)}"
 
     __repr__ = __str__  # a dataclass's own goes through all producers, again for each use
 
@@ -93,6 +98,9 @@ class Value:
 @dataclass(eq=False)
 class Node:
     """One operator on values. ``inputs`` may hold constants.
+
+    Of values that are quantised it computes what their codes stand for, in float32; the result, after the epilogue, is rounded to
+    the codes of the output.
 
     ``epilogue`` is what a product does to each result before it is stored: a chain of ``PointwiseOp`` in which ``("in", 0)`` is the
     result of the operator itself, and ``("in", i)`` the operand ``inputs[epilogue_start + i - 1]``.
@@ -105,6 +113,7 @@ class Node:
     name: str = ""
     module: str = ""  # of the model, that it comes from
     float32: bool = False  # whatever precision was asked for
+    stored: Hashable = None  # how its weight is to be, where that is known: as it is ("float"), or a ``Kind`` of codes
     accurate: bool = False  # bars the implementations that accuracy="strict" leaves out
 
     @property
@@ -233,10 +242,10 @@ def make_node(
     ``instead_of``: the node whose place it takes, from the same module and in the same precision.
     Raises ``OperatorError`` where the inputs are no operands of ``op``.
     """
-    output = Value(op.shape(inputs), dtype or inputs[0].dtype, name)
+    output = Value(op.shape(inputs), dtype or inputs[0].dtype, name, quantisation=inputs[0].quantisation if op.moves else None)
     node = Node(op, inputs, [output], name=name)
     if instead_of is not None:
-        node.module, node.float32 = instead_of.module, instead_of.float32
+        node.module, node.float32, node.stored = instead_of.module, instead_of.float32, instead_of.stored
     if op.places:
         node.outputs.append(Value(output.shape, torch.int64, f"{name}.places"))
     for value in node.outputs:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import zip_longest
 from typing import Any
 
-from drystone.graph.graph import Graph, Node, Value
+from drystone.graph.graph import Graph, Value
 from drystone.graph.tape import Computed, Number, Tape, mapped, tape_of
 
 # Larger constants are taken for equal where graphs are compared.
@@ -44,6 +45,7 @@ class Template:
                 else:
                     shape = tuple([numbers[size.place] if type(size) is Number else size for size in old.shape])
                     found = Value(shape, old.dtype, old.name, number(old.data), identity=old.identity)
+                    found.quantisation, found.codes = old.quantisation, old.codes
                 values[old.id] = found
             return found
 
@@ -53,7 +55,7 @@ class Template:
             if id(node) not in self._fixed:
                 op, epilogue = mapped(number, op), mapped(number, epilogue)
             inputs, outputs = [value(old) for old in node.inputs], [value(old) for old in node.outputs]
-            made.nodes.append(Node(op, inputs, outputs, epilogue, node.name, node.module, node.float32, node.accurate))
+            made.nodes.append(replace(node, op=op, inputs=inputs, outputs=outputs, epilogue=epilogue))
             for output in outputs:
                 output.producer = made.nodes[-1]
         made.outputs = [value(old) for old in self.graph.outputs]
@@ -67,7 +69,8 @@ def difference(one: Graph, other: Graph) -> str:
     def alike(mine: Value, theirs: Value) -> bool:
         if mine.id not in partner:
             partner[mine.id] = theirs.id
-            if (mine.shape, mine.dtype) != (theirs.shape, theirs.dtype) or mine.is_constant != theirs.is_constant:
+            said, other = ((v.shape, v.dtype, v.quantisation, v.is_constant) for v in (mine, theirs))
+            if said != other:
                 return False
             return not mine.is_constant or _same_numbers(mine, theirs)
         return partner[mine.id] == theirs.id
@@ -80,7 +83,7 @@ def difference(one: Graph, other: Graph) -> str:
     for node, twin in zip_longest(one, other):
         if node is None or twin is None:
             return f"{node} and {twin}"
-        said, of_twin = ((n.op, n.epilogue, n.module, n.float32, n.accurate) for n in (node, twin))
+        said, of_twin = ((n.op, n.epilogue, n.module, n.float32, n.stored, n.accurate) for n in (node, twin))
         if said != of_twin or not all_alike(node.inputs, twin.inputs) or not all_alike(node.outputs, twin.outputs):
             return f"{node} and {twin}"
     if one.written != other.written or not all_alike(one.outputs, other.outputs):

@@ -37,7 +37,7 @@ def embedding(
         sparse: the gradient of ``weight`` is a sparse tensor.
 
     Returns:
-        (*input.shape, width), of the dtype of ``weight``.
+        ``(*input.shape, width)``, of the dtype of ``weight``.
 
     Raises:
         IndexError: an index is not within the table.

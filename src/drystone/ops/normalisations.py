@@ -59,7 +59,7 @@ def layer_norm(
     """``torch.nn.functional.layer_norm``: float32 with double totals and corrected sums of squares; other dtypes are torch's.
 
     Args:
-        input: (..., *normalized_shape).
+        input: ``(..., *normalized_shape)``.
         normalized_shape: the last axes, over which mean and variance are taken.
         weight, bias: of that shape, or None.
         eps: added to the variance.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from drystone.graph.graph import Graph
 from drystone.passes.absorb_into_attention import absorb_into_attention
+from drystone.passes.absorb_quantisation import absorb_quantisation, share_conversions
+from drystone.passes.absorb_rotary import absorb_rotary
 from drystone.passes.combine_affine import combine_affine
 from drystone.passes.expose_padding import expose_padding
 from drystone.passes.fold_batch_norm import fold_batch_norm, fold_into_producers
@@ -28,6 +30,7 @@ __all__ = ["lower_precision", "simplify"]
 def simplify(graph: Graph) -> Graph:
     """Run every pass that keeps the numbers (to rounding), in the order that each needs."""
     remove_noops(graph)
+    share_conversions(graph)
     fold_constants(graph)
     recognise_attention(graph)  # while each instruction has a node of its own
     recognise_shuffle(graph)
@@ -44,9 +47,11 @@ def simplify(graph: Graph) -> Graph:
     fold_batch_norm(graph)
     remove_noops(graph)
     absorb_into_attention(graph)
+    absorb_rotary(graph)
     merge_linears(graph)
     fuse_epilogues(graph)
     recognise_matmuls(graph)  # what attention has not taken
+    absorb_quantisation(graph)  # into nodes with all of their epilogues
     remove_noops(graph)
     graph.check_order()
     return graph

@@ -157,7 +157,8 @@ def _channel_axis(node: Node) -> int | None:
 
 def _has_constant_weight(node: Node) -> bool:
     parameters = node.inputs[1 : node.epilogue_start] if node.epilogue else node.inputs[1:]
-    return all(value.is_constant and value.dtype.is_floating_point for value in parameters)
+    # Weights that are made of codes keep them.
+    return all(value.is_constant and value.dtype.is_floating_point and value.codes is None for value in parameters)
 
 
 def _per_channel(affine: Affine | None, shape: Sequence[int], axis: int) -> Affine | None:

@@ -19,7 +19,7 @@ from drystone import native
 from drystone.graph.graph import Graph, Node, Value
 from drystone.graph.ops import Cat
 from drystone.plan.arena import Lifetime, plan_arena
-from drystone.plan.formats import PLAIN, block_of, dense, same_memory
+from drystone.plan.formats import PLAIN, block_of, dense, densely, same_memory, seen_as
 from drystone.plan.guards import LIMIT, Watch, watch
 from drystone.plan.implementations import ATEN, Option
 from drystone.plan.implementations.base import Context, Created, Implementation, Layout, Operand, WeightStore
@@ -267,7 +267,7 @@ class _Assembler:
         block = block_of(format, dim)
         if start % block or value.shape[dim] % block:
             return None
-        desc = native.TensorDesc(parent.desc.dtype, parent.desc.format, list(value.shape), parent.desc.strides)
+        desc = seen_as(parent.desc, value.shape, parent.desc.strides)
         if desc.same_memory(dense(value, format)):
             desc = dense(value, format)
         offset = parent.offset + start // block * parent.desc.strides[dim] * value.dtype.itemsize
@@ -297,7 +297,7 @@ class _Assembler:
                 offset = whole.offset + start // block * whole.desc.strides[dim] * value.dtype.itemsize
                 there = self.places.get((value.id, format))
                 if there is None or there.buffer is not whole.buffer or there.offset != offset:
-                    desc = native.TensorDesc(whole.desc.dtype, whole.desc.format, list(value.shape), whole.desc.strides)
+                    desc = seen_as(whole.desc, value.shape, whole.desc.strides)
                     target = Place(whole.buffer, offset, desc)
                     source = there or self._home(value)
                     self._move(value, source, target, "node", format, node)
@@ -410,7 +410,7 @@ class _Assembler:
         """Where a dense copy of a strided value lies, or will."""
         key = (value.id, f"dense {place.desc.format}")
         if key not in self.places:
-            desc = native.TensorDesc.dense(place.desc.dtype, place.desc.format, place.desc.shape)
+            desc = densely(place.desc, place.desc.shape)
             self.places[key] = Place(self._buffer("arena", desc.bytes), 0, desc)
             self._lies(value, self.places[key])
         return self.places[key]
@@ -450,10 +450,14 @@ class _Assembler:
             if created.overwrites is not None:
                 target = Place(places[created.overwrites].buffer, 0, target.desc)
             place = target
-            targets = [target, *(self._output_place(value, PLAIN) for value in node.outputs[1:])]
+            made = target if created.after is None else self._temporary(created.after.desc)
+            targets = [made, *(self._output_place(value, PLAIN) for value in node.outputs[1:])]
             for value, other in zip(node.outputs[1:], targets[1:], strict=True):
                 self._remember(value, PLAIN, other)
                 self.home[value.id] = PLAIN
+            for index, converted in created.before.items():
+                lies, places[index] = places[index], self._temporary(converted.desc)
+                self._convert(node, node.inputs[index], converted.step, lies, places[index])
             operands = [self._operand(node, operand, places, targets) for operand in created.operands]
             name = f"{implementation.name} {created.step.implementation}".strip()
             overwritten = None if created.overwrites is None else node.inputs[created.overwrites]
@@ -461,8 +465,18 @@ class _Assembler:
             self._emit(created.step, record)
             if isinstance(created.step, native.Product) and created.step.has_exact_run:
                 self.frail.append(node)
+            if created.after is not None:
+                self._convert(node, node.output, created.after.step, made, place)
         self._remember(node.output, layout.output, place)
         self.home[node.output.id] = layout.output
+
+    def _temporary(self, desc: native.TensorDesc) -> Place:
+        return Place(self._buffer("arena", desc.bytes), 0, desc)
+
+    def _convert(self, node: Node, value: Value, step: native.Step, source: Place, target: Place) -> None:
+        """A step of ``node`` that only converts an operand or its result."""
+        layout = f"{source.desc.dtype.name}→{target.desc.dtype.name}"
+        self._emit(step, StepRecord("copy", value, f"drystone {step.implementation}", layout, node, places=[source, target]))
 
     def _constant_place(self, value: Value) -> Place:
         """Constants have a description for the implementation; it passes their memory itself (packed, or as it is)."""
@@ -572,7 +586,9 @@ class _Assembler:
 
         def add(step: native.Step | None, record: StepRecord) -> None:
             if step is not None:
-                program.add(step, [self._slot(place) for place in record.places], record.node in watched.exact)
+                program.add(
+                    step, [self._slot(place) for place in record.places], record.kind == "node" and record.node in watched.exact
+                )
             records.append(record)
 
         for i in range(-1, len(self.records)):

@@ -30,12 +30,14 @@ from drystone.plan.formats import PLAIN, same_memory
 from drystone.plan.implementations import ATEN, Option, options
 from drystone.plan.implementations.base import Implementation, Layout, PlaceholderWeights, WeightStore
 from drystone.plan.implementations.movement import Movement
+from drystone.plan.implementations.quantisation import InFloats
 from drystone.plan.tuning_cache import TuningCache
 
 # For what was never measured: bytes moved at this rate, plus the start of a step.
 BYTES_A_SECOND = 10e9
 START_SECONDS = 2e-6
 FLOPS_A_SECOND = 100e9
+CODES_A_SECOND = 200e9  # the same of codes
 
 # Rounds of choosing, at most.
 CHOICES = 3
@@ -74,10 +76,16 @@ Say = Callable[[str, float | None], None]
 
 def signature(node: Node) -> str:
     """What decides a node's time: operator, shapes, dtypes, epilogue. Equal nodes have equal signatures."""
-    values = [(v.shape, str(v.dtype), v.is_constant) for v in [*node.inputs, *node.outputs]]
+    values = [(v.shape, str(v.dtype), v.is_constant, *_of_codes(v)) for v in [*node.inputs, *node.outputs]]
     epilogue = [(op.kind, op.args, op.alpha, op.beta) for op in node.epilogue]
     text = repr((node.op, values, epilogue))
     return f"{node.op} {hashlib.sha256(text.encode()).hexdigest()[:24]}"
+
+
+def _of_codes(value: Value) -> tuple[bool, ...]:
+    """What decides how long its codes take: whether a scale is for each channel, and whether there is a zero point."""
+    codes = value.quantisation
+    return () if codes is None else (len(codes.scales) > 1, codes.zero_point != 0)
 
 
 class Planner:
@@ -109,7 +117,12 @@ class Planner:
 
     @cached_property
     def signatures(self) -> dict[Node, str]:
-        return {node: signature(node) for node in self.graph}
+        return {node: signature(node) + self._of_weight(node) for node in self.graph}
+
+    def _of_weight(self, node: Node) -> str:
+        """What decides which kernels take its codes."""
+        coded = isinstance(node.op, WeightProduct) and self.weights.coded(node.inputs[1]).fits_7_bits
+        return " of 7 bits" if coded else ""
 
     @cached_property
     def options(self) -> dict[Node, list[Option]]:
@@ -209,10 +222,14 @@ class Planner:
         if isinstance(option[0], Movement) and option[0].is_view(node, option[1]):
             return 0.0
         moved = sum(v.bytes for v in [*node.inputs, *node.outputs])
+        floats = isinstance(option[0], InFloats)
+        if floats:
+            moved += sum(2 * 4 * v.numel for v in [*node.inputs, *node.outputs] if v.quantisation is not None and not v.is_constant)
         seconds = START_SECONDS + moved / BYTES_A_SECOND
         if isinstance(node.op, WeightProduct):
             slower = 2.0 if option[1].output == PLAIN and not isinstance(node.op, Linear) else 1.0
-            seconds += node.op.operations(node.inputs, node.output) / FLOPS_A_SECOND * slower
+            rate = FLOPS_A_SECOND if node.inputs[0].quantisation is None or floats else CODES_A_SECOND
+            seconds += node.op.operations(node.inputs, node.output) / rate * slower
         return seconds
 
     def node_cost(self, node: Node, option: Option) -> float:

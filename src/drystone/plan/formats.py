@@ -6,6 +6,7 @@ the order of its axes and its block of channels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -24,9 +25,14 @@ _INTEGERS = {1: native.DType.u8, 2: native.DType.s16, 4: native.DType.s32, 8: na
 def formats_of(value: Value) -> tuple[str, ...]:
     """The formats in which ``value`` may lie, the ones that are never worth it left out.
 
-    Of blocks, those that fill a vector; smaller ones where they hold the channels that would be left over.
+    Of blocks, those that fill a vector; smaller ones where they hold the channels that would be left over. Products of codes have
+    none.
     """
-    if len(value.shape) not in (3, 4, 5) or not value.dtype.is_floating_point:
+    if len(value.shape) not in (3, 4, 5):
+        return (PLAIN,)
+    if value.quantisation is not None:
+        return (PLAIN, CHANNELS_LAST)
+    if not value.dtype.is_floating_point:
         return (PLAIN,)
     vector = native.blocked().block
     return tuple(
@@ -40,8 +46,8 @@ def block_of(format: str, dim: int = 1) -> int:
 
 
 @lru_cache(maxsize=65536)
-def _dense(dtype: native.DType, format: str, shape: tuple[int, ...]) -> native.TensorDesc:
-    return native.TensorDesc.dense(dtype, native.FORMATS[format], list(shape))
+def _dense(dtype: native.DType, format: str, shape: tuple[int, ...], scale: float = 1.0, zero_point: int = 0) -> native.TensorDesc:
+    return native.TensorDesc.dense(dtype, native.FORMATS[format], list(shape), scale, zero_point)
 
 
 def _moved_as(dtype: torch.dtype) -> native.DType:
@@ -53,7 +59,27 @@ def _moved_as(dtype: torch.dtype) -> native.DType:
 
 def dense(value: Value, format: str) -> native.TensorDesc:
     """``value`` in ``format``, densely. Raises ``UnsupportedError`` for a dtype that can't be moved."""
-    return _dense(_moved_as(value.dtype), format, value.shape)
+    dtype, codes = _moved_as(value.dtype), value.quantisation
+    if codes is None or len(codes.scales) > 1:  # the scales of a weight are its product's
+        return _dense(dtype, format, value.shape)
+    return _dense(dtype, format, value.shape, codes.scale, codes.zero_point)
+
+
+def seen_as(desc: native.TensorDesc, shape: Sequence[int], strides: Sequence[int], format: str = "") -> native.TensorDesc:
+    """The same numbers with other axes. ``format``: the desc's own unless said."""
+    named = native.FORMATS[format] if format else desc.format
+    return native.TensorDesc(desc.dtype, named, list(shape), list(strides), desc.scale, desc.zero_point)
+
+
+def densely(desc: native.TensorDesc, shape: Sequence[int], format: str = "") -> native.TensorDesc:
+    """``seen_as``, without holes."""
+    named = native.FORMATS[format] if format else desc.format
+    return native.TensorDesc.dense(desc.dtype, named, list(shape), desc.scale, desc.zero_point)
+
+
+def quantised(desc: native.TensorDesc) -> bool:
+    """Whether it describes codes."""
+    return desc.dtype in (native.DType.s8, native.DType.u8)
 
 
 def same_memory(value: Value, a: str, b: str) -> bool:

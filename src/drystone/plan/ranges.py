@@ -20,6 +20,7 @@ from drystone.graph.ops import (
     Attention,
     Cat,
     Convert,
+    Dequantise,
     Elementwise,
     GroupNorm,
     Index,
@@ -102,6 +103,11 @@ def largest_gain(weight: torch.Tensor) -> float:
         return 0.0
     gain = float(torch.linalg.vector_norm(weight.detach().flatten(1), 1, dim=1, dtype=torch.float32).max())
     return gain if math.isfinite(gain) else math.inf
+
+
+def _of_value(value: Value) -> Range:
+    """What is known of any value like it."""
+    return _of_dtype(value.dtype) if value.quantisation is None else Range(*value.quantisation.range(value.dtype))
 
 
 def _of_dtype(dtype: torch.dtype) -> Range:
@@ -255,7 +261,7 @@ def _operator(node: Node, at: Inputs) -> Range:
             return hull(at(0), Range(value, value)) if math.isfinite(value) else UNKNOWN
         case Resize(mode=mode) if mode.startswith("cubic"):
             return symmetric(4 * at(0).bound)  # its weights are of both signs; their sizes add up to less, over both axes
-        case Convert() | Resize() | Index() | Topk():
+        case Convert() | Dequantise() | Resize() | Index() | Topk():
             return at(0)
         case op if op.moves:
             return at(0)
@@ -318,16 +324,16 @@ def ranges_of(node: Node, at: Inputs, gain: Callable[[Value], float]) -> list[Ra
     found = epilogue(node, at, gain)[-1] if isinstance(node.op, WeightProduct) else _operator(node, at)
     outputs = [found, *[UNKNOWN] * (len(node.outputs) - 1)]
     return [
-        _rounded(result, value.dtype) if value.dtype in FLOATS else _of_dtype(value.dtype)
+        _rounded(result, value.dtype) if value.dtype in FLOATS else _of_value(value)
         for result, value in zip(outputs, node.outputs, strict=True)
     ]
 
 
 def epilogue(node: Node, at: Inputs, gain: Callable[[Value], float]) -> list[Range]:
     """Of a product: its own range, and those after each instruction of its epilogue."""
-    bias = at(2) if node.of(WeightProduct).has_bias else Range(0.0, 0.0)
+    bias = at(node.op.operands - 1) if node.of(WeightProduct).has_bias else Range(0.0, 0.0)
     weight = node.inputs[1]
-    own = product(at(0), gain(weight), bias) if weight.is_constant else UNKNOWN
+    own = product(at(0), gain(weight), bias) if weight.is_constant and weight.dtype in FLOATS else UNKNOWN
     return [own, *chain(node.epilogue, lambda i: own if i == 0 else at(node.epilogue_start + i - 1))]
 
 
@@ -337,9 +343,11 @@ def known(ranges: Mapping[int, Range], constant: Callable[[Value], Range]) -> Ca
     def inputs(node: Node) -> Inputs:
         def at(index: int) -> Range:
             value = node.inputs[index]
+            if value.quantisation is not None:
+                return _of_value(value)
             if value.is_constant:
                 return constant(value)
-            return ranges[value.id] if value.id in ranges else _of_dtype(value.dtype)
+            return ranges[value.id] if value.id in ranges else _of_value(value)
 
         return at
 

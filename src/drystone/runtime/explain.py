@@ -18,6 +18,7 @@ class ExplainedStep:
 
     ``module``: of the model, that it comes from, by qualified name. ``fused``: what its epilogue does to each result.
     ``operations``: multiplications and additions of a product, 0 of what is none. ``bytes``: of operands and results, weights too.
+    ``idle``: the share of its time, 0 to 1, that threads waited for each other; None where it was not seen, as inside of oneDNN.
     """
 
     name: str
@@ -33,11 +34,25 @@ class ExplainedStep:
     fused: list[str] = field(default_factory=list)
     operations: int = 0
     bytes: int = 0
+    idle: float | None = None
 
     @property
     def gflops(self) -> float | None:
         """10⁹ operations a second; None of what is no product."""
         return self.operations / self.microseconds / 1e3 if self.operations and self.microseconds else None
+
+
+@dataclass
+class Quantisation:
+    """Of a model that was quantised here. ``error``: relative, of the results on the calibration data. ``signal_to_noise``: in
+    decibel, by the name of each module with a product, that of its own results; "" is the whole model. ``kept``: modules that stay
+    float32 for ``max_error``."""
+
+    recipe: str
+    samples: int
+    error: float
+    signal_to_noise: dict[str, float]
+    kept: list[str]
 
 
 Level = Literal["summary", "modules", "steps"]
@@ -64,6 +79,9 @@ class Explanation:
     onednn: str
     preparing: list[str] = field(default_factory=list)  # the calls for which programs are being made in the background
     autotuning: Spent | None = None  # where times were measured for it
+    quantised: list[str] = field(default_factory=list)  # which weights are codes of few bits, in words
+    quantisation: Quantisation | None = None
+    float_milliseconds: float | None = None  # of the program of floats, where it was raced with this one
 
     @property
     def microseconds(self) -> float:
@@ -96,6 +114,13 @@ class Explanation:
         return sum(step.microseconds for step in self.reorders) / self.microseconds if self.microseconds else 0.0
 
     @property
+    def idle_share(self) -> float | None:
+        """Of the steps in which that was seen: the share of their time that threads waited for each other, 0 to 1."""
+        seen = [(step.microseconds, step.idle) for step in self.steps if step.idle is not None]
+        whole = sum(microseconds for microseconds, _ in seen)
+        return sum(microseconds * idle for microseconds, idle in seen) / whole if whole else None
+
+    @property
     def segments(self) -> list[ExplainedStep]:
         """The steps that torch runs."""
         return [step for step in self.steps if step.kind == "aten"]
@@ -119,14 +144,27 @@ class Explanation:
         """``"summary"``; with ``"modules"`` the tree too, with ``"steps"`` all."""
         shown = self._summary()
         if level in ("modules", "steps"):
-            shown += ["", *self._tree()]
+            shown += ["", *self.tree()]
         if level == "steps":
-            shown += ["", rendered(self._table()), ""]
+            shown += ["", self.table(), ""]
             shown += [f"ATen runs {step.op} ({step.name}): {step.reason}" for step in self.segments]
         return "\n".join(shown)
 
-    def _share(self, microseconds: float) -> str:
+    def share(self, microseconds: float) -> str:
+        """Milliseconds, and of how much of the steps' time."""
         return f"{microseconds / 1e3:.3f} ms ({100 * microseconds / (self.microseconds or 1.0):.1f} %)"
+
+    def _codes(self) -> list[str]:
+        found, lines = self.quantisation, list[str]()
+        if found is not None:
+            kept = f"; in float32 for max_error: {', '.join(found.kept)}" if found.kept else ""
+            lines.append(
+                f"int8 by the recipe {found.recipe!r} from {found.samples} samples: relative error {found.error:.3g}, "
+                f"signal to noise {found.signal_to_noise['']:.1f} dB{kept}."
+            )
+        if self.float_milliseconds is not None:
+            lines.append(f"The program of floats takes {self.float_milliseconds:.3f} ms.")
+        return lines
 
     def _summary(self) -> list[str]:
         lines = []
@@ -136,33 +174,41 @@ class Explanation:
             lines.append(f"{whole}: {faster:.2f} times as fast.")
         if self.runs == "eager":
             lines.append("Eager was faster in autotuning, so calls run eagerly.")
+        lines += self._codes()
         aten = sum(step.microseconds for step in self.segments)
         lines.append(
-            f"{len(self.steps)} steps, {self.microseconds / 1e3:.3f} ms: {len(self.segments)} on ATen take {self._share(aten)}, "
-            f"{len(self.reorders)} reorders and copies {self._share(self.reorder_share * self.microseconds)}; "
+            f"{len(self.steps)} steps, {self.microseconds / 1e3:.3f} ms: {len(self.segments)} on ATen take {self.share(aten)}, "
+            f"{len(self.reorders)} reorders and copies {self.share(self.reorder_share * self.microseconds)}; "
             f"between the steps {self.between_microseconds / 1e3:.3f} ms."
         )
-        leaves: dict[str, float] = {}
-        for step in self.steps:
-            leaves[step.module] = leaves.get(step.module, 0.0) + step.microseconds
-        costliest = sorted(leaves.items(), key=lambda item: -item[1])[:COSTLIEST]
-        lines += [f"  {name or '(the model)'}: {self._share(microseconds)}" for name, microseconds in costliest]
+        if self.idle_share is not None:
+            lines.append(f"In drystone's own steps, threads wait for each other {percent(self.idle_share)} of the time.")
+        lines += self.costliest()
         lines.append(
             f"Arena {self.arena_bytes / 2**20:.1f} MB, packed weights {self.weights_bytes / 2**20:.1f} MB. "
             f"{self.threads} threads, {self.isa}, oneDNN {self.onednn}."
         )
+        lines += self.quantised
         if self.autotuning:
             lines.append(str(self.autotuning))
         lines += [f"In the background a program is being made for {purpose}." for purpose in self.preparing]
         return lines
 
-    def _tree(self) -> list[str]:
+    def costliest(self) -> list[str]:
+        """The modules whose own steps take the most, a line each."""
+        leaves: dict[str, float] = {}
+        for step in self.steps:
+            leaves[step.module] = leaves.get(step.module, 0.0) + step.microseconds
+        costliest = sorted(leaves.items(), key=lambda item: -item[1])[:COSTLIEST]
+        return [f"  {name or '(the model)'}: {self.share(microseconds)}" for name, microseconds in costliest]
+
+    def tree(self) -> list[str]:
         """Modules below each other, indented."""
         lines = []
         for name, microseconds in self.modules_in_order():
             if microseconds >= LEAST_SHARE * self.microseconds:
                 depth = name.count(".") + 1 if name else 0
-                lines.append(f"{'  ' * depth}{name.rpartition('.')[2] or '(the model)'}: {self._share(microseconds)}")
+                lines.append(f"{'  ' * depth}{name.rpartition('.')[2] or '(the model)'}: {self.share(microseconds)}")
         return lines
 
     def modules_in_order(self) -> list[tuple[str, float]]:
@@ -174,20 +220,29 @@ class Explanation:
         first = (i for i, step in enumerate(self.steps) if step.module == module or step.module.startswith(inside))
         return next(first), module
 
-    def _table(self) -> Table:
+    def table(self) -> str:
+        """The steps, a line each."""
         table = Table(title=None, show_edge=False, pad_edge=False)
         for heading in ("step", "module", "op", "shape", "dtype", "implementation", "format"):
             table.add_column(heading)
-        for heading in ("µs", "share", "GFLOP/s"):
+        noise = {} if self.quantisation is None else self.quantisation.signal_to_noise
+        watched = any(step.idle is not None for step in self.steps)
+        for heading in ("µs", "share", "GFLOP/s", *(["threads idle"] if watched else []), *(["dB"] if noise else [])):
             table.add_column(heading, justify="right")
         total = self.microseconds or 1.0
         for step in self.steps:
             op = " + ".join([step.op, *step.fused])
             times = f"{step.microseconds:.1f}", f"{100 * step.microseconds / total:.1f} %"
+            ratio = [f"{noise[step.module]:.1f}" if step.operations and step.module in noise else ""] if noise else []
             rate = "" if step.gflops is None else f"{step.gflops:.0f}"
             shape = "x".join(map(str, step.shape))
-            table.add_row(step.name, step.module, op, shape, step.dtype, step.implementation, step.format, *times, rate)
-        return table
+            numbers = [*times, rate, *([percent(step.idle)] if watched else []), *ratio]
+            table.add_row(step.name, step.module, op, shape, step.dtype, step.implementation, step.format, *numbers)
+        return rendered(table)
+
+
+def percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.0f} %"
 
 
 @dataclass

@@ -27,8 +27,9 @@ _NO_RESULTS = (
 # Elements of an output whose likeness may have memory.
 _SMALL = 1024
 
-# Who is told of each call of a program: its input tensors have been read, and its steps have taken so many seconds.
-Observer = Callable[["Program", list[float], float], None]
+# Who is told of each call of a program: its steps have taken so many seconds, in which their threads waited for each other for so
+# many (below 0 where that is not seen), and the whole so many.
+Observer = Callable[["Program", list[float], list[float], float], None]
 observers: list[Observer] = []
 _is_profiled = torch.autograd._profiler_enabled
 
@@ -122,25 +123,28 @@ class Program:
 
     def time_steps(self, inputs: list[torch.Tensor]) -> list[float]:
         """Seconds of each record of the program, in one call."""
-        return self._stepwise(inputs, named=False)[1]
+        return self._stepwise(inputs)[1]
 
     def _observed(self, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
         """A call that is looked at: by observers, and by torch's profiler, to which each step is a function."""
         began = time.perf_counter()
-        outputs, seconds = self._stepwise(inputs, named=_is_profiled())
+        idle: list[float] = []
+        outputs, seconds = self._stepwise(inputs, named=_is_profiled(), idle=idle)
         took = time.perf_counter() - began
         for observer in list(observers):
-            observer(self, seconds, took)
+            observer(self, seconds, idle, took)
         return outputs
 
-    def _stepwise(self, inputs: list[torch.Tensor], named: bool) -> tuple[list[torch.Tensor], list[float]]:
+    def _stepwise(
+        self, inputs: list[torch.Tensor], named: bool = False, idle: list[float] | None = None
+    ) -> tuple[list[torch.Tensor], list[float]]:
         outputs = self._results(inputs)
         block = self._block()
         try:
             frame = block.frames.get(self._number) or self._frame(block)
             frame.native.bind(self._addresses(inputs, outputs))
             with _without_autocast():
-                seconds = frame.run_named() if named and self._plain else frame.run_segments([*inputs, *outputs], timed=True)
+                seconds = frame.run_segments([*inputs, *outputs], timed=True, named=named, idle=idle)
         finally:
             self._put_back(block)
         return outputs, seconds
@@ -210,33 +214,48 @@ class _Frame:
             return lambda arguments, held: arguments[index].view(shape)
         return lambda arguments, held: _alias(arguments[index], place, dtype)
 
-    def run_named(self) -> list[float]:
-        """Each step by itself, under its name, of a program without segments."""
-        seconds: list[float] = []
-        for number, record in enumerate(self.assembled.records):
-            with torch.profiler.record_function(f"drystone::{record.name}"):
-                seconds += self.native.run_timed(number, number + 1)
-        return seconds
+    def run_segments(
+        self, arguments: list[torch.Tensor], timed: bool = False, named: bool = False, idle: list[float] | None = None
+    ) -> list[float]:
+        """The native stretches and the ATen calls in turn; the seconds of each record when ``timed``.
 
-    def run_segments(self, arguments: list[torch.Tensor], timed: bool = False) -> list[float]:
-        """The native stretches and the ATen calls in turn; the seconds of each record when ``timed``."""
+        When ``named``, torch's profiler gets each under its name. ``idle``: is given the seconds that threads waited for each
+        other. Both imply that it is timed.
+        """
         seconds: list[float] = []
         held: dict[Buffer, torch.Tensor] = {}
         start = done = 0  # records, and those of them that are native steps
         for segment in [*self._segments, None]:
             stop = segment.record if segment else len(self.assembled.records)
             count = stop - start
-            if timed:
-                seconds += self.native.run_timed(done, done + count)
+            if named:
+                for number in range(count):
+                    with self._named(start + number):
+                        seconds += self._timed(done + number, done + number + 1, idle)
+            elif timed:
+                seconds += self._timed(done, done + count, idle)
             elif count:
                 self.native.run(done, done + count)
             done += count
             start = stop + 1
             if segment:
                 began = time.perf_counter()
-                self._call(segment, arguments, held)
+                with self._named(stop) if named else nullcontext():
+                    self._call(segment, arguments, held)
                 seconds.append(time.perf_counter() - began)
+                if idle is not None:
+                    idle.append(-1.0)
         return seconds
+
+    def _timed(self, begin: int, end: int, idle: list[float] | None) -> list[float]:
+        if idle is None:
+            return self.native.run_timed(begin, end)
+        seconds, waited = self.native.run_watched(begin, end)
+        idle += waited
+        return seconds
+
+    def _named(self, record: int) -> AbstractContextManager[object]:
+        return torch.profiler.record_function(f"drystone::{self.assembled.records[record].name}")
 
     def _call(self, segment: _Segment, arguments: list[torch.Tensor], held: dict[Buffer, torch.Tensor]) -> None:
         results = segment.call([look(arguments, held) for look in segment.inputs])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from types import MethodType
 from typing import Any, NoReturn
@@ -70,6 +71,7 @@ class ModuleProxy(nn.Module):
         model: nn.Module = self.__dict__["_model"]
         kind = type(model)
 
+        @functools.wraps(kind.forward)  # whose parameters tell what the model takes
         def call(_: nn.Module, *args: Any, **kwargs: Any) -> Any:
             try:
                 return model(*args, **kwargs) if model.training else self(*args, **kwargs)

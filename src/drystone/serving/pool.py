@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from drystone.cores import Core, cores, divide, within_quota
-from drystone.errors import DrystoneError, InputError, PoolClosedError
+from drystone.errors import DrystoneError, InputError, PoolClosedError, UnsupportedError
 
 from .batching import Form, Shapes, Sliced, merged, parted, shapes, sliced
 from .statistics import PoolStatistics, Recorder
@@ -147,6 +147,11 @@ class Pool:
             for thread in self._threads:
                 thread.join()
         atexit.unregister(self.close)
+
+    def __reduce__(self) -> Any:
+        raise UnsupportedError(
+            "a Pool has threads, and can't be copied or pickled: copy or pickle its model, and make a pool of it there"
+        )
 
     def __enter__(self) -> Pool:
         return self

@@ -5,10 +5,18 @@ from __future__ import annotations
 import statistics
 import threading
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 # Of the latest requests, so that a service that runs for months says how it is doing now.
 KEPT = 10_000
+PERCENTS = (50, 90, 99)
+
+
+def percentiles(seconds: Sequence[float]) -> dict[int, float]:
+    """Milliseconds, by percent; zeros of nothing."""
+    cuts = statistics.quantiles(seconds, n=100, method="inclusive") if len(seconds) > 1 else [*seconds, 0.0][:1] * 99
+    return {percent: cuts[percent - 1] * 1e3 for percent in PERCENTS}
 
 
 @dataclass(frozen=True)
@@ -60,5 +68,4 @@ class Recorder:
         with self._lock:
             seconds = list(self._seconds)
             counts = (self._requests, self._failed, self._late, self._batches)
-        cuts = statistics.quantiles(seconds, n=100, method="inclusive") if len(seconds) > 1 else (seconds or [0.0]) * 99
-        return PoolStatistics(*counts, queued, *(cuts[percent - 1] * 1e3 for percent in (50, 90, 99)))
+        return PoolStatistics(*counts, queued, *percentiles(seconds).values())

@@ -9,6 +9,7 @@ import torch
 
 from drystone.artefact import graphs
 from drystone.artefact.document import DTYPES
+from drystone.artefact.quantisations import quantisation
 from drystone.graph.graph import Value
 from drystone.graph.ops import OPERATORS
 
@@ -19,9 +20,9 @@ F, B, I64, T = "float32", "bfloat16", "int64", "bool"
 
 
 def described(shapes: list[Any], name: str) -> list[list[Any]]:
-    """Shapes, or [dtype, shape], as an artefact describes values."""
-    pairs = [shape if shape and isinstance(shape[0], str) else [F, shape] for shape in shapes]
-    return [[f"{name}{index}", dtype, shape] for index, (dtype, shape) in enumerate(pairs)]
+    """Shapes, or [dtype, shape], or [dtype, shape, quantisation], as an artefact describes values."""
+    given = [shape if shape and isinstance(shape[0], str) else [F, shape] for shape in shapes]
+    return [[f"{name}{index}", dtype, shape, *(rest or [None])] for index, (dtype, shape, *rest) in enumerate(given)]
 
 
 def one(op: str, inputs: list[Any], outputs: list[Any], reads: str = "", constants: list[Any] = [], **node: Any) -> Given:  # noqa: B006
@@ -47,7 +48,10 @@ def native(op: str, **usual: Any) -> Callable[..., Given]:
 
 
 def read(given: Given) -> None:
-    constants = [Value(tuple(shape), DTYPES[dtype], name, data=torch.zeros(0)) for name, dtype, shape in given["constants"]]
+    constants = []
+    for name, dtype, shape, codes in given["constants"]:
+        constants.append(Value(tuple(shape), DTYPES[dtype], name, data=torch.zeros(0)))
+        constants[-1].quantisation = quantisation(codes, constants[-1], name)
     graphs.graph(given["graph"], constants, MEMORY)
 
 
@@ -63,6 +67,15 @@ transpose = native(
     "conv_transpose", inputs=[MAP], constants=[[6, 2, 3, 3], [6]], reads="v0 c0 c1", outputs=[[1, 6, 10, 10]], **CONV
 )
 linear = native("linear", inputs=[[2, 4]], constants=[[3, 4]], reads="v0 c0", outputs=[[2, 3]], has_bias=False)
+quantised = native(
+    "quantised_linear", inputs=[[2, 64]], outputs=[[2, 3]], reads="v0 c0 c1 c2 c3",
+    constants=[["uint8", [3, 32]], ["float16", [3, 2]], ["float16", [3, 2]], [3]],
+    has_bias=True, bits=4, group=32, has_minima=True,
+)  # fmt: skip
+rows = native(
+    "quantised_rows", inputs=[[I64, [2, 3]]], outputs=[[2, 3, 64]], reads="v0 c0 c1",
+    constants=[["uint8", [5, 64]], [5, 2]], bits=8, group=32, has_minima=False,
+)  # fmt: skip
 pointwise = native("pointwise", inputs=[[2, 3], [3]], outputs=[[2, 3]], ops=[ADD])
 pool = native("pool", inputs=[[1, 4, 8]], outputs=[[1, 4, 2]], kind="max", windows=[[[0, 3, 1], [2, 8, 2]]], **POOL)
 mean = native(
@@ -86,6 +99,15 @@ permute = native("permute", inputs=[[2, 3]], outputs=[[3, 2]], dims=[1, 0])
 reshape = native("reshape", inputs=[[2, 3]], outputs=[[6]], sizes=[6])
 expand = native("expand", inputs=[[2, 1]], outputs=[[5, 2, 3]], sizes=[5, 2, 3])
 pad = native("pad", inputs=[[2, 3]], outputs=[[2, 6]], before=[0, 1], after=[0, 2], mode="replicate", value=0.0)
+CODES = ["uint8", [2, 3], {"scales": [0.5], "zero_point": 128}]
+quantise = native("quantise", inputs=[[2, 3]], outputs=[CODES])
+dequantise = native("dequantise", inputs=[CODES], outputs=[[2, 3]])
+ROUNDED = {"low": 0, "high": 255, "eps": 1e-7, "symmetric": False}
+dynamic_linear = native(
+    "dynamic_linear", inputs=[[2, 4]], constants=[["int8", [3, 4], {"scales": [0.5] * 3, "zero_point": 0}]], reads="v0 c0",
+    outputs=[[2, 3]], has_bias=False, **ROUNDED,
+)  # fmt: skip
+moved = native("permute", inputs=[CODES], outputs=[["uint8", [3, 2], CODES[2]]], dims=[1, 0])
 convert = native("convert", inputs=[[2, 3]], outputs=[[I64, [2, 3]]])
 product = native("matmul", inputs=[[5, 2, 3], [1, 4, 3]], outputs=[[5, 2, 4]], dims=[[0, 1, 2], [0, 2, 1]])
 rotary = native("rotary", inputs=[[2, 5, 3, 4], [5, 4], [5, 4]], outputs=[[2, 3, 5, 4]], dims=[0, 2, 1, 3])
@@ -93,6 +115,11 @@ QKV = [[2, 4, 5, 8], [2, 2, 6, 8], [2, 2, 6, 7]]
 attention = native(
     "attention", inputs=[*QKV, [5, 6]], outputs=[[2, 4, 5, 7]],
     heads_first=[True] * 4, scale=1.0, causal=False, has_mask=True, nan_if_hidden=False,
+)  # fmt: skip
+TABLES = [[I64, [3, 2, 1]], [I64, [2]]]
+cached_attention = native(
+    "cached_attention", inputs=[[2, 4, 5, 8], [2, 2, 5, 8], [2, 2, 5, 7], [5, 8], [5, 8], *TABLES, [4]], outputs=[[2, 5, 4, 7]],
+    layer=2, scale=1.0, window=0, softcap=0.0, writes=True, rotary=True, has_sinks=True, causal=True,
 )  # fmt: skip
 lstm = native(
     "recurrent", inputs=[[2, 5, 16], [1, 2, 3], [1, 2, 4]], constants=[[16, 3], [3, 4]], reads="v0 c0 c1 v1 v2",

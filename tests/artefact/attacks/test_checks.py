@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from one_node import (
     ADD,
+    CODES,
     CONV,
     I64,
     MAP,
     QKV,
     RELU,
     RIGHT,
+    TABLES,
     B,
     Given,
     T,
@@ -21,9 +24,12 @@ from one_node import (
     along,
     argmax,
     attention,
+    cached_attention,
     cat,
     conv,
     convert,
+    dequantise,
+    dynamic_linear,
     elementwise,
     expand,
     grid_sample,
@@ -36,17 +42,21 @@ from one_node import (
     lrn,
     lstm,
     mean,
+    moved,
     overlap,
     pad,
     permute,
     pointwise,
     pool,
     product,
+    quantise,
+    quantised,
     read,
     reduce,
     reshape,
     resize,
     rotary,
+    rows,
     running,
     slice_,
     softmax,
@@ -72,6 +82,9 @@ def test_each_operator_is_among_them() -> None:
     assert ops == set(OPERATORS)
 
 
+CODED: list[Any] = [["uint8", [3, 32]], ["float16", [3, 2]], ["float16", [3, 2]], [3]]
+
+
 def more(make: Callable[..., Given], op: str, count: int) -> dict[str, tuple[Given, str]]:
     """Another number of operands."""
     given = make()
@@ -79,6 +92,13 @@ def more(make: Callable[..., Given], op: str, count: int) -> dict[str, tuple[Giv
     node["inputs"] = node["inputs"] + node["inputs"][-1:]
     return {f"{op}: an operand more": (given, f"this {op} takes {count} operands, not {count + 1}")}
 
+
+def codes(**changed: Any) -> list[Any]:
+    """CODES with another quantisation."""
+    return [*CODES[:2], CODES[2] | changed]
+
+
+CACHED: list[Any] = [[2, 4, 5, 8], [2, 2, 5, 8], [2, 2, 5, 7], [5, 8], [5, 8], *TABLES, [4]]
 
 OF_OPERATORS: dict[str, tuple[Given, str]] = {
     "a dtype that it does not take": (softmax(inputs=[[I64, [2, 3]]]), "x0:int64[2, 3] is no operand of a softmax"),
@@ -149,6 +169,27 @@ OF_OPERATORS: dict[str, tuple[Given, str]] = {
     "linear: no axes": (linear(inputs=[[]]), "a linear of 0 axes"),
     "linear: another depth": (linear(constants=[[3, 5]]), "c0:float32[3, 5] does not fit x0:float32[2, 4]"),
     "linear: a weight of three axes": (linear(constants=[[3, 4, 1]]), "c0:float32[3, 4, 1] does not fit x0:float32[2, 4]"),
+    "quantised linear: bits between": (quantised(bits=5), "codes have 4 or 8 bits, not 5"),
+    "quantised linear: groups that do not divide": (quantised(group=48), "groups of 48 do not divide 64"),
+    "quantised linear: groups within a word": (quantised(group=4), "do not fill words"),
+    "quantised linear: codes of another depth": (
+        quantised(constants=[["uint8", [3, 64]], *CODED[1:]]), "are no codes of 4 bits for 64 numbers",
+    ),
+    "quantised linear: codes of floats": (quantised(constants=[[3, 32], *CODED[1:]]), "are no codes"),
+    "quantised linear: scales of bfloat16": (quantised(constants=[CODED[0], [B, [3, 2]], *CODED[2:]]), "are no scales"),
+    "quantised linear: scales of other groups": (quantised(constants=[CODED[0], ["float16", [3, 4]], *CODED[2:]]), "do not fit"),
+    "quantised linear: minima of another dtype": (quantised(constants=[*CODED[:2], [3, 2], [3]]), "of the dtype of scales"),
+    "quantised linear: a longer bias": (quantised(constants=[*CODED[:3], [4]]), "is no bias"),
+    "quantised linear: computed codes": (
+        quantised(inputs=[[2, 64], ["uint8", [3, 32]]], reads="v0 v1 c1 c2 c3"), "the weight is no constant",
+    ),
+    "quantised linear: x of codes": (quantised(inputs=[["uint8", [2, 64]]]), "are float32 or bfloat16"),
+    "quantised rows: float indices": (rows(inputs=[[2, 3]]), "indices are int64 or int32"),
+    "quantised rows: whole results": (rows(outputs=[[I64, [2, 3, 64]]]), "rows are float32 or bfloat16"),
+    "quantised rows: codes without an axis": (rows(constants=[["uint8", [64]], [5, 2]]), "are no codes"),
+    "quantised rows: computed scales": (rows(inputs=[[I64, [2, 3]], [5, 2]], reads="v0 c0 v1"), "the weight is no constant"),
+    **more(rows, "quantised_rows", 3),
+    "quantised linear: no bias": (quantised(reads="v0 c0 c1 c2"), "an operand is missing"),
     # -- pointwise
     "pointwise: no instructions": (pointwise(ops=[]), "it has no instructions"),
     "pointwise: beyond its operands": (pointwise(ops=[["relu", [["in", 2]], 0, 0]]), "it reads operand 2 of 2"),
@@ -225,6 +266,27 @@ OF_OPERATORS: dict[str, tuple[Given, str]] = {
     **more(permute, "permute", 1),
     "permute: an axis twice": (permute(dims=[1, 1]), "[1, 1] is no order of the axes of x0:float32[2, 3]"),
     "permute: an axis less": (permute(dims=[0]), "[0] is no order of the axes of x0:float32[2, 3]"),
+    **more(quantise, "quantise", 1),
+    "quantise: to floats": (quantise(outputs=[[2, 3]]), "its result has no quantisation"),
+    "quantise: to codes of no meaning": (quantise(outputs=[["uint8", [2, 3]]]), "y0:uint8[2, 3] is no operand of a quantise"),
+    **more(dequantise, "dequantise", 1),
+    "dequantise: from floats": (dequantise(inputs=[[2, 3]]), "its operand has no quantisation"),
+    "dequantise: to codes": (dequantise(outputs=[CODES]), "its result is no float"),
+    "dynamic_linear: no codes": (dynamic_linear(low=5, high=5), "codes from 5 to 5"),
+    "dynamic_linear: codes of two dtypes": (dynamic_linear(low=-1, high=200), "codes from -1 to 200"),
+    "dynamic_linear: a scale of 0": (dynamic_linear(eps=0.0), "the least scale is not positive"),
+    "dynamic_linear: a weight of floats": (dynamic_linear(constants=[[3, 4]]), "the weight has no codes"),
+    "dynamic_linear: x of codes": (dynamic_linear(inputs=[["uint8", [2, 4], CODES[2]]]), "x is no float"),
+    "dynamic_linear: another depth": (dynamic_linear(inputs=[[2, 5]]), "does not fit"),
+    "permute: codes that mean something else": (moved(outputs=[["uint8", [3, 2], None]]), "it changes its quantisation"),
+    "softmax: of codes": (softmax(inputs=[CODES]), "no operand of a softmax"),
+    "codes: a scale of 0": (quantise(outputs=[codes(scales=[0.0])]), "the scale 0.0 is no positive number"),
+    "codes: a subnormal scale": (quantise(outputs=[codes(scales=[1e-40])]), "the scale 1e-40 is no positive number"),
+    "codes: an infinite scale": (quantise(outputs=[codes(scales=["inf"])]), "is not finite"),
+    "codes: a zero point beyond": (quantise(outputs=[codes(zero_point=256)]), "256 is no integer from -128 to 255"),
+    "codes: a zero point of another dtype": (quantise(outputs=[codes(zero_point=-1)]), "the zero point -1 is none of 0 to 255"),
+    "codes: scales for other rows": (quantise(outputs=[codes(scales=[1.0] * 3)]), "3 scales for a shape of [2, 3]"),
+    "codes: of int64": (quantise(outputs=[["int64", [2, 3], CODES[2]]]), "codes of torch.int64, not of int8 or uint8"),
     **more(reshape, "reshape", 1),
     "reshape: other elements": (reshape(outputs=[[7]], sizes=[7]), "x0:float32[2, 3] has 6 elements, and [7] 7"),
     **more(expand, "expand", 1),
@@ -269,6 +331,44 @@ OF_OPERATORS: dict[str, tuple[Given, str]] = {
         "n: it changes its dtype",
     ),
     "attention: another mask": (attention(inputs=[*QKV, [5, 7]]), "x3:float32[5, 7] does not fit the scores"),
+    # -- attention over a cache
+    "cached attention: no sinks": (cached_attention(reads="v0 v1 v2 v3 v4 v5 v6"), "this cached_attention takes 8 operands, not 7"),
+    "cached attention: three axes": (cached_attention(inputs=[[2, 4, 5], *CACHED[1:]]), "have four axes"),
+    "cached attention: another batch of keys": (cached_attention(inputs=[CACHED[0], [3, 2, 5, 8], *CACHED[2:]]), "do not fit together"),
+    "cached attention: another depth": (cached_attention(inputs=[CACHED[0], [2, 2, 5, 9], *CACHED[2:]]), "do not fit together"),
+    "cached attention: fewer values": (cached_attention(inputs=[*CACHED[:2], [2, 2, 4, 7], *CACHED[3:]]), "do not fit together"),
+    "cached attention: heads that do not divide": (
+        cached_attention(inputs=[CACHED[0], [2, 3, 5, 8], [2, 3, 5, 7], *CACHED[3:]]),
+        "do not fit together",
+    ),
+    "cached attention: other rows": (cached_attention(inputs=[*CACHED[:5], [I64, [3, 3, 1]], *CACHED[6:]]), "no tables of 2 rows"),
+    "cached attention: a table of two axes": (cached_attention(inputs=[*CACHED[:5], [I64, [3, 2]], *CACHED[6:]]), "no tables of 2 rows"),
+    "cached attention: another layer": (cached_attention(layer=3), "has no layer 3"),
+    "cached attention: other sinks": (cached_attention(inputs=[*CACHED[:7], [2]]), "has no number for each of 4 heads"),
+    "cached attention: two dtypes": (cached_attention(inputs=[CACHED[0], [B, CACHED[1]], *CACHED[2:]]), "n: it changes its dtype"),
+    "cached attention: of integers": (
+        cached_attention(inputs=[*([I64, shape] for shape in CACHED[:3]), *CACHED[3:]], outputs=[[I64, [2, 5, 4, 7]]]),
+        "its other operands are floats",
+    ),
+    "cached attention: tables of floats": (cached_attention(inputs=[*CACHED[:5], [3, 2, 1], *CACHED[6:]]), "the tables of a cache are int64"),
+    "cached attention: sinks of integers": (cached_attention(inputs=[*CACHED[:7], [I64, [4]]]), "its other operands are floats"),
+    "cached attention: an odd size": (
+        cached_attention(inputs=[[2, 4, 5, 7], [2, 2, 5, 7], CACHED[2], [5, 7], [5, 7], *CACHED[5:]]),
+        "no halves of [2, 4, 5, 7]",
+    ),
+    "cached attention: factors of a head": (
+        cached_attention(inputs=[*CACHED[:3], [4, 5, 8], *CACHED[4:]]),
+        "x3:float32[4, 5, 8] does not fit the positions",
+    ),
+    "cached attention: factors of another size": (
+        cached_attention(inputs=[*CACHED[:4], [5, 1], *CACHED[5:]]),
+        "x4:float32[5, 1] does not fit the positions",
+    ),
+    "cached attention: factors of no axes": (
+        cached_attention(inputs=[*CACHED[:4], [], *CACHED[5:]]),
+        "x4:float32[] does not fit the positions",
+    ),
+    "cached attention: a negative softcap": (cached_attention(softcap=-1.0), "a negative softcap"),
     # -- recurrent
     "recurrent: an operand less": (gru(reads="v0 c0"), "this recurrent takes 3 operands, not 2"),
     "recurrent: gates of two axes": (gru(inputs=[[5, 12]]), "are no recurrent layer"),

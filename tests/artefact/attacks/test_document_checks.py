@@ -99,20 +99,20 @@ def named(name: str) -> Node:
     return Node(Softmax(1), [], [], name=name)
 
 
-LONG = [["x0", "float32", [1 << 40]]]
+LONG = [["x0", "float32", [1 << 40], None]]
 MANY = [1 << 23, 8]
 BEYOND = [{"input": 1}, 1]
 
 OF_GRAPHS: dict[str, Attack] = {
-    "too many axes": (lambda: read(in_graph(inputs=[["x", "float32", [1] * 65]])), "an input of the graph has 65 axes"),
+    "too many axes": (lambda: read(in_graph(inputs=[["x", "float32", [1] * 65, None]])), "an input of the graph has 65 axes"),
     "too long an axis": (lambda: read(in_graph(inputs=LONG)), "is no integer from 0 to 2147483647"),
-    "more memory than there is": (lambda: read(in_graph(inputs=[["x", "float32", [1 << 20] * 2]])), "and this machine has"),
+    "more memory than there is": (lambda: read(in_graph(inputs=[["x", "float32", [1 << 20] * 2, None]])), "and this machine has"),
     "more memory than there is, but for an empty axis": (
-        lambda: read(in_graph(inputs=[["x", "float32", [1 << 20, 1 << 20, 0]]])),
+        lambda: read(in_graph(inputs=[["x", "float32", [1 << 20, 1 << 20, 0], None]])),
         "and this machine has",
     ),
-    "a value of four parts": (lambda: read(in_graph(inputs=[["x", "float32", [1], 0]])), "must have 3 entries"),
-    "a name of no text": (lambda: read(in_graph(inputs=[[5, "float32", [1]]])), "an input of the graph is no text"),
+    "a value of five parts": (lambda: read(in_graph(inputs=[["x", "float32", [1], None, 0]])), "must have 4 entries"),
+    "a name of no text": (lambda: read(in_graph(inputs=[[5, "float32", [1], None]])), "an input of the graph is no text"),
     "an output to come": (lambda: read(in_graph(outputs=[["value", 2]])), "an output of the graph: 2 is no integer from 0 to 1"),
     "an output of another kind": (lambda: read(in_graph(outputs=[["slot", 0]])), "'slot' is none of constant, value"),
     "a constant that is none": (lambda: read(in_graph(outputs=[["constant", 0]])), "0 is no integer from 0 to -1"),
@@ -474,7 +474,11 @@ def truths(path: Path) -> None:
     number = len(program["constants"])
     content[str(number)] = {"dtype": "BOOL", "shape": [2], "data_offsets": [len(data), len(data) + 2]}
     sha256 = hashlib.sha256(b"\x01\x02").hexdigest()
-    change(path, "program.json", lambda p: p["constants"].append({"name": "t", "dtype": "bool", "shape": [2], "sha256": sha256}))
+    change(
+        path,
+        "program.json",
+        lambda p: p["constants"].append({"name": "t", "dtype": "bool", "shape": [2], "quantisation": None, "sha256": sha256}),
+    )
     write_header(path, content, data + b"\x01\x02")
 
 
@@ -550,10 +554,13 @@ OF_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
         "a result: 7 is no integer from 0",
     ),
     "no programs": (of_program(lambda p: p.update(programs=[])), "the artefact holds no program"),
-    "programs of other inputs": (of_program(lambda p: p["programs"].append(passing(p, ["x", "bfloat16", [2, 3, 8, 8]]))), DIFFER),
-    "programs of other axes": (of_program(lambda p: p["programs"].append(passing(p, ["x", "float32", [2, 3, 8]]))), DIFFER),
+    "programs of other inputs": (
+        of_program(lambda p: p["programs"].append(passing(p, ["x", "bfloat16", [2, 3, 8, 8], None]))),
+        DIFFER,
+    ),
+    "programs of other axes": (of_program(lambda p: p["programs"].append(passing(p, ["x", "float32", [2, 3, 8], None]))), DIFFER),
     "a batch of no axes": (
-        of_program(lambda p: p.update(programs=[passing(p, ["x", "float32", []])], batch=[0], varying=[[], []])),
+        of_program(lambda p: p.update(programs=[passing(p, ["x", "float32", [], None])], batch=[0], varying=[[], []])),
         "an input without axes has no batch",
     ),
     "another batch": (of_program(lambda p: p.update(batch=[5])), "batch: 5 is no integer from 0 to 1"),

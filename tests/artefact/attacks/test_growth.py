@@ -25,7 +25,14 @@ def node(op: str, inputs: list[int], shape: list[int], **attributes: Any) -> dic
     if op == "reshape":
         attributes["sizes"] = shape
     read = [["value", index] for index in inputs]
-    return {"name": op, "op": op, "attributes": attributes, "epilogue": [], "inputs": read, "outputs": [["", "float32", shape]]}
+    return {
+        "name": op,
+        "op": op,
+        "attributes": attributes,
+        "epilogue": [],
+        "inputs": read,
+        "outputs": [["", "float32", shape, None]],
+    }
 
 
 def written(nodes: list[Any], outputs: list[int], inputs: list[list[int]] | None = None) -> Document:
@@ -36,7 +43,7 @@ def written(nodes: list[Any], outputs: list[int], inputs: list[list[int]] | None
         "parameters": [["x", "VAR_POSITIONAL"]],
     }
     graph = {
-        "inputs": [["x", "float32", shape] for shape in inputs],
+        "inputs": [["x", "float32", shape, None] for shape in inputs],
         "nodes": nodes,
         "outputs": [["value", index] for index in outputs],
     }
@@ -157,9 +164,9 @@ DOCUMENTS: dict[str, Callable[[int], Document]] = {
     "the batch": changed(lambda program, plan, n: program.update(batch=[0] * n)),
     "varying axes": changed(lambda program, plan, n: program.update(varying=[[0] * n])),
     "programs": changed(lambda program, plan, n: program.update(programs=program["programs"] * n)),
-    "arguments of torch's operators": lambda n: written([aten("cat.default", [[{"input": 0}] * n, 1], [0], [["", "float32", [2, 3 * n]]])], [1]),
-    "outputs of torch's operators": lambda n: written([aten("split.Tensor", [{"input": 0}, 1], [0], [["", "float32", [1]]] * n)], [1], [[n]]),
-    "a chain of torch's operators": lambda n: written([aten("tan.default", [{"input": 0}], [i], [["", "float32", SHAPE]]) for i in range(n)], [n]),
+    "arguments of torch's operators": lambda n: written([aten("cat.default", [[{"input": 0}] * n, 1], [0], [["", "float32", [2, 3 * n], None]])], [1]),
+    "outputs of torch's operators": lambda n: written([aten("split.Tensor", [{"input": 0}, 1], [0], [["", "float32", [1], None]] * n)], [1], [[n]]),
+    "a chain of torch's operators": lambda n: written([aten("tan.default", [{"input": 0}], [i], [["", "float32", SHAPE, None]]) for i in range(n)], [n]),
     "times": changed(lambda program, plan, n: plan["seconds"].update(nodes=[[["x", [None], "plain", 1.0]] * n])),
     "reorders": changed(lambda program, plan, n: plan["seconds"].update(reorders=[["float32", [2, i], "plain", "plain", 1.0] for i in range(n)])),
     "the environment": changed(lambda program, plan, n: plan.update(environment={f"k{i}": "" for i in range(n)})),

@@ -64,7 +64,7 @@ def test_more_memory_than_there_is(path: Path) -> None:
                 "attributes": {"sizes": sizes},
                 "epilogue": [],
                 "inputs": [["value", 0]],
-                "outputs": [["huge", "float32", sizes]],
+                "outputs": [["huge", "float32", sizes, None]],
             }
         ]
         graph["outputs"] = [["value", 2]] * 3

@@ -9,6 +9,7 @@ from drystone.graph.builders import (  # noqa: F401
     pointwise,
     pooling,
     products,
+    quantisation,
     recurrent,
     reductions,
     resize,

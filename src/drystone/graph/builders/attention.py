@@ -1,4 +1,4 @@
-"""Scaled dot product attention."""
+"""Scaled dot product attention, and attention over a cache."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from drystone.graph.attention import Mask, simplified
 from drystone.graph.builders.registry import Built, Declined, Emitter, builds
 from drystone.graph.dtypes import FLOATS
 from drystone.graph.graph import Value
-from drystone.graph.ops import Attention
+from drystone.graph.ops import Attention, CachedAttention
 
 
 @builds("scaled_dot_product_attention")
@@ -54,3 +54,33 @@ def scaled_dot_product_attention(
     )
     result = b.emit(op, operands if mask.value is None else [*operands, mask.value])
     return b.reshape(result, b.shape)
+
+
+@builds("drystone::cached_attention")
+def cached_attention(
+    b: Emitter,
+    q: Value,
+    k: Value | None,
+    v: Value | None,
+    pages: Value,
+    lengths: Value,
+    layer: int,
+    scale: float,
+    window: int,
+    softcap: float,
+    sinks: Value | None,
+    causal: bool,
+) -> Built:
+    if any(operand is not None and operand.dtype != b.dtype for operand in (q, k, v)):
+        raise Declined("operands of different dtypes")
+    op = CachedAttention(
+        layer=layer,
+        scale=float(scale),
+        window=window,
+        softcap=float(softcap),
+        writes=k is not None,
+        rotary=False,
+        has_sinks=sinks is not None,
+        causal=causal,
+    )
+    return b.emit(op, [operand for operand in (q, k, v, pages, lengths, sinks) if operand is not None])

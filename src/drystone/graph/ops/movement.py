@@ -41,6 +41,7 @@ class _Movement(Operator):
     dtypes: ClassVar[tuple[torch.dtype, ...]] = ELEMENTS
     keeps_dtype: ClassVar[bool] = True
     moves: ClassVar[bool] = True
+    quantises: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)

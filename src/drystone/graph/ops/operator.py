@@ -108,7 +108,7 @@ def bounded(value: Any, hint: Any, what: str) -> None:
 OPERATORS: dict[str, type[Operator]] = {}
 
 # A small node of an operator: its fields, the shapes of its operands and of its constants, float32 but where a dtype comes first.
-Sample = tuple[tuple[Any, ...], list[tuple[Any, ...]], list[Shape]]
+Sample = tuple[tuple[Any, ...], list[tuple[Any, ...]], list[tuple[Any, ...]]]
 IMAGE, ROWS = (1, 16, 6, 6), (2, 4, 16)
 
 
@@ -120,6 +120,7 @@ class Operator:
     dtypes: ClassVar[tuple[torch.dtype, ...]] = FLOATS  # of operands and results
     keeps_dtype: ClassVar[bool] = False  # operands and result are of one dtype
     converts: ClassVar[bool] = False  # its kernels read one float dtype and write another
+    quantises: ClassVar[bool] = False  # its operands and its result may be quantised
     factors: ClassVar[int] = 0  # of a product: its operands that are multiplied, which come first
     takes_epilogue: ClassVar[bool] = False
     moves: ClassVar[bool] = False  # its result holds numbers of its operands, none of them computed
@@ -166,7 +167,9 @@ class Operator:
 
     def check_dtypes(self, inputs: Sequence[Value], output: Value) -> None:
         """Raise ``OperatorError`` where dtypes do not go together."""
-        require(not self.keeps_dtype or len({value.dtype for value in [*inputs, output]}) == 1, "it changes its dtype")
+        dtypes = {value.dtype for value in [*inputs, output] if self.moves or value.quantisation is None}
+        require(not self.keeps_dtype or len(dtypes) <= 1, "it changes its dtype")
+        require(not self.moves or len({value.quantisation for value in [*inputs, output]}) == 1, "it changes its quantisation")
 
     def run(self, inputs: list[Tensor]) -> Tensor | list[Tensor]:
         """The result, or results, by torch; an epilogue is left to the caller."""
@@ -174,14 +177,22 @@ class Operator:
 
 
 def evaluate(node: Node, inputs: list[Tensor]) -> list[Tensor]:
-    """The outputs of a node. Low precision is computed in float32 and not yet rounded back."""
-    wide = [x.float() if x.dtype in (torch.bfloat16, torch.float16) else x for x in inputs]
+    """The outputs of a node. Low precision is computed in float32 and not yet rounded back, but for codes."""
+    dtype = torch.float64 if any(x.dtype == torch.float64 for x in inputs) else torch.float32
+
+    def widened(value: Value, x: Tensor) -> Tensor:
+        if value.quantisation is not None:
+            return value.quantisation.real(x, dtype)
+        return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+    wide = [widened(value, x) for value, x in zip(node.inputs, inputs, strict=True)]
     result = node.op.run(wide)
     if isinstance(result, list):
         return result
     if node.epilogue:
         result = run_instructions(node.epilogue, [result, *wide[node.epilogue_start :]])
-    return [result]
+    quantisation = node.output.quantisation
+    return [result if quantisation is None else quantisation.codes(result, node.output.dtype)]
 
 
 def check(node: Node) -> None:
@@ -193,7 +204,12 @@ def check(node: Node) -> None:
         for field, hint in op.hints().items():
             bounded(getattr(op, field), hint, field)
         for value in [*node.inputs, *node.outputs]:
-            require(value.dtype in op.dtypes, f"{value} is no operand of a {op}")
+            if value.quantisation is not None:
+                problem = value.quantisation.problem(value.dtype, value.shape)
+                require(problem is None, f"{value}: {problem}")
+            quantised = op.quantises and value.quantisation is not None
+            require(value.dtype in op.dtypes or quantised, f"{value} is no operand of a {op}")
+            require(quantised or value.quantisation is None, f"{value}: a {op} has no quantised operands and results")
             require(value.numel > 0, f"{value}: a {op} has no empty tensors")
         require(node.inputs, f"a {op} has inputs")
         made = [op.shape(node.inputs), *op.further(node.inputs)]

@@ -23,6 +23,7 @@ class Pointwise(Operator):
 
     name: ClassVar[str] = "pointwise"
     converts: ClassVar[bool] = True
+    quantises: ClassVar[bool] = True
     sample: ClassVar[Sample] = (((PointwiseOp("add", (("in", 0), ("in", 1))),),), [IMAGE, IMAGE], [])
 
     ops: tuple[PointwiseOp, ...]

@@ -5,21 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
 
+from drystone.graph.cache_pages import cached_attention
 from drystone.graph.dtypes import FLOATS
 from drystone.graph.graph import Value
 from drystone.graph.ops.operator import (
+    MAX_STEP,
     ROWS,
     Dims,
+    Finite,
     Operator,
     Sample,
     Shape,
+    Size,
     Sizes,
     Tensor,
+    Whole,
     broadcasts,
     in_order,
     rank_of,
@@ -29,7 +34,7 @@ from drystone.graph.ops.operator import (
 )
 from drystone.graph.ops.weight_product import WeightProduct
 
-__all__ = ["Attention", "Linear", "Matmul", "Rotary"]
+__all__ = ["Attention", "CachedAttention", "Linear", "Matmul", "Rotary"]
 
 
 @dataclass(frozen=True)
@@ -181,3 +186,81 @@ class Rotary(Operator):
         x = x.permute(self.dims)
         first, second = x.chunk(2, -1)
         return x * cosines + torch.cat([-second, first], -1) * sines
+
+
+@dataclass(frozen=True)
+class CachedAttention(Operator):
+    """Keys and values of new positions are written into a cache, then queries attend over it.
+
+    Operands: q (B, H, T, D); k (B, Hk, T, D) and v (B, Hk, T, width) if it ``writes``; if it has a ``rotary`` embedding of q and k,
+    cosines and sines that broadcast to (B, 1, T, D); pages (layers, B, capacity) and lengths (B), both int64; sinks (H) if it
+    ``has_sinks``. The result is (B, T, H, width). What they and the fields mean is said of
+    ``drystone.graph.cache_pages.cached_attention``, and of ``Rotary``. The memory that ``pages`` leads to is read and written
+    where it lies.
+    """
+
+    name: ClassVar[str] = "cached_attention"
+    dtypes: ClassVar[tuple[torch.dtype, ...]] = (*FLOATS, torch.int64)
+    factors: ClassVar[int] = 3
+    sample: ClassVar[Sample] = (
+        (0, 0.25, 0, 0.0, True, False, False, True),
+        [(1, 2, 4, 16), (1, 2, 4, 16), (1, 2, 4, 16), (torch.int64, 1, 1, 1), (torch.int64, 1)],
+        [],
+    )
+
+    layer: Annotated[int, Whole(0, MAX_STEP)]
+    scale: Finite
+    window: Size
+    softcap: Finite
+    writes: bool
+    rotary: bool
+    has_sinks: bool
+    causal: bool
+
+    @property
+    def operands(self) -> int:
+        return self.tables + 2 + self.has_sinks
+
+    @property
+    def tables(self) -> int:
+        """Where the tables are among the operands."""
+        return 1 + 2 * self.writes + 2 * self.rotary
+
+    def shape(self, inputs: Sequence[Value]) -> Shape:
+        takes(self, inputs, self.operands)
+        require(self.softcap >= 0, "a negative softcap")
+        require(all(len(value.shape) == 4 for value in inputs[: 1 + 2 * self.writes]), "queries, keys and values have four axes")
+        q, (pages, lengths) = inputs[0].shape, inputs[self.tables : self.tables + 2]
+        width = q[3]
+        if self.writes:
+            k, v = inputs[1].shape, inputs[2].shape
+            fits = k[0] == q[0] and k[2:] == q[2:] and v[:3] == k[:3] and q[1] % max(k[1], 1) == 0
+            require(fits, f"{', '.join(map(str, inputs[:3]))} do not fit together")
+            width = v[3]
+        if self.rotary:
+            require(q[3] % 2 == 0, f"no halves of {list(q)}")
+            for factors in inputs[self.tables - 2 : self.tables]:
+                fits = factors.shape[-1:] == q[3:] and broadcasts(factors.shape, (q[0], 1, *q[2:]))
+                require(fits, f"{factors} does not fit the positions of {list(q)}")
+        fits = len(pages.shape) == 3 and pages.shape[1] == q[0] and lengths.shape == q[:1]
+        require(fits, f"{pages} and {lengths} are no tables of {q[0]} rows")
+        require(self.layer < pages.shape[0], f"{pages} has no layer {self.layer}")
+        if self.has_sinks:
+            require(inputs[-1].shape == q[1:2], f"{inputs[-1]} has no number for each of {q[1]} heads")
+        return (q[0], q[2], q[1], width)
+
+    def check_dtypes(self, inputs: Sequence[Value], output: Value) -> None:
+        require(len({value.dtype for value in [*inputs[: 1 + 2 * self.writes], output]}) == 1, "it changes its dtype")
+        tables = inputs[self.tables : self.tables + 2]
+        require(all(value.dtype == torch.int64 for value in tables), "the tables of a cache are int64")
+        require(all(value.dtype in FLOATS for value in inputs if value not in tables), "its other operands are floats")
+
+    def run(self, inputs: list[Tensor]) -> Tensor:
+        q, *rest = inputs
+        k, v = (rest.pop(0), rest.pop(0)) if self.writes else (None, None)
+        if self.rotary:
+            turn, factors = Rotary((0, 1, 2, 3)), [rest.pop(0), rest.pop(0)]
+            q, k = turn.run([q, *factors]), k if k is None else turn.run([k, *factors])
+        pages, lengths, *sinks = rest
+        sink = sinks[0] if sinks else None
+        return cached_attention(q, k, v, pages, lengths, self.layer, self.scale, self.window, self.softcap, sink, self.causal)

@@ -39,6 +39,7 @@ class Reduce(Operator):
 
     name: ClassVar[str] = "reduce"
     converts: ClassVar[bool] = True
+    quantises: ClassVar[bool] = True
     sample: ClassVar[Sample] = (("mean", (2, 3), False), [IMAGE], [])
 
     kind: Annotated[str, OneOf(("mean", "sum"))]

@@ -19,10 +19,15 @@ class WeightProduct(Operator):
     converts: ClassVar[bool] = True
     factors: ClassVar[int] = 2
     takes_epilogue: ClassVar[bool] = True
+    quantises: ClassVar[bool] = True
 
     @property
     def operands(self) -> int:
         return 2 + self.has_bias
+
+    def bias(self, inputs: Sequence[Value]) -> Value | None:
+        """The last operand before those of the epilogue."""
+        return inputs[self.operands - 1] if self.has_bias else None
 
     def operations(self, inputs: Sequence[Value], output: Value) -> int:
         weight = inputs[1]  # each of which meets every output of its channel

@@ -58,6 +58,7 @@ class Pool(Operator):
 
     name: ClassVar[str] = "pool"
     keeps_dtype: ClassVar[bool] = True
+    quantises: ClassVar[bool] = True
     sample: ClassVar[Sample] = (("avg", (tuple((i, i + 2, 1) for i in range(5)),) * 2, ((2,) * 5,) * 2), [IMAGE], [])
 
     kind: Annotated[str, OneOf(("max", "avg"))]
@@ -112,6 +113,7 @@ class Resize(Operator):
 
     name: ClassVar[str] = "resize"
     keeps_dtype: ClassVar[bool] = True
+    quantises: ClassVar[bool] = True
     tabled: ClassVar[bool] = True
     sample: ClassVar[Sample] = (("nearest", False, (0.5, 0.5), (12, 12)), [IMAGE], [])
 

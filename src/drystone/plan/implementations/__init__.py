@@ -6,16 +6,19 @@ from drystone.graph import ops
 from drystone.graph.graph import Node
 from drystone.graph.ops import Conv, ConvTranspose
 from drystone.plan.implementations.aten import Aten
-from drystone.plan.implementations.attention import Attention
+from drystone.plan.implementations.attention import Attention, CachedAttention
 from drystone.plan.implementations.base import Implementation, Layout
 from drystone.plan.implementations.convolution import OneDnnConvolution
 from drystone.plan.implementations.depthwise import Depthwise
+from drystone.plan.implementations.dynamic_linear import DynamicGemm
 from drystone.plan.implementations.elements import ELEMENTS
-from drystone.plan.implementations.gemm import Gemm
+from drystone.plan.implementations.gemm import Gemm, GroupedGemm, GroupedRows
+from drystone.plan.implementations.implicit_gemm import ImplicitGemm
 from drystone.plan.implementations.linear import OneDnnLinear
 from drystone.plan.implementations.matmul import OneDnnMatmul
 from drystone.plan.implementations.movement import MOVEMENT
 from drystone.plan.implementations.pointwise import Convert, OneDnnConvert, Pointwise
+from drystone.plan.implementations.quantisation import CONVERSIONS, InFloats, is_of_codes
 from drystone.plan.implementations.recurrent import Recurrent
 from drystone.plan.implementations.reductions import REDUCTIONS
 from drystone.plan.implementations.rotary import Rotary
@@ -24,14 +27,19 @@ from drystone.plan.implementations.winograd import Winograd
 
 IMPLEMENTATIONS: list[Implementation] = [
     *(OneDnnConvolution(op) for op in (Conv, ConvTranspose)),
+    ImplicitGemm(),
     Depthwise(),
     Winograd(tile=4),
     Winograd(tile=2),
     Gemm(narrow=True),
     Gemm(),
+    DynamicGemm(),
+    GroupedGemm(),
+    GroupedRows(),
     OneDnnLinear(inner_product=False),
     OneDnnLinear(inner_product=True),
     Attention(),
+    CachedAttention(),
     Recurrent(),
     Recurrent(narrow=True),
     OneDnnMatmul(),
@@ -43,7 +51,9 @@ IMPLEMENTATIONS: list[Implementation] = [
     *WINDOWS,
     *ELEMENTS,
     *MOVEMENT,
+    *CONVERSIONS,
 ]
+_IN_FLOATS = [InFloats(implementation) for implementation in IMPLEMENTATIONS]
 
 ATEN = Aten()
 
@@ -61,5 +71,8 @@ def options(node: Node) -> tuple[list[Option], str]:
         if refusal:
             reason = refusal
         else:
+            found += [(implementation, layout) for layout in implementation.layouts(node)]
+    for implementation in _IN_FLOATS if is_of_codes(node) else ():
+        if isinstance(node.op, implementation.op) and not implementation.refuses(node):
             found += [(implementation, layout) for layout in implementation.layouts(node)]
     return found, reason

@@ -1,4 +1,4 @@
-"""attention by the own kernel."""
+"""attention, of whole sequences and over a cache, by the own kernels."""
 
 from __future__ import annotations
 
@@ -31,5 +31,33 @@ class Attention(Implementation):
         query, key, value, *mask = inputs
         step = native.attention(
             query, key, value, mask[0] if mask else None, output, list(op.heads_first), op.scale, op.causal, op.nan_if_hidden
+        )
+        return Created(step, [*(context.operand(node, i) for i in range(len(inputs))), ("out", 0)])
+
+
+class CachedAttention(Implementation):
+    """As ``Attention``. The tables of the cache are dense."""
+
+    name = "drystone"
+    op = ops.CachedAttention
+    reads_strided = 1
+
+    def refuses(self, node: Node) -> str | None:
+        if node.output.dtype not in FLOATS:
+            return "attention over a cache has a native kernel for float32 and bfloat16 only"
+        return super().refuses(node)
+
+    def layouts(self, node: Node) -> list[Layout]:
+        return [Layout(tuple(None if value.is_constant else PLAIN for value in node.inputs), PLAIN)]
+
+    def create(self, node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, context: Context) -> Created:
+        op = node.of(ops.CachedAttention)
+        q, *rest = inputs
+        k, v = (rest.pop(0), rest.pop(0)) if op.writes else (None, None)
+        cosines, sines = (rest.pop(0), rest.pop(0)) if op.rotary else (None, None)
+        pages, lengths, *rest = rest
+        sinks = rest[0] if rest else None
+        step = native.cached_attention(
+            q, k, v, cosines, sines, pages, lengths, sinks, output, op.layer, op.scale, op.window, op.softcap, op.causal
         )
         return Created(step, [*(context.operand(node, i) for i in range(len(inputs))), ("out", 0)])

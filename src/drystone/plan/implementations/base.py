@@ -9,7 +9,7 @@ import math
 import weakref
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -35,11 +35,20 @@ class Layout:
 
 
 # Steps that multiply by a weight which they pack; and all that packs weights.
-WeightStep = native.Convolution | native.Depthwise | native.Linear | native.Winograd | native.Gemm
+WeightStep = native.Convolution | native.Depthwise | native.Linear | native.Winograd | native.Gemm | native.ImplicitGemm
 Packing = WeightStep | native.RecurrentWeights
 
 # A step's operand: input i of the node, its output i, or constant memory made by the implementation (packed weights).
 Operand = tuple[Literal["in", "out"], int] | torch.Tensor
+
+
+@dataclass
+class Converted:
+    """An operand or a result that lies in another dtype than its step computes with: ``step`` converts it, to or from memory like
+    ``desc``."""
+
+    step: native.Step
+    desc: native.TensorDesc
 
 
 @dataclass
@@ -49,7 +58,8 @@ class Created:
     Either a native ``step`` with its ``operands`` (in the order of the step's slots); or a ``call`` that gives torch tensors
     for torch tensors; or a view: the output is the memory of
     input ``view_of`` from byte ``view_offset`` on, and nothing runs. ``overwrites`` is the input whose memory the output
-    takes over, as for a residual that is added where it lies.
+    takes over, as for a residual that is added where it lies. ``before`` and ``after``: steps that convert inputs, by number, and
+    the output.
     """
 
     step: native.Step | None = None
@@ -58,6 +68,8 @@ class Created:
     view_of: int | None = None
     view_offset: int = 0
     overwrites: int | None = None
+    before: dict[int, Converted] = field(default_factory=dict)
+    after: Converted | None = None
 
 
 class Implementation:
@@ -98,10 +110,23 @@ class Context:
     ) -> Created:
         """A step with slots for x, the weight packed (from ``dtype``, its own if none is given), the bias in float32 if there is
         one, the output, and the operands ``more`` of the epilogue."""
-        constants: list[Operand] = [self.weights.packed(step, node.inputs[1], dtype)]
-        if node.of(WeightProduct).has_bias:
-            constants.append(self.weights.plain(node.inputs[2], torch.float32))
+        return self.product_of(node, step, self.weights.packed(step, node.inputs[1], dtype), more, overwrites)
+
+    def product_of(
+        self, node: Node, step: native.Step, weight: torch.Tensor, more: list[Operand], overwrites: int | None
+    ) -> Created:
+        """The same of a weight that is packed."""
+        constants: list[Operand] = [weight]
+        if (bias := node.of(WeightProduct).bias(node.inputs)) is not None:
+            constants.append(self.weights.plain(bias, torch.float32))
         return Created(step, [("in", 0), *constants, ("out", 0), *more], overwrites=overwrites)
+
+
+class CodedWeight(NamedTuple):
+    """What a product of codes is told of its weight; nothing of floats."""
+
+    scales: list[float]  # one an output channel
+    fits_7_bits: bool  # so that sums of two products fit 16 bits; asked of CPUs without VNNI alone
 
 
 class WeightStore:
@@ -122,6 +147,7 @@ class WeightStore:
         self._used = 0
         self._gains: dict[Hashable, float] = {}
         self._ranges: dict[Hashable, Range] = {}
+        self._narrow: dict[Hashable, bool] = {}
 
     def _allocate(self, size: int) -> torch.Tensor:
         """``size`` bytes; the view that is given keeps its chunk alive."""
@@ -141,9 +167,21 @@ class WeightStore:
         if memory is None:
             plain = weight.constant.detach().to(dtype or weight.dtype).contiguous()
             if weight.key not in self._gains:  # while what a function makes, or what is released later, is at hand
-                self._gains[weight.key] = largest_gain(plain)
+                self._gains[weight.key] = largest_gain(real(weight, plain))
             memory = self._allocate(max(packing.packed_bytes, 1))
             packing.pack(native.DTYPES[plain.dtype], plain.data_ptr(), memory.data_ptr())
+            self._packed[key] = memory
+        return memory
+
+    def packed_groups(self, strips: native.GroupedStrips, weight: list[Value]) -> torch.Tensor:
+        """A weight of codes, scales, and minima if there are any (constants)."""
+        key = (tuple([value.key for value in weight]), strips.packed_key)
+        memory = self._packed.get(key)
+        if memory is None:
+            parts = [value.constant.detach().contiguous() for value in weight]
+            memory = self._allocate(strips.packed_bytes)
+            codes, scales, *minima = [part.data_ptr() for part in parts]
+            strips.pack(codes, scales, minima[0] if minima else 0, memory.data_ptr())
             self._packed[key] = memory
         return memory
 
@@ -163,10 +201,25 @@ class WeightStore:
         """How many times the largest |x| a product of x with ``weight`` can be."""
         if weight.key not in self._gains:
             try:
-                self._gains[weight.key] = largest_gain(weight.constant)
+                self._gains[weight.key] = largest_gain(real(weight, weight.constant))
             except WeightsReleasedError:
                 return math.inf
         return self._gains[weight.key]
+
+    def coded(self, weight: Value) -> CodedWeight:
+        codes = weight.quantisation
+        if codes is None:
+            return CodedWeight([], False)
+        scales = list(codes.scales) if len(codes.scales) > 1 else [*codes.scales] * weight.shape[0]
+        return CodedWeight(scales, self._fits_7_bits(weight))
+
+    def _fits_7_bits(self, weight: Value) -> bool:
+        if native.has_vnni():
+            return False
+        if weight.key not in self._narrow:
+            low, high = torch.aminmax(weight.constant.detach())
+            self._narrow[weight.key] = -64 <= int(low) <= int(high) <= 64
+        return self._narrow[weight.key]
 
     def range(self, constant: Value) -> Range:
         if constant.key not in self._ranges:
@@ -208,10 +261,16 @@ class PlaceholderWeights(WeightStore):
         self._chunks.clear()
 
     def packed(self, packing: Packing, weight: Value, dtype: torch.dtype | None = None) -> torch.Tensor:
-        key = (weight.key, packing.packed_key)
-        if key not in self._taken:
-            self._taken[key] = self._zeros(max(packing.packed_bytes, 1))
-        return self._taken[key]
+        return self._placeholder(weight.key, packing)
+
+    def packed_groups(self, strips: native.GroupedStrips, weight: list[Value]) -> torch.Tensor:
+        return self._placeholder(tuple([value.key for value in weight]), strips)
+
+    def _placeholder(self, key: Hashable, packing: Packing | native.GroupedStrips) -> torch.Tensor:
+        place = (key, packing.packed_key)
+        if place not in self._taken:
+            self._taken[place] = self._zeros(max(packing.packed_bytes, 1))
+        return self._taken[place]
 
     def plain(self, weight: Value, dtype: torch.dtype) -> torch.Tensor:
         return self.store.plain(weight, dtype)
@@ -226,10 +285,23 @@ class PlaceholderWeights(WeightStore):
         return self._chunks[self._index][start : start + size]
 
 
+def real(value: Value, data: torch.Tensor) -> torch.Tensor:
+    """``data`` of a constant, or what its codes stand for."""
+    return data if value.quantisation is None else value.quantisation.real(data)
+
+
 def float_reason(node: Node) -> str | None:
     """Why the operands are no floats that the native side computes with, or None."""
     for value in [*node.inputs, *node.outputs]:
         if value.dtype not in FLOATS:
+            return f"{str(value.dtype).removeprefix('torch.')} has no native kernel for {node.op}"
+    return None
+
+
+def number_reason(node: Node) -> str | None:
+    """Why the operands are neither such floats nor codes, or None."""
+    for value in [*node.inputs, *node.outputs]:
+        if value.dtype not in FLOATS and value.quantisation is None:
             return f"{str(value.dtype).removeprefix('torch.')} has no native kernel for {node.op}"
     return None
 

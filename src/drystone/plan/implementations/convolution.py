@@ -7,8 +7,17 @@ import torch
 from drystone import native
 from drystone.graph.graph import Node
 from drystone.graph.ops import Conv, Convolution, ConvTranspose, Operator
-from drystone.plan.formats import PLAIN, block_of, formats_of
-from drystone.plan.implementations.base import Context, Created, Implementation, Layout, Operand, float_reason
+from drystone.plan.formats import CHANNELS_LAST, PLAIN, block_of, formats_of, seen_as
+from drystone.plan.implementations.base import (
+    CodedWeight,
+    Context,
+    Created,
+    Implementation,
+    Layout,
+    Operand,
+    float_reason,
+    number_reason,
+)
 from drystone.plan.implementations.depthwise import Depthwise
 from drystone.plan.implementations.epilogue import post_ops
 
@@ -28,12 +37,15 @@ class OneDnnConvolution(Implementation):
             return "the bias is not a constant"
         if len(node.output.shape) == 5 and _has_own_kernel(node):
             return "oneDNN's kernels for volumes take five to forty times as long as the own one where channels are groups"
-        return super().refuses(node) or float_reason(node)
+        if node.inputs[0].quantisation is not None and self.op is ConvTranspose:
+            return "a transposed convolution of codes is not served"
+        return super().refuses(node) or _codes_reason(node)
 
     def layouts(self, node: Node) -> list[Layout]:
         x, output, depthwise = node.inputs[0], node.output, _is_depthwise(node)
         layouts = []
-        for format in formats_of(output):
+        # Of codes the result may be floats, but lies as codes do.
+        for format in (CHANNELS_LAST,) if x.quantisation is not None else formats_of(output):
             if format == PLAIN and _has_own_kernel(node):
                 continue  # oneDNN multiplies matrices, one a channel: three to fifty times the own kernel's time
             block = block_of(format)
@@ -55,18 +67,19 @@ class OneDnnConvolution(Implementation):
         return layouts
 
     def create(self, node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, context: Context) -> Created:
-        step, operands, overwrites = self._step(node, inputs, output, context.free_inputs)
+        coded = context.weights.coded(node.inputs[1])
+        step, operands, overwrites = self._step(node, inputs, output, context.free_inputs, coded)
         finishes = bool(node.epilogue) or node.of(Convolution).has_bias
         if _is_reference(step, finishes) and overwrites is not None:
             # Most kernels add into the output's memory at the beginning of an epilogue only.
-            step, operands, overwrites = self._step(node, inputs, output, frozenset())
+            step, operands, overwrites = self._step(node, inputs, output, frozenset(), coded)
         if _is_reference(step, finishes):
             raise ValueError("oneDNN has only its reference implementation")
         return context.product(node, step, operands, overwrites)
 
     @staticmethod
     def _step(
-        node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, free_inputs: frozenset[int]
+        node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, free_inputs: frozenset[int], coded: CodedWeight
     ) -> tuple[native.Convolution, list[Operand], int | None]:
         chain, operands, overwrites = post_ops(node, inputs, output, free_inputs)
         op, x, weights = node.of(Convolution), inputs[0], list(node.inputs[1].shape)
@@ -77,8 +90,16 @@ class OneDnnConvolution(Implementation):
             chain = [(kind, alpha, beta, operand and _as_image(operand)) for kind, alpha, beta, operand in chain]
             stride, before, after, dilation = [1, *stride], [0, *before], [0, *after], [1, *dilation]
         transposed = isinstance(node.op, ConvTranspose)
-        step = native.Convolution(x, weights, op.has_bias, output, stride, before, after, dilation, op.groups, chain, transposed)
+        step = native.Convolution(
+            x, weights, op.has_bias, output, stride, before, after, dilation, op.groups, chain, transposed, *coded
+        )
         return step, operands, overwrites
+
+
+def _codes_reason(node: Node) -> str | None:
+    """Codes are multiplied by codes; their product may be floats, as operands of its epilogue may."""
+    both = {value.quantisation is not None for value in node.inputs[:2]}
+    return float_reason(node) if both == {False} else number_reason(node)
 
 
 def _has_own_kernel(node: Node) -> bool:
@@ -95,7 +116,7 @@ def _as_image(desc: native.TensorDesc) -> native.TensorDesc:
     """(N, C, L) as (N, C, 1, L)."""
     *outer, length = desc.shape
     *steps, step = desc.strides
-    return native.TensorDesc(desc.dtype, desc.format, [*outer, 1, length], [*steps, length * step, step])
+    return seen_as(desc, [*outer, 1, length], [*steps, length * step, step])
 
 
 def _is_reference(step: native.Convolution, finishes: bool) -> bool:

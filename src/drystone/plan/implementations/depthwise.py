@@ -5,8 +5,8 @@ from __future__ import annotations
 from drystone import native
 from drystone.graph.graph import Node
 from drystone.graph.ops import Conv
-from drystone.plan.formats import CHANNELS_LAST, PLAIN
-from drystone.plan.implementations.base import Context, Created, Implementation, Layout, float_reason
+from drystone.plan.formats import CHANNELS_LAST, PLAIN, formats_of
+from drystone.plan.implementations.base import Context, Created, Implementation, Layout, number_reason
 from drystone.plan.implementations.epilogue import post_ops
 
 MAX_EPILOGUE = 8
@@ -20,13 +20,14 @@ class Depthwise(Implementation):
     name = "drystone_depthwise"
 
     def refuses(self, node: Node) -> str | None:
-        return super().refuses(node) or float_reason(node) or _reason(node)
+        return super().refuses(node) or number_reason(node) or _reason(node)
 
     def layouts(self, node: Node) -> list[Layout]:
         rank = len(node.output.shape)
         return [
             Layout(tuple(None if v.is_constant else format if len(v.shape) == rank else PLAIN for v in node.inputs), format)
             for format in (CHANNELS_LAST, native.blocked().name, PLAIN)
+            if format in formats_of(node.inputs[0])
         ]
 
     def create(self, node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, context: Context) -> Created:
@@ -42,6 +43,7 @@ class Depthwise(Implementation):
             list(op.padding_r),
             list(op.dilation),
             chain,
+            context.weights.coded(weight).scales,
         )
         return context.product(node, step, operands, overwrites)
 
@@ -53,7 +55,8 @@ def _reason(node: Node) -> str | None:
         return "the weight or the bias is not a constant"
     if op.groups == 1 or op.groups != x.shape[1]:
         return "the groups are not single channels"
-    if x.dtype != weight.dtype or x.dtype != node.output.dtype:
+    codes = {value.quantisation is not None for value in (x, weight)}
+    if len(codes) > 1 or (codes == {False} and not x.dtype == weight.dtype == node.output.dtype):
         return "x, the weight and the output are not of one dtype"
     if len(node.epilogue) > MAX_EPILOGUE:
         return f"the depthwise convolution takes {MAX_EPILOGUE} instructions after it at most"

@@ -6,6 +6,7 @@ import math
 
 from drystone import native
 from drystone.graph.graph import Node
+from drystone.plan.formats import PLAIN, densely, quantised
 from drystone.plan.implementations.base import Operand
 
 
@@ -44,7 +45,7 @@ def post_ops(
         same = desc.shape == output.shape and desc.dtype == output.dtype and desc.strides == output.strides
         whole = all(native.post_op_limit(kind, alpha) == math.inf for kind, alpha, *_ in chain)
         if kind == "add" and same and source in free_inputs and overwrites is None and whole:
-            chain.append(("sum", 0.0, 0.0, None))
+            chain.append(("sum", desc.scale, float(desc.zero_point), None) if quantised(desc) else ("sum", 0.0, 0.0, None))
             overwrites = source
         else:
             chain.append((kind, 0.0, 0.0, _aligned(desc, output)))
@@ -59,8 +60,8 @@ def _aligned(desc: native.TensorDesc, output: native.TensorDesc) -> native.Tenso
     per_channel = all(size == 1 for axis, size in enumerate(shape) if axis != 1)
     if shape == list(output.shape):
         # An output of one position: oneDNN wants the operand in the output's own format, which here is the same memory.
-        own = native.TensorDesc.dense(desc.dtype, output.format, shape)
+        own = densely(desc, shape, output.format.name)
         return own if desc.same_memory(own) else desc
     if missing or per_channel:
-        return native.TensorDesc.dense(desc.dtype, native.FORMATS["plain"], shape)
+        return densely(desc, shape, PLAIN)
     return desc

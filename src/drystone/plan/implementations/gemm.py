@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import torch
+
 from drystone import native
-from drystone.graph.graph import Node
+from drystone.graph.graph import Node, Value
+from drystone.graph.ops import Linear, QuantisedLinear, QuantisedRows
+from drystone.plan.formats import PLAIN
+from drystone.plan.implementations.base import CodedWeight, Context, Created, Implementation, Layout, WeightStore
 from drystone.plan.implementations.linear import PackedLinear, stored_narrow
 
 MAX_EPILOGUE = 8
@@ -26,11 +31,74 @@ class Gemm(PackedLinear):
     def _own_reason(self, node: Node) -> str | None:
         if self.narrow and not stored_narrow(node):
             return "the weight is of the dtype of x"
-        if len(node.epilogue) > MAX_EPILOGUE:
-            return f"the GEMM takes {MAX_EPILOGUE} instructions after it at most"
-        return None
+        return _too_long(node)
 
     def step(
-        self, x: native.TensorDesc, n: int, has_bias: bool, output: native.TensorDesc, chain: list[native.PostOp]
+        self,
+        node: Node,
+        x: native.TensorDesc,
+        output: native.TensorDesc,
+        chain: list[native.PostOp],
+        coded: CodedWeight,
     ) -> native.Gemm:
-        return native.Gemm(x, n, has_bias, output, chain, self.narrow)
+        return native.Gemm(x, output.shape[1], node.of(Linear).has_bias, output, chain, self.narrow, *coded)
+
+
+class GroupedGemm(PackedLinear):
+    """The same on weights of 4 or 8 bits, which are decoded when they are read: in registers for a few rows, else by the strip."""
+
+    op = QuantisedLinear
+    name = "drystone_gemm"
+
+    def refuses(self, node: Node) -> str | None:
+        return Implementation.refuses(self, node) or self._own_reason(node)
+
+    def _own_reason(self, node: Node) -> str | None:
+        op = node.of(QuantisedLinear)
+        constants = [*op.weight_of(node.inputs), *([] if (bias := op.bias(node.inputs)) is None else [bias])]
+        if not all(value.is_constant for value in constants):
+            return "the weight or the bias is not a constant"
+        return _too_long(node)
+
+    def step(
+        self,
+        node: Node,
+        x: native.TensorDesc,
+        output: native.TensorDesc,
+        chain: list[native.PostOp],
+        coded: CodedWeight,
+    ) -> native.Gemm:
+        op = node.of(QuantisedLinear)
+        return native.Gemm(x, output.shape[1], op.has_bias, output, chain, groups=strips_of(op.weight_of(node.inputs), op))
+
+    def packed(self, node: Node, step: native.Gemm | native.Linear, weights: WeightStore) -> torch.Tensor:
+        op = node.of(QuantisedLinear)
+        weight = op.weight_of(node.inputs)
+        return weights.packed_groups(strips_of(weight, op), weight)
+
+
+class GroupedRows(Implementation):
+    """Rows of an embedding, decoded out of what the GEMM reads: a last layer that shares the weight shares its memory."""
+
+    op = QuantisedRows
+    name = "drystone"
+
+    def layouts(self, node: Node) -> list[Layout]:
+        return [Layout(tuple([None if value.is_constant else PLAIN for value in node.inputs]), PLAIN)]
+
+    def create(self, node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, context: Context) -> Created:
+        op = node.of(QuantisedRows)
+        weight = op.weight_of(node.inputs)
+        strips = strips_of(weight, op)
+        step = native.grouped_rows(strips, inputs[0], output)
+        return Created(step, [context.weights.packed_groups(strips, weight), context.operand(node, 0), ("out", 0)])
+
+
+def strips_of(weight: list[Value], op: QuantisedLinear | QuantisedRows) -> native.GroupedStrips:
+    codes, scales, *minima = weight
+    n, k = codes.shape[0], codes.shape[1] * 8 // op.bits
+    return native.GroupedStrips(n, k, op.bits, op.group, native.DTYPES[scales.dtype], bool(minima))
+
+
+def _too_long(node: Node) -> str | None:
+    return f"the GEMM takes {MAX_EPILOGUE} instructions after it at most" if len(node.epilogue) > MAX_EPILOGUE else None

@@ -8,9 +8,18 @@ import torch
 
 from drystone import native
 from drystone.graph.graph import Node
-from drystone.graph.ops import Linear
-from drystone.plan.formats import PLAIN
-from drystone.plan.implementations.base import Context, Created, Implementation, Layout, float_reason
+from drystone.graph.ops import Linear, Operator, WeightProduct
+from drystone.plan.formats import PLAIN, densely
+from drystone.plan.implementations.base import (
+    CodedWeight,
+    Context,
+    Created,
+    Implementation,
+    Layout,
+    WeightStore,
+    float_reason,
+    number_reason,
+)
 from drystone.plan.implementations.epilogue import post_ops
 
 
@@ -20,7 +29,7 @@ class PackedLinear(Implementation):
     Weights may be stored as bfloat16 where x is float32: they are widened when they are packed, or, ``narrow``, when they are read.
     """
 
-    op = Linear
+    op: type[Operator] = Linear
     narrow = False
 
     def refuses(self, node: Node) -> str | None:
@@ -30,23 +39,34 @@ class PackedLinear(Implementation):
         return [Layout(tuple(PLAIN if not value.is_constant else None for value in node.inputs), PLAIN)]
 
     def create(self, node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, context: Context) -> Created:
-        weight, has_bias = node.inputs[1], node.of(Linear).has_bias
-        n, k = weight.shape
+        k, n = node.inputs[0].shape[-1], node.output.shape[-1]
         m = math.prod(node.output.shape[:-1])
         if not inputs[0].is_dense or not output.is_dense:
             raise ValueError("a linear layer reads and writes dense memory")
         rows = [_as_rows(desc, m, n) if node.epilogue and i >= node.epilogue_start else desc for i, desc in enumerate(inputs)]
         target = _as_rows(output, m, n)
         chain, operands, overwrites = post_ops(node, rows, target, context.free_inputs)
-        x = native.TensorDesc.dense(inputs[0].dtype, native.FORMATS["plain"], [m, k])
-        step = self.step(x, n, has_bias, target, chain)
-        return context.product(node, step, operands, overwrites, weight.dtype if self.narrow else node.inputs[0].dtype)
+        x = densely(inputs[0], [m, k], PLAIN)
+        step = self.step(node, x, target, chain, context.weights.coded(node.inputs[1]))
+        return context.product_of(node, step, self.packed(node, step, context.weights), operands, overwrites)
 
     def step(
-        self, x: native.TensorDesc, n: int, has_bias: bool, output: native.TensorDesc, chain: list[native.PostOp]
+        self,
+        node: Node,
+        x: native.TensorDesc,
+        output: native.TensorDesc,
+        chain: list[native.PostOp],
+        coded: CodedWeight,
     ) -> native.Gemm | native.Linear:
-        """The step for x (M, K) and output (M, N). Raises ``ValueError`` where the native side declines them."""
+        """The step for x (M, K) and output (M, N).
+
+        ``coded``: of weights of codes. Raises ``ValueError`` where the native side declines them.
+        """
         raise NotImplementedError
+
+    def packed(self, node: Node, step: native.Gemm | native.Linear, weights: WeightStore) -> torch.Tensor:
+        weight = node.inputs[1]
+        return weights.packed(step, weight, weight.dtype if self.narrow or weight.quantisation else node.inputs[0].dtype)
 
 
 class OneDnnLinear(PackedLinear):
@@ -54,11 +74,19 @@ class OneDnnLinear(PackedLinear):
         self.inner_product = inner_product
         self.name = "onednn_inner_product" if inner_product else "onednn_matmul"
 
+    def refuses(self, node: Node) -> str | None:
+        codes = self.inner_product and node.inputs[0].quantisation is not None
+        return "codes are multiplied by oneDNN's matmul" if codes else super().refuses(node)
+
     def step(
-        self, x: native.TensorDesc, n: int, has_bias: bool, output: native.TensorDesc, chain: list[native.PostOp]
+        self,
+        node: Node,
+        x: native.TensorDesc,
+        output: native.TensorDesc,
+        chain: list[native.PostOp],
+        coded: CodedWeight,
     ) -> native.Linear:
-        m, k = x.shape
-        step = native.Linear(self.inner_product, x.dtype, m, k, n, has_bias, output.dtype, chain)
+        step = native.Linear(self.inner_product, x, output.shape[1], _has_bias(node), output, chain, *coded)
         if step.implementation.startswith(("ref", "gemm:ref")):
             raise ValueError("oneDNN has only its reference implementation")
         return step
@@ -68,13 +96,19 @@ def _reason(node: Node) -> str | None:
     """Why the node is no linear layer of floats on constant weights, or None."""
     if not node.inputs[1].is_constant:
         return "the weight is not a constant"
-    if node.of(Linear).has_bias and not node.inputs[2].is_constant:
+    if _has_bias(node) and not node.inputs[2].is_constant:
         return "the bias is not a constant"
     if node.output.numel == 0 or node.inputs[1].numel == 0:
         return "a linear layer without elements"
+    if node.inputs[1].quantisation is not None:
+        return number_reason(node)
     if node.inputs[0].dtype != node.inputs[1].dtype and not stored_narrow(node):
         return "x and the weight are not of one dtype"
     return float_reason(node)
+
+
+def _has_bias(node: Node) -> bool:
+    return node.of(WeightProduct).has_bias
 
 
 def stored_narrow(node: Node) -> bool:
@@ -94,4 +128,4 @@ def _as_rows(desc: native.TensorDesc, m: int, n: int) -> native.TensorDesc:
         shape = [1, 1]
     else:
         raise ValueError(f"an operand of shape {list(desc.shape)} in the epilogue of an {m} x {n} linear")
-    return native.TensorDesc.dense(desc.dtype, native.FORMATS["plain"], shape)
+    return densely(desc, shape, PLAIN)

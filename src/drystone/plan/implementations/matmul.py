@@ -5,7 +5,7 @@ from __future__ import annotations
 from drystone import native
 from drystone.graph.graph import Node
 from drystone.graph.ops import Matmul
-from drystone.plan.formats import PLAIN
+from drystone.plan.formats import PLAIN, seen_as
 from drystone.plan.implementations.base import Context, Created, Implementation, Layout, float_reason
 
 
@@ -33,4 +33,4 @@ class OneDnnMatmul(Implementation):
 
 def _seen(desc: native.TensorDesc, dims: tuple[int, ...]) -> native.TensorDesc:
     """The operand with its axes in the order in which the product takes them."""
-    return native.TensorDesc(desc.dtype, desc.format, [desc.shape[d] for d in dims], [desc.strides[d] for d in dims])
+    return seen_as(desc, [desc.shape[d] for d in dims], [desc.strides[d] for d in dims])

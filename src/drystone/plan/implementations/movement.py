@@ -7,7 +7,7 @@ import torch
 from drystone import native
 from drystone.graph.graph import Node
 from drystone.graph.ops import Cat, Expand, Operator, Pad, Permute, Reshape, Slice, Take, Unfold
-from drystone.plan.formats import PLAIN, block_of, dense, formats_of
+from drystone.plan.formats import PLAIN, block_of, dense, formats_of, seen_as
 from drystone.plan.implementations.base import Context, Created, Implementation, Layout, joint_layouts
 
 # What may become other strides over the same memory.
@@ -73,6 +73,9 @@ class Movement(Implementation):
             x = _unfolded(node, x)
         axes, tables = self._tables(node)
         value = node.op.value if isinstance(node.op, Pad) else 0.0
+        codes = node.output.quantisation
+        if codes is not None:
+            value = float(codes.codes(torch.tensor(value), node.output.dtype))
         return Created(native.copy(x, output, axes, tables, value), [context.operand(node, 0), ("out", 0)])
 
     @staticmethod
@@ -83,7 +86,7 @@ class Movement(Implementation):
         block = block_of(x.format.name, dim)
         if step != 1 or start % block or output.shape[dim] % block or x.format != output.format:
             return None
-        seen = native.TensorDesc(x.dtype, x.format, output.shape, x.strides)
+        seen = seen_as(x, output.shape, x.strides)
         return start // block * x.strides[dim] if seen.same_memory(output) else None
 
     def strided_view(self, node: Node, x: native.TensorDesc) -> tuple[int, native.TensorDesc] | None:
@@ -105,7 +108,7 @@ class Movement(Implementation):
                 view = memory.view(node.output.shape)
             except RuntimeError:
                 return None
-        return int(view.storage_offset()), native.TensorDesc(x.dtype, x.format, list(view.shape), list(view.stride()))
+        return int(view.storage_offset()), seen_as(x, view.shape, view.stride())
 
     def _tables(self, node: Node) -> tuple[list[int], list[list[int]]]:
         """For each axis of the output: the axis of x that it reads, and at which indices."""
@@ -136,13 +139,13 @@ class Movement(Implementation):
 
 def _permuted(node: Node, x: native.TensorDesc) -> native.TensorDesc:
     """The input of a permute with its axes in the output's order."""
-    return native.TensorDesc(x.dtype, native.FORMATS[PLAIN], node.output.shape, [x.strides[d] for d in node.of(Permute).dims])
+    return seen_as(x, node.output.shape, [x.strides[d] for d in node.of(Permute).dims], PLAIN)
 
 
 def _unfolded(node: Node, x: native.TensorDesc) -> native.TensorDesc:
     """The windows over the input, which share memory where they overlap."""
     strides = [x.strides[axis] * step for axis, _, step in node.of(Unfold).ways]
-    return native.TensorDesc(x.dtype, native.FORMATS[PLAIN], node.output.shape, strides)
+    return seen_as(x, node.output.shape, strides, PLAIN)
 
 
 def _padded(index: int, size: int, mode: str) -> int:

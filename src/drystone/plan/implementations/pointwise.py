@@ -6,7 +6,16 @@ from drystone import native
 from drystone.graph import ops
 from drystone.graph.graph import Node
 from drystone.plan.formats import formats_of
-from drystone.plan.implementations.base import Context, Created, Implementation, Layout, Operand, float_reason, joint_layouts
+from drystone.plan.implementations.base import (
+    Context,
+    Created,
+    Implementation,
+    Layout,
+    Operand,
+    float_reason,
+    joint_layouts,
+    number_reason,
+)
 
 
 class Pointwise(Implementation):
@@ -15,7 +24,7 @@ class Pointwise(Implementation):
     reads_strided = 32  # shorter runs are copied faster
 
     def refuses(self, node: Node) -> str | None:
-        return super().refuses(node) or float_reason(node)
+        return super().refuses(node) or number_reason(node)
 
     def layouts(self, node: Node) -> list[Layout]:
         return joint_layouts(node, node.output)

@@ -6,7 +6,7 @@ from drystone import native
 from drystone.graph.graph import Node
 from drystone.graph.ops import GridSample, LocalResponseNorm, Operator, OverlapAdd, Pool, Resize
 from drystone.plan.formats import PLAIN, formats_of
-from drystone.plan.implementations.base import Context, Created, Implementation, Layout, float_reason, joint_layouts
+from drystone.plan.implementations.base import Context, Created, Implementation, Layout, float_reason, joint_layouts, number_reason
 
 
 class Window(Implementation):
@@ -18,7 +18,7 @@ class Window(Implementation):
         self.op = op
 
     def refuses(self, node: Node) -> str | None:
-        return super().refuses(node) or float_reason(node)
+        return super().refuses(node) or (number_reason(node) if self.op is Pool else float_reason(node))
 
     def layouts(self, node: Node) -> list[Layout]:
         if isinstance(node.op, GridSample):  # its grid is read as a list of places

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,8 @@ import psutil
 import typer
 
 from drystone.console import console as plain
+from drystone.cores import cores, within_quota
+from drystone.errors import DrystoneError
 
 from .contenders import CONTENDERS, DEFAULTS
 from .environment import environment, key_of
@@ -20,24 +23,34 @@ from .progress import progress_bar
 from .report import show_result, show_summary
 from .results import Result, ResultFile
 from .rounds import measure, steps
+from .targets import check, kind_of
 from .workload import DTYPES, Workload
 from .zoo import GROUPS, ZOO
+
+INPUT_HELP = (
+    "An input of a file's or folder's model, once for each: 1x3x224x224, or ids=1x128:int64 for a keyword. With a star a size "
+    "may vary: ids=1x128*:int64. Default: those of the artefact, or what the transformer takes."
+)
 
 
 def bench(
     models: Annotated[
         list[str],
         typer.Argument(
-            metavar="MODEL…", help="Names of the zoo, `cnns`, `volumes`, `transformers`, `recurrent`, `all`, or path.py:function."
+            metavar="MODEL…",
+            help="Names of the zoo, `cnns`, `volumes`, `transformers`, `recurrent`, `all`; path.py:function; a .pt file; a folder "
+            "of transformers; an artefact.",
         ),
     ],
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
     batch: Annotated[int, typer.Option(min=1)] = 1,
-    threads: Annotated[int | None, typer.Option(min=1, help="Default: the physical cores.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of an instance. Default: the physical cores, divided.")] = None,
+    instances: Annotated[int, typer.Option(min=1, help="Processes at the same time, on cores of their own.")] = 1,
     against: Annotated[str | None, typer.Option(help=f"Contenders beside drystone, by comma: {', '.join(CONTENDERS)}.")] = None,
     size: Annotated[
         str | None, typer.Option(metavar="H,W", help="Image size, tokens or samples. Default: the model's own.")
     ] = None,
+    input: Annotated[list[str] | None, typer.Option(metavar="[NAME=]SIZES[:DTYPE]", help=INPUT_HELP)] = None,
     rounds: Annotated[int, typer.Option(min=3, help="Bursts of each contender.")] = 12,
     again: Annotated[bool, typer.Option("--again", help="Prepare twice: with empty caches, then with filled ones.")] = False,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Add the results to this file.")] = None,
@@ -49,10 +62,21 @@ def bench(
     """
     # Where the output goes into a file, tables need not be squeezed into eighty columns.
     console = plain(width=None if sys.stdout.isatty() else 150)
-    threads = threads or psutil.cpu_count(logical=False) or 1
+    threads = threads or max(1, (psutil.cpu_count(logical=False) or 1) // instances)
+    if instances > 1 and instances * threads > len(within_quota(cores())):
+        raise typer.BadParameter(
+            f"{instances} of {threads} threads, and this process may use {len(within_quota(cores()))} cores",
+            param_hint="--instances",
+        )
     contenders = _contenders(against, dtype)
     sizes = size_of(size)
-    workloads = [Workload(model, dtype, batch, sizes, threads) for model in models_of(models, sizes)]
+    given = tuple(input or ())
+    names = models_of(models, sizes, given)
+    if any(kind_of(name) == "artefact" for name in names):
+        if against is not None:
+            raise typer.BadParameter("an artefact has a program of drystone's alone", param_hint="--against")
+        contenders = ["drystone"]
+    workloads = [Workload(name, dtype, batch, sizes, threads, inputs=given) for name in names]
     facts = environment()
     results: list[Result] = []
     try:
@@ -63,7 +87,7 @@ def bench(
     progress = progress_bar(len(workloads) * steps(contenders, rounds), console)
     with until_interrupted(console) as ending, progress as announce:
         for workload in workloads:
-            result = measure(workload, contenders, rounds, key_of(facts), announce, again=again)
+            result = measure(workload, contenders, rounds, key_of(facts), announce, again=again, instances=instances)
             results.append(result)
             kept.add(result, facts)
             if json:
@@ -79,13 +103,14 @@ def bench(
         raise typer.Exit(ending.code or 1)
 
 
-def models_of(names: list[str], size: tuple[int, ...] | None) -> list[str]:
+def models_of(names: list[str], size: tuple[int, ...] | None, inputs: Sequence[str] = ()) -> list[str]:
+    """The targets, each looked at before anything is measured."""
     models = [model for name in names for model in GROUPS.get(name, [name])]
     for model in models:
-        if ":" not in model and model not in ZOO:
-            raise typer.BadParameter(
-                f"no model {model!r} in the zoo: {', '.join([*ZOO, *GROUPS])}, or path.py:function", param_hint="MODEL"
-            )
+        try:
+            check(model, inputs)
+        except (ValueError, DrystoneError) as error:
+            raise typer.BadParameter(str(error), param_hint="MODEL") from error
         if size and model in ZOO and len(size) != len(ZOO[model].size):
             wanted = "H,W" if len(ZOO[model].size) == 2 else "one number"
             raise typer.BadParameter(f"{model} takes {wanted}, not {','.join(map(str, size))}", param_hint="--size")

@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
+from drystone.runtime.module import OptimizedModule
+
+from .targets import Call
 from .workload import first_tensor
-
-Inputs = tuple[Any, ...]
 
 # The share of a model's weights with which a child of it would be the model again.
 NEARLY_ALL = 0.9
@@ -37,21 +37,21 @@ class Prepared:
     details: Callable[[], dict[str, Any]] = dict
 
 
-Prepare = Callable[[nn.Module, Inputs, torch.dtype, int], Prepared]
+Prepare = Callable[[nn.Module, Call, torch.dtype, int], Prepared]
 
 
-def drystone(module: nn.Module, inputs: Inputs, dtype: torch.dtype, threads: int) -> Prepared:
-    return _drystone(module, inputs, dtype, None)
+def drystone(module: nn.Module, call: Call, dtype: torch.dtype, threads: int) -> Prepared:
+    return _drystone(module, call, dtype, None)
 
 
-def drystone_channels_last(module: nn.Module, inputs: Inputs, dtype: torch.dtype, threads: int) -> Prepared:
+def drystone_channels_last(module: nn.Module, call: Call, dtype: torch.dtype, threads: int) -> Prepared:
     """Drystone with every format held to channels_last: what the choice of formats is worth."""
-    return _drystone(module, inputs, dtype, "channels_last")
+    return _drystone(module, call, dtype, "channels_last")
 
 
-def drystone_parts(module: nn.Module, inputs: Inputs, dtype: torch.dtype, threads: int) -> Prepared:
+def drystone_parts(module: nn.Module, call: Call, dtype: torch.dtype, threads: int) -> Prepared:
     """Drystone without a capture of the whole: a program for each of the model's children, or theirs, that can be captured."""
-    return _drystone(_divided(module), inputs, dtype, None)
+    return _drystone(_divided(module), call, dtype, None)
 
 
 def _divided(module: nn.Module) -> nn.Module:
@@ -77,11 +77,19 @@ def _size(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _drystone(module: nn.Module, inputs: Inputs, dtype: torch.dtype, formats: str | None) -> Prepared:
+def _drystone(module: nn.Module, call: Call, dtype: torch.dtype, formats: str | None) -> Prepared:
+    fast = prepared(module, call, dtype, formats=formats)
+    return Prepared(lambda: call(fast), details=lambda: _counted(fast.explain().to_dict()))
+
+
+def prepared(module: nn.Module, call: Call, dtype: torch.dtype, **options: Any) -> Any:
+    """By ``drystone.optimize``; an artefact is."""
+    if isinstance(module, OptimizedModule):
+        return module
     from drystone.conductor import optimize
 
-    fast = optimize(module, inputs, dtype=None if dtype == torch.float32 else dtype, formats=formats)
-    return Prepared(lambda: fast(*inputs), details=lambda: _counted(fast.explain().to_dict()))
+    in_dtype = None if dtype == torch.float32 else dtype
+    return optimize(module, call.args, example_kwargs=call.kwargs, dtype=in_dtype, dynamic_shapes=call.dynamic_shapes, **options)
 
 
 def _counted(explained: Any) -> Any:
@@ -91,84 +99,96 @@ def _counted(explained: Any) -> Any:
     return [_counted(entry) for entry in explained] if isinstance(explained, list) else explained
 
 
-def drystone_eager(module: nn.Module, inputs: Inputs, dtype: torch.dtype, threads: int) -> Prepared:
+def drystone_eager(module: nn.Module, call: Call, dtype: torch.dtype, threads: int) -> Prepared:
     """Drystone without a capture: the model runs eagerly on packed layers, in the memory format that is fastest for the whole."""
     from drystone.conductor import optimize
 
-    fast = optimize(module, inputs, capture="eager")
-    return Prepared(lambda: fast(*inputs), details=lambda: _counted(fast.explain().to_dict()))
+    fast = optimize(module, call.args, example_kwargs=call.kwargs, capture="eager")
+    return Prepared(lambda: call(fast), details=lambda: _counted(fast.explain().to_dict()))
 
 
-def eager(module: nn.Module, inputs: Inputs, dtype: torch.dtype, threads: int) -> Prepared:
+def eager(module: nn.Module, call: Call, dtype: torch.dtype, threads: int) -> Prepared:
     """The model as it is, in its own dtype whatever is asked for."""
-    return Prepared(lambda: module(*inputs))
+    return Prepared(lambda: call(module))
 
 
-def eager_autocast(module: nn.Module, inputs: Inputs, dtype: torch.dtype, threads: int) -> Prepared:
-    def call() -> Any:
+def eager_autocast(module: nn.Module, call: Call, dtype: torch.dtype, threads: int) -> Prepared:
+    def within() -> Any:
         with torch.autocast("cpu", dtype):
-            return module(*inputs)
+            return call(module)
 
-    return Prepared(call)
+    return Prepared(within)
 
 
-def _in_channels_last(module: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inputs]:
+def _in_channels_last(module: nn.Module, call: Call) -> tuple[nn.Module, Call]:
     def convert(leaf: Any) -> Any:
         is_image = isinstance(leaf, torch.Tensor) and leaf.dim() == 4
         return leaf.contiguous(memory_format=torch.channels_last) if is_image else leaf
 
     module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return module, pytree.tree_map(convert, inputs)
+    return module, call.map(convert)
 
 
-def channels_last(module: nn.Module, inputs: Inputs, dtype: torch.dtype, threads: int) -> Prepared:
+def channels_last(module: nn.Module, call: Call, dtype: torch.dtype, threads: int) -> Prepared:
     """Eager with weights and inputs in channels_last; the inputs come in that format and are not converted in the call."""
-    return eager(*_in_channels_last(module, inputs), dtype, threads)
+    return eager(*_in_channels_last(module, call), dtype, threads)
 
 
-def to_mkldnn(module: nn.Module, inputs: Inputs, dtype: torch.dtype, threads: int) -> Prepared:
+def to_mkldnn(module: nn.Module, call: Call, dtype: torch.dtype, threads: int) -> Prepared:
     """torch.utils.mkldnn: tensors stay in oneDNN's formats from layer to layer. The input's conversion is in the call."""
     from torch.utils import mkldnn
 
     converted = mkldnn.to_mkldnn(module, dtype)
     return Prepared(
-        lambda: converted(*(x.to_mkldnn(dtype) for x in inputs)),
+        lambda: call.map(lambda x: x.to_mkldnn(dtype))(converted),
         lambda result: first_tensor(result).to_dense(torch.float32),
     )
 
 
-def to_mkldnn_channels_last(module: nn.Module, inputs: Inputs, dtype: torch.dtype, threads: int) -> Prepared:
-    return to_mkldnn(*_in_channels_last(module, inputs), dtype, threads)
+def to_mkldnn_channels_last(module: nn.Module, call: Call, dtype: torch.dtype, threads: int) -> Prepared:
+    return to_mkldnn(*_in_channels_last(module, call), dtype, threads)
 
 
-def inductor(module: nn.Module, inputs: Inputs, dtype: torch.dtype, threads: int, backend: str = "inductor") -> Prepared:
+def inductor(module: nn.Module, call: Call, dtype: torch.dtype, threads: int, backend: str = "inductor") -> Prepared:
     """torch.compile with freezing; bfloat16 by autocast, under which freezing casts the weights once."""
     import torch._inductor.config as config
 
     config.freezing = True
-    compiled = torch.compile(module, backend=backend)
+    compiled = torch.compile(module, backend=backend, dynamic=True if call.dynamic_shapes else None)
     if dtype == torch.float32:
-        return Prepared(lambda: compiled(*inputs))
+        return Prepared(lambda: call(compiled))
 
-    def call() -> Any:
+    def within() -> Any:
         with torch.autocast("cpu", dtype):
-            return compiled(*inputs)
+            return call(compiled)
 
-    return Prepared(call)
+    return Prepared(within)
 
 
-def zentorch(module: nn.Module, inputs: Inputs, dtype: torch.dtype, threads: int) -> Prepared:
+def zentorch(module: nn.Module, call: Call, dtype: torch.dtype, threads: int) -> Prepared:
     """AMD's backend of torch.compile with freezing, on ZenDNN; bfloat16 by autocast."""
     import zentorch  # noqa: F401 - registers the backend
 
-    return inductor(module, inputs, dtype, threads, backend="zentorch")
+    return inductor(module, call, dtype, threads, backend="zentorch")
 
 
-def openvino(module: nn.Module, inputs: Inputs, dtype: torch.dtype, threads: int) -> Prepared:
+def _in_order(call: Call, names: list[str]) -> list[torch.Tensor]:
+    """For engines that take tensors, under these names or in this order."""
+    if call.args and call.kwargs:
+        raise ValueError("positional inputs beside keywords: give all by name")
+    leaves = [call.kwargs[name] for name in names] if call.kwargs else list(call.args)
+    if len(leaves) != len(names) or not all(isinstance(leaf, torch.Tensor) for leaf in leaves):
+        raise ValueError("inputs that are no tensors")
+    return leaves
+
+
+def openvino(module: nn.Module, call: Call, dtype: torch.dtype, threads: int) -> Prepared:
     """OpenVINO's latency hint on static shapes; one infer request, inputs and outputs shared and not copied."""
     import openvino as ov
 
-    model = ov.convert_model(module, example_input=inputs if len(inputs) > 1 else inputs[0])
+    given = call.kwargs or (call.args if len(call.args) > 1 else call.args[0])
+    model = ov.convert_model(module, example_input=given)
+    inputs = _in_order(call, [port.any_name for port in model.inputs])
     model.reshape({port: list(x.shape) for port, x in zip(model.inputs, inputs, strict=True)})
     options = {
         "PERFORMANCE_HINT": "LATENCY",
@@ -183,7 +203,7 @@ def openvino(module: nn.Module, inputs: Inputs, dtype: torch.dtype, threads: int
     )
 
 
-def onnxruntime(module: nn.Module, inputs: Inputs, dtype: torch.dtype, threads: int) -> Prepared:
+def onnxruntime(module: nn.Module, call: Call, dtype: torch.dtype, threads: int) -> Prepared:
     """ONNX Runtime on torch's own export, all graph optimisations."""
     import onnxruntime as ort
 
@@ -193,9 +213,10 @@ def onnxruntime(module: nn.Module, inputs: Inputs, dtype: torch.dtype, threads: 
     options.log_severity_level = 3
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        torch.onnx.export(module, inputs, path, dynamo=True, verbose=False)
+        torch.onnx.export(module, call.args, path, kwargs=call.kwargs, dynamo=True, verbose=False)
         session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    feeds = {port.name: x.numpy() for port, x in zip(session.get_inputs(), inputs, strict=True)}
+    wanted = [port.name for port in session.get_inputs()]
+    feeds = {name: x.numpy() for name, x in zip(wanted, _in_order(call, wanted), strict=True)}
     names = [session.get_outputs()[0].name]
     return Prepared(lambda: session.run(names, feeds), lambda result: torch.from_numpy(result[0]))
 

@@ -67,7 +67,7 @@ def environment() -> dict[str, Any]:
         "kernel": platform.release(),
         "python": platform.python_version(),
         "packages": {"drystone": __version__} | {name: version for name in _PACKAGES if (version := _version(name))},
-        "torch_onednn": _onednn_of_torch(),
+        "torch_onednn": onednn_of_torch(),
         "own_onednn": "DRYSTONE_ONEDNN" in os.environ,
         "caps": {name: os.environ[name] for name in _CAPS if name in os.environ},
     }
@@ -105,6 +105,6 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _onednn_of_torch() -> str | None:
+def onednn_of_torch() -> str | None:
     found = re.search(r"(?:MKL-DNN|oneDNN|DNNL)\S* v([\d.]+)", torch.__config__.show())
     return found[1] if found else None

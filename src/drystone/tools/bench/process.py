@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ class WorkerFailed(Exception):
 class WorkerProcess:
     """A ``drystone.tools.bench.worker``. Use as a context manager; ``ask`` sends a request and waits for its answer."""
 
-    def __init__(self, threads: int, cache: Path) -> None:
-        """``cache``: the folder where contenders keep what a later preparation can use."""
+    def __init__(self, threads: int, cache: Path, cores: Sequence[int] = ()) -> None:
+        """``cache``: the folder where contenders keep what a later preparation can use. ``cores``: to which it is held, if any."""
         caches = {name: str(cache) for name in ("DRYSTONE_CACHE", "TORCHINDUCTOR_CACHE_DIR")}
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         self._process = subprocess.Popen(
@@ -35,6 +36,8 @@ class WorkerProcess:
             stderr=self._log,
             env=os.environ | caches | {"OMP_NUM_THREADS": str(threads)},
         )
+        if cores:
+            os.sched_setaffinity(self._process.pid, cores)  # before it has threads of its own
         self._pending = b""
 
     def __enter__(self) -> WorkerProcess:
@@ -45,12 +48,18 @@ class WorkerProcess:
 
     def ask(self, timeout: float, **request: Any) -> dict[str, Any]:
         """Send ``request`` and return the answer. Raises ``WorkerFailed``, after ``timeout`` seconds at the latest."""
+        self.send(**request)
+        return self.receive(timeout)
+
+    def send(self, **request: Any) -> None:
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             raise WorkerFailed(self._cause_of_death()) from None
+
+    def receive(self, timeout: float) -> dict[str, Any]:
         answer = json.loads(self._read_line(timeout))
         if not answer.pop("ok"):
             raise WorkerFailed(answer["reason"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -18,11 +19,23 @@ def show_result(result: Result, console: Console) -> None:
     """One model: ratio first, then times, preparation, memory and error."""
     base = result.base
     shapes = ", ".join("x".join(map(str, shape)) for shape in result.shapes)
-    title = Text(f"{result.model} · {result.dtype} · {shapes} · threads {result.threads}", style="table.title")
+    instances = f" · instances {result.instances}" if result.instances > 1 else ""
+    title = Text(f"{result.model} · {result.dtype} · {shapes} · threads {result.threads}{instances}", style="table.title")
     table = Table(title=title, title_justify="left")
     table.add_column("contender")
     again = any(outcome.prepare_again_seconds is not None for outcome in result.outcomes)
-    for column in (f"time / {base}", "ms", "prepared in s", *(["again in s"] if again else []), "peak MB", "relative error"):
+    for column in (
+        f"time / {base}",
+        "ms",
+        "p50",
+        "p90",
+        "p99",
+        "inputs/s",
+        "prepared in s",
+        *(["again in s"] if again else []),
+        "peak MB",
+        "relative error",
+    ):
         table.add_column(column, justify="right")
     for outcome in result.outcomes:
         name = Text(outcome.contender, style="bold" if outcome.contender == base else "")
@@ -40,6 +53,8 @@ def _cells(result: Result, outcome: Outcome, base: str, again: bool) -> list[str
     return [
         number(result.ratio(outcome.contender, base), ".2f"),
         number(outcome.milliseconds, ".2f"),
+        *(number(outcome.percentiles.get(name), ".2f") for name in ("p50", "p90", "p99")),
+        number(statistics.median(outcome.per_second) if outcome.per_second else None, ".4g"),
         number(outcome.prepare_seconds, ".1f"),
         *([number(outcome.prepare_again_seconds, ".1f")] if again else []),
         number(outcome.peak_rss / 1e6 if outcome.peak_rss else None, ".0f"),

@@ -22,6 +22,8 @@ FORMAT = 1
 @dataclass
 class Outcome:
     """One contender on one workload. ``rounds`` holds the median milliseconds of each burst; ``reason`` why there are none.
+    ``per_second``: of each round, inputs of all instances; ``percentiles``: of all calls of the first one, "p50" and so on, in
+    milliseconds.
 
     ``prepare_seconds`` is with empty caches, ``prepare_again_seconds`` in a second process with the caches that the first left.
     """
@@ -33,6 +35,8 @@ class Outcome:
     peak_rss: int | None = None
     relative_error: float | None = None
     rounds: list[float] = field(default_factory=list)
+    per_second: list[float] = field(default_factory=list)
+    percentiles: dict[str, float] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -49,7 +53,8 @@ class Outcome:
 class Result:
     """All contenders on one workload, on one machine (``environment`` is a key of the file's environments).
 
-    ``busy_percent`` is how much of all processors something else took while every contender slept.
+    ``busy_percent`` is how much of all processors something else took while every contender slept. ``instances``: processes that
+    ran at the same time, with ``threads`` each.
     """
 
     model: str
@@ -61,6 +66,7 @@ class Result:
     environment: str
     outcomes: list[Outcome]
     busy_percent: float = 0.0
+    instances: int = 1
 
     def __getitem__(self, contender: str) -> Outcome:
         for outcome in self.outcomes:
@@ -92,7 +98,7 @@ class Result:
     @property
     def identity(self) -> tuple[Any, ...]:
         """Two results of the same identity are two measurements of the same thing."""
-        return self.model, self.dtype, self.batch, self.threads, str(self.shapes), self.environment
+        return self.model, self.dtype, self.batch, self.threads, str(self.shapes), self.instances, self.environment
 
 
 def median_ratio(times: Sequence[float], base: Sequence[float]) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+from drystone.cores import cores, divide, within_quota
 
 from .process import WorkerFailed, WorkerProcess
 from .results import Outcome, Result
@@ -43,9 +46,12 @@ def measure(
     announce: Announce = lambda _: None,
     *,
     again: bool = False,
+    instances: int = 1,
     outputs: Path | None = None,
 ) -> Result:
     """Run ``workload`` in every contender for ``rounds`` rounds.
+
+    With ``instances`` above 1, so many processes of a contender run at the same time, each on cores of its own.
 
     ``announce`` is told what comes next, ``steps`` times. With ``again`` each is prepared a second time in a new process, on the
     caches of the first. With ``outputs``, a folder, each contender's first output tensor is saved there as ``<contender>.npy``
@@ -58,38 +64,44 @@ def measure(
         reference = _Reference.compute(workload, folder, outputs)
 
         outcomes = {name: Outcome(name) for name in contenders}
-        running: dict[str, WorkerProcess] = {}
+        running: dict[str, list[WorkerProcess]] = {}
+        places = _places(instances, workload.threads)
         for name in contenders:
             announce(f"{workload.name}: preparing {name}")
             cache = folder / name
             cache.mkdir()
+            workers: list[WorkerProcess] = []
             try:
-                for attempt in range(1 + again):
-                    worker = stack.enter_context(WorkerProcess(workload.threads, cache))
-                    answer = _prepare(worker, name, workload, reference, outputs)
-                    if attempt == 0:
-                        outcomes[name].prepare_seconds = answer["prepare_seconds"]
+                if again:
+                    with WorkerProcess(workload.threads, cache, places[0]) as worker:
+                        outcomes[name].prepare_seconds = _prepare(worker, name, workload, reference, outputs)["prepare_seconds"]
+                for place in places:
+                    workers.append(stack.enter_context(WorkerProcess(workload.threads, cache, place)))
+                    answer = _prepare(workers[-1], name, workload, reference, outputs)
+                    if len(workers) == 1:
                         outcomes[name].relative_error = answer["relative_error"]
-                    else:
-                        outcomes[name].prepare_again_seconds = answer["prepare_seconds"]
-                    if attempt < again:
-                        worker.close()
+                        if again:
+                            outcomes[name].prepare_again_seconds = answer["prepare_seconds"]
+                        else:
+                            outcomes[name].prepare_seconds = answer["prepare_seconds"]
             except WorkerFailed as failure:
                 outcomes[name].reason = str(failure)
-                worker.close()
+                for worker in workers:
+                    worker.close()
             else:
-                running[name] = worker
+                running[name] = workers
 
         busy = busy_percent()
         for i in range(rounds):
             announce(f"{workload.name}: round {i + 1} of {rounds}")
             for name in list(running):
                 time.sleep(PAUSE_SECONDS)
-                _burst(name, running, outcomes[name])
+                _burst(name, running, outcomes[name], workload.batch)
         busy = max(busy, busy_percent())
-        for name, worker in running.items():
+        for name, workers in running.items():
             with contextlib.suppress(WorkerFailed):
-                outcomes[name].details = worker.ask(BURST_TIMEOUT, do="details")["details"]
+                outcomes[name].percentiles = workers[0].ask(BURST_TIMEOUT, do="percentiles")["percentiles"]
+                outcomes[name].details = workers[0].ask(BURST_TIMEOUT, do="details")["details"]
 
     return Result(
         model=workload.name,
@@ -101,7 +113,15 @@ def measure(
         environment=environment,
         outcomes=[outcomes[name] for name in contenders],
         busy_percent=busy,
+        instances=instances,
     )
+
+
+def _places(instances: int, threads: int) -> list[tuple[int, ...]]:
+    """The cores of each instance; a single one is held to none."""
+    if instances == 1:
+        return [()]
+    return [tuple(core.number for core in place) for place in divide(within_quota(cores()), instances, threads)]
 
 
 def busy_percent() -> float:
@@ -138,19 +158,25 @@ def _prepare(worker: WorkerProcess, name: str, workload: Workload, reference: _R
         reference=str(reference.path) if reference.path else None,
         save=str(outputs / f"{name}.npy") if outputs else None,
     )
+    reference.shapes = reference.shapes or answer["shapes"]
     if reference.fingerprint not in (None, answer["fingerprint"]):
         raise WorkerFailed("its process built other weights or inputs than the reference's: the model is not deterministic")
     return answer
 
 
-def _burst(name: str, running: dict[str, WorkerProcess], outcome: Outcome) -> None:
+def _burst(name: str, running: dict[str, list[WorkerProcess]], outcome: Outcome, batch: int) -> None:
     """One burst; a contender that fails leaves the race, as its rounds could not be paired with the others'."""
     try:
-        answer = running[name].ask(BURST_TIMEOUT, do="burst", seconds=BURST_SECONDS)
+        for worker in running[name]:
+            worker.send(do="burst", seconds=BURST_SECONDS)
+        answers = [worker.receive(BURST_TIMEOUT) for worker in running[name]]
     except WorkerFailed as failure:
         outcome.reason = str(failure)
         outcome.rounds.clear()
-        running.pop(name).close()
+        outcome.per_second.clear()
+        for worker in running.pop(name):
+            worker.close()
     else:
-        outcome.rounds.append(answer["milliseconds"])
-        outcome.peak_rss = answer["peak_rss"]
+        outcome.rounds.append(statistics.median(answer["milliseconds"] for answer in answers))
+        outcome.per_second.append(round(batch * sum(answer["per_second"] for answer in answers), 3))
+        outcome.peak_rss = sum(answer["peak_rss"] for answer in answers)

@@ -2,7 +2,8 @@
 
 ``{"do": "reference", "workload": {…}, "save": path}`` runs the model eagerly in float64 and saves the output.
 ``{"do": "prepare", "contender": name, "workload": {…}, "reference": path or null, "save": path or null}``
-``{"do": "burst", "seconds": s}`` times calls for ``s`` seconds and answers their median.
+``{"do": "burst", "seconds": s}`` times calls for ``s`` seconds and answers their median, and how many there were in a second.
+``{"do": "percentiles"}`` answers those of all calls of the bursts, in milliseconds.
 ``{"do": "details"}`` answers what the contender tells of itself.
 
 Between requests the process sleeps in a read, so it takes nothing from the contender whose turn it is.
@@ -22,10 +23,12 @@ from typing import IO, Any
 
 import numpy as np
 import torch
-from torch.utils import _pytree as pytree
+
+from drystone.serving.statistics import percentiles
 
 from .burst import burst
 from .contenders import CONTENDERS, Prepared
+from .targets import Call
 from .workload import DTYPES, Workload, fingerprint, first_tensor, shapes_of
 
 MINIMUM_CALLS = 3
@@ -62,33 +65,42 @@ class Worker:
 
     def __init__(self) -> None:
         self.prepared: Prepared | None = None
+        self.seconds: list[float] = []
 
     def reference(self, workload: dict[str, Any], save: str) -> dict[str, Any]:
-        module, inputs = _load(workload)
-        facts = {"fingerprint": fingerprint(module, inputs), "shapes": shapes_of(inputs)}
-        module, inputs = module.double(), pytree.tree_map(_double, inputs)
-        np.save(save, first_tensor(module(*inputs)).numpy())
+        module, call = _load(workload)
+        facts = {"fingerprint": fingerprint(module, call), "shapes": shapes_of(call)}
+        module, call = module.double(), call.map(_double)
+        np.save(save, first_tensor(call(module)).numpy())
         return facts
 
     def prepare(self, contender: str, workload: dict[str, Any], reference: str | None, save: str | None) -> dict[str, Any]:
-        module, inputs = _load(workload)
-        checksum = fingerprint(module, inputs)
+        module, call = _load(workload)
+        checksum = fingerprint(module, call)
         start = time.perf_counter()
-        self.prepared = CONTENDERS[contender].prepare(module, inputs, DTYPES[workload["dtype"]], workload["threads"])
+        self.prepared = CONTENDERS[contender].prepare(module, call, DTYPES[workload["dtype"]], workload["threads"])
         result = self.prepared.call()
         seconds = time.perf_counter() - start
         output = self.prepared.output(result).float()
         if save is not None:
             np.save(save, output.numpy())
         error = relative_error(output, np.load(reference)) if reference is not None else None
-        return {"fingerprint": checksum, "prepare_seconds": seconds, "relative_error": error}
+        return {"fingerprint": checksum, "shapes": shapes_of(call), "prepare_seconds": seconds, "relative_error": error}
 
     def burst(self, seconds: float) -> dict[str, Any]:
         assert self.prepared is not None
         call = self.prepared.call
         _warm(call)
         times = burst(call, seconds, MINIMUM_CALLS)
-        return {"milliseconds": round(statistics.median(times) * 1e3, 5), "calls": len(times)}
+        self.seconds += times
+        return {
+            "milliseconds": round(statistics.median(times) * 1e3, 5),
+            "calls": len(times),
+            "per_second": len(times) / sum(times),
+        }
+
+    def percentiles(self) -> dict[str, Any]:
+        return {"percentiles": {f"p{percent}": round(value, 5) for percent, value in percentiles(self.seconds).items()}}
 
     def details(self) -> dict[str, Any]:
         assert self.prepared is not None
@@ -103,10 +115,10 @@ def _warm(call: Callable[[], Any]) -> None:
         call()
 
 
-def _load(workload: dict[str, Any]) -> tuple[torch.nn.Module, tuple[Any, ...]]:
-    size = workload.pop("size", None)
+def _load(workload: dict[str, Any]) -> tuple[torch.nn.Module, Call]:
+    size, inputs = workload.pop("size", None), workload.pop("inputs", ())
     torch.set_num_threads(workload["threads"])
-    return Workload(**workload, size=tuple(size) if size else None).load()
+    return Workload(**workload, size=tuple(size) if size else None, inputs=tuple(inputs)).load()
 
 
 def _double(leaf: Any) -> Any:

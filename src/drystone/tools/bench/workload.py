@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
-import inspect
-import sys
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from .targets import Call, load, name_of
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
 class Workload:
-    """``model`` is a name of the zoo or ``path.py:function``; ``size``: of the inputs, or None for the model's own."""
+    """``model``: a target as of ``targets``; ``size``: of the inputs, or None for the model's own; ``inputs``: as of --input."""
 
     model: str
     dtype: str = "float32"
@@ -28,63 +25,20 @@ class Workload:
     size: tuple[int, ...] | None = None
     threads: int = 1
     seed: int = 0
+    inputs: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         """The model's name without any path: ``resnet50``, ``mine.py:build``."""
-        path, colon, function = self.model.rpartition(":")
-        return f"{Path(path).name}:{function}" if colon else self.model
+        return name_of(self.model)
 
-    def load(self) -> tuple[nn.Module, tuple[Any, ...]]:
-        """The module in evaluation mode and its inputs, the same on every call and in every process.
+    def load(self) -> tuple[nn.Module, Call]:
+        """The module in evaluation mode and a call of it, the same every time and in every process.
 
-        Raises ``ValueError`` for a name that is not in the zoo, a file without such a function, or a function that has no
-        parameter for a batch or size that was asked for.
+        Raises ``ValueError`` for a target that is not there, or that does not take a batch, size or inputs that were asked for.
         """
         torch.manual_seed(self.seed)
-        if ":" in self.model:
-            module, inputs = self._load_from_file()
-        else:
-            from . import zoo
-
-            if self.model not in zoo.ZOO:
-                raise ValueError(f"no model {self.model!r} in the zoo; it has {', '.join(zoo.ZOO)}, or give path.py:function")
-            module, inputs = zoo.load(self.model, self.batch, self.size, self.seed)
-        return module.eval(), inputs
-
-    def _load_from_file(self) -> tuple[nn.Module, tuple[Any, ...]]:
-        function = _function_from_file(self.model)
-        asked: dict[str, Any] = {}
-        if self.batch != 1:
-            asked["batch"] = self.batch
-        if self.size is not None:
-            asked["size"] = self.size
-        missing = asked.keys() - inspect.signature(function).parameters.keys()
-        if missing:
-            raise ValueError(f"{self.name} has no parameter {' or '.join(sorted(missing))}, and one was asked for")
-        result = function(**asked)
-        if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], nn.Module)):
-            raise ValueError(f"{self.name} must return (module, inputs), not {type(result).__name__}")
-        module, inputs = result
-        return module, inputs if isinstance(inputs, tuple) else (inputs,)
-
-
-def _function_from_file(model: str) -> Callable[..., Any]:
-    path, _, name = model.rpartition(":")
-    file = Path(path)
-    if not file.is_file():
-        raise ValueError(f"no file {path!r} (from {model!r})")
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"{file.name} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[file.stem] = module
-    sys.path.insert(0, str(file.resolve().parent))
-    spec.loader.exec_module(module)
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise ValueError(f"{file.name} has no function {name!r}")
-    return function
+        return load(self.model, self.batch, self.size, self.inputs, self.seed)
 
 
 def first_tensor(output: Any) -> torch.Tensor:
@@ -95,14 +49,14 @@ def first_tensor(output: Any) -> torch.Tensor:
     raise ValueError("the model's output holds no tensor")
 
 
-def fingerprint(module: nn.Module, inputs: tuple[Any, ...]) -> int:
+def fingerprint(module: nn.Module, call: Call) -> int:
     """A checksum of every weight and input, by which processes make sure that they run the same model."""
     checksum = 0
-    for tensor in [*module.state_dict().values(), *pytree.tree_leaves(inputs)]:
+    for tensor in [*module.state_dict().values(), *pytree.tree_leaves((call.args, call.kwargs))]:
         if isinstance(tensor, torch.Tensor):
             checksum = zlib.crc32(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().data, checksum)
     return checksum
 
 
-def shapes_of(inputs: Any) -> list[list[int]]:
-    return [list(leaf.shape) for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, torch.Tensor)]
+def shapes_of(call: Call) -> list[list[int]]:
+    return [list(leaf.shape) for leaf in pytree.tree_leaves((call.args, call.kwargs)) if isinstance(leaf, torch.Tensor)]

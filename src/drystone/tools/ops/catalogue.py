@@ -14,10 +14,13 @@ _MODULES = [importlib.import_module(f"{operators.__name__}.{module.name}") for m
 
 #: Gives the cases of a dtype.
 OPERATORS: dict[str, Callable[[str], Iterator[Case]]] = {}
+#: Those that have cases of int8.
+ON_CODES: set[str] = set()
 #: By threshold.
 PROBES: dict[str, Probe] = {}
 for _module in _MODULES:
     OPERATORS |= getattr(_module, "OPERATORS", {})
+    ON_CODES |= getattr(_module, "ON_CODES", set())
     PROBES |= {probe.threshold: probe for probe in getattr(_module, "PROBES", ())}
 
 

@@ -23,9 +23,9 @@ from ..bench.picture import draw_kept
 from ..bench.progress import progress_bar
 from ..bench.report import warn_if_busy
 from ..bench.rounds import busy_percent
-from ..bench.workload import DTYPES
-from .case import Case
-from .catalogue import OPERATORS, choose
+from ..bench.workload import DTYPES as USUAL
+from .case import DTYPES, Case
+from .catalogue import ON_CODES, OPERATORS, choose
 from .limits import limits
 from .measure import measure
 from .plot import plot as draw
@@ -35,7 +35,7 @@ from .results import OWN, Measurement, ResultFile, Run
 
 def ops(
     operators: Annotated[list[str], typer.Argument(metavar="NAME…", help=f"{', '.join(OPERATORS)}, or `all`.")],
-    dtype: Annotated[str, typer.Option(help="By comma.")] = ",".join(DTYPES),
+    dtype: Annotated[str, typer.Option(help=f"By comma; int8 of {', '.join(sorted(ON_CODES))}.")] = ",".join(USUAL),
     threads: Annotated[int | None, typer.Option(min=1, help="Default: the physical cores.")] = None,
     tag: Annotated[
         list[str] | None,
@@ -114,6 +114,8 @@ def _cases(operators: list[str], dtype: str, tags: list[str]) -> list[Case]:
     for name in dtypes:
         if name not in DTYPES:
             raise typer.BadParameter(f"{name!r} is none of {', '.join(DTYPES)}", param_hint="--dtype")
+        if name == "int8" and (others := set(names) - ON_CODES):
+            raise typer.BadParameter(f"there is no int8 of {', '.join(sorted(others))}", param_hint="--dtype")
     try:
         return choose(names, dtypes, tags)
     except ValueError as error:

@@ -6,6 +6,8 @@ import html
 import io
 from pathlib import Path
 
+from drystone.runtime.explain import percent
+
 from .results import Result
 
 _STYLE = """
@@ -40,6 +42,7 @@ def write_page(path: Path, result: Result) -> None:
         f"<h1>{html.escape(result.model)}</h1>",
         f"<p>{html.escape(result.conditions())}</p>",
         _figures(result),
+        _as_it_is(result),
         "<h2>Roofline</h2><p>Each point is a product: its operations a byte, and how many it does in a second.</p>",
         _roofline(result),
         "<h2>Modules</h2>",
@@ -59,9 +62,20 @@ def _figures(result: Result) -> str:
         "in the steps": f"{explained.microseconds / 1e3:.2f} ms",
         "steps": str(len(explained.steps)),
         "reorders and copies": f"{100 * explained.reorder_share:.1f} %",
-        "on ATen": f"{100 * aten:.1f} %",
+        **({} if explained.idle_share is None else {"threads idle": percent(explained.idle_share)}),
+        **({} if explained.runs == "eager" else {"on ATen": f"{100 * aten:.1f} %"}),
     }
     return "<div class=figures>" + "".join(f"<div><b>{value}</b>{name}</div>" for name, value in shown.items()) + "</div>"
+
+
+def _as_it_is(result: Result) -> str:
+    """The model without drystone: one line beside a program, or what a program would save."""
+    if result.eager is None:
+        return ""
+    lines = [f"The model as it is, eager: {result.eager}."]
+    if result.explanation.runs == "eager":
+        lines += result.eager.estimate()
+    return "<p>" + "<br>".join(html.escape(line) for line in lines) + "</p>"
 
 
 def _roofline(result: Result) -> str:
@@ -109,10 +123,21 @@ def _steps(result: Result) -> str:
         texts = [step.name, step.module, " + ".join([step.op, *step.fused]), "x".join(map(str, step.shape)), step.dtype]
         cells = "".join(f"<td>{html.escape(text)}" for text in [*texts, step.implementation, step.format])
         share = None if step.gflops is None else 100 * step.gflops / result.peak
+        idle = None if step.idle is None else 100 * step.idle
         moved = step.bytes / step.microseconds / 1e3 if step.microseconds else None
-        rows.append(f"<tr>{cells}{_time(step.microseconds, result)}{_number(step.gflops)}{_number(share)}{_number(moved, 1)}")
+        rows.append(
+            f"<tr>{cells}{_time(step.microseconds, result)}{_number(step.gflops)}{_number(share)}{_number(moved, 1)}{_number(idle)}"
+        )
     texts = ["step", "module", "op", "shape", "dtype", "implementation", "format"]
-    numbers = [("ms", True), ("share", True), ("", False), ("GFLOP/s", True), ("of peak, %", True), ("GB/s", True)]
+    numbers = [
+        ("ms", True),
+        ("share", True),
+        ("", False),
+        ("GFLOP/s", True),
+        ("of peak, %", True),
+        ("GB/s", True),
+        ("idle, %", True),
+    ]
     return _table([*((text, False) for text in texts), *numbers], rows)
 
 

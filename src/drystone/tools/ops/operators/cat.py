@@ -113,6 +113,5 @@ def _joined_columns(count: int) -> Probed:
 OPERATORS = {"cat": cases}
 PROBES = (
     Probe("cat_bytes", ("cat",), {"2 tensors": _joined_bytes(2), "8 tensors": _joined_bytes(8)}, 64),
-    Probe("cat_tensors", ("cat",), {"short": lambda size: _joined(size, 2)}, 2),
     Probe("cat_strided_tensors", ("cat",), {"columns": _joined_columns}, 2),
 )

@@ -3,6 +3,9 @@
 In a model a layer's weights have been driven out of the caches by the other layers' when its turn comes again, while x was
 written just before. So each call takes the next copy of the weights, and x stays where it is. oneDNN's matmul runs as drystone
 runs it, on weights in the format of its choice; torch's linear has no such format, and its weights are as they are in a module.
+
+int8: u8 by s8 to u8, with scales. Weights lie in [-64, 63], where oneDNN is exact without VNNI too; ``drystone_8_bits`` is told
+nothing of that.
 """
 
 from __future__ import annotations
@@ -14,8 +17,7 @@ import torch.nn.functional as F
 
 from drystone import native
 
-from ...bench.workload import DTYPES
-from ..case import Call, Case, Contest, copies_to_be_cold, last_level_cache_bytes
+from ..case import DTYPES, Call, Case, Contest, copies_to_be_cold, last_level_cache_bytes
 from ..step import call_of, desc
 
 ROWS = (1, 4, 16, 64, 128, 512, 2048)
@@ -62,16 +64,17 @@ def case(tag: str, dtype: str, m: int, n: int, k: int, cache: int) -> Case:
 
 def layer(m: int, n: int, k: int, dtype: torch.dtype, copies: int) -> Contest:
     """The contenders on ``copies`` copies of the weights."""
+    if dtype == torch.int8:
+        return layer_of_codes(m, n, k, copies)
     generator = torch.Generator().manual_seed(0)
     x, weight, bias = (torch.randn(*shape, generator=generator).to(dtype) for shape in ((m, k), (n, k), (n,)))
     y = torch.empty(m, n, dtype=dtype)
-    code = native.DTYPES[dtype]
 
     def drystone() -> Call:
         return packed(native.Gemm(desc(x), n, True, desc(y), []), x, weight, bias, y, copies)
 
     def onednn() -> Call:
-        return packed(native.Linear(False, code, m, k, n, True, code, []), x, weight, bias, torch.empty_like(y), copies)
+        return packed(native.Linear(False, desc(x), n, True, desc(y), []), x, weight, bias, torch.empty_like(y), copies)
 
     def stock() -> Call:
         weights = [weight.clone() for _ in range(copies)]
@@ -81,6 +84,35 @@ def layer(m: int, n: int, k: int, dtype: torch.dtype, copies: int) -> Contest:
         return F.linear(x.double(), weight.double(), bias.double())
 
     return Contest({"drystone": drystone, "onednn": onednn, "torch": stock}, exact)
+
+
+def layer_of_codes(m: int, n: int, k: int, copies: int) -> Contest:
+    """The same of int8. Results are given as codes, which spread over all that there are."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 256, (m, k), generator=generator).to(torch.uint8)
+    weight = torch.randint(-64, 64, (n, k), generator=generator).to(torch.int8)
+    bias, y = torch.randn(n, generator=generator), torch.empty(m, n, dtype=torch.uint8)
+    x_scale, x_zero, scales, y_scale, y_zero = 0.02, 128, [0.01] * n, 0.02 * 0.01 * 64 * k**0.5, 128
+
+    def quantised(scale: float, zero_point: int, shape: torch.Size) -> native.TensorDesc:
+        return native.TensorDesc.dense(native.DType.u8, native.FORMATS["plain"], list(shape), scale=scale, zero_point=zero_point)
+
+    source, target = quantised(x_scale, x_zero, x.shape), quantised(y_scale, y_zero, y.shape)
+
+    def drystone(fit: bool) -> Call:
+        step = native.Gemm(source, n, True, target, [], weight_scales=scales, weights_fit_7_bits=fit)
+        return packed(step, x, weight, bias, torch.empty_like(y), copies)
+
+    def onednn() -> Call:
+        step = native.Linear(False, source, n, True, target, [], scales, True)
+        return packed(step, x, weight, bias, torch.empty_like(y), copies)
+
+    def exact() -> torch.Tensor:
+        real = (x.double() - x_zero) @ weight.double().T * (x_scale * scales[0]) + bias.double()
+        return (real / y_scale + y_zero).round().clamp(0, 255)
+
+    contenders = {"drystone": lambda: drystone(True), "drystone_8_bits": lambda: drystone(False), "onednn": onednn}
+    return Contest(contenders, exact)
 
 
 def packed(
@@ -96,3 +128,4 @@ def packed(
 
 
 OPERATORS = {"gemm": cases}
+ON_CODES = {"gemm"}

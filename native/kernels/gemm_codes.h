@@ -1,0 +1,173 @@
+// What the GEMM needs beside its tiles where it multiplies codes: how each row of x is encoded, the patches of images that are its rows,
+// and what the sums stand for.
+#pragma once
+
+#include "kernels/codes.h"
+#include "kernels/gemm.h"
+
+namespace drystone::DRYSTONE_ISA {
+
+// The scale of a row's codes, and what is packed for the number 0.
+struct RowCodes {
+  float scale;
+  int32_t zero;
+};
+
+// Codes of floats, as they are packed: from 0 on.
+struct Encoder {
+  float inverse, zero, lowest, highest;
+
+  Encoder(const GemmDynamic& dynamic, const RowCodes& row)
+      : inverse(1.0f / row.scale),
+        zero(static_cast<float>(row.zero)),
+        lowest(static_cast<float>(dynamic.lowest + (dynamic.lowest < 0 ? 128 : 0))),
+        highest(lowest + static_cast<float>(dynamic.highest - dynamic.lowest)) {}
+
+  uint8_t operator()(float x) const {
+    const float code = __builtin_rintf(x * inverse) + zero;
+    const float kept = code > lowest ? code : lowest;  // NaN: the scale is one as well
+    return static_cast<uint8_t>(static_cast<int32_t>(kept < highest ? kept : highest));
+  }
+};
+
+// The lowest and highest of 0 and some numbers; NaN, both of them, if one is no finite number.
+struct Extent {
+  float low = 0, high = 0;
+  void take(const Extent& other) {
+    low = minimum(low, other.low);
+    high = maximum(high, other.high);
+  }
+};
+
+inline Extent extent_of(const float* x, int64_t count) {
+  float low = 0, high = 0, none = 0;
+#pragma omp simd reduction(min : low) reduction(max : high) reduction(+ : none)
+  for (int64_t i = 0; i < count; i++) {
+    low = x[i] < low ? x[i] : low;
+    high = x[i] > high ? x[i] : high;
+    none += x[i] * 0.0f;
+  }
+  return none == 0.0f ? Extent{low, high} : Extent{__builtin_nanf(""), __builtin_nanf("")};
+}
+
+inline Extent extent_of_row(const GemmArgs& a, int64_t row) {
+  if (a.x_dtype == DType::f32) return extent_of(static_cast<const float*>(a.x) + row * a.x_stride, a.k);
+  constexpr int64_t run = 512;
+  float buffer[run];
+  Extent extent;
+  for (int64_t k = 0; k < a.k; k += run) {
+    const int64_t count = least(run, a.k - k);
+    load(buffer, static_cast<const uint16_t*>(a.x) + row * a.x_stride + k, DType::bf16, 1, count);
+    extent.take(extent_of(buffer, count));
+  }
+  return extent;
+}
+
+inline RowCodes codes_for(const GemmDynamic& d, const Extent& extent) {
+  const auto lowest = static_cast<float>(d.lowest), highest = static_cast<float>(d.highest);
+  const int32_t flip = d.lowest < 0 ? 128 : 0;
+  if (d.symmetric) {
+    const float scale = maximum(maximum(-extent.low, extent.high) / ((highest - lowest) / 2.0f), d.eps);
+    return {scale, flip};
+  }
+  const float scale = maximum((extent.high - extent.low) / (highest - lowest), d.eps);
+  const float zero = lowest - __builtin_rintf(extent.low / scale);
+  const float kept = zero > lowest ? zero : lowest;
+  return {scale, static_cast<int32_t>(kept < highest ? kept : highest) + flip};
+}
+
+// Of one part of the work. Memory: 8 bytes a row if dynamic, or else as many as a block of k has if there are patches.
+class Codes {
+ public:
+  Codes(const GemmArgs& a, Range rows, std::byte* memory) : first_(rows.begin), constant_{1.0f, a.zero}, memory_(memory) {
+    if (a.dynamic.by == GemmDynamic::By::none) return;
+    auto* each = reinterpret_cast<RowCodes*>(memory);
+    each_ = each;
+    if (a.dynamic.by == GemmDynamic::By::row) {
+      for (int64_t r = rows.begin; r < rows.end; r++) each[r - first_] = codes_for(a.dynamic, extent_of_row(a, r));
+      return;
+    }
+    Extent extent;
+    for (int64_t r = 0; r < a.m; r++) extent.take(extent_of_row(a, r));
+    for (int64_t r = rows.begin; r < rows.end; r++) each[r - first_] = codes_for(a.dynamic, extent);
+  }
+
+  const RowCodes& of(int64_t row) const { return each_ ? each_[row - first_] : constant_; }
+
+  // The part `k` of what row `row` meets, put together in memory.
+  const uint8_t* patch(const GemmArgs& a, int64_t row, Range k) const {
+    const GemmPatches& p = a.patches;
+    auto* to = reinterpret_cast<uint8_t*>(memory_);
+    const int64_t column = row % p.out_size[1], line = row / p.out_size[1] % p.out_size[0], image = row / p.out_size[1] / p.out_size[0];
+    const int64_t top = line * p.stride[0] - p.padding[0], left = column * p.stride[1] - p.padding[1];
+    // Neighbouring taps whose pixels are neighbours are one run.
+    const int64_t taps = p.dilation[1] == 1 && p.pixel == p.channels ? p.kernel[1] : 1, length = taps * p.channels;
+    const auto fill = static_cast<uint8_t>(a.x_dtype == DType::s8 ? a.zero ^ 0x80 : a.zero);
+    for (int64_t run = k.begin / length; run * length < k.end; run++) {
+      const int64_t y = top + run * taps / p.kernel[1] * p.dilation[0], x = left + run * taps % p.kernel[1] * p.dilation[1];
+      const int64_t from = larger(k.begin - run * length, 0), until = least(k.end - run * length, length);
+      const bool inside = y >= 0 && y < p.in_size[0];
+      const int64_t begin = inside ? least(larger(-x * p.channels, from), until) : until;
+      const int64_t end = inside ? larger(least((p.in_size[1] - x) * p.channels, until), begin) : until;
+      const auto* source = static_cast<const uint8_t*>(a.x) + image * p.image + y * p.line + x * p.pixel;
+      if (begin > from) __builtin_memset(to, fill, begin - from);
+      if (end > begin) __builtin_memcpy(to + (begin - from), source + begin, end - begin);
+      if (until > end) __builtin_memset(to + (end - from), fill, until - end);
+      to += until - from;
+    }
+    return reinterpret_cast<const uint8_t*>(memory_);
+  }
+
+  // What sums begin with, in the place of a float: of rows that have one zero point, what that adds to them.
+  float start(const GemmArgs& a, int64_t column) const { return __builtin_bit_cast(float, each_ ? 0 : -a.zero * a.weight_sums[column]); }
+
+  // Sums of products (int32, in the place of floats) become what they stand for, plus bias. Columns from `column` on, of which `columns`
+  // are there. Where codes are made of it and there is no more to do, they are stored at once: true.
+  bool decode(const GemmArgs& a, float* tile, int64_t width, int64_t row, int64_t rows, int64_t column, int64_t columns) const {
+    const auto store_to = [&](auto* output) {
+      decode_each(a, tile, width, row, rows, column, columns, [&](int64_t r, int64_t c, const Floats& x) {
+        auto* to = output + (row + r) * a.output_stride + column + c;
+        if (c + kFloats <= columns) return store_as(to, x, a.output_affine);
+        alignas(64) float rest[kFloats];
+        store<kFloats>(rest, x);
+        store_codes(to, rest, a.output_affine, 1, columns - c);
+      });
+      return true;
+    };
+    if (a.ops == 0 && a.output_dtype == DType::u8) return store_to(static_cast<uint8_t*>(a.output));
+    if (a.ops == 0 && a.output_dtype == DType::s8) return store_to(static_cast<int8_t*>(a.output));
+    decode_each(a, tile, width, row, rows, column, columns,
+                [&](int64_t r, int64_t c, const Floats& x) { store<kFloats>(tile + r * width + c, x); });
+    return false;
+  }
+
+ private:
+  template <class Put>
+  void decode_each(const GemmArgs& a, const float* tile, int64_t width, int64_t row, int64_t rows, int64_t column, int64_t columns,
+                   Put put) const {
+    alignas(64) float bias[4 * kFloats] = {};
+    for (int64_t c = 0; a.bias && c < columns; c++) bias[c] = a.bias[column + c];
+    const Floats low = all(a.bounded ? a.low : -infinity), high = all(a.bounded ? a.high : infinity);
+    for (int64_t c = 0; c < width; c += kFloats) {
+      const Floats scale = load<kFloats>(a.scales + column + c), more = load<kFloats>(bias + c);
+      const Ints weight_sums = load_raw<kFloats>(a.weight_sums + column + c);
+      for (int64_t r = 0; r < rows; r++) {
+        Ints sum = (Ints)load<kFloats>(tile + r * width + c);
+        Floats row_scale = scale;
+        if (each_) {
+          const RowCodes& codes = of(row + r);
+          sum -= codes.zero * weight_sums;
+          row_scale *= codes.scale;
+        }
+        put(r, c, least_or(high, most_or(low, fma(__builtin_convertvector(sum, Floats), row_scale, more))));
+      }
+    }
+  }
+
+  int64_t first_;
+  RowCodes constant_;
+  const RowCodes* each_ = nullptr;
+  std::byte* memory_;
+};
+
+}  // namespace drystone::DRYSTONE_ISA

@@ -1,0 +1,23 @@
+// Weights that are codes in groups on their way into the GEMM: decoded in registers for a few rows of x, or a strip at a time into
+// the floats that a register tile reads, for many.
+#pragma once
+
+#include "kernels/gemm_tile.h"
+
+namespace drystone::DRYSTONE_ISA {
+
+// A tile of a few rows of float32 over all k from begin, where a chunk of x begins, to end. The tile's weights are the strip's first
+// group; its steps, and what it fetches, are not read.
+using GroupsTileFunction = void (*)(const GemmTile&, const Groups&, int64_t begin, int64_t end);
+GroupsTileFunction groups_tile(const Groups& kind, int64_t rows, int64_t vectors);
+
+// For a few rows whose numbers are neither very large nor all very small: scales them, so that codes need not be shifted to be
+// multiplied, and sums up what each group meets, x_sums [row][group]. False: nothing was done, they are for groups_tile().
+bool scale_for_groups(const Groups& kind, char* x, int64_t rows, int64_t begin, int64_t end, float* x_sums);
+// The tile of such rows.
+void multiply_scaled(const GemmTile& t, int64_t vectors, const Groups& kind, int64_t begin, int64_t end, const float* x_sums);
+
+// The weights [begin, end) of a strip as floats, as a tile of this arithmetic reads them. Their number is rounded up to whole words.
+void decode_strip(const Groups& kind, GemmArithmetic arithmetic, const char* strip, int64_t vectors, int64_t begin, int64_t end, char* to);
+
+}  // namespace drystone::DRYSTONE_ISA

@@ -1,0 +1,131 @@
+#include "steps/implicit_gemm.h"
+
+#include <stdexcept>
+
+namespace drystone {
+
+namespace {
+
+void require(bool holds, const std::string& what) {
+  if (!holds) throw std::invalid_argument(what);
+}
+
+// (N, C, *spatial) in channels_last as rows of channels, one a position; what is broadcast as one row.
+TensorDesc as_rows(const TensorDesc& desc) {
+  require(desc.format == Format::channels_last, "an implicit GEMM works on channels_last: " + desc.str());
+  const int64_t channels = desc.shape[1];
+  int64_t rows = 1, apart = 0;
+  for (int64_t axis = desc.rank() - 1; axis >= 0; axis -= axis == 2 ? 2 : 1) {
+    const int64_t size = desc.shape[axis];
+    if (size == 1) continue;
+    if (rows == 1) apart = desc.strides[axis];
+    require(desc.strides[axis] == apart * rows, "positions of " + desc.str() + " do not follow each other at one distance");
+    rows *= size;
+  }
+  TensorDesc matrix = TensorDesc::dense(desc.dtype, Format::plain, {rows, channels});
+  if (rows > 1) matrix.strides[0] = apart;
+  matrix.strides[1] = channels == 1 ? 1 : desc.strides[1];
+  return is_code(desc.dtype) ? matrix.quantised(desc.scale, desc.zero_point) : matrix;
+}
+
+std::vector<PostOp> as_rows(std::vector<PostOp> ops, const TensorDesc& output) {
+  for (PostOp& op : ops) {
+    if (!op.operand) continue;
+    TensorDesc& operand = *op.operand;
+    bool whole = operand.rank() == output.rank(), one = whole;
+    for (int64_t axis = 0; whole && axis < output.rank(); axis++)
+      if (axis != 1) one &= operand.shape[axis] == 1;
+    for (int64_t axis = 0; whole && axis < output.rank(); axis++)
+      if (axis != 1) whole &= operand.shape[axis] == output.shape[axis];
+    require(whole || one, "an operand (" + operand.str() + ") is neither of the shape of " + output.str() + " nor one of its positions");
+    if (one && operand.format == Format::plain) operand.format = Format::channels_last;
+    operand = as_rows(operand);
+  }
+  return ops;
+}
+
+struct Geometry {
+  TensorDesc rows;
+  GemmPatches patches;
+};
+
+Geometry geometry_of(const TensorDesc& x, const Dims& weights, const TensorDesc& output, const Dims& stride, const Dims& padding_l,
+                     const Dims& padding_r, const Dims& dilation) {
+  const int64_t axes = x.rank() - 2;
+  require(axes == 1 || axes == 2, "an implicit GEMM takes (N, C, W) or (N, C, H, W), not " + x.str());
+  require(is_code(x.dtype), "an implicit GEMM multiplies codes, not " + x.str());
+  require(x.format == Format::channels_last && (x.shape[1] == 1 || x.strides[1] == 1),
+          "an implicit GEMM works on channels_last: " + x.str());
+  require(output.rank() == x.rank() && output.shape[0] == x.shape[0] && weights.size() == x.shape.size() && weights[0] == output.shape[1] &&
+              weights[1] == x.shape[1],
+          "an implicit GEMM needs weights (O, C, *kernel) of one group, and an output of its batch and channels");
+  for (const Dims* given : {&stride, &padding_l, &padding_r, &dilation})
+    require(static_cast<int64_t>(given->size()) == axes, "an implicit GEMM needs stride, padding and dilation for each spatial axis");
+  GemmPatches p{};
+  p.channels = x.shape[1];
+  p.image = x.strides[0];
+  p.line = axes == 2 ? x.strides[2] : 0;
+  p.pixel = x.strides[axes + 1];
+  int64_t taps = 1;
+  for (int64_t i = 0; i < 2; i++) {
+    const int64_t axis = i - (2 - axes);
+    const bool is = axis >= 0;
+    p.in_size[i] = is ? x.shape[2 + axis] : 1;
+    p.out_size[i] = is ? output.shape[2 + axis] : 1;
+    p.kernel[i] = is ? weights[2 + axis] : 1;
+    p.stride[i] = is ? stride[axis] : 1;
+    p.dilation[i] = is ? dilation[axis] : 1;
+    p.padding[i] = is ? padding_l[axis] : 0;
+    const int64_t after = is ? padding_r[axis] : 0;
+    require(p.kernel[i] > 0 && p.stride[i] > 0 && p.dilation[i] > 0 && p.padding[i] >= 0 && after >= 0,
+            "an implicit GEMM needs positive kernels, strides and dilations, and no negative padding");
+    const int64_t room = p.in_size[i] + p.padding[i] + after - p.dilation[i] * (p.kernel[i] - 1) - 1;
+    require(room >= 0 && p.out_size[i] == room / p.stride[i] + 1,
+            "the output of a convolution does not have the size that follows from its input");
+    taps *= p.kernel[i];
+  }
+  const TensorDesc rows = TensorDesc::dense(x.dtype, Format::plain, {x.shape[0] * p.out_size[0] * p.out_size[1], taps * p.channels});
+  return {rows.quantised(x.scale, x.zero_point), p};
+}
+
+// Where each position meets itself alone, rows lie as they are.
+bool is_pointwise(const GemmPatches& p) {
+  for (int i = 0; i < 2; i++)
+    if (p.kernel[i] != 1 || p.stride[i] != 1 || p.padding[i] != 0 || p.in_size[i] != p.out_size[i]) return false;
+  return true;
+}
+
+Gemm make(const TensorDesc& x, const Geometry& g, bool has_bias, const TensorDesc& output, const std::vector<PostOp>& ops,
+          const CodeWeights& weights, bool widened) {
+  const bool direct = is_pointwise(g.patches) && x.is_dense();
+  return Gemm(g.rows, output.shape[1], has_bias, as_rows(output), as_rows(ops, output), widened, weights, {},
+              direct ? nullptr : &g.patches);
+}
+
+}  // namespace
+
+ImplicitGemm::ImplicitGemm(const TensorDesc& x, const Dims& weights, bool has_bias, const TensorDesc& output, const Dims& stride,
+                           const Dims& padding_l, const Dims& padding_r, const Dims& dilation, const std::vector<PostOp>& post_ops,
+                           const CodeWeights& code_weights, bool widened)
+    : gemm_(make(x, geometry_of(x, weights, output, stride, padding_l, padding_r, dilation), has_bias, output, post_ops, code_weights,
+                 widened)) {
+  outputs_ = weights[0];
+  channels_ = weights[1];
+  taps_ = 1;
+  for (size_t axis = 2; axis < weights.size(); axis++) taps_ *= weights[axis];
+  implementation = "implicit_" + gemm_.implementation;
+  scratchpad_bytes = gemm_.scratchpad_bytes;
+}
+
+// Taps come before channels.
+void ImplicitGemm::pack(DType dtype, const void* source, void* packed) const {
+  require(dtype == DType::s8, "an implicit GEMM packs weights of s8");
+  const auto* from = static_cast<const int8_t*>(source);
+  std::vector<int8_t> rows(outputs_ * taps_ * channels_);
+  for (int64_t o = 0; o < outputs_; o++)
+    for (int64_t c = 0; c < channels_; c++)
+      for (int64_t t = 0; t < taps_; t++) rows[(o * taps_ + t) * channels_ + c] = *from++;
+  gemm_.pack(dtype, rows.data(), packed);
+}
+
+}  // namespace drystone

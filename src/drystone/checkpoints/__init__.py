@@ -1,0 +1,1 @@
+"""Quantised weights as people have them, kept in their own bits."""

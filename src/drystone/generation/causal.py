@@ -1,0 +1,77 @@
+"""A causal language model of transformers, prepared: captured once, with the programs that every text begins with."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from drystone.capture.parts import first_line
+from drystone.errors import CaptureError, UnsupportedError, warn
+from drystone.factories import on_cpu
+from drystone.generation.cache import Cache
+from drystone.generation.encoder_decoder import DecoderSource
+from drystone.generation.encoder_module import EncoderDecoderModule
+from drystone.generation.module import EagerModule, GenerativeModule
+from drystone.generation.source import CausalSource
+from drystone.generation.step import cache_argument
+from drystone.options import Options
+from drystone.parted import difference
+from drystone.preparer import Preparer, Programs
+from drystone.spinner import spinner
+
+T = TypeVar("T")
+
+# Tokens of the text on which programs are compared with the model.
+COMPARED = 6
+
+
+def optimize_causal(model: Any, options: Options) -> Any:
+    """The model with programs for ``generate``; without any where it can't be served, which a warning says."""
+    kind, source_kind = (
+        (EncoderDecoderModule, DecoderSource) if model.config.is_encoder_decoder else (GenerativeModule, CausalSource)
+    )
+    with on_cpu(), spinner("preparing") as say:
+        say("capturing")
+        source: Any = source_kind(model, options)
+        try:
+            programs = Programs(Preparer(), source, options, source.capture(), source.sizes(1, 1, 1))
+            fast = _named(kind, model)(model, source, programs)
+            say("comparing with the model")
+            _compare(fast, model, options)
+        except (CaptureError, UnsupportedError) as error:
+            if options.strict:
+                raise
+            warn(f"{type(model).__name__} generates without programs: {first_line(error)}")
+            return _named(EagerModule, model)(model)
+    return fast
+
+
+def _named(kind: type[T], model: nn.Module) -> type[T]:
+    """With the name of the model's class: pipelines of transformers look at it."""
+    return type(type(model).__name__, (kind,), {"__module__": kind.__module__})
+
+
+class _Logits(nn.Module):
+    """Of the last tokens of a text, by the model itself."""
+
+    def __init__(self, model: nn.Module, count: int) -> None:
+        super().__init__()
+        self.model, self.count = model, count
+        self.training = False
+
+    def forward(self, **call: Any) -> torch.Tensor:
+        logits: torch.Tensor = self.model(**call, use_cache=False).logits[:, -self.count :]
+        return logits
+
+
+def _compare(fast: Any, model: Any, options: Options) -> None:
+    """Raises ``UnsupportedError`` where the programs of a short text and of a token after it give something else than the model."""
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    ids = torch.arange(COMPARED).mul_(7919).remainder_(vocabulary)[None]
+    cache: dict[str, Any] = {cache_argument(model): Cache(fast)}
+    got = [fast(**fast.example_call(part), **cache).logits[:, -1:] for part in (ids[:, :-1], ids[:, -1:])]
+    differs = difference(torch.cat(got, 1), _Logits(model, len(got)), (), fast.example_call(ids), options.dtype)
+    if differs:
+        raise UnsupportedError(f"its programs' logits differ from its own {differs}")

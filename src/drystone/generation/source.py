@@ -1,0 +1,112 @@
+"""A causal language model captured once, as a source of graphs for any number of sequences and new tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.export import Dim
+
+from drystone.capture.alone import alone
+from drystone.capture.export import Captured
+from drystone.capture.export import capture as capture_module
+from drystone.capture.kept_modules import names_of
+from drystone.capture.signature import Signature
+from drystone.errors import CaptureError, DrystoneError, UnsupportedError
+from drystone.factories import on_cpu
+from drystone.generation.attention import Traced, traced
+from drystone.generation.decoder import CHUNKS
+from drystone.generation.pages import Layer, Pages, Rows, Sequence
+from drystone.generation.step import Step, position_limit
+from drystone.graph.cache_pages import pages_for
+from drystone.graph.graph import Graph
+from drystone.graph.ops import Linear
+from drystone.options import Options
+from drystone.plan.autotune import Planner
+from drystone.preparer import Choice, Sizes, Source, lowered
+from drystone.runtime.weights import Named
+from drystone.symbolic import SymbolicCapture
+
+# Of the example: sequences, new tokens of each, and those whose logits are asked for. Sizes that differ are symbols of their own.
+EXAMPLE = 2, 6, 3
+
+# Linear layers on weights that are packed in one way, however many rows x has: prefill and decode share them.
+ANY_ROWS = ("drystone_gemm", "drystone_gemm_narrow")
+
+
+class CausalSource(Source):
+    def __init__(self, model: Any, options: Options) -> None:
+        self.model, self.options = model, options
+        self.limit = position_limit(model)
+        self.positions = self.limit + CHUNKS[-1]  # of a sequence, at most, with what its last chunk is filled up with
+        self.layers: list[Layer] = []
+        self._symbolic: SymbolicCapture
+
+    def sizes(self, batch: int, count: int, kept: int) -> Sizes:
+        """Of the inputs of a step."""
+        pages = (len(self.layers), batch, pages_for(self.positions))
+        return (batch, count), (batch, count), (kept,), (batch,), pages
+
+    def step(self) -> Step:
+        return Step(self.model)
+
+    def example(self) -> tuple[list[torch.Tensor], list[dict[int, Any]], list[Rows]]:
+        """Inputs of a step, the axes of each that vary, and what their pages belong to."""
+        batch, length, kept = EXAMPLE
+        rows = Rows([Sequence(Pages(self.layers, self.positions)) for _ in range(batch)])
+        rows.reserve(length)
+        pages, lengths = rows.tables()
+        places = torch.arange(length).repeat(batch, 1)
+        varies = [{0: Dim.AUTO, 1: Dim.AUTO}, {0: Dim.AUTO, 1: Dim.AUTO}, {0: Dim.AUTO}, {0: Dim.AUTO}, {1: Dim.AUTO}]
+        return [places.clone(), places, torch.arange(kept), lengths, pages], varies, [rows]
+
+    def capture(self) -> list[Named]:
+        """Raises ``CaptureError`` or ``UnsupportedError`` if the model can't be served, and says why."""
+        step = self.step()
+        self.layers = _layers(step)
+        tensors, varies, _rows = self.example()
+        captured = capture_module(step, tuple(tensors), None, dict(zip(step.inputs, varies, strict=True)))
+        # A size of 1 is one as any other to what is traced with distinct ones: it compares no two of them.
+        self._symbolic = SymbolicCapture(captured, self._graph, least=1)
+        self._kept = names_of(step, {step.copies[module] for module in self.options.float32_modules})
+        return [(name.removeprefix("model."), tensor) for name, tensor in captured.originals]
+
+    def graph_for(self, sizes: Sizes, tensors: list[torch.Tensor]) -> tuple[Graph, Signature]:
+        with on_cpu():
+            found = self._symbolic.graph_for(list(sizes))
+        if found is None:
+            raise UnsupportedError(f"the model's capture does not hold for {sizes[0]} tokens")
+        return found
+
+    def _graph(self, captured: Captured) -> Graph:
+        graph = lowered(captured, self.options, self._kept)
+        for node in graph:
+            node.module = node.module.removeprefix("model").removeprefix(".")
+        return graph
+
+    def choice(self, planner: Planner, threads: int) -> Choice | None:
+        for node, options in planner.options.items():
+            if isinstance(node.op, Linear) and (shared := [option for option in options if option[0].name in ANY_ROWS]):
+                options[:] = shared
+        return planner.best()
+
+
+def _layers(step: Step) -> list[Layer]:
+    """What the layers keep, seen by running the model on tensors without data."""
+    batch, length, kept = EXAMPLE
+    with alone(), torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+        tokens = torch.zeros(batch, length, dtype=torch.int64)
+        lengths, keep = (torch.zeros(count, dtype=torch.int64) for count in (batch, kept))
+        pages = torch.zeros(step.layers, batch, 1, dtype=torch.int64)
+        with traced(Traced(pages, lengths, keep, pages, lengths)) as call:
+            try:
+                step.logits(tokens, tokens)
+            except DrystoneError:
+                raise
+            except Exception as error:
+                raise CaptureError(f"{type(error).__name__}: {error}") from error
+    missing = [layer for layer in range(step.layers) if layer not in call.layers]
+    if missing:
+        raise UnsupportedError(f"layer {missing[0]} does not attend through transformers' attention interface")
+    return [call.layers[layer] for layer in range(step.layers)]

@@ -1,0 +1,32 @@
+"""dynamic_linear by the own GEMM, which finds the range of x, rounds it to codes and multiplies these."""
+
+from __future__ import annotations
+
+from drystone import native
+from drystone.graph.graph import Node
+from drystone.graph.ops import DynamicLinear
+from drystone.plan.implementations.base import CodedWeight
+from drystone.plan.implementations.gemm import MAX_EPILOGUE
+from drystone.plan.implementations.linear import PackedLinear
+
+
+class DynamicGemm(PackedLinear):
+    op = DynamicLinear
+    name = "drystone_gemm"
+
+    def refuses(self, node: Node) -> str | None:
+        if len(node.epilogue) > MAX_EPILOGUE:
+            return f"the GEMM takes {MAX_EPILOGUE} instructions after it at most"
+        return super().refuses(node)
+
+    def step(
+        self,
+        node: Node,
+        x: native.TensorDesc,
+        output: native.TensorDesc,
+        chain: list[native.PostOp],
+        coded: CodedWeight,
+    ) -> native.Gemm:
+        op, n = node.of(DynamicLinear), node.inputs[1].shape[0]
+        codes = (op.low, op.high)
+        return native.Gemm(x, n, op.has_bias, output, chain, False, *coded, "tensor", op.symmetric, codes, op.eps)

@@ -1,0 +1,118 @@
+"""A model that is quantised here, as a source of graphs: ``optimize(…, dtype=torch.int8)``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
+
+from drystone.capture.export import Captured
+from drystone.capture.export import capture as capture_module
+from drystone.errors import ShapeError, warn
+from drystone.graph.graph import Graph
+from drystone.options import Options
+from drystone.preparer import Eager, Preparer, Sizes, lowered, programs_of
+from drystone.quantisation.recipes import Quantised, quantise
+from drystone.quantisation.samples import samples_of
+from drystone.runtime.explain import Explanation, Quantisation
+from drystone.runtime.module import Example, OptimizedModule
+from drystone.runtime.weights import Named
+from drystone.spinner import spinner
+from drystone.whole import WholeModel, optimize_whole
+
+# Calls of each, in turn, that decide between the program of codes and that of floats.
+RACES = 7
+
+
+class QuantisedModel(WholeModel):
+    """Captured, quantised from calibration data, and captured again as a graph of codes. Shapes vary as is declared alone."""
+
+    any_shape = False
+    quantised: Quantised
+
+    def __init__(
+        self,
+        example: Example,
+        options: Options,
+        calibration: Any,
+        kept: Collection[str],
+        max_error: float | None,
+        dynamic_shapes: Any = None,
+    ) -> None:
+        super().__init__(example, options, dynamic_shapes)
+        self.floats = self.example
+        self.kept, self.max_error = kept, max_error
+        self.samples = samples_of(calibration, self.example.args, self.example.kwargs, varying=dynamic_shapes is not None)
+
+    def capture(self) -> list[Named]:
+        self.example = self.floats
+        captured = capture_module(self.floats.model, self.floats.args, self.floats.kwargs, self.dynamic_shapes)
+        with spinner("preparing") as say:
+            self.quantised = quantise(captured, self.samples, self.kept, self.max_error, say)
+        self.example = replace(self.floats, model=self.quantised.module)
+        super().capture()
+        self.signature = replace(self.signature, parameters=captured.signature.parameters)
+        self.resizable = False
+        return captured.originals
+
+    def _graph(self, captured: Captured) -> Graph:
+        return lowered(captured, self.options, self.kept)
+
+    def graph_for(self, sizes: Sizes, tensors: list[Any]) -> tuple[Graph, Any]:
+        if self.dynamic_shapes is None and sizes != tuple(value.shape for value in self.inputs):
+            raise ShapeError(
+                f"a quantised model takes the shapes of its example, and others as dynamic_shapes declares: "
+                f"{self._differing(sizes)}"
+            )
+        return super().graph_for(sizes, tensors)
+
+    def eager(self, sizes: Sizes, tensors: list[Any]) -> Eager:
+        quantised, self.example = self.example, self.floats
+        try:
+            return super().eager(sizes, tensors)
+        finally:
+            self.example = quantised
+
+    def describe(self, explanation: Explanation) -> None:
+        found = self.quantised
+        explanation.quantisation = Quantisation(found.recipe, len(self.samples), found.error, found.noise, found.kept)
+
+
+def optimize_quantised(
+    example: Example,
+    options: Options,
+    preparer: Preparer,
+    calibration: Any,
+    max_error: float | None,
+    kept: Collection[str],
+    dynamic_shapes: Any = None,
+) -> OptimizedModule:
+    """The program of codes; that of floats where it is faster."""
+    source = QuantisedModel(example, options, calibration, kept, max_error, dynamic_shapes)
+    fast = optimize_whole(example, options, preparer, dynamic_shapes, source=source)
+    if not options.measures:
+        return fast
+    floats = optimize_whole(example, options, Preparer(), dynamic_shapes, quiet=True)
+    codes_seconds, floats_seconds = _race(example, fast, floats)
+    if codes_seconds > floats_seconds:
+        warn(
+            f"dtype=torch.int8: the program of codes takes {1e3 * codes_seconds:.2f} ms and that of floats "
+            f"{1e3 * floats_seconds:.2f} ms on this CPU, so calls run in floats"
+        )
+        return floats
+    current = programs_of(fast).current
+    assert current is not None
+    current[1].explanation.float_milliseconds = 1e3 * floats_seconds
+    return fast
+
+
+def _race(example: Example, *modules: OptimizedModule) -> list[float]:
+    """The least seconds of a call of each."""
+    least = [float("inf")] * len(modules)
+    for _ in range(RACES):
+        for index, module in enumerate(modules):
+            began = time.perf_counter()
+            module(*example.args, **example.kwargs)
+            least[index] = min(least[index], time.perf_counter() - began)
+    return least

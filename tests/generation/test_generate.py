@@ -1,0 +1,244 @@
+"""``drystone.optimize(lm).generate``: the tokens are those of the model's own ``generate``, in each of its modes."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+import torch
+
+import drystone
+
+transformers = pytest.importorskip("transformers")
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*operators run on ATen:drystone.DrystoneWarning")
+
+
+SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "vocab_size": 100, "max_position_embeddings": 256}
+TOKENS = {"eos_token_id": 1, "pad_token_id": 0, "bos_token_id": 2}
+OLD = int(transformers.__version__.partition(".")[0]) < 5
+
+
+def llama(seed: int = 0, **others: Any) -> Any:
+    torch.manual_seed(seed)
+    config = transformers.LlamaConfig(**SIZES, **TOKENS, **{"num_hidden_layers": 2, "num_key_value_heads": 2, **others})
+    return transformers.LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return llama()
+
+
+@pytest.fixture(scope="module")
+def fast(model: Any) -> Any:
+    return drystone.optimize(model, tuning="estimate")
+
+
+def text(*shape: int) -> torch.Tensor:
+    return torch.randint(2, 100, shape, generator=torch.Generator().manual_seed(1))
+
+
+def both(model: Any, fast: Any, ids: torch.Tensor, **how: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    results = []
+    for each in (model, fast):
+        torch.manual_seed(0)
+        results.append(each.generate(ids, max_new_tokens=12, **how))
+    return results[0], results[1]
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"do_sample": False},
+        {"do_sample": True, "top_k": 20, "temperature": 0.7},
+        {"num_beams": 3},
+        {"num_beams": 2, "do_sample": True},
+        {"num_return_sequences": 3, "do_sample": True},
+        {"repetition_penalty": 1.3, "no_repeat_ngram_size": 2},
+        {"prompt_lookup_num_tokens": 3},
+    ],
+    ids=lambda how: "-".join(how),
+)
+def test_tokens_are_those_of_the_model(model: Any, fast: Any, how: dict[str, Any]) -> None:
+    want, got = both(model, fast, text(1, 21), **how)
+    assert got.tolist() == want.tolist()
+
+
+def padded() -> dict[str, torch.Tensor]:
+    ids, mask = text(3, 30), torch.ones(3, 30, dtype=torch.int64)
+    mask[0, :13] = mask[2, :29] = 0
+    return {"input_ids": ids * mask, "attention_mask": mask}
+
+
+@pytest.mark.parametrize("how", [{"do_sample": False}, {"num_beams": 2}], ids=["greedy", "beams"])
+def test_rows_padded_at_the_left(model: Any, fast: Any, how: dict[str, Any]) -> None:
+    want, got = (each.generate(**padded(), max_new_tokens=12, **how) for each in (model, fast))
+    assert got.tolist() == want.tolist()
+
+
+def test_a_draft_model_assists(model: Any, fast: Any) -> None:
+    draft = drystone.optimize(llama(num_hidden_layers=1), tuning="estimate")
+    want, got = (
+        each.generate(text(1, 9), max_new_tokens=20, do_sample=False, **more)
+        for each, more in ((model, {}), (fast, {"assistant_model": draft}))
+    )
+    assert got.tolist() == want.tolist()
+
+
+def test_the_cache_of_a_chat_is_used_again(model: Any, fast: Any) -> None:
+    first = fast.generate(text(1, 70), max_new_tokens=5, do_sample=False, return_dict_in_generate=True)
+    cache = next(value for value in first.values() if isinstance(value, drystone.Cache))
+    assert cache.get_seq_length() == 74
+    longer = torch.cat([first.sequences, text(1, 20)], 1)
+    got = fast.generate(longer, max_new_tokens=12, do_sample=False, **{argument(model): cache})
+    assert got.tolist() == model.generate(longer, max_new_tokens=12, do_sample=False).tolist()
+    cache.crop(-(cache.get_seq_length() - 60))
+    again = fast.generate(text(1, 70), max_new_tokens=5, do_sample=False, **{argument(model): cache})
+    assert again.tolist() == first.sequences.tolist()
+
+
+def argument(model: Any) -> str:
+    """What this version of transformers calls a cache."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+
+
+def test_scores_streamers_and_criteria(model: Any, fast: Any) -> None:
+    class Streamer(list):  # type: ignore[type-arg]
+        def put(self, tokens: torch.Tensor) -> None:
+            self.extend(tokens.flatten().tolist())
+
+        def end(self) -> None:
+            self.append("end")
+
+    def stop(ids: torch.Tensor, scores: Any, **more: Any) -> torch.Tensor:
+        return torch.tensor([ids.shape[1] >= 15])
+
+    results = []
+    for each in (model, fast):
+        streamer = Streamer()
+        how = {"output_scores": True, "output_logits": True, "return_dict_in_generate": True, "stopping_criteria": [stop]}
+        found = each.generate(text(1, 9), max_new_tokens=12, do_sample=False, streamer=streamer, **how)
+        assert streamer == [*found.sequences.flatten().tolist(), "end"]
+        results.append(found)
+    want, got = results
+    assert got.sequences.tolist() == want.sequences.tolist() and got.sequences.shape[1] == 15
+    for name in ("scores", "logits"):
+        torch.testing.assert_close(torch.stack(got[name]), torch.stack(want[name]))
+
+
+def test_calls_give_the_logits_of_the_model(model: Any, fast: Any) -> None:
+    with torch.no_grad():
+        for call in ({"input_ids": text(2, 40)}, padded(), {"input_ids": text(1, 9), "logits_to_keep": 2}):
+            want, got = model(**call).logits, fast(**call).logits
+            shown = call.get("attention_mask", torch.ones(want.shape[:2])).bool()
+            torch.testing.assert_close(got[shown], want[shown])
+
+
+def test_what_programs_have_not_runs_the_model(model: Any, fast: Any) -> None:
+    with pytest.warns(drystone.DrystoneWarning, match="output_hidden_states"):
+        got = fast(text(1, 9), output_hidden_states=True)
+    assert len(got.hidden_states) == 3
+    want = model.generate(text(1, 9), max_new_tokens=3, do_sample=False, cache_implementation="static", disable_compile=True)
+    with pytest.warns(drystone.DrystoneWarning, match="StaticCache"):
+        got = fast.generate(text(1, 9), max_new_tokens=3, do_sample=False, cache_implementation="static", disable_compile=True)
+    assert got.tolist() == want.tolist()
+
+
+def test_bad_input(model: Any, fast: Any) -> None:
+    with pytest.raises(drystone.InputError, match="300 positions, and the model has 256"):
+        fast.generate(text(1, 300), max_new_tokens=2)
+    turned = {name: value.flip(1) for name, value in padded().items()}
+    with pytest.raises(drystone.InputError, match="padding_side = 'left'"):
+        fast.generate(**turned, max_new_tokens=2)
+    with pytest.raises(drystone.InputError, match="another model"):
+        fast(text(1, 9), **{argument(model): drystone.Cache(drystone.optimize(llama(), tuning="estimate"))})
+    with pytest.raises(drystone.InputError, match="expected a causal language model"):
+        drystone.Cache(model)
+    cache = drystone.Cache(fast)
+    fast(text(2, 9), **{argument(model): cache})
+    with pytest.raises(drystone.InputError, match="2 sequences and the call has 3"):
+        fast(text(3, 9), **{argument(model): cache})
+
+
+def test_changed_weights_are_noticed() -> None:
+    model = llama(num_hidden_layers=1)
+    fast = drystone.optimize(model, tuning="estimate")
+    with torch.no_grad():
+        model.lm_head.weight.mul_(-1)
+    with pytest.raises(drystone.WeightsChangedError, match=r"lm_head\.weight"):
+        fast.generate(text(1, 9), max_new_tokens=2)
+    fast.refresh()
+    want, got = both(model, fast, text(1, 9), do_sample=False)
+    assert got.tolist() == want.tolist()
+
+
+def test_caches_in_lower_precision(model: Any, fast: Any) -> None:
+    ids = text(1, 80)
+    want = fast(ids).logits
+    for dtype, error in ((torch.bfloat16, 2e-2), (torch.int8, 5e-2)):
+        got = fast(ids, **{argument(model): drystone.Cache(fast, dtype=dtype)}).logits
+        assert 0 < float((got - want).norm() / want.norm()) < error
+
+
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "GPT2LMHead": {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256},
+    "Gemma2ForCausal": {"head_dim": 16, "sliding_window": 16, "query_pre_attn_scalar": 16},
+    "Phi3ForCausal": {"sliding_window": 16},
+    "GPTNeoXForCausal": {},
+    "FalconForCausal": {"multi_query": True},
+    "GptOssForCausal": {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 16, "sliding_window": 16},
+}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_architectures(name: str) -> None:
+    if OLD and name in ("GptOssForCausal", "GPT2LMHead"):
+        pytest.skip("this version of transformers decides on numbers in tensors there")
+    torch.manual_seed(0)
+    config: Any = getattr(transformers, name.replace("LMHead", "").replace("ForCausal", "") + "Config")
+    small = config(**SIZES, **TOKENS, **{"num_hidden_layers": 1, **ARCHITECTURES[name]})
+    model = getattr(transformers, name + ("Model" if "LMHead" in name else "LM"))(small).eval()
+    fast = drystone.optimize(model, tuning="estimate")
+    want, got = (each.generate(**padded(), max_new_tokens=12, do_sample=False) for each in (model, fast))
+    assert got.tolist() == want.tolist()
+    assert isinstance(fast.explain().steps, list)
+
+
+def encoder_decoder(name: str) -> tuple[Any, dict[str, Any]]:
+    torch.manual_seed(0)
+    layers = {"encoder_layers": 1, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
+    sizes = {"d_model": 64, "encoder_ffn_dim": 96, "decoder_ffn_dim": 96, "vocab_size": 100}
+    tokens = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2, "decoder_start_token_id": 3}
+    if name == "Whisper":
+        suppressed = {"suppress_tokens": None, "begin_suppress_tokens": None}
+        config = transformers.WhisperConfig(**layers, **sizes, **tokens, **suppressed, num_mel_bins=8, max_source_positions=100)
+        return transformers.WhisperForConditionalGeneration(config).eval(), {"input_features": torch.randn(2, 8, 200)}
+    config = transformers.MarianConfig(**layers, **sizes, **tokens, forced_eos_token_id=None, max_position_embeddings=128)
+    source = {name: value.flip(1) for name, value in padded().items()}
+    return transformers.MarianMTModel(config).eval(), source
+
+
+@pytest.mark.parametrize("name", ["Whisper", "Marian"])
+def test_encoder_decoder_models(name: str) -> None:
+    if OLD and name == "Marian":
+        pytest.skip("this version of transformers makes its masks itself there")
+    model, inputs = encoder_decoder(name)
+    fast = drystone.optimize(model, tuning="estimate")
+    for how in ({"num_beams": 1}, {"num_beams": 3}):
+        want, got = (each.generate(**inputs, max_new_tokens=12, do_sample=False, **how) for each in (model, fast))
+        assert got.tolist() == want.tolist()
+    assert fast.prepared_encoder is not None and not fast.explain().segments
+
+
+def test_what_is_not_served_runs_as_before() -> None:
+    sizes = {"d_model": 64, "d_kv": 16, "d_ff": 96, "num_layers": 1, "num_heads": 4, "vocab_size": 100}
+    tokens = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
+    model = transformers.T5ForConditionalGeneration(transformers.T5Config(**sizes, **tokens)).eval()
+    with pytest.warns(drystone.DrystoneWarning, match="T5ForConditionalGeneration generates without programs"):
+        fast = drystone.optimize(model, tuning="estimate")
+    want, got = both(model, fast, text(2, 9), do_sample=False)
+    assert got.tolist() == want.tolist()
+    with pytest.raises((drystone.UnsupportedError, drystone.CaptureError)):
+        drystone.optimize(model, tuning="estimate", strict=True)
