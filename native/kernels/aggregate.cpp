@@ -66,10 +66,15 @@ void accumulate_exponentials(const AggregateArgs& args) {
   });
 }
 
-// Structures copied whole do not become vectors.
-inline void copy(Brief& to, const Brief& from) { to.bits = from.bits; }
+// What an element is kept as, and its way back: structures do not become vectors.
+inline uint16_t plain(const Brief& x) { return x.bits; }
 template <class T>
-inline void copy(T& to, const T& from) {
+inline T plain(const T& x) {
+  return x;
+}
+inline void copy(Brief& to, uint16_t from) { to.bits = from; }
+template <class T>
+inline void copy(T& to, T from) {
   to = from;
 }
 
@@ -114,22 +119,23 @@ void extreme_of_row(const T* x, int64_t count, T* y, int64_t* places) {
     *y = value_of_row<T, largest>(x, count);
     return;
   }
-  constexpr int64_t piece = running ? 16 : 64;
+  constexpr int64_t piece = !running ? 64 : sizeof(T) == 2 ? 32 : 16;  // a vector of AVX-512, at least
   int64_t best = 0;
-  T kept = x[0];
-  auto held = number(kept);
+  auto kept = plain(x[0]);
+  auto held = number(x[0]);
   for (int64_t begin = 0; begin < count; begin += piece) {
     const int64_t end = least(begin + piece, count);
     int found = 0;
 #pragma omp simd reduction(| : found)
     for (int64_t i = begin; i < end; i++) found |= takes_over<largest, running>(held, number(x[i]));
     for (int64_t i = begin; found && i < end; i++) {
-      const bool better = takes_over<largest, running>(held, number(x[i]));
+      const auto seen = number(x[i]);
+      const bool better = takes_over<largest, running>(held, seen);
       best = better ? i : best;
-      kept = better ? x[i] : kept;
-      held = number(kept);
+      kept = better ? plain(x[i]) : kept;
+      held = better ? seen : held;
       if constexpr (running) {
-        y[i] = kept;
+        copy(y[i], kept);
         places[i] = best;
       }
     }
@@ -150,10 +156,10 @@ template <class T, bool largest, bool running>
 void extremes_of_lines(const T* x, int64_t count, int64_t inner, int64_t lines, T* y, int64_t* places) {
   using N = decltype(number(T()));
   N held[abreast];
-  T kept[abreast];
+  decltype(plain(T())) kept[abreast];
   int64_t best[abreast];
   for (int64_t l = 0; l < lines; l++) {
-    kept[l] = x[l];
+    kept[l] = plain(x[l]);
     held[l] = number(x[l]);
     best[l] = 0;
   }
@@ -163,16 +169,16 @@ void extremes_of_lines(const T* x, int64_t count, int64_t inner, int64_t lines, 
       const N seen = number(x[l]);
       const bool better = takes_over<largest, running>(held[l], seen);
       held[l] = better ? seen : held[l];
-      kept[l] = better ? x[l] : kept[l];
+      kept[l] = better ? plain(x[l]) : kept[l];
       best[l] = better ? i : best[l];
     }
     if (running) {
-      for (int64_t l = 0; l < lines; l++) y[i * inner + l] = kept[l];
+      for (int64_t l = 0; l < lines; l++) copy(y[i * inner + l], kept[l]);
       for (int64_t l = 0; l < lines; l++) places[i * inner + l] = best[l];
     }
   }
   if (running) return;
-  for (int64_t l = 0; y && l < lines; l++) y[l] = kept[l];
+  for (int64_t l = 0; y && l < lines; l++) copy(y[l], kept[l]);
   for (int64_t l = 0; places && l < lines; l++) places[l] = best[l];
 }
 

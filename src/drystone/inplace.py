@@ -51,6 +51,10 @@ from drystone.whole import another, for_one_form
 
 Model = TypeVar("Model", bound=nn.Module)
 
+# Autotuning at a call that was not asked to prepare anything takes no longer: it is to serve other such calls, but nobody knows how
+# many. Most of the gain is in what is measured first.
+FIRST_CALL_SECONDS = 3.0
+
 # The attribute of a module that holds its programs.
 _NAME = "_drystone"
 
@@ -89,7 +93,8 @@ def optimize_(
     Args:
         model: any ``nn.Module`` on the CPU. A TorchScript module gets a subclass of its class, which calls the program.
         example_inputs: a call to prepare for now, as for ``optimize``. The other arguments are as for ``optimize`` too. With
-            ``new_shapes="background"`` the first call does not wait either, but for that of a TorchScript module.
+            ``new_shapes="background"`` the first call does not wait either, but for that of a TorchScript module. Without an
+            example, ``tuning="measure"`` takes at most 3 seconds of a first call.
 
     Raises:
         InputError: ``model`` comes from ``optimize``; an argument is out of range.
@@ -293,7 +298,7 @@ class InPlace:
             found = self._known(kind, args, kwargs)
             if found is None and self._may_capture(kind, args, kwargs):
                 later = self._makes_later()
-                found = None if later else self._captured(kind, args, kwargs)
+                found = None if later else self._captured(kind, args, kwargs, quickly=not waits())
             if found is not None:
                 return found.forward(*args, **kwargs)
         except WeightsChangedError:
@@ -436,10 +441,10 @@ class InPlace:
         with self.busy, own_warnings("error", "the model changes its input", DrystoneWarning):
             yield
 
-    def _captured(self, kind: Form, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OptimizedModule | None:
+    def _captured(self, kind: Form, args: tuple[Any, ...], kwargs: dict[str, Any], quickly: bool = False) -> OptimizedModule | None:
         """``_capture``, by one thread at a time."""
         with self.lock:
-            return self._known(kind, args, kwargs) or self._capture(kind, args, kwargs)
+            return self._known(kind, args, kwargs) or self._capture(kind, args, kwargs, quickly)
 
     def _capture_later(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """``_capture`` in the background, where others may change the module meanwhile: the lock is theirs."""
@@ -450,15 +455,21 @@ class InPlace:
         except _REFUSALS as error:
             self._refuse(args, kwargs, error)
 
-    def _capture(self, kind: Form, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OptimizedModule | None:
-        """Capture the module: first, or for a call of another form. None where it has become parts, or has changed meanwhile."""
+    def _capture(self, kind: Form, args: tuple[Any, ...], kwargs: dict[str, Any], quickly: bool = False) -> OptimizedModule | None:
+        """Capture the module: first, or for a call of another form. None where it has become parts, or has changed meanwhile.
+
+        ``quickly``: someone waits for the result of the call.
+        """
         made: Any
         kinds, watch, weights = self.kinds, Watch(self.module, self._state), self._weights()
         with self._making():
             if self.fast:
                 made = another(programs_of(self.fast[0]), args, kwargs)
             else:
-                made = optimize(self._twin(), args, example_kwargs=kwargs, **self.options | self._precision())
+                options = self.options | self._precision()
+                if quickly and options["tuning"] == "measure":
+                    options["tuning"] = FIRST_CALL_SECONDS
+                made = optimize(self._twin(), args, example_kwargs=kwargs, **options)
         with self.lock:
             self.captures += 1
             parted = isinstance(made, PartedModule)

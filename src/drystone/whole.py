@@ -19,12 +19,11 @@ from drystone.capture.export import capture as capture_module
 from drystone.capture.isolated import alone, can_be_captured_beside_calls, cloned_call, tensors_of
 from drystone.capture.kept_modules import names_of
 from drystone.capture.parts import first_line
-from drystone.capture.shapes import LEAST, batch_inputs, dynamic_dims, resize, too_large, varying_shapes
+from drystone.capture.shapes import LEAST, batch_inputs, dynamic_dims, too_large, varying_shapes
 from drystone.capture.signature import Signature
 from drystone.errors import CaptureError, ShapeError, UnsupportedError, warn
 from drystone.factories import on_cpu
 from drystone.graph.graph import Graph, Value
-from drystone.graph.traced import resized
 from drystone.options import Options
 from drystone.plan.budget import Budget
 from drystone.preparer import Eager, Preparer, Programs, Sizes, Source, lowered, programs_of
@@ -32,6 +31,7 @@ from drystone.runtime.module import Example, Interface, OptimizedModule, set_int
 from drystone.runtime.proxy import threads_in_force
 from drystone.runtime.weights import Named
 from drystone.spinner import spinner
+from drystone.symbolic import SymbolicCapture
 
 # A model of more operators is captured anew for each other shape: with symbols for sizes, a capture takes four times as long, and
 # the first call that brings one would wait for it.
@@ -55,7 +55,7 @@ class WholeModel(Source):
         # torch.export takes one tensor given twice for one input: later calls may give two.
         args, kwargs = _distinct(example.args, example.kwargs)
         self.example, self.options, self.dynamic_shapes = Example(example.model, args, kwargs), options, dynamic_shapes
-        self.symbolic: list[Captured] = []  # captures that are resized for other shapes, the last made first
+        self.symbolic: list[SymbolicCapture] = []  # captures that are resized for other shapes, the last made first
         self.resizable = dynamic_shapes is None  # more of them may be made
         self.tried: set[Pattern] = set()  # those that were
         self.varied: dict[int, set[int]] = {}  # the axes of each input that have varied
@@ -68,7 +68,7 @@ class WholeModel(Source):
         long = len(captured.program.graph.nodes) > SYMBOLIC_NODES
         with on_cpu():
             self.graph, self.signature = self._graph(captured), captured.signature
-        self.symbolic = [captured] if self.dynamic_shapes is not None else []
+        self.symbolic = [SymbolicCapture(captured, self._graph)] if self.dynamic_shapes is not None else []
         self.resizable = self.dynamic_shapes is None and not long
         self.tried.clear()
         self.varying, self.declared, self.changed = dynamic_dims(captured), captured.declared, captured.changed
@@ -99,12 +99,12 @@ class WholeModel(Source):
         if sizes == tuple(value.shape for value in self.inputs):
             return self.graph, self.signature
         args, kwargs = self.example.with_tensors(tensors)
-        for captured in self.symbolic:
-            if found := self._resized(captured, sizes):
+        for symbolic in self.symbolic:
+            if found := symbolic.graph_for(sizes):
                 return found
-        if self.resizable and (symbolic := self._capture_varying(args, kwargs, sizes)):
-            self.symbolic.insert(0, symbolic)
-            if found := self._resized(symbolic, sizes):
+        if self.resizable and (varying := self._capture_varying(args, kwargs, sizes)):
+            self.symbolic.insert(0, SymbolicCapture(varying, self._graph))
+            if found := self.symbolic[0].graph_for(sizes):
                 return found
         if self.singles <= 0:
             raise ShapeError(f"{self._differing(sizes)}, and {MAX_SINGLES} other sizes have captures of their own")
@@ -116,15 +116,6 @@ class WholeModel(Source):
             ) from error
         self.singles -= 1
         return self._graph(captured), captured.signature
-
-    def _resized(self, captured: Captured, sizes: Sizes) -> tuple[Graph, Signature] | None:
-        found = resize(captured, list(sizes))
-        if found is None:
-            return None
-        captured, symbols = found
-        with resized(symbols), suppress(UnsupportedError):
-            return self._graph(captured), captured.signature
-        return None
 
     def eager(self, sizes: Sizes, tensors: list[torch.Tensor]) -> Eager:
         args, kwargs = self.example.with_tensors(tensors)
@@ -165,7 +156,7 @@ class WholeModel(Source):
     def _differing(self, sizes: Sizes) -> str:
         """The sizes that differ from the example's: where some are above what the model is known to take, these."""
         names = [leaf.name for leaf in self.signature.inputs if leaf.tensor]
-        above = next(filter(None, (too_large(captured, sizes) for captured in self.symbolic)), {})
+        above = next(filter(None, (too_large(symbolic.captured, sizes) for symbolic in self.symbolic)), {})
         return "; ".join(
             f"input {name!r} has {size} instead of {usual} along dimension {axis}"
             + (f", where the model takes at most {above[i, axis]}" if above else "")

@@ -287,7 +287,7 @@ def describe(program: ExportedProgram, parameters: inspect.Signature, state: Sta
         before = [hidden[index] for index in range(len(hidden))]
         own = [argument.name for argument in results if isinstance(argument, TensorArgument)]
         live = _read_again(program, full, count, own, before, after)
-        changed = list(dict.fromkeys(str(held.path[0]) for index, held in enumerate(full.held) if index not in live and held.forms))
+        changed = [] if live else list(dict.fromkeys(str(held.path[0]) for held in full.held if held.forms))
         state, kept, numbers = full.keeping(live, count)
         read, left = [before[index] for index in kept], [after[index] for index in numbers]
         for name in read:
@@ -315,7 +315,9 @@ def describe(program: ExportedProgram, parameters: inspect.Signature, state: Sta
 def _read_again(
     program: ExportedProgram, state: State, inputs: int, own: list[str], before: list[str], after: list[str]
 ) -> set[int]:
-    """Which of what the model holds is state: later calls read it, if only to change it. What is kept for others to see is not.
+    """Which of what the model holds a program must read: what later calls read, if only to change it.
+
+    Nothing, if all that calls leave is for others to see: then the program is a function, which can be saved and copied.
 
     ``own``: the names of the result; ``before`` and ``after``: of the tensors of the state.
     """
@@ -335,9 +337,12 @@ def _read_again(
 
     live = reads({*own, *(after[result] for at, result in state.written.items() if at < inputs)})
     live |= {index for index in set(owners) if index in reads(results(index))}
-    while more := set().union(*(reads(results(index)) for index in live)) - live:
-        live |= more
-    return live | ({index for index, held in enumerate(state.held) if not held.forms} if live else set())
+    if not live:
+        return set()
+    # Some of it is state, so all is left as it should be: memory that is written to is read as well.
+    live |= {index for index, held in enumerate(state.held) if not held.forms}
+    live |= {owners[at - inputs] for at in state.written if at >= inputs}
+    return live.union(*(reads(results(index)) for index in set(owners)))
 
 
 def _constant(program: ExportedProgram, argument: Any) -> Any:

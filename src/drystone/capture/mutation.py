@@ -13,6 +13,7 @@ import torch
 from torch import fx
 from torch.export import ExportedProgram
 
+from drystone.errors import UnsupportedError
 from drystone.graph.traced import functional, storage
 
 # Marked as mutating, but what they change is not the numbers.
@@ -20,6 +21,10 @@ HARMLESS = {"aten::detach_", "aten::requires_grad_"}
 
 _aten = torch.ops.aten
 DROPOUTS = {getattr(_aten, name).default for name in ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")}
+
+
+# They write to running statistics, which their schemas do not say.
+_UPDATING = {_aten.batch_norm.default, _aten.native_batch_norm.default, _aten.instance_norm.default}
 
 
 def mutates(node: fx.Node) -> bool:
@@ -30,6 +35,11 @@ def functionalize(program: ExportedProgram) -> ExportedProgram:
     """The program, or an equal one without in-place operators if it has some that are seen elsewhere."""
     apart = set()
     for node in program.graph.nodes:
+        if _updates_statistics(node):
+            raise UnsupportedError(
+                f"each call of the model updates the running statistics of a norm, as {node.target} with training=True does, and "
+                "a program would not"
+            )
         if _is_its_input(node):
             # The tracer gives it memory of its own, and views of it are of that.
             apart.add(storage(node))
@@ -43,6 +53,13 @@ def _is_its_input(node: fx.Node) -> bool:
         return False
     (x, _, train) = node.args
     return not train and isinstance(x, fx.Node)
+
+
+def _updates_statistics(node: fx.Node) -> bool:
+    if node.op != "call_function" or node.target not in _UPDATING:
+        return False
+    _, _, _, running_mean, running_var, training, *_ = node.args
+    return bool(training) and not (running_mean is None and running_var is None)
 
 
 def _needs_functionalization(graph: fx.Graph, apart: set[int]) -> bool:

@@ -54,6 +54,7 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> R
     """
     recorder = _Recorder(model)
     recorder.recording.output = recorder.copies[model](*args, **kwargs)
+    recorder.compare_statistics()
     return recorder.recording
 
 
@@ -88,6 +89,19 @@ class _Recorder:
                 name = _changed(self.initial[inner], state_of(self.copies[inner]))
                 if name:
                     self.recording.stateful[inner] = name
+
+    def compare_statistics(self) -> None:
+        """Note the modules whose running statistics are others, which torch's version counters do not show."""
+        for original, copied in self.copies.items():
+            for name, buffer in original._buffers.items():
+                now = copied._buffers.get(name)
+                if buffer is not None and now is not None and original not in self.recording.stateful and _moved(buffer, now):
+                    self.recording.stateful[original] = name
+
+
+def _moved(before: torch.Tensor, now: torch.Tensor) -> bool:
+    plain = type(before) is torch.Tensor and before.layout is torch.strided and before.is_floating_point()
+    return plain and before.shape == now.shape and not torch.allclose(before, now, 0.0, 0.0, equal_nan=True)
 
 
 def _kind(leaf: Any) -> tuple[Any, ...]:

@@ -7,6 +7,7 @@ depends on it, the model can't be captured; where it does not, it is named.
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,8 +18,9 @@ from torch.utils import _pytree as pytree
 from drystone.capture.alone import own_random_numbers
 from drystone.capture.caches import Watched
 from drystone.capture.isolated import Isolated, cloned_call, state, tensors_of, version_of
-from drystone.capture.state import Explicit, Path, fetch, is_plain, root_of
+from drystone.capture.state import Explicit, Path, assign, fetch, is_plain, root_of
 from drystone.errors import UnsupportedError
+from drystone.graph.tape import Tape
 
 _MISSING = object()
 # Results that differ by less are equal within the rounding of one operator.
@@ -68,7 +70,8 @@ def settle(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> S
     changed = [path for path, value in kept.items() if not (_same(value, again.get(path)) and _same(value, once.get(path)))]
     tensors = [path for path in changed if _is_state(after.get(path), again.get(path))]
     names = list(dict.fromkeys(str(path[0]) for path in changed if path not in tensors))
-    matters = bool(names) and not _equal(later, alone)
+    numbers = [path for path in changed if path in after and isinstance(after[path][0], (int, float))]
+    matters = bool(names) and (not _equal(later, alone) or _decides(model, numbers, args, kwargs))
     if matters:
         names = list(dict.fromkeys(str(path[0]) for path in changed))
     if matters or not (tensors or inputs):
@@ -76,10 +79,27 @@ def settle(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> S
     # Numbers and switches that are set in calls, and stay as they are: what a method resets may be among them.
     numbers = [path for path in kept if path not in changed and _is_number(settled, path)] if tensors else []
     roots = list(dict.fromkeys(root_of(settled, path) for path in [*tensors, *numbers]))
+    for root in roots:
+        if pytree.tree_structure(fetch(settled, root)) != pytree.tree_structure(fetch(first.model, root)):
+            raise UnsupportedError(f"each call of the model changes the length of {root[0]!r}")
     written = {id(value) for path, (value, version) in after.items() if path in again and again[path][1] != version}
     leaves = pytree.tree_leaves([fetch(first.model, root) for root in roots])
     hidden = [id(leaf) in written for leaf in leaves if isinstance(leaf, torch.Tensor)]
     return Settled(settled, names, False, Explicit(settled, roots, inputs, hidden))
+
+
+def _decides(model: nn.Module, paths: list[Path], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a call decides on what lies at ``paths``: numbers, which are others in later calls."""
+    tried = Isolated(model).model
+    try:
+        _run(tried, args, kwargs)
+        tape = Tape([fetch(tried, path) for path in paths])
+        for path, number in zip(paths, tape.numbers, strict=True):
+            assign(tried, path, number)
+        _run(tried, args, kwargs)
+    except Exception:  # it needs plain ones
+        return True
+    return tape.decides
 
 
 def _is_number(model: nn.Module, path: Path) -> bool:
@@ -102,10 +122,30 @@ def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tup
     args, kwargs = cloned_call(args, kwargs)
     tensors = tensors_of(args, kwargs)
     versions, caches = list(map(version_of, tensors)), Watched(args, kwargs)
+    before = _containers([args, kwargs])
     with own_random_numbers():
         result = model(*args, **kwargs)
     caches.check()
+    for container, held in before:
+        now = _contents(container)
+        if len(now) != len(held) or any(map(operator.is_not, now, held)):
+            raise UnsupportedError(
+                f"a call changes which entries a {type(container).__name__} among its inputs has, and a program would not; "
+                "give them back as an output"
+            )
     return result, [i for i, tensor in enumerate(tensors) if version_of(tensor) != versions[i]]
+
+
+def _containers(item: Any) -> list[tuple[Any, list[Any]]]:
+    """The lists and dicts inside, and what is in each."""
+    inside = list(item.values()) if isinstance(item, dict) else item if isinstance(item, (list, tuple)) else []
+    found = [] if isinstance(item, tuple) or not isinstance(item, (list, dict)) else [(item, _contents(item))]
+    return [*found, *(entry for each in inside for entry in _containers(each))]
+
+
+def _contents(container: Any) -> list[Any]:
+    """Its entries, and the keys of a dict."""
+    return [*container.values(), *container] if isinstance(container, dict) else [*container]
 
 
 def _other_numbers(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:

@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import sympy
 import torch
 from torch import fx
 from torch.export import Dim
@@ -14,8 +13,7 @@ from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
 from drystone.capture.export import Captured, describe
-from drystone.errors import UnsupportedError
-from drystone.graph.traced import hint, resized
+from drystone.graph.traced import hint
 
 # torch.export takes sizes of 0 and 1 for constants, and a program traced for others need not hold for them.
 LEAST = 2
@@ -46,10 +44,10 @@ def dynamic_dims(captured: Captured) -> list[set[int]]:
     return [{axis for axis, size in enumerate(shape) if not isinstance(size, int)} for shape in _input_shapes(captured)]
 
 
-def resize(captured: Captured, shapes: list[tuple[int, ...]], least: int = LEAST) -> tuple[Captured, dict[Any, Any]] | None:
-    """A symbolic capture for inputs of these shapes: what it is within ``resized`` of the symbols' values, and these.
+def symbols_for(captured: Captured, shapes: Sequence[tuple[int, ...]], least: int = LEAST) -> dict[Any, int] | None:
+    """The values that the symbols of a symbolic capture have where its inputs have these shapes, in an order of the capture's.
 
-    None where it does not hold for them: a size below ``least``, beyond the declared ranges, or against an assertion of the trace.
+    None where they contradict each other, or it does not hold for them: a size below ``least``, or beyond the declared ranges.
     ``least`` below 2 is for a model that is known to treat a size of 1 as any other.
     """
     symbols: dict[Any, int] = {}
@@ -62,15 +60,14 @@ def resize(captured: Captured, shapes: list[tuple[int, ...]], least: int = LEAST
         lower = least if bounds.lower == LEAST else bounds.lower
         if symbol in symbols and not lower <= symbols[symbol] <= bounds.upper:
             return None
-    try:
-        numbers = {symbol: sympy.Integer(value) for symbol, value in symbols.items()}
-        with resized(numbers):
-            fits = [tuple(map(hint, traced)) for traced in _input_shapes(captured)] == shapes
-            if not fits or not all(map(_holds, captured.program.graph.nodes)):
-                return None
-            return describe(captured.program, captured.signature.parameters, captured.state), numbers
-    except UnsupportedError:
+    return symbols
+
+
+def resize(captured: Captured) -> Captured | None:
+    """A symbolic capture within ``resized``; None where an assertion of the trace bars these sizes."""
+    if not all(map(_holds, captured.program.graph.nodes)):
         return None
+    return describe(captured.program, captured.signature.parameters, captured.state)
 
 
 def too_large(captured: Captured, shapes: Sequence[tuple[int, ...]]) -> dict[tuple[int, int], int]:
@@ -89,7 +86,7 @@ def _symbols(captured: Captured, shapes: Sequence[tuple[int, ...]]) -> Iterator[
 
 
 def _input_shapes(captured: Captured) -> list[torch.Size]:
-    examples = {node.name: node.meta.get("val") for node in captured.program.graph.nodes if node.op == "placeholder"}
+    examples = {node.name: node.meta.get("val") for node in captured.program.graph.find_nodes(op="placeholder")}
     specs = captured.program.graph_signature.input_specs
     inputs = [examples.get(getattr(spec.arg, "name", "")) for spec in specs if spec.kind is InputKind.USER_INPUT]
     return [example.shape for example in inputs if isinstance(example, torch.Tensor)]

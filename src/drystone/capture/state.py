@@ -100,16 +100,18 @@ class State:
     @property
     def names(self) -> set[str]:
         """The attributes, by qualified name."""
-        return {held.path[0] for held in self.held}
+        return {item.path[0] for item in [*self.held, *self.sets]}
 
     def keeping(self, live: set[int], inputs: int) -> tuple[State, list[int], list[int]]:
-        """With these of ``held`` alone, and which of the hidden inputs and of the results stay. ``inputs``: of the call."""
+        """With these of ``held`` alone to be read, and which of the hidden inputs and of the results stay. ``inputs``: of the call.
+
+        Without any, nothing is set.
+        """
         owners = [index for index, held in enumerate(self.held) for _ in held.forms]
         hidden = [index for index, owner in enumerate(owners) if owner in live]
         tensors = {index: number for number, index in enumerate([*range(inputs), *(inputs + index for index in hidden)])}
         held = [self.held[index] for index in sorted(live)]
-        paths = {item.path for item in held}
-        sets = [put for put in self.sets if any(put.path[: len(path)] == path for path in paths)]
+        sets = self.sets if held else []
         written = {index: result for index, result in self.written.items() if index in tensors}
         used = {leaf.index for put in sets for leaf in put.leaves if isinstance(leaf, Result)}
         results = sorted(used | {*written.values(), *self.same.values()})

@@ -12,7 +12,6 @@ from drystone.capture.alone import alone
 from drystone.capture.export import Captured
 from drystone.capture.export import capture as capture_module
 from drystone.capture.kept_modules import names_of
-from drystone.capture.shapes import resize
 from drystone.capture.signature import Signature
 from drystone.errors import CaptureError, DrystoneError, UnsupportedError
 from drystone.factories import on_cpu
@@ -23,11 +22,11 @@ from drystone.generation.step import Step, position_limit
 from drystone.graph.cache_pages import pages_for
 from drystone.graph.graph import Graph
 from drystone.graph.ops import Linear
-from drystone.graph.traced import resized
 from drystone.options import Options
 from drystone.plan.autotune import Planner
 from drystone.preparer import Choice, Sizes, Source, lowered
 from drystone.runtime.weights import Named
+from drystone.symbolic import SymbolicCapture
 
 # Of the example: sequences, new tokens of each, and those whose logits are asked for. Sizes that differ are symbols of their own.
 EXAMPLE = 2, 6, 3
@@ -42,7 +41,7 @@ class CausalSource(Source):
         self.limit = position_limit(model)
         self.positions = self.limit + CHUNKS[-1]  # of a sequence, at most, with what its last chunk is filled up with
         self.layers: list[Layer] = []
-        self._captured: Captured
+        self._symbolic: SymbolicCapture
 
     def sizes(self, batch: int, count: int, kept: int) -> Sizes:
         """Of the inputs of a step."""
@@ -67,21 +66,24 @@ class CausalSource(Source):
         step = self.step()
         self.layers = _layers(step)
         tensors, varies, _rows = self.example()
-        self._captured = capture_module(step, tuple(tensors), None, dict(zip(step.inputs, varies, strict=True)))
+        captured = capture_module(step, tuple(tensors), None, dict(zip(step.inputs, varies, strict=True)))
+        # A size of 1 is one as any other to what is traced with distinct ones: it compares no two of them.
+        self._symbolic = SymbolicCapture(captured, self._graph, least=1)
         self._kept = names_of(step, {step.copies[module] for module in self.options.float32_modules})
-        return [(name.removeprefix("model."), tensor) for name, tensor in self._captured.originals]
+        return [(name.removeprefix("model."), tensor) for name, tensor in captured.originals]
 
     def graph_for(self, sizes: Sizes, tensors: list[torch.Tensor]) -> tuple[Graph, Signature]:
-        # A size of 1 is one as any other to what is traced with distinct ones: it compares no two of them.
-        found = resize(self._captured, list(sizes), least=1)
+        with on_cpu():
+            found = self._symbolic.graph_for(list(sizes))
         if found is None:
             raise UnsupportedError(f"the model's capture does not hold for {sizes[0]} tokens")
-        captured, symbols = found
-        with on_cpu(), resized(symbols):
-            graph = lowered(captured, self.options, self._kept)
+        return found
+
+    def _graph(self, captured: Captured) -> Graph:
+        graph = lowered(captured, self.options, self._kept)
         for node in graph:
             node.module = node.module.removeprefix("model").removeprefix(".")
-        return graph, captured.signature
+        return graph
 
     def choice(self, planner: Planner, threads: int) -> Choice | None:
         for node, options in planner.options.items():

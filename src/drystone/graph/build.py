@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,11 +21,12 @@ from drystone.graph import builders  # noqa: F401  (fills the table)
 from drystone.graph.builders.registry import Built, Declined, Function, table, table_of_elements
 from drystone.graph.control_flow import REASON, control_flow
 from drystone.graph.dtypes import FLOATS, INTEGERS
-from drystone.graph.graph import Graph, Node, Value, constant, identity_of, make_node
+from drystone.graph.graph import Graph, Node, Value, constant, derived, identity_of, make_node
 from drystone.graph.instructions import PointwiseOp
 from drystone.graph.local_response_norm import recognize_local_response_norm
 from drystone.graph.ops import Operator, OperatorError, Pointwise, Reshape
 from drystone.graph.ops.aten import aten_node, is_strided, map_structure
+from drystone.graph.tape import Computed, computed
 from drystone.graph.traced import functional, hint, sizes, storage
 
 if TYPE_CHECKING:
@@ -236,12 +238,27 @@ class _Builder:
         def data(leaf: Any) -> Any:
             if not isinstance(leaf, Value):
                 return leaf
-            return leaf.constant if leaf.is_constant else torch.empty(leaf.shape, dtype=leaf.dtype)
+            if leaf.is_constant:
+                return leaf.data if leaf.is_computed else leaf.constant
+            return _Like(leaf.shape, leaf.dtype)
 
-        result = target(*map_structure(data, args), **map_structure(data, kwargs))
+        def call(args: Any, kwargs: Any) -> Any:
+            made = target(*map_structure(_made_like, args), **map_structure(_made_like, kwargs))
+            return made if isinstance(made, torch.Tensor) else list(made)
+
+        given = map_structure(data, args), map_structure(data, kwargs)
+
+        def folded(data: Any, fake: Any) -> Value | None:
+            if isinstance(data, Computed):
+                return Value(sizes(fake), fake.dtype, self.current.name, data=data)
+            return constant(data, self.current.name) if isinstance(data, torch.Tensor) else None
+
+        result, results = computed(call, *given), self.current.meta["val"]
         if isinstance(result, torch.Tensor):
             return constant(result, operands[0].name if operands else self.current.name)
-        return [constant(item, self.current.name) if isinstance(item, torch.Tensor) else None for item in result]
+        if isinstance(result, Computed):
+            return folded(result, results)
+        return [folded(item, fake) for item, fake in zip(result, results, strict=True)]
 
     def located(self, node: Node) -> Node:
         """Note the module of the model that the node comes from."""
@@ -265,7 +282,7 @@ class _Builder:
         if x.shape == shape:
             return x
         if x.is_constant:
-            return constant(x.constant.reshape(shape), x.name)
+            return derived(x, shape, torch.reshape, shape)
         return self.emit(Reshape(shape), [x])
 
     def constant(self, data: torch.Tensor, name: str = "") -> Value:
@@ -273,6 +290,18 @@ class _Builder:
 
     def reads(self, index: int) -> bool:
         return any(user.target is operator.getitem and user.args[1] == index and user.users for user in self.current.users)
+
+
+@dataclass(frozen=True)
+class _Like:
+    """Stands for a tensor whose numbers do not matter."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+def _made_like(leaf: Any) -> Any:
+    return torch.empty(leaf.shape, dtype=leaf.dtype) if isinstance(leaf, _Like) else leaf
 
 
 def _alone(operand: torch.Tensor, result: torch.Tensor) -> bool:

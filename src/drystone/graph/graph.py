@@ -16,6 +16,7 @@ import torch
 
 from drystone.graph.instructions import PointwiseOp
 from drystone.graph.quantisation import Quantisation
+from drystone.graph.tape import Computed, computed, decided
 
 if TYPE_CHECKING:
     from drystone.graph.ops.operator import Operator
@@ -41,7 +42,8 @@ def identity_of(weight: torch.Tensor) -> Hashable:
 class Value:
     """A tensor in the graph: ``shape`` (ints), ``dtype``, and its ``data`` where it is a constant.
 
-    Data may be a function that makes it: a folded weight is the size of the model's own, so none is held beside it.
+    Data may be a function that makes it: a folded weight is the size of the model's own, so none is held beside it. It is
+    ``Computed`` where a graph with symbolic sizes has it computed from these: what looks at its numbers would fix the sizes.
     A value with a ``quantisation`` holds codes of int8 or uint8. ``codes``: of a constant of floats, the codes that it is made of.
     """
 
@@ -63,6 +65,10 @@ class Value:
     @property
     def is_constant(self) -> bool:
         return self.data is not None
+
+    @property
+    def is_computed(self) -> bool:
+        return isinstance(self.data, Computed)
 
     @property
     def constant(self) -> torch.Tensor:
@@ -249,3 +255,19 @@ def make_node(
 
 def constant(data: torch.Tensor, name: str = "") -> Value:
     return Value(tuple(data.shape), data.dtype, name, data=data)
+
+
+def derived(value: Value, shape: tuple[int, ...], function: Callable[..., torch.Tensor], *operands: Any) -> Value:
+    """The constant, of that shape, that ``function`` makes of the data of ``value`` and of operands; sizes may be among these."""
+    data = computed(function, _data(value), *operands)
+    return Value(shape, (data.value if isinstance(data, Computed) else data).dtype, value.name, data=data)
+
+
+def said_of(value: Value, function: Callable[..., Any], *operands: Any) -> Any:
+    """What ``function`` says of a constant's data and of operands. Where these come from symbolic sizes, they hold as long as it
+    says the same."""
+    return decided(function, _data(value), *operands)
+
+
+def _data(value: Value) -> torch.Tensor | Computed:
+    return value.data if isinstance(value.data, Computed) else value.constant.detach()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -9,8 +10,11 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.utils._sympy.interp import sympy_interp
+from torch.utils._sympy.reference import PythonReferenceAnalysis
 
 from drystone.errors import UnsupportedError
+from drystone.graph.tape import Number
 
 # The symbols' values, and what was found of symbolic numbers with them so far: by the id of each, which is kept beside it.
 _sizes: ContextVar[tuple[dict[Any, Any], dict[int, tuple[Any, Any]]] | None] = ContextVar("sizes", default=None)
@@ -18,7 +22,8 @@ _sizes: ContextVar[tuple[dict[Any, Any], dict[int, tuple[Any, Any]]] | None] = C
 
 @contextmanager
 def resized(symbols: dict[Any, Any]) -> Iterator[None]:
-    """Within, symbolic numbers are what they are for these values (sympy's) of the program's symbols, not the example's."""
+    """Within, symbolic numbers are what they are for these values of the program's symbols, not the example's. The values are
+    numbers of sympy's, or of a ``Tape``."""
     token = _sizes.set((symbols, {}))
     try:
         yield
@@ -34,14 +39,28 @@ def hint(size: Any) -> Any:
         symbols, found = resizing
         node = size.node
         if id(node) not in found:
-            number = node.expr.xreplace(symbols)
-            if number.free_symbols:
+            if not node.expr.free_symbols <= symbols.keys():
                 raise UnsupportedError(f"a size depends on more than the sizes of the inputs ({size})")
-            found[id(node)] = node, node.pytype(number)
+            found[id(node)] = node, _evaluated(node, symbols)
         return found[id(node)][1]
     if not size.node.has_hint():
         raise UnsupportedError(f"a size depends on the numbers in a tensor ({size}); give the model a result of fixed size")
     return size.node.hint
+
+
+def _evaluated(node: Any, symbols: dict[Any, Any]) -> Any:
+    if not any(isinstance(value, Number) for value in symbols.values()):
+        return node.pytype(node.expr.xreplace(symbols))
+    found = sympy_interp(_Arithmetic, symbols, node.expr)
+    return found if isinstance(found, Number) else node.pytype(found)
+
+
+class _Arithmetic(PythonReferenceAnalysis):
+    """Of Python, where torch takes only its own numbers."""
+
+    minimum, maximum = staticmethod(min), staticmethod(max)
+    int_truediv = staticmethod(operator.truediv)
+    not_ = staticmethod(operator.not_)
 
 
 def sizes(tensor: torch.Tensor) -> tuple[int, ...]:

@@ -104,7 +104,8 @@ def shapes(ops: Sequence[PointwiseOp], inputs: Sequence[Value]) -> list[tuple[in
     results: list[tuple[int, ...]] = []
     for op in ops:
         operands = [inputs[number].shape if where == "in" else results[number] for where, number in op.args]
-        results.append(operands[0] if len(set(operands)) == 1 else together(operands))
+        alike = all(shape == operands[0] for shape in operands)
+        results.append(operands[0] if alike else together(operands))
     return results
 
 
@@ -157,6 +158,8 @@ def as_affine(op: PointwiseOp, inputs: Sequence[Value], arg: Arg) -> Affine | No
     first = op.args[0] == arg
     where, number = op.args[1 if first else 0]
     if where != "in" or not inputs[number].is_constant or not inputs[number].dtype.is_floating_point:
+        return None
+    if inputs[number].is_computed:  # weights that take it would be others for each size
         return None
     other = inputs[number].constant.detach().to(torch.float64)
     if op.kind == "add":

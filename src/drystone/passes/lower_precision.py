@@ -18,7 +18,7 @@ import torch
 
 from drystone.graph.control_flow import ControlFlow
 from drystone.graph.dtypes import FLOATS
-from drystone.graph.graph import Graph, Node, Value, make_node
+from drystone.graph.graph import Graph, Node, Value, derived, make_node
 from drystone.graph.instructions import PointwiseOp
 from drystone.graph.ops import (
     Aten,
@@ -182,12 +182,15 @@ def _within(op: PointwiseOp) -> PointwiseOp:
 def rounded(value: Value) -> Value:
     """A constant in bfloat16. What is finite stays so, as above."""
 
-    def data() -> torch.Tensor:
-        full, limits = value.constant.detach(), torch.finfo(torch.bfloat16)
+    def of(full: torch.Tensor) -> torch.Tensor:
+        limits = torch.finfo(torch.bfloat16)
         finite = torch.where(full.isinf(), full, full.clamp(limits.min, limits.max))
         return finite.to(torch.bfloat16).contiguous()
 
-    return Value(value.shape, torch.bfloat16, value.name, data=data, identity=("lowered", value.key, torch.bfloat16))
+    if value.is_computed:
+        return derived(value, value.shape, of)
+    identity = ("lowered", value.key, torch.bfloat16)
+    return Value(value.shape, torch.bfloat16, value.name, data=lambda: of(value.constant.detach()), identity=identity)
 
 
 def _counts(node: Node, counted: set[int]) -> bool:

@@ -15,7 +15,7 @@ import torch
 
 from drystone.graph.attention import Mask, simplified
 from drystone.graph.dtypes import FLOATS
-from drystone.graph.graph import Graph, Node, Value, constant, make_node
+from drystone.graph.graph import Graph, Node, Value, derived, make_node
 from drystone.graph.instructions import PointwiseOp
 from drystone.graph.ops import Aten, Attention, Expand, Operator, Permute, Pointwise, Reshape, Softmax
 from drystone.graph.ops.aten import Ref
@@ -167,7 +167,7 @@ def _attention(node: Node, found: _Found) -> list[Node]:
         if value.shape == shape:
             return value
         if value.is_constant:
-            return constant(value.constant.detach().reshape(shape), value.name)
+            return derived(value, shape, torch.reshape, shape)
         return emit(Reshape(shape), [value])
 
     def as_mask(mask: Value, scores: tuple[int, ...]) -> Value:

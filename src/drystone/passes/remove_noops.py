@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from drystone.graph.graph import Graph, Node, Value
 from drystone.graph.ops import Cat, Convert, Expand, Operator, Pad, Permute, Pointwise, Pool, Reduce, Reshape, Slice
+from drystone.graph.tape import decided
 from drystone.passes.instructions import bypass, may_bypass
 
 
@@ -70,7 +71,10 @@ def _pads_nothing(node: Node) -> bool:
 
 
 def _is_identity_pool(node: Node) -> bool:
-    op = node.of(Pool)
+    return decided(_pools_nothing, node.of(Pool))
+
+
+def _pools_nothing(op: Pool) -> bool:
     windows = [window for axis in op.windows for window in enumerate(axis)]
     alone = all((start, stop) == (index, index + 1) for index, (start, stop, _) in windows)
     if not alone or op.kind == "max":

@@ -22,7 +22,7 @@ RACES = 200
 
 
 def step_seconds(program: Program, tensors: list[torch.Tensor], budget: Budget) -> list[list[float]]:
-    """Seconds of each step, in a few runs after one that warms up; of that one, where the budget ends with it."""
+    """Seconds of each step, in a few runs after one that warms up; of that one too, if it is long, or the budget ends with it."""
     began = budget.clock()
 
     def run() -> list[float]:
@@ -30,7 +30,7 @@ def step_seconds(program: Program, tensors: list[torch.Tensor], budget: Budget) 
         return program.time_steps(tensors)
 
     warm = run()
-    runs: list[list[float]] = []
+    runs = [warm] if sum(warm) > AUTOTUNE_SECONDS else []
     while (
         len(runs) < AUTOTUNE_RUNS
         and (len(runs) < 2 or budget.clock() - began < AUTOTUNE_SECONDS)

@@ -20,8 +20,14 @@ def part(b: Emitter, x: Value, dim: int, start: int, length: int, step: int = 1)
 @builds("slice.Tensor", any_dtype=True)
 def slice_(b: Emitter, x: Value, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> Built:
     dim = axis(dim, len(x.shape))
-    first, last, step = slice(start, end, step).indices(x.shape[dim])
+    size = x.shape[dim]
+    first, last = 0 if start is None else _within(start, size), size if end is None else _within(end, size)
     return part(b, x, dim, first, max(0, -(-(last - first) // step)), step)
+
+
+def _within(index: int, size: int) -> int:
+    """An index that counts from the end if it is negative, and is taken for the nearest that there is."""
+    return max(0, min(index + size if index < 0 else index, size))
 
 
 @builds("narrow", any_dtype=True)

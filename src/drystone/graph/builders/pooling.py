@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from drystone.graph.builders.registry import Built, Declined, Emitter, as_list, builds
 from drystone.graph.graph import Value
 from drystone.graph.ops import Pool, Reduce
+from drystone.graph.tape import computed
 
 Windows = tuple[tuple[int, int, int], ...]
 
@@ -43,7 +44,7 @@ def _max_pool(
     kernel = as_list(kernel_size, axes)
     steps = as_list(stride, axes) or kernel
     lists = zip(sizes, counts, kernel, steps, as_list(padding, axes), as_list(dilation, axes), strict=True)
-    return b.emit(Pool("max", tuple(_windows(*axis) for axis in lists)), [x])
+    return b.emit(Pool("max", tuple(computed(_windows, *axis) for axis in lists)), [x])
 
 
 def _max_pool_builder(axes: int, indices: bool) -> None:
@@ -84,13 +85,22 @@ def _avg_pool_builder(axes: int) -> None:
         steps = as_list(stride, axes) or kernel
         windows, divisors = [], []
         for size, count, k, step, pad in zip(sizes, counts, kernel, steps, as_list(padding, axes), strict=True):
-            windows.append(_windows(size, count, k, step, pad))
+            windows.append(computed(_windows, size, count, k, step, pad))
             if count_include_pad:
-                # A window may reach beyond the padding under ceil_mode: that part is never counted.
-                divisors.append(tuple(min(i * step - pad + k, size + pad) - (i * step - pad) for i in range(count)))
+                divisors.append(computed(_padded_lengths, size, count, k, step, pad))
             else:
-                divisors.append(tuple(stop - start for start, stop, _ in windows[-1]))
+                divisors.append(computed(_lengths, windows[-1]))
         return b.emit(Pool("avg", tuple(windows), tuple(divisors), divisor_override), [x])
+
+
+def _padded_lengths(size: int, count: int, kernel: int, stride: int, padding: int) -> tuple[int, ...]:
+    """A window may reach beyond the padding under ceil_mode: that part is never counted."""
+    starts = [index * stride - padding for index in range(count)]
+    return tuple(min(start + kernel, size + padding) - start for start in starts)
+
+
+def _lengths(windows: Windows) -> tuple[int, ...]:
+    return tuple(stop - start for start, stop, _ in windows)
 
 
 def _adaptive_windows(size: int, count: int) -> Windows:
@@ -103,10 +113,10 @@ def _adaptive_builder(kind: str, axes: int) -> None:
         sizes, counts = _spatial(b, x, axes)
         if kind == "max" and b.reads(1):
             raise Declined("a max pool whose indices are read")
-        if kind == "avg" and set(counts) == {1}:
+        if kind == "avg" and all(count == 1 for count in counts):
             return b.emit(Reduce("mean", tuple(range(2, 2 + axes)), keepdim=True), [x])
-        windows = tuple(_adaptive_windows(size, count) for size, count in zip(sizes, counts, strict=True))
-        divisors = tuple(tuple(stop - start for start, stop, _ in axis) for axis in windows) if kind == "avg" else None
+        windows = tuple(computed(_adaptive_windows, size, count) for size, count in zip(sizes, counts, strict=True))
+        divisors = tuple(computed(_lengths, axis) for axis in windows) if kind == "avg" else None
         pooled = b.emit(Pool(kind, windows, divisors), [x])
         return pooled if kind == "avg" else [pooled, None]
 

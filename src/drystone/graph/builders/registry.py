@@ -10,6 +10,7 @@ import torch
 from drystone.graph.graph import Value
 from drystone.graph.instructions import PointwiseOp
 from drystone.graph.ops import Operator
+from drystone.graph.tape import Number
 
 # What a builder function gives: a value, or the values of an operator with several results (None where nothing reads one).
 Built: TypeAlias = Value | list[Value | None]
@@ -88,7 +89,7 @@ def as_list(item: int | Iterable[int], count: int) -> tuple[int, ...]:
 
 def scalar(item: Any) -> float | None:
     """The number, where ``item`` is a Python number or a constant tensor of no dimensions; None otherwise."""
-    if isinstance(item, (bool, int, float)):
+    if isinstance(item, (bool, int, float, Number)):
         return float(item)
     if isinstance(item, Value) and item.shape == () and item.is_constant and not item.dtype.is_complex:
         return float(item.constant)

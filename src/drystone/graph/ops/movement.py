@@ -56,8 +56,8 @@ class Cat(_Movement):
     def shape(self, inputs: Sequence[Value]) -> Shape:
         shapes = [value.shape for value in inputs]
         dim = axis_of(self.dim, rank_of(self, inputs, 1))
-        rest = {(len(shape), shape[:dim], shape[dim + 1 :]) for shape in shapes}
-        require(len(rest) == 1, f"the parts differ beyond axis {dim}")
+        first, *others = [(len(shape), shape[:dim], shape[dim + 1 :]) for shape in shapes]
+        require(all(rest == first for rest in others), f"the parts differ beyond axis {dim}")
         return (*shapes[0][:dim], sum(shape[dim] for shape in shapes), *shapes[0][dim + 1 :])
 
     def run(self, inputs: list[Tensor]) -> Tensor:

@@ -31,6 +31,7 @@ from drystone.graph.ops.operator import (
     require,
     takes,
 )
+from drystone.graph.tape import computed, decided
 
 __all__ = ["GridSample", "OverlapAdd", "Pool", "Resize"]
 
@@ -41,6 +42,10 @@ Divisor = Annotated[int, Whole(1, MAX_TABLE)]
 def _everywhere(*index: int | slice) -> tuple[Any, ...]:
     """An index into the last axes."""
     return (..., *index)
+
+
+def _are_inside(windows: Sequence[Window], size: int) -> bool:
+    return all(start < stop <= size and step >= 1 for start, stop, step in windows)
 
 
 @dataclass(frozen=True)
@@ -66,16 +71,16 @@ class Pool(Operator):
         x, rank = inputs[0], rank_of(self, inputs, 3, 5)
         per_axis(self, rank - 2, "windows")
         for size, axis in zip(x.shape[2:], self.windows, strict=True):
-            fits = all(start < stop <= size and step >= 1 for start, stop, step in axis)
-            require(fits, f"a window is empty or reaches beyond the {size} entries of its axis")
+            require(decided(_are_inside, axis, size), f"a window is empty or reaches beyond the {size} entries of its axis")
         if self.kind == "avg":
             require(self.divisors is not None, "it has no divisors")
             per_axis(self, rank - 2, "divisors")
             assert self.divisors is not None
-            require([len(axis) for axis in self.divisors] == [len(axis) for axis in self.windows], "a divisor a window")
+            alike = [computed(len, axis) for axis in self.divisors] == [computed(len, axis) for axis in self.windows]
+            require(alike, "a divisor a window")
         else:
             require(self.divisors is None and self.divisor_override is None, "a maximum has no divisors")
-        return (*x.shape[:2], *(len(axis) for axis in self.windows))
+        return (*x.shape[:2], *(computed(len, axis) for axis in self.windows))
 
     def run(self, inputs: list[Tensor]) -> Tensor:
         (x,) = inputs
