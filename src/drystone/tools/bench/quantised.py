@@ -90,7 +90,7 @@ def _onnx(module: nn.Module, inputs: Inputs, threads: int, quantise: Any) -> Pre
 
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "model.onnx", Path(folder) / "int8.onnx"
-        torch.onnx.export(module, inputs, source, dynamo=True, verbose=False)
+        torch.onnx.export(module, inputs, source, dynamo=True, external_data=False, verbose=False)
         names = [port.name for port in onnx.load(source).graph.input]
         quantise(source, target, names)
         return onnx_session(target, lambda wanted: inputs, threads)
