@@ -245,11 +245,17 @@ def _verdict(
 
 
 def difference(
-    got: Any, eager: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dtype: torch.dtype | None, want: Any = None
+    got: Any,
+    eager: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    dtype: torch.dtype | None,
+    want: Any = None,
+    least: float = 0.0,
 ) -> str | None:
-    """How ``got`` differs from ``want`` (None: what ``eager`` gives) by more than rounding; None where it does not."""
+    """How ``got`` differs from ``want`` (None: what ``eager`` gives) by more than rounding and ``least``; None where it doesn't."""
     want = run_once(eager, args, kwargs) if want is None else want
-    limit, error = _limit(eager, args, kwargs, want, dtype), relative_error(got, want)
+    limit, error = max(_limit(eager, args, kwargs, want, dtype), least), relative_error(got, want)
     if error <= limit:
         return None
     return f"by {error:.1e}, allowed is {limit:.0e}" if math.isfinite(error) else "in structure or in whole numbers"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 import drystone
+from drystone.graph.groups import Kind, dequantised, quantised
 
 transformers = pytest.importorskip("transformers")
 
@@ -243,6 +245,20 @@ def test_encoder_decoder_models(name: str) -> None:
         want, got = (each.generate(**inputs, max_new_tokens=12, do_sample=False, **how) for each in (model, fast))
         assert got.tolist() == want.tolist()
     assert fast.prepared_encoder is not None and fast.explain().steps
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_weights_of_few_bits(model: Any, weights: Any) -> None:
+    """As the model generates on the weights that the codes stand for; its norms scale by 1, so nothing is folded into them."""
+    fast, rounded = drystone.optimize(model, tuning="estimate", weights=weights, keep=["lm_head"]), copy.deepcopy(model)
+    kind = Kind(int(weights[3:]), 32)
+    for module in rounded.model.modules():
+        if isinstance(module, (torch.nn.Linear, torch.nn.Embedding)):
+            module.weight.data = dequantised(kind.bits, *quantised(module.weight, kind).tensors()).float()
+    ids = text(2, 9)
+    want, got = both(rounded, fast, ids, do_sample=False)
+    assert torch.equal(got, want)
+    torch.testing.assert_close(fast(ids).logits, rounded(ids).logits, rtol=1e-3, atol=1e-3)
 
 
 def test_what_is_not_served_runs_as_before() -> None:

@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 # Tokens of the text on which programs are compared with the model.
 COMPARED = 6
+# The relative error of logits that is put down to rounded weights: real models' is a tenth of it, another computation's about 1.
+ROUNDING = {"int8": 0.1, "int4": 0.5}
 
 
 def optimize_causal(model: Any, options: Options) -> Any:
@@ -77,6 +79,7 @@ def _compare(fast: Any, model: Any, options: Options) -> None:
     ids = torch.arange(COMPARED).mul_(7919).remainder_(vocabulary)[None]
     cache: dict[str, Any] = {cache_argument(model): Cache(fast)}
     got = [fast(**fast.example_call(part), **cache).logits[:, -1:] for part in (ids[:, :-1], ids[:, -1:])]
-    differs = difference(torch.cat(got, 1), _Logits(model, len(got)), (), fast.example_call(ids), options.dtype)
+    least = ROUNDING.get(str(options.weights), 0.0)
+    differs = difference(torch.cat(got, 1), _Logits(model, len(got)), (), fast.example_call(ids), options.dtype, least=least)
     if differs:
         raise UnsupportedError(f"its programs' logits differ from its own {differs}")
