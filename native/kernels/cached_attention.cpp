@@ -103,9 +103,11 @@ void write_position(const CachedAttentionArgs& args, const Head& head, int64_t p
   }
 }
 
-void write(const CachedAttentionArgs& args, float* buffer, int64_t batch, int64_t head) {
-  for (int64_t t = 0; t < args.queries; t++) {
-    const int64_t position = args.lengths[batch] + t;
+// The new positions of a head that lie in the pages [begin, end).
+void write(const CachedAttentionArgs& args, float* buffer, int64_t batch, int64_t head, int64_t begin, int64_t end) {
+  const int64_t length = args.lengths[batch], last = least(args.queries, end * kPage - length);
+  for (int64_t t = larger(0, begin * kPage - length); t < last; t++) {
+    const int64_t position = length + t;
     const float* value = row_at(buffer, args, args.value, args.value_strides, batch, head, t, args.width);
     const float* key = row_at(buffer + args.width, args, args.key, args.key_strides, batch, head, t, args.depth);
     key = turned(buffer + args.width + args.depth, args, key, batch, t);
@@ -512,6 +514,9 @@ void each_of_part(const CachedAttentionArgs& args, int64_t total, int64_t part, 
   });
 }
 
+// Whether all new positions are written before any is read. Where a page is one part's alone, that part writes it on its way.
+bool writes_first(const CachedAttentionArgs& args) { return args.chunk < group_of(args) * args.queries || !args.causal; }
+
 template <class In, class Unit>
 void take_part(const CachedAttentionArgs& args, std::byte* scratch, int64_t total, int64_t part) {
   const State<Unit> state = lay_out<Unit>(args, scratch);
@@ -519,6 +524,7 @@ void take_part(const CachedAttentionArgs& args, std::byte* scratch, int64_t tota
     Chunk own = chunk;
     own.begin = chunk.begin + larger(0, range.begin - from);
     own.end = least(chunk.end, chunk.begin + range.end - from);
+    if (args.key && !writes_first(args)) write(args, state.keys, own.batch, own.key_head, own.begin, own.end);
     take_pages<In>(args, state, own);
     if (from >= range.begin && to <= range.end)
       end(args, state, own);
@@ -544,10 +550,10 @@ void cached_attention(const CachedAttentionArgs& args) {
 #pragma omp parallel num_threads(args.threads) if (args.threads > 1)
   {
     std::byte* const scratch = args.scratch + omp_get_thread_num() * args.scratch_bytes;
-    if (args.key) {
+    if (args.key && writes_first(args)) {
 #pragma omp for schedule(static)
       for (int64_t item = 0; item < args.batch * args.key_heads; item++)
-        write(args, reinterpret_cast<float*>(scratch), item / args.key_heads, item % args.key_heads);
+        write(args, reinterpret_cast<float*>(scratch), item / args.key_heads, item % args.key_heads, 0, args.capacity);
     }
 #pragma omp for schedule(dynamic)
     for (int64_t part = 0; part < args.parts; part++) {

@@ -9,10 +9,10 @@ namespace drystone::DRYSTONE_ISA {
 
 using Ints = Vector<int32_t, kFloats>;
 
-// The nearest codes, in the low bytes. What is no number becomes an integer whose low byte is 0.
-inline Ints encoded(Floats x, const Affine& q, float lowest) {
+// The nearest codes from `lowest` to `highest`, in the low bytes. What is no number becomes an integer whose low byte is 0.
+inline Ints encoded(Floats x, const Affine& q, float lowest, float highest) {
   const Floats nearest = rounded(x * q.inverse) + q.zero_point;
-  const Floats kept = least_or(all(lowest + 255.0f), most_or(all(lowest), nearest));
+  const Floats kept = least_or(all(highest), most_or(all(lowest), nearest));
 #ifdef __AVX512F__
   return (Ints)_mm512_cvtps_epi32((__m512)kept);
 #else
@@ -38,6 +38,11 @@ inline void store_low_bytes(void* to, Ints x) {
 template <class Code>
 constexpr float lowest_of = Code(-1) < Code(0) ? -128.0f : 0.0f;
 
+template <class Code>
+inline Ints encoded(Floats x, const Affine& q) {
+  return encoded(x, q, lowest_of<Code>, lowest_of<Code> + 255.0f);
+}
+
 inline float decoded(float code, const Affine& q) { return (code - q.zero_point) * q.scale; }
 
 template <class Code>
@@ -60,13 +65,13 @@ template <class Code>
 void store_codes(Code* to, const float* from, const Affine& q, int64_t stride, int64_t count) {
   int64_t i = 0;
   if (stride == 1)
-    for (; i + kFloats <= count; i += kFloats) store_low_bytes(to + i, encoded(load<kFloats>(from + i), q, lowest_of<Code>));
+    for (; i + kFloats <= count; i += kFloats) store_low_bytes(to + i, encoded<Code>(load<kFloats>(from + i), q));
   for (; i < count; i += kFloats) {
     const int64_t some = least(kFloats, count - i);
     float rest[kFloats] = {};
     for (int64_t j = 0; j < some; j++) rest[j] = from[i + j];
     Code codes[kFloats];
-    store_low_bytes(codes, encoded(load<kFloats>(rest), q, lowest_of<Code>));
+    store_low_bytes(codes, encoded<Code>(load<kFloats>(rest), q));
     for (int64_t j = 0; j < some; j++) to[(i + j) * stride] = codes[j];
   }
 }
@@ -95,7 +100,7 @@ inline float load_one(const int8_t* from) { return *from; }
 template <class T>
 inline void store_as(T* to, const Floats& x, [[maybe_unused]] const Affine& q) {
   if constexpr (sizeof(T) == 1) {
-    store_low_bytes(to, encoded(x, q, lowest_of<T>));
+    store_low_bytes(to, encoded<T>(x, q));
   } else {
     store<kFloats>(to, x);
   }

@@ -76,6 +76,23 @@ inline RowCodes codes_for(const GemmDynamic& d, const Extent& extent) {
   return {scale, static_cast<int32_t>(kept < highest ? kept : highest) + flip};
 }
 
+// Short runs, which a call of memcpy would cost more than.
+inline void copy_bytes(uint8_t* to, const uint8_t* from, int64_t count) {
+  const auto move = [&](int64_t at, auto word) {
+    __builtin_memcpy(&word, from + at, sizeof word);
+    __builtin_memcpy(to + at, &word, sizeof word);
+  };
+  if (count >= 32) {
+    using Word = Vector<uint8_t, 32>;
+    for (int64_t i = 0; i + 32 < count; i += 32) move(i, Word{});
+    return move(count - 32, Word{});
+  }
+  if (count >= 16) return move(0, Vector<uint8_t, 16>{}), move(count - 16, Vector<uint8_t, 16>{});
+  if (count >= 8) return move(0, uint64_t{}), move(count - 8, uint64_t{});
+  if (count >= 4) return move(0, uint32_t{}), move(count - 4, uint32_t{});
+  for (int64_t i = 0; i < count; i++) to[i] = from[i];
+}
+
 // Of one part of the work. Memory: 8 bytes a row if dynamic, or else as many as a block of k has if there are patches.
 class Codes {
  public:
@@ -103,15 +120,22 @@ class Codes {
     // Neighbouring taps whose pixels are neighbours are one run.
     const int64_t taps = p.dilation[1] == 1 && p.pixel == p.channels ? p.kernel[1] : 1, length = taps * p.channels;
     const auto fill = static_cast<uint8_t>(a.x_dtype == DType::s8 ? a.zero ^ 0x80 : a.zero);
-    for (int64_t run = k.begin / length; run * length < k.end; run++) {
-      const int64_t y = top + run * taps / p.kernel[1] * p.dilation[0], x = left + run * taps % p.kernel[1] * p.dilation[1];
-      const int64_t from = larger(k.begin - run * length, 0), until = least(k.end - run * length, length);
+    const int64_t first = k.begin / length;
+    int64_t tap_line = first * taps / p.kernel[1], tap_column = first * taps % p.kernel[1];
+    for (int64_t at = first * length; at < k.end; at += length) {
+      const int64_t y = top + tap_line * p.dilation[0], x = left + tap_column * p.dilation[1];
+      tap_column += taps;
+      if (tap_column == p.kernel[1]) {
+        tap_column = 0;
+        tap_line++;
+      }
+      const int64_t from = larger(k.begin - at, 0), until = least(k.end - at, length);
       const bool inside = y >= 0 && y < p.in_size[0];
       const int64_t begin = inside ? least(larger(-x * p.channels, from), until) : until;
       const int64_t end = inside ? larger(least((p.in_size[1] - x) * p.channels, until), begin) : until;
       const auto* source = static_cast<const uint8_t*>(a.x) + image * p.image + y * p.line + x * p.pixel;
       if (begin > from) __builtin_memset(to, fill, begin - from);
-      if (end > begin) __builtin_memcpy(to + (begin - from), source + begin, end - begin);
+      copy_bytes(to + (begin - from), source + begin, end - begin);
       if (until > end) __builtin_memset(to + (end - from), fill, until - end);
       to += until - from;
     }
@@ -124,20 +148,29 @@ class Codes {
   // Sums of products (int32, in the place of floats) become what they stand for, plus bias. Columns from `column` on, of which `columns`
   // are there. Where codes are made of it and there is no more to do, they are stored at once: true.
   bool decode(const GemmArgs& a, float* tile, int64_t width, int64_t row, int64_t rows, int64_t column, int64_t columns) const {
-    const auto store_to = [&](auto* output) {
+    const auto store_to = [&]<class Code>(Code* output) {
+      // Bounds of results are bounds of their codes.
+      const Affine q = a.output_affine;
+      const auto bound = [&](float x) {
+        const float code = __builtin_rintf(x * q.inverse) + q.zero_point;
+        return clamp(code, lowest_of<Code>, lowest_of<Code> + 255.0f);
+      };
+      const float lowest = a.bounded ? bound(a.low) : lowest_of<Code>, highest = a.bounded ? bound(a.high) : lowest_of<Code> + 255.0f;
       decode_each(a, tile, width, row, rows, column, columns, [&](int64_t r, int64_t c, const Floats& x) {
-        auto* to = output + (row + r) * a.output_stride + column + c;
-        if (c + kFloats <= columns) return store_as(to, x, a.output_affine);
-        alignas(64) float rest[kFloats];
-        store<kFloats>(rest, x);
-        store_codes(to, rest, a.output_affine, 1, columns - c);
+        Code* to = output + (row + r) * a.output_stride + column + c;
+        const Ints codes = encoded(x, q, lowest, highest);
+        if (c + kFloats <= columns) return store_low_bytes(to, codes);
+        Code rest[kFloats];
+        store_low_bytes(rest, codes);
+        for (int64_t i = 0; i < columns - c; i++) to[i] = rest[i];
       });
       return true;
     };
     if (a.ops == 0 && a.output_dtype == DType::u8) return store_to(static_cast<uint8_t*>(a.output));
     if (a.ops == 0 && a.output_dtype == DType::s8) return store_to(static_cast<int8_t*>(a.output));
+    const Floats low = all(a.bounded ? a.low : -infinity), high = all(a.bounded ? a.high : infinity);
     decode_each(a, tile, width, row, rows, column, columns,
-                [&](int64_t r, int64_t c, const Floats& x) { store<kFloats>(tile + r * width + c, x); });
+                [&](int64_t r, int64_t c, const Floats& x) { store<kFloats>(tile + r * width + c, least_or(high, most_or(low, x))); });
     return false;
   }
 
@@ -147,7 +180,6 @@ class Codes {
                    Put put) const {
     alignas(64) float bias[4 * kFloats] = {};
     for (int64_t c = 0; a.bias && c < columns; c++) bias[c] = a.bias[column + c];
-    const Floats low = all(a.bounded ? a.low : -infinity), high = all(a.bounded ? a.high : infinity);
     for (int64_t c = 0; c < width; c += kFloats) {
       const Floats scale = load<kFloats>(a.scales + column + c), more = load<kFloats>(bias + c);
       const Ints weight_sums = load_raw<kFloats>(a.weight_sums + column + c);
@@ -159,7 +191,7 @@ class Codes {
           sum -= codes.zero * weight_sums;
           row_scale *= codes.scale;
         }
-        put(r, c, least_or(high, most_or(low, fma(__builtin_convertvector(sum, Floats), row_scale, more))));
+        put(r, c, fma(__builtin_convertvector(sum, Floats), row_scale, more));
       }
     }
   }

@@ -73,6 +73,9 @@ struct Scales {
 // How many rows are multiplied by codes in place: sums of a group and of all groups are in registers.
 constexpr int kInPlaceRows = kTile.vectors == 3 ? 4 : 2;
 
+// Sums of codes without a sign lose digits when zero() is taken off them: more, the longer the group, and the larger zero() is.
+constexpr float kInPlaceSum = 4096;
+
 // Groups that [begin, end) of k has a part in.
 inline int64_t group_count(const Groups& kind, int64_t begin, int64_t end) { return ceil_div(end, kind.group) - begin / kind.group; }
 
@@ -260,7 +263,7 @@ void decode(const Groups& kind, bool narrow, const char* strip, int64_t vectors,
 bool scale_for_groups(const Groups& kind, char* x, int64_t rows, int64_t begin, int64_t end, float* x_sums) {
   // Beyond these a product of a scaled x and a code, or of a code in the word, would be infinite or lose digits.
   constexpr float most = 0x1p100f, fewest = 0x1p-60f;
-  if (rows > kInPlaceRows) return false;
+  if (rows > kInPlaceRows || static_cast<float>(kind.group) * kind.zero() > kInPlaceSum) return false;
   const int64_t padded = ceil_div(end - begin, 16) * 16;
   float* numbers = reinterpret_cast<float*>(x);
   float large = 0;

@@ -11,8 +11,8 @@ namespace drystone::DRYSTONE_ISA {
 using GroupsTileFunction = void (*)(const GemmTile&, const Groups&, int64_t begin, int64_t end);
 GroupsTileFunction groups_tile(const Groups& kind, int64_t rows, int64_t vectors);
 
-// For a few rows whose numbers are neither very large nor all very small: scales them, so that codes need not be shifted to be
-// multiplied, and sums up what each group meets, x_sums [row][group]. False: nothing was done, they are for groups_tile().
+// For a few rows whose numbers are neither very large nor all very small, and groups that are not long: scales them, so that codes need not
+// be shifted to be multiplied, and sums up what each group meets, x_sums [row][group]. False: nothing was done, they are for groups_tile().
 bool scale_for_groups(const Groups& kind, char* x, int64_t rows, int64_t begin, int64_t end, float* x_sums);
 // The tile of such rows.
 void multiply_scaled(const GemmTile& t, int64_t vectors, const Groups& kind, int64_t begin, int64_t end, const float* x_sums);

@@ -47,21 +47,52 @@ void pack_row(int64_t count, char* to, int64_t stride, Element element) {
   }
 }
 
+// The same in whole chunks alone: what is left is put before `fill`s first, which weights of 0 meet.
+template <class To, class From, class Encode>
+void pack_row_of_codes(const From* from, int64_t count, char* to, int64_t stride, From fill, Encode encode) {
+  constexpr int chunk = kChunkBytes / sizeof(To);
+  for (int64_t k = 0; k < count; k += chunk, to += stride) {
+    alignas(64) From rest[chunk];
+    const From* x = from + k;
+    if (count - k < chunk) {
+      for (int i = 0; i < chunk; i++) rest[i] = fill;
+      copy_bytes(reinterpret_cast<uint8_t*>(rest), reinterpret_cast<const uint8_t*>(x), (count - k) * static_cast<int64_t>(sizeof(From)));
+      x = rest;
+    }
+    To* y = reinterpret_cast<To*>(to);
+#pragma omp simd
+    for (int i = 0; i < chunk; i++) y[i] = static_cast<To>(encode(x[i]));
+  }
+}
+
+// u8 as it is, but for bits that are flipped; of s8 the sign.
+inline void pack_bytes(const uint8_t* from, int64_t count, char* to, int64_t stride, uint8_t flip) {
+#ifdef __AVX512F__
+  const __m512i flips = _mm512_set1_epi8(static_cast<char>(flip));
+  for (int64_t k = 0; k < count; k += kChunkBytes, to += stride) {
+    const __mmask64 there = count - k < kChunkBytes ? (uint64_t{1} << (count - k)) - 1 : ~uint64_t{0};
+    _mm512_storeu_si512(to, _mm512_maskz_xor_epi64(0xff, _mm512_maskz_loadu_epi8(there, from + k), flips));
+  }
+#else
+  pack_row_of_codes<uint8_t>(from, count, to, stride, flip, [=](uint8_t code) { return static_cast<uint8_t>(code ^ flip); });
+#endif
+}
+
 template <class To>
 void pack_codes(const GemmArgs& a, int64_t row, Range k, const Codes& codes, char* to, int64_t stride) {
   const int64_t depth = k.end - k.begin, offset = row * a.x_stride + k.begin;
   if (a.dynamic.by != GemmDynamic::By::none) {
     const Encoder encode(a.dynamic, codes.of(row));
-    if (a.x_dtype == DType::f32) {
-      const float* x = static_cast<const float*>(a.x) + offset;
-      return pack_row<To>(depth, to, stride, [=](int64_t i) { return encode(x[i]); });
-    }
-    const auto* x = static_cast<const uint16_t*>(a.x) + offset;
-    return pack_row<To>(depth, to, stride, [=](int64_t i) { return encode(from_bf16(x[i])); });
+    if (a.x_dtype == DType::f32) return pack_row_of_codes<To>(static_cast<const float*>(a.x) + offset, depth, to, stride, 0.0f, encode);
+    return pack_row_of_codes<To>(static_cast<const uint16_t*>(a.x) + offset, depth, to, stride, uint16_t{0},
+                                 [=](uint16_t x) { return encode(from_bf16(x)); });
   }
   const uint8_t* x = a.has_patches ? codes.patch(a, row, k) : static_cast<const uint8_t*>(a.x) + offset;
   const uint8_t flip = a.x_dtype == DType::s8 ? 0x80 : 0;
-  pack_row<To>(depth, to, stride, [=](int64_t i) { return static_cast<uint8_t>(x[i] ^ flip); });
+  if constexpr (sizeof(To) == 1)
+    pack_bytes(x, depth, to, stride, flip);
+  else
+    pack_row_of_codes<To>(x, depth, to, stride, flip, [=](uint8_t code) { return static_cast<uint8_t>(code ^ flip); });
 }
 
 // Row blocks of `rows`, each [chunk][row][64 bytes].

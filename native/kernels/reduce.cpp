@@ -1,4 +1,4 @@
-// Sums and means over any axes, of f32 or bf16, in float32 under double totals.
+// Sums and means over any axes, of f32, bf16 or codes, in float32 under double totals.
 //
 // Two shapes of work. Where the inner axis is reduced (a plain tensor's spatial mean, a last axis), a run of it is summed in
 // vector lanes. Where it is kept (channels_last, blocked), up to 256 columns are summed side by side, row by row. Either way a
@@ -6,6 +6,7 @@
 // error does not grow with the size. The split into segments depends on the shape alone: the result does not change with threads.
 #include "kernels/reduce.h"
 
+#include "kernels/codes.h"
 #include "kernels/walk_inline.h"
 
 namespace drystone::DRYSTONE_ISA {
@@ -18,7 +19,14 @@ constexpr int64_t depth = 128;   // rows summed in float32
 
 void put(const ReduceArgs& args, int64_t offset, double value) {
   const float rounded = static_cast<float>(value * args.scale);
-  store(advance(args.output, offset, args.output_dtype), &rounded, args.output_dtype, 1, 1);
+  store(advance(args.output, offset, args.output_dtype), &rounded, args.output_dtype, args.output_affine, 1, 1);
+}
+
+// `count` elements of the input from `from` on as float32, where they lie or in `buffer`.
+const float* read(const ReduceArgs& args, float* buffer, const void* from, int64_t stride, int64_t count) {
+  if (!is_code(args.input_dtype)) return view(buffer, from, args.input_dtype, stride, count);
+  load(buffer, from, args.input_dtype, args.input_affine, stride, count);
+  return buffer;
 }
 
 double sum_run(const float* x, int64_t count) {
@@ -37,7 +45,7 @@ double sum_rows(const ReduceArgs& args, int64_t start, Range units, int64_t piec
     const int64_t column = (unit - row * pieces) * piece;
     const int64_t count = least(piece, args.inner.size - column), stride = args.inner.strides[0];
     const int64_t offset = start + offset_of(args.reduced, row, 0) + column * stride;
-    total += sum_run(view(buffer, advance(args.input, offset, args.input_dtype), args.input_dtype, stride, count), count);
+    total += sum_run(read(args, buffer, advance(args.input, offset, args.input_dtype), stride, count), count);
   }
   return total;
 }
@@ -55,7 +63,7 @@ void sum_columns(const ReduceArgs& args, double* totals, int64_t start, Range ro
     for (int64_t row = begin; row < end; row += abreast) {
       const int64_t elements = least(abreast, end - row) * count;
       const void* from = advance(args.input, start + offset_of(args.reduced, row, 0), args.input_dtype);
-      const float* x = view(buffer, from, args.input_dtype, args.inner.strides[0], elements);
+      const float* x = read(args, buffer, from, args.inner.strides[0], elements);
 #pragma omp simd
       for (int64_t j = 0; j < elements; j++) sums[j] += x[j];
     }
@@ -107,7 +115,7 @@ void reduce(const ReduceArgs& args) {
     alignas(64) float results[width];
     for (int64_t j = 0; j < count; j++) results[j] = static_cast<float>(totals[j] * args.scale);
     const int64_t to = offset_of(args.kept, index, 1) + column * args.inner.strides[1];
-    store(advance(args.output, to, args.output_dtype), results, args.output_dtype, args.inner.strides[1], count);
+    store(advance(args.output, to, args.output_dtype), results, args.output_dtype, args.output_affine, args.inner.strides[1], count);
   }
   if (args.segments == 1) return;
   for (int64_t i = 0; i < outputs; i++) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/dtype.h"
+#include "core/quantisation.h"
 #include "kernels/walk.h"
 
 namespace drystone {
@@ -10,7 +11,8 @@ struct ReduceArgs {
   const void* input;
   void* output;
   DType input_dtype, output_dtype;
-  Walk kept, reduced;  // all axes but the inner one
+  Affine input_affine = {}, output_affine = {};  // of codes
+  Walk kept, reduced;                            // all axes but the inner one
   InnerAxis inner;
   bool inner_reduced;
   double scale;  // 1, or 1 / count for a mean

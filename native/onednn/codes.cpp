@@ -30,7 +30,8 @@ Codes::Codes(const TensorDesc& x, const TensorDesc& output, int64_t channels, co
   if (static_cast<int64_t>(weight_scales.size()) != channels)
     throw std::invalid_argument("a product of codes has one weight scale an output channel: " + std::to_string(channels) + ", not " +
                                 std::to_string(weight_scales.size()));
-  if (!has(Feature::avx512_vnni) && !has(Feature::avx_vnni) && !(x.dtype == DType::u8 && weights_fit_7_bits))
+  needs_7_bits_ = !has(Feature::avx512_vnni) && !has(Feature::avx_vnni);
+  if (needs_7_bits_ && !(x.dtype == DType::u8 && weights_fit_7_bits))
     throw std::invalid_argument("oneDNN's products of codes saturate on a CPU without VNNI");
   packing_ = std::string(";") + name_of(x.dtype) + (x.zero_point ? ",zero" : "");
   std::vector<float> scales;
@@ -44,6 +45,12 @@ Codes::Codes(const TensorDesc& x, const TensorDesc& output, int64_t channels, co
   };
   add_zero_point(DNNL_ARG_SRC, x.zero_point);
   add_zero_point(DNNL_ARG_DST, output.zero_point);
+}
+
+void Codes::check(const void* weights, int64_t count) const {
+  const auto* begin = static_cast<const int8_t*>(weights);
+  if (needs_7_bits_ && std::any_of(begin, begin + count, [](int8_t weight) { return weight < -64 || weight > 64; }))
+    throw std::invalid_argument("weights that fit into 7 bits lie between -64 and 64");
 }
 
 void Codes::add_to(dnnl::primitive_attr& attributes, int weights_mask) const {

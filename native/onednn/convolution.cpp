@@ -63,7 +63,7 @@ Convolution::Convolution(const TensorDesc& x, const Dims& weights, bool has_bias
 }
 
 void Convolution::pack(DType dtype, const void* source, void* packed) const {
-  this->weights().pack(dense_desc(weights_shape_, dtype), source, packed);
+  pack_plain(dense_desc(weights_shape_, dtype), source, packed);
 }
 
 }  // namespace drystone

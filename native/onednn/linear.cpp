@@ -47,7 +47,7 @@ Linear::Linear(bool inner_product, const TensorDesc& x, int64_t n, bool has_bias
 
 void Linear::pack(DType dtype, const void* source, void* packed) const {
   const auto type = onednn_dtype(dtype);
-  weights().pack(inner_product_ ? memory::desc({n_, k_}, type, tag::ab) : memory::desc({k_, n_}, type, tag::ba), source, packed);
+  pack_plain(inner_product_ ? memory::desc({n_, k_}, type, tag::ab) : memory::desc({k_, n_}, type, tag::ba), source, packed);
 }
 
 }  // namespace drystone

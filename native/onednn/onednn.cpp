@@ -170,9 +170,15 @@ void Product::finish(Make make, const TensorDesc& output, bool has_bias, const s
   if (codes && primitive.implementation.find("ref") != std::string::npos)
     throw std::invalid_argument("oneDNN has only its reference implementation for these codes");
   weights_.emplace(weights, codes.packing());
+  codes_ = codes;
   implementation = primitive.implementation;
   scratchpad_bytes = static_cast<int64_t>(primitive.scratchpad.get_size());
   usual_.primitive = std::move(primitive);
+}
+
+void Product::pack_plain(const memory::desc& plain, const void* source, void* packed) const {
+  codes_->check(source, static_cast<int64_t>(plain.get_size()));
+  weights().pack(plain, source, packed);
 }
 
 void Product::cut(Way& way, size_t post_ops, const TensorDesc& output) const {

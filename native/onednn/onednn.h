@@ -66,6 +66,8 @@ class Codes {
   // for u8 and weights from -64 to 64 alone. Not of codes: what the constructor gets is checked, and all else does nothing.
   Codes(const TensorDesc& x, const TensorDesc& output, int64_t channels, const std::vector<float>& weight_scales, bool weights_fit_7_bits);
   explicit operator bool() const { return on_; }
+  // Throws std::invalid_argument for weights that do not fit into 7 bits where these kernels need it.
+  void check(const void* weights, int64_t count) const;
   DType weights(DType x) const { return on_ ? DType::s8 : x; }
   // weights_mask: of the axes that output channels are on.
   void add_to(dnnl::primitive_attr& attributes, int weights_mask) const;
@@ -74,7 +76,7 @@ class Codes {
   std::string packing() const { return packing_; }
 
  private:
-  bool on_;
+  bool on_, needs_7_bits_ = false;
   std::string packing_;
   Primitive::Constants constants_;
 };
@@ -135,6 +137,8 @@ class Product : public Step {
   using Make = std::function<std::pair<Primitive, dnnl::memory::desc>(const std::vector<PostOp>&, const dnnl::memory::desc* weights)>;
   // Throws std::invalid_argument where oneDNN, or the second pass, does not serve it.
   void finish(Make make, const TensorDesc& output, bool has_bias, const std::vector<PostOp>& post_ops, const Codes& codes);
+  // Weights in a plain layout.
+  void pack_plain(const dnnl::memory::desc& plain, const void* source, void* packed) const;
   const Primitive& exact_primitive() const;
 
  private:
@@ -149,6 +153,7 @@ class Product : public Step {
 
   Make make_;
   std::vector<PostOp> post_ops_;
+  std::optional<Codes> codes_;
   std::optional<PackedDesc> weights_;
   size_t output_slot_ = 0;
   Way usual_;

@@ -105,7 +105,7 @@ using Tables = std::vector<Dims>;
        "that is > 0; one of nothing is 0. float32, bfloat16, codes; one format on both sides, no overlap.",                                  \
        const TensorDesc& input, const TensorDesc& output, const std::string& kind, const Windows& windows,                               \
        const Tables& divisors, int64_t divisor_override)                                                                                 \
-  STEP(reduce, "'mean' or 'sum' over the axes dims. The output has them of size 1, or does not have them.",                              \
+  STEP(reduce, "'mean' or 'sum' over the axes dims, of floats or codes. The output has them of size 1, or does not have them.",                              \
        const TensorDesc& input, const TensorDesc& output, const std::string& kind, const Dims& dims)                                     \
   STEP(resize,                                                                                                                           \
        "torch's upsample_nearest{1,2,3}d ('nearest', 'nearest_exact'), upsample_linear1d, bilinear2d, trilinear3d ('linear'), upsample_bicubic2d "        \

@@ -96,8 +96,8 @@ ReduceStep::ReduceStep(const TensorDesc& input, const TensorDesc& output, const 
   require_kernels();
   implementation = kernel_name("reduce");
   if (kind != "mean" && kind != "sum") throw std::invalid_argument("reduce takes the kinds mean and sum, not '" + kind + "'");
-  check_operand(input, "input");
-  check_operand(output, "output");
+  check_operand_or_codes(input, "input");
+  check_operand_or_codes(output, "output");
   check_no_padding(input, "input");
   check_no_padding(output, "output");
   check_dims(dims, input.rank());
@@ -107,6 +107,8 @@ ReduceStep::ReduceStep(const TensorDesc& input, const TensorDesc& output, const 
   fill_walks(args_, axes);
   args_.input_dtype = input.dtype;
   args_.output_dtype = output.dtype;
+  args_.input_affine = input.affine();
+  args_.output_affine = output.affine();
 
   int64_t outputs = 1, units = 1, items = 1;
   for (const Axis& axis : axes) (axis.group == reduced ? units : outputs) *= axis.size;

@@ -326,7 +326,7 @@ def pool(input: TensorDesc, output: TensorDesc, kind: str, windows: Sequence[Seq
 
 def reduce(input: TensorDesc, output: TensorDesc, kind: str, dims: Sequence[int]) -> Step:
     """
-    'mean' or 'sum' over the axes dims. The output has them of size 1, or does not have them.
+    'mean' or 'sum' over the axes dims, of floats or codes. The output has them of size 1, or does not have them.
     """
 
 def resize(input: TensorDesc, output: TensorDesc, mode: str, align_corners: bool, scales: Sequence[float]) -> Step:

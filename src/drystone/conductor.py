@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 import drystone.copies  # noqa: F401 (registers the copies of optimised modules)
 from drystone.capture.export import check_model
 from drystone.capture.kept_modules import Choice, chosen_modules, names_of
+from drystone.checkpoints.torchao import twin_of
 from drystone.errors import CaptureError, InputError, UnsupportedError, warn
 from drystone.generation.models import generates
 from drystone.options import (
@@ -113,6 +114,8 @@ def optimize(
             eighth of the memory traffic. All else is computed as without it. The model must be captured whole.
             The path of a GGUF file ("….gguf") from which transformers has read the model keeps the file's own codes instead
             (Q8_0, Q4_0, Q4_1, Q4_K, Q6_K), which transformers has made floats of. This takes the package gguf.
+            Weights that torchao's ``quantize_`` has quantised without x (Int8WeightOnlyConfig, IntxWeightOnlyConfig) keep their
+            codes in any case; a twin of the model, in which they are floats, stands for it then.
         group_size: 32, 64 or 128. It must divide the inputs of each linear layer that is not in ``keep``.
         keep: submodules whose weights are not quantised, as ``keep_fp32`` names them.
 
@@ -140,7 +143,7 @@ def optimize(
     check_options(dtype, accuracy, tuning, capture, formats, new_shapes, weights, group_size)
     threads_in_force()
     if release_originals:
-        check_release(model, dynamic_shapes)
+        check_release(model, dynamic_shapes, generates=known)
     codes = dtype in INT8
     if codes:
         if known or weights is not None:
@@ -149,7 +152,11 @@ def optimize(
     elif calibration is not None or max_error is not None:
         raise InputError("calibration and max_error are for dtype=torch.int8")
     lower = dtype[1] if isinstance(dtype, tuple) else None if codes else dtype
-    kept = chosen_modules(model, keep_fp32)
+    float32, kept = chosen_modules(model, keep_fp32), chosen_modules(model, keep, "keep")
+    found = grouped_of(model, weights)
+    if (twin := twin_of(model)) is not None:
+        model, found = twin.model, twin.grouped | found
+        float32, kept = twin.those_of(float32), twin.those_of(kept)
     options = Options(
         lower,
         tuning,
@@ -157,11 +164,11 @@ def optimize(
         formats,
         accuracy,
         new_shapes,
-        float32_modules=kept,
+        float32_modules=float32,
         weights=weights,
         group_size=group_size,
-        kept_modules=chosen_modules(model, keep, "keep"),
-        grouped=grouped_of(model, weights),
+        kept_modules=kept,
+        grouped=found,
     )
     if lower is torch.bfloat16 and (notice := bfloat16_notice()):
         warn(notice)
@@ -170,7 +177,7 @@ def optimize(
 
         return optimize_causal(model, options)
     if codes:
-        example, names = Example(model, args, kwargs), names_of(model, kept)
+        example, names = Example(model, args, kwargs), names_of(model, float32)
         return optimize_quantised(example, options, Preparer(), calibration, max_error, names, dynamic_shapes)
     if capture == "eager":
         check_eager(model, dtype, dynamic_shapes, strict, release_originals, new_shapes, weights)
@@ -181,7 +188,7 @@ def optimize(
         return optimize_whole(example, options, preparer, dynamic_shapes, release_originals=release_originals)
     except (CaptureError, UnsupportedError) as error:
         # Parts are held against the model's own results, which quantised weights do not give.
-        whole = capture == "whole" or strict or release_originals or weights is not None
+        whole = capture == "whole" or strict or release_originals or bool(weights or found)
         if whole or dynamic_shapes is not None or isinstance(model, torch.jit.ScriptModule):
             raise
         reason = error

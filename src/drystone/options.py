@@ -48,7 +48,7 @@ class Options:
         return Budget() if isinstance(self.tuning, str) else Budget(self.tuning, math.inf)
 
 
-def grouped_of(model: nn.Module, weights: Any) -> Mapping[Hashable, Grouped]:
+def grouped_of(model: nn.Module, weights: Any) -> dict[Hashable, Grouped]:
     """The weights of ``model`` that have codes already, where ``weights`` is a file that holds them."""
     return gguf.grouped_of_file(model, weights) if gguf.is_path(weights) else {}
 
@@ -81,7 +81,10 @@ def check_int8(max_error: Any, model: nn.Module, capture: Any, release_originals
         raise InputError(f"max_error: expected a positive relative error such as 0.05, got {max_error!r}")
 
 
-def check_release(model: nn.Module, dynamic_shapes: Any) -> None:
+def check_release(model: nn.Module, dynamic_shapes: Any, generates: bool = False) -> None:
+    """``generates``: it is a language model that is called for any number of tokens."""
+    if generates:
+        raise InputError("release_originals: a language model needs its plain weights for programs of other lengths and batches")
     if dynamic_shapes is not None:
         raise InputError("release_originals: other shapes need the plain weights again; leave out dynamic_shapes, or keep them")
     if isinstance(model, torch.jit.ScriptModule):

@@ -162,6 +162,13 @@ def test_bad_input(model: Any, fast: Any) -> None:
         fast(text(3, 9), **{argument(model): cache})
 
 
+def test_refusals_of_optimize(model: Any) -> None:
+    with pytest.raises(drystone.InputError, match="a language model needs its plain weights"):
+        drystone.optimize(model, release_originals=True)
+    with pytest.raises(drystone.CaptureError, match="training mode"):
+        drystone.optimize(llama().train())
+
+
 def test_changed_weights_are_noticed() -> None:
     model = llama(num_hidden_layers=1)
     fast = drystone.optimize(model, tuning="estimate")
@@ -188,7 +195,13 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "Phi3ForCausal": {"sliding_window": 16},
     "GPTNeoXForCausal": {},
     "FalconForCausal": {"multi_query": True},
-    "GptOssForCausal": {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 16, "sliding_window": 16},
+    "GptOssForCausal": {
+        "num_key_value_heads": 2,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "head_dim": 16,
+        "sliding_window": 16,
+    },
 }
 
 
@@ -229,7 +242,7 @@ def test_encoder_decoder_models(name: str) -> None:
     for how in ({"num_beams": 1}, {"num_beams": 3}):
         want, got = (each.generate(**inputs, max_new_tokens=12, do_sample=False, **how) for each in (model, fast))
         assert got.tolist() == want.tolist()
-    assert fast.prepared_encoder is not None and not fast.explain().segments
+    assert fast.prepared_encoder is not None and fast.explain().steps
 
 
 def test_what_is_not_served_runs_as_before() -> None:

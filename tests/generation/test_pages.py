@@ -130,3 +130,17 @@ def test_what_does_not_fit_is_refused() -> None:
         sequence.advance(1)
     with pytest.raises(InputError, match=r"cache of torch.float16"):
         pages_of(dtype=torch.float16)
+
+
+def test_in_and_out_of_inference_mode() -> None:
+    pages = pages_of()
+    with torch.inference_mode():
+        rows = Rows([Sequence(pages) for _ in range(2)])
+        rows.reserve(1)
+        rows.tables()
+    rows.advance(1)
+    rows.reserve(PAGE)
+    table, _ = rows.tables()
+    assert (table[:, :, 1] != 0).all()
+    del rows
+    assert pages.used == 0

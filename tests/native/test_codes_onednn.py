@@ -181,6 +181,14 @@ def test_weights_are_packed_alike_for_like_codes_alone() -> None:
         assert key(Affine(S8, 1.0, 3)) != key(Affine(U8, 1.0, 3))
 
 
+@pytest.mark.skipif(VNNI, reason="this CPU multiplies 8 bits exactly")
+def test_weights_that_do_not_fit_7_bits_are_not_packed_so() -> None:
+    case = Case(X[0], torch.float32, (1, 64, 4, 4), (32, 64, 3, 3), 7)
+    case.weight[3, 2, 1, 0] = 65
+    with pytest.raises(ValueError, match="between -64 and 64"):
+        case.operands(case.step([]))
+
+
 def test_refusals() -> None:
     x = X[0].desc((1, 8, 4, 4), "channels_last")
     one, to = [1, 1], dense((1, 8, 4, 4), "channels_last")

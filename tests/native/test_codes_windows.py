@@ -108,6 +108,22 @@ def test_pools(kind: str, channels: int, format: str) -> None:
                 assert torch.equal(got, to.codes(want))
 
 
+@formats
+@pytest.mark.parametrize("target", [Affine(U8, float32(0.011), 30), torch.float32], ids=str)
+@pytest.mark.parametrize("shape", [(2, 48, 7, 7), (1, 16, 40, 50)])
+def test_means(shape: tuple[int, ...], target: Affine | torch.dtype, format: str) -> None:
+    """The spatial mean, by one scale from another or to float32."""
+    affine = Affine(S8, float32(0.02), -100)
+    x = codes(*shape, dtype=S8)
+    source, want = affine.desc(shape, format), affine.reals(x).mean((2, 3))
+    output = target.desc(want.shape) if isinstance(target, Affine) else dense(want.shape, "plain", target)
+    got = outcome(_native.reduce(source, output, "mean", [2, 3]), output, place(x, source))
+    if isinstance(target, Affine):
+        target.assert_codes(got, want)
+    else:
+        torch.testing.assert_close(got.double(), want, rtol=1e-6, atol=1e-7)
+
+
 def test_refusals() -> None:
     x, y = AFFINES[0].desc((1, 8, 4, 4), "channels_last"), dense((1, 8, 4, 4), "channels_last")
     one, none = [1, 1], [0, 0]

@@ -147,7 +147,10 @@ def test_every_way_to_cut_the_work(m: int, n: int, k: int, group: int, threads: 
 @both
 @pytest.mark.parametrize("minima", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
-@pytest.mark.parametrize(("m", "n", "k", "group"), [(1, 512, 4096, 32), (4, 100, 768, 128), (40, 200, 768, 64)])
+@pytest.mark.parametrize(
+    ("m", "n", "k", "group"),
+    [(1, 512, 4096, 32), (1, 512, 4096, 128), (1, 512, 4096, 4096), (4, 100, 768, 128), (40, 200, 768, 64)],
+)
 def test_accuracy(m: int, n: int, k: int, group: int, dtype: torch.dtype, minima: bool, bits: int) -> None:
     w, x, bias = weight(n, k, bits, group, dtype, minima, exact=False), normal(m, k), normal(n, seed=2)
     want, plain = expected(x, w, bias), F.linear(x, w.floats().float(), bias)

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from drystone.capture.export import check_model
 from drystone.capture.parts import first_line
 from drystone.errors import CaptureError, UnsupportedError, warn
 from drystone.factories import on_cpu
@@ -28,7 +29,11 @@ COMPARED = 6
 
 
 def optimize_causal(model: Any, options: Options) -> Any:
-    """The model with programs for ``generate``; without any where it can't be served, which a warning says."""
+    """The model with programs for ``generate``; without any where it can't be served, which a warning says.
+
+    Raises ``CaptureError`` for a model in training mode, or one that is not on the CPU.
+    """
+    check_model(model, (), {})
     kind, source_kind = (
         (EncoderDecoderModule, DecoderSource) if model.config.is_encoder_decoder else (GenerativeModule, CausalSource)
     )

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Sequence as Listed
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from drystone import native
@@ -44,7 +45,8 @@ class _Group:
         self._free: list[int] = []
         self._slabs: list[native.PageSlab] = []
         self._lock = threading.RLock()  # a sequence may be collected, and so give back, while it is held
-        self.page_bytes = self.block_bytes = 0
+        self.block_bytes = 0
+        self.page_offsets = np.zeros(len(layers), dtype=np.int64)  # of each layer's page, from the block's address
 
     @property
     def bytes(self) -> int:
@@ -66,7 +68,8 @@ class _Group:
         layer = self.layer
         shape = native.DTYPES[self.dtype], layer.heads, layer.depth, layer.width
         page = native.page_offsets(*shape)[0] * layer.heads
-        self.page_bytes, self.block_bytes = page, page * len(self.layers)
+        self.block_bytes = page * len(self.layers)
+        self.page_offsets = page * np.arange(len(self.layers))
         blocks = max(1, _SLAB // self.block_bytes)
         try:
             slab = native.PageSlab(*shape, blocks * len(self.layers))
@@ -140,7 +143,9 @@ class Sequence:
     def __init__(self, pages: Pages) -> None:
         self.pages = pages
         self.length = 0
-        self.table = torch.zeros(len(pages.layers), pages.capacity, dtype=torch.int64)
+        # Written by numpy, which is fast for single entries, and does not ask whether torch is in inference mode.
+        self._addresses = np.zeros((len(pages.layers), pages.capacity), dtype=np.int64)
+        self.table = torch.from_numpy(self._addresses)
         self.version = 0
         self._blocks: list[list[int]] = [[] for _ in pages._groups]  # 0: behind the window, given back
         self._writable = 0  # positions up to here, from the length on, have pages that no other sequence has
@@ -174,8 +179,7 @@ class Sequence:
     def _put(self, number: int, place: int, block: int) -> None:
         group = self.pages._groups[number]
         self._blocks[number][place] = block
-        for index, layer in enumerate(group.layers):
-            self.table[layer, place] = block + index * group.page_bytes if block else 0
+        self._addresses[group.layers, place] = block + group.page_offsets if block else 0
         self.version += 1
 
     def advance(self, count: int) -> None:
@@ -251,7 +255,7 @@ class Rows:
 
     def __init__(self, sequences: Listed[Sequence]) -> None:
         self.sequences = list(sequences)
-        self._table: Tensor | None = None
+        self._addresses = np.zeros((0, 0, 0), dtype=np.int64)
         self._seen: list[tuple[Sequence, int]] = []
 
     def reserve(self, count: int) -> None:
@@ -280,11 +284,11 @@ class Rows:
         lengths = torch.tensor([sequence.length for sequence in self.sequences], dtype=torch.int64)
         if len(self.sequences) == 1:
             return self.sequences[0].table[:, None], lengths
-        if self._table is None or self._table.shape[1] != len(self.sequences):
-            self._table = torch.stack([sequence.table for sequence in self.sequences], 1)
+        if self._addresses.shape[1] != len(self.sequences):
+            self._addresses = np.stack([sequence._addresses for sequence in self.sequences], 1)
         else:
             for row, (sequence, seen) in enumerate(zip(self.sequences, self._seen, strict=True)):
                 if seen != (sequence, sequence.version):
-                    self._table[:, row] = sequence.table
+                    self._addresses[:, row] = sequence._addresses
         self._seen = [(sequence, sequence.version) for sequence in self.sequences]
-        return self._table, lengths
+        return torch.from_numpy(self._addresses), lengths

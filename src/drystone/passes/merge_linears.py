@@ -36,11 +36,9 @@ def merge_linears(graph: Graph) -> Graph:
                 groups.setdefault(linear.inputs[0].id, []).append((read, linear))
         for group in groups.values():
             values = [reader.inputs[index] for (reader, index), _ in group]
-            alike = (
-                len({(value.shape[3], value.dtype) for value in values})
-                == len({(linear.float32, linear.stored) for _, linear in group})
-                == 1
-            )
+            shapes = {(value.shape[3], value.dtype) for value in values}
+            precisions = {(linear.float32, linear.stored) for _, linear in group}
+            alike = len(shapes) == len(precisions) == 1
             if len(group) > 1 and alike:
                 _merge(graph, group)
     return graph.prune()

@@ -160,7 +160,7 @@ class _Search:
 
 
 def _plain(module: fx.GraphModule) -> fx.GraphModule:
-    """Without checks of sizes, which the quantizer takes for operators of the modules that they are in; calls are checked already."""
+    """Without checks of sizes, which the quantizer takes for operators of the modules around them; calls are checked already."""
     checks = ("_assert_scalar", "sym_constrain_range", "_assert_tensor_metadata")
     for node in list(module.graph.nodes):
         if node.op == "call_function" and any(check in str(node.target) for check in checks):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from drystone import native
 from drystone.graph.graph import Node
 from drystone.graph.ops import GroupNorm, LayerNorm, Operator, Reduce, Softmax
-from drystone.plan.implementations.base import Context, Created, Implementation, Layout, float_reason, joint_layouts
+from drystone.plan.implementations.base import Context, Created, Implementation, Layout, float_reason, joint_layouts, number_reason
 
 
 class Reduction(Implementation):
@@ -18,7 +18,7 @@ class Reduction(Implementation):
         self.reads_strided = 256 if op is Reduce else 64  # shorter runs are copied faster
 
     def refuses(self, node: Node) -> str | None:
-        return super().refuses(node) or float_reason(node)
+        return super().refuses(node) or (number_reason(node) if self.op is Reduce else float_reason(node))
 
     def layouts(self, node: Node) -> list[Layout]:
         return joint_layouts(node, node.inputs[0])

@@ -42,7 +42,7 @@ def bench(
             "of transformers; an artefact.",
         ),
     ],
-    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, or int8: each engine quantises.")] = "float32",
     batch: Annotated[int, typer.Option(min=1)] = 1,
     threads: Annotated[int | None, typer.Option(min=1, help="Of an instance. Default: the physical cores, divided.")] = None,
     instances: Annotated[int, typer.Option(min=1, help="Processes at the same time, on cores of their own.")] = 1,

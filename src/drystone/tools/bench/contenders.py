@@ -18,23 +18,13 @@ from torch import nn
 
 from drystone.runtime.module import OptimizedModule
 
+from . import quantised
+from .prepared import Inputs, Prepared, onnx_session, openvino_request
 from .targets import Call
 from .workload import first_tensor
 
 # The share of a model's weights with which a child of it would be the model again.
 NEARLY_ALL = 0.9
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """``call()`` is what is timed; ``output`` turns what it returns into the model's first output tensor.
-
-    ``details()`` tells, after the measurement, what the contender did, as JSON data.
-    """
-
-    call: Callable[[], Any]
-    output: Callable[[Any], torch.Tensor] = first_tensor
-    details: Callable[[], dict[str, Any]] = dict
 
 
 Prepare = Callable[[nn.Module, Call, torch.dtype, int], Prepared]
@@ -89,6 +79,8 @@ def prepared(module: nn.Module, call: Call, dtype: torch.dtype, **options: Any) 
     from drystone.conductor import optimize
 
     in_dtype = None if dtype == torch.float32 else dtype
+    if dtype == torch.int8:
+        options["calibration"] = quantised.samples_of(_positional(call))
     return optimize(module, call.args, example_kwargs=call.kwargs, dtype=in_dtype, dynamic_shapes=call.dynamic_shapes, **options)
 
 
@@ -182,6 +174,28 @@ def _in_order(call: Call, names: list[str]) -> list[torch.Tensor]:
     return leaves
 
 
+def _positional(call: Call) -> Inputs:
+    if call.kwargs:
+        raise ValueError("inputs by keyword: int8 is compared on positional ones")
+    return call.args
+
+
+def of_codes(float_contender: Prepare, int8_contender: Callable[[nn.Module, Inputs, int], Prepared]) -> Prepare:
+    """An engine that quantises by itself where int8 is asked for."""
+
+    @functools.wraps(float_contender)
+    def prepare(module: nn.Module, call: Call, dtype: torch.dtype, threads: int) -> Prepared:
+        if dtype == torch.int8:
+            return int8_contender(module, _positional(call), threads)
+        return float_contender(module, call, dtype, threads)
+
+    return prepare
+
+
+def onnxruntime_dynamic(module: nn.Module, call: Call, dtype: torch.dtype, threads: int) -> Prepared:
+    return quantised.onnxruntime_dynamic(module, _positional(call), threads)
+
+
 def openvino(module: nn.Module, call: Call, dtype: torch.dtype, threads: int) -> Prepared:
     """OpenVINO's latency hint on static shapes; one infer request, inputs and outputs shared and not copied."""
     import openvino as ov
@@ -190,35 +204,19 @@ def openvino(module: nn.Module, call: Call, dtype: torch.dtype, threads: int) ->
     model = ov.convert_model(module, example_input=given)
     inputs = _in_order(call, [port.any_name for port in model.inputs])
     model.reshape({port: list(x.shape) for port, x in zip(model.inputs, inputs, strict=True)})
-    options = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": threads,
-        "INFERENCE_PRECISION_HINT": "f32" if dtype == torch.float32 else "bf16",
-    }
-    request = ov.Core().compile_model(model, "CPU", options).create_infer_request()
-    arrays = [x.numpy() for x in inputs]
-    return Prepared(
-        lambda: request.infer(arrays, share_inputs=True, share_outputs=True),
-        lambda result: torch.from_numpy(result[0].copy()),
-    )
+    return openvino_request(model, inputs, threads, "f32" if dtype == torch.float32 else "bf16")
 
 
 def onnxruntime(module: nn.Module, call: Call, dtype: torch.dtype, threads: int) -> Prepared:
     """ONNX Runtime on torch's own export, all graph optimisations."""
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.log_severity_level = 3
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         torch.onnx.export(module, call.args, path, kwargs=call.kwargs, dynamo=True, verbose=False)
-        session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    wanted = [port.name for port in session.get_inputs()]
-    feeds = {name: x.numpy() for name, x in zip(wanted, _in_order(call, wanted), strict=True)}
-    names = [session.get_outputs()[0].name]
-    return Prepared(lambda: session.run(names, feeds), lambda result: torch.from_numpy(result[0]))
+        return onnx_session(path, functools.partial(_in_order, call), threads)
+
+
+FLOATS = ("float32", "bfloat16")
+ALL = (*FLOATS, "int8")
 
 
 @dataclass(frozen=True)
@@ -226,31 +224,33 @@ class Contender:
     """``needs`` is a flag of the CPU without which there is nothing to prepare."""
 
     prepare: Prepare
-    dtypes: tuple[str, ...] = ("float32", "bfloat16")
+    dtypes: tuple[str, ...] = FLOATS
     needs: str | None = None
 
 
 CONTENDERS: dict[str, Contender] = {
-    "drystone": Contender(drystone),
+    "drystone": Contender(drystone, ALL),
     "drystone_channels_last": Contender(drystone_channels_last),
     "drystone_parts": Contender(drystone_parts),
     "drystone_eager": Contender(drystone_eager, ("float32",)),
-    "eager": Contender(eager),
+    "eager": Contender(eager, ALL),
     "eager_autocast": Contender(eager_autocast, ("bfloat16",)),
     "channels_last": Contender(channels_last, ("float32",)),
     "to_mkldnn": Contender(to_mkldnn),
     "to_mkldnn_channels_last": Contender(to_mkldnn_channels_last),
-    "inductor": Contender(inductor),
+    "inductor": Contender(of_codes(inductor, quantised.inductor), ALL),
     "zentorch": Contender(zentorch, needs="avx512f"),
-    "openvino": Contender(openvino),
-    "onnxruntime": Contender(onnxruntime, ("float32",)),
+    "openvino": Contender(of_codes(openvino, quantised.openvino), ALL),
+    "onnxruntime": Contender(of_codes(onnxruntime, quantised.onnxruntime), ("float32", "int8")),
+    "onnxruntime_dynamic": Contender(onnxruntime_dynamic, ("int8",)),
 }
 
 #: Against what a model is run where nothing is said, as far as the CPU can.
 DEFAULTS = {
     "float32": ("eager", "channels_last", "to_mkldnn", "inductor", "zentorch", "openvino", "onnxruntime"),
     "bfloat16": ("eager", "eager_autocast", "inductor", "zentorch", "openvino"),
+    "int8": ("eager", "inductor", "openvino", "onnxruntime", "onnxruntime_dynamic"),
 }
 
 #: The whole-model engines; the summary compares with the best of them.
-PEERS = ("inductor", "zentorch", "openvino", "onnxruntime")
+PEERS = ("inductor", "zentorch", "openvino", "onnxruntime", "onnxruntime_dynamic")
