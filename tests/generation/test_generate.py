@@ -254,7 +254,8 @@ def test_weights_of_few_bits(model: Any, weights: Any) -> None:
     kind = Kind(int(weights[3:]), 32)
     for module in rounded.model.modules():
         if isinstance(module, (torch.nn.Linear, torch.nn.Embedding)):
-            module.weight.data = dequantised(kind.bits, *quantised(module.weight, kind).tensors()).float()
+            codes, scales = quantised(module.weight, kind).tensors()
+            module.weight.data = dequantised(kind.bits, codes, scales.float())
     ids = text(2, 9)
     want, got = both(rounded, fast, ids, do_sample=False)
     assert torch.equal(got, want)
