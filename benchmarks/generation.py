@@ -1,6 +1,10 @@
-"""Times prefill and decode of a Llama-like model with random weights, in drystone and by the model itself, in alternation.
+"""Text generation with top-k sampling, written as for torch alone: torch's operators against ``drystone.enable()``.
 
-python benchmarks/generation.py --layers 24 --prompt 128 --generate 64 --rows 1 --json generation.json
+A model of DistilGPT-2's size (6 layers, 768 wide, 50257 tokens, random weights) samples with a cache of keys and values: 16
+tokens of prompt, then one token at a time. Both take turns in one process and start from the same seed, so they must draw the
+same tokens.
+
+    python benchmarks/generation.py --json generation.json
 """
 
 from __future__ import annotations
@@ -9,59 +13,86 @@ import argparse
 import json
 import statistics
 import time
-import warnings
 from pathlib import Path
-from typing import Any
 
 import torch
-import transformers
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
 
 import drystone
+from drystone.tools.bench.environment import environment
+
+PROMPT, TOP_K = 16, 50
 
 
-def model_of(layers: int) -> Any:
-    """336 million parameters with 24 layers."""
-    heads = {"num_attention_heads": 16, "num_key_value_heads": 8}
-    sizes = {"hidden_size": 1024, "intermediate_size": 2816, "vocab_size": 32000, "max_position_embeddings": 4096}
-    config = transformers.LlamaConfig(**sizes, **heads, num_hidden_layers=layers, tie_word_embeddings=False, eos_token_id=None)
+@torch.inference_mode()
+def generate(model: GPT2LMHeadModel, sequences: int, tokens: int) -> torch.Tensor:
+    """(sequences, PROMPT + tokens), int64."""
     torch.manual_seed(0)
-    return transformers.LlamaForCausalLM(config).eval()
+    text = torch.randint(model.config.vocab_size, (sequences, PROMPT))
+    cache = DynamicCache()
+    latest = text
+    for _ in range(tokens):
+        logits = model(latest, past_key_values=cache, use_cache=True).logits[:, -1]
+        best, candidates = torch.topk(logits, TOP_K)
+        drawn = torch.multinomial(torch.softmax(best, -1), 1)
+        latest = candidates.gather(-1, drawn)
+        text = torch.cat((text, latest), dim=1)
+    return text
 
 
-def seconds(model: Any, ids: torch.Tensor, count: int) -> float:
-    began = time.perf_counter()
-    model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, min_new_tokens=count, do_sample=False)
-    return time.perf_counter() - began
+def timed(model: GPT2LMHeadModel, sequences: int, tokens: int) -> tuple[float, torch.Tensor]:
+    start = time.perf_counter()
+    text = generate(model, sequences, tokens)
+    return time.perf_counter() - start, text
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    for name, default in (("layers", 24), ("prompt", 128), ("generate", 64), ("rows", 1), ("rounds", 5), ("threads", 2)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--json", type=Path)
-    asked = parser.parse_args()
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(asked.threads)
-    model = model_of(asked.layers)
-    began = time.perf_counter()
-    fast = drystone.optimize(model)
-    prepared = time.perf_counter() - began
-    ids = torch.randint(2, 32000, (asked.rows, asked.prompt))
-    taken: dict[str, list[tuple[float, float]]] = {"drystone": [], "eager": []}
-    for round in range(asked.rounds + 1):
-        for name, each in (("drystone", fast), ("eager", model)):
-            first, all = seconds(each, ids, 1), seconds(each, ids, asked.generate)
-            if round:  # the first makes programs
-                taken[name].append((first, (all - first) / (asked.generate - 1)))
-    results: dict[str, Any] = {"arguments": {name: value for name, value in vars(asked).items() if name != "json"}}
-    results |= {"torch": torch.__version__, "transformers": transformers.__version__, "prepared_seconds": prepared}
-    print(f"prepared in {prepared:.1f} s")
-    for name, times in taken.items():
-        prefill, token = (statistics.median(column) for column in zip(*times, strict=True))
-        results[name] = {"prefill_tokens_a_second": ids.numel() / prefill, "milliseconds_a_token": 1e3 * token}
-        print(f"{name:10} prefill {ids.numel() / prefill:6.0f} tokens/s, decode {1e3 * token:6.1f} ms a token of {asked.rows} rows")
-    if asked.json:
-        asked.json.write_text(json.dumps(results, indent=1) + "\n")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", type=int, default=64, help="how many are drawn for each sequence")
+    parser.add_argument("--sequences", type=int, nargs="+", default=[1, 8, 32], help="batch sizes")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--json", type=Path, help="where the results go")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(n_layer=6)).eval()
+
+    results = []
+    table = Table("sequences", "torch, tokens/s", "drystone, tokens/s", "torch / drystone", "same tokens")
+    for sequences in arguments.sequences:
+        rounds, same = [], True
+        for _ in track(range(arguments.rounds), f"{sequences} sequences", transient=True):
+            torchs, expected = timed(model, sequences, arguments.tokens)
+            with drystone.enabled():
+                ours, text = timed(model, sequences, arguments.tokens)
+            rounds.append((torchs, ours))
+            same &= torch.equal(text, expected)
+        drawn = sequences * arguments.tokens
+        result = {
+            "sequences": sequences,
+            "tokens": arguments.tokens,
+            "torch_tokens_per_second": drawn / statistics.median(t for t, _ in rounds),
+            "drystone_tokens_per_second": drawn / statistics.median(d for _, d in rounds),
+            "ratio": statistics.median(t / d for t, d in rounds),
+            "ratios": [t / d for t, d in rounds],
+            "same_tokens": same,
+        }
+        results.append(result)
+        table.add_row(
+            str(sequences),
+            f"{result['torch_tokens_per_second']:.0f}",
+            f"{result['drystone_tokens_per_second']:.0f}",
+            f"{result['ratio']:.2f}",
+            "yes" if same else "no",
+        )
+    Console().print(table)
+    if arguments.json:
+        document = {"threads": arguments.threads, "environment": environment(), "results": results}
+        arguments.json.write_text(json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":
