@@ -184,7 +184,7 @@ def test_options(compiled: Any, graphs: list[CompiledGraph]) -> None:
     [
         ({"tunnig": "estimate"}, "unknown options 'tunnig'"),
         ({"tuning": "fast"}, "tuning: expected 'measure', 'estimate' or a positive number of seconds, got 'fast'"),
-        ({"dtype": torch.float16}, "dtype: expected None, torch.float32 or torch.bfloat16"),
+        ({"dtype": torch.float16}, "dtype: expected None, torch.float32, torch.bfloat16"),
     ],
 )
 def test_options_that_do_not_exist(options: dict[str, Any], message: str) -> None:

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 import drystone.ops
 from drystone.eager import operators
+from drystone.eager.thresholds import table
 
 pytestmark = pytest.mark.skipif(operators.why_not() is not None, reason=str(operators.why_not()))
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 DTYPES = (*FLOATS, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-SHORTEST = 32  # shorter rows are torch's
+SHORTEST = table()["topk_count"].in_force  # shorter rows are torch's
 INTEGERS = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.uint8}
 # (length, k) that take each way to a bound: blocks, the whole row, a sample, none.
 WAYS = (

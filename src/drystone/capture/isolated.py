@@ -177,14 +177,20 @@ def alone(model: nn.Module) -> nn.Module:
 def users_hooks(module: nn.Module) -> list[Any]:
     """What is to run around the module's ``forward``, but for what torch's own utilities have put there to compute its weights."""
     registered = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
-    return [hook for hook in registered if not isinstance(hook, _COMPUTE_WEIGHTS)]
+    return [hook for hook in registered if _is_users(hook)]
 
 
 def remove_hooks(module: nn.Module) -> None:
     """Take the hooks that are the user's from a copy."""
     for hooks in (module._forward_pre_hooks, module._forward_hooks):
-        for key in [key for key, hook in hooks.items() if not isinstance(hook, _COMPUTE_WEIGHTS)]:
+        for key in [key for key, hook in hooks.items() if _is_users(hook)]:
             del hooks[key]
+
+
+def _is_users(hook: Any) -> bool:
+    # transformers leaves hooks behind once hidden states were asked for; they do nothing but where they are asked for again.
+    left = getattr(hook, "__module__", None) == "transformers.utils.output_capturing"
+    return not left and not isinstance(hook, _COMPUTE_WEIGHTS)
 
 
 def storage(tensor: torch.Tensor) -> int:

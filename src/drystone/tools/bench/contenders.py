@@ -21,7 +21,7 @@ from drystone.runtime.module import OptimizedModule
 from . import quantised
 from .prepared import Inputs, Prepared, onnx_session, openvino_request
 from .targets import Call
-from .workload import first_tensor
+from .workload import FLOATS, first_tensor
 
 # The share of a model's weights with which a child of it would be the model again.
 NEARLY_ALL = 0.9
@@ -215,7 +215,6 @@ def onnxruntime(module: nn.Module, call: Call, dtype: torch.dtype, threads: int)
         return onnx_session(path, functools.partial(_in_order, call), threads)
 
 
-FLOATS = ("float32", "bfloat16")
 ALL = (*FLOATS, "int8")
 
 

@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 from .targets import Call, load, name_of
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
+FLOATS = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)

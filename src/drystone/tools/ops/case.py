@@ -12,15 +12,11 @@ import torch
 
 import drystone
 
-from ..bench import workload
 from ..bench.worker import shorten
 
 #: Runs the operator on copy i of the cold operands and gives its output, which the next call may overwrite.
 Call = Callable[[int], torch.Tensor]
 Sizes = dict[str, int | str]
-
-#: What operators are measured in; int8, of those that are ``ON_CODES``.
-DTYPES = workload.DTYPES | {"int8": torch.int8}
 
 #: Where /sys does not tell.
 USUAL_CACHE_BYTES = 32 << 20

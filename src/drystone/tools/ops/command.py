@@ -23,8 +23,8 @@ from ..bench.picture import draw_kept
 from ..bench.progress import progress_bar
 from ..bench.report import warn_if_busy
 from ..bench.rounds import busy_percent
-from ..bench.workload import DTYPES as USUAL
-from .case import DTYPES, Case
+from ..bench.workload import DTYPES, FLOATS
+from .case import Case
 from .catalogue import ON_CODES, OPERATORS, choose
 from .limits import limits
 from .measure import measure
@@ -35,7 +35,7 @@ from .results import OWN, Measurement, ResultFile, Run
 
 def ops(
     operators: Annotated[list[str], typer.Argument(metavar="NAME…", help=f"{', '.join(OPERATORS)}, or `all`.")],
-    dtype: Annotated[str, typer.Option(help=f"By comma; int8 of {', '.join(sorted(ON_CODES))}.")] = ",".join(USUAL),
+    dtype: Annotated[str, typer.Option(help=f"By comma; int8 of {', '.join(sorted(ON_CODES))}.")] = ",".join(FLOATS),
     threads: Annotated[int | None, typer.Option(min=1, help="Default: the physical cores.")] = None,
     tag: Annotated[
         list[str] | None,

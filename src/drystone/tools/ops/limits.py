@@ -10,7 +10,8 @@ import torch
 from drystone import native
 
 from ..bench.burst import burst
-from .case import DTYPES, last_level_cache_bytes
+from ..bench.workload import DTYPES
+from .case import last_level_cache_bytes
 from .operators.gemm import layer
 from .results import READ
 

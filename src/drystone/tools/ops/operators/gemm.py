@@ -17,7 +17,8 @@ import torch.nn.functional as F
 
 from drystone import native
 
-from ..case import DTYPES, Call, Case, Contest, copies_to_be_cold, last_level_cache_bytes
+from ...bench.workload import DTYPES
+from ..case import Call, Case, Contest, copies_to_be_cold, last_level_cache_bytes
 from ..step import call_of, desc
 
 ROWS = (1, 4, 16, 64, 128, 512, 2048)
