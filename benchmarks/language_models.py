@@ -94,6 +94,7 @@ def measure(model: Any, kind: str, ids: torch.Tensor, asked: argparse.Namespace)
     contenders = {"drystone": lambda: of(fast)}
     if kind == "float32":
         contenders["eager"] = lambda: of(model)
+    peer = None
     with tempfile.TemporaryDirectory() as folder:
         if asked.rows == 1 and all(map(find_spec, ("gguf", "xllamacpp"))):
             import llama_cpp
@@ -108,6 +109,8 @@ def measure(model: Any, kind: str, ids: torch.Tensor, asked: argparse.Namespace)
                 times = run()
                 if round:  # the first makes programs
                     taken[name].append(times)
+        if peer is not None:
+            peer.close()
     found = {}
     for name, each in taken.items():
         prefill, token = (statistics.median(column) for column in zip(*each, strict=True))

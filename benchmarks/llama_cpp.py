@@ -6,6 +6,8 @@ Needs the packages ``gguf`` and ``xllamacpp``.
 from __future__ import annotations
 
 import json
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -52,19 +54,35 @@ def write(model: Any, path: Path, kind: str) -> None:
 
 
 class LlamaCpp:
-    def __init__(self, path: Path, threads: int, positions: int) -> None:
-        import xllamacpp
+    """In a process of its own, as its threads wait by spinning."""
 
-        params = xllamacpp.CommonParams()
-        params.model.path = str(path)
-        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
-        params.n_ctx, params.n_parallel, params.warmup = positions, 1, True
-        self._server = xllamacpp.Server(params)
+    def __init__(self, path: Path, threads: int, positions: int) -> None:
+        self._process = ProcessPoolExecutor(1, get_context("spawn"), _open, (str(path), threads, positions))
 
     def times(self, ids: list[int], count: int) -> tuple[float, float]:
         """Seconds of the prompt, and of a token after it, as llama.cpp times them."""
-        asked = {"prompt": ids, "n_predict": count, "temperature": 0, "ignore_eos": True, "cache_prompt": False}
-        answer = self._server.handle_completions(asked)
-        answer = json.loads(answer) if isinstance(answer, str) else answer
-        timings = answer["timings"]
-        return timings["prompt_ms"] / 1e3, timings["predicted_per_token_ms"] / 1e3
+        return self._process.submit(_times, ids, count).result()
+
+    def close(self) -> None:
+        self._process.shutdown()
+
+
+_server: Any = None
+
+
+def _open(path: str, threads: int, positions: int) -> None:
+    global _server
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = path
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+    params.n_ctx, params.n_parallel, params.warmup = positions, 1, True
+    _server = xllamacpp.Server(params)
+
+
+def _times(ids: list[int], count: int) -> tuple[float, float]:
+    asked = {"prompt": ids, "n_predict": count, "temperature": 0, "ignore_eos": True, "cache_prompt": False}
+    answer = _server.handle_completions(asked)
+    timings = (json.loads(answer) if isinstance(answer, str) else answer)["timings"]
+    return timings["prompt_ms"] / 1e3, timings["predicted_per_token_ms"] / 1e3

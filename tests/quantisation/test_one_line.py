@@ -50,6 +50,31 @@ def test_one_line() -> None:
         fast(torch.zeros(2, 3, 12, 12))
 
 
+class Words(nn.Module):
+    """Convolutions whose padding is a word, as EfficientNet has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.same = nn.Conv2d(3, 16, 3, padding="same")
+        self.valid = nn.Conv2d(16, 16, 3, stride=2, padding="valid", bias=False)
+        self.uneven = nn.Conv2d(16, 8, 2, padding="same")
+        self.eval()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.uneven(self.valid(self.same(x).relu()).relu())
+
+
+def test_padding_in_words() -> None:
+    model, (x, *_) = Words(), samples()
+    fast = drystone.optimize(model, x, dtype=torch.int8, calibration=samples(), tuning="estimate")
+    expected = model(x)
+    assert (fast(x) - expected).norm() < 0.05 * expected.norm()
+    assert {"same", "valid", "uneven"} <= {
+        step.module for step in fast.explain().steps if step.dtype == "uint8" or step.op == "conv"
+    }
+
+
 def test_modules_that_stay_floats() -> None:
     fast = drystone.optimize(Net(), samples()[0], dtype=torch.int8, calibration=samples(), keep_fp32="conv", tuning="estimate")
     assert "float32" in {step.dtype for step in fast.explain().steps if step.module == "conv" and step.op == "conv"}

@@ -160,14 +160,36 @@ class _Search:
 
 
 def _plain(module: fx.GraphModule) -> fx.GraphModule:
-    """Without checks of sizes, which the quantizer takes for operators of the modules around them; calls are checked already."""
+    """As the quantizer knows it: with padding in numbers, and without checks of sizes, which it takes for operators of the modules
+    around them. Calls are checked already."""
     checks = ("_assert_scalar", "sym_constrain_range", "_assert_tensor_metadata")
     for node in list(module.graph.nodes):
         if node.op == "call_function" and any(check in str(node.target) for check in checks):
             module.graph.erase_node(node)
+        elif node.target in (torch.ops.aten.conv1d.padding, torch.ops.aten.conv2d.padding):
+            _pad_by_numbers(node)
     module.graph.eliminate_dead_code()
     module.recompile()
     return module
+
+
+def _pad_by_numbers(node: fx.Node) -> None:
+    """A convolution whose padding is a word, which the quantizer does not know. What is more at the end is padded before it."""
+    names, weight = ("input", "weight", "bias", "stride", "padding", "dilation", "groups"), node.args[1]
+    assert isinstance(weight, fx.Node)
+    kernel = weight.meta["val"].shape[2:]
+    ones = [1] * len(kernel)
+    given: dict[str, Any] = {"bias": None, "stride": ones, "padding": "valid", "dilation": ones, "groups": 1}
+    given |= dict(zip(names, node.args, strict=False)) | node.kwargs
+    steps = [0] * len(kernel) if given["padding"] == "valid" else given["dilation"]
+    both = [step * (size - 1) for step, size in zip(steps, kernel, strict=True)]
+    if any(size % 2 for size in both):
+        pads = [side for size in reversed(both) for side in (0, size % 2)]
+        with node.graph.inserting_before(node):
+            given["input"] = node.graph.call_function(torch.ops.aten.pad.default, (given["input"], pads))
+    given["padding"] = [size // 2 for size in both]
+    packet: Any = node.target
+    node.target, node.args, node.kwargs = packet.overloadpacket.default, tuple(given[name] for name in names), {}
 
 
 def _place(error: BaseException) -> str:
