@@ -38,7 +38,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 RUNS = "runs.json"
 QUICKSTART = "quickstart.txt"
 # Measured by benchmarks/<name>.py, into <name>.json.
-SCRIPTS = ("tuning", "serving")
+SCRIPTS = ("tuning", "serving", "language_models")
 NOT_YET = "Not measured yet."
 PAGES = ("README.md", "docs/measurements.md", "docs/tuning.md")
 
@@ -64,6 +64,10 @@ PARTS = {
     "transformers_bfloat16": Part("Transformers, bfloat16, batch 1", ("bench", "transformers", "--dtype", "bfloat16")),
     "recurrent_bfloat16": Part("Recurrent networks, bfloat16, batch 1", ("bench", "recurrent", "--dtype", "bfloat16")),
     "volumes_bfloat16": Part("Three spatial axes, bfloat16, batch 1", ("bench", "volumes", "--dtype", "bfloat16")),
+    "int8": Part(
+        "int8, batch 1",
+        ("bench", "resnet50", "mobilenet_v3", "efficientnet_b0", "bert_base", "vit_b_16", "--dtype", "int8"),
+    ),
     "ops": Part("Linear layers and attention", ("ops", "gemm", "attention")),
     "operators": Part(
         "Operators under torch's own names, and recurrent layers",
@@ -184,8 +188,8 @@ def filled(text: str) -> str:
 
 
 def written(name: str) -> str:
-    """What stands in the block called ``name``: a part, ``headline``, ``overview``, ``quickstart``, ``first_results``, ``runs``, or
-    ``tuning_`` and a group of settings, or ``serving_`` and a part.
+    """What stands in the block called ``name``: a part, ``headline``, ``overview``, ``quickstart``, ``first_results``, ``runs``,
+    ``language_models``, or ``tuning_`` and a group of settings, or ``serving_`` and a part.
     """
     if name in PARTS:
         return model_table(name) if PARTS[name].of_models else operator_table(name)
@@ -199,6 +203,7 @@ def written(name: str) -> str:
         "quickstart": quickstart_output,
         "first_results": first_results,
         "runs": run_table,
+        "language_models": language_models_table,
     }
     return blocks[name]()
 
@@ -368,6 +373,27 @@ def serving_table(part: str) -> str:
             key = (row["model"], str(row["clients"]), row["pool"])
             cells.setdefault(key, {})[cpu] = [f"{row['per_second']:.1f}", f"{row['p50_ms']:.1f}", f"{row['p99_ms']:.1f}"]
     header = ["model", "clients", "pool", *(f"{cpu}: {what}" for cpu in measured for what in ("a second", "p50, ms", "p99, ms"))]
+    rows = [[*key, *(cell for cpu in measured for cell in by_cpu.get(cpu, [""] * 3))] for key, by_cpu in cells.items()]
+    return table(header, rows)
+
+
+def language_models_table() -> str:
+    """A row for each kind of weights and contender; of each CPU the rate of the prompt, and milliseconds for a token after it."""
+    measured = measured_by("language_models")
+    if not measured:
+        return NOT_YET
+    cells: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for cpu, file in measured.items():
+        for kind in file["arguments"]["kinds"]:
+            for name, found in file[kind]["contenders"].items():
+                limit = file[kind]["limit_milliseconds"] / found["milliseconds_a_token"]
+                shown = [f"{found['prefill_tokens_a_second']:.0f}", f"{found['milliseconds_a_token']:.1f}", number(limit)]
+                cells.setdefault((kind, name), {})[cpu] = shown
+    header = [
+        "weights",
+        "",
+        *(f"{cpu}: {what}" for cpu in measured for what in ("prefill, tokens/s", "ms a token", "of reading's rate")),
+    ]
     rows = [[*key, *(cell for cpu in measured for cell in by_cpu.get(cpu, [""] * 3))] for key, by_cpu in cells.items()]
     return table(header, rows)
 

@@ -1,6 +1,6 @@
 """Times prefill and decode of a Llama-like model with random weights, in drystone, by the model itself and in llama.cpp, in turn.
 
-    python benchmarks/language_models.py --kinds float32 bfloat16 int8 int4 --json language_models.json
+    python benchmarks/language_models.py --json language_models.json
 
 llama.cpp (packages ``gguf`` and ``xllamacpp``, where they are installed) has the same weights, as F32, F16, Q8_0 and Q4_0.
 """
@@ -60,7 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     for name, default in (("layers", 24), ("prompt", 128), ("generate", 64), ("rows", 1), ("rounds", 5), ("threads", 2)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=["float32"])
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=[*KINDS])
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
