@@ -119,6 +119,7 @@ def test_two_openmp_runtimes(tmp_path: Path) -> None:
     copied = str(shutil.copy(path, tmp_path / "libgomp.so"))
     topics, code = elsewhere(f"import ctypes; ctypes.CDLL({copied!r})\n")
     assert "libgomp.so" in topics["OpenMP"]["state"] and "fight for the cores" in topics["OpenMP"]["advice"]
+    assert str(tmp_path) not in topics["OpenMP"]["advice"], "a report names no folder of the user's"
     assert code == 1
 
 

@@ -67,9 +67,8 @@ def _openmp() -> Finding:
     runtimes = sorted(pool["filepath"] for pool in threadpool_info() if pool["user_api"] == "openmp")
     names = ", ".join(Path(path).name for path in runtimes) or "none"
     if len(runtimes) > 1:
-        advice = (
-            f"each keeps threads of its own, which fight for the cores: {', '.join(runtimes)}. Install packages that use torch's"
-        )
+        owners = ", ".join("/".join(Path(path).parts[-2:]) for path in runtimes)  # for reports: no folder of the user's
+        advice = f"each keeps threads of its own, which fight for the cores: {owners}. Install packages that use torch's"
         return Finding("OpenMP", names, advice, bad=True)
     return Finding("OpenMP", names)
 
