@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from drystone import native
@@ -20,19 +22,7 @@ torch.library.define(
 
 
 @torch.library.register_fake(NAME)
-def _fake(
-    q: Tensor,
-    k: Tensor | None,
-    v: Tensor | None,
-    pages: Tensor,
-    lengths: Tensor,
-    layer: int,
-    scale: float,
-    window: int,
-    softcap: float,
-    sinks: Tensor | None,
-    causal: bool,
-) -> Tensor:
+def _fake(q: Tensor, k: Tensor | None, v: Tensor | None, *_: Any) -> Tensor:
     batch, heads, count, depth = q.shape
     return q.new_empty((batch, count, heads, depth if v is None else v.shape[3]))
 
@@ -53,7 +43,7 @@ def _eager(
 ) -> Tensor:
     if native.isa() == "none" or q.dtype not in FLOATS:
         return plain(q, k, v, pages, lengths, layer, scale, window, softcap, sinks, causal)
-    output = _fake(q, k, v, pages, lengths, layer, scale, window, softcap, sinks, causal)
+    output = _fake(q, k, v)
     q, pages, lengths = q.contiguous(), pages.contiguous(), lengths.contiguous()
     k, v, sinks = (None if x is None else x.contiguous() for x in (k, v, sinks))
     key, value, sink = (None if x is None else _described(x) for x in (k, v, sinks))

@@ -10,7 +10,7 @@ from torch import nn
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
 from drystone.capture.parts import first_line
-from drystone.errors import CaptureError, InputError, UnsupportedError, warn
+from drystone.errors import CaptureError, UnsupportedError, warn
 from drystone.generation.cache import Cache
 from drystone.generation.encoder_decoder import CrossKeys, DecoderSource, write_all
 from drystone.generation.module import GenerativeModule
@@ -19,7 +19,6 @@ from drystone.graph.cache_pages import PAGE
 from drystone.options import Options
 from drystone.preparer import Preparer, Programs
 from drystone.runtime.module import Example
-from drystone.runtime.traced_calls import is_traced
 from drystone.whole import optimize_whole
 
 
@@ -73,16 +72,7 @@ class EncoderDecoderModule(GenerativeModule):
         assert isinstance(source, DecoderSource)
         return Pages(source.layers, source.source_positions, dtype)
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        kwargs.update(zip(self._names, args, strict=False))
-        if is_traced():
-            return self.call_original((), kwargs)
-        cache = kwargs.get(self._argument)
-        reason = self._reason(kwargs, cache)
-        if reason is not None:
-            if isinstance(cache, Cache):
-                raise InputError(f"a drystone.Cache holds nothing for a call with {reason}; leave one of them out")
-            return self._eagerly(kwargs, reason)
+    def _answer(self, kwargs: dict[str, Any], cache: Cache | None) -> Any:
         self.check()
         cache = Cache(self) if cache is None else cache
         with torch.no_grad():

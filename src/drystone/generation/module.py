@@ -70,8 +70,7 @@ class GenerativeModule(ModuleProxy):
         return self._generating.generate(*args, **kwargs)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if args:
-            kwargs.update(zip(self._names, args, strict=False))
+        kwargs.update(zip(self._names, args, strict=False))
         if is_traced():
             return self.call_original((), kwargs)
         cache = kwargs.get(self._argument)
@@ -80,6 +79,10 @@ class GenerativeModule(ModuleProxy):
             if isinstance(cache, Cache):
                 raise InputError(f"a drystone.Cache holds nothing for a call with {reason}; leave one of them out")
             return self._eagerly(kwargs, reason)
+        return self._answer(kwargs, cache)
+
+    def _answer(self, kwargs: dict[str, Any], cache: Cache | None) -> Any:
+        """What a call gives that programs serve."""
         ids, mask, positions = kwargs["input_ids"], kwargs.get("attention_mask"), kwargs.get("position_ids")
         checked_tensors((), {"input_ids": ids, "attention_mask": mask, "position_ids": positions})
         if cache is None and mask is not None and not padded_left(mask):

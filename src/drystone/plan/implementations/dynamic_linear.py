@@ -6,7 +6,7 @@ from drystone import native
 from drystone.graph.graph import Node
 from drystone.graph.ops import DynamicLinear
 from drystone.plan.implementations.base import CodedWeight
-from drystone.plan.implementations.gemm import MAX_EPILOGUE
+from drystone.plan.implementations.gemm import too_long
 from drystone.plan.implementations.linear import PackedLinear
 
 
@@ -15,9 +15,7 @@ class DynamicGemm(PackedLinear):
     name = "drystone_gemm"
 
     def refuses(self, node: Node) -> str | None:
-        if len(node.epilogue) > MAX_EPILOGUE:
-            return f"the GEMM takes {MAX_EPILOGUE} instructions after it at most"
-        return super().refuses(node)
+        return too_long(node) or super().refuses(node)
 
     def step(
         self,

@@ -31,7 +31,7 @@ class Gemm(PackedLinear):
     def _own_reason(self, node: Node) -> str | None:
         if self.narrow and not stored_narrow(node):
             return "the weight is of the dtype of x"
-        return _too_long(node)
+        return too_long(node)
 
     def step(
         self,
@@ -58,7 +58,7 @@ class GroupedGemm(PackedLinear):
         constants = [*op.weight_of(node.inputs), *([] if (bias := op.bias(node.inputs)) is None else [bias])]
         if not all(value.is_constant for value in constants):
             return "the weight or the bias is not a constant"
-        return _too_long(node)
+        return too_long(node)
 
     def step(
         self,
@@ -100,5 +100,5 @@ def strips_of(weight: list[Value], op: QuantisedLinear | QuantisedRows) -> nativ
     return native.GroupedStrips(n, k, op.bits, op.group, native.DTYPES[scales.dtype], bool(minima))
 
 
-def _too_long(node: Node) -> str | None:
+def too_long(node: Node) -> str | None:
     return f"the GEMM takes {MAX_EPILOGUE} instructions after it at most" if len(node.epilogue) > MAX_EPILOGUE else None
