@@ -8,7 +8,7 @@ from drystone.graph.ops import Conv
 from drystone.plan.formats import CHANNELS_LAST, PLAIN
 from drystone.plan.implementations.base import Context, Created, Implementation, Layout, number_reason
 from drystone.plan.implementations.epilogue import post_ops
-from drystone.plan.implementations.gemm import MAX_EPILOGUE
+from drystone.plan.implementations.gemm import too_long
 
 
 class ImplicitGemm(Implementation):
@@ -52,6 +52,4 @@ def _reason(node: Node) -> str | None:
         return "the GEMM convolves codes alone"
     if node.of(Conv).groups != 1 or len(node.output.shape) > 4:
         return "the GEMM convolves one group over one or two axes"
-    if len(node.epilogue) > MAX_EPILOGUE:
-        return f"the GEMM takes {MAX_EPILOGUE} instructions after it at most"
-    return None
+    return too_long(node)
