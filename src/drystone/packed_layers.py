@@ -36,7 +36,7 @@ from drystone.graph.ops import (
 )
 from drystone.options import Options
 from drystone.parted import difference, record_once, run_once, undisturbed
-from drystone.plan.assemble import Ends
+from drystone.plan.assembled import Ends
 from drystone.plan.budget import Budget
 from drystone.plan.formats import CHANNELS_LAST, PLAIN, dense
 from drystone.plan.implementations import options as implementations_of

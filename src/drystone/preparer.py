@@ -29,7 +29,7 @@ from drystone.options import Options
 from drystone.passes import simplify
 from drystone.passes.in_precision import in_precision
 from drystone.passes.quantise_weights import BITS, keep_codes, mark_stored, quantise_weights, quantised_weights
-from drystone.plan.assemble import Assembled, Ends, StepRecord
+from drystone.plan.assembled import Assembled, Ends, StepRecord
 from drystone.plan.autotune import Planner
 from drystone.plan.budget import Budget
 from drystone.plan.environment import environment

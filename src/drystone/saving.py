@@ -23,7 +23,7 @@ from drystone.errors import ArtefactError, InputError, ShapeError, UnsupportedEr
 from drystone.graph.graph import Graph, mark_accurate
 from drystone.options import Options, grouped_of
 from drystone.passes.in_precision import in_precision
-from drystone.plan.assemble import Assembled
+from drystone.plan.assembled import Assembled
 from drystone.plan.autotune import Planner
 from drystone.plan.environment import environment
 from drystone.plan.tuning_cache import TuningCache

@@ -17,7 +17,8 @@ from drystone.graph.build import build
 from drystone.graph.graph import Graph, Node, Value
 from drystone.graph.ops import Cat, Conv
 from drystone.passes import simplify
-from drystone.plan.assemble import ALIGNMENT, Assembled, Buffer, Place
+from drystone.plan.assemble import ALIGNMENT
+from drystone.plan.assembled import Assembled, Buffer, Place
 from drystone.plan.autotune import Planner
 from drystone.plan.implementations.base import Created, WeightStore
 from drystone.plan.implementations.convolution import OneDnnConvolution

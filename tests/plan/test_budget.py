@@ -19,7 +19,7 @@ from drystone.graph.graph import Graph
 from drystone.graph.ops import Conv, Linear
 from drystone.inplace import FIRST_CALL_SECONDS, explain
 from drystone.passes import simplify
-from drystone.plan.assemble import Assembled
+from drystone.plan.assembled import Assembled
 from drystone.plan.autotune import Planner
 from drystone.plan.budget import RUNS, SECONDS, Budget
 from drystone.plan.candidates import MATTERS, Candidates

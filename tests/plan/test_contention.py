@@ -20,7 +20,7 @@ from drystone import native
 from drystone.capture.export import capture
 from drystone.graph.build import build
 from drystone.passes import simplify
-from drystone.plan.assemble import Assembled
+from drystone.plan.assembled import Assembled
 from drystone.plan.autotune import Planner
 from drystone.plan.contention import contention
 from drystone.plan.implementations.base import WeightStore

@@ -13,7 +13,7 @@ from drystone.capture.export import capture
 from drystone.graph.build import build
 from drystone.graph.graph import Graph, Value
 from drystone.passes import simplify
-from drystone.plan.assemble import Ends
+from drystone.plan.assembled import Ends
 from drystone.plan.autotune import Planner
 from drystone.plan.implementations.base import WeightStore
 from drystone.plan.tuning_cache import TuningCache

@@ -21,7 +21,7 @@ from drystone.graph.graph import Graph, Node, Value, constant, make_node
 from drystone.graph.instructions import PointwiseOp
 from drystone.graph.ops import Conv, Pointwise, Pool
 from drystone.passes import simplify
-from drystone.plan.assemble import Assembled
+from drystone.plan.assembled import Assembled
 from drystone.plan.autotune import REORDER_MUST_GAIN, Planner
 from drystone.plan.formats import PLAIN, formats_of, same_memory
 from drystone.plan.implementations import Option

@@ -21,9 +21,10 @@ import torch
 
 from drystone.graph.graph import Graph, Node, Value
 from drystone.graph.ops import Linear, Permute, WeightProduct
-from drystone.plan.assemble import Assembled, Ends, assemble, uniform_layout
+from drystone.plan.assemble import assemble
+from drystone.plan.assembled import Assembled, Ends
 from drystone.plan.budget import Budget
-from drystone.plan.candidates import Candidates
+from drystone.plan.candidates import Candidates, uniform_layout
 from drystone.plan.choose import assignment_cost, choose
 from drystone.plan.contention import contention
 from drystone.plan.formats import PLAIN, same_memory

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from drystone.graph.graph import Node
-from drystone.plan.assemble import uniform_layout
 from drystone.plan.formats import PLAIN, formats_of
 from drystone.plan.implementations import ATEN, Option
+from drystone.plan.implementations.base import Layout
 
 if TYPE_CHECKING:
     from drystone.plan.autotune import Planner
@@ -74,3 +74,13 @@ class Candidates:
                 found = [self._fastest(nodes[0], self._in(nodes, format))]
             choice |= {node: found[i % len(found)] for i, node in enumerate(nodes)}
         return choice
+
+
+def uniform_layout(layouts: list[Layout], format: str) -> Layout:
+    """The layout with the most of ``format`` in it; plain where none has any."""
+
+    def score(layout: Layout) -> tuple[int, int]:
+        kinds = [*layout.inputs, layout.output, layout.output]
+        return sum(kind == format for kind in kinds), sum(kind == PLAIN for kind in kinds)
+
+    return max(layouts, key=score)

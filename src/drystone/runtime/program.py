@@ -14,7 +14,7 @@ import torch
 from drystone import forks, native
 from drystone.errors import DrystoneError, InputError
 from drystone.memory import REMEDY, has_memory
-from drystone.plan.assemble import Assembled, Buffer, Place, StepRecord
+from drystone.plan.assembled import Assembled, Buffer, Place, StepRecord
 from drystone.plan.formats import PLAIN
 from drystone.runtime.memory import Block, Memory
 
