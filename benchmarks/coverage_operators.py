@@ -27,11 +27,11 @@ from torch.utils import _pytree as pytree
 from verdict import judge
 
 import drystone
-from drystone import whole
 from drystone.capture.export import Captured, capture
 from drystone.errors import DrystoneError
 from drystone.graph.builders.registry import table
 from drystone.graph.traced import functional
+from drystone.sources import whole
 from drystone.tools.bench.environment import environment
 from drystone.tools.bench.progress import progress_bar
 from drystone.tools.bench.worker import shorten

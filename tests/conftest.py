@@ -101,4 +101,4 @@ def capture_once() -> CaptureOnce:
 @pytest.fixture
 def shared_captures(monkeypatch: pytest.MonkeyPatch, capture_once: CaptureOnce) -> None:
     """``drystone.optimize`` captures a module once, however often it is called with it."""
-    monkeypatch.setattr(importlib.import_module("drystone.whole"), "capture_module", capture_once)
+    monkeypatch.setattr(importlib.import_module("drystone.sources.whole"), "capture_module", capture_once)

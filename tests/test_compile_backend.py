@@ -22,10 +22,10 @@ import drystone
 from agreement import Reference, assert_close
 from drystone import native
 from drystone.compile_backend import drystone as backend
-from drystone.compiled_graph import MAX_CHANGES, CompiledGraph
 from drystone.errors import DrystoneWarning, UnsupportedError
 from drystone.plan.implementations.base import WeightStore
 from drystone.runtime.module import STEP_BYTES
+from drystone.sources.compiled_graph import MAX_CHANGES, CompiledGraph
 from stateful_models import PROGRAMS
 
 

@@ -21,7 +21,7 @@ from drystone.capture.signature import form_of
 from drystone.inplace import InPlace
 from drystone.preparer import programs_of
 from drystone.runtime.module import MAX_OTHERS
-from drystone.whole import MAX_SINGLES
+from drystone.sources.whole import MAX_SINGLES
 
 X = torch.randn(4, 8)
 
@@ -285,8 +285,8 @@ def test_other_sizes_have_programs_as_with_optimize(pair: tuple[Encoder, Any], m
     monkeypatch.setenv("DRYSTONE_MEMORY", "300K")
     model, fast = pair
     fast(torch.randn(3, 4, 8))
-    captures, capture = [], drystone.whole.capture_module
-    monkeypatch.setattr("drystone.whole.capture_module", lambda *args: captures.append(args) or capture(*args))
+    captures, capture = [], drystone.sources.whole.capture_module
+    monkeypatch.setattr("drystone.sources.whole.capture_module", lambda *args: captures.append(args) or capture(*args))
     for shape in ((3, 5, 8), (3, 6, 8), (3, 7, 8), (2, 9, 8), (3, 5, 8), *((2, length, 8) for length in range(10, 30))):
         x = torch.randn(shape)
         torch.testing.assert_close(fast(x), model(x))

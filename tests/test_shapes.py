@@ -24,7 +24,7 @@ from drystone.graph.build import build
 from drystone.plan.autotune import Planner
 from drystone.preparer import programs_of
 from drystone.runtime.programs import budget
-from drystone.symbolic import SymbolicCapture
+from drystone.sources.symbolic import SymbolicCapture
 
 
 class Net(nn.Module):
@@ -69,7 +69,7 @@ def test_later_batches_are_not_captured_again(model: nn.Module, monkeypatch: pyt
     def never(*_: Any) -> Any:
         raise AssertionError("captured again")
 
-    monkeypatch.setattr("drystone.whole.capture_module", never)
+    monkeypatch.setattr("drystone.sources.whole.capture_module", never)
     x = torch.randn(6, 3, 10, 12)
     Reference(model, (x,)).check_float32(fast(x))
 
@@ -245,8 +245,8 @@ def test_any_size_varies_undeclared(monkeypatch: pytest.MonkeyPatch, caplog: pyt
     model = Text().eval().requires_grad_(False)
     fast = drystone.optimize(model, texts(1, 12), tuning="estimate")
     captures = []
-    capture = drystone.whole.capture_module
-    monkeypatch.setattr("drystone.whole.capture_module", lambda *args: captures.append(args) or capture(*args))
+    capture = drystone.sources.whole.capture_module
+    monkeypatch.setattr("drystone.sources.whole.capture_module", lambda *args: captures.append(args) or capture(*args))
     sizes = [(1, 7), (1, 9), (1, 20), (4, 9), (3, 12), (1, 5), (6, 6), (6, 5), (2, 13)]
     for batch, length in sizes:
         inputs = texts(batch, length)

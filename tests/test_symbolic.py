@@ -17,7 +17,7 @@ from drystone.graph.graph import Graph
 from drystone.graph.template import difference
 from drystone.options import Options
 from drystone.preparer import lowered
-from drystone.symbolic import MAX_TEMPLATES, SymbolicCapture
+from drystone.sources.symbolic import MAX_TEMPLATES, SymbolicCapture
 
 pytestmark = needs_unconditional_sizes
 

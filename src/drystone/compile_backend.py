@@ -27,8 +27,8 @@ def drystone(graph: fx.GraphModule, example_inputs: Sequence[Any], *, options: d
     Raises:
         InputError, UnsupportedError: an option that does not exist, or has a value out of range.
     """
-    from drystone.compiled_graph import CompiledGraph
     from drystone.options import check_options
+    from drystone.sources.compiled_graph import CompiledGraph
 
     options = dict(options or {})
     unknown = [name for name in options if name not in OPTIONS]

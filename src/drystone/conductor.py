@@ -28,16 +28,16 @@ from drystone.options import (
     grouped_of,
     require_example,
 )
-from drystone.packed_layers import optimize_layers
-from drystone.parted import optimize_in_parts
 from drystone.passes.in_precision import bfloat16_notice
 from drystone.preparer import Preparer
-from drystone.quantised import optimize_quantised
 from drystone.runtime.module import Example, OptimizedModule
 from drystone.runtime.packed_layers import PackedLayersModule
 from drystone.runtime.parts import PartedModule
 from drystone.runtime.proxy import ModuleProxy, threads_in_force
-from drystone.whole import optimize_whole
+from drystone.sources.packed_layers import optimize_layers
+from drystone.sources.parted import optimize_in_parts
+from drystone.sources.quantised import optimize_quantised
+from drystone.sources.whole import optimize_whole
 
 
 def optimize(

@@ -46,8 +46,8 @@ from drystone.runtime.proxy import ModuleProxy, checked_tensors
 from drystone.runtime.recurrent import RecurrentForward, is_recurrent
 from drystone.runtime.traced_calls import is_traced
 from drystone.runtime.watch import Watch
+from drystone.sources.whole import another, for_one_form
 from drystone.thread_flag import ThreadFlag
-from drystone.whole import another, for_one_form
 
 Model = TypeVar("Model", bound=nn.Module)
 

@@ -31,8 +31,8 @@ from drystone.preparer import Choice, Preparer, Programs, Sizes, Source, program
 from drystone.runtime.module import Example, Interface, OptimizedModule, interface_of
 from drystone.runtime.proxy import NoModel, threads_in_force
 from drystone.runtime.weights import Named
+from drystone.sources.whole import WholeModel
 from drystone.spinner import spinner
-from drystone.whole import WholeModel
 
 
 def save(fast: nn.Module, path: str | os.PathLike[str]) -> None:

@@ -115,8 +115,8 @@ def test_random_numbers_do_not_come_again(model: Waits) -> None:
 
 def test_one_preparation_a_size_whichever_threads_ask(model: Waits, monkeypatch: pytest.MonkeyPatch) -> None:
     fast, captures = prepared(model), []
-    capture = drystone.whole.capture_module
-    monkeypatch.setattr("drystone.whole.capture_module", lambda *args: captures.append(args) or capture(*args))
+    capture = drystone.sources.whole.capture_module
+    monkeypatch.setattr("drystone.sources.whole.capture_module", lambda *args: captures.append(args) or capture(*args))
     GO_ON.clear()
     x = torch.randn(6, 8)
     want, got = model(x), []
@@ -323,7 +323,7 @@ def test_a_forked_child_prepares_itself(model: Waits, monkeypatch: pytest.Monkey
     torch.set_num_threads(1)
     fast = prepared(model)
     reached, go_on = threading.Event(), threading.Event()
-    lowered = drystone.whole.lowered
+    lowered = drystone.sources.whole.lowered
 
     def stops(*args: Any) -> Any:
         reached.set()
@@ -333,12 +333,12 @@ def test_a_forked_child_prepares_itself(model: Waits, monkeypatch: pytest.Monkey
     x = torch.randn(6, 8)
     want = model(x)
     with monkeypatch.context() as patch:
-        patch.setattr("drystone.whole.lowered", stops)
+        patch.setattr("drystone.sources.whole.lowered", stops)
         fast(x)
         assert reached.wait(60)
 
         def work() -> None:
-            drystone.whole.lowered = lowered
+            drystone.sources.whole.lowered = lowered
             assert fast.explain().preparing == []
             assert torch.equal(fast(x), want)
             finished()

@@ -522,7 +522,7 @@ def test_whole_that_differs_by_more_than_rounding_runs_eagerly(monkeypatch: pyte
 def test_a_slower_whole_runs_eagerly(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = EarlyExit().eval(), torch.randn(X)
     monkeypatch.setattr("drystone.preparer.against_eager", lambda *_, **__: (1.0, 2.0))
-    monkeypatch.setattr("drystone.parted.against_eager", lambda *_, **__: (2.0, 1.0))
+    monkeypatch.setattr("drystone.sources.parted.against_eager", lambda *_, **__: (2.0, 1.0))
     fast = optimize(model, x, tuning="measure")
     assert fast.explain().runs == "eager" and not native_parts(fast)
     with torch.no_grad():

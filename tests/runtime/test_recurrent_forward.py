@@ -21,7 +21,7 @@ from drystone.preparer import Preparer
 from drystone.runtime.module import Example
 from drystone.runtime.parts import PartedModule
 from drystone.runtime.recurrent import RecurrentForward, is_recurrent
-from drystone.whole import optimize_whole
+from drystone.sources.whole import optimize_whole
 
 pytestmark = [
     pytest.mark.skipif(native.isa() == "none", reason="everything runs on ATen"),

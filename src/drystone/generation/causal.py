@@ -18,8 +18,8 @@ from drystone.generation.module import EagerModule, GenerativeModule
 from drystone.generation.source import CausalSource
 from drystone.generation.step import cache_argument
 from drystone.options import Options
-from drystone.parted import difference
 from drystone.preparer import Preparer, Programs
+from drystone.sources.parted import difference
 from drystone.spinner import spinner
 
 T = TypeVar("T")

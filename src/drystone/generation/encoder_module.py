@@ -19,7 +19,7 @@ from drystone.graph.cache_pages import PAGE
 from drystone.options import Options
 from drystone.preparer import Preparer, Programs
 from drystone.runtime.module import Example
-from drystone.whole import optimize_whole
+from drystone.sources.whole import optimize_whole
 
 
 class FirstCall(nn.Module):

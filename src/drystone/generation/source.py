@@ -26,7 +26,7 @@ from drystone.options import Options
 from drystone.plan.autotune import Planner
 from drystone.preparer import Choice, Sizes, Source, lowered
 from drystone.runtime.weights import Named
-from drystone.symbolic import SymbolicCapture
+from drystone.sources.symbolic import SymbolicCapture
 
 # Of the example: sequences, new tokens of each, and those whose logits are asked for. Sizes that differ are symbols of their own.
 EXAMPLE = 2, 6, 3

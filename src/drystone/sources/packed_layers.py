@@ -35,7 +35,6 @@ from drystone.graph.ops import (
     Softmax,
 )
 from drystone.options import Options
-from drystone.parted import difference, record_once, run_once, undisturbed
 from drystone.plan.assembled import Ends
 from drystone.plan.budget import Budget
 from drystone.plan.formats import CHANNELS_LAST, PLAIN, dense
@@ -48,6 +47,7 @@ from drystone.runtime.recurrent import RecurrentForward, is_recurrent
 from drystone.runtime.structures import Kind, Operation, Structure, Table
 from drystone.runtime.timing import against_eager
 from drystone.runtime.weights import Weights
+from drystone.sources.parted import difference, record_once, run_once, undisturbed
 
 # Layers that are one operator of one tensor. Recurrent ones, which keep states, have a forward of their own.
 LAYERS = frozenset(

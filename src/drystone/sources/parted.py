@@ -32,7 +32,7 @@ from drystone.runtime.module import Example, OptimizedModule
 from drystone.runtime.parts import Forward, PartedModule, PartForward
 from drystone.runtime.recurrent import RecurrentForward, is_recurrent
 from drystone.runtime.timing import against_eager
-from drystone.whole import optimize_whole
+from drystone.sources.whole import optimize_whole
 
 # Programs of one part, for different ways of calling it.
 MAX_CALLS = 4

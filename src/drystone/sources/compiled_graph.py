@@ -33,7 +33,7 @@ from drystone.runtime.module import Example, Prepared
 from drystone.runtime.proxy import threads_in_force
 from drystone.runtime.traced_calls import is_traced
 from drystone.runtime.weights import Numbers
-from drystone.whole import WholeModel
+from drystone.sources.whole import WholeModel
 
 # Equal blocks of a model may share one graph, each with weights of its own. Beyond so many sets the graph runs eagerly.
 MAX_WEIGHT_SETS = 128

@@ -30,8 +30,8 @@ from drystone.preparer import Eager, Preparer, Programs, Sizes, Source, lowered,
 from drystone.runtime.module import Example, Interface, OptimizedModule, set_interface, sizes_of
 from drystone.runtime.proxy import threads_in_force
 from drystone.runtime.weights import Named
+from drystone.sources.symbolic import SymbolicCapture
 from drystone.spinner import spinner
-from drystone.symbolic import SymbolicCapture
 
 # A model of more operators is captured anew for each other shape: with symbols for sizes, a capture takes four times as long, and
 # the first call that brings one would wait for it.

@@ -18,8 +18,8 @@ from drystone.quantisation.samples import samples_of
 from drystone.runtime.explain import Explanation, Quantisation
 from drystone.runtime.module import Example, OptimizedModule
 from drystone.runtime.weights import Named
+from drystone.sources.whole import WholeModel, optimize_whole
 from drystone.spinner import spinner
-from drystone.whole import WholeModel, optimize_whole
 
 # Calls of each, in turn, that decide between the program of codes and that of floats.
 RACES = 7
