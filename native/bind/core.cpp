@@ -131,6 +131,17 @@ void bind_core(nb::module_& m) {
       .def("changed", &Snapshot::changed, "The indices of the places whose bytes are others now. All of them have to be readable.");
 
   m.def(
+      "entries_hold",
+      [](nb::list dicts, nb::list keys, nb::list values) {
+        for (Py_ssize_t i = 0, count = PyList_GET_SIZE(dicts.ptr()); i < count; i++) {
+          PyObject* dict = PyList_GET_ITEM(dicts.ptr(), i);
+          if (PyDict_GetItemWithError(dict, PyList_GET_ITEM(keys.ptr(), i)) != PyList_GET_ITEM(values.ptr(), i)) return false;
+        }
+        return true;
+      },
+      "dicts"_a, "keys"_a, "values"_a, "Whether each dict has, under its key, the very object in ``values``. Lists of equal length.");
+
+  m.def(
       "guard", [](const TensorDesc& desc, float limit) -> std::shared_ptr<Step> { return std::make_shared<Guard>(desc, limit); }, "desc"_a,
       "limit"_a, "Has the steps after it run exact where its slot holds a NaN, an infinity or a magnitude above the limit.");
 

@@ -175,6 +175,11 @@ class Snapshot:
         The indices of the places whose bytes are others now. All of them have to be readable.
         """
 
+def entries_hold(dicts: list, keys: list, values: list) -> bool:
+    """
+    Whether each dict has, under its key, the very object in ``values``. Lists of equal length.
+    """
+
 def guard(desc: TensorDesc, limit: float) -> Step:
     """
     Has the steps after it run exact where its slot holds a NaN, an infinity or a magnitude above the limit.

@@ -38,6 +38,10 @@ class WeightsChangedError(DrystoneError):
     """Raised by a call after the model's weights were changed: packed copies of the old ones are in use. See ``refresh``."""
 
 
+class WeightsReplacedError(WeightsChangedError):
+    """Raised for other parameters or submodules in the place of the model's own; most callers run the model as it is then."""
+
+
 class WeightsReleasedError(DrystoneError, ValueError):
     """Raised where the plain weights are needed after ``release_originals``: by ``refresh``, by a shape that was not prepared."""
 

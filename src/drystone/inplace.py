@@ -341,11 +341,16 @@ class InPlace:
             return False
         if self.watch.other_hooks():
             return True
-        name = self.watch.set_attribute()
-        if name and name.rpartition(".")[2] != "training":
-            with self.lock:
-                self._forget()
-        return name is not None and name.rpartition(".")[2] == "training"
+        change = self.watch.change()
+        if change is None:
+            return False
+        if change.is_mode or change.is_lent:
+            return True
+        if change.is_weight:
+            return not self._took_new_weights()
+        with self.lock:
+            self._forget()
+        return False
 
     def _carries_gradient(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         parameters = self.watch.parameters if self.watch else self.module.parameters()
@@ -476,7 +481,7 @@ class InPlace:
             # Buffers that change at each call are in no part.
             count = len(watch.parameters) if parted else None
             restored = vars(self.module).get(_NAME) is not self
-            if restored or kinds is not self.kinds or watch.set_attribute() or weights[:count] != self._weights()[:count]:
+            if restored or kinds is not self.kinds or watch.change() or weights[:count] != self._weights()[:count]:
                 return None
             if parted:
                 self._divide(made)
@@ -528,6 +533,7 @@ class InPlace:
         self.parts = made
         for module, forward in made._parts.items():
             if module not in set(self.module.modules()):  # the twin: a recurrent layer
+                forward.look_at(self.module)
                 self.parts, self.layers = None, forward
                 continue
             state = _install(module, self.options | {"dynamic_shapes": None}, None)

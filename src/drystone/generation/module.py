@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from drystone.errors import InputError, warn
+from drystone.errors import InputError, WeightsReplacedError, warn
 from drystone.generation.cache import Cache
 from drystone.generation.decoder import Decoder
 from drystone.generation.front import front_of
@@ -36,6 +36,7 @@ class GenerativeModule(ModuleProxy):
     def __init__(self, model: Any, source: CausalSource, programs: Programs) -> None:
         super().__init__(model)
         self._programs, self._source = programs, source
+        programs.originals.look_in(model)
         self._decoder = Decoder(programs, source.positions)
         self._argument = cache_argument(model)
         self._names = [name for name in inspect.signature(type(model).forward).parameters if name != "self"]
@@ -79,7 +80,12 @@ class GenerativeModule(ModuleProxy):
             if isinstance(cache, Cache):
                 raise InputError(f"a drystone.Cache holds nothing for a call with {reason}; leave one of them out")
             return self._eagerly(kwargs, reason)
-        return self._answer(kwargs, cache)
+        try:
+            return self._answer(kwargs, cache)
+        except WeightsReplacedError as error:
+            if cache is not None:
+                raise
+            return self.call_as_it_is((), kwargs, error)
 
     def _answer(self, kwargs: dict[str, Any], cache: Cache | None) -> Any:
         """What a call gives that programs serve."""

@@ -16,7 +16,7 @@ from drystone.capture.declared import Dimensions, check
 from drystone.capture.hooks import GLOBAL_HOOKS
 from drystone.capture.signature import OtherCall, Signature, form_of
 from drystone.capture.torchscript import wrapped
-from drystone.errors import DrystoneError, InputError, ShapeError
+from drystone.errors import DrystoneError, InputError, ShapeError, WeightsReplacedError
 from drystone.forks import Lock
 from drystone.graph.graph import Graph, Value
 from drystone.plan.budget import Budget
@@ -133,7 +133,9 @@ class OptimizedModule(ModuleProxy):
     """The model, prepared for inference, with the same structure of inputs and outputs, and the model's attributes.
 
     Calls may come from several threads. Results have no gradient. After a change of the model's weights, calls
-    raise ``WeightsChangedError`` until ``refresh()``. Writes through ``.data`` go unnoticed, as torch does not count them.
+    raise ``WeightsChangedError`` until ``refresh()``; writes to ``.data`` (``weight.data.mul_(2)``) go unnoticed, as torch does not
+    count them. While other parameters, buffers or submodules stand in the model, as in ``torch.func.functional_call``, calls are of
+    the model as it is.
     """
 
     def __init__(self, model: nn.Module, interface: Interface, programs: Supply, other: Other | None = None) -> None:
@@ -145,6 +147,7 @@ class OptimizedModule(ModuleProxy):
         self._shapes = [torch.Size(value.shape) for value in interface.inputs]
         self._dtypes = [value.dtype for value in interface.inputs]
         self._interface, self._programs, self._weights = interface, programs, programs.originals
+        self._weights.look_in(model)
         scripted = isinstance(model, torch.jit.ScriptModule)
         # What has the state between calls.
         self.keep_aside(_holder=wrapped(model) if isinstance(model, torch.jit.ScriptModule) else model)
@@ -177,6 +180,7 @@ class OptimizedModule(ModuleProxy):
         """Take over the model's current weights. Programs for other shapes and threads are made again when called."""
         self._programs.refresh()
         self._others = []
+        self.keep_aside(_said_replaced=False)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._forward_hooks or self._forward_pre_hooks or GLOBAL_HOOKS[0] or GLOBAL_HOOKS[1]:
@@ -194,7 +198,10 @@ class OptimizedModule(ModuleProxy):
         except OtherCall as error:
             other = self._other(args, kwargs, error, wait=self._programs.background is None or waits())
             return other._run(*args, **kwargs) if other else self._eager_for_now(args, kwargs, error)
-        self._weights.check()
+        try:
+            self._weights.check()
+        except WeightsReplacedError as error:
+            return self._as_it_is(args, kwargs, error)
         threads = threads_in_force()
         current = self._programs.current
         known = usual and current is not None and current[0] == threads
@@ -217,6 +224,12 @@ class OptimizedModule(ModuleProxy):
     def _eager(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
             return self._model.forward(*args, **kwargs) if any(self._hooks) else self._model(*args, **kwargs)
+
+    def _as_it_is(self, args: tuple[Any, ...], kwargs: dict[str, Any], error: WeightsReplacedError) -> Any:
+        """A call of the model with what stands in it now."""
+        if self._holder is not self._model and not isinstance(self._model, torch.jit.ScriptModule):
+            raise error  # in place, where new weights are taken over
+        return self.call_as_it_is(args, kwargs, error, any(self._hooks))
 
     def _eager_for_now(self, args: tuple[Any, ...], kwargs: dict[str, Any], error: OtherCall) -> Any:
         """A call of another form, while or because there is no program for it. Raises ``error`` if the model does not take it."""
@@ -325,8 +338,9 @@ def set_interface(fast: OptimizedModule, interface: Interface, other: Other | No
 
 
 def keep_state_in(fast: OptimizedModule, holder: nn.Module) -> None:
-    """Let calls read and leave their state in another module than the captured one."""
+    """Let calls read and leave their state in another module than the captured one, which has the model's weights."""
     fast.keep_aside(_holder=holder)
+    fast._weights.look_in(holder)
 
 
 def supply_of(fast: OptimizedModule) -> Supply:

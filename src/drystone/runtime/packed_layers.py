@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from drystone.errors import WeightsReplacedError
 from drystone.runtime.explain_packed_layers import PackedLayersExplanation
 from drystone.runtime.lazy import LazyTensor, Tally, apply_to_one, call, lazy_input, materialise
 from drystone.runtime.programs import ProgramTable
@@ -48,7 +49,8 @@ class PackedLayersModule(ModuleProxy):
     """The model, run eagerly with packed layers. Inputs, outputs and attributes are the model's.
 
     Calls may come from several threads, if the model's may. Results carry no gradient. Where the model's weights change after it
-    was prepared, calls raise ``WeightsChangedError`` until ``refresh()``.
+    was prepared, calls raise ``WeightsChangedError`` until ``refresh()``. While other tensors or submodules stand in their place, calls
+    are of the model as it is.
     """
 
     def __init__(
@@ -65,7 +67,7 @@ class PackedLayersModule(ModuleProxy):
         self._make_tree = tree
         self.renew()
         self.eagerly = False  # eager was faster
-        self.last = Tally()
+        self.keep_aside(_last=Tally())
         self._maker, self._changes_inputs, self._weights, self._explain = maker, changes_inputs, weights, explain
         self._tables: ProgramTable[Any, Table] = ProgramTable(maker.lock)
 
@@ -93,7 +95,10 @@ class PackedLayersModule(ModuleProxy):
         if is_traced():
             return self.call_original(args, kwargs)
         tensors = checked_tensors(args, kwargs)
-        self._weights.check()
+        try:
+            self._weights.check()
+        except WeightsReplacedError as error:
+            return self.call_as_it_is(args, kwargs, error)
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
             if self.eagerly:
                 return self._model(*args, **kwargs)
@@ -107,7 +112,7 @@ class PackedLayersModule(ModuleProxy):
                 args, kwargs = pytree.tree_map_only(torch.Tensor, lambda x: lazy_input(table, x), (args, kwargs))
             return _materialised(self._tree(*args, **kwargs))
         finally:
-            self.last = call.tally
+            self.keep_aside(_last=call.tally)
             call.table, call.tally = before
 
     def _table(self, tensors: list[torch.Tensor]) -> Table:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from drystone.errors import InputError, warn
+from drystone.runtime.entries import OPTIMISE, Entries
 from drystone.runtime.explain import PartedExplanation
 from drystone.runtime.module import OptimizedModule
 from drystone.runtime.proxy import ModuleProxy, checked_tensors
@@ -68,14 +69,21 @@ Forward = PartForward | RecurrentForward
 class PartedModule(ModuleProxy):
     """The model with programs in the place of its parts. Inputs, outputs and attributes are the model's.
 
-    Calls may come from several threads, if the model's may. Results carry no gradient.
+    Calls may come from several threads, if the model's may. Results carry no gradient. While other parameters, buffers or submodules
+    stand in the model than when it was prepared, calls are of the model as it is.
     """
 
     def __init__(
-        self, model: nn.Module, tree: nn.Module, parts: Mapping[nn.Module, Forward], explain: Callable[[], PartedExplanation]
+        self,
+        model: nn.Module,
+        tree: nn.Module,
+        parts: Mapping[nn.Module, Forward],
+        explain: Callable[[], PartedExplanation],
+        entries: Entries,
     ) -> None:
-        """``tree``: the model's copy, in which ``parts`` have their forwards."""
+        """``tree``: the model's copy, in which ``parts`` have their forwards. ``entries``: of the model, which it was made from."""
         super().__init__(model)
+        self._entries = entries
         self.keep_aside(_tree=tree, _parts=parts, _forwards=list(parts.values()))
         self._explain = explain
 
@@ -92,5 +100,7 @@ class PartedModule(ModuleProxy):
         if is_traced():
             return self.call_original(args, kwargs)
         checked_tensors(args, kwargs)
+        if not self._entries.hold():
+            return self.call_as_it_is(args, kwargs, self._entries.replaced(OPTIMISE))
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
             return self._tree(*args, **kwargs)

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from drystone import forks
-from drystone.errors import DrystoneError, InputError, UnsupportedError
+from drystone.errors import DrystoneError, InputError, UnsupportedError, WeightsReplacedError, warn
 from drystone.memory import REMEDY, has_memory
 
 
@@ -45,7 +45,7 @@ class ModuleProxy(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.keep_aside(_model=model)
+        self.keep_aside(_model=model, _said_replaced=False)
         self.training = False
         self.keep_aside(**{name: getattr(model, name) for name in ("_parameters", "_buffers", "_modules")})
         self.keep_aside(_non_persistent_buffers_set=getattr(model, "_non_persistent_buffers_set", set()))
@@ -121,6 +121,14 @@ class ModuleProxy(nn.Module):
         if isinstance(model, torch.jit.ScriptModule) and torch.jit.is_tracing():
             raise UnsupportedError("the original of this module is TorchScript already: it can't be traced again; take it itself")
         return model(*args, **kwargs)
+
+    def call_as_it_is(self, args: tuple[Any, ...], kwargs: dict[str, Any], error: WeightsReplacedError, hooked: bool = False) -> Any:
+        """A call of the model with what has taken the place of its weights, in whatever gradient mode it is. ``hooked``: its own
+        hooks run around this already."""
+        if not self._said_replaced:
+            self.keep_aside(_said_replaced=True)
+            warn(f"the call runs eagerly: {error}")
+        return self._model.forward(*args, **kwargs) if hooked else self._model(*args, **kwargs)
 
     def train(self, mode: bool = True) -> ModuleProxy:
         """Refuses training mode: what is prepared is inference only."""

@@ -75,6 +75,7 @@ class RecurrentForward:
         self._width = module.proj_size or module.hidden_size
         self._is_lstm = module.mode == "LSTM"
         self._weights = Weights(module.named_parameters(recurse=False))
+        self._weights.look_in(module)
         self._layers: Layers | None = None
 
     def around(self, own: Callable[..., Any]) -> Callable[..., Any]:
@@ -98,6 +99,11 @@ class RecurrentForward:
     def other_inputs(self) -> str:
         """What is known of calls for which it does not run."""
         return self._abandoned
+
+    def look_at(self, module: Any) -> None:
+        """Take the weights from ``module``, which has the same, from the next ``refresh`` on, and watch it."""
+        self._module = module
+        self._weights.look_in(module)
 
     def refresh(self) -> None:
         """Take over the module's weights as they are now, at the next call."""

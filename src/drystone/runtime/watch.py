@@ -4,14 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 from drystone.capture.module_tree import unchanged
 
 _PLAIN = (bool, int, float, str, type(None), nn.Module, nn.Parameter)
 _values = dict.values
+
+
+class Change(NamedTuple):
+    """An attribute, by its qualified name, that means something else than before; None stands for nothing."""
+
+    name: str
+    old: Any
+    new: Any
+
+    @property
+    def is_mode(self) -> bool:
+        return self.name.rpartition(".")[2] == "training"
+
+    @property
+    def is_lent(self) -> bool:
+        """Whether the new is there for a call, from ``torch.func.functional_call``: an assignment refuses a tensor that is no parameter."""
+        return isinstance(self.old, nn.Parameter) and isinstance(self.new, torch.Tensor) and not isinstance(self.new, nn.Parameter)
+
+    @property
+    def is_weight(self) -> bool:
+        return isinstance(self.old, torch.Tensor) and isinstance(self.new, torch.Tensor)
 
 
 class Watch:
@@ -50,8 +72,8 @@ class Watch:
         """Whether hooks of submodules are others in number."""
         return sum(map(len, self._hooks)) != self._hook_count
 
-    def set_attribute(self) -> str | None:
-        """The name of an attribute that means something else than before: a plain value, a parameter, a buffer, a submodule."""
+    def change(self) -> Change | None:
+        """An attribute that means something else than before: a plain value, a parameter, a buffer, a submodule."""
         try:
             if self._now() == self._all:  # the same objects, mostly
                 return None
@@ -63,6 +85,6 @@ class Watch:
                 old, new, qualified = before.get(name), now.get(name), f"{prefix}.{name}" if prefix else name
                 counts = tensors or (isinstance(old, _PLAIN) and isinstance(new, _PLAIN))
                 if counts and not unchanged(old, new) and qualified not in self.state:
-                    return qualified
+                    return Change(qualified, old, new)
         self._note()
         return None

@@ -12,6 +12,8 @@ from torch import nn
 from drystone import native
 from drystone.errors import WeightsChangedError, WeightsReleasedError
 from drystone.graph.graph import Graph
+from drystone.runtime.entries import REFRESH, Entries, listed
+from drystone.runtime.storages import Storages
 
 _version = attrgetter("_version")
 _address = torch.Tensor.data_ptr
@@ -55,8 +57,19 @@ class Weights:
     They are kept alive: a packed weight is known by the address of its original.
     """
 
-    def __init__(self, named: Iterable[Named]) -> None:
+    def __init__(self, named: Iterable[Named], entries: Entries | None = None, remedy: str = REFRESH) -> None:
+        """``entries``: where they are to stay. ``remedy``: what a user does where they don't."""
+        self._model: nn.Module | None = None
+        self._entries, self._remedy = entries or Entries(), remedy
         self.take(named)
+
+    def look_in(self, model: nn.Module) -> None:
+        """Watch the places of ``model`` where the weights are, those that are taken later too."""
+        self._model = model
+        self._entries = Entries(model, self._all())
+
+    def _all(self) -> list[torch.Tensor]:
+        return [tensor for _, tensor in self.named]
 
     def take(self, named: Iterable[Named]) -> None:
         """Watch these from now on, as they are now."""
@@ -64,20 +77,28 @@ class Weights:
         # Tensors made under inference mode can't be written to outside it, and have no count.
         self._tensors = [tensor for _, tensor in self.named if not tensor.is_inference()]
         self._versions = list(map(_version, self._tensors))
+        self._storages = Storages(self._all())
         # One buffer a module: torch moves the mean and the variance of a batch norm together.
         fronts = {name.rpartition(".")[0]: tensor for name, tensor in reversed(self.named) if _is_statistic(tensor)}
         self._numbers = Numbers(fronts.values())
+        if self._model is not None:
+            self.look_in(self._model)
 
     def check(self) -> None:
-        """Raises ``WeightsChangedError`` where one was written to."""
-        if list(map(_version, self._tensors)) == self._versions and not self._numbers.have_moved():
+        """Raises ``WeightsChangedError`` where one was written to, and ``WeightsReplacedError`` where another tensor or submodule is
+        in the model instead."""
+        if not self._entries.hold():
+            raise self._entries.replaced(self._remedy)
+        if list(map(_version, self._tensors)) == self._versions and not self._storages.are_others() and not self._numbers.have_moved():
             return
         changed = {id(t) for t, version in zip(self._tensors, self._versions, strict=True) if t._version != version}
-        changed |= set(map(id, self._numbers.moved()))
+        changed |= set(map(id, [*self._storages.changed(), *self._numbers.moved()]))
         names = [name for name, tensor in self.named if id(tensor) in changed]
-        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        if not names:  # the same numbers in other memory
+            self._storages = Storages(self._all())
+            return
         raise WeightsChangedError(
-            f"the model's weights were changed after it was prepared ({shown}), and packed copies of the old ones are in use; "
+            f"the model's weights were changed after it was prepared ({listed(names)}), and packed copies of the old ones are in use; "
             "call refresh() on the optimised module to take over the new ones"
         )
 

@@ -40,6 +40,7 @@ from drystone.plan.budget import Budget
 from drystone.plan.formats import CHANNELS_LAST, PLAIN, dense
 from drystone.plan.implementations import options as implementations_of
 from drystone.preparer import Preparer, lowered
+from drystone.runtime.entries import OPTIMISE, Entries, tensors_of_tree
 from drystone.runtime.explain_packed_layers import ExplainedLayer, PackedLayersExplanation
 from drystone.runtime.packed_layers import PackedForward, PackedLayersModule
 from drystone.runtime.program import Program
@@ -265,7 +266,7 @@ class _Choice:
             tree,
             maker,
             changes,
-            Weights(read.items()),
+            Weights(read.items(), Entries(self.model, tensors_of_tree(self.model, self.recording.stateful)), OPTIMISE),
             lambda fast: self._explanation(fast, maker, forwards, recurrent),
         )
         return fast, maker
@@ -304,8 +305,8 @@ class _Choice:
             format=maker.format,
             milliseconds=self.milliseconds,
             eager_milliseconds=self.eager_milliseconds,
-            reorders=fast.last.reorders,
-            asked=dict(fast.last.asked),
+            reorders=fast._last.reorders,
+            asked=dict(fast._last.asked),
             programs=sum(len(structure.programs) for table in tables for structure in table.structures.values()),
             weights_bytes=maker.preparer.weights.bytes,
         )

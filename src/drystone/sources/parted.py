@@ -27,6 +27,7 @@ from drystone.factories import on_cpu
 from drystone.options import Options
 from drystone.preparer import Preparer
 from drystone.runtime.agreement import relative_error
+from drystone.runtime.entries import Entries, tensors_of_tree
 from drystone.runtime.explain import ExplainedPart, PartedExplanation
 from drystone.runtime.module import Example, OptimizedModule
 from drystone.runtime.parts import Forward, PartedModule, PartForward
@@ -104,6 +105,7 @@ def optimize_in_parts(example: Example, options: Options, preparer: Preparer, er
             assembled(running),
             running,
             lambda: _explanation(parts, forwards, verdict),
+            Entries(model, tensors_of_tree(model, recording.stateful)),
         )
     _report(parts, verdict)
     return fast
