@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 
 import drystone
 from drystone import DrystoneWarning, WeightsChangedError
-from drystone.runtime import storages
+from drystone.runtime import stamps
 from small_models import Decides
 
 X = torch.randn(3, 8)
@@ -160,10 +160,10 @@ MOVES: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("move", MOVES)
-@pytest.mark.parametrize("known", [True, False], ids=["pointers known", "pointers unknown"])
+@pytest.mark.parametrize("known", [True, False], ids=["layout known", "layout unknown"])
 def test_other_memory_is_refused_until_refresh(move: str, known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not known:
-        monkeypatch.setattr(storages, "pointers", lambda: None)
+        monkeypatch.setattr(stamps, "layout", lambda: None)
     model = Net().eval().requires_grad_(False)
     fast = optimised(model)
     assert_equal_in_calls(model, fast, 1)
@@ -172,6 +172,10 @@ def test_other_memory_is_refused_until_refresh(move: str, known: bool, monkeypat
         fast(X)
     fast.refresh()
     assert_equal_in_calls(model, fast, 1)
+
+
+def test_the_layout_of_this_torch_is_known() -> None:
+    assert stamps.layout() is not None
 
 
 @pytest.mark.parametrize("move", MOVES)

@@ -128,6 +128,8 @@ void bind_core(nb::module_& m) {
 
   nb::class_<Snapshot>(m, "Snapshot", "The bytes at some places, each an address and a number of bytes, as they were when this was made.")
       .def(nb::init<std::vector<std::pair<uintptr_t, size_t>>>(), "places"_a)
+      .def("unchanged", &Snapshot::unchanged,
+           "Whether all bytes are what they were. Places after the first that is not need not be readable.")
       .def("changed", &Snapshot::changed, "The indices of the places whose bytes are others now. All of them have to be readable.");
 
   m.def(

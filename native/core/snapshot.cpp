@@ -14,6 +14,15 @@ Snapshot::Snapshot(std::vector<std::pair<uintptr_t, size_t>> places) : places_(s
   for (auto [address, count] : places_) bytes_.insert(bytes_.end(), at(address), at(address) + count);
 }
 
+bool Snapshot::unchanged() const {
+  const std::byte* before = bytes_.data();
+  for (auto [address, count] : places_) {
+    if (count && std::memcmp(at(address), before, count) != 0) return false;
+    before += count;
+  }
+  return true;
+}
+
 std::vector<size_t> Snapshot::changed() const {
   std::vector<size_t> found;
   const std::byte* before = bytes_.data();

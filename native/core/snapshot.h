@@ -12,6 +12,8 @@ class Snapshot {
  public:
   // Each place is an address and the number of bytes from there on.
   explicit Snapshot(std::vector<std::pair<uintptr_t, size_t>> places);
+  // Looks no further than to the first place whose bytes are others: those after it need not be readable then.
+  bool unchanged() const;
   // The places whose bytes are others now, by their index. All of them have to be readable.
   std::vector<size_t> changed() const;
 

@@ -170,6 +170,11 @@ class Snapshot:
 
     def __init__(self, places: Sequence[tuple[int, int]]) -> None: ...
 
+    def unchanged(self) -> bool:
+        """
+        Whether all bytes are what they were. Places after the first that is not need not be readable.
+        """
+
     def changed(self) -> list[int]:
         """
         The indices of the places whose bytes are others now. All of them have to be readable.

@@ -372,9 +372,9 @@ void snapshots_tell_what_changed() {
   char a[3] = "ab", b[5] = "cdef";
   const auto place = [](char* data, size_t count) { return std::pair{reinterpret_cast<uintptr_t>(data), count}; };
   const Snapshot snapshot({place(a, 2), place(a, 0), place(b, 3), place(b + 3, 1)});
-  CHECK(snapshot.changed().empty());
+  CHECK(snapshot.changed().empty() && snapshot.unchanged());
   b[3] = 'x';
-  CHECK(snapshot.changed() == std::vector<size_t>{3});
+  CHECK(snapshot.changed() == std::vector<size_t>{3} && !snapshot.unchanged());
   a[1] = 'y';
   CHECK((snapshot.changed() == std::vector<size_t>{0, 3}));
   CHECK(Snapshot({}).changed().empty() && Snapshot({place(nullptr, 0)}).changed().empty());

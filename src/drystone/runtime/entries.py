@@ -29,15 +29,17 @@ class Entries:
         self._values: list[Any] = []
         self._names: list[str] = []
         for prefix, module in model.named_modules() if model is not None else ():
-            if isinstance(module, torch.jit.ScriptModule):
-                continue
-            for held in (module._parameters, module._buffers, module._modules, vars(module)):
-                for key, value in held.items():
-                    if id(value) in known or (held is module._modules and value is not None):
-                        self._dicts.append(held)
-                        self._keys.append(key)
-                        self._values.append(value)
-                        self._names.append(f"{prefix}.{key}" if prefix else key)
+            if isinstance(module._parameters, dict) and not isinstance(module, torch.jit.ScriptModule):
+                self._add(module, prefix, known)
+
+    def _add(self, module: nn.Module, prefix: str, known: set[int]) -> None:
+        for held in (module._parameters, module._buffers, module._modules, vars(module)):
+            for key, value in held.items():
+                if id(value) in known or (held is module._modules and value is not None):
+                    self._dicts.append(held)
+                    self._keys.append(key)
+                    self._values.append(value)
+                    self._names.append(f"{prefix}.{key}" if prefix else key)
 
     def hold(self) -> bool:
         """Whether each is what it was."""
@@ -47,7 +49,9 @@ class Entries:
         """Names where something else is, or nothing."""
         each = zip(self._dicts, self._keys, self._values, self._names, strict=True)
         names = [name for held, key, value, name in each if held.get(key) is not value]
-        return WeightsReplacedError(f"tensors or submodules of the model are others than it was prepared with ({listed(names)}); {remedy}")
+        return WeightsReplacedError(
+            f"tensors or submodules of the model are others than it was prepared with ({listed(names)}); {remedy}"
+        )
 
 
 def tensors_of_tree(model: nn.Module, stateful: Collection[nn.Module]) -> list[torch.Tensor]:

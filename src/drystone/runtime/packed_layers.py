@@ -49,8 +49,8 @@ class PackedLayersModule(ModuleProxy):
     """The model, run eagerly with packed layers. Inputs, outputs and attributes are the model's.
 
     Calls may come from several threads, if the model's may. Results carry no gradient. Where the model's weights change after it
-    was prepared, calls raise ``WeightsChangedError`` until ``refresh()``. While other tensors or submodules stand in their place, calls
-    are of the model as it is.
+    was prepared, calls raise ``WeightsChangedError`` until ``refresh()``. While other tensors or submodules stand in their place,
+    calls are of the model as it is.
     """
 
     def __init__(

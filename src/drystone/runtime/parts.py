@@ -69,8 +69,8 @@ Forward = PartForward | RecurrentForward
 class PartedModule(ModuleProxy):
     """The model with programs in the place of its parts. Inputs, outputs and attributes are the model's.
 
-    Calls may come from several threads, if the model's may. Results carry no gradient. While other parameters, buffers or submodules
-    stand in the model than when it was prepared, calls are of the model as it is.
+    Calls may come from several threads, if the model's may. Results carry no gradient. While other parameters, buffers or
+    submodules stand in the model than when it was prepared, calls are of the model as it is.
     """
 
     def __init__(

@@ -122,7 +122,9 @@ class ModuleProxy(nn.Module):
             raise UnsupportedError("the original of this module is TorchScript already: it can't be traced again; take it itself")
         return model(*args, **kwargs)
 
-    def call_as_it_is(self, args: tuple[Any, ...], kwargs: dict[str, Any], error: WeightsReplacedError, hooked: bool = False) -> Any:
+    def call_as_it_is(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], error: WeightsReplacedError, hooked: bool = False
+    ) -> Any:
         """A call of the model with what has taken the place of its weights, in whatever gradient mode it is. ``hooked``: its own
         hooks run around this already."""
         if not self._said_replaced:

@@ -28,7 +28,7 @@ class Change(NamedTuple):
 
     @property
     def is_lent(self) -> bool:
-        """Whether the new is there for a call, from ``torch.func.functional_call``: an assignment refuses a tensor that is no parameter."""
+        """Whether the new is there for a call, by ``torch.func.functional_call``: an assignment refuses what is no parameter."""
         return isinstance(self.old, nn.Parameter) and isinstance(self.new, torch.Tensor) and not isinstance(self.new, nn.Parameter)
 
     @property

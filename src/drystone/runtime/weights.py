@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from operator import attrgetter
 from typing import Any
 
 import torch
@@ -13,9 +12,8 @@ from drystone import native
 from drystone.errors import WeightsChangedError, WeightsReleasedError
 from drystone.graph.graph import Graph
 from drystone.runtime.entries import REFRESH, Entries, listed
-from drystone.runtime.storages import Storages
+from drystone.runtime.stamps import Stamps
 
-_version = attrgetter("_version")
 _address = torch.Tensor.data_ptr
 # Numbers at the front of a tensor that are compared. A running statistic moves as a whole, but for channels that are always zero.
 COMPARED = 64
@@ -74,10 +72,7 @@ class Weights:
     def take(self, named: Iterable[Named]) -> None:
         """Watch these from now on, as they are now."""
         self.named = list(named)
-        # Tensors made under inference mode can't be written to outside it, and have no count.
-        self._tensors = [tensor for _, tensor in self.named if not tensor.is_inference()]
-        self._versions = list(map(_version, self._tensors))
-        self._storages = Storages(self._all())
+        self._stamps = Stamps(self._all())
         # One buffer a module: torch moves the mean and the variance of a batch norm together.
         fronts = {name.rpartition(".")[0]: tensor for name, tensor in reversed(self.named) if _is_statistic(tensor)}
         self._numbers = Numbers(fronts.values())
@@ -85,21 +80,19 @@ class Weights:
             self.look_in(self._model)
 
     def check(self) -> None:
-        """Raises ``WeightsChangedError`` where one was written to, and ``WeightsReplacedError`` where another tensor or submodule is
-        in the model instead."""
+        """Raises ``WeightsChangedError`` where one was written to, ``WeightsReplacedError`` where the model has another instead."""
         if not self._entries.hold():
             raise self._entries.replaced(self._remedy)
-        if list(map(_version, self._tensors)) == self._versions and not self._storages.are_others() and not self._numbers.have_moved():
+        if self._stamps.hold() and not self._numbers.have_moved():
             return
-        changed = {id(t) for t, version in zip(self._tensors, self._versions, strict=True) if t._version != version}
-        changed |= set(map(id, [*self._storages.changed(), *self._numbers.moved()]))
+        changed = set(map(id, [*self._stamps.changed(), *self._numbers.moved()]))
         names = [name for name, tensor in self.named if id(tensor) in changed]
         if not names:  # the same numbers in other memory
-            self._storages = Storages(self._all())
+            self._stamps = Stamps(self._all())
             return
         raise WeightsChangedError(
-            f"the model's weights were changed after it was prepared ({listed(names)}), and packed copies of the old ones are in use; "
-            "call refresh() on the optimised module to take over the new ones"
+            f"the model's weights were changed after it was prepared ({listed(names)}), and packed copies of the old ones are in "
+            "use; call refresh() on the optimised module to take over the new ones"
         )
 
     def release(self, model: nn.Module, graph: Graph) -> None:
