@@ -43,7 +43,7 @@ from drystone.runtime.module import OptimizedModule, Prepared, supply_of
 from drystone.runtime.program import Program
 from drystone.runtime.programs import ProgramTable, budget
 from drystone.runtime.proxy import threads_in_force
-from drystone.runtime.timing import against_eager, step_seconds
+from drystone.runtime.timing import AUTOTUNE_SECONDS, against_eager, step_seconds
 from drystone.runtime.weights import Named, Weights, released
 from drystone.spinner import spinner
 
@@ -159,7 +159,11 @@ class Preparer:
             assembled = planner.assemble(choice(planner, threads) or planner.kept() or planner.best())
         else:
             given = list(tensors)
-            assembled = planner.autotune(lambda candidate: step_seconds(Program(candidate, threads), given, budget), say, budget)
+
+            def measure(candidate: Assembled) -> list[list[float]]:
+                return step_seconds(Program(candidate, threads), given, budget, planner.fastest)
+
+            assembled = planner.autotune(measure, say, budget)
             self.times.contended = max(self.times.contended, planner.contended)
         return Program(assembled, threads, self.memory), planner
 
@@ -270,7 +274,7 @@ class Programs(ProgramTable[tuple[int, Sizes], Prepared]):
             eager = self.source.eager(sizes, tensors) if budget and self.source.timed else None
             # A call of other sizes does not wait for times that nobody looks at.
             timed = self.source.timed and (budget is not None or self.usual in (None, sizes))
-            seconds = self._timed(program, tensors, eager, budget, signature.state) if timed else _Seconds()
+            seconds = self._timed(program, tensors, eager, budget, signature.state, planner.took) if timed else _Seconds()
             runs = seconds.verdict or self.verdict or "drystone"
             self.verdict = self.verdict or runs
             explain = partial(self._explain, program, planner, seconds, runs, budget)
@@ -295,8 +299,9 @@ class Programs(ProgramTable[tuple[int, Sizes], Prepared]):
         model: Eager | None,
         budget: Budget | None,
         state: State | None,
+        known: float | None,
     ) -> _Seconds:
-        """``model`` is timed beside the program, where there is one."""
+        """``model`` is timed beside the program, where there is one. ``known``: what the program took in autotuning."""
         ours = eager = None
         if model and budget:
 
@@ -305,10 +310,11 @@ class Programs(ProgramTable[tuple[int, Sizes], Prepared]):
                 if state is not None:
                     state.write(tensors, outputs)
 
-            ours, eager = against_eager(call, model, budget, model.renew)
-        if not (budget is None or budget.allows(EXPLAINED_RUNS * (ours or 0.0))):
+            ours, eager = against_eager(call, model, budget, model.renew, known)
+        count = EXPLAINED_RUNS if model and (ours or 0.0) < AUTOTUNE_SECONDS else 1
+        if not (budget is None or budget.allows(count * (ours or 0.0))):
             return _Seconds(ours, eager)
-        runs = [program.time_steps(tensors) for _ in range(EXPLAINED_RUNS if model else 1)]
+        runs = [program.time_steps(tensors) for _ in range(count)]
         return _Seconds(ours, eager, [min(times) for times in zip(*runs, strict=True)])
 
     def _explain(self, program: Program, planner: Planner, seconds: _Seconds, runs: str, budget: Budget | None) -> Explanation:

@@ -103,6 +103,26 @@ def test_runs_of_a_candidate_end_with_the_budget(seconds: float, given: float, r
     assert found == [[seconds]] * (runs if seconds >= 1 else max(1, runs - 1))  # a long one warms up, and counts
 
 
+@pytest.mark.parametrize(("seconds", "fastest", "runs"), [(1, 0.4, 1), (1, 0.6, 2), (0.01, 0.001, 6)])
+def test_a_long_candidate_that_is_far_slower_runs_once(seconds: float, fastest: float, runs: int) -> None:
+    clock = Clock()
+    program = SlowProgram(clock, seconds)
+    step_seconds(program, [], Budget(10, clock=clock), fastest)  # type: ignore[arg-type]
+    assert program.runs == runs
+
+
+@pytest.mark.parametrize(
+    ("known", "eager", "spent"),
+    [(1, 2.5, 2.5), (1, 1.5, 5), (1, 0.5, 3), (0.1, 2.5, 5.2), (None, 2.5, 7)],
+    ids=["far slower", "slower", "faster", "short", "not timed"],
+)
+def test_the_race_takes_the_time_of_a_long_program_from_autotuning(known: float | None, eager: float, spent: float) -> None:
+    clock = Clock()
+    budget, ours = Budget(10, clock=clock), known or 1.0
+    assert against_eager(clock.passing(ours), clock.passing(eager), budget, known=known) == pytest.approx((ours, eager))
+    assert budget.spent == pytest.approx(spent)
+
+
 @pytest.mark.parametrize(("eager", "given", "calls"), [(1, 10, 2), (0.02, 10, 34), (5, 10, 1), (5, 0, 1), (0.02, 0, 2)])
 def test_the_race_ends_with_the_budget(eager: float, given: float, calls: int) -> None:
     """Where eager wins narrowly it is doubted for a second."""

@@ -115,6 +115,8 @@ class Planner:
         self.choice: dict[Node, Option] = {}  # of the program last assembled
         self.untold = 0, 0.0  # nodes with options that autotuning has left without a time, and their share of the time
         self.look = 0.0  # seconds for which a program was measured last
+        self.fastest = math.inf  # seconds of the fastest program that autotuning has timed so far
+        self.took: float | None = None  # of the one that it gave, where it has timed that
 
     @cached_property
     def signatures(self) -> dict[Node, str]:
@@ -386,7 +388,9 @@ class Planner:
         One program lives at a time: all that are timed read the same memory for weights, and only the last one's are packed.
         """
         placeholders = PlaceholderWeights(self.weights)
-        chosen = _Autotuning(self, measure, progress, budget or Budget(), placeholders).run()
+        search = _Autotuning(self, measure, progress, budget or Budget(), placeholders)
+        chosen = search.run()
+        self.took = min((timed.seconds for timed in search.timed if timed.choice == chosen), default=None)
         placeholders.release()
         return self.assemble(chosen)
 
@@ -403,7 +407,8 @@ class _Autotuning:
     def __init__(self, planner: Planner, measure: Measure, progress: Say, budget: Budget, weights: PlaceholderWeights) -> None:
         self.planner, self.measure, self.progress, self.budget, self.weights = planner, measure, progress, budget, weights
         self.candidates = Candidates(planner)
-        self.seen: list[_Timed] = []
+        self.seen: list[_Timed] = []  # the candidates
+        self.timed: list[_Timed] = []  # all programs
 
     def run(self) -> dict[Node, Option]:
         with self.budget.spending():
@@ -459,7 +464,9 @@ class _Autotuning:
         self.weights.reset()
         assembled = self.planner.assemble(choice, self.weights)
         seconds = self.planner.record(assembled, self.planner._measured_well(assembled, self.measure, self.budget))
-        return _Timed(seconds, assembled.choice)
+        self.planner.fastest = min(self.planner.fastest, seconds)
+        self.timed.append(_Timed(seconds, assembled.choice))
+        return self.timed[-1]
 
     def _may_go_on(self) -> bool:
         """Whether another program fits into the budget."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,12 +18,17 @@ AUTOTUNE_SECONDS = 0.15
 DOUBT_SECONDS = 1.0
 # Where eager takes this many times as long, two runs of each must do.
 CLEARLY_FASTER = 1.5
+# What takes so many times as long in a first run, a long one, is not run again: as the fastest candidate, or eager as the program.
+HOPELESS = 2.0
 # Calls of each, at most.
 RACES = 200
 
 
-def step_seconds(program: Program, tensors: list[torch.Tensor], budget: Budget) -> list[list[float]]:
-    """Seconds of each step, in a few runs after one that warms up; of that one too, if it is long, or the budget ends with it."""
+def step_seconds(program: Program, tensors: list[torch.Tensor], budget: Budget, fastest: float = math.inf) -> list[list[float]]:
+    """Seconds of each step, in a few runs after one that warms up; of that one too, if it is long, or the budget ends with it.
+
+    ``fastest``: seconds of the fastest candidate so far.
+    """
     began = budget.clock()
 
     def run() -> list[float]:
@@ -31,6 +37,8 @@ def step_seconds(program: Program, tensors: list[torch.Tensor], budget: Budget) 
 
     warm = run()
     runs = [warm] if sum(warm) > AUTOTUNE_SECONDS else []
+    if runs and sum(warm) > HOPELESS * fastest:
+        return runs
     while (
         len(runs) < AUTOTUNE_RUNS
         and (len(runs) < 2 or budget.clock() - began < AUTOTUNE_SECONDS)
@@ -41,10 +49,15 @@ def step_seconds(program: Program, tensors: list[torch.Tensor], budget: Budget) 
 
 
 def against_eager(
-    fast: Callable[[], Any], model: Callable[[], Any], budget: Budget, renew: Callable[[], None] = lambda: None
+    fast: Callable[[], Any],
+    model: Callable[[], Any],
+    budget: Budget,
+    renew: Callable[[], None] = lambda: None,
+    known: float | None = None,
 ) -> tuple[float, float]:
     """Seconds of a call of the one and of the other, in turn, the best of a few each. ``renew`` goes before each of ``model``.
 
+    ``known``: what the one took in autotuning. If that is long and the other is far slower, it is the answer.
     Where the budget has ended it is two of short calls, as a first one makes what later ones find, and one of long calls.
     """
     ours: list[float] = []
@@ -61,12 +74,19 @@ def against_eager(
         return doubtful and len(ours) < RACES and budget.left > pair
 
     with torch.no_grad(), torch.autocast("cpu", enabled=False), budget.spending():
+        if known is not None and known > AUTOTUNE_SECONDS:
+            eager.append(_seconds(model, renew, clock))
+            if eager[0] > HOPELESS * known:
+                return known, eager[0]
         while not ours or again():
-            start = clock()
-            fast()
-            ours.append(clock() - start)
-            renew()
-            start = clock()
-            model()
-            eager.append(clock() - start)
+            ours.append(_seconds(fast, lambda: None, clock))
+            if len(eager) < len(ours):
+                eager.append(_seconds(model, renew, clock))
     return min(ours), min(eager)
+
+
+def _seconds(call: Callable[[], Any], before: Callable[[], None], clock: Callable[[], float]) -> float:
+    before()
+    began = clock()
+    call()
+    return clock() - began
