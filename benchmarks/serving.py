@@ -200,17 +200,21 @@ def soak(minutes: float, tuning: Any, clients: int = 8) -> dict[str, Any]:
             memory.append((time.monotonic() - began, process.memory_info().rss / 1e6))
         for thread in threads:
             thread.join()
-    later = [point for point in memory if point[0] > 6 * minutes] or memory
-    slope = statistics.linear_regression(*zip(*later, strict=True)).slope * 3600 if len(later) > 1 else 0.0
     return {
         "minutes": minutes,
         "clients": clients,
         "counts": dict(counts),
         "lost": counts["sent"] - sum(count for name, count in counts.items() if name != "sent"),
-        "megabytes_an_hour": round(slope, 2),
+        "megabytes_an_hour": slope_of(memory, minutes),
         "memory_mb": [[round(at, 1), round(size, 1)] for at, size in memory],
         **{f"p{percent}_ms": round(value, 3) for percent, value in percentiles(took).items()},
     }
+
+
+def slope_of(memory: list[tuple[float, float]], minutes: float) -> float:
+    """Megabytes an hour, of megabytes at seconds, after the first tenth of the time."""
+    later = [point for point in memory if point[0] > 6 * minutes] or memory
+    return round(statistics.linear_regression(*zip(*later, strict=True)).slope * 3600, 2) if len(later) > 1 else 0.0
 
 
 def show(results: dict[str, Any], console: Console) -> None:

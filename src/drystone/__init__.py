@@ -32,6 +32,7 @@ __all__ = [
     "CaptureError",
     "DrystoneError",
     "DrystoneWarning",
+    "GenerationPool",
     "InputError",
     "Pool",
     "PoolClosedError",
@@ -113,6 +114,7 @@ def enabled(
 # The native core starts at its first use: `import drystone` loads no library and changes nothing.
 _LAZY = {
     "Cache": "drystone.generation.cache",
+    "GenerationPool": "drystone.serving.generation",
     "Pool": "drystone.serving.pool",
     "explain": "drystone.inplace",
     "load": "drystone.copies",
@@ -132,6 +134,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from drystone.generation.cache import Cache
     from drystone.inplace import explain, optimize_, optimizing, restore
     from drystone.profiling import profile
+    from drystone.serving.generation import GenerationPool
     from drystone.serving.pool import Pool
 else:
 

@@ -13,7 +13,7 @@ from drystone.errors import InputError, WeightsReplacedError, warn
 from drystone.generation.cache import Cache
 from drystone.generation.decoder import Decoder
 from drystone.generation.front import front_of
-from drystone.generation.pages import Pages
+from drystone.generation.pages import Pages, Rows, Sequence
 from drystone.generation.source import CausalSource
 from drystone.generation.step import cache_argument, position_limit
 from drystone.preparer import Programs
@@ -141,6 +141,20 @@ class GenerativeModule(ModuleProxy):
             logits = self._texts(cache, ids, positions, leads or [0] * batch, asked)
         cache.grow(count)
         return logits[:, keep] if isinstance(keep, torch.Tensor) else logits
+
+    @property
+    def positions(self) -> int:
+        """Of a text, at most."""
+        return self._limit
+
+    def read_text(self, sequence: Sequence, ids: torch.Tensor) -> torch.Tensor:
+        """Logits (1, vocabulary) after the new tokens ``ids`` (T) of one sequence."""
+        return self._decoder.text(sequence, ids, torch.arange(sequence.length, sequence.length + ids.shape[0]), 1)
+
+    def read_tokens(self, rows: Rows, ids: torch.Tensor) -> torch.Tensor:
+        """Logits (B, vocabulary) after one new token of each row: ``ids`` (B). Rows may differ in length."""
+        positions = torch.tensor([[sequence.length] for sequence in rows.sequences])
+        return self._decoder.tokens(rows, ids[:, None], positions)[:, 0]
 
     def more_of(self, cache: Cache, row: int | None = None) -> tuple[torch.Tensor, ...]:
         """Further inputs of a step, for all rows or one."""

@@ -3,44 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any
 
 import torch
 
 from drystone.cores import Core, cores, divide, within_quota
-from drystone.errors import DrystoneError, InputError, PoolClosedError, UnsupportedError
+from drystone.errors import InputError
 
 from .batching import Form, Shapes, Sliced, merged, parted, shapes, sliced
-from .statistics import PoolStatistics, Recorder
+from .service import Request, Service, at_least_one
+from .statistics import PoolStatistics
 
 # Forms whose results are known. Requests of more are seldom merged.
 _FORMS = 4096
 
 
 @dataclass(eq=False)
-class _Request:
+class _Request(Request):
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    deadline: float | None
     sliced: Sliced | None
     future: Future[Any] = field(default_factory=Future)
-    since: float = field(default_factory=time.monotonic)
-
-    @property
-    def late(self) -> bool:
-        return self.deadline is not None and time.monotonic() > self.deadline
 
 
-class Pool:
+class Pool(Service[_Request]):
     """Calls of ``model`` from many threads, or from asyncio, on ``streams`` threads with cores of their own.
 
     >>> with Pool(torch.nn.Linear(4, 2).eval(), streams=1, cores_per_stream=1) as pool:
@@ -80,21 +72,14 @@ class Pool:
     ) -> None:
         if not callable(model):
             raise InputError(f"Pool: expected a module, got {type(model).__name__}")
-        for name, value in (("streams", streams), ("max_batch", max_batch), ("max_queue", max_queue)):
-            if value < 1:
-                raise InputError(f"Pool: {name} is {value}, and must be 1 at least")
+        at_least_one("Pool", streams=streams, max_batch=max_batch, max_queue=max_queue)
         if max_wait_ms < 0:
             raise InputError(f"Pool: max_wait_ms is {max_wait_ms}, and must be 0 at least")
         places = _places(streams, cores_per_stream)
-        self._model, self._max_batch, self._max_wait, self._max_queue = model, max_batch, max_wait_ms / 1e3, max_queue
-        self._queue: deque[_Request] = deque()
-        self._changed = threading.Condition()
-        self._closed = False
-        self._process = os.getpid()
+        super().__init__(max_queue)
+        self._model, self._max_batch, self._max_wait = model, max_batch, max_wait_ms / 1e3
         self._alone: dict[Form, Shapes | None] = {}  # of the result of one request; None where requests can't be merged
-        self._recorder = Recorder()
         threads = torch.get_num_threads()
-        self._threads = []
         for number, place in enumerate(places):
             ready = threading.Event()
             name = f"drystone-stream-{number}"
@@ -103,7 +88,6 @@ class Pool:
             ready.wait()
             self._threads.append(thread)
         torch.set_num_threads(threads)  # what threads that start later begin with
-        atexit.register(self.close)
 
     def __call__(self, *args: Any, deadline: float | None = None, **kwargs: Any) -> Any:
         """The model's result for these arguments.
@@ -130,61 +114,16 @@ class Pool:
         return request.future
 
     async def _awaited(self, request: _Request) -> Any:
-        if not self._admit(request, wait=False):
-            await asyncio.to_thread(self._admit, request)
+        await self._admitted(request)
         return await asyncio.wrap_future(request.future)
 
     def statistics(self) -> PoolStatistics:
         """Counts and latencies."""
-        return self._recorder.read(len(self._queue))
-
-    def close(self) -> None:
-        """Refuse new requests, answer those that wait, and end the streams."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-        if self._process == os.getpid():
-            for thread in self._threads:
-                thread.join()
-        atexit.unregister(self.close)
-
-    def __reduce__(self) -> Any:
-        raise UnsupportedError(
-            "a Pool has threads, and can't be copied or pickled: copy or pickle its model, and make a pool of it there"
-        )
-
-    def __enter__(self) -> Pool:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
-    # -- requests ------------------------------------------------------------------------------------------------------------
+        return PoolStatistics(queued=len(self._queue), **self._recorder.read("requests", "failed", "late", "batches"))
 
     def _request(self, args: tuple[Any, ...], kwargs: dict[str, Any], deadline: float | None) -> _Request:
-        if self._process != os.getpid():
-            raise DrystoneError("Pool: this is a forked process, in which the pool's threads do not live; make a pool in it")
-        if deadline is not None and deadline <= 0:
-            raise InputError(f"Pool: the deadline is {deadline} s, and must be above 0")
-        end = None if deadline is None else time.monotonic() + deadline
-        return _Request(args, kwargs, end, sliced((args, kwargs)) if self._max_batch > 1 else None)
-
-    def _admit(self, request: _Request, wait: bool = True) -> bool:
-        with self._changed:
-            while True:
-                if self._closed:
-                    raise PoolClosedError("Pool: it is closed")
-                if len(self._queue) < self._max_queue:
-                    self._queue.append(request)
-                    self._changed.notify_all()
-                    return True
-                if not wait:
-                    return False
-                left = None if request.deadline is None else request.deadline - time.monotonic()
-                if left is not None and left <= 0:
-                    self._recorder.late()
-                    raise TimeoutError(f"Pool: {self._max_queue} requests wait before this one, whose deadline has passed")
-                self._changed.wait(left)
+        end = self._end(deadline)
+        return _Request(args, kwargs, sliced((args, kwargs)) if self._max_batch > 1 else None, deadline=end)
 
     # -- streams -------------------------------------------------------------------------------------------------------------
 
@@ -243,14 +182,14 @@ class Pool:
         ready = []
         for request in requests:
             if request.late:
-                self._recorder.late()
+                self._recorder.count(late=1)
                 request.future.set_exception(TimeoutError("Pool: the deadline passed before the computation began"))
             elif request.future.set_running_or_notify_cancel():
                 ready.append(request)
         if len(ready) > 1 and self._together(ready):
             return
         for request in ready:
-            self._recorder.batch()
+            self._recorder.count(batches=1)
             try:
                 result = self._model(*request.args, **request.kwargs)
                 if request.sliced:
@@ -276,13 +215,14 @@ class Pool:
         if results is None:
             self._alone[form] = None
             return False
-        self._recorder.batch()
+        self._recorder.count(batches=1)
         for request, result in zip(requests, results, strict=True):
             self._finish(request, result)
         return True
 
     def _finish(self, request: _Request, result: Any = None, error: BaseException | None = None) -> None:
-        self._recorder.request(time.monotonic() - request.since, failed=error is not None)
+        self._recorder.count(**{"requests" if error is None else "failed": 1})
+        self._recorder.took(time.monotonic() - request.since)
         if error is not None:
             request.future.set_exception(error)
         else:

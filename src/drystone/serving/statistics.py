@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import statistics
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 # Of the latest requests, so that a service that runs for months says how it is doing now.
 KEPT = 10_000
@@ -42,30 +43,55 @@ class PoolStatistics:
         return (self.requests + self.failed) / self.batches if self.batches else 0.0
 
 
+@dataclass(frozen=True)
+class GenerationStatistics:
+    """Counts since the pool was made. Latencies, from request to first token, are of the latest 10 000 requests, in milliseconds.
+
+    ``requests``: answered in full. ``failed``: with an error. ``late``: past their deadline. ``cancelled``: by whoever asked.
+    ``tokens``: generated, of all requests. ``steps``: calls that decoded a token of each sequence, ``decoded`` in all. ``reused``:
+    tokens of prompts that were in the cache. ``running`` and ``queued``: requests now. ``cache_bytes``: of the pages that sequences
+    have now.
+    """
+
+    requests: int
+    failed: int
+    late: int
+    cancelled: int
+    tokens: int
+    steps: int
+    decoded: int
+    reused: int
+    running: int
+    queued: int
+    cache_bytes: int
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+
+    @property
+    def mean_batch(self) -> float:
+        """Sequences a step."""
+        return self.decoded / self.steps if self.steps else 0.0
+
+
 class Recorder:
-    """Counts, from several threads."""
+    """Counts by name, and latencies, from several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._requests = self._failed = self._late = self._batches = 0
+        self._counts: Counter[str] = Counter()
         self._seconds: deque[float] = deque(maxlen=KEPT)
 
-    def batch(self) -> None:
+    def count(self, **more: int) -> None:
         with self._lock:
-            self._batches += 1
+            self._counts.update(more)
 
-    def late(self) -> None:
+    def took(self, seconds: float) -> None:
         with self._lock:
-            self._late += 1
-
-    def request(self, seconds: float, failed: bool) -> None:
-        with self._lock:
-            self._failed += failed
-            self._requests += not failed
             self._seconds.append(seconds)
 
-    def read(self, queued: int) -> PoolStatistics:
+    def read(self, *names: str) -> dict[str, Any]:
+        """Counts of these names, and the latencies' percentiles."""
         with self._lock:
-            seconds = list(self._seconds)
-            counts = (self._requests, self._failed, self._late, self._batches)
-        return PoolStatistics(*counts, queued, *percentiles(seconds).values())
+            seconds, counts = list(self._seconds), {name: self._counts[name] for name in names}
+        return counts | {f"p{percent}_ms": value for percent, value in percentiles(seconds).items()}

@@ -42,7 +42,9 @@ def bench(
             "of transformers; an artefact.",
         ),
     ],
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16, or int8: each engine quantises.")] = "float32",
+    dtype: Annotated[
+        str, typer.Option(help="float32, bfloat16, or int8: each engine quantises. Weights in int8 or int4 for --generate.")
+    ] = "float32",
     batch: Annotated[int, typer.Option(min=1)] = 1,
     threads: Annotated[int | None, typer.Option(min=1, help="Of an instance. Default: the physical cores, divided.")] = None,
     instances: Annotated[int, typer.Option(min=1, help="Processes at the same time, on cores of their own.")] = 1,
@@ -53,6 +55,10 @@ def bench(
     input: Annotated[list[str] | None, typer.Option(metavar="[NAME=]SIZES[:DTYPE]", help=INPUT_HELP)] = None,
     rounds: Annotated[int, typer.Option(min=3, help="Bursts of each contender.")] = 12,
     again: Annotated[bool, typer.Option("--again", help="Prepare twice: with empty caches, then with filled ones.")] = False,
+    generate: Annotated[
+        int | None, typer.Option(min=2, help="Time texts of so many tokens instead, of causal language models; --batch texts.")
+    ] = None,
+    prompt: Annotated[int, typer.Option(min=1, help="Tokens before those of --generate.")] = 128,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Add the results to this file.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the results (all those in --json, if given).")] = None,
 ) -> None:
@@ -68,6 +74,14 @@ def bench(
             f"{instances} of {threads} threads, and this process may use {len(within_quota(cores()))} cores",
             param_hint="--instances",
         )
+    if generate is not None:
+        if instances > 1 or again or size or input:
+            raise typer.BadParameter("it takes no --instances, --again, --size or --input", param_hint="--generate")
+        from .text.command import bench_texts
+        from .text.contenders import Lengths
+
+        code = bench_texts(models, dtype, Lengths(prompt, generate, batch), threads, against, rounds, json, plot, console)
+        raise typer.Exit(code)
     contenders = _contenders(against, dtype)
     sizes = size_of(size)
     given = tuple(input or ())

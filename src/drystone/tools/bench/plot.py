@@ -8,7 +8,7 @@ from pathlib import Path
 from .results import Result, ResultFile, geometric_mean
 
 # Drystone stands out; the engines are told apart by hue, what stock PyTorch offers is grey. Readable in greyscale too.
-_COLOURS = {
+COLOURS = {
     "drystone": "#c0392b",
     "drystone_parts": "#d98880",
     "drystone_eager": "#e6b0aa",
@@ -16,17 +16,21 @@ _COLOURS = {
     "openvino": "#5fa8d3",
     "zentorch": "#3f8f6b",
     "inductor": "#f0a04b",
+    "llama.cpp": "#2b6ca3",
+    "eager": "#8a8f98",
+    "eager_static": "#aeb4bd",
     "eager_autocast": "#8a8f98",
     "channels_last": "#aeb4bd",
     "to_mkldnn": "#d3d7dd",
 }
-_LABELS = {
+LABELS = {
     "drystone_parts": "drystone, in parts",
     "drystone_eager": "drystone, packed layers",
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",
     "inductor": "torch.compile, freezing",
     "eager_autocast": "eager, autocast",
+    "eager_static": "eager, static cache",
 }
 
 
@@ -41,7 +45,7 @@ def plot(source: Path, target: Path) -> None:
     measured = {o.contender for r in results for o in r.outcomes if o.ok} - {"eager"}
     if not measured:
         raise ValueError(f"{source} holds nothing that was measured beside eager")
-    contenders = [name for name in _COLOURS if name in measured] + sorted(measured - _COLOURS.keys())
+    contenders = [name for name in COLOURS if name in measured] + sorted(measured - COLOURS.keys())
 
     rows = [(_label(result, results), {name: result.ratio("eager", name) for name in contenders}) for result in results]
     if len(rows) > 1:
@@ -52,9 +56,7 @@ def plot(source: Path, target: Path) -> None:
     for i, name in enumerate(contenders):
         values = [speedups[name] or 0.0 for _, speedups in rows]
         places = [row + (i - (len(contenders) - 1) / 2) * height for row in range(len(rows))]
-        bars = axes.barh(
-            places, values, height * 0.92, color=_COLOURS.get(name, "#7f6b9c"), label=_LABELS.get(name, name), zorder=2
-        )
+        bars = axes.barh(places, values, height * 0.92, color=COLOURS.get(name, "#7f6b9c"), label=LABELS.get(name, name), zorder=2)
         if name == "drystone" or len(rows) == 1:
             axes.bar_label(bars, [f"{value:.2f}" if value else "failed" for value in values], padding=3, fontsize=8)
     axes.axvline(1.0, color="#333333", linewidth=0.8, zorder=3)

@@ -6,12 +6,13 @@ Needs the packages ``gguf`` and ``xllamacpp``.
 from __future__ import annotations
 
 import json
+import os
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-#: llama.cpp's types of weights, by drystone's.
+# llama.cpp's types of weights, by drystone's.
 KINDS = {"float32": "F32", "bfloat16": "F16", "int8": "Q8_0", "int4": "Q4_0"}
 
 
@@ -42,6 +43,7 @@ def write(model: Any, path: Path, kind: str) -> None:
             if part in name:  # llama.cpp turns neighbours, transformers halves
                 data = data.reshape(count, 2, -1, data.shape[1]).transpose(1, 2).reshape(data.shape)
         target = names.get_name(name, try_suffixes=(".weight",))
+        assert target is not None, name
         array = data.contiguous().numpy()
         if data.dim() == 2:
             writer.add_tensor(target, gguf.quants.quantize(array, quantised), raw_dtype=quantised)
@@ -72,6 +74,9 @@ _server: Any = None
 
 def _open(path: str, threads: int, positions: int) -> None:
     global _server
+    silent = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):  # it tells of each text
+        os.dup2(silent, stream)
     import xllamacpp
 
     params = xllamacpp.CommonParams()
