@@ -28,7 +28,7 @@ from drystone.graph.ops import Aten, Operator
 from drystone.options import Options
 from drystone.passes import simplify
 from drystone.passes.in_precision import in_precision
-from drystone.passes.quantise_weights import BITS, keep_codes, mark_stored, quantise_weights, quantised_weights
+from drystone.passes.quantise_weights import BITS, allow_rounding, keep_codes, mark_stored, quantise_weights, quantised_weights
 from drystone.plan.assembled import Assembled, Ends, StepRecord
 from drystone.plan.autotune import Planner
 from drystone.plan.budget import Budget
@@ -365,6 +365,8 @@ def lowered(captured: Captured, options: Options, float32: Collection[str] = (),
     if options.weights in BITS:
         quantise_weights(graph, options.weights, options.group_size)
     keep_codes(graph, options.grouped)
+    if options.activations is not None:
+        allow_rounding(graph)
     if options.accuracy == "strict":
         mark_accurate(graph)
     return in_precision(graph, options.dtype)
