@@ -3,6 +3,7 @@
     python benchmarks/language_models.py --json language_models.json
 
 llama.cpp (packages ``gguf`` and ``xllamacpp``, where they are installed) has the same weights, as F32, F16, Q8_0 and Q4_0.
+It rounds what the last two are multiplied by to int8, as drystone does where it is asked to (``activations="int8"``).
 """
 
 from __future__ import annotations
@@ -50,6 +51,10 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
+#: The contender that rounds x too.
+ROUNDED = "drystone, x in int8"
+
+
 def read_bytes(model: Any, kind: str) -> float:
     """Of the weights that each token reads: all but the embedding, which one row is read of."""
     bits = {"float32": 32, "bfloat16": 16, "int8": 8.5, "int4": 4.5}[kind]  # a float16 scale for 32 weights
@@ -76,7 +81,7 @@ def main() -> None:
         print(f"{kind}: prepared in {results[kind]['prepared_seconds']:.1f} s; reading the weights takes {limit:.1f} ms")
         for name, found in results[kind]["contenders"].items():
             prefill, token = found["prefill_tokens_a_second"], found["milliseconds_a_token"]
-            print(f"  {name:10} prefill {prefill:6.0f} tokens/s, decode {token:6.1f} ms a token of {asked.rows} rows")
+            print(f"  {name:20} prefill {prefill:6.0f} tokens/s, decode {token:6.1f} ms a token of {asked.rows} rows")
     if asked.json:
         asked.json.write_text(json.dumps(results, indent=1) + "\n")
 
@@ -92,6 +97,11 @@ def measure(model: Any, kind: str, ids: torch.Tensor, asked: argparse.Namespace)
         return first, (all - first) / (asked.generate - 1)
 
     contenders = {"drystone": lambda: of(fast)}
+    rounding = None
+    if "weights" in KINDS[kind]:
+        rounded = drystone.optimize(model, **KINDS[kind], activations="int8")
+        rounding = rounded.explain().rounding
+        contenders[ROUNDED] = lambda: of(rounded)
     if kind == "float32":
         contenders["eager"] = lambda: of(model)
     peer = None
@@ -115,6 +125,8 @@ def measure(model: Any, kind: str, ids: torch.Tensor, asked: argparse.Namespace)
     for name, each in taken.items():
         prefill, token = (statistics.median(column) for column in zip(*each, strict=True))
         found[name] = {"prefill_tokens_a_second": ids.numel() / prefill, "milliseconds_a_token": 1e3 * token}
+    if rounding is not None:
+        found[ROUNDED]["relative_error"] = rounding.error  # of the logits, against drystone's without rounding
     return {"prepared_seconds": prepared, "contenders": found}
 
 

@@ -118,9 +118,9 @@ def optimize(
             Weights that torchao's ``quantize_`` has quantised without x (Int8WeightOnlyConfig, IntxWeightOnlyConfig) keep their
             codes in any case; a twin of the model, in which they are floats, stands for it then.
         group_size: 32, 64 or 128. It must divide the inputs of each linear layer that is not in ``keep``.
-        activations: ``"int8"`` lets products with weights in codes round their x to int8 as well, each ``group_size`` neighbours of a
-            row by their largest magnitude, and multiply codes by codes: where that is faster. ``explain()`` says what it costs:
-            the relative L2 error of the results against the same program without it. NaN and infinities make a row NaN.
+        activations: ``"int8"`` lets products with weights in codes round their x to int8 as well, each ``group_size`` neighbours
+            of a row by their largest magnitude, and multiply codes by codes, where that is faster. ``explain()`` says what it
+            costs: the relative L2 error of the results against the same program without it. NaN and infinities make a row NaN.
         keep: submodules whose weights are not quantised, as ``keep_fp32`` names them.
 
     Raises:
