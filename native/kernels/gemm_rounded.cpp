@@ -80,19 +80,34 @@ inline Floats numbers_at(const T* x, int64_t from, int64_t count) {
   return load<kFloats>(rest);
 }
 
+// All elements in one, by an operation that takes them in any order.
+template <class Op>
+inline int32_t folded(Ints v, Op op) {
+  using Eight = Vector<int32_t, 8>;
+  using Four = Vector<int32_t, 4>;
+#ifdef __AVX512F__
+  const Eight eight = op((Eight)_mm512_castsi512_si256((__m512i)v), (Eight)_mm512_extracti32x8_epi32((__m512i)v, 1));
+#else
+  const Eight eight = v;
+#endif
+  const Four four = op((Four)_mm256_castsi256_si128((__m256i)eight), (Four)_mm256_extracti128_si256((__m256i)eight, 1));
+  const Four two = op(four, (Four)_mm_shuffle_epi32((__m128i)four, 0x4e));
+  return op(two, (Four)_mm_shuffle_epi32((__m128i)two, 0xb1))[0];
+}
+
 // `shift`: what weights are multiplied as, less their codes without a sign.
 template <class T>
 void round_group(const T* x, const Groups& kind, int32_t shift, char* to) {
   constexpr int32_t infinite = 0x7f800000;
   constexpr float fewest = 0x1p-120f;
   // As integers magnitudes are in the same order, infinity and NaN above all.
+  const auto larger_one = [](auto a, auto b) { return a > b ? a : b; };
   Ints largest_bits = {};
   for (int64_t i = 0; i < kind.group; i += kFloats) {
     const Ints bits = (Ints)numbers_at(x, i, kind.group) & 0x7fffffff;
-    largest_bits = bits > largest_bits ? bits : largest_bits;
+    largest_bits = larger_one(bits, largest_bits);
   }
-  int32_t most = 0;
-  for (int i = 0; i < kFloats; i++) most = largest_bits[i] > most ? largest_bits[i] : most;
+  const int32_t most = folded(largest_bits, larger_one);
   const float largest = __builtin_bit_cast(float, most);
   const bool finite = most < infinite;
   const float inverse = finite && largest > fewest ? 127.0f / largest : 0.0f;
@@ -112,8 +127,7 @@ void round_group(const T* x, const Groups& kind, int32_t shift, char* to) {
       for (int64_t j = i; j < padded; j++) codes[j] = rest[j - i];
     }
   }
-  int32_t sum = 0;
-  for (int i = 0; i < kFloats; i++) sum += sums[i];
+  const int32_t sum = folded(sums, [](auto a, auto b) { return a + b; });
   RoundedGroup head;
   head.scale = finite ? largest / 127.0f : __builtin_nanf("");
   head.start = sum * (shift - (kind.minima ? 0 : static_cast<int32_t>(kind.zero())));
