@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from torch import nn
 import drystone
 from agreement import float32_limit, prepared_of, program_of, relative_error
 from drystone import native
+from drystone.graph.groups import Kind, dequantised, rounded
+from drystone.graph.groups import quantised as quantised_parts
 from drystone.graph.interpreter import run
 from drystone.graph.ops import QuantisedLinear
 from small_models import Decides
@@ -55,6 +58,55 @@ def test_bfloat16_rounds_what_it_rounds_without() -> None:
     exact = run(prepared_of(drystone.optimize(model, x, weights="int8", tuning="estimate")).graph, [x], torch.float64)[0]
     fast = drystone.optimize(model, x, weights="int8", tuning="estimate", dtype=torch.bfloat16)
     assert relative_error(program_of(fast)([x])[0], exact) < 0.02
+
+
+def with_rounded_x(model: nn.Linear, x: torch.Tensor, kind: Kind) -> torch.Tensor:
+    codes, scales = quantised_parts(model.weight, kind).tensors()
+    weight = dequantised(kind.bits, codes, scales.double())
+    return nn.functional.linear(rounded(x, kind.group).double(), weight, model.bias.double())
+
+
+needs_kernels = pytest.mark.skipif(native.isa() == "none", reason="no native kernels")
+
+
+@needs_kernels
+@pytest.mark.parametrize("group", [32, 64, 128])
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_rounded_activations_are_multiplied_exactly(weights: Any, group: Any) -> None:
+    model, kind = nn.Linear(256, 50).eval(), Kind(int(weights[3:]), group)
+    for rows in (1, 3, 40):
+        x = torch.randn(rows, 256)
+        fast = drystone.optimize(model, x, weights=weights, group_size=group, activations="int8", tuning="estimate")
+        assert "drystone_gemm_rounded" in fast.explain().steps[0].implementation
+        assert relative_error(program_of(fast)([x])[0], with_rounded_x(model, x, kind)) < 1e-6
+
+
+@needs_kernels
+@pytest.mark.parametrize("tuning", ["estimate", "measure"])
+def test_explain_says_what_rounded_activations_cost(tuning: Any) -> None:
+    model, x = Block().eval(), torch.randn(1, 3, 64)
+    fast, exact = (drystone.optimize(model, x, weights="int8", activations=how, tuning=tuning) for how in ("int8", None))
+    assert exact.explain().rounding is None and "rounded" not in str(exact.explain())
+    found, steps = fast.explain().rounding, [step for step in fast.explain().steps if "rounded" in step.implementation]
+    if found is None:
+        assert tuning == "measure" and not steps  # where floats are faster
+        return
+    assert 1 <= len(steps) == found.rounded <= found.products
+    assert 1e-4 < found.error < 0.02
+    got, want = (program_of(each)([x])[0] for each in (fast, exact))
+    assert relative_error(got, want) == pytest.approx(found.error, rel=1e-3)
+    assert f"{found.rounded} of {found.products} products with them round x to int8" in str(fast.explain())
+    other = torch.randn(1, 17, 64)
+    fast(other)
+    assert torch.equal(fast(x), copy.deepcopy(fast)(x))
+
+
+@needs_kernels
+def test_activations_are_rounded_after_loading_too(tmp_path: Path) -> None:
+    model, x = Block().eval(), torch.randn(1, 3, 64)
+    fast = drystone.optimize(model, x, weights="int4", activations="int8", tuning="estimate")
+    drystone.save(fast, tmp_path / "saved")
+    assert torch.equal(program_of(drystone.load(tmp_path / "saved"))([x])[0], program_of(fast)([x])[0])
 
 
 def test_kept_modules_keep_their_weights() -> None:
@@ -142,6 +194,10 @@ def test_options_out_of_range() -> None:
     for wrong in ({"weights": "int2"}, {"weights": "int4", "group_size": 48}, {"weights": "int8", "keep": ["head"]}):
         with pytest.raises(drystone.InputError, match=r"weights|group_size|keep"):
             drystone.optimize(model, x, **wrong)  # type: ignore[arg-type]
+    with pytest.raises(drystone.InputError, match="activations: expected one of None, 'int8'"):
+        drystone.optimize(model, x, weights="int8", activations="int4")  # type: ignore[arg-type]
+    with pytest.raises(drystone.InputError, match='give weights="int8" or "int4" too'):
+        drystone.optimize(model, x, activations="int8")
     with pytest.raises(drystone.UnsupportedError, match="weights"):
         drystone.optimize(model, x, weights="int4", capture="eager")
     with pytest.raises(drystone.InputError, match="48 inputs"):

@@ -63,19 +63,19 @@ void bind_gemm(nb::module_& m) {
           "without VPDPBUSD. "
           "Codes: as Product's; or, ``dynamic`` by 'tensor' or 'row', x is float32 or bfloat16, quantised to ``codes`` (lowest, highest) "
           "by its own range as torch's choose_qparams does: scale = range / (highest - lowest), at least ``eps``; ``symmetric``: the "
-          "largest magnitude over half of that, with zero point 0.")
+          "largest magnitude over half of that, with zero point 0. ``rounds_x``: x is rounded to int8 in the groups of the weights.")
           .def(
               "__init__",
               [](Gemm* self, const TensorDesc& x, int64_t columns, bool has_bias, const TensorDesc& output,
                  const std::vector<PostOpTuple>& post_ops, bool widened, const std::vector<float>& weight_scales, bool weights_fit_7_bits,
                  const std::optional<std::string>& dynamic, bool symmetric, const std::pair<int, int>& codes, float eps,
-                 const GroupedStrips* groups) {
+                 const GroupedStrips* groups, bool rounds_x) {
                 new (self) Gemm(x, columns, has_bias, output, post_ops_of(post_ops), widened, {weight_scales, weights_fit_7_bits},
-                                dynamic_of(dynamic, symmetric, codes, eps), nullptr, groups);
+                                dynamic_of(dynamic, symmetric, codes, eps), nullptr, groups, rounds_x);
               },
               "x"_a, "n"_a, "has_bias"_a, "output"_a, "post_ops"_a, "widened"_a = false, "weight_scales"_a = std::vector<float>(),
               "weights_fit_7_bits"_a = false, "dynamic"_a = nb::none(), "symmetric"_a = false, "codes"_a = std::pair(0, 255),
-              "eps"_a = 1.1920929e-7f, "groups"_a.none() = nb::none()));
+              "eps"_a = 1.1920929e-7f, "groups"_a.none() = nb::none(), "rounds_x"_a = false));
   bind_packing(
       nb::class_<ImplicitGemm, Step>(
           m, "ImplicitGemm",

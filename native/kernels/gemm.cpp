@@ -8,7 +8,7 @@
 // What a tile summed goes through its epilogue in the first level, and to memory once. How the work is cut: steps/gemm.cpp.
 //
 // Weights may be codes of 4 or 8 bits (gemm_groups.cpp). A single block of rows decodes them in registers, more have a strip decoded
-// before it is used for all of them.
+// before it is used for all of them. Or x is rounded to codes too (gemm_rounded.cpp), for any number of rows.
 //
 // Another arithmetic is another tile function (gemm_tile.h, gemm_tiles.cpp): the packed rows and weights are in the order of AMX tiles.
 //
@@ -26,6 +26,7 @@
 #include "kernels/gemm_dot.h"
 #include "kernels/gemm_groups.h"
 #include "kernels/gemm_math.h"
+#include "kernels/gemm_rounded.h"
 #include "kernels/gemm_rows.h"
 #include "kernels/gemm_tile.h"
 #include "kernels/gemm_tiles.h"
@@ -139,11 +140,11 @@ void compute(const GemmArgs& a, const Part& part) {
   Finish finish(a, codes);
   const bool on_codes = gemm_on_codes(a.arithmetic);
   alignas(64) float tile[kAmxTileFloats], first[kStrip];
-  const int64_t step = step_k(a), element = gemm_x_bytes(a.arithmetic);
+  const int64_t step = step_k(a), element = gemm_element_bytes(a);
   const int64_t row_total = part.rows.end - part.rows.begin, strip_total = part.strips.end - part.strips.begin;
   const int64_t row_parts = ceil_div(row_total, a.block_m), strip_parts = ceil_div(strip_total, a.block_strips);
   const int64_t padded_n = ceil_div(a.n, kStrip) * kStrip;
-  const bool coded = a.groups.bits > 0;
+  const bool coded = a.groups.bits > 0, rounds = gemm_rounds_x(a.arithmetic);
   bool warm = false;
 
   for (int64_t mp = 0; mp < row_parts; mp++) {
@@ -155,9 +156,16 @@ void compute(const GemmArgs& a, const Part& part) {
         const Range depth{k, least(part.k.end, k + a.block_k)};
         const int64_t padded = ceil_div(depth.end - depth.begin, chunk_k(a)) * chunk_k(a), steps = ceil_div(depth.end - depth.begin, step);
         char* packed = part.packed + count * (k - part.k.begin) * element;
-        if (np == 0) pack_rows(a, rows, depth, codes, packed);
+        if (np == 0 && rounds) {
+          for (int64_t b = 0; b < blocks; b++) {
+            const Range block = row_block(a, count, b, blocks);
+            round_rows(a, {rows.begin + block.begin, rows.begin + block.end}, depth, packed + block.begin * padded * element);
+          }
+        } else if (np == 0) {
+          pack_rows(a, rows, depth, codes, packed);
+        }
         const bool opens = k == part.k.begin, closes = depth.end == part.k.end;
-        const bool in_registers = coded && blocks == 1 && element == 4;
+        const bool in_registers = coded && !rounds && blocks == 1 && element == 4;
         const bool scaled =
             in_registers && opens && closes && scale_for_groups(a.groups, packed, count, depth.begin, depth.end, part.x_sums);
 
@@ -174,7 +182,7 @@ void compute(const GemmArgs& a, const Part& part) {
                              : np + 1 < strip_parts ? weights_from(a, strips.end, part.k.begin)
                                                     : weights_from(a, part.strips.begin, part.k.begin);
           const Ahead ahead = ahead_of(a, vectors, steps, blocks);
-          if (coded && !in_registers) {
+          if (coded && !rounds && !in_registers) {
             decode_strip(a.groups, a.arithmetic, weights, vectors, depth.begin, depth.end, reinterpret_cast<char*>(part.for_codes));
             weights = reinterpret_cast<const char*>(part.for_codes);
           }
@@ -200,7 +208,9 @@ void compute(const GemmArgs& a, const Part& part) {
               t.sums_stride = padded_n;
             }
             if (closes && !part.results) finish.fetch(row, height, strip * kStrip, columns);
-            if (scaled)
+            if (rounds)
+              rounded_tile(a.arithmetic, a.groups, height, vectors)(t, a.groups, depth.begin, depth.end);
+            else if (scaled)
               multiply_scaled(t, vectors, a.groups, depth.begin, depth.end, part.x_sums);
             else if (in_registers)
               groups_tile(a.groups, height, vectors)(t, a.groups, depth.begin, depth.end);

@@ -12,11 +12,35 @@ namespace drystone {
 // bf16_dot multiplies pairs (VDPBF16PS), so does bf16_tiles (AMX); bf16_widened computes in float32, with weights that it reads as
 // bfloat16 and x of either dtype. The others multiply codes (core/quantisation.h) by weights of s8, exactly, in int32: codes_dot fours
 // (VPDPBUSD), codes_tiles as well (AMX), codes_pairs pairs that stay within 16 bits as the weights do within 7 (VPMADDUBSW), codes_wide
-// pairs of 16 bits (VPMADDWD).
-enum class GemmArithmetic : uint8_t { f32, bf16_widened, bf16_dot, bf16_tiles, codes_dot, codes_tiles, codes_pairs, codes_wide };
+// pairs of 16 bits (VPMADDWD). rounded_dot (VPDPBUSD) and rounded_pairs (VPMADDUBSW) multiply weights in groups by floats that are rounded
+// to s8, group by group, exactly in int32, and add the groups in float32.
+enum class GemmArithmetic : uint8_t {
+  f32,
+  bf16_widened,
+  bf16_dot,
+  bf16_tiles,
+  rounded_dot,
+  rounded_pairs,
+  codes_dot,
+  codes_tiles,
+  codes_pairs,
+  codes_wide
+};
 
 constexpr bool gemm_on_codes(GemmArithmetic a) { return a >= GemmArithmetic::codes_dot; }
+constexpr bool gemm_rounds_x(GemmArithmetic a) { return a == GemmArithmetic::rounded_dot || a == GemmArithmetic::rounded_pairs; }
 constexpr bool gemm_on_tiles(GemmArithmetic a) { return a == GemmArithmetic::bf16_tiles || a == GemmArithmetic::codes_tiles; }
+
+// A group of a row of x that is rounded: scale * code, symmetric, scale = the largest magnitude / 127. Its codes follow, s8, filled up with
+// zeros to the words of the weights.
+struct RoundedGroup {
+  float scale;
+  int32_t start;  // of a sum of products: the sum of the codes, as often as makes up for what the weights' codes are above the weights
+  float sum;      // of the rounded numbers
+  int32_t unused;
+
+  static constexpr int64_t bytes(const Groups& kind) { return sizeof(RoundedGroup) + kind.words() * kind.unit(); }
+};
 
 // An element of a packed row of x, in bytes, and how many k a step multiplies: four bytes of weights a column.
 constexpr int gemm_x_bytes(GemmArithmetic a) {
@@ -100,5 +124,11 @@ struct GemmArgs {
   bool has_patches = false;
   GemmPatches patches = {};
 };
+
+// A packed row of x lies chunk by chunk: how many k that is, and how many bytes an element takes of it, at most.
+constexpr int64_t gemm_chunk_k(const GemmArgs& a) { return gemm_rounds_x(a.arithmetic) ? a.groups.group : 64 / gemm_x_bytes(a.arithmetic); }
+constexpr int64_t gemm_element_bytes(const GemmArgs& a) {
+  return gemm_rounds_x(a.arithmetic) ? (RoundedGroup::bytes(a.groups) + a.groups.group - 1) / a.groups.group : gemm_x_bytes(a.arithmetic);
+}
 
 }  // namespace drystone

@@ -12,17 +12,7 @@ namespace drystone::DRYSTONE_ISA {
 namespace {
 
 constexpr int W = kFloats;
-constexpr int64_t kAhead = 4096;  // bytes
-
 using Words = Vector<uint32_t, W>;
-
-inline Lanes load_half(const char* from) {
-#ifdef __AVX512F__
-  return (Lanes)_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
-#else
-  return (Lanes)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
-#endif
-}
 
 // Code i of each word as a float, less what can be taken off it for nothing.
 template <int Bits>
@@ -59,14 +49,10 @@ struct Scales {
     const int64_t apart = Vectors * W * size_of(kind.dtype);
 #pragma GCC unroll 4
     for (int v = 0; v < Vectors; v++) {
-      scale[v] = number(kind, group, v);
+      scale[v] = numbers_of(kind, group, v);
       offset[v] =
-          kind.minima ? number(kind, group + apart, v) + scale[v] * Code<Bits>::less : scale[v] * (Code<Bits>::less - Code<Bits>::zero);
+          kind.minima ? numbers_of(kind, group + apart, v) + scale[v] * Code<Bits>::less : scale[v] * (Code<Bits>::less - Code<Bits>::zero);
     }
-  }
-
-  static inline Lanes number(const Groups& kind, const char* from, int v) {
-    return kind.dtype == DType::f16 ? load_half(from + v * W * 2) : load<W>(reinterpret_cast<const float*>(from) + v * W);
   }
 };
 
@@ -78,10 +64,6 @@ constexpr float kInPlaceSum = 4096;
 
 // Groups that [begin, end) of k has a part in.
 inline int64_t group_count(const Groups& kind, int64_t begin, int64_t end) { return ceil_div(end, kind.group) - begin / kind.group; }
-
-inline const char* group_at(const Groups& kind, const char* strip, int64_t vectors, int64_t index) {
-  return strip + index * vectors * W * kind.column_bytes();
-}
 
 // `word(address, scales, k)` for each word [begin, end) of k in a strip, group by group.
 template <int Bits, int Vectors, class Work>
@@ -114,7 +96,7 @@ void multiply_groups(const GemmTile& t, const Groups& kind, int64_t begin, int64
                            [&](const char* words, const Scales<Bits, Vectors>& scales, int64_t k) __attribute__((always_inline)) {
 #pragma GCC unroll 4
                              for (int line = 0; line < Vectors * kVectorBytes / 64; line++)
-                               __builtin_prefetch(words + kAhead + line * 64, 0, 2);
+                               __builtin_prefetch(words + kGroupsAhead + line * 64, 0, 2);
                              const char* x = t.x + k / 16 * (Rows * kChunkBytes) + k % 16 * 4;
                              Words word[Vectors];
 #pragma GCC unroll 4
@@ -162,7 +144,7 @@ void multiply_in_place(const GemmTile& t, const Groups& kind, int64_t begin, int
     Lanes sums[sets][Rows][Vectors] = {};
     for (int64_t k = from; k < to; k += unit, words += Vectors * kVectorBytes) {
 #pragma GCC unroll 4
-      for (int line = 0; line < Vectors * kVectorBytes / 64; line++) __builtin_prefetch(words + kAhead + line * 64, 0, 2);
+      for (int line = 0; line < Vectors * kVectorBytes / 64; line++) __builtin_prefetch(words + kGroupsAhead + line * 64, 0, 2);
       const char* x = t.x + (k - begin) / 16 * (Rows * kChunkBytes) + (k - begin) % 16 * 4;
 #pragma GCC unroll 8
       for (int i = 0; i < unit; i++) {
@@ -183,8 +165,8 @@ void multiply_in_place(const GemmTile& t, const Groups& kind, int64_t begin, int
     }
 #pragma GCC unroll 4
     for (int v = 0; v < Vectors; v++) {
-      const Lanes scale = Scales<Bits, Vectors>::number(kind, group, v);
-      const Lanes offset = kind.minima ? Scales<Bits, Vectors>::number(kind, group + apart, v) : scale * -Code<Bits>::zero;
+      const Lanes scale = numbers_of(kind, group, v);
+      const Lanes offset = kind.minima ? numbers_of(kind, group + apart, v) : scale * -Code<Bits>::zero;
 #pragma GCC unroll 16
       for (int r = 0; r < Rows; r++) {
 #pragma GCC unroll 4

@@ -2,9 +2,31 @@
 // the floats that a register tile reads, for many.
 #pragma once
 
+#include <immintrin.h>
+
 #include "kernels/gemm_tile.h"
 
 namespace drystone::DRYSTONE_ISA {
+
+constexpr int64_t kGroupsAhead = 4096;  // bytes that weights in groups are fetched ahead of their use
+
+// A group of a strip: the one with so many before it. Scales of all columns, minima, words.
+inline const char* group_at(const Groups& kind, const char* strip, int64_t vectors, int64_t index) {
+  return strip + index * vectors * kFloats * kind.column_bytes();
+}
+
+inline Lanes load_half(const char* from) {
+#ifdef __AVX512F__
+  return (Lanes)_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+#else
+  return (Lanes)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+#endif
+}
+
+// Vector v of a group's scales, or minima.
+inline Lanes numbers_of(const Groups& kind, const char* from, int v) {
+  return kind.dtype == DType::f16 ? load_half(from + v * kFloats * 2) : load<kFloats>(reinterpret_cast<const float*>(from) + v * kFloats);
+}
 
 // A tile of a few rows of float32 over all k from begin, where a chunk of x begins, to end. The tile's weights are the strip's first
 // group; its steps, and what it fetches, are not read.

@@ -11,7 +11,7 @@ namespace drystone::DRYSTONE_ISA {
 
 // How many k a step, and how many a chunk of a packed row.
 inline int64_t step_k(const GemmArgs& a) { return gemm_step_k(a.arithmetic); }
-inline int64_t chunk_k(const GemmArgs& a) { return kChunkBytes / gemm_x_bytes(a.arithmetic); }
+inline int64_t chunk_k(const GemmArgs& a) { return gemm_chunk_k(a); }
 
 constexpr GemmTileSize kAmxTile = gemm_tile(GemmArithmetic::bf16_tiles, kFloats);
 inline bool on_amx(const GemmArgs& a) { return gemm_on_tiles(a.arithmetic); }

@@ -52,8 +52,11 @@ GemmArithmetic arithmetic_of(DType x, bool widened) {
   return has(Feature::avx512_bf16) ? GemmArithmetic::bf16_dot : GemmArithmetic::bf16_widened;
 }
 
+bool has_vnni() { return has(Feature::avx512) ? has(Feature::avx512_vnni) : has(Feature::avx_vnni); }
+
 // Codes: a few rows are multiplied in registers, in float32.
-GemmArithmetic arithmetic_of(const TensorDesc& x, bool widened, const Groups& kind) {
+GemmArithmetic arithmetic_of(const TensorDesc& x, bool widened, const Groups& kind, bool rounds_x) {
+  if (rounds_x) return has_vnni() && !widened ? GemmArithmetic::rounded_dot : GemmArithmetic::rounded_pairs;
   const GemmArithmetic arithmetic = arithmetic_of(x.dtype, widened);
   const bool in_registers = x.shape[0] <= tile(GemmArithmetic::f32).rows;
   return kind.bits && (in_registers || arithmetic == GemmArithmetic::bf16_widened) ? GemmArithmetic::f32 : arithmetic;
@@ -69,8 +72,10 @@ double products_a_cycle(GemmArithmetic arithmetic) {
     case GemmArithmetic::codes_tiles: return 1024;
     case GemmArithmetic::bf16_tiles: return 512;
     case GemmArithmetic::codes_dot: return lanes * 8;
+    case GemmArithmetic::rounded_dot: return lanes * 5;
     case GemmArithmetic::codes_pairs:
     case GemmArithmetic::bf16_dot: return lanes * 4;
+    case GemmArithmetic::rounded_pairs:
     case GemmArithmetic::codes_wide: return lanes * 3;
     default: return lanes * 2;
   }
@@ -78,7 +83,7 @@ double products_a_cycle(GemmArithmetic arithmetic) {
 
 GemmArithmetic arithmetic_on_codes(bool fit_7_bits, bool widened) {
   if (!widened && has(Feature::amx_int8)) return GemmArithmetic::codes_tiles;
-  if (!widened && (has(Feature::avx512) ? has(Feature::avx512_vnni) : has(Feature::avx_vnni))) return GemmArithmetic::codes_dot;
+  if (!widened && has_vnni()) return GemmArithmetic::codes_dot;
   return fit_7_bits ? GemmArithmetic::codes_pairs : GemmArithmetic::codes_wide;
 }
 
@@ -88,7 +93,9 @@ std::string name_of_kernel(GemmArithmetic arithmetic) {
     case GemmArithmetic::bf16_widened: return kernel_name("gemm") + "_widened";
     case GemmArithmetic::bf16_dot: return kernel_name("gemm") + "_bf16";
     case GemmArithmetic::codes_tiles: return "gemm:amx_int8";
+    case GemmArithmetic::rounded_dot:
     case GemmArithmetic::codes_dot: return kernel_name("gemm") + "_vnni";
+    case GemmArithmetic::rounded_pairs: return kernel_name("gemm") + "_pairs";
     case GemmArithmetic::codes_pairs: return kernel_name("gemm") + "_int7";
     case GemmArithmetic::codes_wide: return kernel_name("gemm") + "_int8";
     default: return kernel_name("gemm");
@@ -98,7 +105,7 @@ std::string name_of_kernel(GemmArithmetic arithmetic) {
 }  // namespace
 
 Gemm::Gemm(const TensorDesc& x, int64_t n, bool has_bias, const TensorDesc& output, const std::vector<PostOp>& post_ops, bool widened,
-           const CodeWeights& weights, const GemmDynamic& dynamic, const GemmPatches* patches, const GroupedStrips* strips)
+           const CodeWeights& weights, const GemmDynamic& dynamic, const GemmPatches* patches, const GroupedStrips* strips, bool rounds_x)
     : kernel_(require_kernels().gemm), has_bias_(has_bias) {
   const bool on_codes = is_code(x.dtype) || dynamic.by != GemmDynamic::By::none;
   require_rows(x, "x", on_codes);
@@ -113,8 +120,11 @@ Gemm::Gemm(const TensorDesc& x, int64_t n, bool has_bias, const TensorDesc& outp
   if (strips && (strips->n != n || strips->k != x.shape[1])) throw std::invalid_argument("the weights in groups are not (N, K)");
   if (on_codes && strips) throw std::invalid_argument("codes are multiplied by weights of s8 with a scale a column");
   if (!on_codes && !weights.scales.empty()) throw std::invalid_argument("weights with scales are multiplied by codes, not by " + x.str());
+  if (rounds_x && !strips) throw std::invalid_argument("x is rounded where the weights are in groups");
+  if (rounds_x && kind.group > codes_limit)
+    throw std::invalid_argument("sums of more than " + std::to_string(codes_limit) + " products of codes may not fit into 32 bits");
   args_.groups = kind;
-  args_.arithmetic = on_codes ? arithmetic_on_codes(weights.fit_7_bits, widened) : arithmetic_of(x, widened, kind);
+  args_.arithmetic = on_codes ? arithmetic_on_codes(weights.fit_7_bits, widened) : arithmetic_of(x, widened, kind, rounds_x);
   args_.m = x.shape[0];
   args_.n = n;
   args_.k = x.shape[1];
@@ -169,7 +179,7 @@ void Gemm::split(int64_t threads) {
   const double products = products_a_cycle(args_.arithmetic);
   const Groups& groups = args_.groups;
   const double bytes = groups.bits ? static_cast<double>(groups.column_bytes()) / groups.group : 4.0 / gemm_step_k(args_.arithmetic);
-  const int64_t tile_rows = tile(args_.arithmetic).rows, unit = tile(args_.arithmetic).unit, chunk = 64 / gemm_x_bytes(args_.arithmetic);
+  const int64_t tile_rows = tile(args_.arithmetic).rows, unit = tile(args_.arithmetic).unit, chunk = gemm_chunk_k(args_);
   const int64_t blocks = ceil_div(args_.m, tile_rows), strips = ceil_div(args_.n, strip()), chunks = ceil_div(args_.k, chunk);
   double least = std::numeric_limits<double>::infinity();
   const int64_t k_limit = is_dynamic ? 1 : std::min(threads, chunks);  // the parts of k would each look for the range
@@ -199,7 +209,7 @@ void Gemm::split(int64_t threads) {
 void Gemm::plan(int64_t threads) {
   constexpr int64_t sums_cache = 512 << 10, rows_limit = 8 << 20, few_products = 1 << 17, busy_rows = 256;
   const bool tiles = gemm_on_tiles(args_.arithmetic);
-  const int64_t element = gemm_x_bytes(args_.arithmetic), chunk = 64 / element, tile_rows = tile(args_.arithmetic).rows;
+  const int64_t element = gemm_element_bytes(args_), chunk = gemm_chunk_k(args_), tile_rows = tile(args_.arithmetic).rows;
   const int64_t rows_cache = (tiles ? 768 : 384) << 10;
   const int64_t blocks = ceil_div(args_.m, tile_rows), strips = ceil_div(args_.n, strip()), padded_k = round_up(args_.k, chunk);
   split(args_.m * args_.n * args_.k < few_products ? 1 : threads);
@@ -215,12 +225,12 @@ void Gemm::plan(int64_t threads) {
   const int64_t sums_strips = std::max<int64_t>(sums_cache / (args_.block_m * strip() * 4), 4);
   args_.block_strips = k_blocks > 1 ? std::min(part_strips, sums_strips) : part_strips;
 
-  args_.rows_bytes = args_.block_m * part_k * element;
+  args_.rows_bytes = round_up(args_.block_m * part_k * element, 64);
   args_.sums_bytes = k_blocks > 1 ? args_.block_m * args_.block_strips * strip() * 4 : 0;
   args_.part_bytes = args_.rows_bytes + args_.sums_bytes;
   if (args_.dynamic.by != GemmDynamic::By::none) args_.part_bytes += round_up(part_blocks * tile_rows * 8, 64);
   if (args_.has_patches) args_.part_bytes += round_up(args_.block_k, 64);
-  if (args_.groups.bits) args_.part_bytes += args_.block_k * strip() * element;
+  if (args_.groups.bits && !gemm_rounds_x(args_.arithmetic)) args_.part_bytes += args_.block_k * strip() * element;
   const int64_t results_bytes = args_.split_k > 1 ? args_.split_k * args_.m * strips * strip() * 4 : 0;
   scratchpad_bytes = args_.split_m * args_.split_n * args_.split_k * args_.part_bytes + results_bytes + 63;
 }

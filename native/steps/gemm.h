@@ -21,7 +21,9 @@ struct CodeWeights {
 // x (M, K) * weights (N, K) transposed + bias (N) -> output (M, N), by the own kernel. x is float32 or bfloat16 and the weights
 // are of its dtype, or bfloat16 if `widened`; the output is float32 or bfloat16, sums are float32. Rows of x and of the output may lie
 // apart.
-// Weights may be codes, packed by GroupedStrips: their products are of x's dtype, with a few rows float32.
+// Weights may be codes, packed by GroupedStrips: their products are of x's dtype, with a few rows float32; or, `rounds_x`, x is rounded to
+// codes in the same groups, symmetrically by their largest magnitudes, and their products are exact. A row with NaN or an infinity
+// gives NaN then.
 // Post-ops: "sum" (adds what the output holds) and every pointwise instruction; operands (M, N), (1, N) or (1, 1), at most eight.
 // Codes: x of u8 or s8, or floats that are quantised row by row or by one scale (`dynamic`), weights of s8; sums are exact in int32, and
 // the output may be u8 or s8 as well, operands too. Post-ops are computed in float32.
@@ -32,7 +34,7 @@ class Gemm final : public Step {
  public:
   Gemm(const TensorDesc& x, int64_t n, bool has_bias, const TensorDesc& output, const std::vector<PostOp>& post_ops, bool widened,
        const CodeWeights& weights = {}, const GemmDynamic& dynamic = {}, const GemmPatches* patches = nullptr,
-       const GroupedStrips* strips = nullptr);
+       const GroupedStrips* strips = nullptr, bool rounds_x = false);
   void run(const Run& run, StepState* state) const override;
 
   int64_t packed_bytes() const;

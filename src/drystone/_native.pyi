@@ -417,10 +417,10 @@ class GroupedStrips:
 
 class Gemm(Step):
     """
-    x (M, K) @ weights (N, K) transposed, by the own kernel. Slots: as Linear's. ``widened``: bfloat16 without VDPBF16PS, codes without VPDPBUSD. Codes: as Product's; or, ``dynamic`` by 'tensor' or 'row', x is float32 or bfloat16, quantised to ``codes`` (lowest, highest) by its own range as torch's choose_qparams does: scale = range / (highest - lowest), at least ``eps``; ``symmetric``: the largest magnitude over half of that, with zero point 0.
+    x (M, K) @ weights (N, K) transposed, by the own kernel. Slots: as Linear's. ``widened``: bfloat16 without VDPBF16PS, codes without VPDPBUSD. Codes: as Product's; or, ``dynamic`` by 'tensor' or 'row', x is float32 or bfloat16, quantised to ``codes`` (lowest, highest) by its own range as torch's choose_qparams does: scale = range / (highest - lowest), at least ``eps``; ``symmetric``: the largest magnitude over half of that, with zero point 0. ``rounds_x``: x is rounded to int8 in the groups of the weights.
     """
 
-    def __init__(self, x: TensorDesc, n: int, has_bias: bool, output: TensorDesc, post_ops: Sequence[tuple[str, float, float, TensorDesc | None]], widened: bool = False, weight_scales: Sequence[float] = [], weights_fit_7_bits: bool = False, dynamic: str | None = None, symmetric: bool = False, codes: tuple[int, int] = (0, 255), eps: float = 1.1920928955078125e-07, groups: GroupedStrips | None = None) -> None: ...
+    def __init__(self, x: TensorDesc, n: int, has_bias: bool, output: TensorDesc, post_ops: Sequence[tuple[str, float, float, TensorDesc | None]], widened: bool = False, weight_scales: Sequence[float] = [], weights_fit_7_bits: bool = False, dynamic: str | None = None, symmetric: bool = False, codes: tuple[int, int] = (0, 255), eps: float = 1.1920928955078125e-07, groups: GroupedStrips | None = None, rounds_x: bool = False) -> None: ...
 
     @property
     def packed_bytes(self) -> int: ...

@@ -59,6 +59,7 @@ def optimize(
     new_shapes: Literal["wait", "background"] = "wait",
     weights: Literal["int8", "int4"] | str | os.PathLike[str] | None = None,
     group_size: Literal[32, 64, 128] = 32,
+    activations: Literal["int8"] | None = None,
     keep: Sequence[Choice] | Choice | None = None,
 ) -> OptimizedModule | PartedModule | PackedLayersModule:
     """Prepare ``model`` for inference on this CPU. Returns a module with the same signature.
@@ -117,6 +118,9 @@ def optimize(
             Weights that torchao's ``quantize_`` has quantised without x (Int8WeightOnlyConfig, IntxWeightOnlyConfig) keep their
             codes in any case; a twin of the model, in which they are floats, stands for it then.
         group_size: 32, 64 or 128. It must divide the inputs of each linear layer that is not in ``keep``.
+        activations: ``"int8"`` lets products with weights in codes round their x to int8 as well, each ``group_size`` neighbours
+            of a row by their largest magnitude, and multiply codes by codes, where that is faster. ``explain()`` says what it
+            costs: the relative L2 error of the results against the same program without it. NaN and infinities make a row NaN.
         keep: submodules whose weights are not quantised, as ``keep_fp32`` names them.
 
     Raises:
@@ -140,7 +144,7 @@ def optimize(
     known = not args and not kwargs and generates(model)  # what it is called with
     if not known:
         require_example(args, kwargs)
-    check_options(dtype, accuracy, tuning, capture, formats, new_shapes, weights, group_size)
+    check_options(dtype, accuracy, tuning, capture, formats, new_shapes, weights, group_size, activations)
     threads_in_force()
     if release_originals:
         check_release(model, dynamic_shapes, generates=known)
@@ -157,6 +161,8 @@ def optimize(
     if (twin := twin_of(model)) is not None:
         model, found = twin.model, twin.grouped | found
         float32, kept = twin.those_of(float32), twin.those_of(kept)
+    if activations is not None and weights is None and not found:
+        raise InputError('activations="int8" is for products with weights in codes; give weights="int8" or "int4" too')
     options = Options(
         lower,
         tuning,
@@ -167,6 +173,7 @@ def optimize(
         float32_modules=float32,
         weights=weights,
         group_size=group_size,
+        activations=activations,
         kept_modules=kept,
         grouped=found,
     )

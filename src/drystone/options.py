@@ -36,6 +36,7 @@ class Options:
     float32_modules: Collection[nn.Module] = ()
     weights: str | os.PathLike[str] | None = None
     group_size: int = 32
+    activations: str | None = None
     kept_modules: Collection[nn.Module] = ()
     grouped: Mapping[Hashable, Grouped] = field(default_factory=dict)  # weights that have codes already, by identity
 
@@ -100,6 +101,7 @@ def check_options(
     new_shapes: Any = "wait",
     weights: Any = None,
     group_size: Any = 32,
+    activations: Any = None,
 ) -> None:
     """Raise ``UnsupportedError`` or ``InputError`` for an option out of range."""
     if dtype not in (None, torch.float32, torch.bfloat16, *INT8):
@@ -112,6 +114,7 @@ def check_options(
         ("formats", formats, (None, *native.FORMATS)),
         ("new_shapes", new_shapes, ("wait", "background")),
         ("group_size", group_size, (32, 64, 128)),
+        ("activations", activations, (None, "int8")),
     ):
         if given not in allowed:
             raise InputError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {given!r}")

@@ -24,11 +24,11 @@ from drystone.factories import on_cpu
 from drystone.forks import Lock
 from drystone.graph.build import build
 from drystone.graph.graph import Graph, Node, mark_accurate
-from drystone.graph.ops import Aten, Operator
+from drystone.graph.ops import Aten, Operator, QuantisedLinear
 from drystone.options import Options
 from drystone.passes import simplify
 from drystone.passes.in_precision import in_precision
-from drystone.passes.quantise_weights import BITS, keep_codes, mark_stored, quantise_weights, quantised_weights
+from drystone.passes.quantise_weights import BITS, allow_rounding, keep_codes, mark_stored, quantise_weights, quantised_weights
 from drystone.plan.assembled import Assembled, Ends, StepRecord
 from drystone.plan.autotune import Planner
 from drystone.plan.budget import Budget
@@ -36,8 +36,9 @@ from drystone.plan.environment import environment
 from drystone.plan.implementations import Option
 from drystone.plan.implementations.base import WeightStore
 from drystone.plan.tuning_cache import TuningCache
+from drystone.runtime.agreement import relative_error
 from drystone.runtime.background import Background, waits
-from drystone.runtime.explain import ExplainedStep, Explanation
+from drystone.runtime.explain import ExplainedStep, Explanation, Rounding
 from drystone.runtime.memory import Memory
 from drystone.runtime.module import OptimizedModule, Prepared, supply_of
 from drystone.runtime.program import Program
@@ -277,7 +278,8 @@ class Programs(ProgramTable[tuple[int, Sizes], Prepared]):
             seconds = self._timed(program, tensors, eager, budget, signature.state, planner.took) if timed else _Seconds()
             runs = seconds.verdict or self.verdict or "drystone"
             self.verdict = self.verdict or runs
-            explain = partial(self._explain, program, planner, seconds, runs, budget)
+            rounding = self._rounding(program, planner, tensors, signature.state) if timed else None
+            explain = partial(self._explain, program, planner, seconds, runs, budget, rounding)
             return Prepared(program, runs == "eager", explain, graph, signature)
 
     def _report_segments(self, assembled: Assembled) -> None:
@@ -317,7 +319,26 @@ class Programs(ProgramTable[tuple[int, Sizes], Prepared]):
         runs = [program.time_steps(tensors) for _ in range(count)]
         return _Seconds(ours, eager, [min(times) for times in zip(*runs, strict=True)])
 
-    def _explain(self, program: Program, planner: Planner, seconds: _Seconds, runs: str, budget: Budget | None) -> Explanation:
+    def _rounding(self, program: Program, planner: Planner, tensors: list[torch.Tensor], state: State | None) -> Rounding | None:
+        """What products that round x cost, on ``tensors``."""
+        if not (rounded := planner.rounding()):
+            return None
+        exact = Program(planner.assemble_exact(), program.threads, self.preparer.memory)
+        # What a call changes is changed in copies.
+        results = (run(tensors if state is None else [tensor.clone() for tensor in tensors]) for run in (exact, program))
+        want, got = ([result for result in each if result.is_floating_point()] for each in results)
+        products = sum(isinstance(node.op, QuantisedLinear) for node in planner.graph)
+        return Rounding(len(rounded), products, relative_error(got, want))
+
+    def _explain(
+        self,
+        program: Program,
+        planner: Planner,
+        seconds: _Seconds,
+        runs: str,
+        budget: Budget | None,
+        rounding: Rounding | None,
+    ) -> Explanation:
         assembled = program.assembled
         steps = seconds.steps or planner.known_seconds(assembled)
         explanation = Explanation(
@@ -332,6 +353,7 @@ class Programs(ProgramTable[tuple[int, Sizes], Prepared]):
             onednn=native.onednn_version(),
             autotuning=budget.report(len(planner.graph.nodes), *planner.untold) if budget else None,
             quantised=quantised_weights(planner.graph),
+            rounding=rounding,
         )
         self.source.describe(explanation)
         return explanation
@@ -371,6 +393,8 @@ def lowered(captured: Captured, options: Options, float32: Collection[str] = (),
     if options.weights in BITS:
         quantise_weights(graph, options.weights, options.group_size)
     keep_codes(graph, options.grouped)
+    if options.activations is not None:
+        allow_rounding(graph)
     if options.accuracy == "strict":
         mark_accurate(graph)
     return in_precision(graph, options.dtype)

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 import drystone
+from agreement import relative_error
+from drystone import native
 from drystone.graph.groups import Kind, dequantised, quantised
 
 transformers = pytest.importorskip("transformers")
@@ -260,6 +262,18 @@ def test_weights_of_few_bits(model: Any, weights: Any) -> None:
     want, got = both(rounded, fast, ids, do_sample=False)
     assert torch.equal(got, want)
     torch.testing.assert_close(fast(ids).logits, rounded(ids).logits, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.skipif(native.isa() == "none", reason="no native kernels")
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_rounded_activations(model: Any, weights: Any) -> None:
+    exact, fast = (drystone.optimize(model, tuning="estimate", weights=weights, activations=how) for how in (None, "int8"))
+    ids = text(2, 9)
+    error = relative_error(fast(ids).logits, exact(ids).logits)
+    found = fast.explain().rounding
+    assert found.rounded == found.products and exact.explain().rounding is None
+    assert 1e-4 < error < 0.05 and 1e-4 < found.error < 0.05
+    assert fast.generate(ids, max_new_tokens=5, do_sample=False).shape == (2, 14)
 
 
 def test_what_is_not_served_runs_as_before() -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from grouped import Weight, weight
 from layout import dense, integers, normal, run, strided
 
 from agreement import assert_as_exact, assert_same_specials
@@ -18,49 +19,6 @@ pytestmark = pytest.mark.skipif(native.isa() == "none", reason="no native kernel
 ROWS, STRIP = {"avx2": (6, 16)}.get(native.isa(), (8, 48))
 NAN = float("nan")
 both = pytest.mark.parametrize("bits", [4, 8])
-
-
-class Weight(NamedTuple):
-    """Codes (N, K), one an entry; scales, and minima or None, (N, groups)."""
-
-    bits: int
-    group: int
-    codes: torch.Tensor
-    scales: torch.Tensor
-    minima: torch.Tensor | None
-
-    def floats(self) -> torch.Tensor:
-        scales = self.scales.double().repeat_interleave(self.group, 1)
-        if self.minima is None:
-            return scales * (self.codes.double() - 2 ** (self.bits - 1))
-        return scales * self.codes.double() + self.minima.double().repeat_interleave(self.group, 1)
-
-    def stored(self) -> torch.Tensor:
-        return self.codes if self.bits == 8 else self.codes[:, ::2] | self.codes[:, 1::2] << 4
-
-    def strips(self) -> GroupedStrips:
-        return GroupedStrips(*self.codes.shape, self.bits, self.group, native.DTYPES[self.scales.dtype], self.minima is not None)
-
-    def packed(self) -> torch.Tensor:
-        strips, stored = self.strips(), self.stored()
-        memory = torch.full((strips.packed_bytes + 64,), 0xFF, dtype=torch.uint8)
-        strips.pack(
-            stored.data_ptr(), self.scales.data_ptr(), 0 if self.minima is None else self.minima.data_ptr(), memory.data_ptr()
-        )
-        assert (memory[-64:] == 0xFF).all(), "pack wrote beyond its memory"
-        return memory[:-64]
-
-
-def weight(
-    n: int, k: int, bits: int, group: int, dtype: torch.dtype = torch.float16, minima: bool = False, exact: bool = True
-) -> Weight:
-    """``exact``: scales are small powers of two, so that sums of products with small integers are."""
-    some = torch.Generator().manual_seed(n + 7 * k)
-    codes = torch.randint(0, 2**bits, (n, k), dtype=torch.uint8, generator=some)
-    shape = n, k // group
-    scales = 2.0 ** torch.randint(-2, 2, shape, generator=some) if exact else torch.rand(shape, generator=some) + 0.01
-    least = torch.randint(-9, 3, shape, generator=some) if exact else torch.randn(shape, generator=some)
-    return Weight(bits, group, codes, scales.to(dtype), least.to(dtype) if minima else None)
 
 
 def product(

@@ -7,6 +7,7 @@ scale * (code − 2^(bits−1)).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -70,6 +71,18 @@ def quantised(weight: Tensor, kind: Kind) -> Parts:
     dtype = native.DTYPES[weight.dtype]
     native.group_weights(dtype, weight.data_ptr(), n, k, kind.bits, kind.group, codes.data_ptr(), scales.data_ptr())
     return Parts(codes, scales)
+
+
+def rounded(x: Tensor, group: int) -> Tensor:
+    """``x`` (…, K), each ``group`` neighbours rounded to int8: multiples of a 127th of their largest magnitude; float32.
+
+    Of NaN and infinities all of a group is NaN; numbers below 2^-120 are 0.
+    """
+    grouped = x.float().unflatten(-1, (-1, group))
+    largest = grouped.abs().amax(-1, keepdim=True)
+    inverse = torch.where(largest > 2**-120, 127 / largest, 0)
+    scale = torch.where(largest.isfinite(), largest / 127, math.nan)
+    return ((grouped * inverse).round() * scale).flatten(-2)
 
 
 class Grouped:

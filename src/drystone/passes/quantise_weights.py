@@ -8,6 +8,7 @@ Codes are made when they are packed. All else is computed as before.
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Mapping
+from dataclasses import replace
 
 import torch
 
@@ -59,6 +60,14 @@ def keep_codes(graph: Graph, found: Mapping[Hashable, Grouped]) -> Graph:
         parts = [found.get(key) for key in ([weight.key] if weight.key in found else joined_keys(weight))]
         if parts and None not in parts:
             _become(node, join([part for part in parts if part is not None]))
+    return graph
+
+
+def allow_rounding(graph: Graph) -> Graph:
+    """Products with weights that are codes may round x too."""
+    for node in graph:
+        if isinstance(node.op, QuantisedLinear):
+            node.op = replace(node.op, may_round_x=True)
     return graph
 
 

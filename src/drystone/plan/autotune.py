@@ -182,6 +182,18 @@ class Planner:
     def reorder_key(value: Value, source: str, target: str) -> str:
         return f"reorder {value.dtype} {value.shape}|{source}|{target}"
 
+    def rounding(self) -> list[Node]:
+        """The nodes of the program last assembled that round their x to codes."""
+        return [node for node, (made, _) in self.choice.items() if made.rounds_x]
+
+    def assemble_exact(self) -> Assembled:
+        """The program last assembled, with products in floats where it rounds x."""
+        exact = {
+            node: next(option for option in options(node)[0] if not option[0].rounds_x and option[1] == self.choice[node][1])
+            for node in self.rounding()
+        }
+        return assemble(self.graph, self.choice | exact, self.weights, self._decline, self.ends)
+
     # -- times ---------------------------------------------------------------------------------------------------------------
 
     def seconds(self, node: Node, option: Option) -> float | None:

@@ -43,6 +43,16 @@ class ExplainedStep:
 
 
 @dataclass
+class Rounding:
+    """Of ``activations="int8"``: how many of the ``products`` with weights in codes round x. ``error``: what that costs, the
+    greatest relative L2 error of a result on the inputs that the program was made with, against the same program in floats."""
+
+    rounded: int
+    products: int
+    error: float
+
+
+@dataclass
 class Quantisation:
     """Of a model that was quantised here. ``error``: relative, of the results on the calibration data. ``signal_to_noise``: in
     decibel, by the name of each module with a product, that of its own results; "" is the whole model. ``kept``: modules that stay
@@ -80,6 +90,7 @@ class Explanation:
     preparing: list[str] = field(default_factory=list)  # the calls for which programs are being made in the background
     autotuning: Spent | None = None  # where times were measured for it
     quantised: list[str] = field(default_factory=list)  # which weights are codes of few bits, in words
+    rounding: Rounding | None = None
     quantisation: Quantisation | None = None
     float_milliseconds: float | None = None  # of the program of floats, where it was raced with this one
 
@@ -189,6 +200,11 @@ class Explanation:
             f"{self.threads} threads, {self.isa}, oneDNN {self.onednn}."
         )
         lines += self.quantised
+        if (rounding := self.rounding) is not None:
+            lines.append(
+                f"{rounding.rounded} of {rounding.products} products with them round x to int8, which costs a relative error of "
+                f"{rounding.error:.2g}."
+            )
         if self.autotuning:
             lines.append(str(self.autotuning))
         lines += [f"In the background a program is being made for {purpose}." for purpose in self.preparing]

@@ -70,7 +70,7 @@ linear = native("linear", inputs=[[2, 4]], constants=[[3, 4]], reads="v0 c0", ou
 quantised = native(
     "quantised_linear", inputs=[[2, 64]], outputs=[[2, 3]], reads="v0 c0 c1 c2 c3",
     constants=[["uint8", [3, 32]], ["float16", [3, 2]], ["float16", [3, 2]], [3]],
-    has_bias=True, bits=4, group=32, has_minima=True,
+    has_bias=True, bits=4, group=32, has_minima=True, may_round_x=False,
 )  # fmt: skip
 rows = native(
     "quantised_rows", inputs=[[I64, [2, 3]]], outputs=[[2, 3, 64]], reads="v0 c0 c1",

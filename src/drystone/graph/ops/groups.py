@@ -40,16 +40,18 @@ class QuantisedLinear(WeightProduct):
     """(…, K) by a constant (N, K) in codes of ``bits``, of which ``group`` along K share a scale.
 
     Operands: x, codes, scales, minima if ``has_minima``, bias (N) if ``has_bias``, then those of the epilogue.
+    ``may_round_x``: x may be rounded to int8 in the same groups (``graph/groups.py``), where that is faster.
     """
 
     name: ClassVar[str] = "quantised_linear"
     dtypes: ClassVar[tuple[torch.dtype, ...]] = (*FLOATS, torch.uint8, torch.float16)
-    sample: ClassVar[Sample] = ((False, 8, 8, False), [ROWS], [(torch.uint8, 16, 16), (torch.float16, 16, 2)])
+    sample: ClassVar[Sample] = ((False, 8, 8, False, False), [ROWS], [(torch.uint8, 16, 16), (torch.float16, 16, 2)])
 
     has_bias: bool
     bits: Bits
     group: Step
     has_minima: bool
+    may_round_x: bool = False
 
     @property
     def operands(self) -> int:

@@ -34,6 +34,7 @@ IMPLEMENTATIONS: list[Implementation] = [
     Gemm(narrow=True),
     Gemm(),
     DynamicGemm(),
+    GroupedGemm(rounds_x=True),
     GroupedGemm(),
     GroupedRows(),
     OneDnnLinear(inner_product=False),

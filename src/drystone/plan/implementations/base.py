@@ -79,6 +79,7 @@ class Implementation:
     op: type[Operator]
     # Operands with any strides, if so many elements follow each other (the last axis at least; 0: in any case). None: dense ones.
     reads_strided: int | None = None
+    rounds_x = False  # whether it rounds its x to codes, where the node says that this may be
 
     def refuses(self, node: Node) -> str | None:
         """Why this node can't be computed here, or None. The only place where an ISA is tested."""

@@ -45,16 +45,24 @@ class Gemm(PackedLinear):
 
 
 class GroupedGemm(PackedLinear):
-    """The same on weights of 4 or 8 bits, which are decoded when they are read: in registers for a few rows, else by the strip."""
+    """The same on weights of 4 or 8 bits, which are decoded when they are read: in registers for a few rows, else by the strip.
+
+    ``rounds_x``: x is rounded to codes of 8 bits, and codes are multiplied.
+    """
 
     op = QuantisedLinear
-    name = "drystone_gemm"
+
+    def __init__(self, rounds_x: bool = False) -> None:
+        self.rounds_x = rounds_x
+        self.name = "drystone_gemm_rounded" if rounds_x else "drystone_gemm"
 
     def refuses(self, node: Node) -> str | None:
         return Implementation.refuses(self, node) or self._own_reason(node)
 
     def _own_reason(self, node: Node) -> str | None:
         op = node.of(QuantisedLinear)
+        if self.rounds_x and not op.may_round_x:
+            return 'x is not rounded without activations="int8"'
         constants = [*op.weight_of(node.inputs), *([] if (bias := op.bias(node.inputs)) is None else [bias])]
         if not all(value.is_constant for value in constants):
             return "the weight or the bias is not a constant"
@@ -69,7 +77,8 @@ class GroupedGemm(PackedLinear):
         coded: CodedWeight,
     ) -> native.Gemm:
         op = node.of(QuantisedLinear)
-        return native.Gemm(x, output.shape[1], op.has_bias, output, chain, groups=strips_of(op.weight_of(node.inputs), op))
+        strips = strips_of(op.weight_of(node.inputs), op)
+        return native.Gemm(x, output.shape[1], op.has_bias, output, chain, groups=strips, rounds_x=self.rounds_x)
 
     def packed(self, node: Node, step: native.Gemm | native.Linear, weights: WeightStore) -> torch.Tensor:
         op = node.of(QuantisedLinear)

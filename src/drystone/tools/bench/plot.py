@@ -26,6 +26,7 @@ COLOURS = {
 LABELS = {
     "drystone_parts": "drystone, in parts",
     "drystone_eager": "drystone, packed layers",
+    "drystone_rounded": "drystone, inputs rounded to int8",
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",
     "inductor": "torch.compile, freezing",

@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -37,11 +37,21 @@ class Lengths:
 
 # Seconds of the prompt, and of a token after it.
 Times = Callable[[torch.Tensor], tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """``figures``: others than times, by name."""
+
+    times: Times
+    figures: dict[str, float] = field(default_factory=dict)
+
+
 # What a contender opens is closed by the stack.
-Prepare = Callable[[Any, str, Lengths, int, ExitStack], Times]
+Prepare = Callable[[Any, str, Lengths, int, ExitStack], Contender]
 
 
-def _by_generate(model: Any, lengths: Lengths, **how: Any) -> Times:
+def _by_generate(model: Any, lengths: Lengths, **how: Any) -> Contender:
     def seconds(ids: torch.Tensor, count: int) -> float:
         began = time.perf_counter()
         fixed = {"max_new_tokens": count, "min_new_tokens": count, "do_sample": False}
@@ -52,32 +62,40 @@ def _by_generate(model: Any, lengths: Lengths, **how: Any) -> Times:
         first, all = seconds(ids, 1), seconds(ids, lengths.generate)
         return first, (all - first) / (lengths.generate - 1)
 
-    return times
+    return Contender(times)
 
 
-def drystone(model: Any, weights: str, lengths: Lengths, threads: int, stack: ExitStack) -> Times:
+def drystone(model: Any, weights: str, lengths: Lengths, threads: int, stack: ExitStack) -> Contender:
     return _by_generate(optimize(model, **WEIGHTS[weights]), lengths)
 
 
-def eager(model: Any, weights: str, lengths: Lengths, threads: int, stack: ExitStack) -> Times:
+def drystone_rounded(model: Any, weights: str, lengths: Lengths, threads: int, stack: ExitStack) -> Contender:
+    """With ``activations="int8"``, and the error of its logits against those without."""
+    if "weights" not in WEIGHTS[weights]:
+        raise ValueError(f"what is multiplied by {weights} weights is not rounded")
+    fast = optimize(model, **WEIGHTS[weights], activations="int8")
+    return Contender(_by_generate(fast, lengths).times, {"relative_error": fast.explain().rounding.error})
+
+
+def eager(model: Any, weights: str, lengths: Lengths, threads: int, stack: ExitStack) -> Contender:
     """The model as it is, in its own dtype whatever is asked for."""
     return _by_generate(model, lengths)
 
 
-def eager_static(model: Any, weights: str, lengths: Lengths, threads: int, stack: ExitStack) -> Times:
+def eager_static(model: Any, weights: str, lengths: Lengths, threads: int, stack: ExitStack) -> Contender:
     """With transformers' cache of a fixed size."""
     return _by_generate(model, lengths, cache_implementation="static", disable_compile=True)
 
 
-def inductor(model: Any, weights: str, lengths: Lengths, threads: int, stack: ExitStack) -> Times:
+def inductor(model: Any, weights: str, lengths: Lengths, threads: int, stack: ExitStack) -> Contender:
     """torch.compile, with a cache of a fixed size, which its graphs need."""
     compiled = copy.copy(model)
     compiled.forward = torch.compile(model.forward)
     return _by_generate(compiled, lengths, cache_implementation="static", disable_compile=True)
 
 
-def llama_cpp(model: Any, weights: str, lengths: Lengths, threads: int, stack: ExitStack) -> Times:
-    """The same weights written as GGUF: F32, F16, Q8_0 or Q4_0."""
+def llama_cpp(model: Any, weights: str, lengths: Lengths, threads: int, stack: ExitStack) -> Contender:
+    """The same weights written as GGUF: F32, F16, Q8_0 or Q4_0. It rounds what the last two are multiplied by to int8."""
     from .llama_cpp import KINDS, LlamaCpp, write
 
     missing = [name for name in ("gguf", "xllamacpp") if find_spec(name) is None]
@@ -89,11 +107,12 @@ def llama_cpp(model: Any, weights: str, lengths: Lengths, threads: int, stack: E
     write(model, file, KINDS[weights])
     peer = LlamaCpp(file, threads, lengths.prompt + lengths.generate + 64)
     stack.callback(peer.close)
-    return lambda ids: peer.times(ids[0].tolist(), lengths.generate)
+    return Contender(lambda ids: peer.times(ids[0].tolist(), lengths.generate))
 
 
 CONTENDERS: dict[str, Prepare] = {
     "drystone": drystone,
+    "drystone_rounded": drystone_rounded,
     "eager": eager,
     "eager_static": eager_static,
     "inductor": inductor,

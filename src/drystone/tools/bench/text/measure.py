@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..worker import shorten
-from .contenders import CONTENDERS, Lengths, Times, read_bytes
+from .contenders import CONTENDERS, Contender, Lengths, read_bytes
 
 
 def measure(
@@ -30,7 +30,7 @@ def measure(
     next, once a contender and once a round.
     """
     threads = torch.get_num_threads()
-    running: dict[str, Times] = {}
+    running: dict[str, Contender] = {}
     prepared: dict[str, float] = {}
     failed: dict[str, str] = {}
     taken: dict[str, list[tuple[float, float]]] = {}
@@ -41,14 +41,14 @@ def measure(
             try:
                 running[name] = CONTENDERS[name](model, weights, lengths, threads, stack)
                 prepared[name] = time.perf_counter() - began
-                running[name](ids)  # makes programs
+                running[name].times(ids)  # makes programs
             except Exception as error:
                 running.pop(name, None)
                 failed[name] = shorten(f"{type(error).__name__}: {error}")
         for number in range(rounds):
             announce(f"round {number + 1} of {rounds}")
-            for name, times in running.items():
-                taken.setdefault(name, []).append(times(ids))
+            for name, contender in running.items():
+                taken.setdefault(name, []).append(contender.times(ids))
     found = {}
     for name, each in taken.items():
         prefill, token = (statistics.median(column) for column in zip(*each, strict=True))
@@ -56,6 +56,7 @@ def measure(
             "prefill_tokens_a_second": ids.numel() / prefill,
             "milliseconds_a_token": 1e3 * token,
             "prepared_seconds": prepared[name],
+            **running[name].figures,
             "rounds": [[round(1e3 * first, 3), round(1e3 * one, 4)] for first, one in each],
         }
     limit = 1e3 * read_bytes(model, weights) / read_rate
