@@ -116,7 +116,8 @@ def optimize(
             The path of a GGUF file ("….gguf") from which transformers has read the model keeps the file's own codes instead
             (Q8_0, Q4_0, Q4_1, Q4_K, Q6_K), which transformers has made floats of. This takes the package gguf.
             Weights that torchao's ``quantize_`` has quantised without x (Int8WeightOnlyConfig, IntxWeightOnlyConfig) keep their
-            codes in any case; a twin of the model, in which they are floats, stands for it then.
+            codes in any case; a twin of the model, in which they are floats, stands for it then. So do layers that round x too
+            (Int8DynamicActivationInt8WeightConfig, ``torch.ao.nn.quantized.dynamic.Linear``).
         group_size: 32, 64 or 128. It must divide the inputs of each linear layer that is not in ``keep``.
         activations: ``"int8"`` lets products with weights in codes round their x to int8 as well, each ``group_size`` neighbours
             of a row by their largest magnitude, and multiply codes by codes, where that is faster. ``explain()`` says what it

@@ -108,6 +108,8 @@ def test_a_mean_reads_and_writes_codes() -> None:
         (lambda x: rounded(x, 1e-42), "the scale"),
         (lambda x: rounded(x, float("inf")), "the scale inf"),
         (lambda x: rounded(x, 0.1, 0, torch.int16), "codes of torch.int16"),
+        (lambda x: rounded(x, 0.1, 300), "the zero point 300 is none of 0 to 255"),
+        (lambda x: rounded(x, 0.1, -1), "the zero point -1"),
     ],
 )  # fmt: skip
 def test_what_no_codes_can_have_runs_on_aten(function: Callable[[Tensor], Tensor], reason: str) -> None:

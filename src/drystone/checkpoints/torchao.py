@@ -1,7 +1,7 @@
 """Weights that torchao's ``quantize_`` has quantised, the weights alone: Int8WeightOnlyConfig and IntxWeightOnlyConfig.
 
 Their tensors have no memory that torch.export could trace, so a twin of the model stands for it, with floats in their places; their
-codes are kept beside.
+codes are kept beside. Layers that round x as well have others in their places (``dynamic``).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from drystone.checkpoints.dynamic import DynamicLayer, layer_of
 from drystone.graph.graph import identity_of
 from drystone.graph.groups import Grouped, Kind, Parts, packed
 
@@ -30,11 +31,12 @@ class Twin(NamedTuple):
 
 
 def twin_of(model: nn.Module) -> Twin | None:
-    """None where no weight of ``model`` is of torchao's."""
+    """None where no weight of ``model`` is of torchao's, and no layer rounds x."""
     stored = {id(weight): weight for weight in model.parameters() if _kind(weight)}
-    if not stored:
+    layers: dict[int, DynamicLayer] = {id(module): made for module in model.modules() if (made := layer_of(module)) is not None}
+    if not stored and not layers:
         return None
-    memo: dict[int, Any] = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]} | layers
     grouped: dict[Hashable, Grouped] = {}
     for weight in stored.values():
         floats = nn.Parameter(weight.dequantize().contiguous(), requires_grad=False)
@@ -45,7 +47,7 @@ def twin_of(model: nn.Module) -> Twin | None:
         grouped[identity] = Grouped((n, k), kind, ("torchao", identity), partial(_parts, weight, kind))
     modules = list(model.modules())
     twin = copy.deepcopy(model, memo)
-    return Twin(twin, grouped, {id(module): memo[id(module)] for module in modules})
+    return Twin(twin, grouped, {id(module): memo[id(module)] for module in modules if id(module) in memo})
 
 
 def _kind(weight: Any) -> Kind | None:

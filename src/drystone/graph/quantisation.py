@@ -61,23 +61,24 @@ class Quantisation:
 @dataclass(frozen=True)
 class Dynamic:
     """A quantisation that each tensor finds from its own range, as torch's ``choose_qparams``: to codes from ``low`` to ``high``,
-    by a scale of ``eps`` at least. ``symmetric``: around 0, by the largest magnitude."""
+    by a scale of ``eps`` at least. ``symmetric``: around 0, by the largest magnitude. ``rows``: one a row of the last axis."""
 
     low: int
     high: int
     eps: float
     symmetric: bool
+    rows: bool = False
 
     def rounded(self, x: torch.Tensor) -> torch.Tensor:
         """What the codes of ``x`` stand for."""
-        low, high = (end.float() for end in torch.aminmax(x))
+        low, high = (end.float() for end in (torch.aminmax(x, dim=-1, keepdim=True) if self.rows else torch.aminmax(x)))
         low, high = low.clamp(max=0), high.clamp(min=0)
         if self.symmetric:
             scale = (torch.maximum(-low, high) / (float(self.high - self.low) / 2)).clamp(min=self.eps)
-            zero_point = 0
+            zero_point = torch.zeros_like(scale)
         else:
             scale = ((high - low) / float(self.high - self.low)).clamp(min=self.eps)
-            zero_point = min(max(self.low - int(torch.round(low / scale)), self.low), self.high)
-        exact = float(scale)
+            zero_point = (self.low - torch.round(low / scale)).clamp(self.low, self.high)
+        exact = scale if self.rows else float(scale)
         codes = torch.clamp(torch.round(x * (1.0 / exact)) + zero_point, self.low, self.high)
         return (codes - zero_point) * exact

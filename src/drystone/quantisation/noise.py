@@ -19,6 +19,9 @@ _PRODUCTS = ("conv", "linear", "matmul", "mm.")
 # Of what has no noise: float32's own rounding is about there.
 MOST = 140.0
 
+# Of the layers, by the names of their nodes.
+Results = dict[str, torch.Tensor]
+
 
 def is_layer(node: fx.Node) -> bool:
     return node.op == "call_function" and any(name in str(node.target) for name in _PRODUCTS)
@@ -32,8 +35,11 @@ def module_of(node: fx.Node) -> str:
 
 def outputs_of(module: fx.GraphModule, call: Call) -> list[torch.Tensor]:
     args, kwargs = call
-    leaves = pytree.tree_leaves(module(*args, **kwargs))
-    return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.is_floating_point()]
+    return _floats(module(*args, **kwargs))
+
+
+def _floats(outputs: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, torch.Tensor) and leaf.is_floating_point()]
 
 
 def relative_error(found: Sequence[Sequence[torch.Tensor]], expected: Sequence[Sequence[torch.Tensor]]) -> float:
@@ -49,12 +55,15 @@ def decibel(error: float) -> float:
     return MOST if error <= 10 ** (-MOST / 20) else -20 * math.log10(error)
 
 
-class _Run(fx.Interpreter):
+class Run(fx.Interpreter):
     """Notes the results of layers; ``given``: what their readers get instead."""
 
-    def __init__(self, module: fx.GraphModule, given: dict[str, torch.Tensor] | None = None) -> None:
+    def __init__(self, module: fx.GraphModule, given: Results | None = None) -> None:
         super().__init__(module, garbage_collect_values=True)
-        self.given, self.results = given or {}, dict[str, torch.Tensor]()
+        self.given, self.results = given or {}, Results()
+
+    def outputs_of(self, call: Call) -> list[torch.Tensor]:
+        return _floats(self.run(*pytree.tree_leaves(call), enable_io_processing=False))
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
@@ -64,29 +73,18 @@ class _Run(fx.Interpreter):
         return result
 
 
-class Noise:
-    """``outputs``: of the model in floats, a list a sample."""
-
-    def __init__(self, prepared: fx.GraphModule, samples: list[Call]) -> None:
-        self.samples = samples
-        self.outputs = [outputs_of(prepared, call) for call in samples]
-        self.real = [self._results(prepared, call) for call in samples[:2]]
-
-    @staticmethod
-    def _results(module: fx.GraphModule, call: Call, given: dict[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
-        run = _Run(module, given)
-        args, kwargs = call
-        run.run(*pytree.tree_leaves((args, kwargs)), enable_io_processing=False)
-        return run.results
-
-    def of(self, module: fx.GraphModule, error: float) -> dict[str, float]:
-        """Decibel, by module; "" is the whole model."""
-        found = {"": decibel(error)}
-        names = {node.name: module_of(node) for node in module.graph.nodes if is_layer(node)}
-        results = [self._results(module, call, real) for call, real in zip(self.samples, self.real, strict=False)]
-        for name, path in names.items():
-            pairs = [(own[name], real[name]) for own, real in zip(results, self.real, strict=True) if name in real]
-            if pairs:
-                ratio = decibel(relative_error([[own] for own, _ in pairs], [[real] for _, real in pairs]))
-                found[path] = min(ratio, found.get(path, math.inf))
-        return found
+def noise_of(module: fx.GraphModule, samples: Sequence[Call], real: Sequence[Results]) -> dict[str, float]:
+    """Decibel, by module. ``real``: the layers' results in floats, of the first samples."""
+    found: dict[str, float] = {}
+    runs = []
+    for call, given in zip(samples, real, strict=False):
+        run = Run(module, given)
+        run.outputs_of(call)
+        runs.append(run.results)
+    for node in module.graph.nodes:
+        pairs = [(own[node.name], given[node.name]) for own, given in zip(runs, real, strict=True) if node.name in given]
+        if pairs and is_layer(node):
+            ratio = decibel(relative_error([[own] for own, _ in pairs], [[result] for _, result in pairs]))
+            path = module_of(node)
+            found[path] = min(ratio, found.get(path, math.inf))
+    return found

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 from drystone.capture.export import Captured
-from drystone.capture.export import capture as capture_module
 from drystone.errors import ShapeError, warn
 from drystone.graph.graph import Graph
 from drystone.options import Options
@@ -23,6 +22,8 @@ from drystone.spinner import spinner
 
 # Calls of each, in turn, that decide between the program of codes and that of floats.
 RACES = 7
+# What measuring the program of codes may take of the budget; that of floats has what is left.
+CODES_SHARE = 0.6
 
 
 class QuantisedModel(WholeModel):
@@ -30,6 +31,7 @@ class QuantisedModel(WholeModel):
 
     any_shape = False
     quantised: Quantised
+    captured: Captured  # in floats
 
     def __init__(
         self,
@@ -47,7 +49,7 @@ class QuantisedModel(WholeModel):
 
     def capture(self) -> list[Named]:
         self.example = self.floats
-        captured = capture_module(self.floats.model, self.floats.args, self.floats.kwargs, self.dynamic_shapes)
+        captured = self.captured = self._captured()
         with spinner("preparing") as say:
             self.quantised = quantise(captured, self.samples, self.kept, self.max_error, say)
         self.example = replace(self.floats, model=self.quantised.module)
@@ -79,6 +81,18 @@ class QuantisedModel(WholeModel):
         explanation.quantisation = Quantisation(found.recipe, len(self.samples), found.error, found.noise, found.kept)
 
 
+class FloatModel(WholeModel):
+    """The model that was captured to be quantised."""
+
+    def __init__(self, example: Example, options: Options, dynamic_shapes: Any, captured: Captured) -> None:
+        super().__init__(example, options, dynamic_shapes)
+        self._first: Captured | None = captured
+
+    def _captured(self) -> Captured:
+        captured, self._first = self._first, None  # a refresh captures anew
+        return captured or super()._captured()
+
+
 def optimize_quantised(
     example: Example,
     options: Options,
@@ -90,10 +104,13 @@ def optimize_quantised(
 ) -> OptimizedModule:
     """The program of codes; that of floats where it is faster."""
     source = QuantisedModel(example, options, calibration, kept, max_error, dynamic_shapes)
-    fast = optimize_whole(example, options, preparer, dynamic_shapes, source=source)
+    budget = options.budget()
+    fast = optimize_whole(example, options, preparer, dynamic_shapes, source=source, budget=budget.share(CODES_SHARE))
     if not options.measures:
         return fast
-    floats = optimize_whole(example, options, Preparer(), dynamic_shapes, quiet=True)
+    other = FloatModel(example, options, dynamic_shapes, source.captured)
+    del source.captured
+    floats = optimize_whole(example, options, Preparer(), dynamic_shapes, quiet=True, source=other, budget=budget.share(1.0))
     codes_seconds, floats_seconds = _race(example, fast, floats)
     if codes_seconds > floats_seconds:
         warn(

@@ -64,7 +64,7 @@ class WholeModel(Source):
         self.changed: list[str] = []  # what each call of the model changes, and a program does not
 
     def capture(self) -> list[Named]:
-        captured = capture_module(self.example.model, self.example.args, self.example.kwargs, self.dynamic_shapes)
+        captured = self._captured()
         long = len(captured.program.graph.nodes) > SYMBOLIC_NODES
         with on_cpu():
             self.graph, self.signature = self._graph(captured), captured.signature
@@ -73,6 +73,9 @@ class WholeModel(Source):
         self.tried.clear()
         self.varying, self.declared, self.changed = dynamic_dims(captured), captured.declared, captured.changed
         return captured.originals
+
+    def _captured(self) -> Captured:
+        return capture_module(self.example.model, self.example.args, self.example.kwargs, self.dynamic_shapes)
 
     @property
     def inputs(self) -> list[Value]:

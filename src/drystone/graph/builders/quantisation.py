@@ -8,7 +8,7 @@ from drystone.graph.builders.registry import Built, Declined, Emitter, builds_el
 from drystone.graph.codes import coded, codes_of, dequantised
 from drystone.graph.graph import Value
 from drystone.graph.instructions import PointwiseOp
-from drystone.graph.ops import Convert, Dequantise, Quantise
+from drystone.graph.ops import Convert, Dequantise, DynamicLinear, Quantise
 from drystone.graph.quantisation import CODES, Quantisation
 
 _NAMESPACE = "quantized_decomposed::"
@@ -116,3 +116,21 @@ def _codes_of(x: Value, quantisation: Quantisation) -> Value:
     if x.dtype not in CODES:
         raise Declined(f"codes of {x.dtype}, not of int8 or uint8")
     return codes_of(x, quantisation)
+
+
+@builds_elements("drystone::dynamic_linear")
+def dynamic_linear(
+    b: Emitter,
+    x: Value,
+    codes: Value,
+    scales: Value,
+    bias: Value | None,
+    low: int,
+    high: int,
+    eps: float,
+    symmetric: bool,
+    rows: bool,
+) -> Built:
+    weight = _codes_of(codes, _channels(codes, scales, None, 0, codes.dtype))
+    inputs = [x, weight] if bias is None else [x, weight, bias]
+    return b.emit(DynamicLinear(low, high, eps, symmetric, rows, bias is not None), inputs, b.dtype)

@@ -62,16 +62,17 @@ Code = Annotated[int, Whole(-128, 255)]
 @dataclass(frozen=True)
 class DynamicLinear(WeightProduct):
     """``linear`` with a weight of codes, of x rounded to what codes from ``low`` to ``high`` stand for. The scale follows from
-    its range in each call (``Dynamic``)."""
+    its range in each call, or that of each of its rows (``Dynamic``)."""
 
     name: ClassVar[str] = "dynamic_linear"
     factors: ClassVar[int] = 0  # its precision is that of codes, whatever is asked for
-    sample: ClassVar[Sample] = ((0, 255, 1e-7, False, False), [ROWS], [(16, 16)])
+    sample: ClassVar[Sample] = ((0, 255, 1e-7, False, False, False), [ROWS], [(16, 16)])
 
     low: Code
     high: Code
     eps: Finite
     symmetric: bool
+    rows: bool
     has_bias: bool
 
     def shape(self, inputs: Sequence[Value]) -> Shape:
@@ -88,5 +89,5 @@ class DynamicLinear(WeightProduct):
         require(inputs[1].quantisation is not None, "the weight has no codes")
 
     def run(self, inputs: list[Tensor]) -> Tensor:
-        x = Dynamic(self.low, self.high, self.eps, self.symmetric).rounded(inputs[0])
+        x = Dynamic(self.low, self.high, self.eps, self.symmetric, self.rows).rounded(inputs[0])
         return F.linear(x, inputs[1], inputs[2] if self.has_bias else None)

@@ -1,4 +1,4 @@
-"""dynamic_linear by the own GEMM, which finds the range of x, rounds it to codes and multiplies these."""
+"""dynamic_linear by the own GEMM, which finds the range of x or of each row, rounds it to codes and multiplies these."""
 
 from __future__ import annotations
 
@@ -26,5 +26,5 @@ class DynamicGemm(PackedLinear):
         coded: CodedWeight,
     ) -> native.Gemm:
         op, n = node.of(DynamicLinear), node.inputs[1].shape[0]
-        codes = (op.low, op.high)
-        return native.Gemm(x, n, op.has_bias, output, chain, False, *coded, "tensor", op.symmetric, codes, op.eps)
+        codes, by = (op.low, op.high), "row" if op.rows else "tensor"
+        return native.Gemm(x, n, op.has_bias, output, chain, False, *coded, by, op.symmetric, codes, op.eps)
