@@ -74,7 +74,8 @@ def drystone_rounded(model: Any, weights: str, lengths: Lengths, threads: int, s
     if "weights" not in WEIGHTS[weights]:
         raise ValueError(f"what is multiplied by {weights} weights is not rounded")
     fast = optimize(model, **WEIGHTS[weights], activations="int8")
-    return Contender(_by_generate(fast, lengths).times, {"relative_error": fast.explain().rounding.error})
+    rounding = getattr(fast.explain(), "rounding", None)
+    return Contender(_by_generate(fast, lengths).times, {"relative_error": rounding.error} if rounding else {})
 
 
 def eager(model: Any, weights: str, lengths: Lengths, threads: int, stack: ExitStack) -> Contender:
