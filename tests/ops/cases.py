@@ -962,7 +962,11 @@ def attentions() -> Iterator[Case]:
     yield of("attention-causal", lambda q, k, v: attend(q, k, v, is_causal=True), q, k, v)
     yield of("attention-scale", lambda q, k, v: attend(q, k, v, scale=0.3), q, k, v)
     yield of("attention-grouped", lambda q, k, v: attend(q, k, v, enable_gqa=True), q, (2, 2, 70, 24), (2, 2, 70, 17))
-    yield of("attention-three-axes", attend, (5, 9, 24), (5, 70, 24), (5, 70, 24))
+    yield of("attention-two-axes", attend, (9, 24), (70, 24), (70, 17), (9, 70))
+    yield of("attention-three-axes", attend, (5, 9, 24), (5, 70, 24), (5, 70, 24), (5, 9, 70))
+    windows = lambda q, k, v, mask: attend(*(x.transpose(1, 2) for x in (q, k, v)), mask)  # noqa: E731
+    for mask in ((2, 4, 3, 9, 9), (1, 1, 3, 1, 9), (3, 9, 9)):
+        yield of("attention-five-axes-" + label(mask=mask), windows, *((2, 3, 4, 9, 24),) * 3, mask)
     for mask in ((2, 4, 9, 70), (2, 1, 1, 70), (9, 70)):
         yield of("attention-" + label(mask=mask), attend, q, k, v, mask)
     masked = lambda self, q, k, v: attend(q, k, v, self.m)  # noqa: E731
