@@ -322,6 +322,8 @@ def epilogues() -> Iterator[Case]:
         (1, 24, 1, 1),
         exact=True,
     )
+    yield net("conv2d+positions", lambda self, x: self.a(x) + self.p,
+              lambda: {"a": nn.Conv2d(24, 24, 3, padding=1), "p": torch.arange(24.0 * 42).view(1, 24, 7, 6)}, (1, 24, 7, 6), exact=True)  # fmt: skip
     yield net("conv2d+channel-scale-parameter", lambda self, x: self.a(x) * self.s,
               lambda: {**residual_parts()(), "s": nn.Parameter(torch.ones(24, 1, 1))}, x, exact=True)  # fmt: skip
     yield net("conv2d+layer-scale+residual", lambda self, x: x + self.a(x) * self.s,
