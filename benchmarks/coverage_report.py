@@ -16,8 +16,9 @@ RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "coverage.md"
 HEAD = """# Coverage
 
-What drystone makes of torch's own operator samples and of transformers' architectures. Made by
-`benchmarks/coverage_operators.py` and `benchmarks/coverage_models.py` from their JSON in `benchmarks/results`; do not edit by hand.
+What drystone makes of torch's own operator samples and of the architectures of transformers and timm. Made by
+`benchmarks/coverage_operators.py`, `coverage_models.py` and `coverage_timm.py` from their JSON in `benchmarks/results`; do not
+edit by hand.
 """
 
 
@@ -29,7 +30,7 @@ def write(path: Path, data: dict[str, Any]) -> None:
 def render() -> None:
     """Write the page out of the files that are there."""
     sections = [HEAD]
-    for name, section in (("operators", operators), ("models", models)):
+    for name, section in (("operators", operators), ("models", transformers), ("timm", timm)):
         path = RESULTS / f"coverage_{name}.json"
         if path.exists():
             sections.append(section(json.loads(path.read_text())))
@@ -76,8 +77,29 @@ def operators(data: dict[str, Any]) -> str:
     )
 
 
-def models(data: dict[str, Any]) -> str:
-    """A row an architecture, and what its segments are, over all of them."""
+def transformers(data: dict[str, Any]) -> str:
+    return _architectures(
+        data,
+        "Models",
+        f"architectures of transformers {data['environment']['packages']['transformers']}, small",
+        "These models are so small that the time between the arithmetic is most of it.",
+        "Their configurations do not come small by the names of their fields, or need what is not there.",
+    )
+
+
+def timm(data: dict[str, Any]) -> str:
+    return _architectures(
+        data,
+        "Models of timm",
+        f"families of timm {data['environment']['packages']['timm']}, a small model of each at its own picture size",
+        "",
+        "",
+    )
+
+
+def _architectures(data: dict[str, Any], title: str, what: str, remark: str, unbuilt: str) -> str:
+    """A row an architecture, and what its segments are, over all of them. ``remark`` ends the introduction, ``unbuilt`` says why
+    some were not built."""
     built = [row for row in data["rows"] if row["status"] != "not built"]
     segments: Counter[tuple[str, str]] = Counter()
     holders: dict[tuple[str, str], set[str]] = {}
@@ -87,34 +109,39 @@ def models(data: dict[str, Any]) -> str:
             holders.setdefault((op, reason), set()).add(row["architecture"])
     order = sorted(segments, key=lambda key: (-len(holders[key]), -segments[key], key))
     total = Counter(row["status"] for row in built)
+    timed, count = any("ratio" in row for row in built), data["threads"]
+    planned = "*runs*: what a call does after autotuning."
+    if data.get("tuning") == "estimate":
+        planned = "Planned by estimates beside other work on the machine, so without times of calls."
     rows = [
         [
             row["architecture"],
             row["status"],
             f"{row['error']:.1e}" if "error" in row else "",
             len(row["segments"]) if "segments" in row else "",
+            f"{row['prepare_seconds']:.1f}" if "prepare_seconds" in row else "",
             row.get("runs", ""),
-            f"{row['ratio']:.2f}" if "ratio" in row else "",
+            *([f"{row['ratio']:.2f}" if "ratio" in row else ""] if timed else []),
             row.get("reason") or "",
         ]
         for row in built
     ]
     missing = [[row["architecture"], row["reason"]] for row in data["rows"] if row["status"] == "not built"]
+    headings = ["architecture", "captured", "error", "segments", "seconds", "runs", *["eager / drystone"] * timed, "reason"]
     return (
-        "## Models\n\n"
-        f"{len(built)} architectures of transformers {data['environment']['packages']['transformers']}, small, random weights, "
-        f"batch 1, {data['threads']} threads: "
+        f"## {title}\n\n"
+        f"{len(built)} {what}, random weights, batch 1, {count} thread{'s' * (count > 1)}: "
         + ", ".join(f"{number} {status}" for status, number in sorted(total.items()))
-        + ". *error*: relative L2 against float64, the largest of any output. *segments*: operators that torch runs. *runs*: what "
-        "a call does after autotuning. These models are so small that the time between the arithmetic is most of it.\n\n"
-        + _table(["architecture", "captured", "error", "segments", "runs", "eager / drystone", "reason"], rows)
+        + ". *error*: relative L2 against float64, the largest of any output. *segments*: operators that torch runs. *seconds*: "
+        f"of preparation. {planned} {remark}".rstrip()
+        + "\n\n"
+        + _table(headings, rows)
         + "\n### What torch runs in them\n\n"
         + _table(
             ["operator", "reason", "models", "segments"],
             [[f"`{op}`", reason, len(holders[op, reason]), segments[op, reason]] for op, reason in order],
         )
-        + "\n### Not built\n\nTheir configurations do not come small by the names of their fields, or need what is not there.\n\n"
-        + _table(["architecture", "reason"], missing)
+        + (f"\n### Not built\n\n{unbuilt}\n\n" + _table(["architecture", "reason"], missing) if missing else "")
     )
 
 

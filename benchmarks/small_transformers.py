@@ -11,6 +11,7 @@ import inspect
 from typing import Any
 
 import torch
+from model_coverage import spread_weights
 from torch import nn
 
 # By name of the field. What a configuration derives from these it derives itself.
@@ -117,14 +118,6 @@ def small_config(kind: Any, name: str = "") -> Any:
             part = sub.config_class if sub.model_type is None else CONFIG_MAPPING[sub.model_type]
             values[field] = small_config(part, part.model_type)
     return kind(**values | OVERRIDES.get(name, {}))
-
-
-def spread_weights(model: nn.Module) -> None:
-    """Biases and norms away from 0 and 1, where a mistake in them would not show."""
-    generator = torch.Generator().manual_seed(1)
-    for parameter in model.parameters():
-        if parameter.dim() == 1 and parameter.is_floating_point():
-            parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
 
 
 def inputs_for(model: nn.Module, config: Any) -> dict[str, Any]:

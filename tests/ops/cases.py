@@ -322,6 +322,8 @@ def epilogues() -> Iterator[Case]:
         (1, 24, 1, 1),
         exact=True,
     )
+    yield net("conv2d+positions", lambda self, x: self.a(x) + self.p,
+              lambda: {"a": nn.Conv2d(24, 24, 3, padding=1), "p": torch.arange(24.0 * 42).view(1, 24, 7, 6)}, (1, 24, 7, 6), exact=True)  # fmt: skip
     yield net("conv2d+channel-scale-parameter", lambda self, x: self.a(x) * self.s,
               lambda: {**residual_parts()(), "s": nn.Parameter(torch.ones(24, 1, 1))}, x, exact=True)  # fmt: skip
     yield net("conv2d+layer-scale+residual", lambda self, x: x + self.a(x) * self.s,
@@ -962,7 +964,11 @@ def attentions() -> Iterator[Case]:
     yield of("attention-causal", lambda q, k, v: attend(q, k, v, is_causal=True), q, k, v)
     yield of("attention-scale", lambda q, k, v: attend(q, k, v, scale=0.3), q, k, v)
     yield of("attention-grouped", lambda q, k, v: attend(q, k, v, enable_gqa=True), q, (2, 2, 70, 24), (2, 2, 70, 17))
-    yield of("attention-three-axes", attend, (5, 9, 24), (5, 70, 24), (5, 70, 24))
+    yield of("attention-two-axes", attend, (9, 24), (70, 24), (70, 17), (9, 70))
+    yield of("attention-three-axes", attend, (5, 9, 24), (5, 70, 24), (5, 70, 24), (5, 9, 70))
+    windows = lambda q, k, v, mask: attend(*(x.transpose(1, 2) for x in (q, k, v)), mask)  # noqa: E731
+    for mask in ((2, 4, 3, 9, 9), (1, 1, 3, 1, 9), (3, 9, 9)):
+        yield of("attention-five-axes-" + label(mask=mask), windows, *((2, 3, 4, 9, 24),) * 3, mask)
     for mask in ((2, 4, 9, 70), (2, 1, 1, 70), (9, 70)):
         yield of("attention-" + label(mask=mask), attend, q, k, v, mask)
     masked = lambda self, q, k, v: attend(q, k, v, self.m)  # noqa: E731

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from drystone.graph.graph import Graph, Node, Value
 from drystone.graph.instructions import INSTRUCTIONS, PointwiseOp
-from drystone.graph.ops import Linear, Pointwise
+from drystone.graph.ops import Convolution, Linear, Pointwise
 from drystone.graph.transposed import stays_bare
 from drystone.passes.instructions import Arg, readers, reading_counts, renamed, set_instructions, without
 
@@ -123,6 +123,8 @@ def _broadcasts(operand: Value, into: Node) -> bool:
     if not operand.dtype.is_floating_point:
         return False
     if operand.shape == shape and math.prod(shape) > 1:
+        if operand.is_constant and isinstance(into.op, Convolution):
+            return False  # it lies in plain order, the result in any: oneDNN has its reference implementation for that
         residuals = [value for value in into.inputs[into.epilogue_start :] if value.shape == shape] if into.epilogue else []
         return not residuals
     if len(operand.shape) > len(shape):

@@ -34,12 +34,13 @@ def scaled_dot_product_attention(
     if attn_mask is not None and attn_mask.dtype not in (*FLOATS, torch.bool):
         raise Declined(f"an attention mask of {attn_mask.dtype}")
     rank = len(query.shape)
-    if rank not in (3, 4) or any(len(operand.shape) != rank for operand in operands):
-        raise Declined("an attention of other than three or four axes")
-    if rank == 3:  # the heads are the batch
-        operands = [b.reshape(operand, (operand.shape[0], 1, *operand.shape[1:])) for operand in operands]
-        if attn_mask is not None and len(attn_mask.shape) == 3:
-            attn_mask = b.reshape(attn_mask, (attn_mask.shape[0], 1, *attn_mask.shape[1:]))
+    if rank < 2 or any(len(operand.shape) != rank for operand in operands):
+        raise Declined("an attention whose operands broadcast")
+    if any(operand.shape[:-3] != query.shape[:-3] for operand in operands):
+        raise Declined("an attention whose operands broadcast")
+    if attn_mask is not None:
+        attn_mask = _four_axes(b, attn_mask, rank, query.shape)
+    operands = [_four_axes(b, operand, rank, query.shape) for operand in operands]
     q, k, v = (operand.shape for operand in operands)
     shared = k[1] == 1 or (enable_gqa and q[1] % k[1] == 0)
     if k[0] != q[0] or v[0] != q[0] or k[1] != v[1] or not (shared or k[1] == q[1]):
@@ -54,6 +55,21 @@ def scaled_dot_product_attention(
     )
     result = b.emit(op, operands if mask.value is None else [*operands, mask.value])
     return b.reshape(result, b.shape)
+
+
+def _four_axes(b: Emitter, x: Value, rank: int, query: tuple[int, ...]) -> Value:
+    """An operand or a mask of an attention of ``rank`` axes, its axes before the last two as batch and heads.
+
+    Of three axes the heads are the batch; of more than four, all but the heads are.
+    """
+    if rank == 4 or (len(x.shape) < 3 and rank > 2):
+        return x
+    leading = (*(1,) * (rank - len(x.shape)), *x.shape[:-2])
+    batch, heads = (leading, 1) if rank < 4 else (leading[:-1], leading[-1])
+    whole = query[: len(batch)]
+    if batch != whole and math.prod(batch) > 1:
+        raise Declined("an attention mask for some of several batch axes")
+    return b.reshape(x, (math.prod(batch), heads, *x.shape[-2:]))
 
 
 @builds("drystone::cached_attention")

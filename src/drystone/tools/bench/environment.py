@@ -29,7 +29,7 @@ _FLAGS = (
     "amx_bf16",
     "amx_int8",
 )
-_PACKAGES = ("torch", "transformers", "torchvision", "openvino", "onnxruntime", "onnxscript", "onednn-cpu-gomp", "zentorch")
+_PACKAGES = ("torch", "transformers", "timm", "torchvision", "openvino", "onnxruntime", "onnxscript", "onednn-cpu-gomp", "zentorch")
 _CAPS = ("DRYSTONE_MAX_ISA", "ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
 
 
