@@ -49,7 +49,7 @@ class CausalSource(Source):
         return (batch, count), (batch, count), (kept,), (batch,), pages
 
     def step(self) -> Step:
-        return Step(self.model)
+        return Step(self.model, self.positions)
 
     def example(self) -> tuple[list[torch.Tensor], list[dict[int, Any]], list[Rows]]:
         """Inputs of a step, the axes of each that vary, and what their pages belong to."""
@@ -100,7 +100,7 @@ def _layers(step: Step) -> list[Layer]:
         tokens = torch.zeros(batch, length, dtype=torch.int64)
         lengths, keep = (torch.zeros(count, dtype=torch.int64) for count in (batch, kept))
         pages = torch.zeros(step.layers, batch, 1, dtype=torch.int64)
-        with traced(Traced(pages, lengths, keep, pages, lengths)) as call:
+        with traced(Traced(pages, lengths, keep, pages, lengths, alibi=step.alibi)) as call:
             try:
                 step.logits(tokens, tokens)
             except DrystoneError:
