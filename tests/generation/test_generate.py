@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import pickle
 from typing import Any
 
 import pytest
@@ -164,9 +165,37 @@ def test_bad_input(model: Any, fast: Any) -> None:
         fast(text(3, 9), **{argument(model): cache})
 
 
+def test_copies(model: Any, fast: Any, tmp_path: Any) -> None:
+    """Of a cache there are some, of the module none: an error says what to do."""
+    cache = drystone.Cache(fast)
+    fast(text(1, 70), **{argument(model): cache})
+    twin = copy.deepcopy(cache)
+    pages = cache.pages.used
+    for each, token in ((twin, 5), (cache, 7), (cache, 5)):
+        got = fast(torch.tensor([[token]]), **{argument(model): each}).logits
+        if each is twin:
+            want = got
+        each.crop(-1)
+    torch.testing.assert_close(got, want, rtol=0, atol=0)
+    assert cache.get_seq_length() == twin.get_seq_length() == 70 and pages < cache.pages.used < 2 * pages
+    with pytest.raises(drystone.UnsupportedError, match="keep the tokens"):
+        pickle.dumps(cache)
+    for refuse in (copy.deepcopy, pickle.dumps, lambda fast: drystone.save(fast, tmp_path / "artefact")):
+        with pytest.raises(drystone.UnsupportedError, match=r"optimise the copy|save_pretrained"):
+            refuse(fast)
+
+
 def test_refusals_of_optimize(model: Any) -> None:
-    with pytest.raises(drystone.InputError, match="a language model needs its plain weights"):
-        drystone.optimize(model, release_originals=True)
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"release_originals": True}, "a language model needs its plain weights"),
+        ({"capture": "eager"}, "takes example_inputs"),
+        ({"dynamic_shapes": {}}, "any number of sequences"),
+        ({"dtype": torch.int8}, 'weights="int8"'),
+        ({"weights": "int4", "group_size": 128, "tuning": "estimate"}, r"keep=\['model.embed_tokens'\]"),
+    ]
+    for options, says in refused:
+        with pytest.raises(drystone.InputError, match=says):
+            drystone.optimize(model, **options)
     with pytest.raises(drystone.CaptureError, match="training mode"):
         drystone.optimize(llama().train())
 

@@ -51,10 +51,10 @@ def _eager(
     k, v, sinks, bias = (None if x is None else x.contiguous() for x in (k, v, sinks, bias))
     key, value, sink, added = (None if x is None else _described(x) for x in (k, v, sinks, bias))
     tables = _described(pages), _described(lengths)
-    scores = scale, window, softcap, by_distance, causal
+    query, result = _described(q), _described(output)
     try:
         step = native.cached_attention(
-            _described(q), key, value, None, None, *tables, sink, added, _described(output), layer, *scores
+            query, key, value, None, None, *tables, sink, added, result, layer, scale, window, softcap, by_distance, causal
         )
     except ValueError as error:
         raise InputError(f"{NAME}: {error}") from None

@@ -70,7 +70,7 @@ class CausalSource(Source):
         # A size of 1 is one as any other to what is traced with distinct ones: it compares no two of them.
         self._symbolic = SymbolicCapture(captured, self._graph, least=1)
         float32, kept = self.options.float32_modules, self.options.kept_modules
-        self._named = [names_of(step, {step.copies[module] for module in modules}) for modules in (float32, kept)]
+        self._named = [names_of(self.model, modules) for modules in (float32, kept)]
         return [(name.removeprefix("model."), tensor) for name, tensor in captured.originals]
 
     def graph_for(self, sizes: Sizes, tensors: list[torch.Tensor]) -> tuple[Graph, Signature]:
@@ -81,10 +81,8 @@ class CausalSource(Source):
         return found
 
     def _graph(self, captured: Captured) -> Graph:
-        graph = lowered(captured, self.options, *self._named)
-        for node in graph:
-            node.module = node.module.removeprefix("model").removeprefix(".")
-        return graph
+        float32, kept = self._named
+        return lowered(captured, self.options, float32, kept, within="model")
 
     def choice(self, planner: Planner, threads: int) -> Choice | None:
         for node, options in planner.options.items():
