@@ -1,4 +1,5 @@
-"""Resident memory over many calls, many optimised models and many shapes, and at its peak while BERT-base is optimised.
+"""Resident memory over many calls, many optimised models and many shapes, at its peak while BERT-base or a language model is
+optimised, and while that generates.
 
 python benchmarks/memory.py        # benchmarks/results/memory.json
 """
@@ -33,6 +34,7 @@ RESULTS = Path(__file__).parent / "results" / "memory.json"
 SAMPLES = 20  # of a series
 WARM = 0.25  # of a series, left out of its slope
 SECONDS = 900.0
+TOKENS = 2000  # of a text that grows
 
 
 def status(field: str) -> int:
@@ -112,6 +114,49 @@ def bert(send: isolated.Send, release: bool) -> None:
     send({"weights": weights, "before": before, "peak": peak, "after": status("VmRSS")})
 
 
+def language_model(send: isolated.Send, options: dict[str, Any], tokens: int) -> None:
+    """A Llama-like one of 151 million parameters: memory while it is prepared, and as its text grows, twice."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    def made(layers: int, **sizes: int) -> LlamaForCausalLM:
+        torch.manual_seed(0)
+        config = LlamaConfig(
+            num_hidden_layers=layers, num_attention_heads=16, num_key_value_heads=4, eos_token_id=None, pad_token_id=0, **sizes
+        )
+        return LlamaForCausalLM(config).eval().requires_grad_(False)
+
+    drystone.optimize(made(1, hidden_size=64, intermediate_size=64, vocab_size=64), tuning="estimate", **options)
+    gc.collect()
+    libraries = status("VmRSS")
+    model = made(12, hidden_size=1024, intermediate_size=2816, vocab_size=8000)
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    reset_peak()
+    fast = drystone.optimize(model, tuning="estimate", **options)
+    found: dict[str, Any] = {"weights": weights, "packed": fast.explain().weights_bytes, "peak": status("VmHWM") - libraries}
+    text = torch.randint(0, 8000, (1, 32))
+    fast.generate(text, max_new_tokens=2, do_sample=False)
+    gc.collect()
+    found["held"] = status("VmRSS") - libraries
+
+    class Streamer:
+        def __init__(self) -> None:
+            self.samples: list[tuple[int, int, int]] = []  # tokens, what is held beyond the libraries, and the cache's part of it
+            self.count = 0
+
+        def put(self, ids: torch.Tensor) -> None:
+            self.count += ids.numel()
+            if self.count % (tokens // SAMPLES) == 0:
+                self.samples.append((self.count, status("VmRSS") - libraries, fast.pages_of(torch.float32).bytes))
+
+        def end(self) -> None: ...
+
+    for name in ("text", "next text"):
+        streamer = Streamer()
+        fast.generate(text, max_new_tokens=tokens, do_sample=False, streamer=streamer)
+        found[name] = streamer.samples
+    send(found)
+
+
 def base(send: isolated.Send) -> None:
     """What a process with all libraries in it, but no model, holds."""
     fast = drystone.optimize(Net().eval(), torch.zeros(1, 3, 32, 32), tuning="estimate")
@@ -130,7 +175,8 @@ def slope(samples: list[tuple[int, int]]) -> float:
 def main() -> None:
     isolated.preload("torch", "drystone", "drystone.conductor", "drystone.tools.bench.zoo")
     console = Console(stderr=True)
-    results: dict[str, Any] = {"environment": environment(), "series": {}, "bert_base": {}}
+    results: dict[str, Any] = {"environment": environment(), "series": {}, "bert_base": {}, "language_model": {}}
+    language_models: dict[str, dict[str, Any]] = {"float32": {}, "int8": {"weights": "int8"}, "int4": {"weights": "int4"}}
     series_of = {"calls": (calls, 2000), "cycles": (cycles, 200), "torch.export alone": (exports, 200), "shapes": (shapes, 200)}
     table = Table("what", "steps", "MB at first", "MB at last", "bytes a step after warm-up")
 
@@ -140,7 +186,7 @@ def main() -> None:
             raise SystemExit(f"{function.__name__}: {failed}")
         return messages
 
-    with tempfile.TemporaryDirectory() as folder, progress_bar(len(series_of) + 3, console) as announce:
+    with tempfile.TemporaryDirectory() as folder, progress_bar(len(series_of) + 3 + len(language_models), console) as announce:
         os.environ["DRYSTONE_CACHE"] = folder  # as on a fresh machine
         for name, (function, count) in series_of.items():
             announce(name)
@@ -156,12 +202,23 @@ def main() -> None:
             over = (found["peak"] - found["before"]) / found["weights"]
             held = (found["after"] - results["base"]) / found["weights"]
             results["bert_base"][name] = found | {"peak_over_model": over, "held": held}
+        for name, options in language_models.items():
+            announce(f"language model, {name}")
+            (results["language_model"][name],) = measured(language_model, options, TOKENS)
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     console.print(table)
     for name, found in results["bert_base"].items():
         console.print(
             f"BERT-base, originals {name}: weights {found['weights'] / 1e6:.0f} MB, peak over the model "
             f"{found['peak_over_model']:.2f} x, held afterwards {found['held']:.2f} x"
+        )
+    for name, found in results["language_model"].items():
+        first, last, again = (found[text][index][1:] for text, index in (("text", 0), ("text", -1), ("next text", -1)))
+        own = [f"{(held - cache) / 1e6:.0f}" for held, cache in (first, last, again)]
+        console.print(
+            f"language model, {name}: weights {found['weights'] / 1e6:.0f} MB, packed {found['packed'] / 1e6:.0f} MB, at the peak "
+            f"{found['peak'] / 1e6:.0f} MB, held {found['held'] / 1e6:.0f} MB; but for the cache {' → '.join(own)} MB as a text "
+            "grows, and after the next one"
         )
 
 

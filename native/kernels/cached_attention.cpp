@@ -312,11 +312,26 @@ struct Tile {
   bool all;
 };
 
+// Adds its head's bias, in units of log2, to a row's scores of the positions from `start` on that it sees.
+void add_bias(const CachedAttentionArgs& args, int64_t head, int64_t start, int64_t last, float* row) {
+  const float* bias = args.bias + head * args.bias_size;
+  const int64_t size = args.bias_size, shift = args.by_distance ? size - 1 - last : 0;  // from a position to its column
+  const int64_t seen = least(kPage, last + 1 - start);
+  const int64_t inside = least(seen, larger(0, -shift - start)), beyond = larger(inside, least(seen, size - shift - start));
+  const float* columns = bias + start + shift;
+#pragma omp simd
+  for (int64_t i = 0; i < inside; i++) row[i] += bias[0] * log2_e;
+#pragma omp simd
+  for (int64_t i = inside; i < beyond; i++) row[i] += columns[i] * log2_e;
+#pragma omp simd
+  for (int64_t i = beyond; i < seen; i++) row[i] += bias[size - 1] * log2_e;
+}
+
 // Finishes the scores of a tile of R rows. Returns by what they are still to be multiplied.
 template <int R>
 float finish(const CachedAttentionArgs& args, const Chunk& chunk, const Tile& tile, const float* key_scales, float* scores) {
   const float scale = args.scale * log2_e;
-  if (tile.all && !args.softcap && !key_scales && scale > 0.0f) return scale;
+  if (tile.all && !args.softcap && !key_scales && !args.bias && scale > 0.0f) return scale;
   const float inner = args.softcap ? args.scale / args.softcap : scale, outer = args.softcap * log2_e;
   for (int64_t r = 0; r < R; r++) {
     float* row = scores + r * kPage;
@@ -326,7 +341,8 @@ float finish(const CachedAttentionArgs& args, const Chunk& chunk, const Tile& ti
       if (args.softcap) score = tanh(score) * outer;
       store_raw(row + i, score);
     }
-    const int64_t last = last_of(args, chunk.batch, chunk.first + tile.first + least(r, tile.valid - 1));
+    const int64_t index = tile.first + least(r, tile.valid - 1), last = last_of(args, chunk.batch, chunk.first + index);
+    if (args.bias) add_bias(args, place_of(args, chunk, index).head, tile.start, last, row);
     for (int64_t i = larger(0, last + 1 - tile.start); i < kPage; i++) row[i] = -infinity;
     for (int64_t i = least(kPage, first_of(args, last) - tile.start) - 1; i >= 0; i--) row[i] = -infinity;
   }

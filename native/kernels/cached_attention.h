@@ -22,6 +22,7 @@ struct CachedAttentionArgs {
   const int64_t* pages;    // addresses, those of a batch row `capacity` apart; the ones that are read or written are pages
   const int64_t* lengths;  // valid positions of each batch row before this call
   const void* sinks;       // a score more a head; may be null
+  const float* bias;       // (heads, bias_size), added to scores; may be null
   void* output;
   DType dtype, sinks_dtype;  // of query, key, value and output: f32 or bf16
   DType cosines_dtype, sines_dtype;
@@ -34,7 +35,9 @@ struct CachedAttentionArgs {
   int64_t query_strides[3], key_strides[3], value_strides[3], output_strides[3];  // batch, head, position
   float scale, softcap;                                                           // softcap: 0 for none
   int64_t window;                                                                 // 0: none
-  bool grows;                                                                     // positions after `lengths` are read: as many as queries
+  int64_t bias_size;
+  bool by_distance;  // the bias's last column is of the position of the query, not of its own index
+  bool grows;        // positions after `lengths` are read: as many as queries
   bool causal;
   int64_t chunk;       // rows (queries of the heads that share keys) that are taken at once
   int64_t parts;       // in which the work is divided

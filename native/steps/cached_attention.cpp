@@ -35,8 +35,8 @@ class CachedAttentionStep final : public Step {
  public:
   CachedAttentionStep(const TensorDesc& query, const std::optional<TensorDesc>& key, const std::optional<TensorDesc>& value,
                       const std::optional<TensorDesc>& cosines, const std::optional<TensorDesc>& sines, const TensorDesc& pages,
-                      const TensorDesc& lengths, const std::optional<TensorDesc>& sinks, const TensorDesc& output, int64_t layer,
-                      double scale, int64_t window, double softcap, bool causal)
+                      const TensorDesc& lengths, const std::optional<TensorDesc>& sinks, const std::optional<TensorDesc>& bias,
+                      const TensorDesc& output, int64_t layer, double scale, int64_t window, double softcap, bool by_distance, bool causal)
       : kernel_(require_kernels().cached_attention), threads_(std::max(omp_get_max_threads(), 1)) {
     implementation = kernel_name("cached_attention");
     set_strides(args_.query_strides, query, "query");
@@ -79,11 +79,19 @@ class CachedAttentionStep final : public Step {
       args_.sinks_dtype = sinks->dtype;
     }
     has_sinks_ = sinks.has_value();
+    if (bias) {
+      check_operand(*bias, "bias");
+      check_dense(*bias);
+      require(bias->rank() == 2 && bias->shape[0] == q[1] && bias->numel() > 0, "the bias (" + bias->str() + ") has other rows than heads");
+      require(bias->dtype == DType::f32, "a bias is float32");
+      args_.bias_size = bias->shape[1];
+    }
+    has_bias_ = bias.has_value();
     args_.dtype = query.dtype;
     args_.capacity = pages.shape[2];
     first_page_ = layer * q[0] * args_.capacity;
     args_.scale = static_cast<float>(scale), args_.softcap = static_cast<float>(softcap);
-    args_.window = window, args_.causal = causal, args_.grows = writes_ || causal;
+    args_.window = window, args_.by_distance = by_distance, args_.causal = causal, args_.grows = writes_ || causal;
     plan();
   }
 
@@ -96,6 +104,7 @@ class CachedAttentionStep final : public Step {
     args.pages = static_cast<const int64_t*>(*slot++) + first_page_;
     args.lengths = static_cast<const int64_t*>(*slot++);
     if (has_sinks_) args.sinks = *slot++;
+    if (has_bias_) args.bias = static_cast<const float*>(*slot++);
     args.output = *slot;
     args.scratch = reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(run.scratchpad) + 63) / 64 * 64);
     const int64_t positions = check_tables(args);
@@ -179,7 +188,7 @@ class CachedAttentionStep final : public Step {
 
   void (*kernel_)(const CachedAttentionArgs&);
   CachedAttentionArgs args_{};
-  bool writes_, turns_, has_sinks_;
+  bool writes_, turns_, has_sinks_, has_bias_;
   int64_t first_page_;
   int threads_;  // that the scratchpad is made for
 };
@@ -189,10 +198,11 @@ class CachedAttentionStep final : public Step {
 std::shared_ptr<Step> make_cached_attention(const TensorDesc& query, const std::optional<TensorDesc>& key,
                                             const std::optional<TensorDesc>& value, const std::optional<TensorDesc>& cosines,
                                             const std::optional<TensorDesc>& sines, const TensorDesc& pages, const TensorDesc& lengths,
-                                            const std::optional<TensorDesc>& sinks, const TensorDesc& output, int64_t layer, double scale,
-                                            int64_t window, double softcap, bool causal) {
-  return std::make_shared<CachedAttentionStep>(query, key, value, cosines, sines, pages, lengths, sinks, output, layer, scale, window,
-                                               softcap, causal);
+                                            const std::optional<TensorDesc>& sinks, const std::optional<TensorDesc>& bias,
+                                            const TensorDesc& output, int64_t layer, double scale, int64_t window, double softcap,
+                                            bool by_distance, bool causal) {
+  return std::make_shared<CachedAttentionStep>(query, key, value, cosines, sines, pages, lengths, sinks, bias, output, layer, scale, window,
+                                               softcap, by_distance, causal);
 }
 
 }  // namespace drystone

@@ -36,12 +36,14 @@ using Tables = std::vector<Dims>;
        "attends to what its row has: float32 or bfloat16, of any strides but 1 between neighbours on the last axis. cosines and sines, " \
        "which broadcast to (B, 1, T, D): query and key are turned first, as by rotary. The output is (B, T, H, width). causal: query t " \
        "sees position lengths + t last, which must have been written; else each sees all. window: so many positions at most; 0: all. "   \
-       "softcap: c of c * tanh(score / c); 0: none. sinks (H): a score more a head, without value. A table that leads to no pages, or "  \
-       "to others than these operands need, raises drystone.InputError.",                                                                \
+       "softcap: c of c * tanh(score / c); 0: none. sinks (H): a score more a head, without value. bias (float32: H, size): added to "\
+       "the scores of the key at position i is column i, or by_distance, counted back from the last column, which is the query's own "\
+       "position; at most the first or the last column. A table that leads to no pages, or to others than these operands need, raises "\
+       "drystone.InputError.",                                                                \
        const TensorDesc& query, const std::optional<TensorDesc>& key, const std::optional<TensorDesc>& value,                            \
        const std::optional<TensorDesc>& cosines, const std::optional<TensorDesc>& sines, const TensorDesc& pages,                        \
-       const TensorDesc& lengths, const std::optional<TensorDesc>& sinks, const TensorDesc& output, int64_t layer, double scale,         \
-       int64_t window, double softcap, bool causal)                                                                                      \
+       const TensorDesc& lengths, const std::optional<TensorDesc>& sinks, const std::optional<TensorDesc>& bias, const TensorDesc& output,\
+       int64_t layer, double scale, int64_t window, double softcap, bool by_distance, bool causal)                                                                                      \
   STEP(copy,                                                                                                                             \
        "Permute, slice, pad, expand, concatenate (into a strided output) and reorder: output axis i reads input axis axes[i] at index "  \
        "tables[i][o]. axes[i] = -1 does not move in the input; an empty table is the identity; index -1 fills `value`. Any formats and " \

@@ -14,13 +14,14 @@ from torch.nn.utils.rnn import PackedSequence
 import drystone.copies  # noqa: F401 (registers the copies of optimised modules)
 from drystone.capture.export import check_model
 from drystone.capture.kept_modules import Choice, chosen_modules, names_of
-from drystone.checkpoints.torchao import twin_of
+from drystone.checkpoints.twin import twin_of
 from drystone.errors import CaptureError, InputError, UnsupportedError, warn
 from drystone.generation.models import generates
 from drystone.options import (
     INT8,
     Options,
     check_eager,
+    check_generates,
     check_int8,
     check_options,
     check_release,
@@ -117,7 +118,8 @@ def optimize(
             (Q8_0, Q4_0, Q4_1, Q4_K, Q6_K), which transformers has made floats of. This takes the package gguf.
             Weights that torchao's ``quantize_`` has quantised without x (Int8WeightOnlyConfig, IntxWeightOnlyConfig) keep their
             codes in any case; a twin of the model, in which they are floats, stands for it then. So do layers that round x too
-            (Int8DynamicActivationInt8WeightConfig, ``torch.ao.nn.quantized.dynamic.Linear``).
+            (Int8DynamicActivationInt8WeightConfig, ``torch.ao.nn.quantized.dynamic.Linear``), and those of GPTQ and AWQ checkpoints
+            in 4 or 8 bits, as transformers puts them into a model (qweight, qzeros, scales, g_idx), without floats.
         group_size: 32, 64 or 128. It must divide the inputs of each linear layer that is not in ``keep``.
         activations: ``"int8"`` lets products with weights in codes round their x to int8 as well, each ``group_size`` neighbours
             of a row by their largest magnitude, and multiply codes by codes, where that is faster. ``explain()`` says what it
@@ -147,8 +149,10 @@ def optimize(
         require_example(args, kwargs)
     check_options(dtype, accuracy, tuning, capture, formats, new_shapes, weights, group_size, activations)
     threads_in_force()
+    if known:
+        check_generates(dynamic_shapes, capture, release_originals)
     if release_originals:
-        check_release(model, dynamic_shapes, generates=known)
+        check_release(model, dynamic_shapes)
     codes = dtype in INT8
     if codes:
         if known or weights is not None:
@@ -159,7 +163,7 @@ def optimize(
     lower = dtype[1] if isinstance(dtype, tuple) else None if codes else dtype
     float32, kept = chosen_modules(model, keep_fp32), chosen_modules(model, keep, "keep")
     found = grouped_of(model, weights)
-    if (twin := twin_of(model)) is not None:
+    if (twin := twin_of(model, kept)) is not None:
         model, found = twin.model, twin.grouped | found
         float32, kept = twin.those_of(float32), twin.those_of(kept)
     if activations is not None and weights is None and not found:

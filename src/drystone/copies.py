@@ -53,8 +53,8 @@ def _apart(fast: nn.Module) -> tuple[dict[str, bytes], Original | None]:
     """The artefact in memory, and what is to be kept of the model, if it is there."""
     if not isinstance(fast, OptimizedModule):
         raise UnsupportedError(
-            f"a {type(fast).__name__} can't be copied or pickled: copy the model and optimise the copy. What is captured whole can "
-            "be copied, and kept in a folder by drystone.save and drystone.load"
+            f"an optimised {type(fast).__name__} can't be copied or pickled: copy the model and optimise the copy. "
+            "What is captured whole can be copied, and kept in a folder by drystone.save and drystone.load"
         )
     with tempfile.TemporaryDirectory(prefix="drystone-") as temporary:
         path = Path(temporary) / "copy"

@@ -82,10 +82,20 @@ def check_int8(max_error: Any, model: nn.Module, capture: Any, release_originals
         raise InputError(f"max_error: expected a positive relative error such as 0.05, got {max_error!r}")
 
 
-def check_release(model: nn.Module, dynamic_shapes: Any, generates: bool = False) -> None:
-    """``generates``: it is a language model that is called for any number of tokens."""
-    if generates:
-        raise InputError("release_originals: a language model needs its plain weights for programs of other lengths and batches")
+def check_generates(dynamic_shapes: Any, capture: Any, release_originals: bool) -> None:
+    """Raise for options that don't go with a language model without an example, which is called for any number of tokens."""
+    if dynamic_shapes is not None:
+        raise InputError("dynamic_shapes: a language model takes any number of sequences and tokens; leave it out")
+    if capture == "eager":
+        raise InputError('capture="eager" takes example_inputs; without them a language model is captured whole: leave out capture')
+    if release_originals:
+        raise InputError(
+            "release_originals: a language model needs its plain weights for programs of other lengths and batches; "
+            'weights="int8" or "int4" adds a quarter or an eighth to them'
+        )
+
+
+def check_release(model: nn.Module, dynamic_shapes: Any) -> None:
     if dynamic_shapes is not None:
         raise InputError("release_originals: other shapes need the plain weights again; leave out dynamic_shapes, or keep them")
     if isinstance(model, torch.jit.ScriptModule):

@@ -381,11 +381,14 @@ def programs_of(fast: OptimizedModule) -> Programs:
     return programs
 
 
-def lowered(captured: Captured, options: Options, float32: Collection[str] = (), kept: Collection[str] = ()) -> Graph:
+def lowered(
+    captured: Captured, options: Options, float32: Collection[str] = (), kept: Collection[str] = (), within: str = ""
+) -> Graph:
     """The graph of what was captured, ready to be planned. By name: the modules that stay ``float32``, and those whose weights are
-    ``kept`` from being quantised."""
+    ``kept`` from being quantised. ``within``: where the model is in what was captured; names are the model's own."""
     graph = build(captured)
     for node in graph:
+        node.module = node.module.removeprefix(within).removeprefix(".")
         if node.module in float32:
             node.float32 = True
     mark_stored(graph, kept, options.grouped)

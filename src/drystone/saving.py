@@ -47,7 +47,10 @@ def save(fast: nn.Module, path: str | os.PathLike[str]) -> None:
         ArtefactError: ``path`` holds something else, or can't be written.
     """
     if not isinstance(fast, OptimizedModule):
-        raise UnsupportedError(f"only models that were captured whole can be saved; this is a {type(fast).__name__}")
+        raise UnsupportedError(
+            f"only models that were captured whole can be saved; this is an optimised {type(fast).__name__}: "
+            "save the model itself, with save_pretrained or torch.save, and optimise it again where it is loaded"
+        )
     programs, interface = programs_of(fast), interface_of(fast)
     programs.originals.check()
     if (state := interface.signature.state) is not None:

@@ -24,6 +24,8 @@ def expected(
     window: int = 0,
     softcap: float = 0.0,
     sinks: Tensor | None = None,
+    bias: Tensor | None = None,
+    by_distance: bool = False,
     causal: bool = True,
 ) -> Tensor:
     """In float64, of queries that are the last of a whole sequence."""
@@ -32,12 +34,15 @@ def expected(
     seen = keys <= queries if causal else torch.ones(q.shape[2], k.shape[2], dtype=torch.bool)
     if window:
         seen = seen & (keys > (queries if causal else k.shape[2] - 1) - window)
-    if not softcap and sinks is None:
+    if not softcap and sinks is None and bias is None:
         return F.scaled_dot_product_attention(q, k, v, seen, scale=scale, enable_gqa=True).transpose(1, 2)
     k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
     scores = q @ k.transpose(2, 3) * scale
     if softcap:
         scores = torch.tanh(scores / softcap) * softcap
+    if bias is not None:
+        columns = bias.shape[1] - 1 - (queries - keys) if by_distance else keys.expand(q.shape[2], -1)
+        scores = scores + bias.double()[:, columns.clamp(0, bias.shape[1] - 1)]
     exponents = scores.masked_fill(~seen, -torch.inf).exp()
     total = exponents.sum(3, keepdim=True)
     if sinks is not None:
@@ -91,9 +96,11 @@ def attend(
     window: int = 0,
     softcap: float = 0.0,
     sinks: Tensor | None = None,
+    bias: Tensor | None = None,
+    by_distance: bool = False,
     causal: bool = True,
 ) -> Tensor:
-    return cached_attention(q, k, v, *rows.tables(), 0, SCALE, window, softcap, sinks, causal)
+    return cached_attention(q, k, v, *rows.tables(), 0, SCALE, window, softcap, sinks, bias, by_distance, causal)
 
 
 def close(result: Tensor, wanted: Tensor, dtype: torch.dtype) -> None:
@@ -130,6 +137,17 @@ def test_options(options: dict[str, object], count: int) -> None:
         close(*cache.call(torch.randn(4, 4, count, 16), **options), dtype)
 
 
+@pytest.mark.parametrize("by_distance", [True, False])
+@pytest.mark.parametrize("size", [1, 30, PAGE + 9, 6 * PAGE])
+def test_bias(by_distance: bool, size: int) -> None:
+    bias = torch.randn(4, size)
+    for dtype in TOLERANCE:
+        cache = Cached([0, 5, PAGE + 3, 4 * PAGE], Layer(2, 16, 16), dtype)
+        for count in (1, PAGE + 20):
+            q = torch.randn(4, 4, count, 16)
+            close(*cache.call(q, bias=bias, by_distance=by_distance, window=3 * PAGE if size == 30 else 0), dtype)
+
+
 @pytest.mark.parametrize("window", [0, PAGE + 5])
 def test_cross_attention(window: int) -> None:
     cache = Cached([1, PAGE, 3 * PAGE + 9], Layer(2, 16, 16))
@@ -151,7 +169,7 @@ def test_all_new_positions_of_a_window_that_is_not_causal() -> None:
     cache.rows.sequences[1].crop(0)
     q = torch.randn(2, 4, PAGE, 16)
     with pytest.raises(InputError, match="address is 0"):
-        cached_attention(q, q[:, :2], q[:, :2], *cache.rows.tables(), 0, SCALE, 10, 0.0, None, False)
+        cached_attention(q, q[:, :2], q[:, :2], *cache.rows.tables(), 0, SCALE, 10, 0.0, None, None, False, False)
 
 
 def test_keys_that_another_layer_wrote() -> None:
@@ -194,7 +212,7 @@ def test_bad_tables_are_refused() -> None:
     pages, lengths = cache.rows.tables()
 
     def call(pages: Tensor = pages, lengths: Tensor = lengths, q: Tensor = q) -> None:
-        cached_attention(q, q[:, :2], q[:, :2], pages, lengths, 0, 1.0, 0, 0.0, None, True)
+        cached_attention(q, q[:, :2], q[:, :2], pages, lengths, 0, 1.0, 0, 0.0, None, None, False, True)
 
     cache.rows.reserve(1)
     call()
@@ -212,7 +230,7 @@ def test_bad_tables_are_refused() -> None:
 def test_export_takes_it() -> None:
     class Model(torch.nn.Module):
         def forward(self, q: Tensor, k: Tensor, pages: Tensor, lengths: Tensor) -> Tensor:
-            return cached_attention(q, k, k, pages, lengths, 0, 1.0, 0, 0.0, None, True) * 2
+            return cached_attention(q, k, k, pages, lengths, 0, 1.0, 0, 0.0, None, None, False, True) * 2
 
     rows = Rows([Sequence(Pages([Layer(1, 8, 8)], PAGE))])
     rows.reserve(3)

@@ -24,7 +24,7 @@ def write(sequence: Sequence, count: int) -> torch.Tensor:
     pages, lengths = Rows([sequence]).tables()
     for layer, shape in enumerate(sequence.pages.layers):
         q = torch.randn(1, HEADS, count, DEPTH)
-        cached_attention(q, q, values[None] + layer, pages, lengths, layer, 1.0, shape.window, 0.0, None, True)
+        cached_attention(q, q, values[None] + layer, pages, lengths, layer, 1.0, shape.window, 0.0, None, None, False, True)
     sequence.advance(count)
     return values
 

@@ -51,7 +51,7 @@ class Layered(nn.Module):
                 y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True).transpose(1, 2)
             else:
                 assert lengths is not None
-                y = cached_attention(q, k, v, pages, lengths, layer, DEPTH**-0.5, 0, 0.0, None, True)
+                y = cached_attention(q, k, v, pages, lengths, layer, DEPTH**-0.5, 0, 0.0, None, None, False, True)
             x = x + out(y.flatten(2))
         return x
 

@@ -28,7 +28,7 @@ def graph_of(turned: str = "qk", factors: tuple[int, ...] = (3, 8), same: bool =
         else:
             nodes.append(make_node(Permute((0, 2, 1, 3)), [value]))
         heads_first.append(nodes[-1].output)
-    op = CachedAttention(0, 0.3, 0, 0.0, writes, False, False, True)
+    op = CachedAttention(0, 0.3, 0, 0.0, writes, False, False, False, False, True)
     nodes.append(make_node(op, [*heads_first, pages, lengths]))
     inputs = [q, *([k, v] if writes else []), cosines, sines, pages, lengths]
     return Graph(inputs, [nodes[-1].output], nodes)

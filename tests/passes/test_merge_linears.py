@@ -64,7 +64,7 @@ def test_before_attention_over_a_cache():
     pages, lengths = Value((1, B, 1), torch.int64, "pages"), Value((B,), torch.int64, "lengths")
     s.graph.inputs += [pages, lengths]
     parts = [s.permute(operand(s, s.x[0], heads), 0, 2, 1, 3) for heads in (H, 2, 2)]
-    op = CachedAttention(0, 0.5, 0, 0.0, writes=True, rotary=False, has_sinks=False, causal=True)
+    op = CachedAttention(0, 0.5, 0, 0.0, writes=True, rotary=False, has_sinks=False, has_bias=False, by_distance=False, causal=True)
     graph = s.returns(s.add(op, [*parts, pages, lengths]))
     rows = Rows([Sequence(Pages([Layer(2, D, D)], PAGE)) for _ in range(B)])
     rows.reserve(T)

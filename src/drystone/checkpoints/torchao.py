@@ -1,53 +1,28 @@
 """Weights that torchao's ``quantize_`` has quantised, the weights alone: Int8WeightOnlyConfig and IntxWeightOnlyConfig.
 
-Their tensors have no memory that torch.export could trace, so a twin of the model stands for it, with floats in their places; their
-codes are kept beside. Layers that round x as well have others in their places (``dynamic``).
+Their tensors have no memory that torch.export could trace. Layers that round x as well: ``dynamic``.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Collection, Hashable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
 
-from drystone.checkpoints.dynamic import DynamicLayer, layer_of
 from drystone.graph.graph import identity_of
 from drystone.graph.groups import Grouped, Kind, Parts, packed
 
 
-class Twin(NamedTuple):
-    """``model`` shares all with the one it stands for but its structure and the ``grouped`` weights, known by identity."""
-
-    model: nn.Module
-    grouped: dict[Hashable, Grouped]
-    modules: dict[int, nn.Module]  # by the id of the module that each stands for
-
-    def those_of(self, modules: Collection[nn.Module]) -> set[nn.Module]:
-        return {self.modules[id(module)] for module in modules}
-
-
-def twin_of(model: nn.Module) -> Twin | None:
-    """None where no weight of ``model`` is of torchao's, and no layer rounds x."""
-    stored = {id(weight): weight for weight in model.parameters() if _kind(weight)}
-    layers: dict[int, DynamicLayer] = {id(module): made for module in model.modules() if (made := layer_of(module)) is not None}
-    if not stored and not layers:
+def floats_and_codes(weight: Any) -> tuple[nn.Parameter, Grouped] | None:
+    """What a weight stands for, and its codes; None for one that is not of these."""
+    if (kind := _kind(weight)) is None:
         return None
-    memo: dict[int, Any] = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]} | layers
-    grouped: dict[Hashable, Grouped] = {}
-    for weight in stored.values():
-        floats = nn.Parameter(weight.dequantize().contiguous(), requires_grad=False)
-        kind, identity = _kind(weight), identity_of(floats)
-        assert kind is not None
-        memo[id(weight)] = floats
-        n, k = floats.shape
-        grouped[identity] = Grouped((n, k), kind, ("torchao", identity), partial(_parts, weight, kind))
-    modules = list(model.modules())
-    twin = copy.deepcopy(model, memo)
-    return Twin(twin, grouped, {id(module): memo[id(module)] for module in modules if id(module) in memo})
+    floats = nn.Parameter(weight.dequantize().contiguous(), requires_grad=False)
+    identity = identity_of(floats)
+    n, k = floats.shape
+    return floats, Grouped((n, k), kind, ("torchao", identity), partial(_parts, weight, kind))
 
 
 def _kind(weight: Any) -> Kind | None:

@@ -31,7 +31,8 @@ class Traced:
     """One call of a model that is traced. ``layers``: what those that were met keep of a position.
 
     An encoder-decoder model has other pages for its cross-attention. ``written``: where it is asked for no more than the keys and
-    values of the encoder's result, these by layer.
+    values of the encoder's result, these by layer. ``alibi``: the bias of all layers, and whether it is by distance.
+    ``by_distance``: biases that the model has made, for all lengths.
     """
 
     pages: torch.Tensor
@@ -41,6 +42,8 @@ class Traced:
     cross_lengths: torch.Tensor | None = None
     layers: dict[int, Layer] = field(default_factory=dict)
     written: dict[int, tuple[torch.Tensor, torch.Tensor]] | None = None
+    alibi: tuple[torch.Tensor, bool] | None = None
+    by_distance: list[torch.Tensor] = field(default_factory=list)
     last: tuple[Any, int] = (None, 0)  # what was handed to the cache last, and the layer
 
 
@@ -54,6 +57,10 @@ def traced(call: Traced) -> Iterator[Traced]:
         yield call
     finally:
         _current.reset(token)
+
+
+def traced_call() -> Traced:
+    return _current.get()
 
 
 def kept_positions(hidden: torch.Tensor) -> torch.Tensor:
@@ -81,21 +88,31 @@ def attention(
     if layer is None:
         raise UnsupportedError(f"{type(module).__name__} does not say which layer it is")
     scale, cap = query.shape[3] ** -0.5 if scaling is None else float(scaling), float(softcap or 0.0)
-    if attention_mask is not None or position_bias is not None:
+    if call.written is not None:  # nobody reads what is attended to
+        return query.transpose(1, 2), None
+    bias, by_distance = _bias_of(call, position_bias)
+    if attention_mask is not None or (bias is None and position_bias is not None and position_bias.numel()):
         raise UnsupportedError(f"{type(module).__name__} attends with a mask or a bias of its own")
     if key is CROSS:
         assert call.cross_pages is not None and call.cross_lengths is not None
         pages, lengths = call.cross_pages, call.cross_lengths
-        return cached_attention(query, None, None, pages, lengths, layer, scale, 0, cap, s_aux, False), None
-    if call.written is not None:  # nobody reads what is attended to
-        return query.transpose(1, 2), None
+        return cached_attention(query, None, None, pages, lengths, layer, scale, 0, cap, s_aux, None, False, False), None
     if not (getattr(module, "is_causal", True) if is_causal is None else is_causal):
         raise UnsupportedError(f"{type(module).__name__} sees what comes later")
     if layer in call.layers:
         raise UnsupportedError(f"layer {layer} attends more than once")
     window = int(sliding_window or 0)
     call.layers[layer] = Layer(key.shape[1], key.shape[3], value.shape[3], window)
-    return cached_attention(query, key, value, call.pages, call.lengths, layer, scale, window, cap, s_aux, True), None
+    options = scale, window, cap, s_aux, bias, by_distance, True
+    return cached_attention(query, key, value, call.pages, call.lengths, layer, *options), None
+
+
+def _bias_of(call: Traced, given: torch.Tensor | None) -> tuple[torch.Tensor | None, bool]:
+    """(H, size), and whether it is by distance: what the model has made for all lengths, or has for all layers."""
+    if given is None:
+        return call.alibi or (None, False)
+    known = any(given is bias for bias in call.by_distance)
+    return (given[0, :, 0].float(), True) if known else (None, False)
 
 
 class InPlaceOfTorch(TorchFunctionMode):
@@ -112,8 +129,8 @@ class InPlaceOfTorch(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-# Stands for keys and values of the encoder's result that are in pages already.
-CROSS: Any = object()
+# Stands for keys and values of the encoder's result that are in pages already. A bias for so many keys is of none.
+CROSS: Any = SimpleNamespace(shape=(0, 0, 0, 0))
 
 
 class TracedCache(TransformersCache):  # type: ignore[misc]

@@ -48,6 +48,19 @@ class Cache(TransformersCache):  # type: ignore[misc]
         """The batch has so many more positions, padding among them; rows count their own."""
         self._length += count
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Cache:
+        """Another cache of the same past, in the same pages until one of the two writes to them."""
+        other = object.__new__(type(self))
+        other.__dict__ |= self.__dict__
+        other.rows, other.cross = _forked(self.rows), None if self.cross is None else _forked(self.cross)
+        return other
+
+    def __copy__(self) -> Cache:
+        return self.__deepcopy__({})
+
+    def __reduce__(self) -> Any:
+        raise UnsupportedError("a drystone.Cache can't be pickled: its pages are this process's memory; keep the tokens instead")
+
     # -- what transformers asks
 
     def __len__(self) -> int:
@@ -136,3 +149,7 @@ class Cache(TransformersCache):  # type: ignore[misc]
     @property
     def is_dummy(self) -> list[bool]:
         return [False] * len(self)
+
+
+def _forked(rows: Rows) -> Rows:
+    return Rows([sequence.fork() for sequence in rows.sequences])

@@ -17,7 +17,7 @@ NAME = "drystone::cached_attention"
 torch.library.define(
     NAME,
     "(Tensor q, Tensor? k, Tensor? v, Tensor pages, Tensor lengths, int layer, float scale, int window, float softcap, "
-    "Tensor? sinks, bool causal) -> Tensor",
+    "Tensor? sinks, Tensor? bias, bool by_distance, bool causal) -> Tensor",
 )
 
 
@@ -39,22 +39,26 @@ def _eager(
     window: int,
     softcap: float,
     sinks: Tensor | None,
+    bias: Tensor | None,
+    by_distance: bool,
     causal: bool,
 ) -> Tensor:
     if native.isa() == "none" or q.dtype not in FLOATS:
-        return plain(q, k, v, pages, lengths, layer, scale, window, softcap, sinks, causal)
+        return plain(q, k, v, pages, lengths, layer, scale, window, softcap, sinks, bias, by_distance, causal)
     output = _fake(q, k, v)
     q, pages, lengths = q.contiguous(), pages.contiguous(), lengths.contiguous()
-    k, v, sinks = (None if x is None else x.contiguous() for x in (k, v, sinks))
-    key, value, sink = (None if x is None else _described(x) for x in (k, v, sinks))
+    bias = None if bias is None else bias.float()
+    k, v, sinks, bias = (None if x is None else x.contiguous() for x in (k, v, sinks, bias))
+    key, value, sink, added = (None if x is None else _described(x) for x in (k, v, sinks, bias))
     tables = _described(pages), _described(lengths)
+    query, result = _described(q), _described(output)
     try:
         step = native.cached_attention(
-            _described(q), key, value, None, None, *tables, sink, _described(output), layer, scale, window, softcap, causal
+            query, key, value, None, None, *tables, sink, added, result, layer, scale, window, softcap, by_distance, causal
         )
     except ValueError as error:
         raise InputError(f"{NAME}: {error}") from None
-    given = [x for x in (q, k, v, pages, lengths, sinks, output) if x is not None]
+    given = [x for x in (q, k, v, pages, lengths, sinks, bias, output) if x is not None]
     program = native.Program()
     program.add(step, list(range(len(given))))
     scratchpad = torch.empty(step.scratchpad_bytes, dtype=torch.uint8)

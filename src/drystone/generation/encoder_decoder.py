@@ -79,7 +79,7 @@ class CrossKeys(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.training = False
-        self.step = DecoderStep(model)
+        self.step = DecoderStep(model, 0)
 
     def forward(self, hidden: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
         token = torch.zeros(1, 1, dtype=torch.int64)
@@ -98,7 +98,7 @@ class DecoderSource(CausalSource):
         self.source_positions = source_limit(model)
 
     def step(self) -> Step:
-        return DecoderStep(self.model)
+        return DecoderStep(self.model, self.positions)
 
     def sizes(self, batch: int, count: int, kept: int) -> Sizes:
         return (*super().sizes(batch, count, kept), (batch,), (len(self.layers), batch, pages_for(self.source_positions)))

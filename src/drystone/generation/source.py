@@ -49,7 +49,7 @@ class CausalSource(Source):
         return (batch, count), (batch, count), (kept,), (batch,), pages
 
     def step(self) -> Step:
-        return Step(self.model)
+        return Step(self.model, self.positions)
 
     def example(self) -> tuple[list[torch.Tensor], list[dict[int, Any]], list[Rows]]:
         """Inputs of a step, the axes of each that vary, and what their pages belong to."""
@@ -70,7 +70,7 @@ class CausalSource(Source):
         # A size of 1 is one as any other to what is traced with distinct ones: it compares no two of them.
         self._symbolic = SymbolicCapture(captured, self._graph, least=1)
         float32, kept = self.options.float32_modules, self.options.kept_modules
-        self._named = [names_of(step, {step.copies[module] for module in modules}) for modules in (float32, kept)]
+        self._named = [names_of(self.model, modules) for modules in (float32, kept)]
         return [(name.removeprefix("model."), tensor) for name, tensor in captured.originals]
 
     def graph_for(self, sizes: Sizes, tensors: list[torch.Tensor]) -> tuple[Graph, Signature]:
@@ -81,10 +81,8 @@ class CausalSource(Source):
         return found
 
     def _graph(self, captured: Captured) -> Graph:
-        graph = lowered(captured, self.options, *self._named)
-        for node in graph:
-            node.module = node.module.removeprefix("model").removeprefix(".")
-        return graph
+        float32, kept = self._named
+        return lowered(captured, self.options, float32, kept, within="model")
 
     def choice(self, planner: Planner, threads: int) -> Choice | None:
         for node, options in planner.options.items():
@@ -100,7 +98,7 @@ def _layers(step: Step) -> list[Layer]:
         tokens = torch.zeros(batch, length, dtype=torch.int64)
         lengths, keep = (torch.zeros(count, dtype=torch.int64) for count in (batch, kept))
         pages = torch.zeros(step.layers, batch, 1, dtype=torch.int64)
-        with traced(Traced(pages, lengths, keep, pages, lengths)) as call:
+        with traced(Traced(pages, lengths, keep, pages, lengths, alibi=step.alibi)) as call:
             try:
                 step.logits(tokens, tokens)
             except DrystoneError:

@@ -21,6 +21,7 @@ from drystone.capture.module_tree import copy_tree
 from drystone.errors import UnsupportedError
 from drystone.generation.attention import NAME, InPlaceOfTorch, Traced, TracedCache, kept_positions, traced
 from drystone.generation.experts import choose_experts
+from drystone.generation.position_bias import alibi_of, use_one_bias
 
 
 def cache_argument(model: nn.Module) -> str:
@@ -39,7 +40,7 @@ UNLIMITED = 1 << 15
 def position_limit(model: Any) -> int:
     """The positions of a text that the model is made for."""
     config = model.config.get_text_config(decoder=True)
-    limits = (getattr(config, name, None) for name in ("max_target_positions", "max_position_embeddings"))
+    limits = (getattr(config, name, None) for name in ("max_target_positions", "max_position_embeddings", "max_seq_len"))
     return next((limit for limit in limits if isinstance(limit, int) and limit > 0), UNLIMITED)
 
 
@@ -56,11 +57,14 @@ class Step(nn.Module):
     inputs: tuple[str, ...] = ("input_ids", "position_ids", "keep", "lengths", "pages")
     needs = "position_ids"
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, positions: int) -> None:
+        """``positions``: the most that a sequence may have."""
         super().__init__()
-        if self.needs not in inspect.signature(type(model).forward).parameters:
-            raise UnsupportedError(f"{type(model).__name__} takes no {self.needs}")
         self.training = False
+        self.alibi = alibi_of(model, positions)
+        self.takes_needed = self.needs in inspect.signature(type(model).forward).parameters
+        if not self.takes_needed and self.alibi is None:
+            raise UnsupportedError(f"{type(model).__name__} takes no {self.needs}")
         self.argument = cache_argument(model)
         self.copies = copy_tree(model)
         self.model = self.copies[model]
@@ -80,14 +84,16 @@ class Step(nn.Module):
         lengths: torch.Tensor,
         pages: torch.Tensor,
     ) -> torch.Tensor:
-        with traced(Traced(pages, lengths, keep)):
+        with traced(Traced(pages, lengths, keep, alibi=self.alibi)):
             return self.logits(input_ids, position_ids)
 
     def logits(self, input_ids: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
         """Within ``traced``."""
-        cache = {self.argument: TracedCache(self.layers)}
+        more: dict[str, Any] = {self.argument: TracedCache(self.layers)}
+        if self.takes_needed:
+            more["position_ids"] = position_ids
         with InPlaceOfTorch() if self.calls_torch else nullcontext():
-            outputs = self.model(input_ids=input_ids, position_ids=position_ids, use_cache=True, return_dict=True, **cache)
+            outputs = self.model(input_ids=input_ids, use_cache=True, return_dict=True, **more)
         logits: torch.Tensor = outputs.logits
         return logits
 
@@ -102,10 +108,10 @@ def _attend_over_pages(modules: list[nn.Module]) -> bool:
     Those are of a file that does not know transformers' attention interface.
     """
     known: dict[tuple[int, str], Any] = {}
-    calls_torch = False
+    calls_torch, stand_ins = False, use_one_bias(modules)
     for module in modules:
         own = hasattr(module, "layer_idx") and not hasattr(sys.modules[type(module).__module__], "ALL_ATTENTION_FUNCTIONS")
-        name = "sdpa" if own else NAME
+        name = "eager" if stand_ins else "sdpa" if own else NAME  # MPT's own code converts its mask, which nothing reads then
         calls_torch |= own
         if own and hasattr(module, "is_causal"):
             vars(module)["is_causal"] = False  # it would make a number of what is a symbol; over pages it is causal in any case

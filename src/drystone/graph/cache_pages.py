@@ -114,6 +114,8 @@ def cached_attention(
     window: int,
     softcap: float,
     sinks: Tensor | None,
+    bias: Tensor | None,
+    by_distance: bool,
     causal: bool,
 ) -> Tensor:
     """Write ``k`` and ``v`` into the cache, then attend over it.
@@ -128,6 +130,9 @@ def cached_attention(
         window: each query attends to so many positions at most, its own included; 0: to all.
         softcap: c of c * tanh(score / c); 0: none.
         sinks: (H): a further score of each head, which has no value.
+        bias: (H, size), added to the scores: column i to that of the key at position i; the last column beyond.
+        by_distance: of the bias the last column belongs to the query's own position, the one before it to the position before,
+            and the first one to all that are farther.
         causal: query t attends to positions up to lengths + t, which this call or one for another layer has written; else each
             query attends to all positions.
 
@@ -163,7 +168,7 @@ def cached_attention(
                 used[number].write(start - number * PAGE, k[row, :, part], v[row, :, part])
         parts = [page.read(min(PAGE, total - number * PAGE), dtype) for number, page in used.items()]
         seen = torch.arange(count if causal else 1)[:, None] + last
-        rows.append(_attend(q[row].to(dtype), parts, begin * PAGE, seen, scale, window, softcap, sinks))
+        rows.append(_attend(q[row].to(dtype), parts, begin * PAGE, seen, scale, window, softcap, sinks, bias, by_distance))
     return torch.stack(rows).to(q.dtype).transpose(1, 2).contiguous()
 
 
@@ -176,6 +181,8 @@ def _attend(
     window: int,
     softcap: float,
     sinks: Tensor | None,
+    bias: Tensor | None,
+    by_distance: bool,
 ) -> Tensor:
     """Of one row, (heads, T, width). ``parts``: keys and values from position ``begin`` on. ``last``: what each query sees last."""
     heads, count, _ = q.shape
@@ -184,6 +191,9 @@ def _attend(
     if softcap:
         scores = (scores / softcap).tanh() * softcap
     places = torch.arange(begin, begin + keys.shape[1])
+    if bias is not None:
+        columns = places - last + bias.shape[1] - 1 if by_distance else places.expand(last.shape[0], -1)
+        scores = scores + bias.to(q.dtype)[:, columns.clamp(0, bias.shape[1] - 1)]
     hidden = places > last
     if window:
         hidden |= places <= last - window

@@ -118,8 +118,8 @@ attention = native(
 )  # fmt: skip
 TABLES = [[I64, [3, 2, 1]], [I64, [2]]]
 cached_attention = native(
-    "cached_attention", inputs=[[2, 4, 5, 8], [2, 2, 5, 8], [2, 2, 5, 7], [5, 8], [5, 8], *TABLES, [4]], outputs=[[2, 5, 4, 7]],
-    layer=2, scale=1.0, window=0, softcap=0.0, writes=True, rotary=True, has_sinks=True, causal=True,
+    "cached_attention", inputs=[[2, 4, 5, 8], [2, 2, 5, 8], [2, 2, 5, 7], [5, 8], [5, 8], *TABLES, [4], [4, 9]], outputs=[[2, 5, 4, 7]],
+    layer=2, scale=1.0, window=0, softcap=0.0, writes=True, rotary=True, has_sinks=True, has_bias=True, by_distance=True, causal=True,
 )  # fmt: skip
 lstm = native(
     "recurrent", inputs=[[2, 5, 16], [1, 2, 3], [1, 2, 4]], constants=[[16, 3], [3, 4]], reads="v0 c0 c1 v1 v2",

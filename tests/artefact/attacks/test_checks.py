@@ -98,7 +98,7 @@ def codes(**changed: Any) -> list[Any]:
     return [*CODES[:2], CODES[2] | changed]
 
 
-CACHED: list[Any] = [[2, 4, 5, 8], [2, 2, 5, 8], [2, 2, 5, 7], [5, 8], [5, 8], *TABLES, [4]]
+CACHED: list[Any] = [[2, 4, 5, 8], [2, 2, 5, 8], [2, 2, 5, 7], [5, 8], [5, 8], *TABLES, [4], [4, 9]]
 
 OF_OPERATORS: dict[str, tuple[Given, str]] = {
     "a dtype that it does not take": (softmax(inputs=[[I64, [2, 3]]]), "x0:int64[2, 3] is no operand of a softmax"),
@@ -332,7 +332,7 @@ OF_OPERATORS: dict[str, tuple[Given, str]] = {
     ),
     "attention: another mask": (attention(inputs=[*QKV, [5, 7]]), "x3:float32[5, 7] does not fit the scores"),
     # -- attention over a cache
-    "cached attention: no sinks": (cached_attention(reads="v0 v1 v2 v3 v4 v5 v6"), "this cached_attention takes 8 operands, not 7"),
+    "cached attention: no sinks": (cached_attention(reads="v0 v1 v2 v3 v4 v5 v6 v8"), "this cached_attention takes 9 operands, not 8"),
     "cached attention: three axes": (cached_attention(inputs=[[2, 4, 5], *CACHED[1:]]), "have four axes"),
     "cached attention: another batch of keys": (cached_attention(inputs=[CACHED[0], [3, 2, 5, 8], *CACHED[2:]]), "do not fit together"),
     "cached attention: another depth": (cached_attention(inputs=[CACHED[0], [2, 2, 5, 9], *CACHED[2:]]), "do not fit together"),
@@ -344,14 +344,16 @@ OF_OPERATORS: dict[str, tuple[Given, str]] = {
     "cached attention: other rows": (cached_attention(inputs=[*CACHED[:5], [I64, [3, 3, 1]], *CACHED[6:]]), "no tables of 2 rows"),
     "cached attention: a table of two axes": (cached_attention(inputs=[*CACHED[:5], [I64, [3, 2]], *CACHED[6:]]), "no tables of 2 rows"),
     "cached attention: another layer": (cached_attention(layer=3), "has no layer 3"),
-    "cached attention: other sinks": (cached_attention(inputs=[*CACHED[:7], [2]]), "has no number for each of 4 heads"),
+    "cached attention: other sinks": (cached_attention(inputs=[*CACHED[:7], [2], CACHED[8]]), "has no number for each of 4 heads"),
     "cached attention: two dtypes": (cached_attention(inputs=[CACHED[0], [B, CACHED[1]], *CACHED[2:]]), "n: it changes its dtype"),
     "cached attention: of integers": (
         cached_attention(inputs=[*([I64, shape] for shape in CACHED[:3]), *CACHED[3:]], outputs=[[I64, [2, 5, 4, 7]]]),
         "its other operands are floats",
     ),
     "cached attention: tables of floats": (cached_attention(inputs=[*CACHED[:5], [3, 2, 1], *CACHED[6:]]), "the tables of a cache are int64"),
-    "cached attention: sinks of integers": (cached_attention(inputs=[*CACHED[:7], [I64, [4]]]), "its other operands are floats"),
+    "cached attention: sinks of integers": (cached_attention(inputs=[*CACHED[:7], [I64, [4]], CACHED[8]]), "its other operands are floats"),
+    "cached attention: another bias": (cached_attention(inputs=[*CACHED[:8], [3, 9]]), "has no row for each of 4 heads"),
+    "cached attention: a bias in bfloat16": (cached_attention(inputs=[*CACHED[:8], [B, [4, 9]]]), "its bias is float32"),
     "cached attention: an odd size": (
         cached_attention(inputs=[[2, 4, 5, 7], [2, 2, 5, 7], CACHED[2], [5, 7], [5, 7], *CACHED[5:]]),
         "no halves of [2, 4, 5, 7]",

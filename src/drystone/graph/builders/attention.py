@@ -85,10 +85,14 @@ def cached_attention(
     window: int,
     softcap: float,
     sinks: Value | None,
+    bias: Value | None,
+    by_distance: bool,
     causal: bool,
 ) -> Built:
     if any(operand is not None and operand.dtype != b.dtype for operand in (q, k, v)):
         raise Declined("operands of different dtypes")
+    if bias is not None and bias.dtype != torch.float32:
+        raise Declined(f"a bias of {bias.dtype}")
     op = CachedAttention(
         layer=layer,
         scale=float(scale),
@@ -97,6 +101,8 @@ def cached_attention(
         writes=k is not None,
         rotary=False,
         has_sinks=sinks is not None,
+        has_bias=bias is not None,
+        by_distance=by_distance,
         causal=causal,
     )
-    return b.emit(op, [operand for operand in (q, k, v, pages, lengths, sinks) if operand is not None])
+    return b.emit(op, [operand for operand in (q, k, v, pages, lengths, sinks, bias) if operand is not None])

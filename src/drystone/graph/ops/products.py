@@ -194,16 +194,16 @@ class CachedAttention(Operator):
 
     Operands: q (B, H, T, D); k (B, Hk, T, D) and v (B, Hk, T, width) if it ``writes``; if it has a ``rotary`` embedding of q and k,
     cosines and sines that broadcast to (B, 1, T, D); pages (layers, B, capacity) and lengths (B), both int64; sinks (H) if it
-    ``has_sinks``. The result is (B, T, H, width). What they and the fields mean is said of
-    ``drystone.graph.cache_pages.cached_attention``, and of ``Rotary``. The memory that ``pages`` leads to is read and written
-    where it lies.
+    ``has_sinks``; a float32 bias (H, size) if it ``has_bias``. The result is (B, T, H, width). What they and the fields mean is
+    said of ``drystone.graph.cache_pages.cached_attention``, and of ``Rotary``. The memory that ``pages`` leads to is read and
+    written where it lies.
     """
 
     name: ClassVar[str] = "cached_attention"
     dtypes: ClassVar[tuple[torch.dtype, ...]] = (*FLOATS, torch.int64)
     factors: ClassVar[int] = 3
     sample: ClassVar[Sample] = (
-        (0, 0.25, 0, 0.0, True, False, False, True),
+        (0, 0.25, 0, 0.0, True, False, False, False, False, True),
         [(1, 2, 4, 16), (1, 2, 4, 16), (1, 2, 4, 16), (torch.int64, 1, 1, 1), (torch.int64, 1)],
         [],
     )
@@ -215,11 +215,13 @@ class CachedAttention(Operator):
     writes: bool
     rotary: bool
     has_sinks: bool
+    has_bias: bool
+    by_distance: bool
     causal: bool
 
     @property
     def operands(self) -> int:
-        return self.tables + 2 + self.has_sinks
+        return self.tables + 2 + self.has_sinks + self.has_bias
 
     @property
     def tables(self) -> int:
@@ -246,7 +248,11 @@ class CachedAttention(Operator):
         require(fits, f"{pages} and {lengths} are no tables of {q[0]} rows")
         require(self.layer < pages.shape[0], f"{pages} has no layer {self.layer}")
         if self.has_sinks:
-            require(inputs[-1].shape == q[1:2], f"{inputs[-1]} has no number for each of {q[1]} heads")
+            sinks = inputs[self.tables + 2]
+            require(sinks.shape == q[1:2], f"{sinks} has no number for each of {q[1]} heads")
+        if self.has_bias:
+            shape = inputs[-1].shape
+            require(len(shape) == 2 and shape[0] == q[1] and shape[1] > 0, f"{inputs[-1]} has no row for each of {q[1]} heads")
         return (q[0], q[2], q[1], width)
 
     def check_dtypes(self, inputs: Sequence[Value], output: Value) -> None:
@@ -254,6 +260,7 @@ class CachedAttention(Operator):
         tables = inputs[self.tables : self.tables + 2]
         require(all(value.dtype == torch.int64 for value in tables), "the tables of a cache are int64")
         require(all(value.dtype in FLOATS for value in inputs if value not in tables), "its other operands are floats")
+        require(not self.has_bias or inputs[-1].dtype == torch.float32, "its bias is float32")
 
     def run(self, inputs: list[Tensor]) -> Tensor:
         q, *rest = inputs
@@ -261,6 +268,8 @@ class CachedAttention(Operator):
         if self.rotary:
             turn, factors = Rotary((0, 1, 2, 3)), [rest.pop(0), rest.pop(0)]
             q, k = turn.run([q, *factors]), k if k is None else turn.run([k, *factors])
-        pages, lengths, *sinks = rest
-        sink = sinks[0] if sinks else None
-        return cached_attention(q, k, v, pages, lengths, self.layer, self.scale, self.window, self.softcap, sink, self.causal)
+        pages, lengths, *rest = rest
+        sinks, bias = (rest.pop(0) if has else None for has in (self.has_sinks, self.has_bias))
+        return cached_attention(
+            q, k, v, pages, lengths, self.layer, self.scale, self.window, self.softcap, sinks, bias, self.by_distance, self.causal
+        )

@@ -56,8 +56,9 @@ class CachedAttention(Implementation):
         k, v = (rest.pop(0), rest.pop(0)) if op.writes else (None, None)
         cosines, sines = (rest.pop(0), rest.pop(0)) if op.rotary else (None, None)
         pages, lengths, *rest = rest
-        sinks = rest[0] if rest else None
+        sinks, bias = (rest.pop(0) if has else None for has in (op.has_sinks, op.has_bias))
+        scores = pages, lengths, sinks, bias
         step = native.cached_attention(
-            q, k, v, cosines, sines, pages, lengths, sinks, output, op.layer, op.scale, op.window, op.softcap, op.causal
+            q, k, v, cosines, sines, *scores, output, op.layer, op.scale, op.window, op.softcap, op.by_distance, op.causal
         )
         return Created(step, [*(context.operand(node, i) for i in range(len(inputs))), ("out", 0)])

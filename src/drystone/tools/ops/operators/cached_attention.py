@@ -68,7 +68,8 @@ def _token(length: int, key_heads: int, dtype: torch.dtype, kept: torch.dtype, c
         scale = 1 / math.sqrt(SIZE)
         calls = []
         for layer in range(copies):
-            step = native.cached_attention(query, key, value, None, None, pages, lengths, None, output, layer, scale, 0, 0.0, True)
+            operands = query, key, value, None, None, pages, lengths, None, None, output
+            step = native.cached_attention(*operands, layer, scale, 0, 0.0, False, True)
             calls.append(call_of(step, [slots], y.transpose(1, 2)))
 
         def call(i: int) -> torch.Tensor:
