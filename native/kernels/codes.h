@@ -35,6 +35,18 @@ inline void store_low_bytes(void* to, Ints x) {
 }
 #endif
 
+// The first `lanes` low bytes of a vector.
+inline void store_low_bytes(void* to, Ints x, int64_t lanes) {
+  if (lanes >= kFloats) return store_low_bytes(to, x);
+#ifdef __AVX512F__
+  _mm512_mask_cvtepi32_storeu_epi8(to, static_cast<__mmask16>((1 << lanes) - 1), (__m512i)x);
+#else
+  int8_t each[kFloats];
+  store_low_bytes(each, x);
+  __builtin_memcpy(to, each, static_cast<size_t>(lanes));
+#endif
+}
+
 template <class Code>
 constexpr float lowest_of = Code(-1) < Code(0) ? -128.0f : 0.0f;
 

@@ -121,7 +121,14 @@ Depthwise::Depthwise(const TensorDesc& x, const Dims& weights, bool has_bias, co
     in_place_.push_back(op.kind == "sum");
   }
   implementation = kernel_name("depthwise");
-  if (elements_ > 0) plan(threads_);
+  if (elements_ > 0) codes_ = DepthwiseCodes::of(args_, x.zero_point, threads_);
+  if (codes_) {
+    args_ = codes_->args();
+    implementation += codes_->name();
+    scratchpad_bytes = threads_ * args_.thread_bytes + 63;
+  } else if (elements_ > 0) {
+    plan(threads_);
+  }
 }
 
 // How the work is cut. Where rows are copied, those that a row of outputs reads stay in the first level cache (32 KB) with the results;
@@ -201,7 +208,8 @@ void Depthwise::run(const Run& run, StepState*) const {
   DepthwiseArgs args = args_;
   void* const* slot = run.slots;
   args.x = *slot++;
-  args.weights = static_cast<const float*>(*slot++);
+  const void* weights = *slot++;
+  args.weights = static_cast<const float*>(weights);
   args.unbounded = args.weights + packed_channels() * taps();
   if (has_bias_) args.bias = static_cast<const float*>(*slot++);
   args.output = *slot++;
@@ -214,14 +222,15 @@ void Depthwise::run(const Run& run, StepState*) const {
   const auto scratch = reinterpret_cast<uintptr_t>(run.scratchpad);
   args.scratch = reinterpret_cast<std::byte*>((scratch + 63) / 64 * 64);
   args.threads = std::min(threads_for(elements_ * taps() / 4, run.threads), threads_);
-  kernel_(args);
+  codes_ ? codes_->run(args, weights) : kernel_(args);
 }
 
 int64_t Depthwise::packed_channels() const { return args_.across ? round_up(args_.channels, vector_lanes()) : args_.channels; }
 
-int64_t Depthwise::packed_bytes() const { return (packed_channels() * taps() + 1) * 4; }
+int64_t Depthwise::packed_bytes() const { return codes_ ? codes_->packed_bytes() : (packed_channels() * taps() + 1) * 4; }
 
 std::string Depthwise::packed_key() const {
+  if (codes_) return codes_->packed_key();
   return "depthwise" + std::to_string(args_.across ? vector_lanes() : 1) + ";" + std::to_string(args_.channels) + "," +
          std::to_string(taps());
 }
@@ -230,6 +239,7 @@ void Depthwise::pack(DType dtype, const void* source, void* packed) const {
   if (is_code(args_.dtype) ? dtype != DType::s8 : !is_float(dtype))
     throw std::invalid_argument(std::string("a depthwise convolution packs weights that are floats, or s8 for codes, not ") +
                                 name_of(dtype));
+  if (codes_) return codes_->pack(static_cast<const int8_t*>(source), static_cast<std::byte*>(packed));
   const int64_t unit = args_.across ? vector_lanes() : 1, count = taps();
   auto* to = static_cast<float*>(packed);
   bool unbounded = false;

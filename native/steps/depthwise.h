@@ -7,6 +7,7 @@
 #include "core/program.h"
 #include "core/tensor.h"
 #include "kernels/depthwise.h"
+#include "steps/depthwise_codes.h"
 
 namespace drystone {
 
@@ -37,7 +38,8 @@ class Depthwise final : public Step {
   void (*kernel_)(const DepthwiseArgs&);
   DepthwiseArgs args_{};
   bool has_bias_;
-  std::vector<float> scales_;   // of codes
+  std::optional<DepthwiseCodes> codes_;  // in integers
+  std::vector<float> scales_;            // of codes
   std::vector<bool> in_place_;  // for each post-op: whether its operand is what the output holds already
   std::vector<int64_t> tap_offsets_;
   std::vector<DepthwiseTap> taps_;

@@ -201,7 +201,8 @@ def _absorb(graph: Graph) -> None:
         result = node.output
         if result.quantisation is None and counts[result.id] == 1 and len(readers.get(result.id, ())) == 1:
             (reader,) = readers[result.id]
-            if isinstance(reader.op, Quantise) and any(value.quantisation is not None for value in node.inputs):
+            rounds = isinstance(node.op, Pointwise) or any(value.quantisation is not None for value in node.inputs)
+            if isinstance(reader.op, Quantise) and rounds:
                 _give(graph, node, reader)
 
 
