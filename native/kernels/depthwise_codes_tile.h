@@ -88,6 +88,7 @@ struct CodesPart {
   }
 
   // The row that is spread out of one of x, from column `left` on.
+  template <int Vectors>
   void spread_row(int64_t row, int64_t left, std::byte* to) const {
     const auto* from = static_cast<const std::byte*>(a.x) + image * a.in_map.image + slice * a.in_map.spatial[0] +
                        row * a.in_map.spatial[1] + channel;
@@ -96,16 +97,18 @@ struct CodesPart {
     const auto column = [&](int64_t x) __attribute__((always_inline)) {
       return x < 0 || x >= width ? pad : ordered_bytes(from + x * apart, bytes) ^ flip;
     };
-    const int64_t entries = a.row_floats / (W * kMost), step = a.stride[2], pitch = vectors * kVectorBytes;
+    const int64_t entries = a.row_floats / (W * kMost);
     const auto put = [&](auto& parts) __attribute__((always_inline)) {
-      for (int64_t v = 0; v < vectors; v++) store_raw(reinterpret_cast<int32_t*>(to) + v * W, parts[v]);
-      to += pitch;
+#pragma GCC unroll 4
+      for (int v = 0; v < Vectors; v++) store_raw(reinterpret_cast<int32_t*>(to) + v * W, parts[v]);
+      to += Vectors * kVectorBytes;
     };
-    Arithmetic::spread(column, left, entries, step, a.dilation[2], put);
+    Arithmetic::spread(column, left, entries, a.stride[2], a.dilation[2], put);
   }
 
-  template <int Vectors, int Tile>
-  void sum_tile(int64_t first, std::byte* to, float* into) const {
+  // Results `apart` elements apart: codes, where To is bytes, else floats.
+  template <int Vectors, int Tile, class To>
+  void sum_tile(int64_t first, To* to, int64_t apart) const {
     constexpr int64_t pitch = Vectors * kVectorBytes;
     Ints sum[Vectors][Tile];
 #pragma GCC unroll 4
@@ -125,17 +128,18 @@ struct CodesPart {
         }
       }
     }
-    const int64_t apart = a.out_map.spatial[2];
-#pragma GCC unroll 4
-    for (int v = 0; v < Vectors; v++) {
+    to += first * apart;
 #pragma GCC unroll 14
-      for (int t = 0; t < Tile; t++) {
+    for (int t = 0; t < Tile; t++, to += apart) {
+#pragma GCC unroll 4
+      for (int v = 0; v < Vectors; v++) {
         const Floats y = least_or(high, most_or(low, fma(__builtin_convertvector(sum[v][t], Floats), scale[v], bias[v])));
-        if (into) {
-          store<W>(into + (first + t) * Vectors * W + v * W, y);
+        if constexpr (sizeof(To) == 4) {
+          store<W>(to + v * W, y);
+        } else if (v + 1 < Vectors) {
+          store_low_bytes(to + v * W, nearest(y) + added);
         } else {
-          const Ints codes = nearest(y) + added;
-          store_low_bytes(to + (first + t) * apart + v * W, codes, lanes - v * W);
+          store_low_bytes(to + v * W, nearest(y) + added, lanes - v * W);
         }
       }
     }
@@ -149,25 +153,56 @@ struct CodesPart {
 #endif
   }
 
-  template <int Vectors, int Tile = widest(Vectors)>
-  void sum_some(int64_t tile, int64_t first, std::byte* to, float* into) const {
-    if (tile == Tile) return sum_tile<Vectors, Tile>(first, to, into);
-    if constexpr (Tile > 1) sum_some<Vectors, Tile - 1>(tile, first, to, into);
+  template <int Vectors, class To, int Tile = widest(Vectors)>
+  void sum_some(int64_t tile, int64_t first, To* to, int64_t apart) const {
+    if (tile == Tile) return sum_tile<Vectors, Tile>(first, to, apart);
+    if constexpr (Tile > 1) sum_some<Vectors, To, Tile - 1>(tile, first, to, apart);
   }
 
-  template <int Vectors>
-  void sum_row(int64_t columns, std::byte* to, float* into) const {
+  template <int Vectors, class To>
+  void sum_row(int64_t columns, To* to, int64_t apart) const {
     const int64_t tiles = ceil_div(columns, widest(Vectors));
     for (int64_t tile = 0; tile < tiles; tile++) {
       const Range some = share(columns, tile, tiles);
-      sum_some<Vectors>(some.end - some.begin, some.begin, to, into);
+      sum_some<Vectors>(some.end - some.begin, some.begin, to, apart);
     }
   }
 
-  // The epilogue of a row of results, and their way out.
+  // The last instruction of the epilogue on a row of results, and their way out.
+  template <class To, class F>
+  void put_as(int64_t columns, void* output, F f) const {
+    auto* to = static_cast<To*>(output);
+    const float* from = line;
+    for (int64_t j = 0; j < columns; j++, to += a.out_map.spatial[2]) {
+      for (int64_t c = 0; c < vectors * W; c += W, from += W) {
+        const Floats y = f(load<W>(from));
+        if (lanes - c >= W) {
+          store_as(to + c, y, a.output_affine);
+        } else {
+          To each[W];
+          store_as(each, y, a.output_affine);
+          __builtin_memcpy(to + c, each, static_cast<size_t>(lanes - c) * sizeof(To));
+        }
+      }
+    }
+  }
+
+  template <class F>
+  void put(int64_t columns, void* output, F f) const {
+    switch (a.output_dtype) {
+      case DType::u8: return put_as<uint8_t>(columns, output, f);
+      case DType::s8: return put_as<int8_t>(columns, output, f);
+      case DType::bf16: return put_as<uint16_t>(columns, output, f);
+      default: return put_as<float>(columns, output, f);
+    }
+  }
+
+  // The epilogue of a row of results. The two activations that follow depthwise convolutions most need no pass of their own.
   void finish(int64_t y, int64_t x, int64_t columns) const {
     const int64_t pitch = vectors * W;
-    for (int i = 0; i < a.ops; i++) {
+    const PointwiseKind last = a.ops ? a.op[a.ops - 1].instruction.kind : PointwiseKind::copy;
+    const bool fused = last == PointwiseKind::hardswish || last == PointwiseKind::silu;
+    for (int i = 0; i < a.ops - fused; i++) {
       const DepthwiseOp& op = a.op[i];
       if (op.binary) {
         const DepthwiseMap& map = op.map;
@@ -177,7 +212,10 @@ struct CodesPart {
       }
       execute(op.instruction, line, line, operand, columns * pitch);
     }
-    for (int64_t j = 0; j < columns; j++) store(target(y, x + j), line + j * pitch, a.output_dtype, a.output_affine, 1, lanes);
+    void* output = target(y, x);
+    if (last == PointwiseKind::silu) return put(columns, output, [](Floats x) { return silu(x); });
+    if (fused) return put(columns, output, [](Floats x) { return x * least_or(all(6.0f), most_or(all(0.0f), x + 3.0f)) * (1.0f / 6.0f); });
+    put(columns, output, [](Floats x) { return x; });
   }
 
   void* target(int64_t y, int64_t x) const {
@@ -186,28 +224,39 @@ struct CodesPart {
                    a.output_dtype);
   }
 
+  template <int Vectors>
   void run(Range outputs, Range columns) {
     const int64_t left = columns.begin * a.stride[2] - a.padding[2], count = columns.end - columns.begin;
     const int64_t row_bytes = a.row_floats * 4;
+    const bool done = a.ops == 0 && a.output_dtype == DType::f32 && lanes == Vectors * W;  // floats that need no more than to be stored
     int64_t missing = 0;  // the first row of x that is not spread yet
     for (int64_t y = outputs.begin; y < outputs.end; y++) {
       const int64_t top = y * a.stride[1] - a.padding[1];
       for (int64_t row = larger(missing, top); row < least(top + a.span, a.in_size[1]); row++)
-        spread_row(row, left, ring + row % a.span * row_bytes);
+        spread_row<Vectors>(row, left, ring + row % a.span * row_bytes);
       missing = larger(missing, top + a.span);
       for (int64_t h = 0; h < a.kernel[1]; h++) {
         const int64_t row = top + h * a.dilation[1];
         rows[h] = row < 0 || row >= a.in_size[1] ? outside : ring + row % a.span * row_bytes;
       }
-      auto* to = static_cast<std::byte*>(target(y, columns.begin));
-      float* into = direct ? nullptr : line;
-      switch (vectors) {
-        case 1: sum_row<1>(count, to, into); break;
-        case 2: sum_row<2>(count, to, into); break;
-        case 3: sum_row<3>(count, to, into); break;
-        default: sum_row<4>(count, to, into);
+      void* to = target(y, columns.begin);
+      if (direct) {
+        sum_row<Vectors>(count, static_cast<std::byte*>(to), a.out_map.spatial[2]);
+      } else if (done) {
+        sum_row<Vectors>(count, static_cast<float*>(to), a.out_map.spatial[2]);
+      } else {
+        sum_row<Vectors>(count, line, Vectors * W);
+        finish(y, columns.begin, count);
       }
-      if (!direct) finish(y, columns.begin, count);
+    }
+  }
+
+  void run(Range outputs, Range columns) {
+    switch (vectors) {
+      case 1: return run<1>(outputs, columns);
+      case 2: return run<2>(outputs, columns);
+      case 3: return run<3>(outputs, columns);
+      default: return run<4>(outputs, columns);
     }
   }
 };

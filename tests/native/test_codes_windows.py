@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -44,6 +46,51 @@ def test_depthwise_sums_are_exact(
     step = Depthwise(source, list(weight.shape), False, output, [stride] * 2, pads, pads, [dilation] * 2, [], ones)
     got = outcome(step, output, place(x, source), packed(step, weight))
     assert torch.equal(got, (want * affine.scale).float())
+
+
+ACTIVATIONS: dict[str, tuple[list[PostOp], Callable[[torch.Tensor], torch.Tensor]]] = {
+    "none": ([], lambda x: x),
+    "relu6": ([("clamp", 0.0, 6.0, None)], lambda x: x.clamp(0, 6)),
+    "hardswish": ([("hardswish", 0.0, 0.0, None)], F.hardswish),
+    "abs, silu": ([("abs", 0.0, 0.0, None), ("silu", 0.0, 0.0, None)], lambda x: F.silu(x.abs())),
+}
+
+
+@pytest.mark.parametrize("channels", [64, 73, 128, 185])
+@pytest.mark.parametrize(("kernel", "stride", "dilation"), [(3, 1, 1), (3, 2, 1), (5, 1, 1), (5, 2, 2), (4, 3, 1), (5, 3, 1), (9, 4, 1)])
+def test_depthwise_groups_of_channels(kernel: int, stride: int, dilation: int, channels: int) -> None:
+    """Channels in vectors that lie together, and what is left of them; taps in each order; activations in registers."""
+    size = 19 + kernel * dilation
+    for number, (ops, activation) in enumerate(ACTIVATIONS.values()):
+        affine, target = Affine(U8 if number % 2 else S8, float32(0.03), 7), Affine(S8 if number % 2 else U8, float32(0.43), 11)
+        x, weight = codes(1, channels, 7, size, dtype=affine.dtype), codes(channels, 1, 3, kernel, dtype=S8, seed=1)
+        bias, scales = torch.linspace(-4, 4, channels), torch.linspace(1e-3, 2e-2, channels)
+        steps = [1, stride], [1, kernel // 2], [1, kernel // 2], [1, dilation]
+        sums = F.conv2d(x.double() - 7, weight.double(), None, steps[0], steps[1], steps[3], channels)
+        real = activation(sums * affine.scale * scales.double()[:, None, None] + bias.double()[:, None, None])
+        for output in (target.desc(real.shape, "channels_last"), dense(real.shape, "channels_last")):
+            source = affine.desc(x.shape, "channels_last")
+            step = Depthwise(source, list(weight.shape), True, output, *steps, ops, scales.tolist())
+            memory = place(torch.zeros(real.shape), output)
+            run(step, place(x, source), packed(step, weight), bias, memory)
+            got = read(output, memory)
+            if output.dtype == DType.f32:
+                torch.testing.assert_close(got.double(), real, rtol=1e-5, atol=1e-5)
+            else:
+                target.assert_codes(got, real)
+
+
+def test_depthwise_of_a_bias_that_is_no_number() -> None:
+    x, weight = codes(1, 70, 5, 5, dtype=U8), codes(70, 1, 3, 3, dtype=S8, seed=1)
+    bias = torch.zeros(70)
+    bias[[3, 66]] = torch.nan
+    affine, target = Affine(U8, 0.5, 3), Affine(S8, 0.5, 4)
+    source, output = affine.desc(x.shape, "channels_last"), target.desc((1, 70, 3, 3), "channels_last")
+    none = [0, 0]
+    step = Depthwise(source, [70, 1, 3, 3], True, output, [1, 1], none, none, [1, 1], [], [0.01] * 70)
+    memory = place(torch.full((1, 70, 3, 3), 9), output)
+    run(step, place(x, source), packed(step, weight), bias, memory)
+    assert bool((read(output, memory)[:, [3, 66]] == 0).all())
 
 
 @formats

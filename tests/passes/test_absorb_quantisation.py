@@ -92,7 +92,7 @@ def test_a_product_of_floats_keeps_them() -> None:
 def test_narrower_codes_are_clamped_first() -> None:
     model = Quantised(lambda x, w: F.linear(rounded(x, 0.01, 20, ends=(0, 127)), w), (8, 16))
     graph = simplified(model, 3 * torch.randn(ROWS))
-    assert names(graph) == ["pointwise", "quantise", "linear"]
+    assert names(graph) == ["pointwise", "linear"]
 
 
 def test_a_mean_reads_and_writes_codes() -> None:
