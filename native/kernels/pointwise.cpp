@@ -149,21 +149,26 @@ void run_blocks(const PointwiseArgs& args, const Tiling& t, Range range) {
     const int64_t row_stride = to.strides[row_axis], stride = to.strides[column_axis];
     const bool run = (stride == 1 || columns == 1) && (row_stride == columns || rows == 1);
     const bool direct = run && to.dtype == DType::f32;
+    const float* results = staged;
     for (int i = 0; i < args.instructions; i++) {
       const PointwiseInstruction& op = args.program[i];
-      float* result = i + 1 < args.instructions ? buffers[op.result] : direct ? static_cast<float*>(output) : staged;
+      const bool last = i + 1 == args.instructions;
+      float* result = !last ? buffers[op.result] : direct ? static_cast<float*>(output) : staged;
       const float* a = op.a < args.inputs ? operands[op.a] : buffers[op.a];
       const float* b = op.b < args.inputs ? operands[op.b] : buffers[op.b];
-      execute(op, result, a, b, count);
+      if (last && !direct && op.kind == PointwiseKind::copy)
+        results = a;
+      else
+        execute(op, result, a, b, count);
     }
     if (direct) continue;
     if (run) {
-      store(output, staged, to.dtype, to.affine, 1, count);
+      store(output, results, to.dtype, to.affine, 1, count);
     } else if (columns == 1) {
-      store(output, staged, to.dtype, to.affine, row_stride, rows);
+      store(output, results, to.dtype, to.affine, row_stride, rows);
     } else {
       for (int64_t r = 0; r < rows; r++)
-        store(advance(output, r * row_stride, to.dtype), staged + r * columns, to.dtype, to.affine, stride, columns);
+        store(advance(output, r * row_stride, to.dtype), results + r * columns, to.dtype, to.affine, stride, columns);
     }
   }
 }

@@ -50,6 +50,29 @@ double sum_rows(const ReduceArgs& args, int64_t start, Range units, int64_t piec
   return total;
 }
 
+// As sum_columns below, of codes: their sums are exact.
+template <class Code>
+void sum_codes(const ReduceArgs& args, double* totals, int64_t start, Range rows, int64_t count, int64_t abreast) {
+  alignas(64) int32_t sums[width];
+  const Affine& q = args.input_affine;
+  for (int64_t begin = rows.begin; begin < rows.end; begin += depth * abreast) {
+    const int64_t end = least(begin + depth * abreast, rows.end);
+    for (int64_t j = 0; j < abreast * count; j++) sums[j] = 0;
+    for (int64_t row = begin; row < end; row += abreast) {
+      const int64_t elements = least(abreast, end - row) * count;
+      const Code* from = static_cast<const Code*>(args.input) + start + offset_of(args.reduced, row, 0);
+      int64_t j = 0;
+      for (; j + kFloats <= elements; j += kFloats) store_raw(sums + j, load_raw<kFloats>(sums + j) + widened(from + j));
+      for (; j < elements; j++) sums[j] += from[j];
+    }
+    for (int64_t part = 0; part < abreast; part++)
+#pragma omp simd
+      for (int64_t j = 0; j < count; j++) totals[j] += sums[part * count + j];
+  }
+  const double zero = static_cast<double>(q.zero_point) * static_cast<double>(rows.end - rows.begin);
+  for (int64_t j = 0; j < count; j++) totals[j] = (totals[j] - zero) * static_cast<double>(q.scale);
+}
+
 // `count` outputs side by side, over some rows. Narrow rows that follow each other in memory, as blocks of channels do, are read
 // several at once: `abreast` of them fill the width.
 void sum_columns(const ReduceArgs& args, double* totals, int64_t start, Range rows, int64_t count) {
@@ -57,6 +80,10 @@ void sum_columns(const ReduceArgs& args, double* totals, int64_t start, Range ro
   const bool adjacent = args.reduced.axes == 1 && args.reduced.strides[0][0] == count && args.inner.strides[0] == 1;
   const int64_t abreast = adjacent ? width / count : 1;
   for (int64_t j = 0; j < count; j++) totals[j] = 0.0;
+  if (is_code(args.input_dtype) && args.inner.strides[0] == 1) {
+    const auto sum = args.input_dtype == DType::u8 ? sum_codes<uint8_t> : sum_codes<int8_t>;
+    return sum(args, totals, start, rows, count, abreast);
+  }
   for (int64_t begin = rows.begin; begin < rows.end; begin += depth * abreast) {
     const int64_t end = least(begin + depth * abreast, rows.end);
     for (int64_t j = 0; j < abreast * count; j++) sums[j] = 0.0f;
