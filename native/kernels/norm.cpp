@@ -10,6 +10,7 @@
 // its square: what is left of the mean corrects variance and result.
 #include "kernels/norm.h"
 
+#include "kernels/codes.h"
 #include "kernels/walk_inline.h"
 
 namespace drystone::DRYSTONE_ISA {
@@ -142,7 +143,7 @@ Statistics short_row(const NormArgs& args, const void* input, void* output, int6
     void* to = advance(output, offset_of(args.reduced, row, 1), args.output_dtype);
     float* y = direct ? static_cast<float*>(to) : buffer + row * size;
     apply_run(args, y, x + row * size, size, s, parameters + offset_of(args.reduced, row, 2));
-    if (!direct) store(to, y, args.output_dtype, args.inner.strides[1], size);
+    if (!direct) store(to, y, args.output_dtype, args.output_affine, args.inner.strides[1], size);
   }
   return s;
 }
@@ -183,7 +184,7 @@ Statistics long_row(const NormArgs& args, const void* input, void* output, int64
     float* y = direct ? static_cast<float*>(to) : buffer;
     const int64_t along = args.period < args.inner.size ? 0 : column * args.inner.strides[2];
     apply_run(args, y, x, count, s, parameters + offset_of(args.reduced, row, 2) + along);
-    if (!direct) store(to, y, args.output_dtype, args.inner.strides[1], count);
+    if (!direct) store(to, y, args.output_dtype, args.output_affine, args.inner.strides[1], count);
   });
   return s;
 }
@@ -265,7 +266,7 @@ void columns(const NormArgs& args, const void* input, void* output, int64_t para
     }
 #pragma omp simd
     for (int64_t j = 0; j < count; j++) y[j] = fma(fma(x[j] - mean[j], deviation[j], correction[j]), weight[j], bias[j]);
-    if (!direct) store(to, y, args.output_dtype, args.inner.strides[1], count);
+    if (!direct) store(to, y, args.output_dtype, args.output_affine, args.inner.strides[1], count);
   }
 }
 

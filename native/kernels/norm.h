@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/dtype.h"
+#include "core/quantisation.h"
 #include "kernels/walk.h"
 
 namespace drystone {
@@ -12,6 +13,7 @@ struct NormArgs {
   const void* bias;
   void* output;
   DType input_dtype, weight_dtype, bias_dtype, output_dtype;
+  Affine output_affine;  // of codes
   Walk kept, reduced;  // all axes but the inner one; reduced are those of the statistics
   InnerAxis inner;
   bool inner_reduced;

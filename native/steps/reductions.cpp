@@ -258,7 +258,7 @@ NormStep::NormStep(const TensorDesc& input, const std::optional<TensorDesc>& wei
   require_kernels();
   implementation = kernel_name("norm");
   check_operand(input, "input");
-  check_operand(output, "output");
+  check_operand_or_codes(output, "output");
   check_same_shape(input, output);
   check_no_padding(input, "input");
   check_no_padding(output, "output");
@@ -292,6 +292,7 @@ NormStep::NormStep(const TensorDesc& input, const std::optional<TensorDesc>& wei
   if (statistics_ && !args_.inner_reduced) throw std::invalid_argument("a norm gives statistics of its innermost axis");
   args_.input_dtype = input.dtype;
   args_.output_dtype = output.dtype;
+  args_.output_affine = output.affine();
   if (weight) args_.weight_dtype = weight->dtype;
   if (bias) args_.bias_dtype = bias->dtype;
   args_.eps = attributes.eps;

@@ -16,6 +16,7 @@ from drystone.graph.ops import (
     Cat,
     Dequantise,
     DynamicLinear,
+    LayerNorm,
     Linear,
     Operator,
     Permute,
@@ -195,13 +196,14 @@ def _absorb(graph: Graph) -> None:
         if isinstance(node.op, WeightProduct):
             if not _take_factors(node):
                 continue
-        elif not isinstance(node.op, (Pointwise, Pool, Reduce, Resize)) or node.op.places:
+        elif not isinstance(node.op, (LayerNorm, Pointwise, Pool, Reduce, Resize)) or node.op.places:
             continue
-        node.inputs = [_codes(value) or value for value in node.inputs]
+        if not isinstance(node.op, LayerNorm):
+            node.inputs = [_codes(value) or value for value in node.inputs]
         result = node.output
         if result.quantisation is None and counts[result.id] == 1 and len(readers.get(result.id, ())) == 1:
             (reader,) = readers[result.id]
-            rounds = isinstance(node.op, Pointwise) or any(value.quantisation is not None for value in node.inputs)
+            rounds = isinstance(node.op, (LayerNorm, Pointwise)) or any(value.quantisation is not None for value in node.inputs)
             if isinstance(reader.op, Quantise) and rounds:
                 _give(graph, node, reader)
 

@@ -100,6 +100,7 @@ class LayerNorm(Norm):
     """
 
     name: ClassVar[str] = "layer_norm"
+    quantises: ClassVar[bool] = True
     sample: ClassVar[Sample] = ((1e-5, False, False, (2,)), [ROWS], [])
 
     dims: Sizes

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from drystone import native
 from drystone.graph.graph import Node
 from drystone.graph.ops import GroupNorm, LayerNorm, Operator, Reduce, Softmax
@@ -18,7 +20,14 @@ class Reduction(Implementation):
         self.reads_strided = 256 if op is Reduce else 64  # shorter runs are copied faster
 
     def refuses(self, node: Node) -> str | None:
-        return super().refuses(node) or (number_reason(node) if self.op is Reduce else float_reason(node))
+        return super().refuses(node) or self._reason(node)
+
+    def _reason(self, node: Node) -> str | None:
+        if self.op is Reduce:
+            return number_reason(node)
+        if self.op is LayerNorm and node.output.quantisation is not None:  # it rounds its results to codes
+            return float_reason(replace(node, outputs=[]))
+        return float_reason(node)
 
     def layouts(self, node: Node) -> list[Layout]:
         return joint_layouts(node, node.inputs[0])
