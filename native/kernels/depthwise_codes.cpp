@@ -22,8 +22,8 @@ struct Words {
     for (int64_t e = 0; e < entries; e++, at += step) {
       const Ints second = column(at + dilation);
       const Pairs pairs = interleaved(first, second);
-      const Ints parts[] = {interleaved_low(pairs.low, Ints{}), interleaved_high(pairs.low, Ints{}),
-                            interleaved_low(pairs.high, Ints{}), interleaved_high(pairs.high, Ints{})};
+      const Ints parts[] = {interleaved_low(pairs.low, Ints{}), interleaved_high(pairs.low, Ints{}), interleaved_low(pairs.high, Ints{}),
+                            interleaved_high(pairs.high, Ints{})};
       put(parts);
       first = step == dilation ? second : column(at + step);
     }

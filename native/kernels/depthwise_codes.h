@@ -12,12 +12,12 @@ constexpr int64_t depthwise_codes_vectors = 4;  // of channels, in a group
 
 struct DepthwiseCodesArgs {
   DepthwiseArgs common;
-  bool dot;                             // by VPDPBUSD
-  const std::byte* weights = nullptr;   // [group][row of the kernel][taps together][vector][lane][tap]
+  bool dot;                              // by VPDPBUSD
+  const std::byte* weights = nullptr;    // [group][row of the kernel][taps together][vector][lane][tap]
   const int32_t* weight_sums = nullptr;  // of a channel
-  int32_t zero;                         // the zero point of x as u8
-  int64_t together;                     // taps of a row of the kernel, over those of an instruction
-  int64_t apart;                        // from the entry of an output's taps to that of its next ones
+  int32_t zero;                          // the zero point of x as u8
+  int64_t together;                      // taps of a row of the kernel, over those of an instruction
+  int64_t apart;                         // from the entry of an output's taps to that of its next ones
 };
 
 }  // namespace drystone

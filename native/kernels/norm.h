@@ -14,7 +14,7 @@ struct NormArgs {
   void* output;
   DType input_dtype, weight_dtype, bias_dtype, output_dtype;
   Affine output_affine;  // of codes
-  Walk kept, reduced;  // all axes but the inner one; reduced are those of the statistics
+  Walk kept, reduced;    // all axes but the inner one; reduced are those of the statistics
   InnerAxis inner;
   bool inner_reduced;
   int64_t period;  // where the inner axis is reduced: weight and bias repeat after so many elements of it

@@ -40,7 +40,7 @@ class Depthwise final : public Step {
   bool has_bias_;
   std::optional<DepthwiseCodes> codes_;  // in integers
   std::vector<float> scales_;            // of codes
-  std::vector<bool> in_place_;  // for each post-op: whether its operand is what the output holds already
+  std::vector<bool> in_place_;           // for each post-op: whether its operand is what the output holds already
   std::vector<int64_t> tap_offsets_;
   std::vector<DepthwiseTap> taps_;
   std::vector<int32_t> tile_kinds_;

@@ -57,7 +57,9 @@ ACTIVATIONS: dict[str, tuple[list[PostOp], Callable[[torch.Tensor], torch.Tensor
 
 
 @pytest.mark.parametrize("channels", [64, 73, 128, 185])
-@pytest.mark.parametrize(("kernel", "stride", "dilation"), [(3, 1, 1), (3, 2, 1), (5, 1, 1), (5, 2, 2), (4, 3, 1), (5, 3, 1), (9, 4, 1)])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "dilation"), [(3, 1, 1), (3, 2, 1), (5, 1, 1), (5, 2, 2), (4, 3, 1), (5, 3, 1), (9, 4, 1)]
+)
 def test_depthwise_groups_of_channels(kernel: int, stride: int, dilation: int, channels: int) -> None:
     """Channels in vectors that lie together, and what is left of them; taps in each order; activations in registers."""
     size = 19 + kernel * dilation
