@@ -37,6 +37,17 @@ inline Ints pairs_high(Ints a, Ints b) {
 #endif
 }
 
+#ifndef __AVX512F__
+// `count` bytes, mostly eights: then in one instruction.
+inline __m128i some_bytes(const std::byte* from, int64_t count) {
+  if (count >= 16) return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+  __m128i bytes{};
+  if (count == 8) return _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from));
+  if (count > 0) __builtin_memcpy(&bytes, from, static_cast<size_t>(count));
+  return bytes;
+}
+#endif
+
 // The first `count` bytes of a vector, in the order for interleaving.
 inline Ints ordered_bytes(const std::byte* from, int64_t count) {
 #ifdef __AVX512F__
@@ -46,11 +57,9 @@ inline Ints ordered_bytes(const std::byte* from, int64_t count) {
   return (Ints)_mm512_permutexvar_epi32(order, bytes);
 #else
   const __m256i order = _mm256_set_epi32(7, 5, 3, 1, 6, 4, 2, 0);
-  __m256i bytes{};
-  if (count < 32)
-    __builtin_memcpy(&bytes, from, static_cast<size_t>(count));
-  else
-    bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+  const bool both = count >= 16;
+  const __m128i low = both ? _mm_loadu_si128(reinterpret_cast<const __m128i*>(from)) : some_bytes(from, count);
+  const __m256i bytes = _mm256_set_m128i(both ? some_bytes(from + 16, count - 16) : __m128i{}, low);
   return (Ints)_mm256_permutevar8x32_epi32(bytes, order);
 #endif
 }

@@ -85,6 +85,7 @@ OPERATORS: dict[str, tuple[Callable[..., Tensor], list[tuple[int, ...]]]] = {
     "a residual": (lambda x, w: F.conv2d(x, w, padding=1) + x, [KERNEL]),
     "add": (lambda x: x + x.flip(3), []),
     "silu": (lambda x: F.silu(x), []),
+    "layer norm": (lambda x: F.layer_norm(x, (7, 6)), []),
     "gate": (lambda x: x * x.mean((2, 3), keepdim=True).sigmoid(), []),
     "max pool": (lambda x: F.max_pool2d(x, 3, 2, 1), []),
     "mean pool": (lambda x: F.avg_pool2d(x, 3, 2, 1), []),

@@ -101,6 +101,16 @@ def test_a_mean_reads_and_writes_codes() -> None:
     assert names(graph) == ["quantise", "reduce", "dequantise"] and isinstance(graph.nodes[1].op, Reduce)
 
 
+def test_norms_and_pointwise_chains_of_floats_write_codes() -> None:
+    def function(x: Tensor, w: Tensor) -> Tensor:
+        y = F.layer_norm(x, (16,))
+        return F.linear(rounded(y, 0.03, 128), w) + F.linear(rounded(x * x, 0.1), w)
+
+    graph = simplified(Quantised(function, (16, 16)), torch.randn(ROWS))
+    assert "quantise" not in names(graph)
+    assert {node.op.name for node in graph if node.output.quantisation} == {"layer_norm", "pointwise"}
+
+
 @pytest.mark.parametrize(
     ("function", "reason"),
     [
