@@ -126,6 +126,7 @@ def _architectures(data: dict[str, Any], title: str, what: str, remark: str, unb
         ]
         for row in built
     ]
+    run_by_torch = [[f"`{op}`", reason, len(holders[op, reason]), segments[op, reason]] for op, reason in order]
     missing = [[row["architecture"], row["reason"]] for row in data["rows"] if row["status"] == "not built"]
     headings = ["architecture", "captured", "error", "segments", "seconds", "runs", *["eager / drystone"] * timed, "reason"]
     return (
@@ -136,10 +137,10 @@ def _architectures(data: dict[str, Any], title: str, what: str, remark: str, unb
         f"of preparation. {planned} {remark}".rstrip()
         + "\n\n"
         + _table(headings, rows)
-        + "\n### What torch runs in them\n\n"
-        + _table(
-            ["operator", "reason", "models", "segments"],
-            [[f"`{op}`", reason, len(holders[op, reason]), segments[op, reason]] for op, reason in order],
+        + (
+            f"\n### What torch runs in them\n\n{_table(['operator', 'reason', 'models', 'segments'], run_by_torch)}"
+            if order
+            else ""
         )
         + (f"\n### Not built\n\n{unbuilt}\n\n" + _table(["architecture", "reason"], missing) if missing else "")
     )

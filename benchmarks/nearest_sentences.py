@@ -45,7 +45,8 @@ class Embeddings(nn.Module):
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
-        self.encoder = AutoModel.from_pretrained(folder, attn_implementation="sdpa").eval()
+        self.encoder = AutoModel.from_pretrained(folder, attn_implementation="sdpa")
+        self.eval()
 
     def forward(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         states = self.encoder(tokens, attention_mask=mask).last_hidden_state

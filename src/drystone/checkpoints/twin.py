@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from drystone.checkpoints.dynamic import layer_of
-from drystone.checkpoints.gptq import Unpacked, floats_of, is_packed, read
+from drystone.checkpoints.gptq_awq import Unpacked, floats_of, is_packed, read
 from drystone.checkpoints.torchao import floats_and_codes
 from drystone.graph.dtypes import FLOATS
 from drystone.graph.graph import identity_of

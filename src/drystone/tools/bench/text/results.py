@@ -98,7 +98,7 @@ def draw(source: Path, target: Path) -> None:
             bars = axis.bar(
                 places, values, 0.92 * width, label=LABELS.get(name, name), color=COLOURS.get(name, "#7f6b9c"), zorder=2
             )
-            axis.bar_label(bars, [f"{value:.3g}" if value else "" for value in values], fontsize=7, padding=2)
+            axis.bar_label(bars, [_short(value) for value in values], fontsize=7, padding=2)
         axis.set_xticks(range(len(results)), [f"{result['model']}\n{result['weights']}" for result in results], fontsize=8)
         axis.set_ylabel(label)
         axis.grid(axis="y", color="#e3e3e3", zorder=0)
@@ -112,3 +112,8 @@ def draw(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(target, dpi=150)
     plt.close(figure)
+
+
+def _short(value: float) -> str:
+    """Three digits, or all before the point; nothing for 0."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}" if value else ""
