@@ -38,11 +38,6 @@ void multiply_tile(const GemmTile& t) {
   using Sum = typename Math::Sum;
   Sum sums[sets][Rows][Vectors] = {};
   Sum(&sum)[Rows][Vectors] = sums[0];
-#pragma GCC unroll 16
-  for (int r = 0; r < Rows; r++)
-#pragma GCC unroll 4
-    for (int j = 0; j < Vectors; j++) sum[r][j] = (Sum)load<kFloats>(t.start + r * t.start_stride + j * kFloats);
-
   const char *x = t.x, *w = t.weights, *ahead = t.ahead;
   int64_t left = t.steps;
   for (; left >= chunk_steps; left -= chunk_steps) {
@@ -74,10 +69,14 @@ void multiply_tile(const GemmTile& t) {
     for (int r = 0; r < Rows; r++)
 #pragma GCC unroll 4
       for (int j = 0; j < Vectors; j++) sum[r][j] += sums[set][r][j];
+  // At last: products would lose digits one by one beside a bias that is much larger.
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; r++)
 #pragma GCC unroll 4
-    for (int j = 0; j < Vectors; j++) store<kFloats>(t.sums + r * t.sums_stride + j * kFloats, (Lanes)sum[r][j]);
+    for (int j = 0; j < Vectors; j++) {
+      const Sum start = (Sum)load<kFloats>(t.start + r * t.start_stride + j * kFloats);
+      store<kFloats>(t.sums + r * t.sums_stride + j * kFloats, (Lanes)(sum[r][j] + start));
+    }
 }
 
 template <class Math, int Rows = kTile.rows, int Vectors = kTile.vectors>
