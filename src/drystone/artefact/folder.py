@@ -23,7 +23,7 @@ from drystone.artefact import replace
 from drystone.artefact.document import MAX_BYTES, entries, parse, require, serialise, text, whole
 from drystone.errors import ArtefactError
 
-VERSION = 5
+VERSION = 6
 MANIFEST, PROGRAM, PLAN, WEIGHTS = "artefact.json", "program.json", "plan.json", "weights.safetensors"
 NAMES = (MANIFEST, PROGRAM, PLAN, WEIGHTS)
 MAX_MANIFEST = 1 << 16

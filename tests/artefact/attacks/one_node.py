@@ -102,7 +102,7 @@ pad = native("pad", inputs=[[2, 3]], outputs=[[2, 6]], before=[0, 1], after=[0, 
 CODES = ["uint8", [2, 3], {"scales": [0.5], "zero_point": 128}]
 quantise = native("quantise", inputs=[[2, 3]], outputs=[CODES])
 dequantise = native("dequantise", inputs=[CODES], outputs=[[2, 3]])
-ROUNDED = {"low": 0, "high": 255, "eps": 1e-7, "symmetric": False}
+ROUNDED = {"low": 0, "high": 255, "eps": 1e-7, "symmetric": False, "rows": False}
 dynamic_linear = native(
     "dynamic_linear", inputs=[[2, 4]], constants=[["int8", [3, 4], {"scales": [0.5] * 3, "zero_point": 0}]], reads="v0 c0",
     outputs=[[2, 3]], has_bias=False, **ROUNDED,

@@ -111,12 +111,12 @@ def test_names_in_the_manifest_are_no_paths(path: Path) -> None:
 
 
 def test_versions_to_come(path: Path) -> None:
-    change(path, "artefact.json", lambda manifest: manifest.update(version=6))
-    refused(path, "version 6")
+    change(path, "artefact.json", lambda manifest: manifest.update(version=7))
+    refused(path, "version 7")
 
 
 def test_versions_of_the_past(path: Path) -> None:
-    change(path, "artefact.json", lambda manifest: manifest.update(version=4))
+    change(path, "artefact.json", lambda manifest: manifest.update(version=5))
     refused(path, "made by an older version.*save it again")
 
 
