@@ -134,7 +134,7 @@ void bind_core(nb::module_& m) {
 
   m.def(
       "entries_hold",
-      [](nb::list dicts, nb::list keys, nb::list values) {
+      [](nb::typed<nb::list, nb::any> dicts, nb::typed<nb::list, nb::any> keys, nb::typed<nb::list, nb::any> values) {
         for (Py_ssize_t i = 0, count = PyList_GET_SIZE(dicts.ptr()); i < count; i++) {
           PyObject* dict = PyList_GET_ITEM(dicts.ptr(), i);
           if (PyDict_GetItemWithError(dict, PyList_GET_ITEM(keys.ptr(), i)) != PyList_GET_ITEM(values.ptr(), i)) return false;

@@ -6,6 +6,7 @@ A factory of steps raises ``ValueError``, saying why, where it does not serve th
 
 from collections.abc import Sequence
 import enum
+from typing import Any
 
 
 class DType(enum.Enum):
@@ -180,7 +181,7 @@ class Snapshot:
         The indices of the places whose bytes are others now. All of them have to be readable.
         """
 
-def entries_hold(dicts: list, keys: list, values: list) -> bool:
+def entries_hold(dicts: list[Any], keys: list[Any], values: list[Any]) -> bool:
     """
     Whether each dict has, under its key, the very object in ``values``. Lists of equal length.
     """

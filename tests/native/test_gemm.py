@@ -172,6 +172,11 @@ def test_accuracy(m: int, n: int, k: int, kind: str) -> None:
     assert_as_exact(product(x, weight, bias, kind=kind), want, F.linear(x.float(), weight.float(), bias))
 
 
+def test_a_bias_far_above_the_products_costs_no_digits() -> None:
+    x, weight, bias = normal(1, 768), 1e-3 * normal(100, 768, seed=1), normal(100, seed=2)
+    assert_as_exact(product(x, weight, bias), expected(x, weight, bias), F.linear(x, weight, bias))
+
+
 @pytest.mark.parametrize("kind", ["bfloat16", "widened"])
 def test_bfloat16_results_are_rounded_once(kind: str) -> None:
     x, weight = normal(20, 300, dtype=torch.bfloat16), normal(60, 300, dtype=torch.bfloat16, seed=1)
