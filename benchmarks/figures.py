@@ -189,7 +189,7 @@ def filled(text: str) -> str:
 
 def written(name: str) -> str:
     """What stands in the block called ``name``: a part, ``headline``, ``overview``, ``quickstart``, ``first_results``, ``runs``,
-    ``language_models``, or ``tuning_`` and a group of settings, or ``serving_`` and a part.
+    ``language_models``, ``perplexity``, ``nearest_sentences``, or ``tuning_`` and a group of settings, or ``serving_`` and a part.
     """
     if name in PARTS:
         return model_table(name) if PARTS[name].of_models else operator_table(name)
@@ -204,6 +204,8 @@ def written(name: str) -> str:
         "first_results": first_results,
         "runs": run_table,
         "language_models": language_models_table,
+        "perplexity": perplexity_table,
+        "nearest_sentences": nearest_sentences_table,
     }
     return blocks[name]()
 
@@ -394,6 +396,30 @@ def language_models_table() -> str:
         "",
         *(f"{cpu}: {what}" for cpu in measured for what in ("prefill, tokens/s", "ms a token", "of reading's rate")),
     ]
+    rows = [[*key, *(cell for cpu in measured for cell in by_cpu.get(cpu, [""] * 3))] for key, by_cpu in cells.items()]
+    return table(header, rows)
+
+
+def perplexity_table() -> str:
+    """The same on all machines, but for the last digits."""
+    path = RESULTS / "perplexity.json"
+    if not path.exists():
+        return NOT_YET
+    rows = [[found["name"], f"{found['perplexity']:.3f}"] for found in json.loads(path.read_text())["results"]]
+    return table(["", "perplexity"], rows)
+
+
+def nearest_sentences_table() -> str:
+    """A row for each engine; of each CPU the share of the nearest that it finds, and the cosine of its embeddings with float32's."""
+    measured = measured_by("nearest_sentences")
+    if not measured:
+        return NOT_YET
+    cells: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for cpu, file in measured.items():
+        for found in file["results"]:
+            shown = [f"{found['recall']:.3f}", f"{found['mean_cosine']:.4f}", f"{found['least_cosine']:.4f}"]
+            cells.setdefault((found["engine"], found["recipe"]), {})[cpu] = shown
+    header = ["engine", "recipe", *(f"{cpu}: {what}" for cpu in measured for what in ("nearest found", "mean cosine", "least"))]
     rows = [[*key, *(cell for cpu in measured for cell in by_cpu.get(cpu, [""] * 3))] for key, by_cpu in cells.items()]
     return table(header, rows)
 

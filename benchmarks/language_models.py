@@ -20,8 +20,6 @@ import transformers
 from drystone.tools.bench.environment import environment
 from drystone.tools.bench.text.contenders import WEIGHTS, Lengths
 from drystone.tools.bench.text.measure import measure
-from drystone.tools.ops.limits import limits
-from drystone.tools.ops.results import READ
 
 
 def model_of(layers: int) -> Any:
@@ -44,14 +42,13 @@ def main() -> None:
     torch.set_num_threads(asked.threads)
     model = model_of(asked.layers)
     ids = torch.randint(3, 32000, (asked.rows, asked.prompt))
-    rate = 1e9 * limits([])[READ]
     results: dict[str, Any] = {"arguments": {name: value for name, value in vars(asked).items() if name != "json"}}
-    results |= {"environment": environment(), "transformers": transformers.__version__, "read_gigabytes_a_second": rate / 1e9}
+    results |= {"environment": environment(), "transformers": transformers.__version__}
     for kind in asked.kinds:
         contenders = ["drystone", *(["drystone_rounded"] if "weights" in WEIGHTS[kind] else ["eager"] if kind == "float32" else [])]
         contenders += ["llama.cpp"] if asked.rows == 1 else []
         lengths = Lengths(asked.prompt, asked.generate, asked.rows)
-        results[kind] = measure(model, kind, ids, lengths, contenders, asked.rounds, rate)
+        results[kind] = measure(model, kind, ids, lengths, contenders, asked.rounds)
         prepared = results[kind]["contenders"]["drystone"]["prepared_seconds"]
         print(f"{kind}: prepared in {prepared:.1f} s; reading the weights takes {results[kind]['limit_milliseconds']:.1f} ms")
         for name, found in results[kind]["contenders"].items():

@@ -75,7 +75,7 @@ def test_a_contender_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> Non
         raise ValueError("not today")
 
     monkeypatch.setitem(CONTENDERS, "eager", fails)
-    found = measure(llama(), "float32", torch.ones(1, 8, dtype=torch.int64), Lengths(8, 4), ["eager", "eager_static"], 1, 1e9)
+    found = measure(llama(), "float32", torch.ones(1, 8, dtype=torch.int64), Lengths(8, 4), ["eager", "eager_static"], 1)
     assert found["failed"] == {"eager": "ValueError: not today"} and [*found["contenders"]] == ["eager_static"]
 
 
@@ -85,6 +85,6 @@ def test_llama_cpp() -> None:
         torch.randint(3, 256, (1, 8)),
         transformers.GPT2LMHeadModel(transformers.GPT2Config(n_embd=32, n_layer=1, n_head=2)).eval(),
     )
-    found = measure(llama(), "int8", ids, Lengths(8, 4), ["llama.cpp"], 1, 1e9)
+    found = measure(llama(), "int8", ids, Lengths(8, 4), ["llama.cpp"], 1)
     assert found["contenders"]["llama.cpp"]["milliseconds_a_token"] > 0, found["failed"]
-    assert "of a Llama" in measure(gpt, "int8", ids, Lengths(8, 4), ["llama.cpp"], 1, 1e9)["failed"]["llama.cpp"]
+    assert "of a Llama" in measure(gpt, "int8", ids, Lengths(8, 4), ["llama.cpp"], 1)["failed"]["llama.cpp"]

@@ -13,8 +13,6 @@ from rich.console import Console
 
 from drystone.generation.models import generates
 
-from ...ops.limits import limits
-from ...ops.results import READ
 from ..environment import environment, key_of
 from ..interruption import until_interrupted
 from ..picture import draw_kept
@@ -49,7 +47,6 @@ def bench_texts(
         raise typer.BadParameter(str(error), param_hint="--json") from error
     torch.set_num_threads(threads)
     facts, failed = environment(), False
-    rate = 1e9 * limits([])[READ]
     progress = progress_bar(len(models) * (len(contenders) + rounds), console)
     with until_interrupted(console) as ending, progress as announce, torch.no_grad():
         for target in models:
@@ -63,8 +60,7 @@ def bench_texts(
             }
             result |= {"prompt": lengths.prompt, "generate": lengths.generate, "rows": lengths.rows}
             result |= {"date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}
-            result |= {"read_gigabytes_a_second": rate / 1e9}
-            result |= measure(model, weights, ids, lengths, contenders, rounds, rate, announce)
+            result |= measure(model, weights, ids, lengths, contenders, rounds, announce)
             kept.add(result, facts)
             if json:
                 kept.write(json)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ...ops.limits import reading
 from ..worker import shorten
 from .contenders import CONTENDERS, Contender, Lengths, read_bytes
 
@@ -21,19 +22,19 @@ def measure(
     lengths: Lengths,
     contenders: Sequence[str],
     rounds: int,
-    read_rate: float,
     announce: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Medians of ``rounds``, of prompts ``ids`` (rows, prompt). ``read_rate``: bytes a second.
+    """Medians of ``rounds``, of prompts ``ids`` (rows, prompt).
 
-    ``limit_milliseconds``: reading the weights once. ``failed``: contenders and their reasons. ``announce`` is told what comes
-    next, once a contender and once a round.
+    ``limit_milliseconds``: reading the weights once, at the rate that the rounds measured too. ``failed``: contenders and their
+    reasons. ``announce`` is told what comes next, once a contender and once a round.
     """
     threads = torch.get_num_threads()
     running: dict[str, Contender] = {}
     prepared: dict[str, float] = {}
     failed: dict[str, str] = {}
     taken: dict[str, list[tuple[float, float]]] = {}
+    read, rates = reading(), []
     with ExitStack() as stack:
         for name in contenders:
             announce(f"preparing {name}")
@@ -47,6 +48,7 @@ def measure(
                 failed[name] = shorten(f"{type(error).__name__}: {error}")
         for number in range(rounds):
             announce(f"round {number + 1} of {rounds}")
+            rates.append(read())
             for name, contender in running.items():
                 taken.setdefault(name, []).append(contender.times(ids))
     found = {}
@@ -59,5 +61,6 @@ def measure(
             **running[name].figures,
             "rounds": [[round(1e3 * first, 3), round(1e3 * one, 4)] for first, one in each],
         }
-    limit = 1e3 * read_bytes(model, weights) / read_rate
-    return {"contenders": found, "failed": failed, "limit_milliseconds": limit}
+    rate = statistics.median(rates)
+    limit = 1e-6 * read_bytes(model, weights) / rate
+    return {"contenders": found, "failed": failed, "limit_milliseconds": limit, "read_gigabytes_a_second": rate}
