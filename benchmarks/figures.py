@@ -410,7 +410,7 @@ def perplexity_table() -> str:
 
 
 def nearest_sentences_table() -> str:
-    """A row for each engine; of each CPU the share of the nearest that it finds, and the cosine of its embeddings with float32's."""
+    """A row for each engine; of each CPU the share of the nearest that it finds, and the cosine of its embeddings to float32."""
     measured = measured_by("nearest_sentences")
     if not measured:
         return NOT_YET
