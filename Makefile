@@ -110,7 +110,7 @@ stub: $(VENV)/.installed-test
 
 # Python, torch and OpenMP are not instrumented: what they leak at exit, and how they load libraries, is not looked at; and as
 # ThreadSanitizer does not see OpenMP's barriers, it looks at Python threads that have one OpenMP thread each, and at the team of
-# threads of recurrent layers alone. A mean, the statistics of batch norm and one gradient are left out of the first: their sums are
+# threads of recurrent layers alone. Means, the statistics of batch norm and one gradient are left out of the first: their sums are
 # not vectorised in that build, and less exact than the limit. So is what forks, whose child the sanitizer's own allocator does not
 # outlive, and what torch's own kernels end by a signal.
 sanitize: build/sanitize/address,undefined build/sanitize/thread
