@@ -1,16 +1,11 @@
-// The depthwise convolution of codes in AVX-512 VNNI or AVX-VNNI: VPDPBUSD adds the products of four taps. Its instructions are in this
-// file alone; steps/depthwise_codes.cpp asks for it where the CPU has them.
+// The depthwise convolution of codes in AVX-512 VNNI or AVX-VNNI, four taps at once.
 #include "kernels/codes.h"
 #include "kernels/depthwise_codes.h"
 #include "kernels/instructions.h"
 #include "kernels/interleave.h"
+#include "kernels/vnni.h"
 
-// From here on, so for the templates of the tile, but not for what the headers above share with other sources.
-#ifdef __AVX512F__
-#pragma GCC target("avx512vnni")
-#else
-#pragma GCC target("avxvnni")
-#endif
+DRYSTONE_FROM_HERE_ON_VNNI
 
 #include "kernels/depthwise_codes_tile.h"
 
@@ -21,13 +16,7 @@ namespace {
 struct Dot {
   static Ints padding(Ints bytes) { return bytes; }
 
-  static inline __attribute__((always_inline)) void add(Ints& sum, Ints x, Ints weights) {
-#ifdef __AVX512F__
-    sum = (Ints)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)x, (__m512i)weights);
-#else
-    sum = (Ints)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)x, (__m256i)weights);
-#endif
-  }
+  static inline __attribute__((always_inline)) void add(Ints& sum, Ints x, Ints weights) { sum = add_fours(sum, x, weights); }
 
   template <class Column, class Put>
   static void spread(const Column& column, int64_t at, int64_t entries, int64_t step, int64_t dilation, const Put& put) {

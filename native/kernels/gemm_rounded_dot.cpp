@@ -1,13 +1,8 @@
-// The tile of rounded rows in AVX-512 VNNI or AVX-VNNI: VPDPBUSD adds the four products of u8, the weights' codes, by s8, those of x. Its
-// instructions are in this file and in gemm_codes_dot.cpp; steps/gemm.cpp asks for it where the CPU has them.
+// The tile of rounded rows in AVX-512 VNNI or AVX-VNNI, of u8, the weights' codes, by s8, those of x.
 #include "kernels/gemm_rounded.h"
+#include "kernels/vnni.h"
 
-// From here on, so for the templates of the tile, but not for what the headers above share with other sources.
-#ifdef __AVX512F__
-#pragma GCC target("avx512vnni")
-#else
-#pragma GCC target("avxvnni")
-#endif
+DRYSTONE_FROM_HERE_ON_VNNI
 
 #include "kernels/gemm_rounded_tile.h"
 
@@ -18,11 +13,7 @@ namespace {
 using Sum = Vector<int32_t, kFloats>;
 
 __attribute__((always_inline)) inline void add(Sum& sum, Sum weight, const char* four) {
-#ifdef __AVX512F__
-  sum = (Sum)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)weight, (__m512i)four_codes(four));
-#else
-  sum = (Sum)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)weight, (__m256i)four_codes(four));
-#endif
+  sum = add_fours(sum, weight, (Sum)four_codes(four));
 }
 
 struct Dot {
