@@ -70,6 +70,13 @@ inline const char* weights_from(const GemmArgs& a, int64_t strip, int64_t k) {
   return a.groups.bits ? weights + k / a.groups.group * strip_vectors(a, strip) * W * a.groups.column_bytes() : weights;
 }
 
+Repairs repairs_of(const GemmArgs& a, int64_t strip, Range k) {
+  if (!a.repairs.starts) return {};
+  const uint32_t* starts = a.repairs.starts + strip * (ceil_div(a.k, chunk_k(a)) + 1);
+  const uint32_t begin = starts[k.begin / chunk_k(a)], end = starts[ceil_div(k.end, chunk_k(a))];
+  return {end - begin, a.repairs.steps + begin, k.begin / step_k(a), a.repairs.weights + static_cast<int64_t>(begin) * kStrip * 4};
+}
+
 // The next strip's weights are fetched by the first `blocks` row blocks, in each so many lines in four steps.
 struct Ahead {
   int64_t lines, blocks;
@@ -109,7 +116,7 @@ struct Finish {
 
   void run(float* tile, int64_t width, int64_t row, int64_t rows, int64_t column, int64_t columns) {
     if (gemm_on_codes(a.arithmetic) && codes.decode(a, tile, width, row, rows, column, columns)) return;
-    for (int i = 0; i < a.ops; i++) {
+    for (int i = a.adds ? 1 : 0; i < a.ops; i++) {
       const GemmOp& op = a.op[i];
       if (op.binary) {
         for (int64_t r = 0; r < rows; r++) {
@@ -177,6 +184,7 @@ void compute(const GemmArgs& a, const Part& part) {
               first[i] = part.k.begin > 0 ? 0.0f : on_codes ? codes.start(a, column) : a.bias && i < columns ? a.bias[column] : 0.0f;
             }
           const char* weights = strip_weights(a, strip, k);
+          const Repairs repairs = repairs_of(a, strip, depth);
           const char* next = strip + 1 < strips.end ? weights_from(a, strip + 1, k)
                              : !closes              ? weights_from(a, strips.begin, depth.end)
                              : np + 1 < strip_parts ? weights_from(a, strips.end, part.k.begin)
@@ -196,6 +204,7 @@ void compute(const GemmArgs& a, const Part& part) {
             t.x = packed + block.begin * padded * element;
             t.weights = weights;
             t.steps = steps;
+            t.repairs = repairs;
             t.start = opens ? first : sums;
             t.start_stride = opens ? 0 : width;
             t.sums = closes ? tile : sums;

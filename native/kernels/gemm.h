@@ -85,6 +85,14 @@ struct GemmPatches {
   int64_t in_size[2], out_size[2], kernel[2], stride[2], dilation[2], padding[2];
 };
 
+// Of codes_pairs: what packing took from fours of k of a strip, as [four][column][4] in whole strips, and which fours these are. Those of
+// a chunk of a strip: from starts[strip * (chunks + 1) + chunk] on, until where the next chunk's begin.
+struct GemmRepairs {
+  const uint32_t* starts = nullptr;
+  const uint16_t* steps = nullptr;
+  const char* weights = nullptr;
+};
+
 constexpr int gemm_max_ops = 8;
 
 struct GemmArgs {
@@ -99,6 +107,7 @@ struct GemmArgs {
   // hold it. codes_wide: [strip][four of k][vector][pair of them][column of it][2]. Groups: [strip][group] of scales [column], minima
   // [column], words [word of k][column].
   const void* weights = nullptr;
+  GemmRepairs repairs = {};
   const float* bias = nullptr;
   void* output = nullptr;
   int ops = 0;
@@ -118,7 +127,8 @@ struct GemmArgs {
   int32_t zero = 0;                      // what is packed for the number 0, unless dynamic
   const float* scales = nullptr;         // of a column's sum of products; as weight_sums, of whole strips
   const int32_t* weight_sums = nullptr;  // sums of a column's weights
-  bool bounded = false;                  // results are kept between these, before the epilogue
+  bool adds = false;                     // the only op adds rows of codes or float32
+  bool bounded = false;                  // results are kept between these, before the epilogue, or after what it adds
   float low = 0, high = 0;
   GemmDynamic dynamic = {};
   bool has_patches = false;

@@ -145,9 +145,43 @@ class Codes {
   // What sums begin with, in the place of a float: of rows that have one zero point, what that adds to them.
   float start(const GemmArgs& a, int64_t column) const { return __builtin_bit_cast(float, each_ ? 0 : -a.zero * a.weight_sums[column]); }
 
-  // Sums of products (int32, in the place of floats) become what they stand for, plus bias. Columns from `column` on, of which `columns`
-  // are there. Where codes are made of it and there is no more to do, they are stored at once: true.
+  // Sums of products (int32, in the place of floats) become what they stand for, plus bias and what is added. Columns from `column` on, of
+  // which `columns` are there. Where codes are made of it and there is no more to do, they are stored at once: true.
   bool decode(const GemmArgs& a, float* tile, int64_t width, int64_t row, int64_t rows, int64_t column, int64_t columns) const {
+    const auto decode_with = [&](auto addend) { return decode(a, tile, width, row, rows, column, columns, addend); };
+    if (!a.adds) return decode_with([](int64_t, int64_t, int64_t) { return Floats{}; });
+    const GemmOp& op = a.op[0];
+    const auto rows_of = [&]<class T>(const T* first) { return Addend<T>{first + row * op.row_stride + column, op.row_stride, op.affine}; };
+    if (op.dtype == DType::u8) return decode_with(rows_of(static_cast<const uint8_t*>(op.operand)));
+    if (op.dtype == DType::s8) return decode_with(rows_of(static_cast<const int8_t*>(op.operand)));
+    return decode_with(rows_of(static_cast<const float*>(op.operand)));
+  }
+
+ private:
+  // What is added to a tile.
+  template <class T>
+  struct Addend {
+    const T* first;
+    int64_t stride;
+    Affine q;
+
+    Floats operator()(int64_t r, int64_t c, int64_t columns) const {
+      const T* from = first + r * stride + c;
+      T rest[kFloats] = {};
+      if (c + kFloats > columns) {
+        for (int64_t i = 0; i < columns - c; i++) rest[i] = from[i];
+        from = rest;
+      }
+      if constexpr (sizeof(T) == 1)
+        return (__builtin_convertvector(widened(from), Floats) - q.zero_point) * q.scale;
+      else
+        return load<kFloats>(from);
+    }
+  };
+
+  template <class Added>
+  bool decode(const GemmArgs& a, float* tile, int64_t width, int64_t row, int64_t rows, int64_t column, int64_t columns,
+              Added added) const {
     const auto store_to = [&]<class Code>(Code* output) {
       // Bounds of results are bounds of their codes.
       const Affine q = a.output_affine;
@@ -156,45 +190,61 @@ class Codes {
         return clamp(code, lowest_of<Code>, lowest_of<Code> + 255.0f);
       };
       const float lowest = a.bounded ? bound(a.low) : lowest_of<Code>, highest = a.bounded ? bound(a.high) : lowest_of<Code> + 255.0f;
-      decode_each(a, tile, width, row, rows, column, columns, [&](int64_t r, int64_t c, const Floats& x) {
-        Code* to = output + (row + r) * a.output_stride + column + c;
-        const Ints codes = encoded(x, q, lowest, highest);
-        if (c + kFloats <= columns) return store_low_bytes(to, codes);
-        Code rest[kFloats];
-        store_low_bytes(rest, codes);
-        for (int64_t i = 0; i < columns - c; i++) to[i] = rest[i];
-      });
+      const Decoded decoded(*this, a, tile, width, row, column, columns);
+      const auto codes = [&](int64_t r, int64_t c) { return encoded(decoded(r, c) + added(r, c, columns), q, lowest, highest); };
+      for (int64_t r = 0; r < rows; r++) {
+        Code* to = output + (row + r) * a.output_stride + column;
+        int64_t c = 0;
+        for (; c + 2 * kFloats <= columns; c += 2 * kFloats) store_low_bytes(to + c, codes(r, c), codes(r, c + kFloats));
+        for (; c < columns; c += kFloats) store_low_bytes(to + c, codes(r, c), columns - c);
+      }
       return true;
     };
-    if (a.ops == 0 && a.output_dtype == DType::u8) return store_to(static_cast<uint8_t*>(a.output));
-    if (a.ops == 0 && a.output_dtype == DType::s8) return store_to(static_cast<int8_t*>(a.output));
+    const bool ends = a.ops == 0 || a.adds;
+    if (ends && a.output_dtype == DType::u8) return store_to(static_cast<uint8_t*>(a.output));
+    if (ends && a.output_dtype == DType::s8) return store_to(static_cast<int8_t*>(a.output));
     const Floats low = all(a.bounded ? a.low : -infinity), high = all(a.bounded ? a.high : infinity);
-    decode_each(a, tile, width, row, rows, column, columns,
-                [&](int64_t r, int64_t c, const Floats& x) { store<kFloats>(tile + r * width + c, least_or(high, most_or(low, x))); });
+    const Decoded decoded(*this, a, tile, width, row, column, columns);
+    for (int64_t r = 0; r < rows; r++)
+      for (int64_t c = 0; c < width; c += kFloats)
+        store<kFloats>(tile + r * width + c, least_or(high, most_or(low, decoded(r, c) + added(r, c, columns))));
     return false;
   }
 
- private:
-  template <class Put>
-  void decode_each(const GemmArgs& a, const float* tile, int64_t width, int64_t row, int64_t rows, int64_t column, int64_t columns,
-                   Put put) const {
-    alignas(64) float bias[4 * kFloats] = {};
-    for (int64_t c = 0; a.bias && c < columns; c++) bias[c] = a.bias[column + c];
-    for (int64_t c = 0; c < width; c += kFloats) {
-      const Floats scale = load<kFloats>(a.scales + column + c), more = load<kFloats>(bias + c);
-      const Ints weight_sums = load_raw<kFloats>(a.weight_sums + column + c);
-      for (int64_t r = 0; r < rows; r++) {
-        Ints sum = (Ints)load<kFloats>(tile + r * width + c);
-        Floats row_scale = scale;
-        if (each_) {
-          const RowCodes& codes = of(row + r);
-          sum -= codes.zero * weight_sums;
-          row_scale *= codes.scale;
-        }
-        put(r, c, fma(__builtin_convertvector(sum, Floats), row_scale, more));
-      }
+  // Vectors of a tile as numbers, with the bias.
+  class Decoded {
+   public:
+    Decoded(const Codes& codes, const GemmArgs& a, const float* tile, int64_t width, int64_t row, int64_t column, int64_t columns)
+        : tile_(tile), width_(width), scales_(a.scales + column), weight_sums_(a.weight_sums + column), bias_(kZeros) {
+      if (codes.each_) each_ = codes.each_ + (row - codes.first_);
+      if (!a.bias) return;
+      bias_ = a.bias + column;
+      if (columns % kFloats == 0) return;
+      for (int64_t c = 0; c < width; c++) rest_[c] = c < columns ? bias_[c] : 0.0f;
+      bias_ = rest_;
     }
-  }
+    Decoded(const Decoded&) = delete;
+
+    Floats operator()(int64_t r, int64_t c) const {
+      Ints sum = (Ints)load<kFloats>(tile_ + r * width_ + c);
+      Floats scale = load<kFloats>(scales_ + c);
+      if (each_) {
+        sum -= each_[r].zero * load_raw<kFloats>(weight_sums_ + c);
+        scale *= each_[r].scale;
+      }
+      return fma(__builtin_convertvector(sum, Floats), scale, load<kFloats>(bias_ + c));
+    }
+
+   private:
+    static constexpr float kZeros[4 * kFloats] = {};
+    const float* tile_;
+    int64_t width_;
+    const float* scales_;
+    const int32_t* weight_sums_;
+    const float* bias_;
+    const RowCodes* each_ = nullptr;
+    float rest_[4 * kFloats];
+  };
 
   int64_t first_;
   RowCodes constant_;

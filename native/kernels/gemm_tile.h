@@ -1,7 +1,8 @@
 // The register tile of the GEMM: some rows of x times a strip of packed weights, summed in registers over a block of k.
 //
 // Rows lie chunk by chunk, 64 bytes of each of them side by side, so that all addresses are constant offsets from two
-// pointers. `Math` says what is multiplied at a step: a k, or a pair or four of them; and what sums are: float32, or int32 in their place.
+// pointers. `Math` says what is multiplied at a step: a k, or a pair or four of them; what sums are: float32, or int32 in their place;
+// and, where it has `step_twice`, how two steps are taken at once, after which there may be some to repair.
 #pragma once
 
 #include "kernels/block.h"
@@ -11,6 +12,14 @@
 namespace drystone::DRYSTONE_ISA {
 
 using Lanes = Vector<float, kFloats>;
+
+// Steps whose x is multiplied once more, by weights that make up for what the others lack.
+struct Repairs {
+  int64_t count = 0;
+  const uint16_t* steps = nullptr;  // from `first` on, which begins a chunk
+  int64_t first = 0;
+  const char* weights = nullptr;  // in whole strips
+};
 
 struct GemmTile {
   int64_t rows;
@@ -23,6 +32,7 @@ struct GemmTile {
   int64_t sums_stride;
   const char* ahead;    // fetched meanwhile:
   int64_t ahead_lines;  // so many lines in four steps
+  Repairs repairs;
 };
 
 using GemmTileFunction = void (*)(const GemmTile&);
@@ -32,10 +42,12 @@ constexpr GemmTileSize kTile = gemm_tile(GemmArithmetic::f32, kFloats);  // in r
 
 template <class Math, int Rows, int Vectors>
 void multiply_tile(const GemmTile& t) {
+  using Sum = typename Math::Sum;
   constexpr int step_bytes = Vectors * kVectorBytes, chunk_steps = kChunkBytes / Math::step_bytes, run = 4;
   // Few rows leave registers for several sums of every second or fourth k: less rounding, and no wait for the one before.
   constexpr int sets = Rows * Vectors * 4 <= kTile.rows * kTile.vectors ? 4 : Rows * Vectors * 2 <= kTile.rows * kTile.vectors ? 2 : 1;
-  using Sum = typename Math::Sum;
+  constexpr bool twice = requires(Sum(&s)[Rows][Vectors]) { Math::template step_twice<Rows, Vectors>(nullptr, nullptr, s); };
+  constexpr int together = twice && sets <= run / 2 ? 2 : 1;
   Sum sums[sets][Rows][Vectors] = {};
   Sum(&sum)[Rows][Vectors] = sums[0];
   const char *x = t.x, *w = t.weights, *ahead = t.ahead;
@@ -46,12 +58,15 @@ void multiply_tile(const GemmTile& t) {
       ahead += t.ahead_lines * 64;
       // Unrolled, the compiler would move sums from register to register.
 #pragma GCC unroll 1
-      for (int i = 0; i < run; i += sets) {
+      for (int i = 0; i < run; i += sets * together) {
 #pragma GCC unroll 4
         for (int set = 0; set < sets; set++) {
-          Math::template step<Rows, Vectors>(x, w, sums[set]);
-          x += Math::step_bytes;
-          w += step_bytes;
+          if constexpr (together == 2)
+            Math::template step_twice<Rows, Vectors>(x, w, sums[set]);
+          else
+            Math::template step<Rows, Vectors>(x, w, sums[set]);
+          x += together * Math::step_bytes;
+          w += together * step_bytes;
         }
       }
     }
@@ -62,6 +77,12 @@ void multiply_tile(const GemmTile& t) {
     x += Math::step_bytes;
     w += step_bytes;
   }
+  if constexpr (twice)
+    for (int64_t i = 0; i < t.repairs.count; i++) {
+      const int64_t at = t.repairs.steps[i] - t.repairs.first;
+      const char* from = t.x + at / chunk_steps * Rows * kChunkBytes + at % chunk_steps * Math::step_bytes;
+      Math::template step<Rows, Vectors>(from, t.repairs.weights + i * kTile.vectors * kVectorBytes, sum);
+    }
 
 #pragma GCC unroll 4
   for (int set = 1; set < sets; set++)

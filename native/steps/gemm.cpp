@@ -45,6 +45,13 @@ GemmOp op_of(const PostOp& op, const TensorDesc& output, bool takes_codes) {
   return result;
 }
 
+// Whether it adds a matrix, or a row to all of them, that decoding can take on its way.
+bool adds_rows(const PostOp& op, const TensorDesc& output) {
+  const std::optional<TensorDesc> other = op.other(output);
+  if (!other || (op.kind != "add" && op.kind != "sum") || other->rank() != 2 || other->shape[1] != output.shape[1]) return false;
+  return output.shape[1] > 1 && (is_code(other->dtype) || other->dtype == DType::f32);
+}
+
 GemmArithmetic arithmetic_of(DType x, bool widened) {
   if (widened) return GemmArithmetic::bf16_widened;
   if (x == DType::f32) return GemmArithmetic::f32;
@@ -137,9 +144,11 @@ Gemm::Gemm(const TensorDesc& x, int64_t n, bool has_bias, const TensorDesc& outp
   args_.has_patches = patches;
   if (patches) args_.patches = *patches;
   if (on_codes) take_codes(x, weights);
+  const auto bounds = [](const PostOp& op) { return op.kind == "relu" || (op.kind == "clamp" && !(op.alpha > op.beta)); };
+  args_.adds = on_codes && !post_ops.empty() && adds_rows(post_ops[0], output) &&
+               (post_ops.size() == 1 || (post_ops.size() == 2 && bounds(post_ops[1])));
   for (const PostOp& op : post_ops) {
-    const bool bounds = op.kind == "relu" || (op.kind == "clamp" && !(op.alpha > op.beta));
-    if (on_codes && bounds && args_.ops == 0 && !args_.bounded) {
+    if (on_codes && bounds(op) && (args_.ops == 0 || args_.adds) && !args_.bounded) {
       args_.bounded = true;
       args_.low = op.kind == "relu" ? 0 : op.alpha;
       args_.high = op.kind == "relu" ? std::numeric_limits<float>::infinity() : op.beta;
@@ -243,7 +252,14 @@ void Gemm::run(const Run& run, StepState*) const {
   args.weights = *slot++;
   if (gemm_on_codes(args.arithmetic)) {
     args.scales = scales_.data();
-    args.weight_sums = reinterpret_cast<const int32_t*>(static_cast<const std::byte*>(args.weights) + weights_bytes());
+    const auto* sums = static_cast<const std::byte*>(args.weights) + weights_bytes();
+    args.weight_sums = reinterpret_cast<const int32_t*>(sums);
+    if (args.arithmetic == GemmArithmetic::codes_pairs) {
+      const RepairsAt at = repairs_at();
+      args.repairs.starts = reinterpret_cast<const uint32_t*>(sums + at.starts);
+      args.repairs.steps = reinterpret_cast<const uint16_t*>(sums + at.steps);
+      args.repairs.weights = reinterpret_cast<const char*>(sums + at.weights);
+    }
   }
   if (has_bias_) args.bias = static_cast<const float*>(*slot++);
   args.output = *slot++;
@@ -260,10 +276,28 @@ int64_t Gemm::weights_bytes() const {
   return ceil_div(args_.k, gemm_step_k(args_.arithmetic)) * round_up(args_.n, vector_lanes()) * 4;
 }
 
-int64_t Gemm::packed_bytes() const { return weights_bytes() + (gemm_on_codes(args_.arithmetic) ? round_up(args_.n, strip()) * 4 : 0); }
+// Every second four of each strip may need repair.
+Gemm::RepairsAt Gemm::repairs_at() const {
+  RepairsAt at{};
+  at.starts = round_up(args_.n, strip()) * 4;
+  if (args_.arithmetic != GemmArithmetic::codes_pairs) {
+    at.end = at.starts;
+    return at;
+  }
+  const int64_t strips = ceil_div(args_.n, strip()), most = strips * (ceil_div(args_.k, 4) / 2);
+  at.steps = at.starts + strips * (ceil_div(args_.k, gemm_chunk_k(args_)) + 1) * 4;
+  at.weights = round_up(at.steps + most * 2, 64);
+  at.end = at.weights + most * strip() * 4;
+  return at;
+}
+
+int64_t Gemm::packed_bytes() const { return weights_bytes() + (gemm_on_codes(args_.arithmetic) ? repairs_at().end : 0); }
 
 std::string Gemm::packed_key() const {
-  const std::string order = args_.arithmetic == GemmArithmetic::codes_wide ? "4wide" : std::to_string(gemm_step_k(args_.arithmetic));
+  const GemmArithmetic arithmetic = args_.arithmetic;
+  const std::string order = arithmetic == GemmArithmetic::codes_wide    ? "4wide"
+                            : arithmetic == GemmArithmetic::codes_pairs ? "4pairs"
+                                                                        : std::to_string(gemm_step_k(arithmetic));
   return "gemm" + order + ";" + std::to_string(strip()) + ";" + std::to_string(args_.n) + "," + std::to_string(args_.k);
 }
 
@@ -311,6 +345,57 @@ void Gemm::pack_codes(const int8_t* source, std::byte* packed) const {
       }
       sums[first + c] = sum;
     }
+  }
+  if (args_.arithmetic == GemmArithmetic::codes_pairs) take_repairs(packed);
+}
+
+namespace {
+
+// What is above 128 in the sum of the positive of four weights that meet in 16 bits, or of the negative: 255 times as much must fit.
+// Moved from the last two of them, in which there is as much, since the first two are at most 64 each.
+bool move_excess(const int8_t* first, int8_t* last, int8_t* moved) {
+  bool any = false;
+  for (const int sign : {1, -1}) {
+    int excess = -128;
+    for (const int8_t weight : {first[0], first[1], last[0], last[1]}) excess += std::max(sign * weight, 0);
+    for (int i = 0; i < 2 && excess > 0; i++) {
+      const int some = std::min(excess, std::max(sign * last[i], 0));
+      if (some == 0) continue;
+      last[i] = static_cast<int8_t>(last[i] - sign * some);
+      moved[i] = static_cast<int8_t>(sign * some);
+      excess -= some;
+      any = true;
+    }
+  }
+  return any;
+}
+
+}  // namespace
+
+void Gemm::take_repairs(std::byte* packed) const {
+  const int64_t fours = ceil_div(args_.k, 4), strips = ceil_div(args_.n, strip()), chunk_fours = gemm_chunk_k(args_) / 4;
+  std::byte* sums = packed + weights_bytes();
+  const RepairsAt at = repairs_at();
+  auto* starts = reinterpret_cast<uint32_t*>(sums + at.starts);
+  auto* steps = reinterpret_cast<uint16_t*>(sums + at.steps);
+  auto* moved = reinterpret_cast<int8_t*>(sums + at.weights);
+  std::vector<int8_t> some(strip() * 4);
+  uint32_t count = 0;
+  for (int64_t s = 0; s < strips; s++) {
+    const int64_t width = round_up(std::min(strip(), args_.n - s * strip()), vector_lanes()) * 4;
+    auto* weights = reinterpret_cast<int8_t*>(packed) + s * strip() * fours * 4;
+    for (int64_t four = 0; four < fours; four++) {
+      if (four % chunk_fours == 0) *starts++ = count;
+      if (four % 2 == 0) continue;
+      std::fill(some.begin(), some.end(), 0);
+      bool any = false;
+      for (int64_t pair = 0; pair < width; pair += 2)
+        any |= move_excess(weights + (four - 1) * width + pair, weights + four * width + pair, some.data() + pair);
+      if (!any) continue;
+      std::copy(some.begin(), some.end(), moved + count * some.size());
+      steps[count++] = static_cast<uint16_t>(four);
+    }
+    *starts++ = count;
   }
 }
 

@@ -46,7 +46,12 @@ class Gemm final : public Step {
  private:
   void take_codes(const TensorDesc& x, const CodeWeights& weights);
   void pack_codes(const int8_t* source, std::byte* packed) const;
-  int64_t weights_bytes() const;  // of the packed weights without what lies behind them
+  void take_repairs(std::byte* packed) const;
+  int64_t weights_bytes() const;  // of the packed weights without what lies behind them: sums of columns, then repairs
+  struct RepairsAt {
+    int64_t starts, steps, weights, end;  // in bytes behind the weights
+  };
+  RepairsAt repairs_at() const;
   void plan(int64_t threads);
   void split(int64_t threads);
 

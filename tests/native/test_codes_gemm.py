@@ -86,6 +86,20 @@ def test_affine_maps_and_bias(affine: Affine) -> None:
         assert relative_error(outcome(step, output, x, packed(step, weight), bias), real) <= limit
 
 
+@pytest.mark.parametrize("k", [4, 7, 8, 64, 68, 2000])
+def test_weights_whose_sums_of_four_do_not_fit(k: int) -> None:
+    """Of 7 bits: all at one end, or in runs of one sign, in some columns of a strip alone; many rows, and a few."""
+    weight = weights(35, k, True)
+    weight[::3], weight[1::5, : k // 2], weight[2::7, 1::2] = 64, -64, -64
+    step = Gemm(AFFINES[0].desc((13, k)), 35, False, dense((13, 35), "plain"), [], True, [1.0] * 35, True)
+    memory = packed(step, weight)
+    for dtype, rows in ((U8, 13), (S8, 13), (U8, 1)):
+        x = codes(rows, k, dtype=dtype)
+        affine, output = Affine(dtype, 1.0, 3), dense((rows, 35), "plain")
+        step = Gemm(affine.desc(x.shape), 35, False, output, [], True, [1.0] * 35, True)
+        assert torch.equal(outcome(step, output, x, memory), exact(x, 3, weight).float())
+
+
 def test_rows_apart() -> None:
     """Rows lie apart on both sides; nothing beside the results is written."""
     x_affine, target = AFFINES[1], Affine(U8, float32(37.0), 99)
@@ -113,6 +127,24 @@ def test_epilogue(m: int, n: int, k: int, other: Affine | torch.dtype) -> None:
     reals = other.reals(residual) if isinstance(other, Affine) else residual.double()
     want = torch.relu(exact(x, 100, weight) * 0.5 * 0.125 + bias + reals)
     target.assert_codes(memory.view(m, n), want)
+
+
+@pytest.mark.parametrize(
+    "order", [["add"], ["relu", "add"], ["add", "relu", "add"], ["add", "relu", "relu"], ["relu", "add", "relu"]], ids=str
+)
+def test_the_order_of_an_epilogue(order: list[str]) -> None:
+    """Bounds come before or after what is added, as they are said."""
+    affine, target, other = Affine(U8, 0.5, 100), Affine(S8, 16.0, 5), Affine(U8, 8.0, 120)
+    x, weight, residual = codes(7, 70, dtype=U8), weights(37, 70, False), codes(7, 37, dtype=U8, seed=5)
+    want = exact(x, 100, weight) * 0.5 * 0.125
+    ops: list[PostOp] = []
+    for kind in order:
+        want = torch.relu(want) if kind == "relu" else want + other.reals(residual)
+        ops.append((kind, 0.0, 0.0, other.desc((7, 37)) if kind == "add" else None))
+    step = Gemm(affine.desc((7, 70)), 37, False, target.desc((7, 37)), ops, weight_scales=[0.125] * 37)
+    memory = blank(target.desc((7, 37)))
+    run(step, x, packed(step, weight), memory, *[residual] * order.count("add"))
+    target.assert_codes(memory.view(7, 37), want)
 
 
 def test_a_residual_in_place() -> None:
