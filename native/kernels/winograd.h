@@ -1,8 +1,10 @@
-// What the Winograd kernel reads: float32 maps in which vectors of neighbouring channels lie together, and a plan of the work.
+// What the Winograd kernel reads: maps of float32 or codes in which vectors of neighbouring channels lie together, and a plan of the work.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+
+#include "core/quantisation.h"
 
 namespace drystone {
 
@@ -19,9 +21,11 @@ enum class WinogradOpKind : uint8_t { relu, leaky_relu, clamp, add };
 
 struct WinogradOp {
   WinogradOpKind kind;
-  float alpha, beta;     // leaky_relu: the slope; clamp: low and high
-  const float* operand;  // add
-  WinogradMap map;
+  float alpha, beta;  // leaky_relu: the slope; clamp: low and high
+  WinogradMap map;    // add: of the operand
+  DType dtype;
+  Affine affine;
+  const void* operand;
 };
 
 constexpr int winograd_max_ops = 3;
@@ -33,11 +37,17 @@ struct WinogradArgs {
   int64_t taps, in_depth, out_depth, pad_front;  // across slices; 1 tap and slices that do not see each other, or 3
   int64_t tile_rows, tile_columns;               // of a slice
   WinogradMap in_map, out_map;
+  DType dtype, output_dtype;  // of x, and of the output: float32, unless x is codes
 
-  const float* input = nullptr;
-  const float* weights = nullptr;  // panels of two vectors of output channels (the last may be one): [panel][tap][point][in channel][lane]
+  const void* input = nullptr;
+  // Panels of two vectors of output channels (the last may be one): [panel][tap][point][in channel][lane] of float32. With codes of
+  // int16, and input channels in pairs: [panel][point][pair][lane][channel of the pair].
+  const void* weights = nullptr;
   const float* bias = nullptr;
-  float* output = nullptr;
+  void* output = nullptr;
+  Affine output_affine = {};
+  int32_t zero = 0;               // of codes of x, as u8
+  const float* scales = nullptr;  // with codes: of an output channel, from transformed sums to results
   int ops = 0;
   WinogradOp op[winograd_max_ops] = {};
 
@@ -61,7 +71,11 @@ struct WinogradWeights {
   int threads;
 };
 
-// The points of a transformed block lie tiles * channels + winograd_gap floats apart, as strides of whole pages share cache sets.
-constexpr int64_t winograd_gap = 16;
+// The points of a transformed block lie so many bytes more apart than they take, as strides of whole pages share cache sets.
+constexpr int64_t winograd_gap_bytes = 64;
+constexpr int64_t winograd_gap = winograd_gap_bytes / 4;  // of float32
+
+// Channels of codes that are transformed together.
+constexpr int64_t winograd_codes = 16;
 
 }  // namespace drystone

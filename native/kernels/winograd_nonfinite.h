@@ -64,7 +64,7 @@ __attribute__((noinline)) void convolve_directly(const WinogradArgs& a, const Po
     for (int64_t c = 0; c < a.in_channels; c++) {
       Lanes g[9];
       recover_weights<m>(u + c * width * kFloats, width * kFloats * a.in_channels, g);
-      const float* in = a.input + offset(a.in_map, {at.image, front + tap, 0, 0}, c);
+      const float* in = static_cast<const float*>(a.input) + offset(a.in_map, {at.image, front + tap, 0, 0}, c);
       for (int64_t i = 0; i < rows; i++) {
         const int64_t top = at.row + i - a.pad_top;
         const Range down = taps_inside(top, a.in_height);

@@ -7,8 +7,8 @@
 namespace drystone::DRYSTONE_ISA {
 
 // What the tile to the right adds, while this one is computed: rows lie too far apart for the hardware to foresee them.
-template <int m>
-inline void fetch_tile(const float* from, int64_t rows, const WinogradMap& map) {
+template <int m, class T>
+inline void fetch_tile(const T* from, int64_t rows, const WinogradMap& map) {
   for (int64_t i = 0; i < rows; i++)
     for (int j = 0; j < m; j++) __builtin_prefetch(from + i * map.row + j * map.column);
 }
@@ -57,7 +57,7 @@ inline void transform_patch(const WinogradArgs& a, const Patch& patch, int64_t c
   constexpr int n = m + 2, W = kFloats;
   const WinogradMap& map = a.in_map;
   const auto [image, slice, top, left] = patch.at;
-  const float* in = a.input + offset(map, {image, slice, 0, 0}, c);
+  const float* in = static_cast<const float*>(a.input) + offset(map, {image, slice, 0, 0}, c);
   if (patch.inside) {
     fetch_tile<m>(in + top * map.row + (left + n) * map.column, n, map);
     transform_input<m>(in + top * map.row + left * map.column, map.row, map.column, to, stride);

@@ -28,9 +28,11 @@ inline Position position(const WinogradArgs& a, int64_t tile) {
 inline int64_t panel_width(const WinogradArgs& a, int64_t panel) { return least(kPanel, a.out_channels / kFloats - panel * kPanel); }
 
 // The weights of a panel at a point of a tap: [in channel][vector of the panel][lane].
-inline const float* panel_weights(const WinogradArgs& a, int64_t panel, int64_t tap, int64_t point) {
+template <class Weight = float>
+inline const Weight* panel_weights(const WinogradArgs& a, int64_t panel, int64_t tap, int64_t point) {
   const int64_t points = (a.tile + 2) * (a.tile + 2);
-  return a.weights + (panel * kPanel * a.taps * points + (tap * points + point) * panel_width(a, panel)) * kFloats * a.in_channels;
+  const int64_t before = panel * kPanel * a.taps * points + (tap * points + point) * panel_width(a, panel);
+  return static_cast<const Weight*>(a.weights) + before * kFloats * a.in_channels;
 }
 
 }  // namespace drystone::DRYSTONE_ISA

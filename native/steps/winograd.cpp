@@ -22,8 +22,10 @@ WinogradMap map_of(const TensorDesc& desc) {
   return {desc.strides[0], desc.shape[1], 0, slice, row, column};
 }
 
-void require_served(const TensorDesc& desc) {
-  if (desc.dtype != DType::f32) throw std::invalid_argument(std::string("Winograd's convolution is float32's, not ") + name_of(desc.dtype));
+// with_codes: whether it may be codes.
+void require_served(const TensorDesc& desc, bool with_codes) {
+  if (desc.dtype != DType::f32 && !(with_codes && is_code(desc.dtype)))
+    throw std::invalid_argument(std::string("Winograd's convolution is float32's, or that of codes, not ") + name_of(desc.dtype));
   if (desc.rank() != 4 && desc.rank() != 5)
     throw std::invalid_argument("Winograd's convolution takes maps of two or three spatial axes, not " + desc.str());
   if (desc.shape[1] % 16) throw std::invalid_argument("Winograd's convolution works on whole vectors of 16 channels, not on " + desc.str());
@@ -33,26 +35,47 @@ void require_served(const TensorDesc& desc) {
   if (desc.format.block == 1 && !last) throw std::invalid_argument("Winograd's convolution needs vectors of channels: " + desc.str());
 }
 
-WinogradOp op_of(const PostOp& op, const TensorDesc& output) {
-  if (op.kind == "relu") return {WinogradOpKind::relu, 0, 0, nullptr, {}};
-  if (op.kind == "leaky_relu") return {WinogradOpKind::leaky_relu, op.alpha, 0, nullptr, {}};
-  if (op.kind == "clamp") return {WinogradOpKind::clamp, op.alpha, op.beta, nullptr, {}};
-  if (op.kind == "sum") return {WinogradOpKind::add, 0, 0, nullptr, map_of(output)};
-  if (op.kind != "add") throw std::invalid_argument("Winograd's convolution has no post-op '" + op.kind + "'");
-  if (!op.operand || op.operand->shape != output.shape || op.operand->format != output.format)
+WinogradOp op_of(const PostOp& op, const TensorDesc& output, bool with_codes) {
+  WinogradOp made{};
+  if (op.kind == "relu" || op.kind == "leaky_relu" || op.kind == "clamp") {
+    made.kind = op.kind == "relu" ? WinogradOpKind::relu : op.kind == "clamp" ? WinogradOpKind::clamp : WinogradOpKind::leaky_relu;
+    made.alpha = op.alpha;
+    made.beta = op.beta;
+    return made;
+  }
+  if (op.kind != "sum" && op.kind != "add") throw std::invalid_argument("Winograd's convolution has no post-op '" + op.kind + "'");
+  const std::optional<TensorDesc> operand = op.other(output);
+  if (!operand || operand->shape != output.shape || operand->format != output.format)
     throw std::invalid_argument("Winograd's convolution adds only operands of the shape and format of its output");
-  require_served(*op.operand);
-  return {WinogradOpKind::add, 0, 0, nullptr, map_of(*op.operand)};
+  require_served(*operand, with_codes);
+  made.kind = WinogradOpKind::add;
+  made.map = map_of(*operand);
+  made.dtype = operand->dtype;
+  made.affine = operand->affine();
+  return made;
 }
+
+// Of codes: how many times the results the last transform gives (kernels/winograd_codes.cpp).
+constexpr double factor_of(int tile) { return tile == 4 ? 24 * 24 : 2 * 2; }
+
+// Rows of the weights' transform, in integers.
+constexpr int rows_of_4[6][3] = {{1, 0, 0}, {-1, -1, -1}, {-1, 1, -1}, {1, 2, 4}, {1, -2, 4}, {0, 0, 1}};
+constexpr int rows_of_2[4][3] = {{-1, 0, 0}, {1, 1, 1}, {1, -1, 1}, {0, 0, 1}};
 
 }  // namespace
 
 Winograd::Winograd(const TensorDesc& x, const Dims& weights, bool has_bias, const TensorDesc& output, const Dims& padding_l,
-                   const Dims& padding_r, int tile, const std::vector<PostOp>& post_ops)
+                   const Dims& padding_r, int tile, const std::vector<PostOp>& post_ops, const std::vector<float>& weight_scales)
     : kernel_(require_kernels().winograd), has_bias_(has_bias), threads_(std::max(omp_get_max_threads(), 1)), elements_(output.numel()) {
   if (tile != 2 && tile != 4) throw std::invalid_argument("Winograd's tiles are of 2 or 4 outputs a side");
-  require_served(x);
-  require_served(output);
+  const bool on_codes = is_code(x.dtype);
+  require_served(x, true);
+  require_served(output, on_codes);
+  if (on_codes && (x.rank() != 4 || x.format != Format::channels_last))
+    throw std::invalid_argument("Winograd's convolution of codes is that of images in channels_last, not of " + x.str());
+  if (static_cast<int64_t>(weight_scales.size()) != (on_codes ? output.shape[1] : 0))
+    throw std::invalid_argument("Winograd's convolution needs a scale of the weights for each output channel of codes, and none of " +
+                                std::string("floats; it got ") + std::to_string(weight_scales.size()));
   if (x.format != output.format) throw std::invalid_argument("Winograd's convolution keeps the format of its input");
   const size_t spatial = x.shape.size() - 2;
   const int64_t taps = spatial == 3 && weights.size() == 5 ? weights[2] : 1;
@@ -91,10 +114,15 @@ Winograd::Winograd(const TensorDesc& x, const Dims& weights, bool has_bias, cons
   args_.in_map = map_of(x);
   args_.out_map = map_of(output);
   for (const PostOp& op : post_ops) {
-    args_.op[args_.ops++] = op_of(op, output);
+    args_.op[args_.ops++] = op_of(op, output, on_codes);
     in_place_.push_back(op.kind == "sum");
   }
-  implementation = kernel_name("winograd" + std::to_string(tile));
+  args_.dtype = x.dtype;
+  args_.output_dtype = output.dtype;
+  args_.output_affine = output.affine();
+  args_.zero = x.zero_point - lowest_code(x.dtype);
+  for (const float scale : weight_scales) scales_.push_back(static_cast<float>(static_cast<double>(scale) * x.scale / factor_of(tile)));
+  implementation = kernel_name("winograd" + std::to_string(tile)) + (on_codes ? "_int16" : "");
   plan(threads_);
 }
 
@@ -106,7 +134,8 @@ void Winograd::plan(int64_t threads) {
   // Few tiles: reading the weights is the work to share.
   args_.shared = threads > 1 && own < few;
   const int64_t mine = args_.shared ? tiles : own;
-  const int64_t fitting = cache / (points * 4 * (args_.in_channels + panel_channels()));
+  const int64_t width = of_codes() ? 2 : 4;  // of a transformed input
+  const int64_t fitting = cache / (points * (width * args_.in_channels + 4 * panel_channels()));
   if (args_.taps == 1 && (fitting >= few || fitting >= mine)) {
     args_.chunk_panels = 1;
     args_.block_tiles = std::min(mine, fitting);
@@ -117,9 +146,9 @@ void Winograd::plan(int64_t threads) {
     args_.block_tiles = std::min(mine, many);
   }
   args_.block_tiles = std::max<int64_t>(args_.block_tiles, 1);
-  const auto bytes = [&](int64_t channels) { return points * (args_.block_tiles * channels + winograd_gap) * 4; };
-  args_.inputs_bytes = bytes(args_.in_channels);
-  args_.results_bytes = bytes(args_.chunk_panels * panel_channels());
+  const auto bytes = [&](int64_t channels, int64_t width) { return points * (args_.block_tiles * channels * width + winograd_gap_bytes); };
+  args_.inputs_bytes = bytes(args_.in_channels, width);
+  args_.results_bytes = bytes(args_.chunk_panels * panel_channels(), 4);
   scratchpad_bytes = (args_.shared ? 1 : threads) * args_.inputs_bytes + threads * args_.results_bytes + 63;
 }
 
@@ -127,12 +156,13 @@ void Winograd::run(const Run& run, StepState*) const {
   if (elements_ == 0) return;
   WinogradArgs args = args_;
   void* const* slot = run.slots;
-  args.input = static_cast<const float*>(*slot++);
-  args.weights = static_cast<const float*>(*slot++);
+  args.input = *slot++;
+  args.weights = *slot++;
   if (has_bias_) args.bias = static_cast<const float*>(*slot++);
-  args.output = static_cast<float*>(*slot++);
+  args.output = *slot++;
+  args.scales = scales_.data();
   for (int i = 0; i < args.ops; i++)
-    if (args.op[i].kind == WinogradOpKind::add) args.op[i].operand = in_place_[i] ? args.output : static_cast<const float*>(*slot++);
+    if (args.op[i].kind == WinogradOpKind::add) args.op[i].operand = in_place_[i] ? args.output : *slot++;
   const auto scratch = reinterpret_cast<uintptr_t>(run.scratchpad);
   args.scratch = reinterpret_cast<std::byte*>((scratch + 63) / 64 * 64);
   args.threads = std::min(threads_for(elements_, run.threads), threads_);
@@ -140,17 +170,44 @@ void Winograd::run(const Run& run, StepState*) const {
 }
 
 int64_t Winograd::packed_bytes() const {
-  return args_.taps * (args_.tile + 2) * (args_.tile + 2) * args_.in_channels * args_.out_channels * 4;
+  return args_.taps * (args_.tile + 2) * (args_.tile + 2) * args_.in_channels * args_.out_channels * (of_codes() ? 2 : 4);
 }
 
 std::string Winograd::packed_key() const {
-  return "winograd" + std::to_string(args_.tile) + ";" + std::to_string(panel_channels()) + ";" + std::to_string(args_.out_channels) + "," +
-         std::to_string(args_.in_channels) + "," + std::to_string(args_.taps);
+  return "winograd" + std::to_string(args_.tile) + (of_codes() ? "_codes;" : ";") + std::to_string(panel_channels()) + ";" +
+         std::to_string(args_.out_channels) + "," + std::to_string(args_.in_channels) + "," + std::to_string(args_.taps);
 }
 
 void Winograd::pack(DType dtype, const void* source, void* packed) const {
+  if (of_codes()) {
+    if (dtype != DType::s8) throw std::invalid_argument("Winograd's convolution of codes packs weights of s8");
+    return pack_codes(static_cast<const int8_t*>(source), static_cast<int16_t*>(packed));
+  }
   if (dtype != DType::f32) throw std::invalid_argument("Winograd's convolution packs weights of float32");
   pack(static_cast<const float*>(source), {args_.in_channels * args_.taps * 9, args_.taps * 9, 9, 3, 1}, omp_get_max_threads(), packed);
+}
+
+void Winograd::pack_codes(const int8_t* source, int16_t* packed) const {
+  const int64_t n = args_.tile + 2, lanes = vector_lanes(), channels = args_.in_channels;
+  const auto* g = args_.tile == 4 ? rows_of_4 : rows_of_2;
+#pragma omp parallel for schedule(static)
+  for (int64_t first = 0; first < args_.out_channels; first += lanes) {
+    // A vector's place in its panel, which the last one has for itself where their number is odd.
+    const int64_t panel = first / panel_channels() * panel_channels(), width = std::min(panel_channels(), args_.out_channels - panel);
+    for (int64_t lane = 0; lane < lanes; lane++) {
+      const int8_t* w = source + (first + lane) * channels * 9;
+      int16_t* to = packed + panel * n * n * channels + (first - panel + lane) * 2;
+      for (int64_t c = 0; c < channels; c++, w += 9) {
+        int half[6][3];
+        for (int64_t i = 0; i < n; i++)
+          for (int64_t k = 0; k < 3; k++) half[i][k] = g[i][0] * w[k] + g[i][1] * w[3 + k] + g[i][2] * w[6 + k];
+        int16_t* at = to + c / 2 * width * 2 + c % 2;
+        for (int64_t i = 0; i < n; i++)
+          for (int64_t j = 0; j < n; j++, at += width * channels)
+            *at = static_cast<int16_t>(g[j][0] * half[i][0] + g[j][1] * half[i][1] + g[j][2] * half[i][2]);
+      }
+    }
+  }
 }
 
 void Winograd::pack(const float* source, const Dims& strides, int threads, void* packed) const {

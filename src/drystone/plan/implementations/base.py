@@ -79,6 +79,7 @@ class Implementation:
     op: type[Operator]
     # Operands with any strides, if so many elements follow each other (the last axis at least; 0: in any case). None: dense ones.
     reads_strided: int | None = None
+    suits_codes = False  # whether what it computes of codes is faster than the same of floats between conversions, on any CPU
     rounds_x = False  # whether it rounds its x to codes, where the node says that this may be
 
     def refuses(self, node: Node) -> str | None:

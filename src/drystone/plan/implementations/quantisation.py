@@ -59,6 +59,8 @@ class InFloats(Implementation):
     def refuses(self, node: Node) -> str | None:
         if node.op.moves or isinstance(node.op, (Quantise, Dequantise)):
             return "codes are moved as they are"
+        if self.inner.suits_codes and self.inner.refuses(node) is None:
+            return "it computes with the codes themselves"
         return number_reason(node) or self.inner.refuses(in_floats(node))
 
     def layouts(self, node: Node) -> list[Layout]:

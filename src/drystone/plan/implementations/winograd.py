@@ -24,6 +24,7 @@ FEWEST_TILES = 8
 
 class Winograd(Implementation):
     """F(tile x tile, 3 x 3) (Lavin and Gray, CVPR 2016): 2.25 times fewer multiplications with tiles of 2, 4 times with tiles of 4.
+    Of floats, and of images of codes in integers.
 
     Its sums are not the direct convolution's: errors are about 1.4 times (tile 2) and 4 times (tile 4) as large;
     ``node.accurate`` bars it. NaN and infinities in x reach the same outputs as with the direct convolution: tiles that
@@ -32,6 +33,7 @@ class Winograd(Implementation):
     """
 
     op = Conv
+    suits_codes = True
 
     def __init__(self, tile: int) -> None:
         self.tile = tile
@@ -51,7 +53,7 @@ class Winograd(Implementation):
     def layouts(self, node: Node) -> list[Layout]:
         return [
             Layout(tuple(None if value.is_constant else format for value in node.inputs), format)
-            for format in (CHANNELS_LAST, native.blocked().name)
+            for format in ((CHANNELS_LAST, native.blocked().name) if node.inputs[0].quantisation is None else (CHANNELS_LAST,))
         ]
 
     def create(self, node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, context: Context) -> Created:
@@ -66,6 +68,7 @@ class Winograd(Implementation):
             list(op.padding_r),
             self.tile,
             chain,
+            context.weights.coded(weight).scales,
         )
         return context.product(node, step, operands, overwrites)
 
@@ -82,8 +85,12 @@ def _shape_reason(node: Node) -> str | None:
         return "strict accuracy keeps the order of the arithmetic"
     if not weight.is_constant or (op.has_bias and not node.inputs[2].is_constant):
         return "the weight or the bias is not a constant"
-    if any(value.dtype != torch.float32 for value in [*node.inputs, *node.outputs]):
-        return "Winograd's convolution is float32's"
+    codes = [value.quantisation is not None for value in (x, weight)]
+    if codes[0] != codes[1] or (codes[0] and len(x.shape) != 4):
+        return "Winograd's convolution of codes is that of images by weights of codes"
+    for value in [*node.inputs, *node.outputs]:
+        if value.dtype != torch.float32 and not (codes[0] and value.quantisation is not None):
+            return "Winograd's convolution is float32's, or that of codes"
     if tuple(weight.shape[2:]) not in ((3, 3), (1, 3, 3), (3, 3, 3)):
         return "the kernel is not 3x3, 1x3x3 or 3x3x3"
     if any(s != 1 for s in op.stride) or any(d != 1 for d in op.dilation) or op.groups != 1:

@@ -1,0 +1,71 @@
+// How Winograd's convolution goes through its blocks of tiles, whatever it computes with.
+//
+// Method: with the members args, tile, Point (an element of transformed inputs and weights), and lanes (input channels transformed
+// together); transform_inputs, multiply and transform_outputs as called here, and apart, from a point to the next one of inputs.
+#pragma once
+
+#include <omp.h>
+
+#include "kernels/winograd_tiles.h"
+
+namespace drystone::DRYSTONE_ISA {
+
+// The output channels of some panels, for a block whose inputs are transformed. Of several taps the last one closes the sums, which
+// the products keep from tap to tap: the panels are a single chunk then.
+template <class Method>
+void convolve_panels(const Method& method, int64_t first, int64_t tiles, Range panels, int64_t tap, const typename Method::Point* v,
+                     float* products) {
+  constexpr int64_t points = (Method::tile + 2) * (Method::tile + 2);
+  const WinogradArgs& a = method.args;
+  const auto weights = [&](int64_t panel, int64_t tap, int64_t point) {
+    return panel_weights<typename Method::Point>(a, panel, tap, point);
+  };
+  const int64_t all = a.out_channels / kFloats, v_stride = Method::apart(tiles, a.in_channels);
+  for (int64_t chunk = panels.begin; chunk < panels.end; chunk += a.chunk_panels) {
+    const int64_t end = least(panels.end, chunk + a.chunk_panels), vectors = least(all, end * kPanel) - chunk * kPanel;
+    const int64_t stride = tiles * vectors * kFloats + winograd_gap;
+    for (int64_t point = 0; point < points; point++) {
+      for (int64_t panel = chunk; panel < end; panel++) {
+        const auto* ahead = panel + 1 < end      ? weights(panel + 1, tap, point)
+                            : point + 1 < points ? weights(chunk, tap, point + 1)
+                            : end < panels.end   ? weights(end, tap, 0)
+                                                 : weights(panels.begin, (tap + 1) % a.taps, 0);
+        method.multiply(tiles, v + point * v_stride, weights(panel, tap, point), panel_width(a, panel), tap == 0,
+                        products + point * stride + (panel - chunk) * kPanel * tiles * kFloats, ahead);
+      }
+    }
+    if (tap + 1 == a.taps) method.transform_outputs(first, tiles, chunk * kPanel * kFloats, vectors, products, stride);
+  }
+}
+
+template <class Method>
+void convolve_blocks(const Method& method) {
+  const WinogradArgs& a = method.args;
+  const int64_t tiles = a.batch * a.out_depth * a.tile_rows * a.tile_columns, vectors = a.in_channels / Method::lanes;
+  const int64_t panels = ceil_div(a.out_channels, kPanel * kFloats);
+#pragma omp parallel num_threads(a.threads) if (a.threads > 1)
+  {
+    const int64_t thread = omp_get_thread_num(), threads = omp_get_num_threads();
+    auto* inputs = reinterpret_cast<typename Method::Point*>(a.scratch + (a.shared ? 0 : thread * a.inputs_bytes));
+    auto* products = reinterpret_cast<float*>(a.scratch + (a.shared ? 1 : threads) * a.inputs_bytes + thread * a.results_bytes);
+    const int64_t member = a.shared ? thread : 0, members = a.shared ? threads : 1;
+    const Range mine = a.shared ? Range{0, tiles} : share(tiles, thread, threads);
+    const int64_t blocks = ceil_div(mine.end - mine.begin, a.block_tiles);
+    for (int64_t b = 0; b < blocks; b++) {
+      const Range block = share(mine.end - mine.begin, b, blocks);
+      const int64_t first = mine.begin + block.begin, count = block.end - block.begin;
+      for (int64_t tap = 0; tap < a.taps; tap++) {
+        method.transform_inputs(first, count, share(count * vectors, member, members), tap, inputs);
+        if (members > 1) {
+#pragma omp barrier
+        }
+        convolve_panels(method, first, count, share(panels, member, members), tap, inputs, products);
+        if (members > 1) {
+#pragma omp barrier
+        }
+      }
+    }
+  }
+}
+
+}  // namespace drystone::DRYSTONE_ISA
