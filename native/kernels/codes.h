@@ -9,15 +9,19 @@ namespace drystone::DRYSTONE_ISA {
 
 using Ints = Vector<int32_t, kFloats>;
 
+// The nearest integers, ties to even.
+inline Ints nearest(Floats x) {
+#ifdef __AVX512F__
+  return (Ints)_mm512_cvtps_epi32((__m512)x);
+#else
+  return (Ints)_mm256_cvtps_epi32((__m256)x);
+#endif
+}
+
 // The nearest codes from `lowest` to `highest`, in the low bytes. What is no number becomes an integer whose low byte is 0.
 inline Ints encoded(Floats x, const Affine& q, float lowest, float highest) {
-  const Floats nearest = rounded(x * q.inverse) + q.zero_point;
-  const Floats kept = least_or(all(highest), most_or(all(lowest), nearest));
-#ifdef __AVX512F__
-  return (Ints)_mm512_cvtps_epi32((__m512)kept);
-#else
-  return (Ints)_mm256_cvtps_epi32((__m256)kept);
-#endif
+  const Floats code = rounded(x * q.inverse) + q.zero_point;
+  return nearest(least_or(all(highest), most_or(all(lowest), code)));
 }
 
 // By intrinsics: GCC 12 takes conversions from and to bytes apart.

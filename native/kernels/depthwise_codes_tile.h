@@ -148,14 +148,6 @@ struct CodesPart {
     }
   }
 
-  static Ints nearest(Floats x) {
-#ifdef __AVX512F__
-    return (Ints)_mm512_cvtps_epi32((__m512)x);
-#else
-    return (Ints)_mm256_cvtps_epi32((__m256)x);
-#endif
-  }
-
   template <int Vectors, class To, int Tile = widest(Vectors)>
   void sum_some(int64_t tile, int64_t first, To* to, int64_t apart) const {
     if (tile == Tile) return sum_tile<Vectors, Tile>(first, to, apart);

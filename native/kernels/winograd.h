@@ -48,6 +48,8 @@ struct WinogradArgs {
   Affine output_affine = {};
   int32_t zero = 0;               // of codes of x, as u8
   const float* scales = nullptr;  // with codes: of an output channel, from transformed sums to results
+  bool bounded = false;           // with codes: whether all that the epilogue does is to keep results from low to high
+  float low, high;
   int ops = 0;
   WinogradOp op[winograd_max_ops] = {};
 

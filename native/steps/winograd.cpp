@@ -3,6 +3,8 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 #include <stdexcept>
 
 #include "steps/kernel_step.h"
@@ -116,6 +118,15 @@ Winograd::Winograd(const TensorDesc& x, const Dims& weights, bool has_bias, cons
   for (const PostOp& op : post_ops) {
     args_.op[args_.ops++] = op_of(op, output, on_codes);
     in_place_.push_back(op.kind == "sum");
+  }
+  args_.bounded = on_codes;
+  args_.low = -std::numeric_limits<float>::infinity();
+  args_.high = -args_.low;
+  for (int i = 0; i < args_.ops; i++) {
+    const WinogradOp& op = args_.op[i];
+    args_.bounded &= op.kind == WinogradOpKind::relu || op.kind == WinogradOpKind::clamp;
+    const bool clamps = op.kind == WinogradOpKind::clamp;
+    for (float* end : {&args_.low, &args_.high}) *end = std::min(std::max(*end, clamps ? op.alpha : 0.0f), clamps ? op.beta : INFINITY);
   }
   args_.dtype = x.dtype;
   args_.output_dtype = output.dtype;

@@ -83,7 +83,9 @@ def test_every_way_to_cut_the_work(channels: int, size: int, batch: int, threads
         native.set_threads(threads)
         got = hold(x, weight, AFFINES[1], tile=tile, threads=threads)
         native.set_threads(3 - threads)
-        assert torch.equal(got, hold(x, weight, AFFINES[1], tile=tile, threads=threads)), "the result depends on how the work was cut"
+        assert torch.equal(got, hold(x, weight, AFFINES[1], tile=tile, threads=threads)), (
+            "the result depends on how the work was cut"
+        )
     finally:
         native.set_threads(2)
 
