@@ -2,7 +2,7 @@
 
 Weights have a scale a channel; what becomes codes is what the x86 quantizer says: convolutions and linear layers with what is fused
 into them, pools and cats. Softmax and norms stay floats. The calibration data is run once: histograms of it give the scales of all
-recipes.
+recipes. Models with norms before linear layers are tried smoothed too, which takes a second run.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from drystone.errors import CaptureError, UnsupportedError
 from drystone.quantisation.noise import decibel, noise_of, outputs_of, relative_error
 from drystone.quantisation.observed import Observed, Range
 from drystone.quantisation.samples import Call
+from drystone.quantisation.smoothing import groups_of, smooth_channels
 from drystone.spinner import Say
 
 # Samples on which errors are measured.
@@ -128,17 +129,20 @@ def quantise(captured: Captured, samples: list[Call], kept: Collection[str], max
 
 @dataclass
 class _Trial:
-    """A recipe, and its error. ``ends``: whether the first and the last product stay floats."""
+    """A recipe, and its error. ``smooth``: whether linear layers take over what differs between channels. ``ends``: whether the
+    first and the last product stay floats."""
 
     observed: Observed
     recipe: Recipe
     error: float
+    smooth: bool = False
     ends: bool = False
     kept: list[str] = field(default_factory=list)
 
     @property
     def name(self) -> str:
-        return f"{self.recipe.name}, first and last layer kept" if self.ends else self.recipe.name
+        traits = ("smoothed",) * self.smooth + ("first and last layer kept",) * self.ends
+        return ", ".join((self.recipe.name, *traits))
 
 
 class _Search:
@@ -160,22 +164,32 @@ class _Search:
 
     def _best(self) -> _Trial:
         """Its observed graph rounds by another recipe, as far as several were tried."""
-        static = self._observed(dynamic=False)
-        trials = [_Trial(static, recipe, self._error(static, recipe)) for recipe in STATIC]
+        trials = self._trials(smooth=False)
+        if groups_of(self.captured.program.graph, self.kept):
+            trials += self._trials(smooth=True)
         targets = {str(node.target) for node in self.captured.program.graph.nodes if node.op == "call_function"}
         if not any("conv" in target for target in targets):
             dynamic = self._observed(dynamic=True)
             trials.append(_Trial(dynamic, DYNAMIC, self._error(dynamic, DYNAMIC)))
         return min(trials, key=lambda trial: trial.error)
 
-    def _observed(self, dynamic: bool) -> Observed:
+    def _trials(self, smooth: bool) -> list[_Trial]:
+        """Those that share what observers see."""
+        observed = self._observed(dynamic=False, smooth=smooth)
+        return [_Trial(observed, recipe, self._error(observed, recipe), smooth) for recipe in STATIC]
+
+    def _observed(self, dynamic: bool, smooth: bool = False) -> Observed:
         torchao = _torchao()
         quantizer = torchao.x86.X86InductorQuantizer()
         quantizer.set_global(_config(torchao.x86.get_default_x86_inductor_quantization_config(is_dynamic=dynamic)))
         for name in sorted(self.kept):
             quantizer.set_module_name_qconfig(name, None)
+        plain = _plain(self.captured.program.module())
+        if smooth:
+            self.say("smoothing")
+            smooth_channels(plain, self.measured, self.kept)
         try:
-            prepared = torchao.prepare(_plain(self.captured.program.module()), quantizer)
+            prepared = torchao.prepare(plain, quantizer)
         except Exception as error:
             raise CaptureError(f"torchao's PT2E can't prepare the model: {_place(error)}{type(error).__name__}: {error}") from error
         observed = Observed(prepared, torchao.observers)
