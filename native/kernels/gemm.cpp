@@ -4,7 +4,8 @@
 // A register tile is 8 rows times 3 vectors of columns (AVX2: 6 times 2). Weights lie in strips as wide as a tile, in the order in
 // which they are consumed: a strip (a block of its k, where K is large) is used for all rows of a block before the next strip is
 // touched, so each weight comes from memory once a block of rows; the next strip is fetched into the second level meanwhile, evenly
-// spread over the rows. A single row block reads its weights as a stream, fetched some KB ahead; a single row best without.
+// spread over the rows. A single row block reads its weights as a stream, fetched some KB ahead. A single row is best without, but
+// where weights are widened: these instructions leave fewer loads in flight.
 // What a tile summed goes through its epilogue in the first level, and to memory once. How the work is cut: steps/gemm.cpp.
 //
 // Weights may be codes of 4 or 8 bits (gemm_groups.cpp). A single block of rows decodes them in registers, more have a strip decoded
@@ -40,6 +41,7 @@ namespace {
 constexpr int W = kFloats;
 constexpr int kStrip = kTile.vectors * W;  // columns
 constexpr int64_t kNear = 6144;            // bytes ahead, where weights are fetched as they are read
+constexpr int64_t kNearOfRow = 1536;       // and where a single row reads them
 constexpr int kTileFloats = kTile.rows * kStrip, kAmxTileFloats = kAmxTile.rows * kStrip;
 
 GemmTileFunction tile_function(const GemmArgs& a, int64_t rows, int64_t vectors) {
@@ -210,8 +212,9 @@ void compute(const GemmArgs& a, const Part& part) {
             t.start_stride = opens ? 0 : width;
             t.sums = closes ? tile : sums;
             t.sums_stride = width;
-            t.ahead = near ? weights + kNear : next + b * (steps / 4) * ahead.lines * 64;
-            t.ahead_lines = !near ? (b < ahead.blocks ? ahead.lines : 0) : height > 1 || on_amx(a) ? 4 * vectors * kVectorBytes / 64 : 0;
+            const bool one_row = height == 1 && !on_amx(a), fetched = !one_row || a.arithmetic == GemmArithmetic::bf16_widened;
+            t.ahead = near ? weights + (one_row ? kNearOfRow : kNear) : next + b * (steps / 4) * ahead.lines * 64;
+            t.ahead_lines = !near ? (b < ahead.blocks ? ahead.lines : 0) : fetched ? 4 * vectors * kVectorBytes / 64 : 0;
             warm = true;
             if (closes && part.results) {
               t.sums = part.results + row * padded_n + strip * kStrip;
