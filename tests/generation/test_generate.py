@@ -13,6 +13,7 @@ import torch
 import drystone
 from agreement import relative_error
 from drystone import native
+from drystone.generation.loop import highest
 from drystone.graph.groups import Kind, dequantised, quantised
 
 transformers = pytest.importorskip("transformers")
@@ -131,6 +132,30 @@ def test_scores_streamers_and_criteria(model: Any, fast: Any) -> None:
     assert got.sequences.tolist() == want.sequences.tolist() and got.sequences.shape[1] == 15
     for name in ("scores", "logits"):
         torch.testing.assert_close(torch.stack(got[name]), torch.stack(want[name]))
+
+
+def test_rows_end_at_their_own_end_of_text(model: Any, fast: Any) -> None:
+    """One row ends before the other, whose tokens go on; with a criterion of the caller's beside it too."""
+    first = model.generate(text(2, 9), max_new_tokens=12, do_sample=False)[:, 9:].tolist()
+    ends = next(token for token in first[0] if token not in first[1][: first[0].index(token) + 2])
+    asked: list[int] = []
+
+    def never(ids: torch.Tensor, scores: Any, **more: Any) -> torch.Tensor:
+        asked.append(ids.shape[1])
+        return torch.zeros(len(ids), dtype=torch.bool)
+
+    how: dict[str, Any] = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": ends, "pad_token_id": 0}
+    want = model.generate(text(2, 9), **how)
+    assert want[0].tolist() != want[1].tolist() and 0 in want[0, 9:].tolist()
+    assert fast.generate(text(2, 9), **how).tolist() == want.tolist()
+    assert fast.generate(text(2, 9), **how, stopping_criteria=[never]).tolist() == want.tolist()
+    assert asked == [*range(10, want.shape[1] + 1)]
+
+
+def test_the_highest_is_the_first_of_equals() -> None:
+    nan, inf = float("nan"), float("inf")
+    rows = [[1.0, 3.0, 3.0, 2.0], [inf, nan, 1.0, nan], [-inf, -inf, -inf, -inf], [-inf, inf, 0.0, inf]]
+    assert highest(torch.tensor(rows)).tolist() == torch.tensor(rows).argmax(-1).tolist() == [1, 1, 0, 1]
 
 
 def test_calls_give_the_logits_of_the_model(model: Any, fast: Any) -> None:

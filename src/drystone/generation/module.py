@@ -130,8 +130,7 @@ class GenerativeModule(ModuleProxy):
         if positions.shape[0] != batch:
             positions = positions.expand(batch, count)
         leads = None if mask is None else _leads(mask, past, count)
-        most = int(positions[:, -1].max())
-        if count > 1 and most >= self._limit:
+        if count > 1 and (most := int(positions[:, -1].max())) >= self._limit:
             raise InputError(f"the text has {most + 1} positions, and the model has {self._limit}; shorten it")
         cache.begin(batch)
         if count == 1 and not leads:

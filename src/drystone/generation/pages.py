@@ -281,7 +281,7 @@ class Rows:
 
     def tables(self) -> tuple[Tensor, Tensor]:
         """``pages`` (layers, rows, capacity) and ``lengths`` (rows), both int64, as ``drystone::cached_attention`` takes them."""
-        lengths = torch.tensor([sequence.length for sequence in self.sequences], dtype=torch.int64)
+        lengths = torch.from_numpy(np.array([sequence.length for sequence in self.sequences], dtype=np.int64))
         if len(self.sequences) == 1:
             return self.sequences[0].table[:, None], lengths
         if self._addresses.shape[1] != len(self.sequences):

@@ -15,6 +15,7 @@ import torch
 
 from drystone.errors import InputError, UnsupportedError
 from drystone.generation.decoder import CHUNKS
+from drystone.generation.loop import highest
 from drystone.generation.pages import Rows, Sequence
 
 from .answer import Answer, Piece, Reason
@@ -265,7 +266,7 @@ class GenerationPool(Service[_Request]):
             return
         try:
             logits = self._logits(ready)
-            largest = logits.argmax(dim=-1).tolist() if all(request.sampler.plain for request in ready) else None
+            largest = highest(logits).tolist() if all(request.sampler.plain for request in ready) else None
         except BaseException as error:
             for request in ready:
                 self._finish(request, error=error)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from drystone.errors import InputError, UnsupportedError
+from drystone.generation.loop import highest
 
 # Of transformers' GenerationMode.
 _MODES = ("greedy_search", "sample")
@@ -54,7 +55,7 @@ class Sampler:
         if self._samples:
             token = torch.multinomial(torch.softmax(scores, dim=-1), 1, generator=self._random)
         else:
-            token = scores.argmax(dim=-1, keepdim=True)
+            token = highest(scores)[:, None]
         if self._processors:
             self._ids = torch.cat([self._ids, token], dim=1)
         return int(token)
