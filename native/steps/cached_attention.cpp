@@ -108,9 +108,9 @@ class CachedAttentionStep final : public Step {
     args.output = *slot;
     args.scratch = reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(run.scratchpad) + 63) / 64 * 64);
     const int64_t positions = check_tables(args);
-    // Pages are read at the memory's rate, several times as fast as a core moves elements.
+    // From memory a core reads as fast as it moves half as many elements.
     const int64_t elements = positions * args.key_heads * (args.depth + args.width);
-    args.threads = std::min(threads_for(elements / 8 * args.queries, run.threads), threads_);
+    args.threads = std::min(threads_for(elements / 2 * args.queries, run.threads), threads_);
     args.parts = args.threads == 1 ? 1 : args.threads * parts_a_thread;
     kernel_(args);
   }
