@@ -21,9 +21,11 @@ from agreement import Reference, needs_unconditional_sizes
 from drystone import ShapeError, native
 from drystone.capture import shapes
 from drystone.graph.build import build
+from drystone.graph.template import difference
 from drystone.plan.autotune import Planner
 from drystone.preparer import programs_of
 from drystone.runtime.programs import budget
+from drystone.sources import whole
 from drystone.sources.symbolic import SymbolicCapture
 
 
@@ -245,7 +247,7 @@ def test_any_size_varies_undeclared(monkeypatch: pytest.MonkeyPatch, caplog: pyt
     model = Text().eval().requires_grad_(False)
     fast = drystone.optimize(model, texts(1, 12), tuning="estimate")
     captures = []
-    capture = drystone.sources.whole.capture_module
+    capture = whole.capture_module
     monkeypatch.setattr("drystone.sources.whole.capture_module", lambda *args: captures.append(args) or capture(*args))
     sizes = [(1, 7), (1, 9), (1, 20), (4, 9), (3, 12), (1, 5), (6, 6), (6, 5), (2, 13)]
     for batch, length in sizes:
@@ -262,6 +264,90 @@ def test_any_size_varies_undeclared(monkeypatch: pytest.MonkeyPatch, caplog: pyt
     ) as said:
         fast(*texts(3, 41))
     assert "dimension 0" not in str(said.value), "the batch, which may vary"
+
+
+def captures_counted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What dynamic_shapes each capture from now on is given."""
+    given: list[Any] = []
+    capture = whole.capture_module
+
+    def counted(model: nn.Module, args: Any, kwargs: Any, dynamic_shapes: Any = None) -> Any:
+        given.append(dynamic_shapes)
+        return capture(model, args, kwargs, dynamic_shapes)
+
+    monkeypatch.setattr("drystone.sources.whole.capture_module", counted)
+    return given
+
+
+@needs_unconditional_sizes
+@pytest.mark.parametrize("in_place", [False, True])
+def test_one_capture_serves_texts_of_all_sizes(in_place: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = captures_counted(monkeypatch)
+    model = Text().eval().requires_grad_(False)
+    plain = copy.deepcopy(model)
+    if in_place:
+        fast: nn.Module = drystone.optimize_(model, tuning="estimate")
+    else:
+        fast = drystone.optimize(model, texts(3, 12), tuning="estimate", dynamic_shapes="auto")
+    with torch.inference_mode():
+        for batch, length in [(3, 12), (3, 7), (4, 9), (2, 20), (5, 13)]:
+            inputs = texts(batch, length)
+            Reference(plain, inputs).check_float32(fast(*inputs))
+    assert len(given) == 1
+
+
+@needs_unconditional_sizes
+def test_the_graph_of_a_symbolic_first_capture_is_that_of_a_fixed_one() -> None:
+    model = Text().eval().requires_grad_(False)
+    one, other = (drystone.optimize(model, texts(3, 12), tuning="estimate", dynamic_shapes=said) for said in (None, "auto"))
+    assert not difference(programs_of(one).source.graph, programs_of(other).source.graph)  # type: ignore[attr-defined]
+
+
+@needs_unconditional_sizes
+def test_one_text_at_first_then_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = captures_counted(monkeypatch)
+    model = Text().eval().requires_grad_(False)
+    fast = drystone.optimize(model, texts(1, 12), tuning="estimate", dynamic_shapes="auto")
+    for batch, length in [(1, 7), (1, 9), (4, 9), (3, 12), (6, 5)]:
+        inputs = texts(batch, length)
+        Reference(model, inputs).check_float32(fast(*inputs))
+    assert len(given) == 2, "a batch of one is no symbol"
+
+
+def test_pictures_are_captured_for_the_example_first(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = captures_counted(monkeypatch)
+    drystone.optimize(model, torch.randn(2, 3, 10, 12), tuning="estimate", dynamic_shapes="auto")
+    assert given == [None]
+
+
+def test_texts_of_a_model_that_takes_no_symbols(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Counts(nn.Module):
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return torch.relu(ids.float()) * ids.shape[1]
+
+    given = captures_counted(monkeypatch)
+    capture = whole.capture_module
+
+    def refusing(model: nn.Module, args: Any, kwargs: Any, dynamic_shapes: Any = None) -> Any:
+        if dynamic_shapes is not None:
+            given.append(dynamic_shapes)
+            raise drystone.CaptureError("symbols")
+        return capture(model, args, kwargs)
+
+    monkeypatch.setattr("drystone.sources.whole.capture_module", refusing)
+    ids = torch.randint(0, 50, (3, 12))
+    fast = drystone.optimize(Counts().eval(), ids, tuning="estimate", dynamic_shapes="auto")
+    assert torch.equal(fast(ids), ids.float() * 12) and given[0] is not None and given[1:] == [None]
+
+
+def test_a_wrong_word_for_dynamic_shapes() -> None:
+    for prepare in (drystone.optimize, drystone.optimize_):
+        with pytest.raises(
+            drystone.InputError, match=r"dynamic_shapes: expected None, 'auto' or what torch\.export takes, got 'any'"
+        ):
+            prepare(Table().eval(), torch.randn(2, 12, 8), dynamic_shapes="any")
+    with pytest.raises(drystone.InputError, match=r"dtype=torch\.int8: shapes are the example's or declared one by one"):
+        drystone.optimize(Table().eval(), torch.randn(2, 12, 8), dynamic_shapes="auto", dtype=torch.int8, calibration=[])
 
 
 def test_pictures_of_any_size(model: nn.Module) -> None:

@@ -91,7 +91,8 @@ def optimize(
         keep_fp32: submodules that stay float32 where ``dtype`` is bfloat16 or int8, with everything inside them: modules, qualified
             names ("encoder.layer.0"), or predicates of (name, module).
         dynamic_shapes: the input dimensions that may vary, as for ``torch.export.export``. None: all may, where the model
-            allows it; the first call with another size captures it once more, which a declaration saves.
+            allows it; the first call with another size captures it once more. ``"auto"``: the same, but where an input is rows
+            of tokens (int32 or int64, two axes), the first capture is for all sizes, which takes two to three times as long.
             Calls outside of the declared ranges, or with other sizes for inputs that share a ``Dim``, raise ``ShapeError``.
             A new shape makes a program at its first call, with the choices of the first; ``fast.prepare(*inputs)``
             measures it. The most recently used are kept, within 256 MB or ``DRYSTONE_MEMORY`` ("2G") beside the weights.
@@ -147,7 +148,7 @@ def optimize(
     known = not args and not kwargs and generates(model)  # what it is called with
     if not known:
         require_example(args, kwargs)
-    check_options(dtype, accuracy, tuning, capture, formats, new_shapes, weights, group_size, activations)
+    check_options(dtype, accuracy, tuning, capture, formats, new_shapes, weights, group_size, activations, dynamic_shapes)
     threads_in_force()
     if known:
         check_generates(dynamic_shapes, capture, release_originals)
@@ -157,7 +158,7 @@ def optimize(
     if codes:
         if known or weights is not None:
             raise InputError('dtype=torch.int8 quantises activations too; for weights alone leave it out: weights="int8"')
-        check_int8(max_error, model, capture, release_originals, new_shapes)
+        check_int8(max_error, model, capture, release_originals, new_shapes, dynamic_shapes)
     elif calibration is not None or max_error is not None:
         raise InputError("calibration and max_error are for dtype=torch.int8")
     lower = dtype[1] if isinstance(dtype, tuple) else None if codes else dtype
@@ -181,6 +182,7 @@ def optimize(
         activations=activations,
         kept_modules=kept,
         grouped=found,
+        varying=dynamic_shapes == "auto",
     )
     if lower is torch.bfloat16 and (notice := bfloat16_notice()):
         warn(notice)
@@ -196,6 +198,7 @@ def optimize(
         return optimize_layers(model, args, kwargs, options)
     preparer = Preparer()
     example = Example(model, args, kwargs)
+    dynamic_shapes = None if options.varying else dynamic_shapes
     try:
         return optimize_whole(example, options, preparer, dynamic_shapes, release_originals=release_originals)
     except (CaptureError, UnsupportedError) as error:

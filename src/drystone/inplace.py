@@ -111,7 +111,7 @@ def optimize_(
         raise InputError(
             "optimize_: what torch.jit.trace gives has no place for it; take torch.jit.freeze of it, or drystone.optimize"
         )
-    check_options(dtype, accuracy, tuning, capture, formats, new_shapes)
+    check_options(dtype, accuracy, tuning, capture, formats, new_shapes, dynamic_shapes=dynamic_shapes)
     if capture == "eager":
         raise InputError('optimize_: capture="eager" runs on a copy of the model; use drystone.optimize for it')
     options = {
@@ -474,6 +474,8 @@ class InPlace:
                 options = self.options | self._precision()
                 if quickly and options["tuning"] == "measure":
                     options["tuning"] = FIRST_CALL_SECONDS
+                if quickly and options["dynamic_shapes"] is None:
+                    options["dynamic_shapes"] = "auto"  # a call that nobody chose for an example
                 made = optimize(self._twin(), args, example_kwargs=kwargs, **options)
         with self.lock:
             self.captures += 1

@@ -39,6 +39,7 @@ class Options:
     activations: str | None = None
     kept_modules: Collection[nn.Module] = ()
     grouped: Mapping[Hashable, Grouped] = field(default_factory=dict)  # weights that have codes already, by identity
+    varying: bool = False  # texts are of many lengths: the first capture has symbols for their sizes
 
     @property
     def measures(self) -> bool:
@@ -67,12 +68,18 @@ def require_example(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         raise InputError("example_inputs is missing: optimize needs one set of inputs, as a tuple, to know shapes and dtypes")
 
 
-def check_int8(max_error: Any, model: nn.Module, capture: Any, release_originals: bool, new_shapes: Any) -> None:
+def check_int8(
+    max_error: Any, model: nn.Module, capture: Any, release_originals: bool, new_shapes: Any, dynamic_shapes: Any
+) -> None:
     """Raise for options that don't go with ``dtype=torch.int8``."""
     if isinstance(model, torch.jit.ScriptModule):
         raise UnsupportedError("dtype=torch.int8: a TorchScript module can't be quantised; give the module that it was made from")
     if new_shapes != "wait":
         raise InputError("dtype=torch.int8: shapes are the example's or declared by dynamic_shapes; leave out new_shapes")
+    if isinstance(dynamic_shapes, str):
+        raise InputError(
+            "dtype=torch.int8: shapes are the example's or declared one by one; give dynamic_shapes a dimension for each"
+        )
     if capture == "eager":
         raise InputError('dtype=torch.int8: the model is captured whole; leave out capture="eager"')
     if release_originals:
@@ -112,6 +119,7 @@ def check_options(
     weights: Any = None,
     group_size: Any = 32,
     activations: Any = None,
+    dynamic_shapes: Any = None,
 ) -> None:
     """Raise ``UnsupportedError`` or ``InputError`` for an option out of range."""
     if dtype not in (None, torch.float32, torch.bfloat16, *INT8):
@@ -130,6 +138,8 @@ def check_options(
             raise InputError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {given!r}")
     if weights not in (None, "int8", "int4") and not gguf.is_path(weights):
         raise InputError(f"weights: expected None, 'int8', 'int4' or the path of a .gguf file, got {weights!r}")
+    if isinstance(dynamic_shapes, str) and dynamic_shapes != "auto":
+        raise InputError(f"dynamic_shapes: expected None, 'auto' or what torch.export takes, got {dynamic_shapes!r}")
     seconds = isinstance(tuning, (int, float)) and not isinstance(tuning, bool) and tuning > 0
     if not seconds and tuning not in ("measure", "estimate"):
         raise InputError(f"tuning: expected 'measure', 'estimate' or a positive number of seconds, got {tuning!r}")

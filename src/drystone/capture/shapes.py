@@ -26,6 +26,11 @@ def batch_inputs(tensors: list[torch.Tensor]) -> list[int]:
     return [i for i, size in enumerate(sizes) if size is not None and size == batch]
 
 
+def is_text(tensor: torch.Tensor) -> bool:
+    """Whether it is rows of tokens: the next ones are of another length."""
+    return tensor.dim() == 2 and tensor.dtype in (torch.int32, torch.int64)
+
+
 def varying_shapes(parameters: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any], axes: Sequence[set[int]]) -> Any:
     """``dynamic_shapes`` for torch.export that leave these axes of each tensor to vary, as far as the model does."""
     leaves, spec = pytree.tree_flatten((args, kwargs))

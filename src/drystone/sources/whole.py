@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
@@ -19,7 +20,7 @@ from drystone.capture.export import capture as capture_module
 from drystone.capture.isolated import alone, can_be_captured_beside_calls, cloned_call, tensors_of
 from drystone.capture.kept_modules import names_of
 from drystone.capture.parts import first_line
-from drystone.capture.shapes import LEAST, batch_inputs, dynamic_dims, too_large, varying_shapes
+from drystone.capture.shapes import LEAST, batch_inputs, dynamic_dims, is_text, too_large, varying_shapes
 from drystone.capture.signature import Signature
 from drystone.errors import CaptureError, ShapeError, UnsupportedError, warn
 from drystone.factories import on_cpu
@@ -64,15 +65,35 @@ class WholeModel(Source):
         self.changed: list[str] = []  # what each call of the model changes, and a program does not
 
     def capture(self) -> list[Named]:
-        captured = self._captured()
+        captured, self.graph = self._symbolic_texts() or self._as_declared()
+        self.signature, self.varying = captured.signature, dynamic_dims(captured)
         long = len(captured.program.graph.nodes) > SYMBOLIC_NODES
-        with on_cpu():
-            self.graph, self.signature = self._graph(captured), captured.signature
-        self.symbolic = [SymbolicCapture(captured, self._graph)] if self.dynamic_shapes is not None else []
+        self.symbolic = [SymbolicCapture(captured, self._graph)] if any(self.varying) else []
+        self.varied = dict(enumerate(self.varying)) if self.dynamic_shapes is None else {}
         self.resizable = self.dynamic_shapes is None and not long
         self.tried.clear()
-        self.varying, self.declared, self.changed = dynamic_dims(captured), captured.declared, captured.changed
+        self.declared, self.changed = captured.declared, captured.changed
         return captured.originals
+
+    def _symbolic_texts(self) -> tuple[Captured, Graph] | None:
+        """A capture for texts of all sizes, and its graph for the example; None where nothing asks for it, or the model refuses."""
+        model, args, kwargs = self.example.model, self.example.args, self.example.kwargs
+        tensors = tensors_of(args, kwargs)
+        if not (self.options.varying and any(map(is_text, tensors))):
+            return None
+        # TorchScript has no signature (ValueError).
+        with suppress(CaptureError, UnsupportedError, TypeError, ValueError), on_cpu():
+            everything = [set(range(tensor.dim())) for tensor in tensors]
+            captured = capture_module(
+                model, args, kwargs, varying_shapes(inspect.signature(model.forward), args, kwargs, everything)
+            )
+            return captured, self._graph(captured)
+        return None
+
+    def _as_declared(self) -> tuple[Captured, Graph]:
+        captured = self._captured()
+        with on_cpu():
+            return captured, self._graph(captured)
 
     def _captured(self) -> Captured:
         return capture_module(self.example.model, self.example.args, self.example.kwargs, self.dynamic_shapes)
