@@ -25,6 +25,7 @@ from drystone.plan.budget import RUNS, SECONDS, Budget
 from drystone.plan.candidates import MATTERS, Candidates
 from drystone.plan.implementations.base import WeightStore
 from drystone.plan.tuning_cache import TuningCache
+from drystone.runtime.program import Program
 from drystone.runtime.timing import against_eager, step_seconds
 
 pytestmark = pytest.mark.usefixtures("no_tuning_cache")
@@ -84,13 +85,17 @@ def test_a_share_is_charged_to_the_whole_and_has_its_own_runs() -> None:
 
 
 class SlowProgram:
-    def __init__(self, clock: Clock, seconds: float) -> None:
-        self.clock, self.seconds, self.runs = clock, seconds, 0
+    def __init__(self, clock: Clock, *steps: float) -> None:
+        self.clock, self.steps, self.runs = clock, steps, 0
 
-    def time_steps(self, tensors: list[torch.Tensor]) -> list[float]:
-        self.clock.now += self.seconds
+    def time_steps(self, tensors: list[torch.Tensor], limit: float = math.inf) -> list[float]:
         self.runs += 1
-        return [self.seconds]
+        seconds: list[float] = []
+        for step in self.steps:
+            if sum(seconds) <= limit:
+                self.clock.now += step
+                seconds.append(step)
+        return seconds
 
 
 @pytest.mark.parametrize(("seconds", "given", "runs"), [(0.001, 10, 6), (1, 10, 2), (4, 10, 2), (60, 10, 1), (0.001, 0, 1)])
@@ -109,6 +114,57 @@ def test_a_long_candidate_that_is_far_slower_runs_once(seconds: float, fastest: 
     program = SlowProgram(clock, seconds)
     step_seconds(program, [], Budget(10, clock=clock), fastest)  # type: ignore[arg-type]
     assert program.runs == runs
+
+
+@pytest.mark.parametrize(
+    ("fastest", "given", "steps"), [(math.inf, 10, 4), (1, 10, 3), (math.inf, 2.5, 3), (0.01, 10, 1), (1, 0.1, 1)]
+)
+def test_a_hopeless_run_ends_with_the_step_that_shows_it(fastest: float, given: float, steps: int) -> None:
+    clock = Clock()
+    budget, program = Budget(given, clock=clock), SlowProgram(clock, 1.0, 1.0, 1.0, 1.0)
+    with budget.spending():
+        found = step_seconds(program, [], budget, fastest)  # type: ignore[arg-type]
+    assert len(found[0]) == steps and (len(found) == 1) == (steps < 4)
+
+
+@pytest.mark.parametrize("aten", [False, True])
+def test_the_steps_of_a_run_with_a_limit(aten: bool) -> None:
+    layers = [nn.Linear(64, 64), nn.LayerNorm(64), nn.Linear(64, 64)]
+    model = nn.Sequential(*layers, *([Rare()] if aten else [])).eval().requires_grad_(False)
+    x = torch.randn(8, 64)
+    tuned = planner_of(model, x)
+    program = Program(tuned.assemble(tuned.best()), torch.get_num_threads())
+    count = len(program.assembled.records)
+    assert count > 2 and len(program.time_steps([x], 0.0)) == 1
+    assert len(program.time_steps([x], 1e9)) == len(program.time_steps([x])) == count
+    torch.testing.assert_close(program([x])[0], model(x))  # as before
+
+
+class Rare(nn.Module):
+    """An operator that only torch has."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.special.i0e(x)
+
+
+@requires_native
+def test_a_hopeless_candidate_is_not_tried_again_for_what_it_did_not_come_to() -> None:
+    tuned, plain = planner(), []
+
+    def measure(plan: Assembled) -> list[list[float]]:
+        if plan.choice[first][1].output != "plain":
+            return [[1e-3] * len(plan.records)]
+        plain.append(plan)
+        reached = [record.node for record in plan.records].index(first)
+        return [[1e-3] * reached + [1.0]]
+
+    first, linear = tuned.graph.nodes[0], tuned.graph.nodes[-1]
+    most = max(len([option for option in found if option[1].output == "plain"]) for found in tuned.options.values())
+    plan = tuned.autotune(measure)
+    assert 1 <= len(plain) <= most
+    assert all(tuned.seconds(first, ended.choice[first]) == 1.0 for ended in plain)
+    assert plan.choice[first][1].output != "plain" and tuned.took is not None and tuned.took < 1
+    assert all(tuned.seconds(linear, option) is not None for option in tuned.options[linear]), "other formats told"
 
 
 @pytest.mark.parametrize(

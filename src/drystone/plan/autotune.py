@@ -69,7 +69,7 @@ FEWEST_OTHERS = 3
 OUTLYING_SECONDS = 20e-6
 MIGHT_WIN = 2.0
 
-# Runs a program a few times; gives the seconds of its records, one list a run.
+# Runs a program a few times; gives the seconds of its records, one list a run. A hopeless one ends early: one run, its first records.
 Measure = Callable[[Assembled], list[list[float]]]
 # Is told what is being done, and the seconds that are left, where that can be said.
 Say = Callable[[str, float | None], None]
@@ -203,11 +203,15 @@ class Planner:
     def record(self, assembled: Assembled, runs: list[list[float]]) -> float:
         """Keep the times of a autotuned program; gives the seconds of the whole.
 
-        The least of a step's runs is its time: whatever else the machine does can only add to it.
+        The least of a step's runs is its time: whatever else the machine does can only add to it. A program that ended early takes
+        for ever, and its last nodes have no times.
         """
         steps = [min(times) for times in zip(*runs, strict=True)]
-        spent: dict[Node, float] = dict.fromkeys(self.graph, 0.0)
-        for record, seconds in zip(assembled.records, steps, strict=True):
+        missed = {record.node for record in assembled.records[len(steps) :]}
+        spent: dict[Node, float] = {node: 0.0 for node in self.graph if node not in missed}
+        for record, seconds in zip(assembled.records, steps, strict=False):
+            if record.node in missed:
+                continue
             if record.node is not None:
                 spent[record.node] += seconds
             elif record.kind == "reorder":
@@ -220,7 +224,7 @@ class Planner:
             shared.setdefault(self.key(node, assembled.choice[node]), []).append(seconds)
         for key, times in shared.items():
             self._keep(key, statistics.median(times))
-        return sum(steps)
+        return math.inf if len(steps) < len(assembled.records) else sum(steps)
 
     def _keep(self, key: str, seconds: float) -> None:
         """The least of what one autotuning run measured; a later run, under other conditions, begins anew."""
@@ -388,11 +392,13 @@ class Planner:
             with contention(torch.get_num_threads()) as found:
                 runs += measure(assembled)
             self.look = budget.spent - began
+            if len(runs[-1]) < len(assembled.records):
+                break
             if (found.share <= CONTENDED and _steady(runs)) or not budget.allows(RESERVE * self.look):
                 break
         if found.share > CONTENDED:
             self.contended = max(self.contended, found.share)
-        return runs
+        return [run for run in runs if len(run) == len(assembled.records)] or runs
 
     def autotune(self, measure: Measure, progress: Say = lambda text, left: None, budget: Budget | None = None) -> Assembled:
         """Measure what is unknown, choose, measure the choice, and give the fastest program that was seen, all within ``budget``.
@@ -402,7 +408,7 @@ class Planner:
         placeholders = PlaceholderWeights(self.weights)
         search = _Autotuning(self, measure, progress, budget or Budget(), placeholders)
         chosen = search.run()
-        self.took = min((timed.seconds for timed in search.timed if timed.choice == chosen), default=None)
+        self.took = min((timed.seconds for timed in search.timed if timed.choice == chosen and timed.whole), default=None)
         placeholders.release()
         return self.assemble(chosen)
 
@@ -411,6 +417,11 @@ class Planner:
 class _Timed:
     seconds: float
     choice: dict[Node, Option]
+
+    @property
+    def whole(self) -> bool:
+        """Whether it ran to its end."""
+        return self.seconds < math.inf
 
 
 class _Autotuning:
@@ -437,6 +448,8 @@ class _Autotuning:
             number = len(self.seen) + 1
             self.progress(f"autotuning, program {number} of about {number + more + 1}", self._left(more + 2))
             self.seen.append(self._time(choice))
+            if not self.seen[-1].whole:
+                self.candidates.ended_early()
 
     def _chosen(self) -> dict[Node, Option]:
         planner = self.planner
@@ -444,7 +457,7 @@ class _Autotuning:
         chosen = planner.best()
         if not self.seen and all(planner.seconds(node, option) is not None for node, option in chosen.items()):
             return chosen
-        rival = min(self.seen, key=lambda timed: timed.seconds, default=None)
+        rival = min((timed for timed in self.seen if timed.whole), key=lambda timed: timed.seconds, default=None)
         if not self._may_go_on():
             return rival.choice if rival and not planner.promises(chosen, rival.choice) else chosen
         best = self._settled(chosen)

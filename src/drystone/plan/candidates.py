@@ -28,6 +28,8 @@ class Candidates:
         self._groups: dict[str, list[Node]] = {}  # equal nodes
         for node in planner.graph:
             self._groups.setdefault(planner.signatures[node], []).append(node)
+        self._last: tuple[str, dict[Node, Option]] = "", {}  # the format and the options of the last candidate
+        self._passed: set[tuple[str, str]] = set()  # formats and keys that hopeless candidates did not come to
         self._uniform_options: dict[tuple[str, str, int], list[Option]] = {}
         formats = dict.fromkeys(f for nodes in self._groups.values() for v in nodes[0].outputs for f in formats_of(v))
         self._formats = sorted(formats, key=lambda format: format == PLAIN)  # plain last: it is the likeliest to be hopeless
@@ -36,11 +38,21 @@ class Candidates:
         """The candidate that tells times of the most expensive nodes, and how many formats have one; None where none matters."""
         least = {signature: self._least(nodes) for signature, nodes in self._groups.items()}
         told = {
-            format: sum(least[signature] for signature, nodes in self._groups.items() if self._unknown(nodes, format))
+            format: sum(least[signature] for signature, nodes in self._groups.items() if self._open(nodes, format))
             for format in self._formats
         }
         worth = [format for format in self._formats if told[format] > MATTERS * sum(least.values())]
-        return (self._uniform(max(worth, key=lambda format: told[format])), len(worth)) if worth else None
+        if not worth:
+            return None
+        format = max(worth, key=lambda format: told[format])
+        self._last = format, self._uniform(format)
+        return self._last[1], len(worth)
+
+    def ended_early(self) -> None:
+        """The last candidate was hopeless, and did not come to all of its nodes: no other in its format is run for them."""
+        format, choice = self._last
+        left = [(node, option) for node, option in choice.items() if self._planner.seconds(node, option) is None]
+        self._passed |= {(format, self._planner.key(node, option)) for node, option in left}
 
     def untold(self) -> tuple[int, float]:
         """How many nodes have an implementation without a time, and their share of the time."""
@@ -63,13 +75,18 @@ class Candidates:
     def _unknown(self, nodes: list[Node], format: str) -> list[Option]:
         return [option for option in self._in(nodes, format) if self._planner.seconds(nodes[0], option) is None]
 
+    def _open(self, nodes: list[Node], format: str) -> list[Option]:
+        """Those that a candidate may tell."""
+        unknown = self._unknown(nodes, format)
+        return [option for option in unknown if (format, self._planner.key(nodes[0], option)) not in self._passed]
+
     def _fastest(self, node: Node, found: list[Option]) -> Option:
         return min(found, key=lambda option: self._planner.node_cost(node, option), default=(ATEN, ATEN.layouts(node)[0]))
 
     def _uniform(self, format: str) -> dict[Node, Option]:
         choice: dict[Node, Option] = {}
         for nodes in self._groups.values():
-            found = self._unknown(nodes, format)
+            found = self._open(nodes, format)
             if not found:
                 found = [self._fastest(nodes[0], self._in(nodes, format))]
             choice |= {node: found[i % len(found)] for i, node in enumerate(nodes)}

@@ -121,9 +121,9 @@ class Program:
                 raise DrystoneError(_NO_RESULTS)
         return addresses
 
-    def time_steps(self, inputs: list[torch.Tensor]) -> list[float]:
-        """Seconds of each record of the program, in one call."""
-        return self._stepwise(inputs)[1]
+    def time_steps(self, inputs: list[torch.Tensor], limit: float = math.inf) -> list[float]:
+        """Seconds of each record of the program, in one call, as far as the one with which they exceed ``limit``."""
+        return self._stepwise(inputs, limit=limit)[1]
 
     def _observed(self, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
         """A call that is looked at: by observers, and by torch's profiler, to which each step is a function."""
@@ -136,7 +136,7 @@ class Program:
         return outputs
 
     def _stepwise(
-        self, inputs: list[torch.Tensor], named: bool = False, idle: list[float] | None = None
+        self, inputs: list[torch.Tensor], named: bool = False, idle: list[float] | None = None, limit: float = math.inf
     ) -> tuple[list[torch.Tensor], list[float]]:
         outputs = self._results(inputs)
         block = self._block()
@@ -144,7 +144,7 @@ class Program:
             frame = block.frames.get(self._number) or self._frame(block)
             frame.native.bind(self._addresses(inputs, outputs))
             with _without_autocast():
-                seconds = frame.run_segments([*inputs, *outputs], timed=True, named=named, idle=idle)
+                seconds = frame.run_segments([*inputs, *outputs], timed=True, named=named, idle=idle, limit=limit)
         finally:
             self._put_back(block)
         return outputs, seconds
@@ -215,22 +215,30 @@ class _Frame:
         return lambda arguments, held: _alias(arguments[index], place, dtype)
 
     def run_segments(
-        self, arguments: list[torch.Tensor], timed: bool = False, named: bool = False, idle: list[float] | None = None
+        self,
+        arguments: list[torch.Tensor],
+        timed: bool = False,
+        named: bool = False,
+        idle: list[float] | None = None,
+        limit: float = math.inf,
     ) -> list[float]:
         """The native stretches and the ATen calls in turn; the seconds of each record when ``timed``.
 
         When ``named``, torch's profiler gets each under its name. ``idle``: is given the seconds that threads waited for each
-        other. Both imply that it is timed.
+        other. ``limit``: it ends with the record with which they exceed so many seconds. All three imply that it is timed.
         """
         seconds: list[float] = []
+        alone = named or limit < math.inf  # each native step is a call for itself
         held: dict[Buffer, torch.Tensor] = {}
         start = done = 0  # records, and those of them that are native steps
         for segment in [*self._segments, None]:
             stop = segment.record if segment else len(self.assembled.records)
             count = stop - start
-            if named:
+            if alone:
                 for number in range(count):
-                    with self._named(start + number):
+                    if limit < math.inf and sum(seconds) > limit:
+                        return seconds
+                    with self._named(start + number) if named else nullcontext():
                         seconds += self._timed(done + number, done + number + 1, idle)
             elif timed:
                 seconds += self._timed(done, done + count, idle)
@@ -238,6 +246,8 @@ class _Frame:
                 self.native.run(done, done + count)
             done += count
             start = stop + 1
+            if limit < math.inf and sum(seconds) > limit:
+                return seconds
             if segment:
                 began = time.perf_counter()
                 with self._named(stop) if named else nullcontext():

@@ -27,17 +27,19 @@ RACES = 200
 def step_seconds(program: Program, tensors: list[torch.Tensor], budget: Budget, fastest: float = math.inf) -> list[list[float]]:
     """Seconds of each step, in a few runs after one that warms up; of that one too, if it is long, or the budget ends with it.
 
-    ``fastest``: seconds of the fastest candidate so far.
+    ``fastest``: seconds of the fastest candidate so far. A first run that is hopeless beside it, or that the budget does not hold,
+    ends with the step that shows it: it is the only one, and has the steps until then.
     """
     began = budget.clock()
+    limit = max(AUTOTUNE_SECONDS, min(HOPELESS * fastest, budget.left))
 
-    def run() -> list[float]:
+    def run(limit: float = math.inf) -> list[float]:
         budget.ran += 1
-        return program.time_steps(tensors)
+        return program.time_steps(tensors, limit)
 
-    warm = run()
+    warm = run(limit)
     runs = [warm] if sum(warm) > AUTOTUNE_SECONDS else []
-    if runs and sum(warm) > HOPELESS * fastest:
+    if sum(warm) > limit:
         return runs
     while (
         len(runs) < AUTOTUNE_RUNS
