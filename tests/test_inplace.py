@@ -18,7 +18,7 @@ from torch import nn
 import drystone
 from drystone import DrystoneWarning, InputError
 from drystone.capture.signature import form_of
-from drystone.inplace import InPlace
+from drystone.inplace.state import InPlace
 from drystone.preparer import programs_of
 from drystone.runtime.module import MAX_OTHERS
 from drystone.sources.whole import MAX_SINGLES

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from typing_extensions import assert_type
 
 import drystone
-from drystone.inplace import InPlaceExplanation
+from drystone.inplace.explanation import InPlaceExplanation
 from drystone.ops.topk import TopK
 from drystone.runtime.explain import Explanation
 from drystone.runtime.module import OptimizedModule
@@ -76,10 +76,12 @@ if TYPE_CHECKING:  # mistakes: --strict complains of an ignore that is not neede
 
 def test_names_are_those_of_their_modules() -> None:
     """In a process that has imported nothing of them: all that is public is listed, found, and documented."""
-    from drystone import conductor, inplace, ops, saving
+    from drystone import conductor, ops, saving
+    from drystone.inplace import explanation, optimize, recording
 
     found = {"optimize": conductor.optimize, "save": saving.save, "load": saving.load, "ops": ops}
-    found |= {name: getattr(inplace, name) for name in ("explain", "optimize_", "optimizing", "restore")}
+    found |= {"explain": explanation.explain, "optimizing": recording.optimizing}
+    found |= {name: getattr(optimize, name) for name in ("optimize_", "restore")}
     for name, value in found.items():
         assert getattr(drystone, name) is value
     assert set(drystone.__all__) <= set(dir(drystone))

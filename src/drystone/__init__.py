@@ -116,14 +116,14 @@ _LAZY = {
     "Cache": "drystone.generation.cache",
     "GenerationPool": "drystone.serving.generation",
     "Pool": "drystone.serving.pool",
-    "explain": "drystone.inplace",
+    "explain": "drystone.inplace.explanation",
     "load": "drystone.copies",
     "ops": "drystone.ops",
     "optimize": "drystone.conductor",
-    "optimize_": "drystone.inplace",
-    "optimizing": "drystone.inplace",
+    "optimize_": "drystone.inplace.optimize",
+    "optimizing": "drystone.inplace.recording",
     "profile": "drystone.profiling",
-    "restore": "drystone.inplace",
+    "restore": "drystone.inplace.optimize",
     "save": "drystone.copies",
 }
 
@@ -132,7 +132,9 @@ if TYPE_CHECKING:  # for editors and type checkers
     from drystone.conductor import optimize
     from drystone.copies import load, save
     from drystone.generation.cache import Cache
-    from drystone.inplace import explain, optimize_, optimizing, restore
+    from drystone.inplace.explanation import explain
+    from drystone.inplace.optimize import optimize_, restore
+    from drystone.inplace.recording import optimizing
     from drystone.profiling import profile
     from drystone.serving.generation import GenerationPool
     from drystone.serving.pool import Pool

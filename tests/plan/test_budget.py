@@ -17,7 +17,8 @@ from drystone.capture.export import capture
 from drystone.graph.build import build
 from drystone.graph.graph import Graph
 from drystone.graph.ops import Conv, Linear
-from drystone.inplace import FIRST_CALL_SECONDS, explain
+from drystone.inplace.explanation import explain
+from drystone.inplace.state import FIRST_CALL_SECONDS
 from drystone.passes import simplify
 from drystone.plan.assembled import Assembled
 from drystone.plan.autotune import Planner

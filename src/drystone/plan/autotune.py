@@ -69,7 +69,7 @@ FEWEST_OTHERS = 3
 OUTLYING_SECONDS = 20e-6
 MIGHT_WIN = 2.0
 
-# Runs a program a few times; gives the seconds of its records, one list a run. A hopeless one ends early: one run, its first records.
+# Runs a program a few times; gives the seconds of its records, one list a run. A hopeless one has one run, of its first records.
 Measure = Callable[[Assembled], list[list[float]]]
 # Is told what is being done, and the seconds that are left, where that can be said.
 Say = Callable[[str, float | None], None]

@@ -1,222 +1,40 @@
-"""Optimisation in place: ``optimize_``, ``restore`` and ``optimizing``.
-
-Only the instance's attribute ``forward`` changes. Class, hooks, weights and the methods that call ``forward`` are the module's own.
-"""
+"""A module that is optimised in place: its own ``forward``, its programs, and the choice between them at each call."""
 
 from __future__ import annotations
 
 import copy
-import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from functools import partial, update_wrapper, wraps
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import MethodType
-from typing import Any, Literal, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.utils.rnn import PackedSequence
 
 from drystone.capture.alone import own_warnings
 from drystone.capture.hooks import GLOBAL_HOOKS
-from drystone.capture.isolated import can_be_captured_beside_calls, cloned_call, tensors_of, version_of
-from drystone.capture.kept_modules import Choice, chosen_modules
+from drystone.capture.isolated import can_be_captured_beside_calls, tensors_of, version_of
 from drystone.capture.module_tree import bare
 from drystone.capture.signature import Form, form_of
 from drystone.conductor import optimize
-from drystone.eager import script
-from drystone.errors import (
-    CaptureError,
-    DrystoneWarning,
-    InputError,
-    UnsupportedError,
-    WeightsChangedError,
-    warn,
-)
+from drystone.errors import CaptureError, DrystoneWarning, InputError, UnsupportedError, WeightsChangedError, warn
 from drystone.forks import Lock
-from drystone.options import check_options, example_call
+from drystone.inplace.calls import are_taken, sizes_of_call, takes
+from drystone.inplace.forward import NAME, replacement, uninstall
 from drystone.preparer import programs_of
 from drystone.runtime.background import Background, waiting, waits
-from drystone.runtime.explain import Explanation, PartedExplanation
 from drystone.runtime.module import MAX_OTHERS, OptimizedModule, interface_of, keep_state_in
 from drystone.runtime.parts import PartedModule
-from drystone.runtime.programs import MAX_PROGRAMS
-from drystone.runtime.proxy import ModuleProxy, checked_tensors
-from drystone.runtime.recurrent import RecurrentForward, is_recurrent
+from drystone.runtime.proxy import checked_tensors
+from drystone.runtime.recurrent import RecurrentForward
 from drystone.runtime.traced_calls import is_traced
 from drystone.runtime.watch import Watch
 from drystone.sources.whole import another, for_one_form
 from drystone.thread_flag import ThreadFlag
 
-Model = TypeVar("Model", bound=nn.Module)
-
 # Autotuning at a call that was not asked to prepare anything takes no longer: it is to serve other such calls, but nobody knows how
 # many. Most of the gain is in what is measured first.
 FIRST_CALL_SECONDS = 3.0
-
-# The attribute of a module that holds its programs.
-_NAME = "_drystone"
-
-
-def optimize_(
-    model: Model,
-    example_inputs: tuple[Any, ...] | torch.Tensor | PackedSequence | None = None,
-    *,
-    example_kwargs: dict[str, Any] | None = None,
-    dtype: torch.dtype | None = None,
-    keep_fp32: Sequence[Choice] | Choice | None = None,
-    dynamic_shapes: Any = None,
-    accuracy: Literal["default", "strict"] = "default",
-    tuning: Literal["measure", "estimate"] | float = "measure",
-    capture: Literal["auto", "whole"] = "auto",
-    strict: bool = False,
-    formats: str | None = None,
-    new_shapes: Literal["wait", "background"] = "wait",
-) -> Model:
-    """Optimise ``model`` in place, and return it. ``restore(model)`` undoes it.
-
-    Its ``forward`` is replaced, or that of its parts if it can't be captured whole. All else is its own: class, attributes,
-    ``state_dict()``, hooks, and all methods that call it. Without an example it is prepared at its
-    first call, for the arguments of that call. If a method calls submodules instead (``encode_image`` the image encoder), each of
-    these is prepared at its own first call. Calls of other sizes get programs as with ``optimize``. Calls with other keywords or
-    another structure are captured for themselves, eight at most. Further ones run eagerly, as do calls that can't be captured; a
-    DrystoneWarning says so once.
-
-    The original runs in training mode, under autocast, if the result needs a gradient (use ``torch.inference_mode()`` or
-    ``torch.no_grad()``), while submodules have new hooks, and while it is traced or transformed. Changed weights are taken over by
-    the second call that finds them the same. A new value of a number, string or switch among the attributes, or a new submodule
-    or parameter, leads to a new program. Changes inside other objects (a ``config``) go unnoticed until the next ``optimize_``.
-
-    ``copy.deepcopy`` returns a module that prepares itself at its first call. Pickles and ``torch.save`` hold the original module.
-
-    Args:
-        model: any ``nn.Module`` on the CPU. A TorchScript module gets a subclass of its class, which calls the program.
-        example_inputs: a call to prepare for now, as for ``optimize``. The other arguments are as for ``optimize`` too. With
-            ``new_shapes="background"`` the first call does not wait either, but for that of a TorchScript module. Without an
-            example, ``tuning="measure"`` takes at most 3 seconds of a first call.
-
-    Raises:
-        InputError: ``model`` comes from ``optimize``; an argument is out of range.
-        CaptureError, UnsupportedError: as ``optimize`` raises for the example. The model is unchanged then.
-
-    >>> model = optimize_(nn.Linear(4, 2).eval())
-    >>> with torch.inference_mode():
-    ...     model(torch.ones(1, 4)).shape
-    torch.Size([1, 2])
-    """
-    if isinstance(model, ModuleProxy):
-        raise InputError(f"optimize_: this {type(model).__name__} is prepared already; take the model itself")
-    if isinstance(model, torch.jit.ScriptModule) and not isinstance(model, torch.jit.RecursiveScriptModule):
-        raise InputError(
-            "optimize_: what torch.jit.trace gives has no place for it; take torch.jit.freeze of it, or drystone.optimize"
-        )
-    check_options(dtype, accuracy, tuning, capture, formats, new_shapes, dynamic_shapes=dynamic_shapes)
-    if capture == "eager":
-        raise InputError('optimize_: capture="eager" runs on a copy of the model; use drystone.optimize for it')
-    options = {
-        "dtype": dtype,
-        "keep_fp32": chosen_modules(model, keep_fp32),
-        "dynamic_shapes": dynamic_shapes,
-        "accuracy": accuracy,
-        "tuning": tuning,
-        "capture": capture,
-        "strict": strict,
-        "formats": formats,
-        "new_shapes": new_shapes,
-    }
-    restore(model)
-    prepare: Callable[..., None]
-    if isinstance(model, torch.jit.ScriptModule):
-        prepare = script.install(model, partial(optimize, **options | {"keep_fp32": None}))
-    else:
-        first_calls = _FirstCalls()
-        prepare = _install(model, options, first_calls).prepare
-        _await_calls_inside(model, options | {"dynamic_shapes": None}, first_calls)
-    if example_inputs is not None or example_kwargs:
-        try:
-            prepare(*example_call(example_inputs, example_kwargs))
-        except BaseException:
-            restore(model)
-            raise
-    return model
-
-
-def restore(model: Model) -> Model:
-    """Undo ``optimize_`` for ``model`` and all modules inside it."""
-    for module in model.modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            script.uninstall(module)
-        else:
-            _uninstall(module)
-    return model
-
-
-@dataclass
-class InPlaceExplanation:
-    """The explanations of a model optimised in place, by the qualified name of each optimised module.
-
-    A module has one for each form of its calls. A module that can't be captured whole has the explanation of its parts.
-    ``preparing`` has the names of those that are being captured in the background.
-    """
-
-    modules: dict[str, list[Explanation | PartedExplanation]]
-    preparing: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        shown = [f"{name or 'the model'}:\n{explanation}" for name, each in self.modules.items() for explanation in each]
-        shown += [f"{name or 'the model'} is being captured in the background" for name in self.preparing]
-        return "\n\n".join(shown) or "nothing is prepared yet: the first call prepares it"
-
-
-def explain(model: nn.Module) -> InPlaceExplanation:
-    """Explain the programs that ``optimize_`` has made in ``model`` so far.
-
-    >>> model = optimize_(nn.Linear(4, 2).eval(), torch.ones(1, 4), tuning="estimate")
-    >>> list(explain(model).modules)
-    ['']
-    """
-    found: dict[str, list[Explanation | PartedExplanation]] = {}
-    preparing = []
-    for name, module in model.named_modules():
-        state = vars(module).get(_NAME)
-        if isinstance(state, InPlace):
-            made = [fast.explain() for fast in state.fast]
-            found[name] = [state.parts.explain(), *made] if state.parts else [*made]
-            preparing += [name] if state.background and state.background.preparing else []
-        elif state is not None and state.fast is not None:
-            found[name] = [state.fast.explain()]
-    return InPlaceExplanation({name: each for name, each in found.items() if each}, preparing)
-
-
-@contextmanager
-def optimizing(model: Model, **options: Any) -> Iterator[Model]:
-    """``optimize_`` for the calls in a ``with`` block. They run eagerly and are recorded; the end of the block prepares for them.
-
-    If the block does not call the model itself, but a method that calls ``self.encoder(x)``, the outermost called modules are
-    optimised. ``options`` are those of ``optimize_``. If the block raises, the model stays as it was.
-
-    Raises ``InputError`` if the block calls no module of the model in eval mode.
-
-    >>> model = nn.Sequential(nn.Linear(4, 2)).eval()
-    >>> with optimizing(model, tuning="estimate"), torch.no_grad():
-    ...     y = model(torch.ones(1, 4))
-    """
-    restore(model)
-    recorder = _Recorder(model)
-    try:
-        yield model
-    finally:
-        recorder.remove()
-    if not recorder.calls:
-        raise InputError(f"optimizing: the block has called neither the {type(model).__name__} nor a module inside it in eval mode")
-    called = [module for module in model.modules() if module in recorder.calls]  # outer ones first
-    for module in called:
-        optimize_(module, **options)
-        state: InPlace = vars(module)[_NAME]
-        for args, kwargs in recorder.calls[module]:
-            state.warm_up(args, kwargs)
-
 
 # Why a call has no program.
 _REFUSALS = (InputError, CaptureError, UnsupportedError, DrystoneWarning)
@@ -249,7 +67,7 @@ class InPlace:
     )
 
     def __init__(
-        self, module: nn.Module, own: Callable[..., Any] | None, options: dict[str, Any], first_calls: _FirstCalls | None
+        self, module: nn.Module, own: Callable[..., Any] | None, options: dict[str, Any], first_calls: FirstCalls | None
     ) -> None:
         """``own``: the instance's former ``forward`` attribute. ``first_calls``: those that it waits for; None for a part."""
         self.module, self.own, self.options = module, own, options
@@ -317,14 +135,14 @@ class InPlace:
         """Whether this module, called from outside for the first time, is to be prepared. Those inside it do not wait any more."""
         first_calls, self.first_calls = self.first_calls, None
         for module in self.module.modules():
-            state = vars(module).get(_NAME)
+            state = vars(module).get(NAME)
             if module is not self.module and isinstance(state, InPlace) and state.first_calls is not None:
-                _uninstall(module)
+                uninstall(module)
         if first_calls is None or first_calls.left > 0:
             if first_calls is not None:
                 first_calls.left -= 1
             return True
-        _uninstall(self.module)
+        uninstall(self.module)
         return False
 
     def _runs_original(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -385,12 +203,12 @@ class InPlace:
         return [(tensor.data_ptr(), version_of(tensor)) for tensor in tensors]
 
     def _refuse(self, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception) -> None:
-        if not _are_taken(args, kwargs):
+        if not are_taken(args, kwargs):
             return
         if self.options["strict"]:
             raise error
         kind = form_of(args, kwargs)
-        self.refused.add((kind, _sizes(args, kwargs)))
+        self.refused.add((kind, sizes_of_call(args, kwargs)))
         if kind in self.kinds:
             programs_of(self.kinds[kind]).source.singles -= 1
         else:
@@ -415,20 +233,20 @@ class InPlace:
 
     def _known(self, kind: Form, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OptimizedModule | None:
         """What runs calls of this form, if there is anything."""
-        if self.refused and (kind, _sizes(args, kwargs)) in self.refused:
+        if self.refused and (kind, sizes_of_call(args, kwargs)) in self.refused:
             return None
         if (known := self.kinds.get(kind)) is not None or self.busy or self.captures > 1 + MAX_OTHERS:
             return known
         kinds = self.kinds
         for fast in list(self.fast):
-            if _takes(fast, args, kwargs):  # though it was made for a call of another form
+            if takes(fast, args, kwargs):  # though it was made for a call of another form
                 return kinds.setdefault(kind, fast)
         return None
 
     def _may_capture(self, kind: Form, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        if self.busy or self.captures > 1 + MAX_OTHERS or (kind, _sizes(args, kwargs)) in self.refused:
+        if self.busy or self.captures > 1 + MAX_OTHERS or (kind, sizes_of_call(args, kwargs)) in self.refused:
             return False
-        if self.parts or self.layers or not _are_taken(args, kwargs):
+        if self.parts or self.layers or not are_taken(args, kwargs):
             return False
         if self.captures > MAX_OTHERS:
             self.captures += 1  # no more questions
@@ -482,7 +300,7 @@ class InPlace:
             parted = isinstance(made, PartedModule)
             # Buffers that change at each call are in no part.
             count = len(watch.parameters) if parted else None
-            restored = vars(self.module).get(_NAME) is not self
+            restored = vars(self.module).get(NAME) is not self
             if restored or kinds is not self.kinds or watch.change() or weights[:count] != self._weights()[:count]:
                 return None
             if parted:
@@ -510,7 +328,7 @@ class InPlace:
     def _twin(self) -> nn.Module:
         """The module to optimise: another object on the same weights and submodules, with the original ``forward`` and no hooks."""
         made = bare(self.module)
-        vars(made).pop(_NAME)
+        vars(made).pop(NAME)
         vars(made).pop("forward")
         if self.own:
             vars(made)["forward"] = self.own
@@ -538,7 +356,7 @@ class InPlace:
                 forward.look_at(self.module)
                 self.parts, self.layers = None, forward
                 continue
-            state = _install(module, self.options | {"dynamic_shapes": None}, None)
+            state = install(module, self.options | {"dynamic_shapes": None}, None)
             if isinstance(forward, RecurrentForward):
                 state.layers = forward
                 continue
@@ -553,126 +371,17 @@ class InPlace:
                     state.captures += 1
 
 
-class _FirstCalls:
+class FirstCalls:
     """Of a model, and of the modules inside it, which its other methods may call: so many are prepared, as they come."""
 
     def __init__(self) -> None:
         self.left = 1 + MAX_OTHERS
 
 
-def _install(module: nn.Module, options: dict[str, Any], first_calls: _FirstCalls | None) -> InPlace:
-    _uninstall(module)
+def install(module: nn.Module, options: dict[str, Any], first_calls: FirstCalls | None) -> InPlace:
+    uninstall(module)
     own = vars(module).get("forward")
     state = InPlace(module, own, options, first_calls)
-    vars(module)[_NAME] = state
-    vars(module)["forward"] = MethodType(_forward(module, own), module)
+    vars(module)[NAME] = state
+    vars(module)["forward"] = MethodType(replacement(module, own), module)
     return state
-
-
-def _await_calls_inside(model: nn.Module, options: dict[str, Any], first_calls: _FirstCalls) -> None:
-    """Have the modules inside prepare themselves, if it is they who are called.
-
-    Not single layers: a program of one operator is no faster than eager, and takes as long to make as another.
-    """
-    for module in model.modules():
-        if module is model or isinstance(module, (torch.jit.ScriptModule, ModuleProxy)):
-            continue
-        layers = next(module.children(), None) is not None or is_recurrent(module)
-        if layers and next(module.parameters(), None) is not None:
-            _install(module, options, first_calls)
-
-
-def _forward(module: nn.Module, own: Callable[..., Any] | None) -> Callable[..., Any]:
-    """The replacement of the method ``forward``. Bound to a copy of the module, it is the original."""
-
-    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        # First: those that trace read on here.
-        state = None if is_traced() else vars(self).get(_NAME)
-        if state is None or state.module is not self:
-            return own(*args, **kwargs) if own else type(self).forward(self, *args, **kwargs)
-        return state.call(args, kwargs)
-
-    update_wrapper(forward, own or type(module).forward)
-    setattr(forward, _NAME, True)
-    forward.__name__ = "forward"  # by which pickle finds the class's
-    with suppress(TypeError, ValueError):  # a function without a signature
-        this = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
-        signature = inspect.signature(own or MethodType(type(module).forward, module))
-        parameters = list(signature.parameters.values())
-        if "self" in signature.parameters:
-            this = this.replace(name="_self")
-        forward.__signature__ = signature.replace(parameters=[this, *parameters])  # type: ignore[attr-defined]
-    return forward
-
-
-def _uninstall(module: nn.Module) -> None:
-    held = vars(module)
-    state = held.get(_NAME)
-    if _NAME in held and (state is None or isinstance(state, InPlace)):  # None: it comes from a pickle
-        held.pop(_NAME, None)  # another thread may do the same
-        forward = held.get("forward")
-        if not isinstance(forward, MethodType) or (state and not hasattr(forward, _NAME)):
-            return  # someone has put another in its place since
-        if state and state.own:
-            held["forward"] = state.own
-        else:
-            held.pop("forward", None)
-
-
-class _Recorder:
-    """Records the calls of a model's outermost modules, until ``remove``."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.calls: dict[nn.Module, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {}
-        self.known: set[Any] = set()
-        self.here = ThreadFlag()  # of a thread inside a call
-        self.own = {module: vars(module).get("forward") for module in model.modules()}
-        for module in self.own:
-            if not isinstance(module, (torch.jit.ScriptModule, ModuleProxy)):
-                vars(module)["forward"] = self._noting(module, module.forward)
-
-    def remove(self) -> None:
-        for module, own in self.own.items():
-            if own is not None:
-                vars(module)["forward"] = own
-            else:
-                vars(module).pop("forward", None)
-
-    def _noting(self, module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
-        @wraps(forward)
-        def noted(*args: Any, **kwargs: Any) -> Any:
-            if self.here or module.training or is_traced():
-                return forward(*args, **kwargs)
-            self.note(module, args, kwargs)
-            with self.here:
-                return forward(*args, **kwargs)
-
-        return noted
-
-    def note(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        key = module, form_of(args, kwargs), _sizes(args, kwargs)
-        calls = self.calls.setdefault(module, [])
-        if key not in self.known and len(calls) < MAX_PROGRAMS:
-            self.known.add(key)
-            calls.append(cloned_call(args, kwargs))
-
-
-def _sizes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[torch.Size, ...]:
-    return tuple(tensor.shape for tensor in tensors_of(args, kwargs))
-
-
-def _takes(fast: OptimizedModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    try:
-        fast._checked(args, kwargs)
-    except InputError:
-        return False
-    return True
-
-
-def _are_taken(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether programs can read these tensors: on the CPU, with memory."""
-    try:
-        checked_tensors(args, kwargs)
-    except InputError:
-        return False
-    return True

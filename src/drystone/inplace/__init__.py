@@ -1,0 +1,1 @@
+"""Optimisation in place: ``optimize_``, ``restore``, ``optimizing`` and ``explain``."""
