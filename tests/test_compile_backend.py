@@ -176,7 +176,8 @@ def test_options(compiled: Any, graphs: list[CompiledGraph]) -> None:
     result = compiled(model, {"dtype": torch.bfloat16})(x)
     Reference(model, (x,)).check_bfloat16(result)
     assert result.dtype == torch.float32
-    assert any(step.dtype == "bfloat16" for step in graphs[0].explain()[0].steps)
+    computes_bfloat16 = not {"avx512_bf16", "amx_bf16"}.isdisjoint(native.features())  # else float32 may be faster
+    assert any(step.dtype == "bfloat16" for step in graphs[0].explain()[0].steps) or not computes_bfloat16
 
 
 @pytest.mark.parametrize(

@@ -72,13 +72,20 @@ def test_the_error_is_that_of_the_converted_graph() -> None:
         assert found.error == pytest.approx(recipes.relative_error([given], [expected]), rel=1e-3), recipe.name
 
 
-def test_first_and_last_layer_stay_floats_where_it_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("recipe", [recipes.STATIC[0], recipes.DYNAMIC], ids=lambda recipe: recipe.name)
+def test_first_and_last_layer_stay_floats_where_it_helps(monkeypatch: pytest.MonkeyPatch, recipe: recipes.Recipe) -> None:
     model, found = layers(recipes.ENDS_OF), {}
+    monkeypatch.setattr(recipes, "STATIC", (recipe,) if recipe.chosen else ())
+    monkeypatch.setattr(recipes, "DYNAMIC", recipe)
     for gain in (0.0, 1e9):
         monkeypatch.setattr(recipes, "ENDS_GAIN", gain)
         found[gain] = quantise(capture(model, SAMPLES[0][0]), SAMPLES, (), None, lambda *_: None)
     assert found[1e9].recipe == f"{found[0.0].recipe}, first and last layer kept"
-    assert found[1e9].error < found[0.0].error
+    expected = [model(*args) for args, _ in SAMPLES]
+    for each in found.values():
+        assert each.error == pytest.approx(
+            recipes.relative_error([[each.module(*args) for args, _ in SAMPLES]], [expected]), rel=1e-3
+        )
     assert len(codes_in(found[0.0].module)) == recipes.ENDS_OF
     kept = set(codes_in(found[0.0].module)) - set(codes_in(found[1e9].module))
     assert kept == {"0", str(2 * recipes.ENDS_OF - 2)}

@@ -138,8 +138,12 @@ class Observed:
         return [layer for layer in self.layers() if module_of(layer) in names]
 
     def convertible(self, chosen: Range | None) -> fx.GraphModule:
-        """With the observers that convert_pt2e reads."""
+        """With the observers that convert_pt2e reads, which would look for those of products that are kept, too."""
         self._put(self._chosen(chosen))
+        observed = set(self.layers())
+        for layer in self._products():
+            if layer not in observed:
+                layer.meta.pop("quantization_annotation", None)
         self.graph.graph.eliminate_dead_code()
         self.graph.recompile()
         return self.graph
