@@ -25,8 +25,7 @@ namespace drystone::DRYSTONE_ISA {
 namespace {
 
 constexpr int W = kFloats;
-constexpr int kGroup = kVectorBytes == 64 ? 14 : 6;  // tiles multiplied together
-constexpr int64_t kRun = 64;                         // channels summed in one go: float32 sums of sums stay more accurate
+constexpr int64_t kRun = 64;  // channels summed in one go: float32 sums of sums stay more accurate
 
 template <int m>
 struct Floating {
@@ -36,8 +35,43 @@ struct Floating {
 
   static int64_t apart(int64_t tiles, int64_t channels) { return tiles * channels + winograd_gap; }
   void transform_inputs(int64_t first, int64_t tiles, Range items, int64_t tap, float* v) const;
-  void multiply(int64_t tiles, const float* v, const float* u, int64_t vectors, bool opens, float* products, const float* ahead) const;
   void transform_outputs(int64_t first, int64_t tiles, int64_t begin, int64_t vectors, const float* products, int64_t stride) const;
+
+  // The products of `Tiles` tiles with a panel of `Vectors` vectors of output channels, summed over runs of kRun channels first. opens:
+  // whether sums holds none yet. ahead: what to fetch meanwhile, `step` floats a channel.
+  template <int Tiles, int Vectors>
+  static void multiply_group(const float* v, int64_t v_stride, const float* u, int64_t channels, bool opens, float* sums,
+                             int64_t sums_stride, const float* ahead, int64_t step) {
+    for (int64_t run = 0; run < channels; run += kRun) {
+      Lanes sum[Tiles][Vectors] = {};
+      for (int64_t block = run; block < least(channels, run + kRun); block += W) {
+#pragma GCC unroll 4
+        for (int c = 0; c < W; c++) {
+          Lanes weight[Vectors];
+#pragma GCC unroll 2
+          for (int j = 0; j < Vectors; j++) weight[j] = load<W>(u + (c * Vectors + j) * W);
+          __builtin_prefetch(ahead + c * step, 0, 2);
+#pragma GCC unroll 14
+          for (int t = 0; t < Tiles; t++) {
+            const float x = v[t * W + c];
+#pragma GCC unroll 2
+            for (int j = 0; j < Vectors; j++) sum[t][j] += weight[j] * x;
+          }
+        }
+        v += v_stride;
+        u += W * Vectors * W;
+        ahead += W * step;
+      }
+#pragma GCC unroll 14
+      for (int t = 0; t < Tiles; t++) {
+#pragma GCC unroll 2
+        for (int j = 0; j < Vectors; j++) {
+          float* to = sums + j * sums_stride + t * W;
+          store<W>(to, run == 0 && opens ? sum[t][j] : load<W>(to) + sum[t][j]);
+        }
+      }
+    }
+  }
 };
 
 // Items [begin, end) of a block, an item being one vector of channels of one tile, of the slices that the tap reads.
@@ -57,72 +91,10 @@ void Floating<m>::transform_inputs(int64_t first, int64_t tiles, Range items, in
   }
 }
 
-// The products of `Tiles` tiles with a panel of `Vectors` vectors of output channels, summed over runs of kRun channels first. opens:
-// whether m holds no sums yet. ahead: what to fetch meanwhile, `step` floats a channel.
-template <int Tiles, int Vectors>
-void multiply_group(const float* v, int64_t v_stride, const float* u, int64_t channels, bool opens, float* m, int64_t m_stride,
-                    const float* ahead, int64_t step) {
-  for (int64_t run = 0; run < channels; run += kRun) {
-    Lanes sum[Tiles][Vectors] = {};
-    for (int64_t block = run; block < least(channels, run + kRun); block += W) {
-#pragma GCC unroll 4
-      for (int c = 0; c < W; c++) {
-        Lanes weight[Vectors];
-#pragma GCC unroll 2
-        for (int j = 0; j < Vectors; j++) weight[j] = load<W>(u + (c * Vectors + j) * W);
-        __builtin_prefetch(ahead + c * step, 0, 2);
-#pragma GCC unroll 14
-        for (int t = 0; t < Tiles; t++) {
-          const float x = v[t * W + c];
-#pragma GCC unroll 2
-          for (int j = 0; j < Vectors; j++) sum[t][j] += weight[j] * x;
-        }
-      }
-      v += v_stride;
-      u += W * Vectors * W;
-      ahead += W * step;
-    }
-#pragma GCC unroll 14
-    for (int t = 0; t < Tiles; t++) {
-#pragma GCC unroll 2
-      for (int j = 0; j < Vectors; j++) {
-        float* to = m + j * m_stride + t * W;
-        store<W>(to, run == 0 && opens ? sum[t][j] : load<W>(to) + sum[t][j]);
-      }
-    }
-  }
-}
-
-template <int Tiles, int Vectors>
-inline void multiply_some(int64_t tiles, const float* v, int64_t v_stride, const float* u, int64_t channels, bool opens, float* m,
-                          int64_t m_stride, const float* ahead, int64_t step) {
-  if (tiles == Tiles) return multiply_group<Tiles, Vectors>(v, v_stride, u, channels, opens, m, m_stride, ahead, step);
-  if constexpr (Tiles > 1) multiply_some<Tiles - 1, Vectors>(tiles, v, v_stride, u, channels, opens, m, m_stride, ahead, step);
-}
-
-// One point of a tap, one panel, all tiles of a block.
-template <int m>
-void Floating<m>::multiply(int64_t tiles, const float* v, const float* u, int64_t vectors, bool opens, float* products,
-                           const float* ahead) const {
-  const int64_t channels = args.in_channels;
-  const int64_t groups = ceil_div(tiles, kGroup), stride = tiles * W, step = vectors * W / groups;
-  for (int64_t g = 0; g < groups; g++) {
-    const Range r = share(tiles, g, groups);
-    const float* fetch = ahead + g * step * channels;
-    if (vectors == kPanel) {
-      multiply_some<kGroup, kPanel>(r.end - r.begin, v + r.begin * W, stride, u, channels, opens, products + r.begin * W, stride, fetch,
-                                    step);
-    } else {
-      multiply_some<kGroup, 1>(r.end - r.begin, v + r.begin * W, stride, u, channels, opens, products + r.begin * W, stride, fetch, step);
-    }
-  }
-}
-
 template <int m>
 void Floating<m>::transform_outputs(int64_t first, int64_t tiles, int64_t begin, int64_t vectors, const float* products,
                                     int64_t stride) const {
   const WinogradArgs& a = args;
-  constexpr int n = m + 2;
   for (int64_t t = 0; t < tiles; t++) {
     const Position at = position(a, first + t);
     const int64_t rows = least(m, a.out_height - at.row), columns = least(m, a.out_width - at.column);
@@ -132,18 +104,8 @@ void Floating<m>::transform_outputs(int64_t first, int64_t tiles, int64_t begin,
       const Lanes bias = a.bias ? load<W>(a.bias + c) : Lanes{};
       float* to = static_cast<float*>(a.output) + offset(a.out_map, at, c);
       if (columns == m) fetch_tile<m>(to + m * a.out_map.column, rows, a.out_map);
-      Lanes half[m][n], sums[m * m], y[m * m];
-#pragma GCC unroll 6
-      for (int j = 0; j < n; j++) {
-        Lanes s[n], e[m];
-#pragma GCC unroll 6
-        for (int i = 0; i < n; i++) s[i] = load<W>(from + (i * n + j) * stride);
-        Transform<m>::output(s, e);
-#pragma GCC unroll 4
-        for (int i = 0; i < m; i++) half[i][j] = e[i];
-      }
-#pragma GCC unroll 4
-      for (int i = 0; i < m; i++) Transform<m>::output(half[i], sums + i * m);
+      Lanes sums[m * m], y[m * m];
+      transform_back<m, Transform<m>>(from, stride, sums);
       if (all_finite<m>(sums)) [[likely]] {
 #pragma GCC unroll 16
         for (int i = 0; i < m * m; i++) y[i] = sums[i] + bias;

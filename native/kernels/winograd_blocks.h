@@ -1,7 +1,7 @@
 // How Winograd's convolution goes through its blocks of tiles, whatever it computes with.
 //
 // Method: with the members args, tile, Point (an element of transformed inputs and weights), and lanes (input channels transformed
-// together); transform_inputs, multiply and transform_outputs as called here, and apart, from a point to the next one of inputs.
+// together); transform_inputs, multiply_group and transform_outputs as called here, and apart, from a point to the next one of inputs.
 #pragma once
 
 #include <omp.h>
@@ -9,6 +9,36 @@
 #include "kernels/winograd_tiles.h"
 
 namespace drystone::DRYSTONE_ISA {
+
+constexpr int kGroup = kVectorBytes == 64 ? 14 : 6;  // tiles multiplied together
+
+template <class Method, int Vectors, int Tiles = kGroup>
+inline void multiply_some(int64_t tiles, const typename Method::Point* v, int64_t v_stride, const typename Method::Point* u,
+                          int64_t channels, bool opens, float* sums, int64_t sums_stride, const typename Method::Point* ahead,
+                          int64_t step) {
+  if (tiles == Tiles)
+    return Method::template multiply_group<Tiles, Vectors>(v, v_stride, u, channels, opens, sums, sums_stride, ahead, step);
+  if constexpr (Tiles > 1)
+    multiply_some<Method, Vectors, Tiles - 1>(tiles, v, v_stride, u, channels, opens, sums, sums_stride, ahead, step);
+}
+
+// One point of a tap, one panel, all tiles of a block.
+template <class Method>
+void multiply(int64_t tiles, const typename Method::Point* v, const typename Method::Point* u, int64_t channels, int64_t vectors,
+              bool opens, float* products, const typename Method::Point* ahead) {
+  const int64_t groups = ceil_div(tiles, kGroup), step = vectors * kFloats / groups;
+  const int64_t v_stride = tiles * Method::lanes, stride = tiles * kFloats;
+  for (int64_t g = 0; g < groups; g++) {
+    const Range r = share(tiles, g, groups);
+    const auto *from = v + r.begin * Method::lanes, *fetch = ahead + g * step * channels;
+    float* to = products + r.begin * kFloats;
+    if (vectors == kPanel) {
+      multiply_some<Method, kPanel>(r.end - r.begin, from, v_stride, u, channels, opens, to, stride, fetch, step);
+    } else {
+      multiply_some<Method, 1>(r.end - r.begin, from, v_stride, u, channels, opens, to, stride, fetch, step);
+    }
+  }
+}
 
 // The output channels of some panels, for a block whose inputs are transformed. Of several taps the last one closes the sums, which
 // the products keep from tap to tap: the panels are a single chunk then.
@@ -30,8 +60,8 @@ void convolve_panels(const Method& method, int64_t first, int64_t tiles, Range p
                             : point + 1 < points ? weights(chunk, tap, point + 1)
                             : end < panels.end   ? weights(end, tap, 0)
                                                  : weights(panels.begin, (tap + 1) % a.taps, 0);
-        method.multiply(tiles, v + point * v_stride, weights(panel, tap, point), panel_width(a, panel), tap == 0,
-                        products + point * stride + (panel - chunk) * kPanel * tiles * kFloats, ahead);
+        multiply<Method>(tiles, v + point * v_stride, weights(panel, tap, point), a.in_channels, panel_width(a, panel), tap == 0,
+                         products + point * stride + (panel - chunk) * kPanel * tiles * kFloats, ahead);
       }
     }
     if (tap + 1 == a.taps) method.transform_outputs(first, tiles, chunk * kPanel * kFloats, vectors, products, stride);

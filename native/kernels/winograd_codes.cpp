@@ -26,8 +26,7 @@ namespace drystone::DRYSTONE_ISA {
 namespace {
 
 constexpr int W = kFloats, kCodes = winograd_codes;
-constexpr int kGroup = kVectorBytes == 64 ? 14 : 6;  // tiles multiplied together
-constexpr int64_t kRun = 64;                         // channels whose sums fit int32
+constexpr int64_t kRun = 64;  // channels whose sums fit int32
 
 using Words = Vector<int16_t, kCodes>;
 
@@ -79,50 +78,6 @@ inline Ints products_of(Ints x, Ints weights) {
 #endif
 }
 
-// As Floating's multiply_group, of pairs of channels.
-template <int Tiles, int Vectors>
-void multiply_group(const int16_t* v, int64_t v_stride, const int16_t* u, int64_t channels, bool opens, float* m, int64_t m_stride,
-                    const int16_t* ahead, int64_t step) {
-  for (int64_t run = 0; run < channels; run += kRun) {
-    Ints sum[Tiles][Vectors] = {};
-    for (int64_t block = run; block < least(channels, run + kRun); block += kCodes) {
-#pragma GCC unroll 4
-      for (int c = 0; c < kCodes; c += 2) {
-        Ints weight[Vectors];
-#pragma GCC unroll 2
-        for (int j = 0; j < Vectors; j++) weight[j] = (Ints)load_raw<2 * W>(u + (c * Vectors + j * 2) * W);
-        __builtin_prefetch(ahead + c * step, 0, 2);
-#pragma GCC unroll 14
-        for (int t = 0; t < Tiles; t++) {
-          int32_t pair;
-          __builtin_memcpy(&pair, v + t * kCodes + c, sizeof pair);
-#pragma GCC unroll 2
-          for (int j = 0; j < Vectors; j++) sum[t][j] += products_of(Ints{} + pair, weight[j]);
-        }
-      }
-      v += v_stride;
-      u += kCodes * Vectors * W;
-      ahead += kCodes * step;
-    }
-#pragma GCC unroll 14
-    for (int t = 0; t < Tiles; t++) {
-#pragma GCC unroll 2
-      for (int j = 0; j < Vectors; j++) {
-        float* to = m + j * m_stride + t * W;
-        const Floats sums = __builtin_convertvector(sum[t][j], Floats);
-        store<W>(to, run == 0 && opens ? sums : load<W>(to) + sums);
-      }
-    }
-  }
-}
-
-template <int Tiles, int Vectors>
-inline void multiply_some(int64_t tiles, const int16_t* v, int64_t v_stride, const int16_t* u, int64_t channels, bool opens, float* m,
-                          int64_t m_stride, const int16_t* ahead, int64_t step) {
-  if (tiles == Tiles) return multiply_group<Tiles, Vectors>(v, v_stride, u, channels, opens, m, m_stride, ahead, step);
-  if constexpr (Tiles > 1) multiply_some<Tiles - 1, Vectors>(tiles, v, v_stride, u, channels, opens, m, m_stride, ahead, step);
-}
-
 template <int m>
 struct OfCodes {
   using Point = int16_t;
@@ -144,27 +99,12 @@ struct OfCodes {
     const WinogradArgs& a = args;
     const auto [image, slice, top, left] = patch.at;
     const uint8_t* in = static_cast<const uint8_t*>(a.input) + offset(a.in_map, {image, slice, top, left}, c);
-    Words half[n][n];
-#pragma GCC unroll 6
-    for (int j = 0; j < n; j++) {
-      Words d[n], e[n];
-#pragma GCC unroll 6
-      for (int i = 0; i < n; i++) {
-        const int64_t h = top + i, w = left + j;
-        const bool exists = patch.inside || (h >= 0 && h < a.in_height && w >= 0 && w < a.in_width);
-        d[i] = exists ? loaded(in + i * a.in_map.row + j * a.in_map.column, flip) : Words{};
-      }
-      IntegerTransform<m>::input(d, e);
-#pragma GCC unroll 6
-      for (int i = 0; i < n; i++) half[i][j] = e[i];
-    }
-#pragma GCC unroll 6
-    for (int i = 0; i < n; i++) {
-      Words e[n];
-      IntegerTransform<m>::input(half[i], e);
-#pragma GCC unroll 6
-      for (int j = 0; j < n; j++) store_raw(to + (i * n + j) * stride, e[j]);
-    }
+    const auto pixel = [&](int i, int j) {
+      const int64_t h = top + i, w = left + j;
+      const bool exists = patch.inside || (h >= 0 && h < a.in_height && w >= 0 && w < a.in_width);
+      return exists ? loaded(in + i * a.in_map.row + j * a.in_map.column, flip) : Words{};
+    };
+    transform_tile<m, IntegerTransform<m>>(pixel, [&](int i, int j, const Words& x) { store_raw(to + (i * n + j) * stride, x); });
   }
 
   void transform_inputs(int64_t first, int64_t tiles, Range items, int64_t, int16_t* v) const {
@@ -185,17 +125,39 @@ struct OfCodes {
     }
   }
 
-  void multiply(int64_t tiles, const int16_t* v, const int16_t* u, int64_t vectors, bool opens, float* products,
-                const int16_t* ahead) const {
-    const int64_t groups = ceil_div(tiles, kGroup), step = vectors * W / groups, channels = args.in_channels;
-    for (int64_t g = 0; g < groups; g++) {
-      const Range r = share(tiles, g, groups);
-      const int16_t *from = v + r.begin * kCodes, *fetch = ahead + g * step * channels;
-      float* to = products + r.begin * W;
-      if (vectors == kPanel) {
-        multiply_some<kGroup, kPanel>(r.end - r.begin, from, tiles * kCodes, u, channels, opens, to, tiles * W, fetch, step);
-      } else {
-        multiply_some<kGroup, 1>(r.end - r.begin, from, tiles * kCodes, u, channels, opens, to, tiles * W, fetch, step);
+  // As Floating's multiply_group, of pairs of channels.
+  template <int Tiles, int Vectors>
+  static void multiply_group(const int16_t* v, int64_t v_stride, const int16_t* u, int64_t channels, bool opens, float* results,
+                             int64_t results_stride, const int16_t* ahead, int64_t step) {
+    for (int64_t run = 0; run < channels; run += kRun) {
+      Ints sum[Tiles][Vectors] = {};
+      for (int64_t block = run; block < least(channels, run + kRun); block += kCodes) {
+#pragma GCC unroll 4
+        for (int c = 0; c < kCodes; c += 2) {
+          Ints weight[Vectors];
+#pragma GCC unroll 2
+          for (int j = 0; j < Vectors; j++) weight[j] = (Ints)load_raw<2 * W>(u + (c * Vectors + j * 2) * W);
+          __builtin_prefetch(ahead + c * step, 0, 2);
+#pragma GCC unroll 14
+          for (int t = 0; t < Tiles; t++) {
+            int32_t pair;
+            __builtin_memcpy(&pair, v + t * kCodes + c, sizeof pair);
+#pragma GCC unroll 2
+            for (int j = 0; j < Vectors; j++) sum[t][j] += products_of(Ints{} + pair, weight[j]);
+          }
+        }
+        v += v_stride;
+        u += kCodes * Vectors * W;
+        ahead += kCodes * step;
+      }
+#pragma GCC unroll 14
+      for (int t = 0; t < Tiles; t++) {
+#pragma GCC unroll 2
+        for (int j = 0; j < Vectors; j++) {
+          float* to = results + j * results_stride + t * W;
+          const Floats sums = __builtin_convertvector(sum[t][j], Floats);
+          store<W>(to, run == 0 && opens ? sums : load<W>(to) + sums);
+        }
       }
     }
   }
@@ -230,7 +192,6 @@ struct OfCodes {
 
   template <class To>
   void transform_outputs_to(int64_t first, int64_t tiles, int64_t begin, int64_t vectors, const float* products, int64_t stride) const {
-    constexpr int n = m + 2;
     const WinogradArgs& a = args;
     for (int64_t t = 0; t < tiles; t++) {
       const Position at = position(a, first + t);
@@ -240,18 +201,8 @@ struct OfCodes {
         const int64_t c = begin + vector * W;
         const Floats bias = a.bias ? load<W>(a.bias + c) : Floats{}, scale = load<W>(a.scales + c);
         To* to = static_cast<To*>(a.output) + offset(a.out_map, at, c);
-        Floats half[m][n], y[m * m];
-#pragma GCC unroll 6
-        for (int j = 0; j < n; j++) {
-          Floats s[n], e[m];
-#pragma GCC unroll 6
-          for (int i = 0; i < n; i++) s[i] = load<W>(from + (i * n + j) * stride);
-          IntegerTransform<m>::output(s, e);
-#pragma GCC unroll 4
-          for (int i = 0; i < m; i++) half[i][j] = e[i];
-        }
-#pragma GCC unroll 4
-        for (int i = 0; i < m; i++) IntegerTransform<m>::output(half[i], y + i * m);
+        Floats y[m * m];
+        transform_back<m, IntegerTransform<m>>(from, stride, y);
         if constexpr (sizeof(To) == 1) {
           if (direct) {
             put_directly(to, y, scale, bias, rows, columns);

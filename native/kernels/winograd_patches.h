@@ -16,24 +16,8 @@ inline void fetch_tile(const T* from, int64_t rows, const WinogradMap& map) {
 // A tile whose pixels lie `row` and `column` apart -> its points, `stride` apart.
 template <int m>
 inline void transform_input(const float* in, int64_t row, int64_t column, float* v, int64_t stride) {
-  constexpr int n = m + 2;
-  Lanes half[n][n];
-#pragma GCC unroll 6
-  for (int j = 0; j < n; j++) {
-    Lanes d[n], e[n];
-#pragma GCC unroll 6
-    for (int i = 0; i < n; i++) d[i] = load<kFloats>(in + i * row + j * column);
-    Transform<m>::input(d, e);
-#pragma GCC unroll 6
-    for (int i = 0; i < n; i++) half[i][j] = e[i];
-  }
-#pragma GCC unroll 6
-  for (int i = 0; i < n; i++) {
-    Lanes e[n];
-    Transform<m>::input(half[i], e);
-#pragma GCC unroll 6
-    for (int j = 0; j < n; j++) store<kFloats>(v + (i * n + j) * stride, e[j]);
-  }
+  transform_tile<m, Transform<m>>([&](int i, int j) { return load<kFloats>(in + i * row + j * column); },
+                                  [&](int i, int j, const Lanes& x) { store<kFloats>(v + (i * (m + 2) + j) * stride, x); });
 }
 
 // Where the inputs of a tile begin, and whether all of them exist; known: whether any does.

@@ -16,6 +16,48 @@ namespace drystone::DRYSTONE_ISA {
 
 using Lanes = Vector<float, kFloats>;
 
+// A tile of two dimensions by the one-dimensional transforms of `Of`; `pixel(i, j)`: a vector of it.
+template <int m, class Of, class Pixel, class Put>
+inline __attribute__((always_inline)) void transform_tile(Pixel pixel, Put put) {
+  constexpr int n = m + 2;
+  using Element = decltype(pixel(0, 0));
+  Element half[n][n];
+#pragma GCC unroll 6
+  for (int j = 0; j < n; j++) {
+    Element d[n], e[n];
+#pragma GCC unroll 6
+    for (int i = 0; i < n; i++) d[i] = pixel(i, j);
+    Of::input(d, e);
+#pragma GCC unroll 6
+    for (int i = 0; i < n; i++) half[i][j] = e[i];
+  }
+#pragma GCC unroll 6
+  for (int i = 0; i < n; i++) {
+    Element e[n];
+    Of::input(half[i], e);
+#pragma GCC unroll 6
+    for (int j = 0; j < n; j++) put(i, j, e[j]);
+  }
+}
+
+// Points, `stride` apart -> the m x m results.
+template <int m, class Of>
+inline __attribute__((always_inline)) void transform_back(const float* from, int64_t stride, Lanes* results) {
+  constexpr int n = m + 2;
+  Lanes half[m][n];
+#pragma GCC unroll 6
+  for (int j = 0; j < n; j++) {
+    Lanes s[n], e[m];
+#pragma GCC unroll 6
+    for (int i = 0; i < n; i++) s[i] = load<kFloats>(from + (i * n + j) * stride);
+    Of::output(s, e);
+#pragma GCC unroll 4
+    for (int i = 0; i < m; i++) half[i][j] = e[i];
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < m; i++) Of::output(half[i], results + i * m);
+}
+
 template <int m>
 struct Transform;
 
