@@ -76,17 +76,26 @@ template <int R, int C, bool Adds, int RowStep, int ChunkStep, class Right, clas
 inline void multiply_tile(Left<float, RowStep, ChunkStep> a, Right right, int64_t depth, float* c, int64_t c_stride, Meanwhile meanwhile) {
   Floats sums[R][C] = {};
   if constexpr (Adds) load_tile<R, C>(sums, c, c_stride);
-  for (int64_t d = 0; d < depth;) {
-    const auto* left = a.from(d);
-    for (const int64_t end = least(depth, d + kRun); d < end; d++, left++) {
-      Floats b[C];
+  const auto at = [&](const float* left, int64_t d) __attribute__((always_inline)) {
+    Floats b[C];
 #pragma GCC unroll 8
-      for (int j = 0; j < C; j++) b[j] = load_columns(right.at(d, j));
+    for (int j = 0; j < C; j++) b[j] = load_columns(right.at(d, j));
 #pragma GCC unroll 16
-      for (int r = 0; r < R; r++)
+    for (int r = 0; r < R; r++) {
+      const Floats value = all(left[r * RowStep]);
 #pragma GCC unroll 8
-        for (int j = 0; j < C; j++) sums[r][j] += left[r * RowStep] * b[j];
+      for (int j = 0; j < C; j++) multiply_add(sums[r][j], value, b[j]);
     }
+  };
+  int64_t d = 0;
+  for (; d + kRun <= depth; d += kRun) {
+    const auto* left = a.from(d);
+#pragma GCC unroll 8
+    for (int i = 0; i < kRun; i++) at(left + i, d + i);
+    meanwhile();
+  }
+  if (d < depth) {
+    for (const auto* left = a.from(d); d < depth; d++, left++) at(left, d);
     meanwhile();
   }
   store_tile<R, C>(sums, c, c_stride);

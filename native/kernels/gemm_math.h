@@ -8,6 +8,7 @@ namespace drystone::DRYSTONE_ISA {
 struct Float32 {
   using Sum = Lanes;
   static constexpr int step_bytes = 4;
+  static constexpr bool unrolls = true;
 
   template <int Rows, int Vectors>
   __attribute__((always_inline)) static inline void step(const char* x, const char* w, Lanes (&sum)[Rows][Vectors]) {
@@ -16,9 +17,9 @@ struct Float32 {
     for (int j = 0; j < Vectors; j++) weight[j] = load<kFloats>(reinterpret_cast<const float*>(w) + j * kFloats);
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; r++) {
-      const float value = *reinterpret_cast<const float*>(x + r * kChunkBytes);
+      const Lanes value = all(*reinterpret_cast<const float*>(x + r * kChunkBytes));
 #pragma GCC unroll 4
-      for (int j = 0; j < Vectors; j++) sum[r][j] += weight[j] * value;
+      for (int j = 0; j < Vectors; j++) multiply_add(sum[r][j], weight[j], value);
     }
   }
 };
@@ -27,6 +28,7 @@ struct Float32 {
 struct Widened {
   using Sum = Lanes;
   static constexpr int step_bytes = 8;
+  static constexpr bool unrolls = true;
 
   template <int Rows, int Vectors>
   __attribute__((always_inline)) static inline void step(const char* x, const char* w, Lanes (&sum)[Rows][Vectors]) {
@@ -41,9 +43,9 @@ struct Widened {
       }
 #pragma GCC unroll 16
       for (int r = 0; r < Rows; r++) {
-        const float value = *reinterpret_cast<const float*>(x + r * kChunkBytes + odd * 4);
+        const Lanes value = all(*reinterpret_cast<const float*>(x + r * kChunkBytes + odd * 4));
 #pragma GCC unroll 4
-        for (int j = 0; j < Vectors; j++) sum[r][j] += weight[j] * value;
+        for (int j = 0; j < Vectors; j++) multiply_add(sum[r][j], weight[j], value);
       }
     }
   }

@@ -11,8 +11,6 @@
 
 namespace drystone::DRYSTONE_ISA {
 
-using Floats = Vector<float, kFloats>;
-
 #ifdef __AVX512F__
 inline Floats fma(Floats a, Floats b, Floats c) { return (Floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
 // The second operand where one is NaN.
@@ -54,8 +52,6 @@ inline bool any(Vector<int32_t, kFloats> comparison) {
   return _mm256_movemask_ps((__m256)comparison) != 0;
 #endif
 }
-
-inline Floats all(float x) { return Floats{} + x; }
 
 template <typename... Rest>
 inline Floats polynomial(Floats x, float first, Rest... rest) {

@@ -22,6 +22,10 @@ struct VectorOf {
 template <class T, int W>
 using Vector = typename VectorOf<T, W>::type;
 
+using Floats = Vector<float, kFloats>;
+
+inline Floats all(float x) { return x - Floats{}; }  // x + 0 would not be x where that is -0
+
 template <int W, class T>
 inline Vector<T, W> load_raw(const T* from) {
   Vector<T, W> v;
@@ -64,6 +68,9 @@ template <int W>
 inline void store(uint16_t* to, const Vector<float, W>& v) {
   store_raw(to, to_bf16<W>(v));
 }
+
+// sum += a * b, in the sum's register: GCC itself would move sums between registers where many are unrolled.
+inline void multiply_add(Floats& sum, Floats a, Floats b) { __asm__("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b)); }
 
 // One element in plain loops, which the compiler vectorises itself.
 inline float load_one(const float* from) { return *from; }

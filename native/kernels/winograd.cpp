@@ -45,7 +45,7 @@ struct Floating {
     for (int64_t run = 0; run < channels; run += kRun) {
       Lanes sum[Tiles][Vectors] = {};
       for (int64_t block = run; block < least(channels, run + kRun); block += W) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int c = 0; c < W; c++) {
           Lanes weight[Vectors];
 #pragma GCC unroll 2
@@ -53,9 +53,9 @@ struct Floating {
           __builtin_prefetch(ahead + c * step, 0, 2);
 #pragma GCC unroll 14
           for (int t = 0; t < Tiles; t++) {
-            const float x = v[t * W + c];
+            const Lanes x = all(v[t * W + c]);
 #pragma GCC unroll 2
-            for (int j = 0; j < Vectors; j++) sum[t][j] += weight[j] * x;
+            for (int j = 0; j < Vectors; j++) multiply_add(sum[t][j], weight[j], x);
           }
         }
         v += v_stride;
