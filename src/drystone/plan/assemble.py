@@ -9,7 +9,6 @@ Four things cost nothing here and are decided on the way:
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 
 import torch
@@ -223,12 +222,12 @@ class _Assembler:
     def _free_inputs(self, position: int, node: Node, places: list[Place]) -> frozenset[int]:
         """The inputs whose memory may be overwritten: nothing that lies in it is read after this node."""
         free = set()
-        readings = Counter(id(place.buffer) for place in places)
+        buffers = [place.buffer for place in places]
         for i, (value, place) in enumerate(zip(node.inputs, places, strict=True)):
             written = place.buffer.kind == "input" and self._becomes(place.buffer.index, node.output)
             whole = (place.buffer.kind == "arena" or written) and place.offset == 0 and place.buffer.size == place.desc.bytes
             over = place.buffer.read_until <= position
-            alone = readings[id(place.buffer)] == 1
+            alone = buffers.count(place.buffer) == 1
             if whole and over and alone and not value.is_constant and value.id not in self.parents:
                 free.add(i)
         return frozenset(free)
@@ -378,6 +377,11 @@ class _Assembler:
             self._emit(created.step, record)
             if isinstance(created.step, native.Product) and created.step.has_exact_run:
                 self.frail.append(node)
+            if created.finish is not None:
+                step, more = created.finish
+                lie = [self._operand(node, operand, places, targets) for operand in more]
+                name = f"{implementation.name} {step.implementation}"
+                self._emit(step, StepRecord("finish", node.output, name, str(layout), node, places=lie))
             if created.after is not None:
                 self._convert(node, node.output, created.after.step, made, place)
         self._remember(node.output, layout.output, place)
@@ -404,7 +408,10 @@ class _Assembler:
             if not value.is_constant:
                 return places[index]
             operand = self.weights.plain(value, value.dtype)  # as an epilogue reads it
-        return self.constants.setdefault(operand.data_ptr(), self._constant(operand))
+        address = operand.data_ptr()
+        if address not in self.constants:
+            self.constants[address] = self._constant(operand)
+        return self.constants[address]
 
     def _aten(self, node: Node, places: list[Place]) -> None:
         created = ATEN.create(node, [place.desc for place in places], dense(node.output, PLAIN), Context(self.weights))

@@ -41,7 +41,7 @@ class Place:
 class StepRecord:
     """One entry of the program, as explain() shows it. ``node`` is None for a reorder or a guard of ``value``."""
 
-    kind: str  # "node", "reorder", "copy", "guard" or "aten"
+    kind: str  # "node", "finish" (a second step of a node), "reorder", "copy", "guard" or "aten"
     value: Value
     implementation: str
     layout: str

@@ -14,7 +14,8 @@ from drystone.plan.budget import Spent
 
 @dataclass
 class ExplainedStep:
-    """One step of the program. ``kind``: "node", "reorder", "copy" or "aten"; ``microseconds`` as autotuned.
+    """One step of the program. ``kind``: "node", "finish" (a second step of a node), "reorder", "copy", "guard" or "aten".
+    ``microseconds``: as autotuned.
 
     ``module``: of the model, that it comes from, by qualified name. ``fused``: what its epilogue does to each result.
     ``operations``: multiplications and additions of a product, 0 of what is none. ``bytes``: of operands and results, weights too.

@@ -8,7 +8,7 @@ from drystone.graph.ops import Conv, ConvTranspose
 from drystone.plan.implementations.aten import Aten
 from drystone.plan.implementations.attention import Attention, CachedAttention
 from drystone.plan.implementations.base import Implementation, Layout
-from drystone.plan.implementations.convolution import OneDnnConvolution
+from drystone.plan.implementations.convolution import ActivationApart, OneDnnConvolution
 from drystone.plan.implementations.depthwise import Depthwise
 from drystone.plan.implementations.dynamic_linear import DynamicGemm
 from drystone.plan.implementations.elements import ELEMENTS
@@ -27,6 +27,7 @@ from drystone.plan.implementations.winograd import Winograd
 
 IMPLEMENTATIONS: list[Implementation] = [
     *(OneDnnConvolution(op) for op in (Conv, ConvTranspose)),
+    ActivationApart(Conv),
     ImplicitGemm(),
     Depthwise(),
     Winograd(tile=4),

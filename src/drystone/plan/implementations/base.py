@@ -58,8 +58,8 @@ class Created:
     Either a native ``step`` with its ``operands`` (in the order of the step's slots); or a ``call`` that gives torch tensors
     for torch tensors; or a view: the output is the memory of
     input ``view_of`` from byte ``view_offset`` on, and nothing runs. ``overwrites`` is the input whose memory the output
-    takes over, as for a residual that is added where it lies. ``before`` and ``after``: steps that convert inputs, by number, and
-    the output.
+    takes over, as for a residual that is added where it lies. ``finish``: another step, with its operands, that goes over the
+    output afterwards, where it lies. ``before`` and ``after``: steps that convert inputs, by number, and the output.
     """
 
     step: native.Step | None = None
@@ -68,6 +68,7 @@ class Created:
     view_of: int | None = None
     view_offset: int = 0
     overwrites: int | None = None
+    finish: tuple[native.Step, list[Operand]] | None = None
     before: dict[int, Converted] = field(default_factory=dict)
     after: Converted | None = None
 
@@ -80,6 +81,7 @@ class Implementation:
     # Operands with any strides, if so many elements follow each other (the last axis at least; 0: in any case). None: dense ones.
     reads_strided: int | None = None
     suits_codes = False  # whether what it computes of codes is faster than the same of floats between conversions, on any CPU
+    packs_for_sizes = False  # whether how it packs a weight depends on the sizes of x
     rounds_x = False  # whether it rounds its x to codes, where the node says that this may be
 
     def refuses(self, node: Node) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from drystone import native
@@ -20,6 +22,11 @@ from drystone.plan.implementations.base import (
 )
 from drystone.plan.implementations.depthwise import Depthwise
 from drystone.plan.implementations.epilogue import post_ops
+
+# Instructions that take an exponential.
+EXPONENTIAL = frozenset({"elu", "exp", "gelu_erf", "gelu_tanh", "mish", "sigmoid", "silu", "tanh"})
+# With fewer results the start of another step takes longer than their exponentials.
+MANY_RESULTS = 1 << 14
 
 
 class OneDnnConvolution(Implementation):
@@ -94,6 +101,47 @@ class OneDnnConvolution(Implementation):
             x, weights, op.has_bias, output, stride, before, after, dilation, op.groups, chain, transposed, *coded
         )
         return step, operands, overwrites
+
+
+class ActivationApart(OneDnnConvolution):
+    """An activation that takes an exponential is a step of its own, with what follows it: oneDNN takes up to twice as long for it.
+
+    16 to 96 channels of 112x112 with SiLU, two cores of Zen 3: 673 us, in one step 826, without the activation 292.
+    """
+
+    name = "onednn_then_drystone"
+
+    def refuses(self, node: Node) -> str | None:
+        if node.output.quantisation is not None:
+            return "codes are made in one step"
+        if _first_exponential(node) == len(node.epilogue):
+            return "no instruction of the epilogue takes an exponential"
+        if node.output.numel < MANY_RESULTS:
+            return f"fewer than {MANY_RESULTS} results"
+        return super().refuses(node)
+
+    def create(self, node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, context: Context) -> Created:
+        first = _first_exponential(node)
+        created = super().create(replace(node, epilogue=node.epilogue[:first]), inputs, output, context)
+        read, operands = [output], list[Operand]([("out", 0)])
+        chain = []
+        for op in node.epilogue[first:]:
+            args = []
+            for where, index in op.args:
+                if (where, index) == (("reg", first - 1) if first else ("in", 0)):
+                    args.append(("in", 0))
+                elif where == "reg":
+                    args.append(("reg", index - first))
+                else:
+                    args.append(("in", len(read)))
+                    read.append(inputs[node.epilogue_start + index - 1])
+                    operands.append(context.operand(node, node.epilogue_start + index - 1))
+            chain.append((op.kind, args, op.alpha, op.beta))
+        return replace(created, finish=(native.pointwise(read, output, chain), [*operands, ("out", 0)]))
+
+
+def _first_exponential(node: Node) -> int:
+    return next((i for i, op in enumerate(node.epilogue) if op.kind in EXPONENTIAL), len(node.epilogue))
 
 
 def _codes_reason(node: Node) -> str | None:
