@@ -95,7 +95,7 @@ def test_what_is_out_of_proportion_is_measured_again() -> None:
     planner = Planner(graph, WeightStore(), TuningCache({}))
     planner.autotune(measure)
     times = [
-        planner.cache.get(f"{planner.signatures[disturbed]}|{option[0].name}|{option[1]}") for option in planner.options[disturbed]
+        planner.cache.get(f"{planner.signature(disturbed)}|{option[0].name}|{option[1]}") for option in planner.options[disturbed]
     ]
     assert max(seconds for seconds in times if seconds is not None) <= 1e-4 * len(graph.nodes)
 

@@ -230,7 +230,7 @@ def test_known_times_are_not_measured_again(expected: Reference) -> None:
 def test_equal_nodes_share_a_time() -> None:
     planner = planner_for(random_graph(1, 5))
     convs = [node for node in planner.graph if isinstance(node.op, Conv)]
-    assert len({planner.signatures[node] for node in convs}) == 1
+    assert len({planner.signature(node) for node in convs}) == 1
     assert len({id(planner.options[node]) for node in convs}) == 1
 
 
@@ -312,6 +312,25 @@ def test_another_shape_is_planned_from_the_times_of_its_kin(expected: Reference)
     own = second.options[node][0]
     second.cache.put(second.key(node, own), 5e-6)
     assert second.node_cost(node, own) == 5e-6
+
+
+@pytest.mark.parametrize(("slower", "lasts"), [(1.1, True), (1.3, False)])
+def test_other_sizes_pack_no_weight_once_more(slower: float, lasts: bool) -> None:
+    """Of oneDNN's linear layers each number of rows may have an order of its own."""
+
+    def planner(rows: int, kin: Planner | None = None) -> Planner:
+        graph = simplify(build(capture(nn.Linear(64, 64).eval().requires_grad_(False), (torch.randn(rows, 64),))))
+        return Planner(graph, WeightStore(), TuningCache({}), kin=kin)
+
+    first = planner(8)
+    (linear,) = first.graph.nodes
+    by_name = {option[0].name: option for option in first.options[linear]}
+    for name, seconds in (("onednn_inner_product", 1e-5), ("onednn_matmul", 1e-5), ("drystone_gemm", slower * 1e-5)):
+        first.cache.put(first.key(linear, by_name[name]), seconds)
+    first.choice = {linear: by_name["onednn_inner_product"]}
+    for rows, name in ((8, "onednn_inner_product"), (9, "drystone_gemm" if lasts else "onednn_inner_product")):
+        kept = planner(rows, first).kept()
+        assert kept is not None and [option[0].name for option in kept.values()] == [name]
 
 
 @pytest.mark.parametrize("bias", [True, False])

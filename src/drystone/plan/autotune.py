@@ -68,6 +68,8 @@ OUTLYING = 4.0
 FEWEST_OTHERS = 3
 OUTLYING_SECONDS = 20e-6
 MIGHT_WIN = 2.0
+# Before a weight is packed once more for other sizes, another implementation may take so many times as long.
+PACKED_ONCE = 1.15
 
 # Runs a program a few times; gives the seconds of its records, one list a run. A hopeless one has one run, of its first records.
 Measure = Callable[[Assembled], list[list[float]]]
@@ -109,6 +111,7 @@ class Planner:
         self.kin_node = dict(zip(graph, kin.graph, strict=True)) if kin is not None and same else {}
         self.spare: dict[str, list[Option]] = {}  # by signature: what a held format bars, the nearest to it first
         self.measured_bandwidth: list[float] = [] if kin is None else list(kin.measured_bandwidth)
+        self._signatures: dict[Node, str] = {}
         self._measured: set[str] = set()  # keys that this planner has timed
         # The share of the cores' time that other work took from the worst of what it spoilt; 0 where it spoilt nothing.
         self.contended = 0.0
@@ -118,9 +121,11 @@ class Planner:
         self.fastest = math.inf  # seconds of the fastest program that autotuning has timed so far
         self.took: float | None = None  # of the one that it gave, where it has timed that
 
-    @cached_property
-    def signatures(self) -> dict[Node, str]:
-        return {node: signature(node) + self._of_weight(node) for node in self.graph}
+    def signature(self, node: Node) -> str:
+        """Made when it is first asked for: a choice that is kept for other sizes needs none."""
+        if node not in self._signatures:
+            self._signatures[node] = signature(node) + self._of_weight(node)
+        return self._signatures[node]
 
     def _of_weight(self, node: Node) -> str:
         """What decides which kernels take its codes."""
@@ -148,8 +153,8 @@ class Planner:
             found = possible or found  # none: they are tried again, for the reason to tell
             # A permute may be free, and its output's format has another meaning.
             if self.held_format and not isinstance(node.op, Permute):
-                found, self.spare[self.signatures[node]] = _held(found, self.held_format)
-            lists[node] = by_signature.setdefault(self.signatures[node], found)
+                found, self.spare[self.signature(node)] = _held(found, self.held_format)
+            lists[node] = by_signature.setdefault(self.signature(node), found)
         return lists, reasons
 
     # -- options ---------------------------------------------------------------------------------------------------------
@@ -160,7 +165,7 @@ class Planner:
         if option in left:
             left.remove(option)
         self.cache.put(self.key(node, option), IMPOSSIBLE)
-        spare = self.spare.get(self.signatures[node])
+        spare = self.spare.get(self.signature(node))
         if not left and spare:
             left.append(spare.pop(0))
         self.reasons[node] = reason
@@ -176,7 +181,7 @@ class Planner:
         return assembled
 
     def key(self, node: Node, option: Option) -> str:
-        return f"{self.signatures[node]}|{option[0].name}|{option[1]}"
+        return f"{self.signature(node)}|{option[0].name}|{option[1]}"
 
     @staticmethod
     def reorder_key(value: Value, source: str, target: str) -> str:
@@ -304,11 +309,25 @@ class Planner:
         """
         if self.kin is None or not self.kin.choice or self.cache.environment != self.kin.cache.environment:
             return None
-        choice = {node: self.kin.choice[kin_node] for node, kin_node in self.kin_node.items()}
+        choice = {node: self.kin.lasting(kin_node, node) for node, kin_node in self.kin_node.items()}
         if not all(_takes(node, *option) for node, option in choice.items()):
             return None
         measured = all(self.cache.get(self.key(node, option)) is not None for node, option in choice.items())
         return None if measured else choice
+
+    def lasting(self, node: Node, other: Node) -> Option:
+        """What was chosen for ``node``, for the same node of other sizes.
+
+        Where its weight would be packed once more for these, what is not much slower and packs it once for all sizes.
+        """
+        picked = self.choice[node]
+        if not picked[0].packs_for_sizes or node.inputs[0].shape == other.inputs[0].shape:
+            return picked
+        times = {option: self.seconds(node, option) for option in self.options[node] if option[1] == picked[1]}
+        limit = times.get(picked) or math.inf
+        known = {option: taken for option, taken in times.items() if taken is not None and not option[0].packs_for_sizes}
+        fastest = min(known, key=known.__getitem__, default=picked)
+        return fastest if known.get(fastest, math.inf) <= PACKED_ONCE * limit else picked
 
     def best(self) -> dict[Node, Option]:
         """The assignment of least total cost by the times known so far."""

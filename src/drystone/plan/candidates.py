@@ -27,7 +27,7 @@ class Candidates:
         self._planner = planner
         self._groups: dict[str, list[Node]] = {}  # equal nodes
         for node in planner.graph:
-            self._groups.setdefault(planner.signatures[node], []).append(node)
+            self._groups.setdefault(planner.signature(node), []).append(node)
         self._last: tuple[str, dict[Node, Option]] = "", {}  # the format and the options of the last candidate
         self._passed: set[tuple[str, str]] = set()  # formats and keys that hopeless candidates did not come to
         self._uniform_options: dict[tuple[str, str, int], list[Option]] = {}
@@ -66,7 +66,7 @@ class Candidates:
 
     def _in(self, nodes: list[Node], format: str) -> list[Option]:
         found = self._planner.options[nodes[0]]
-        key = self._planner.signatures[nodes[0]], format, len(found)  # options are struck out, never added
+        key = self._planner.signature(nodes[0]), format, len(found)  # options are struck out, never added
         if key not in self._uniform_options:
             layout = uniform_layout([option[1] for option in found], format) if found else None
             self._uniform_options[key] = [option for option in found if option[1] == layout]

@@ -70,6 +70,8 @@ class PackedLinear(Implementation):
 
 
 class OneDnnLinear(PackedLinear):
+    packs_for_sizes = True
+
     def __init__(self, inner_product: bool) -> None:
         self.inner_product = inner_product
         self.name = "onednn_inner_product" if inner_product else "onednn_matmul"

@@ -95,20 +95,18 @@ class Movement(Implementation):
             return None
         if self.op is Unfold:
             return 0, _unfolded(node, x)
-        memory = torch.empty_strided(x.shape, x.strides, device="meta")
-        op = node.op
+        op, strides, shape = node.op, x.strides, node.output.shape
         if isinstance(op, Permute):
-            view = memory.permute(op.dims)
-        elif isinstance(op, Slice):
-            dim, start, step = op.dim, op.start, op.step
-            view = memory.narrow(dim, start, x.shape[dim] - start)[(slice(None),) * dim + (slice(None, None, step),)]
-            view = view.narrow(dim, 0, op.length)
-        else:
-            try:
-                view = memory.view(node.output.shape)
-            except RuntimeError:
-                return None
-        return int(view.storage_offset()), seen_as(x, view.shape, view.stride())
+            return 0, seen_as(x, shape, [strides[dim] for dim in op.dims])
+        if isinstance(op, Slice):
+            step = strides[op.dim]
+            strides[op.dim] *= op.step
+            return op.start * step, seen_as(x, shape, strides)
+        try:
+            view = torch.empty_strided(x.shape, strides, device="meta").view(shape)
+        except RuntimeError:
+            return None
+        return 0, seen_as(x, shape, view.stride())
 
     def _tables(self, node: Node) -> tuple[list[int], list[list[int]]]:
         """For each axis of the output: the axis of x that it reads, and at which indices."""
