@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -24,9 +26,7 @@ def layers(count: int) -> nn.Module:
 
 
 def observer_of(*values: torch.Tensor) -> object:
-    from torchao.quantization.pt2e.observer import HistogramObserver
-
-    observer = HistogramObserver(dtype=torch.uint8, eps=2**-12)
+    observer = recipes._torchao().histogram(dtype=torch.uint8, eps=2**-12)
     for value in values:
         observer(value)
     return observer
@@ -39,6 +39,22 @@ def test_ranges_of_one_histogram() -> None:
     assert ends["range"] == (-0.5, 100.0)
     assert -0.5 <= ends["percentile"][0] < 0.1 and 0.9 < ends["percentile"][1] < 1.2
     assert ends["histogram"][1] < 100
+
+
+@pytest.mark.parametrize("columns", [7, 56, 112, 1000])
+def test_a_part_of_a_large_tensor_is_counted(columns: int) -> None:
+    """With its least and its greatest number, and of each column alike: here the column is the number."""
+    rows = 6 * recipes.COUNTED // columns
+    numbers = torch.arange(columns).float().expand(rows, columns).clone()
+    numbers[rows // 2, 0], numbers[rows // 3, -1] = -1.0, columns + 1.0
+    seen: Any = observer_of(numbers)
+    assert recipes.COUNTED <= float(seen.histogram.sum()) < 2 * recipes.COUNTED
+    assert (float(seen.min_val), float(seen.max_val)) == (-1.0, columns + 1.0)
+    tenths = torch.histc(numbers, 10, -1, columns + 1) / numbers.numel()
+    width = (columns + 2) / seen.bins
+    middles = -1 + width * (torch.arange(seen.bins) + 0.5)
+    counted = torch.zeros(10).index_add_(0, ((middles + 1) / (columns + 2) * 10).long(), seen.histogram)
+    torch.testing.assert_close(counted / counted.sum(), tenths, atol=0.02, rtol=0)
 
 
 @pytest.mark.parametrize("value", [torch.zeros(5), torch.full((5,), 3.0)])

@@ -53,6 +53,11 @@ class Quantisation:
         inverse = self._factor(tuple(1.0 / scale for scale in self.scales), x.dim(), x.dtype)
         return torch.clamp(torch.round(x * inverse) + self.zero_point, limits.min, limits.max).to(dtype)
 
+    def rounded(self, x: torch.Tensor, low: int, high: int) -> torch.Tensor:
+        """What the codes of ``x`` from ``low`` to ``high`` stand for, in the dtype of ``x``; of one scale."""
+        codes = (x * (1.0 / self.scale)).round_().add_(self.zero_point).clamp_(low, high)
+        return codes.sub_(self.zero_point).mul_(self.scale)
+
     @staticmethod
     def _factor(scales: tuple[float, ...], rank: int, dtype: torch.dtype) -> torch.Tensor | float:
         return scales[0] if len(scales) == 1 else torch.tensor(scales, dtype=dtype).view(-1, *(1,) * (rank - 1))

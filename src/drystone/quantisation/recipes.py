@@ -27,8 +27,10 @@ from drystone.quantisation.samples import Call
 from drystone.quantisation.smoothing import groups_of, smooth_channels
 from drystone.spinner import Say
 
-# Samples on which errors are measured.
-MEASURED = 6
+# Samples on which errors are measured; and on which recipes are compared.
+MEASURED, COMPARED = 6, 2
+# Of a tensor's numbers, as many are enough for a histogram, with the least and the greatest.
+COUNTED = 1 << 15
 # The largest weight of 7 bits.
 NARROW = 64
 # The share of numbers that a percentile leaves out at each end.
@@ -85,12 +87,24 @@ class Quantised:
 
 
 class _Torchao:
+    EPS = 2.0**-12  # the least scale, as the x86 quantizer has it
+
     def __init__(self) -> None:
         with _quiet():
             import torchao.quantization.pt2e.observer as observers
             import torchao.quantization.pt2e.quantizer.x86_inductor_quantizer as x86
             from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+        class Sampled(observers.HistogramObserver):  # type: ignore[misc]
+            """Sees some of the numbers of large tensors: counting all takes as long as the model's products."""
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                step = x.numel() // COUNTED | 1  # odd, so that it meets all columns
+                super().forward(x if step == 1 else torch.cat([x.flatten()[::step], *(end.view(1) for end in x.aminmax())]))
+                return x
+
         self.x86, self.observers, self.prepare, self.convert = x86, observers, prepare_pt2e, convert_pt2e
+        self.histogram = Sampled
 
 
 _loaded: list[_Torchao] = []
@@ -129,8 +143,8 @@ def quantise(captured: Captured, samples: list[Call], kept: Collection[str], max
 
 @dataclass
 class _Trial:
-    """A recipe, and its error. ``smooth``: whether linear layers take over what differs between channels. ``ends``: whether the
-    first and the last product stay floats."""
+    """A recipe, and its error: on the samples that are compared, at last on all. ``smooth``: whether linear layers take over what
+    differs between channels. ``ends``: whether the first and the last product stay floats."""
 
     observed: Observed
     recipe: Recipe
@@ -155,6 +169,7 @@ class _Search:
         best = self._best()
         best.observed.round(best.recipe.chosen)
         self._try_ends(best)
+        best.error = self._measured_error(best.observed)
         noise = noise_of(best.observed.graph, self.measured, best.observed.real)
         if max_error is not None:
             self._keep_more(best, noise, max_error)
@@ -181,7 +196,7 @@ class _Search:
     def _observed(self, dynamic: bool, smooth: bool = False) -> Observed:
         torchao = _torchao()
         quantizer = torchao.x86.X86InductorQuantizer()
-        quantizer.set_global(_config(torchao.x86.get_default_x86_inductor_quantization_config(is_dynamic=dynamic)))
+        quantizer.set_global(self._config(dynamic))
         for name in sorted(self.kept):
             quantizer.set_module_name_qconfig(name, None)
         plain = _plain(self.captured.program.module())
@@ -198,22 +213,35 @@ class _Search:
         observed.calibrate(samples, measured, lambda number: self.say(f"calibrating, sample {number} of {len(samples)}"))
         return observed
 
+    @staticmethod
+    def _config(dynamic: bool) -> Any:
+        """Without VNNI weights have 7 bits: two products of 8 by 8 do not fit into 16, and exact ones take 1.5 times as long."""
+        torchao = _torchao()
+        config = torchao.x86.get_default_x86_inductor_quantization_config(is_dynamic=dynamic)
+        if not dynamic:
+            histogram = torchao.histogram.with_args(eps=torchao.EPS)
+            activation = replace(config.input_activation, observer_or_fake_quant_ctr=histogram)
+            config = replace(config, input_activation=activation, output_activation=activation)
+        if not native.has_vnni():
+            config = replace(config, weight=replace(config.weight, quant_min=-NARROW, quant_max=NARROW))
+        return config
+
     def _error(self, observed: Observed, recipe: Recipe) -> float:
         self.say(f"measuring errors of the recipe {recipe.name!r}")
         observed.round(recipe.chosen)
-        return self._measured_error(observed)
+        return self._measured_error(observed, COMPARED)
 
-    def _measured_error(self, observed: Observed) -> float:
-        return relative_error([outputs_of(observed.graph, call) for call in self.measured], observed.outputs)
+    def _measured_error(self, observed: Observed, samples: int = MEASURED) -> float:
+        found = [outputs_of(observed.graph, call) for call in self.measured[:samples]]
+        return relative_error(found, observed.outputs[:samples])
 
     def _try_ends(self, best: _Trial) -> None:
         layers = best.observed.layers()
         if len(layers) < ENDS_OF:
             return
         edges = best.observed.keep([layers[0], layers[-1]])
-        error = self._measured_error(best.observed)
-        if error <= ENDS_GAIN * best.error:
-            best.error, best.ends = error, True
+        if self._measured_error(best.observed, COMPARED) <= ENDS_GAIN * best.error:
+            best.ends = True
         else:
             best.observed.restore(edges)
 
@@ -231,13 +259,6 @@ class _Search:
             raise UnsupportedError(
                 f"max_error={max_error}: with every module kept in float32 but what has no module, the error is {best.error:.3g}"
             )
-
-
-def _config(config: Any) -> Any:
-    """Without VNNI weights have 7 bits: pairs of products of 8 by 8 do not fit into 16, and exact ones take 1.5 times as long."""
-    if native.has_vnni():
-        return config
-    return replace(config, weight=replace(config.weight, quant_min=-NARROW, quant_max=NARROW))
 
 
 def _plain(module: fx.GraphModule) -> fx.GraphModule:
