@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from layout import run, strided
 
 from drystone import native
-from drystone.native import GroupedStrips
+from drystone.native import Gemm, GroupedStrips, PostOp
 
 
 class Weight(NamedTuple):
@@ -51,3 +52,26 @@ def weight(
     scales = 2.0 ** torch.randint(-2, 2, shape, generator=some) if exact else torch.rand(shape, generator=some) + 0.01
     least = torch.randint(-9, 3, shape, generator=some) if exact else torch.randn(shape, generator=some)
     return Weight(bits, group, codes, scales.to(dtype), least.to(dtype) if minima else None)
+
+
+def product(
+    x: torch.Tensor,
+    w: Weight,
+    bias: torch.Tensor | None = None,
+    *,
+    out: torch.Tensor | None = None,
+    ops: list[PostOp] | None = None,
+    operands: list[torch.Tensor] | None = None,
+    threads: int = 2,
+    **options: Any,
+) -> torch.Tensor:
+    """x (M, K) times ``w``. ``out`` is the memory of the result; float32 of its own if None. ``options``: of the ``Gemm``."""
+    n = len(w.codes)
+    if out is None:
+        out = torch.full((len(x), n), float("nan"))
+    native.set_threads(threads)
+    rows = [strided(tuple(t.shape), (t.stride(0), 1), "plain", t.dtype) for t in (x, out)]
+    step = Gemm(rows[0], n, bias is not None, rows[1], ops or [], groups=w.strips(), **options)
+    native.set_threads(2)
+    run(step, x, w.packed(), *([] if bias is None else [bias]), out, *(operands or []), threads=threads)
+    return out

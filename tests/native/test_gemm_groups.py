@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from grouped import Weight, weight
-from layout import dense, integers, normal, run, strided
+from grouped import Weight, product, weight
+from layout import dense, integers, normal, run
 
 from agreement import assert_as_exact, assert_same_specials
 from drystone import native
@@ -19,27 +19,6 @@ pytestmark = pytest.mark.skipif(native.isa() == "none", reason="no native kernel
 ROWS, STRIP = {"avx2": (6, 16)}.get(native.isa(), (8, 48))
 NAN = float("nan")
 both = pytest.mark.parametrize("bits", [4, 8])
-
-
-def product(
-    x: torch.Tensor,
-    w: Weight,
-    bias: torch.Tensor | None = None,
-    *,
-    out: torch.Tensor | None = None,
-    ops: list[PostOp] | None = None,
-    operands: list[torch.Tensor] | None = None,
-    threads: int = 2,
-) -> torch.Tensor:
-    n = len(w.codes)
-    if out is None:
-        out = torch.full((len(x), n), NAN)
-    native.set_threads(threads)
-    rows = [strided(tuple(t.shape), (t.stride(0), 1), "plain", t.dtype) for t in (x, out)]
-    step = Gemm(rows[0], n, bias is not None, rows[1], ops or [], groups=w.strips())
-    native.set_threads(2)
-    run(step, x, w.packed(), *([] if bias is None else [bias]), out, *(operands or []), threads=threads)
-    return out
 
 
 def expected(x: torch.Tensor, w: Weight, bias: torch.Tensor | None = None) -> torch.Tensor:

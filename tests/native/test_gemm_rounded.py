@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import grouped
 import pytest
 import torch
 import torch.nn.functional as F
 from grouped import Weight, weight
-from layout import dense, integers, normal, run, strided
+from layout import dense, integers, normal
 
 from agreement import assert_as_exact
 from drystone import native
@@ -20,28 +23,7 @@ NAN = float("nan")
 both = pytest.mark.parametrize("bits", [4, 8])
 # With VPDPBUSD where the CPU has it, and without.
 ways = pytest.mark.parametrize("widened", [False, True])
-
-
-def product(
-    x: torch.Tensor,
-    w: Weight,
-    bias: torch.Tensor | None = None,
-    *,
-    widened: bool = False,
-    out: torch.Tensor | None = None,
-    ops: list[PostOp] | None = None,
-    operands: list[torch.Tensor] | None = None,
-    threads: int = 2,
-) -> torch.Tensor:
-    n = len(w.codes)
-    if out is None:
-        out = torch.full((len(x), n), NAN)
-    native.set_threads(threads)
-    rows = [strided(tuple(t.shape), (t.stride(0), 1), "plain", t.dtype) for t in (x, out)]
-    step = Gemm(rows[0], n, bias is not None, rows[1], ops or [], widened, groups=w.strips(), rounds_x=True)
-    native.set_threads(2)
-    run(step, x, w.packed(), *([] if bias is None else [bias]), out, *(operands or []), threads=threads)
-    return out
+product = partial(grouped.product, rounds_x=True)
 
 
 def check(m: int, w: Weight, threads: int = 2, widened: bool = False, dtype: torch.dtype = torch.float32) -> None:
