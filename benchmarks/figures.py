@@ -2,6 +2,7 @@
 
     python benchmarks/figures.py              # measure all parts here, then write the tables (two hours on two cores)
     python benchmarks/figures.py cnns_float32 # some parts
+    python benchmarks/figures.py cnns_float32 --against eager,openvino  # beside some: torch.compile takes most of the time
     python benchmarks/figures.py --tables     # tables and pictures alone, from the files that are there
 
 Each part is a ``drystone bench`` or ``drystone ops``, whose results go to ``benchmarks/results/<CPU>/<part>.json`` with a picture
@@ -88,20 +89,21 @@ HEADLINES = ("cnns_float32", "transformers_float32", "cnns_bfloat16", "transform
 def main(
     parts: Annotated[list[str] | None, typer.Argument(metavar="PART…", help=f"Of {', '.join(ALL)}. Default: all.")] = None,
     tables: Annotated[bool, typer.Option("--tables", help="Write tables and pictures alone.")] = False,
+    against: Annotated[str | None, typer.Option(metavar="NAMES", help="Contenders of models, by comma. Default: all.")] = None,
 ) -> None:
     """Measure the published comparisons on this machine, and write what pages say of them."""
     unknown = [name for name in parts or () if name not in ALL]
     if unknown:
         raise typer.BadParameter(f"no part {', '.join(unknown)}: {', '.join(ALL)}")
     if not tables:
-        measure(parts or ALL)
+        measure(parts or ALL, against)
     draw()
     for page in PAGES:
         (ROOT / page).write_text(filled((ROOT / page).read_text()))
         print(f"written: {page}")
 
 
-def measure(parts: Sequence[str]) -> None:
+def measure(parts: Sequence[str], against: str | None = None) -> None:
     """Each part by its command, into this CPU's folder. A part that ends with an error is said, and the others go on.
 
     A CPU that is made a smaller one by caps has a folder of its own.
@@ -119,6 +121,8 @@ def measure(parts: Sequence[str]) -> None:
         else:
             print(f"{name}: drystone {' '.join(PARTS[name].command)}", flush=True)
             command = [sys.executable, "-m", "drystone.cli", *PARTS[name].command, "--json", str(folder / f"{name}.json")]
+            if against and PARTS[name].of_models:
+                command += ["--against", against]
             code = subprocess.run(command).returncode
         if code > 128:
             raise typer.Exit(code)
