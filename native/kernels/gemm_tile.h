@@ -51,7 +51,7 @@ void multiply_tile(const GemmTile& t) {
   // Few rows leave registers for several sums of every second or fourth k: less rounding, and no wait for the one before.
   constexpr int sets = Rows * Vectors * 4 <= kTile.rows * kTile.vectors ? 4 : Rows * Vectors * 2 <= kTile.rows * kTile.vectors ? 2 : 1;
   constexpr bool twice = requires(Sum(&s)[Rows][Vectors]) { Math::template step_twice<Rows, Vectors>(nullptr, nullptr, s); };
-  constexpr bool unrolls = requires { Math::unrolls; };
+  constexpr bool unrolls = requires { requires Math::unrolls; };
   constexpr int together = twice && sets <= run / 2 ? 2 : 1;
   Sum sums[sets][Rows][Vectors] = {};
   Sum(&sum)[Rows][Vectors] = sums[0];

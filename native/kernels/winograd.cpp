@@ -25,7 +25,6 @@ namespace drystone::DRYSTONE_ISA {
 namespace {
 
 constexpr int W = kFloats;
-constexpr int64_t kRun = 64;  // channels summed in one go: float32 sums of sums stay more accurate
 
 template <int m>
 struct Floating {
@@ -37,41 +36,14 @@ struct Floating {
   void transform_inputs(int64_t first, int64_t tiles, Range items, int64_t tap, float* v) const;
   void transform_outputs(int64_t first, int64_t tiles, int64_t begin, int64_t vectors, const float* products, int64_t stride) const;
 
-  // The products of `Tiles` tiles with a panel of `Vectors` vectors of output channels, summed over runs of kRun channels first. opens:
-  // whether sums holds none yet. ahead: what to fetch meanwhile, `step` floats a channel.
-  template <int Tiles, int Vectors>
-  static void multiply_group(const float* v, int64_t v_stride, const float* u, int64_t channels, bool opens, float* sums,
-                             int64_t sums_stride, const float* ahead, int64_t step) {
-    for (int64_t run = 0; run < channels; run += kRun) {
-      Lanes sum[Tiles][Vectors] = {};
-      for (int64_t block = run; block < least(channels, run + kRun); block += W) {
-#pragma GCC unroll 8
-        for (int c = 0; c < W; c++) {
-          Lanes weight[Vectors];
-#pragma GCC unroll 2
-          for (int j = 0; j < Vectors; j++) weight[j] = load<W>(u + (c * Vectors + j) * W);
-          __builtin_prefetch(ahead + c * step, 0, 2);
-#pragma GCC unroll 14
-          for (int t = 0; t < Tiles; t++) {
-            const Lanes x = all(v[t * W + c]);
-#pragma GCC unroll 2
-            for (int j = 0; j < Vectors; j++) multiply_add(sum[t][j], weight[j], x);
-          }
-        }
-        v += v_stride;
-        u += W * Vectors * W;
-        ahead += W * step;
-      }
-#pragma GCC unroll 14
-      for (int t = 0; t < Tiles; t++) {
-#pragma GCC unroll 2
-        for (int j = 0; j < Vectors; j++) {
-          float* to = sums + j * sums_stride + t * W;
-          store<W>(to, run == 0 && opens ? sum[t][j] : load<W>(to) + sum[t][j]);
-        }
-      }
-    }
-  }
+  using Sum = Lanes;
+  static constexpr int together = 1;
+  static constexpr bool unrolls = true;
+  static constexpr int64_t run = 64;  // float32 sums of sums stay more accurate
+  static inline Sum weights_at(const float* u) { return load<W>(u); }
+  static inline Sum input_at(const float* v) { return all(*v); }
+  static inline void add(Sum& sum, Sum weights, Sum x) { multiply_add(sum, weights, x); }
+  static inline Floats floats(Sum sum) { return sum; }
 };
 
 // Items [begin, end) of a block, an item being one vector of channels of one tile, of the slices that the tap reads.

@@ -1,7 +1,10 @@
 // How Winograd's convolution goes through its blocks of tiles, whatever it computes with.
 //
-// Method: with the members args, tile, Point (an element of transformed inputs and weights), and lanes (input channels transformed
-// together); transform_inputs, multiply_group and transform_outputs as called here, and apart, from a point to the next one of inputs.
+// Method: with the members args, tile, Point (an element of transformed inputs and weights), lanes (input channels transformed
+// together), and apart, from a point to the next one of inputs; transform_inputs and transform_outputs as called here. Its products: of
+// `together` channels at a step, as vectors of Sum: weights_at of some output channels, input_at of a tile for all of them, add of their
+// product to a sum; `run` channels are summed in one go, and then are floats. unrolls: whether add keeps sums in their registers, so that
+// more steps are unrolled.
 #pragma once
 
 #include <omp.h>
@@ -12,12 +15,56 @@ namespace drystone::DRYSTONE_ISA {
 
 constexpr int kGroup = kVectorBytes == 64 ? 14 : 6;  // tiles multiplied together
 
+// The products of `Tiles` tiles with a panel of `Vectors` vectors of output channels. opens: whether sums holds none yet. ahead: what to
+// fetch meanwhile, `step` elements a channel.
+template <class Method, int Vectors, int Tiles>
+void multiply_group(const typename Method::Point* v, int64_t v_stride, const typename Method::Point* u, int64_t channels, bool opens,
+                    float* sums, int64_t sums_stride, const typename Method::Point* ahead, int64_t step) {
+  using Sum = typename Method::Sum;
+  constexpr int lanes = Method::lanes, together = Method::together;
+  for (int64_t run = 0; run < channels; run += Method::run) {
+    Sum sum[Tiles][Vectors] = {};
+    const auto step_at = [&](int c) __attribute__((always_inline)) {
+      Sum weight[Vectors];
+#pragma GCC unroll 2
+      for (int j = 0; j < Vectors; j++) weight[j] = Method::weights_at(u + (c * Vectors + j * together) * kFloats);
+      __builtin_prefetch(ahead + c * step, 0, 2);
+#pragma GCC unroll 14
+      for (int t = 0; t < Tiles; t++) {
+        const Sum x = Method::input_at(v + t * lanes + c);
+#pragma GCC unroll 2
+        for (int j = 0; j < Vectors; j++) Method::add(sum[t][j], weight[j], x);
+      }
+    };
+    for (int64_t block = run; block < least(channels, run + Method::run); block += lanes) {
+      if constexpr (Method::unrolls) {
+#pragma GCC unroll 8
+        for (int c = 0; c < lanes; c += together) step_at(c);
+      } else {
+#pragma GCC unroll 4
+        for (int c = 0; c < lanes; c += together) step_at(c);
+      }
+      v += v_stride;
+      u += lanes * Vectors * kFloats;
+      ahead += lanes * step;
+    }
+#pragma GCC unroll 14
+    for (int t = 0; t < Tiles; t++) {
+#pragma GCC unroll 2
+      for (int j = 0; j < Vectors; j++) {
+        float* to = sums + j * sums_stride + t * kFloats;
+        const Floats found = Method::floats(sum[t][j]);
+        store<kFloats>(to, run == 0 && opens ? found : load<kFloats>(to) + found);
+      }
+    }
+  }
+}
+
 template <class Method, int Vectors, int Tiles = kGroup>
 inline void multiply_some(int64_t tiles, const typename Method::Point* v, int64_t v_stride, const typename Method::Point* u,
                           int64_t channels, bool opens, float* sums, int64_t sums_stride, const typename Method::Point* ahead,
                           int64_t step) {
-  if (tiles == Tiles)
-    return Method::template multiply_group<Tiles, Vectors>(v, v_stride, u, channels, opens, sums, sums_stride, ahead, step);
+  if (tiles == Tiles) return multiply_group<Method, Vectors, Tiles>(v, v_stride, u, channels, opens, sums, sums_stride, ahead, step);
   if constexpr (Tiles > 1)
     multiply_some<Method, Vectors, Tiles - 1>(tiles, v, v_stride, u, channels, opens, sums, sums_stride, ahead, step);
 }

@@ -4,7 +4,7 @@
 // The points are 0, +-1, +-2 and infinity (of tiles of 2: 0, +-1, infinity), of which all transforms but the last one are of integers.
 // Codes less their zero point differ by at most 255, so transformed inputs fit int16: the coefficients of one sign sum to 68 at most,
 // and 68 * 255 = 17340. Weights, whose rows are multiplied by 4, 6, 6, 24, 24 and 1, sum to 7 * 7 * 128 = 6272 at most. Both are largest
-// at different points: products are below 2^25 (4590 * 6272), so that sums over kRun channels fit int32 whatever the codes. Those are
+// at different points: products are below 2^25 (4590 * 6272), so that sums over a run of channels fit int32 whatever the codes. Those are
 // added as float32.
 //
 // V[point][in channels / 16][tile][16] of int16; VPMADDWD multiplies two channels of a tile by those of a vector of output channels.
@@ -26,7 +26,6 @@ namespace drystone::DRYSTONE_ISA {
 namespace {
 
 constexpr int W = kFloats, kCodes = winograd_codes;
-constexpr int64_t kRun = 64;  // channels whose sums fit int32
 
 using Words = Vector<int16_t, kCodes>;
 
@@ -125,42 +124,18 @@ struct OfCodes {
     }
   }
 
-  // As Floating's multiply_group, of pairs of channels.
-  template <int Tiles, int Vectors>
-  static void multiply_group(const int16_t* v, int64_t v_stride, const int16_t* u, int64_t channels, bool opens, float* results,
-                             int64_t results_stride, const int16_t* ahead, int64_t step) {
-    for (int64_t run = 0; run < channels; run += kRun) {
-      Ints sum[Tiles][Vectors] = {};
-      for (int64_t block = run; block < least(channels, run + kRun); block += kCodes) {
-#pragma GCC unroll 4
-        for (int c = 0; c < kCodes; c += 2) {
-          Ints weight[Vectors];
-#pragma GCC unroll 2
-          for (int j = 0; j < Vectors; j++) weight[j] = (Ints)load_raw<2 * W>(u + (c * Vectors + j * 2) * W);
-          __builtin_prefetch(ahead + c * step, 0, 2);
-#pragma GCC unroll 14
-          for (int t = 0; t < Tiles; t++) {
-            int32_t pair;
-            __builtin_memcpy(&pair, v + t * kCodes + c, sizeof pair);
-#pragma GCC unroll 2
-            for (int j = 0; j < Vectors; j++) sum[t][j] += products_of(Ints{} + pair, weight[j]);
-          }
-        }
-        v += v_stride;
-        u += kCodes * Vectors * W;
-        ahead += kCodes * step;
-      }
-#pragma GCC unroll 14
-      for (int t = 0; t < Tiles; t++) {
-#pragma GCC unroll 2
-        for (int j = 0; j < Vectors; j++) {
-          float* to = results + j * results_stride + t * W;
-          const Floats sums = __builtin_convertvector(sum[t][j], Floats);
-          store<W>(to, run == 0 && opens ? sums : load<W>(to) + sums);
-        }
-      }
-    }
+  using Sum = Ints;
+  static constexpr int together = 2;
+  static constexpr bool unrolls = false;
+  static constexpr int64_t run = 64;  // whose sums fit int32
+  static inline Sum weights_at(const int16_t* u) { return (Ints)load_raw<2 * W>(u); }
+  static inline Sum input_at(const int16_t* v) {
+    int32_t pair;
+    __builtin_memcpy(&pair, v, sizeof pair);
+    return Ints{} + pair;
   }
+  static inline void add(Sum& sum, Sum weights, Sum x) { sum += products_of(x, weights); }
+  static inline Floats floats(Sum sum) { return __builtin_convertvector(sum, Floats); }
 
   void transform_outputs(int64_t first, int64_t tiles, int64_t begin, int64_t vectors, const float* products, int64_t stride) const {
     switch (args.output_dtype) {
