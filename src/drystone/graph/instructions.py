@@ -38,18 +38,22 @@ class PointwiseOp:
 class Instruction:
     """``function`` of the instruction and its operands, on torch tensors.
 
-    ``fuses``: products take it as an epilogue. ``aten``: torch's operators that are this instruction, without further arguments.
+    ``fuses``: products take it as an epilogue. ``exponential``: it takes one, which is most of its time.
+    ``aten``: torch's operators that are this instruction, without further arguments.
     """
 
     function: Callable[..., Tensor]
     arity: int = 1
     fuses: bool = False
     commutes: bool = False
+    exponential: bool = False
     aten: tuple[str, ...] = ()
 
 
-def _unary(function: Callable[[PointwiseOp, Tensor], Tensor], *aten: str, fuses: bool = False) -> Instruction:
-    return Instruction(function, 1, fuses, aten=aten)
+def _unary(
+    function: Callable[[PointwiseOp, Tensor], Tensor], *aten: str, fuses: bool = False, exponential: bool = False
+) -> Instruction:
+    return Instruction(function, 1, fuses, exponential=exponential, aten=aten)
 
 
 def _binary(function: Callable[[Tensor, Tensor], Tensor], fuses: bool = False, commutes: bool = False) -> Instruction:
@@ -59,17 +63,17 @@ def _binary(function: Callable[[Tensor, Tensor], Tensor], fuses: bool = False, c
 INSTRUCTIONS: dict[str, Instruction] = {
     "relu": _unary(lambda op, x: x.relu(), "relu", fuses=True),
     "leaky_relu": _unary(lambda op, x: F.leaky_relu(x, op.alpha), fuses=True),
-    "elu": _unary(lambda op, x: F.elu(x, op.alpha), fuses=True),
-    "gelu_erf": _unary(lambda op, x: F.gelu(x), fuses=True),
-    "gelu_tanh": _unary(lambda op, x: F.gelu(x, approximate="tanh"), fuses=True),
-    "silu": _unary(lambda op, x: F.silu(x), "silu", fuses=True),
-    "mish": _unary(lambda op, x: F.mish(x), "mish", fuses=True),
+    "elu": _unary(lambda op, x: F.elu(x, op.alpha), fuses=True, exponential=True),
+    "gelu_erf": _unary(lambda op, x: F.gelu(x), fuses=True, exponential=True),
+    "gelu_tanh": _unary(lambda op, x: F.gelu(x, approximate="tanh"), fuses=True, exponential=True),
+    "silu": _unary(lambda op, x: F.silu(x), "silu", fuses=True, exponential=True),
+    "mish": _unary(lambda op, x: F.mish(x), "mish", fuses=True, exponential=True),
     "hardswish": _unary(lambda op, x: F.hardswish(x), "hardswish", fuses=True),
     "hardsigmoid": _unary(lambda op, x: F.hardsigmoid(x), "hardsigmoid", fuses=True),
-    "sigmoid": _unary(lambda op, x: x.sigmoid(), "sigmoid", "special_expit", fuses=True),
-    "tanh": _unary(lambda op, x: x.tanh(), "tanh", fuses=True),
+    "sigmoid": _unary(lambda op, x: x.sigmoid(), "sigmoid", "special_expit", fuses=True, exponential=True),
+    "tanh": _unary(lambda op, x: x.tanh(), "tanh", fuses=True, exponential=True),
     "clamp": _unary(lambda op, x: x.clamp(op.alpha, op.beta), fuses=True),
-    "exp": _unary(lambda op, x: x.exp(), "exp", fuses=True),
+    "exp": _unary(lambda op, x: x.exp(), "exp", fuses=True, exponential=True),
     "log": _unary(lambda op, x: x.log(), "log", fuses=True),
     "sqrt": _unary(lambda op, x: x.sqrt(), "sqrt", fuses=True),
     "log1p": _unary(lambda op, x: x.log1p(), "log1p"),

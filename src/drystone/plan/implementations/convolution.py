@@ -8,6 +8,7 @@ import torch
 
 from drystone import native
 from drystone.graph.graph import Node
+from drystone.graph.instructions import INSTRUCTIONS
 from drystone.graph.ops import Conv, Convolution, ConvTranspose, Operator
 from drystone.plan.formats import CHANNELS_LAST, PLAIN, block_of, formats_of, seen_as
 from drystone.plan.implementations.base import (
@@ -21,10 +22,8 @@ from drystone.plan.implementations.base import (
     number_reason,
 )
 from drystone.plan.implementations.depthwise import Depthwise
-from drystone.plan.implementations.epilogue import post_ops
+from drystone.plan.implementations.epilogue import post_ops, rest_of_epilogue
 
-# Instructions that take an exponential.
-EXPONENTIAL = frozenset({"elu", "exp", "gelu_erf", "gelu_tanh", "mish", "sigmoid", "silu", "tanh"})
 # With fewer results the start of another step takes longer than their exponentials.
 MANY_RESULTS = 1 << 14
 
@@ -123,25 +122,13 @@ class ActivationApart(OneDnnConvolution):
     def create(self, node: Node, inputs: list[native.TensorDesc], output: native.TensorDesc, context: Context) -> Created:
         first = _first_exponential(node)
         created = super().create(replace(node, epilogue=node.epilogue[:first]), inputs, output, context)
-        read, operands = [output], list[Operand]([("out", 0)])
-        chain = []
-        for op in node.epilogue[first:]:
-            args = []
-            for where, index in op.args:
-                if (where, index) == (("reg", first - 1) if first else ("in", 0)):
-                    args.append(("in", 0))
-                elif where == "reg":
-                    args.append(("reg", index - first))
-                else:
-                    args.append(("in", len(read)))
-                    read.append(inputs[node.epilogue_start + index - 1])
-                    operands.append(context.operand(node, node.epilogue_start + index - 1))
-            chain.append((op.kind, args, op.alpha, op.beta))
-        return replace(created, finish=(native.pointwise(read, output, chain), [*operands, ("out", 0)]))
+        chain, read = rest_of_epilogue(node, first)
+        finish = native.pointwise([output, *(inputs[index] for index in read)], output, chain)
+        return replace(created, finish=(finish, [("out", 0), *(("in", index) for index in read), ("out", 0)]))
 
 
 def _first_exponential(node: Node) -> int:
-    return next((i for i, op in enumerate(node.epilogue) if op.kind in EXPONENTIAL), len(node.epilogue))
+    return next((i for i, op in enumerate(node.epilogue) if INSTRUCTIONS[op.kind].exponential), len(node.epilogue))
 
 
 def _codes_reason(node: Node) -> str | None:

@@ -1,4 +1,4 @@
-"""The epilogue of a conv or a linear as post-ops."""
+"""The epilogue of a conv or a linear as post-ops, or a part of it as a pointwise chain."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from drystone import native
 from drystone.graph.graph import Node
 from drystone.plan.formats import PLAIN, densely, quantised
 from drystone.plan.implementations.base import Operand
+
+# Of a pointwise step, as the native side takes it: kind, arguments, alpha and beta.
+Instruction = tuple[str, list[tuple[str, int]], float, float]
 
 
 def post_ops(
@@ -51,6 +54,26 @@ def post_ops(
             chain.append((kind, 0.0, 0.0, _aligned(desc, output)))
             operands.append(("in", source))
     return chain, operands, overwrites
+
+
+def rest_of_epilogue(node: Node, first: int) -> tuple[list[Instruction], list[int]]:
+    """The epilogue from instruction ``first`` on, as a chain whose first input is the result until there; and which inputs of the
+    node are its others."""
+    chain, read = list[Instruction](), list[int]()
+    running = ("reg", first - 1) if first else ("in", 0)
+
+    def renamed(arg: tuple[str, int]) -> tuple[str, int]:
+        where, index = arg
+        if arg == running:
+            return "in", 0
+        if where == "reg":
+            return where, index - first
+        read.append(node.epilogue_start + index - 1)
+        return where, len(read)
+
+    for op in node.epilogue[first:]:
+        chain.append((op.kind, [*map(renamed, op.args)], op.alpha, op.beta))
+    return chain, read
 
 
 def _aligned(desc: native.TensorDesc, output: native.TensorDesc) -> native.TensorDesc:
