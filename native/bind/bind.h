@@ -41,7 +41,7 @@ void bind_core(nanobind::module_& m);         // TensorDesc, Step, Program, Fram
 void bind_onednn(nanobind::module_& m);       // convolution, matmul, reorder
 void bind_steps(nanobind::module_& m);        // steps/list.h, pointwise
 void bind_winograd(nanobind::module_& m);     // winograd: convolution 3x3
-void bind_depthwise(nanobind::module_& m);    // depthwise: convolution of as many groups as channels
+void bind_depthwise(nanobind::module_& m);    // depthwise: convolution in groups of a channel or a few
 void bind_gemm(nanobind::module_& m);         // gemm: linear layers
 void bind_recurrent(nanobind::module_& m);    // recurrent: the hidden part of LSTM, GRU and RNN
 void bind_cache_pages(nanobind::module_& m);  // memory of caches of keys and values

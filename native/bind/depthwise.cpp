@@ -13,18 +13,18 @@ using namespace nb::literals;
 namespace drystone {
 
 void bind_depthwise(nb::module_& m) {
-  bind_packing(
-      nb::class_<Depthwise, Step>(m, "Depthwise", "Convolution of as many groups as channels, by the own kernel. Slots: as Convolution's.")
-          .def(
-              "__init__",
-              [](Depthwise* self, const TensorDesc& x, const Dims& weights, bool has_bias, const TensorDesc& output, const Dims& stride,
-                 const Dims& padding_l, const Dims& padding_r, const Dims& dilation, const std::vector<PostOpTuple>& post_ops,
-                 const std::vector<float>& weight_scales) {
-                new (self)
-                    Depthwise(x, weights, has_bias, output, stride, padding_l, padding_r, dilation, post_ops_of(post_ops), weight_scales);
-              },
-              "x"_a, "weights"_a, "has_bias"_a, "output"_a, "stride"_a, "padding_l"_a, "padding_r"_a, "dilation"_a, "post_ops"_a,
-              "weight_scales"_a = std::vector<float>()));
+  bind_packing(nb::class_<Depthwise, Step>(m, "Depthwise",
+                                           "Convolution in groups of a channel or a few, by the own kernel. Slots: as Convolution's.")
+                   .def(
+                       "__init__",
+                       [](Depthwise* self, const TensorDesc& x, const Dims& weights, bool has_bias, const TensorDesc& output,
+                          const Dims& stride, const Dims& padding_l, const Dims& padding_r, const Dims& dilation,
+                          const std::vector<PostOpTuple>& post_ops, const std::vector<float>& weight_scales) {
+                         new (self) Depthwise(x, weights, has_bias, output, stride, padding_l, padding_r, dilation, post_ops_of(post_ops),
+                                              weight_scales);
+                       },
+                       "x"_a, "weights"_a, "has_bias"_a, "output"_a, "stride"_a, "padding_l"_a, "padding_r"_a, "dilation"_a, "post_ops"_a,
+                       "weight_scales"_a = std::vector<float>()));
 }
 
 }  // namespace drystone

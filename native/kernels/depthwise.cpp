@@ -1,4 +1,5 @@
-// Depthwise convolution over one to three axes: each channel by a kernel of its own, with bias and epilogue. float32, and bfloat16 and
+// Depthwise convolution over one to three axes: each channel by a kernel of its own, with bias and epilogue; and convolution in groups of
+// a few channels, which is the same of copies. float32, and bfloat16 and
 // codes that are computed in float32; channels_last, blocked and plain; any kernel, stride, dilation and padding. Sums of products of codes
 // are exact there up to 514 taps, which is when they leave 24 bits, and scaled before they are stored.
 //
@@ -6,8 +7,9 @@
 // each tap adds its weights times what it meets in memory; taps that meet the border leave outputs of the tile out. All sums are over
 // before a result is stored, bounded (relu, clamp) on the way; other instructions run on some rows of results in the first level cache.
 //
-// What does not lie so goes row by row, by way of copies: bfloat16, codes, several outputs a channel, columns so far apart that they share
-// cache sets (1024 channels, channels_last, unless a narrower tile does), and plain, in which a vector is neighbouring columns. The rows
+// What does not lie so goes row by row, by way of copies: bfloat16, codes, several channels or outputs a group, columns so far apart that
+// they share cache sets (1024 channels, channels_last, unless a narrower tile does), and plain, in which a vector is neighbouring columns.
+// Of groups there is a copy for each input of a group, which has in each lane what that of the lane's own group is. The rows
 // that a row of outputs reads are copied into the first level cache, each once: as float32, with zeros for the padding at both ends, and
 // with a stride s the columns of each remainder by s together. There every tap is a constant offset, whatever format, stride and dilation.
 // Zeros stand for the padding, so what a weight that is NaN or infinite would make of them is not computed: such weights (pack() says so)
@@ -15,159 +17,24 @@
 //
 // Zen 4, AVX-512, one core, float32, against oneDNN 3.2: 1024 channels, kernel 31, 128 columns 0.10 ms (its kernel for one axis 3.5, as an
 // image 0.16); 3x3x3 on 64 channels of 8 x 28 x 28 0.29 ms against 3.9. Images take 0.85 to 1.3 times oneDNN's time in its better format,
-// with AVX2 1.1 to 1.25, and short kernels over one axis up to 1.5: the planner measures both.
+// with AVX2 1.1 to 1.25, and short kernels over one axis up to 1.5: the planner measures both. Zen 3, two cores, 3x3: 128 channels of
+// 56 x 56 in groups of 4 at 64 GFLOP/s (oneDNN's GEMM 7 to 10), 256 of 28 x 28 in groups of 8 at 88 (oneDNN 72).
 #include "kernels/depthwise.h"
 
 #include <omp.h>
 
 #include "kernels/codes.h"
+#include "kernels/depthwise_tile.h"
 #include "kernels/instructions.h"
-#include "kernels/vector_math.h"
 
 namespace drystone::DRYSTONE_ISA {
 
 namespace {
 
 constexpr int W = kFloats;
-constexpr int kTile = 14, kDirectTile = depthwise_tile(W);
-using Lanes = Vector<float, W>;
 
 inline int64_t offset(const DepthwiseMap& map, int64_t n, int64_t c) {
   return n * map.image + c / map.block * map.block_stride + c % map.block * map.lane;
-}
-
-// A row of the kernel, and the row of the scratch that it meets.
-struct Row {
-  const float* x;
-  const float* weights;
-};
-
-// Between what results are kept. A NaN is.
-struct Bounds {
-  int count;  // 0: not at all, 1: from low up, 3: after scale and bias
-  Lanes low, high, scale = {}, bias = {};
-};
-
-template <int Tile, int Vectors>
-__attribute__((always_inline)) inline void store_tile(const Lanes (&sum)[Tile][Vectors], const Bounds& bounds, float* to, int64_t stride,
-                                                      int64_t apart) {
-  const auto each = [&](auto bounded) __attribute__((always_inline)) {
-#pragma GCC unroll 14
-    for (int t = 0; t < Tile; t++, to += stride)
-#pragma GCC unroll 2
-      for (int v = 0; v < Vectors; v++) store<W>(to + v * apart, bounded(sum[t][v]));
-  };
-  const Lanes low = bounds.low, high = bounds.high;
-  if (bounds.count == 0) return each([](Lanes x) { return x; });
-  if (bounds.count == 1) return each([=](Lanes x) { return most_or(low, x); });
-  if (bounds.count == 3) {
-    const Lanes scale = bounds.scale, bias = bounds.bias;
-    return each([=](Lanes x) { return least_or(high, most_or(low, fma(x, scale, bias))); });
-  }
-  each([=](Lanes x) { return least_or(high, most_or(low, x)); });
-}
-
-// `Tile` vectors of results, from the scratch. Across: a vector of weights a tap, else one weight.
-template <int Tile, bool Across>
-void sum_tile(const Row* rows, int64_t count, int64_t at, const int64_t* offsets, Range taps, Lanes start, const Bounds& bounds, float* to,
-              int64_t stride) {
-  Lanes sum[Tile][1];
-#pragma GCC unroll 14
-  for (int t = 0; t < Tile; t++) sum[t][0] = start;
-  for (int64_t r = 0; r < count; r++) {
-    const float* weights = rows[r].weights;
-    for (int64_t k = taps.begin; k < taps.end; k++) {
-      const float* x = rows[r].x + at + offsets[k];
-      const Lanes weight = Across ? load<W>(weights + k * W) : all(weights[k]);
-#pragma GCC unroll 14
-      for (int t = 0; t < Tile; t++) sum[t][0] += weight * load<W>(x + t * W);
-    }
-  }
-  store_tile(sum, bounds, to, stride, 0);
-}
-
-template <bool Across, int Tile = kTile>
-inline void sum_some(int64_t tile, const Row* rows, int64_t count, int64_t at, const int64_t* offsets, Range taps, Lanes start,
-                     const Bounds& bounds, float* to, int64_t stride) {
-  if (tile == Tile) return sum_tile<Tile, Across>(rows, count, at, offsets, taps, start, bounds, to, stride);
-  if constexpr (Tile > 1) sum_some<Across, Tile - 1>(tile, rows, count, at, offsets, taps, start, bounds, to, stride);
-}
-
-// The first lanes of a vector: all bits of theirs are set.
-using Mask = Vector<int32_t, W>;
-inline Mask first_lanes(int64_t lanes) {
-  Mask mask;
-  for (int l = 0; l < W; l++) mask[l] = l < lanes ? -1 : 0;
-  return mask;
-}
-
-// Memory behind them is not touched.
-#ifdef __AVX512F__
-inline Lanes load_some(const float* from, Mask mask) { return (Lanes)_mm512_maskz_loadu_ps(_mm512_movepi32_mask((__m512i)mask), from); }
-inline void store_some(float* to, Lanes x, Mask mask) { _mm512_mask_storeu_ps(to, _mm512_movepi32_mask((__m512i)mask), (__m512)x); }
-#else
-inline Lanes load_some(const float* from, Mask mask) { return (Lanes)_mm256_maskload_ps(from, (__m256i)mask); }
-inline void store_some(float* to, Lanes x, Mask mask) { _mm256_maskstore_ps(to, (__m256i)mask, (__m256)x); }
-#endif
-
-// A tile of one or two vectors of channels that are read where they lie.
-struct Direct {
-  const Row* rows;
-  int64_t at;                                  // of the first output's first tap in a row
-  int64_t count, width;                        // of the rows, and taps of each
-  int64_t step;                                // from the column of an output to the next one's
-  int64_t in_apart, weights_apart, out_apart;  // from vector to vector
-  int64_t stride;                              // between results
-  Lanes start[2];
-  Bounds bounds;
-  Mask mask;
-};
-
-// Taps leave out the outputs for which their column lies outside. Some: of a vector that is not whole.
-template <int Tile, int Vectors, bool Some>
-void sum_direct(const Direct& d, const DepthwiseTap* taps, float* to) {
-  Lanes sum[Tile][Vectors];
-#pragma GCC unroll 14
-  for (int t = 0; t < Tile; t++)
-#pragma GCC unroll 2
-    for (int v = 0; v < Vectors; v++) sum[t][v] = d.start[v];
-  const int64_t step = d.step, in_apart = d.in_apart;
-  [[maybe_unused]] const Mask mask = d.mask;
-  for (int64_t r = 0; r < d.count; r++) {
-    const float* weights = d.rows[r].weights;
-    for (int64_t k = 0; k < d.width; k++, weights += W) {
-      const float* x = d.rows[r].x + d.at + taps[k].offset;
-      Lanes weight[Vectors];
-#pragma GCC unroll 2
-      for (int v = 0; v < Vectors; v++) weight[v] = load<W>(weights + v * d.weights_apart);
-      const auto add = [&](int t) __attribute__((always_inline)) {
-#pragma GCC unroll 2
-        for (int v = 0; v < Vectors; v++) sum[t][v] += weight[v] * (Some ? load_some(x, mask) : load<W>(x + v * in_apart));
-      };
-      if (taps[k].end - taps[k].begin >= Tile) {
-#pragma GCC unroll 14
-        for (int t = 0; t < Tile; t++) {
-          add(t);
-          x += step;
-          __asm__("" : "+r"(x));  // else the compiler keeps all multiples of step, more than there are registers
-        }
-      } else {
-#pragma GCC unroll 14
-        for (int t = 0; t < Tile; t++) {
-          if (t >= taps[k].begin && t < taps[k].end) add(t);
-          x += step;
-          __asm__("" : "+r"(x));
-        }
-      }
-    }
-  }
-  store_tile(sum, d.bounds, to, d.stride, d.out_apart);
-}
-
-template <int Vectors, bool Some, int Tile = kDirectTile>
-inline void sum_directly(int64_t tile, const Direct& d, const DepthwiseTap* taps, float* to) {
-  if (tile == Tile) return sum_direct<Tile, Vectors, Some>(d, taps, to);
-  if constexpr (Tile > 1) sum_directly<Vectors, Some, Tile - 1>(tile, d, taps, to);
 }
 
 // How many of the steps 0, step, 2 step … lie below `to`.
@@ -179,23 +46,27 @@ inline Range steps_within(int64_t from, int64_t step, int64_t size, int64_t coun
   return {least(steps_below(-from, step), end), end};
 }
 
-// A vector of channels, or two that are read directly (Across; else a channel) of an image, and where a thread keeps what it needs of it.
+// A vector of channels, or two that are read where they lie (Across; else a channel) of an image, and where a thread keeps what it needs
+// of it.
 template <class T, bool Across>
 struct Part {
   static constexpr int unit = Across ? W : 1;  // floats a column
 
   const DepthwiseArgs& a;
   float *ring, *line, *operand;
-  Row* rows;
+  DepthwiseRow* rows;
   int64_t image, channel, vectors, lanes;  // lanes: of each vector
-  int64_t lane_offset[W];
-  Direct direct;
+  Range groups;                            // of the lanes, of one vector
+  Vector<int32_t, W> places;               // of the first input of each lane's group, behind the first of all
+  int64_t readable;                        // channels of x from there on, at most a vector
+  bool neighbours;                         // whether the vector reads these alone
+  DepthwiseDirect direct;
   const float* weights;
 
   Part(const DepthwiseArgs& args, std::byte* scratch) : a(args), ring(reinterpret_cast<float*>(scratch)) {
-    line = ring + a.kernel[0] * a.span * a.row_floats;
+    line = ring + a.kernel[0] * a.span * a.inputs * a.row_floats;
     operand = line + 2 * a.line_rows * a.line_pitch;
-    rows = reinterpret_cast<Row*>(operand + a.line_rows * a.line_pitch);
+    rows = reinterpret_cast<DepthwiseRow*>(operand + a.line_rows * a.line_pitch);
     direct.bounds = {a.scales ? 3 : a.high < infinity ? 2 : a.low > -infinity ? 1 : 0, all(a.low), all(a.high)};
     if (a.ops)
       for (int64_t i = 0; i < 3 * a.line_rows * a.line_pitch; i++) line[i] = 0;
@@ -206,10 +77,13 @@ struct Part {
     channel = vector * unit;
     vectors = count;
     lanes = Across ? least(W, a.channels - channel) : 1;
-    lane_offset[0] = offset(a.in_map, n, a.multiplier == 1 ? channel : channel / a.multiplier);
-    if (a.multiplier > 1)
-      for (int64_t l = 1; l < lanes; l++) lane_offset[l] = offset(a.in_map, n, (channel + l) / a.multiplier);
-    const int64_t taps = a.kernel[0] * a.kernel[1] * a.kernel[2];
+    groups = {channel / a.outputs, (channel + lanes - 1) / a.outputs + 1};
+    for (int l = 0; l < W; l++)
+      places[l] = static_cast<int32_t>((least(channel + l, channel + lanes - 1) / a.outputs - groups.begin) * a.inputs);
+    const int64_t first = groups.begin * a.inputs, count_of_groups = groups.end - groups.begin;
+    readable = least(a.channels / a.outputs * a.inputs - first, W);
+    neighbours = count_of_groups > 1 && count_of_groups * a.inputs <= W && first % a.in_map.block + readable <= a.in_map.block;
+    const int64_t taps = a.kernel[0] * a.kernel[1] * a.inputs * a.kernel[2];
     weights = a.weights + vector * taps * unit;
     for (int64_t v = 0; v < count; v++) {
       alignas(64) float bias[W] = {};
@@ -227,7 +101,7 @@ struct Part {
     direct.mask = first_lanes(lanes);
     direct.width = a.kernel[2];
     direct.step = a.stride[2] * a.in_map.spatial[2];
-    if (count > 1) direct.in_apart = offset(a.in_map, n, channel + W) - lane_offset[0];
+    if (count > 1) direct.in_apart = offset(a.in_map, n, channel + W) - offset(a.in_map, n, channel);
     direct.weights_apart = taps * W;
   }
 
@@ -241,53 +115,119 @@ struct Part {
     return load_one(from);
   }
 
-  const T* source_row(int64_t slice, int64_t row) const {
-    return static_cast<const T*>(a.x) + lane_offset[0] + slice * a.in_map.spatial[0] + row * a.in_map.spatial[1];
+  const T* source_row(int64_t slice, int64_t row, int64_t input) const {
+    return static_cast<const T*>(a.x) + offset(a.in_map, image, input) + slice * a.in_map.spatial[0] + row * a.in_map.spatial[1];
   }
-  float* scratch_row(int64_t depth, int64_t row) const { return ring + (depth * a.span + row % a.span) * a.row_floats; }
+  float* scratch_row(int64_t depth, int64_t row) const { return ring + (depth * a.span + row % a.span) * a.inputs * a.row_floats; }
 
-  // Row `row` of slice `slice`, from column `left` on, which may lie outside of it.
+  // Row `row` of slice `slice`, from column `left` on, which may lie outside of it: for each input of a group, in each lane that of the
+  // lane's own.
   void copy_row(int64_t slice, int64_t row, int64_t left, float* to) const {
-    const int64_t columns = a.phase / unit, step = a.stride[2], apart = a.in_map.spatial[2];
-    const T* from = source_row(slice, row);
-    const T* last = from + (a.in_size[2] - 1) * apart + lanes - W;  // where a whole vector may still be read
+    const int64_t columns = a.phase / unit, step = a.stride[2];
     for (int64_t phase = 0; phase < step; phase++, to += a.phase) {
       const Range inside = steps_within(left + phase, step, a.in_size[2], columns);
-      const T* x = from + (left + phase) * apart;
-      for (int64_t i = 0; i < inside.begin * unit; i++) to[i] = 0;
-      for (int64_t i = inside.end * unit; i < a.phase; i++) to[i] = 0;
-      int64_t i = inside.begin;
-      if constexpr (!Across) {
-        if (step * apart == 1) {
-          for (; i + W <= inside.end; i += W) store<W>(to + i, values(x + i));
-        }
-        for (; i < inside.end; i++) to[i] = value(x + i * step * apart);
+      for (int64_t input = 0; input < a.inputs; input++) {
+        float* copy = to + input * a.row_floats;
+        for (int64_t i = 0; i < inside.begin * unit; i++) copy[i] = 0;
+        for (int64_t i = inside.end * unit; i < a.phase; i++) copy[i] = 0;
+      }
+      if constexpr (Across) {
+        int64_t input = 0;
+        for (; input + 4 <= a.inputs; input += 4) copy_lanes<4>(slice, row, input, left + phase, inside, to + input * a.row_floats);
+        for (; input < a.inputs; input++) copy_lanes<1>(slice, row, input, left + phase, inside, to + input * a.row_floats);
       } else {
-        if (a.multiplier == 1)
-          for (; i < inside.end && x + i * step * apart <= last; i++) store<W>(to + i * W, values(x + i * step * apart));
-        for (; i < inside.end; i++)
-          for (int64_t l = 0; l < W; l++)
-            to[i * W + l] = l < lanes ? value(x + i * step * apart + (a.multiplier > 1 ? lane_offset[l] - lane_offset[0] : l)) : 0.0f;
+        copy_columns(slice, row, left + phase, inside, to);
       }
     }
   }
 
-  // A row of results, by `count` rows of x.
+  void copy_columns(int64_t slice, int64_t row, int64_t left, Range inside, float* to) const {
+    const int64_t step = a.stride[2] * a.in_map.spatial[2];
+    const T* x = source_row(slice, row, groups.begin) + left * a.in_map.spatial[2];
+    int64_t i = inside.begin;
+    if (step == 1) {
+      for (; i + W <= inside.end; i += W) store<W>(to + i, values(x + i));
+    }
+    for (; i < inside.end; i++) to[i] = value(x + i * step);
+  }
+
+  // `Inputs` of them, from `input` on. Not inlined, where it would lack registers.
+  template <int Inputs>
+  __attribute__((noinline)) void copy_lanes(int64_t slice, int64_t row, int64_t input, int64_t left, Range inside, float* to) const {
+    const int64_t apart = a.in_map.spatial[2], step = a.stride[2] * apart;
+    const auto each = [](auto body) __attribute__((always_inline)) {
+#pragma GCC unroll 4
+      for (int i = 0; i < Inputs; i++) body(i);
+    };
+    float* copies[Inputs];
+    each([&](int i) { copies[i] = to + i * a.row_floats; });
+    const auto copy = [&](Range columns, auto lanes_at) __attribute__((always_inline)) {
+      for (int64_t column = columns.begin; column < columns.end; column++)
+        each([&](int i) { store<W>(copies[i] + column * W, lanes_at(i, column * step, copies[i] + column * W)); });
+    };
+    if (neighbours) {
+      const T* x = source_row(slice, row, groups.begin * a.inputs) + left * apart;
+      // Where a whole vector may still be read.
+      const int64_t room = (a.in_size[2] - 1 - left) * apart + readable - W;
+      const int64_t end = larger(inside.begin, least(inside.end, room < 0 ? 0 : room / larger(step, 1) + 1));
+      Vector<int32_t, W> from[Inputs];
+      each([&](int i) { from[i] = places + static_cast<int32_t>(input + i); });
+      if (a.inputs * a.outputs == 1) {
+        copy({inside.begin, end}, [=, this](int, int64_t at, float*) { return values(x + at); });
+      } else {
+        copy({inside.begin, end}, [=, this](int i, int64_t at, float*) { return __builtin_shuffle(values(x + at), from[i]); });
+      }
+      inside.begin = end;
+    }
+    if (inside.begin >= inside.end) return;
+    for (int64_t group = groups.begin; group < groups.end; group++) {
+      const T* x[Inputs];
+      each([&](int i) { x[i] = source_row(slice, row, group * a.inputs + input + i) + left * apart; });
+      const Mask before = places < static_cast<int32_t>((group - groups.begin) * a.inputs);
+      if (group == groups.begin) {
+        copy(inside, [=, this](int i, int64_t at, float*) { return all(value(x[i] + at)); });
+      } else {
+        copy(inside, [=, this](int i, int64_t at, float* held) { return before ? load<W>(held) : all(value(x[i] + at)); });
+      }
+    }
+  }
+
+  // A row of results from the copies of `count` rows of x; the first tap of the first result is at column `left`.
   void sum(int64_t count, int64_t left, int64_t columns, float* to, int64_t stride) const {
-    const Range taps{0, a.kernel[2]};
+    if constexpr (!Across) return sum_plain(count, left, columns, to);
+    DepthwiseCopied t{rows, count, a.runs, a.run_count, a.apart, 0, stride, direct.start[0], direct.bounds};
     if (*a.unbounded != 0) [[unlikely]] {
       for (int64_t i = 0; i < columns; i++) {
         const Range inside = steps_within(left + i * a.stride[2], a.dilation[2], a.in_size[2], a.kernel[2]);
-        sum_tile<1, Across>(rows, count, i * unit, a.tap_offsets, inside, direct.start[0], direct.bounds, to + i * (Across ? stride : 1),
-                            0);
+        t.runs = a.single_taps + inside.begin;
+        t.run_count = inside.end - inside.begin;
+        t.at = i * W;
+        sum_copied<1>(t, to + i * stride);
       }
       return;
     }
-    const int64_t vectors = Across ? columns : ceil_div(columns, W), tiles = ceil_div(vectors, kTile);
+    const int64_t tiles = ceil_div(columns, kCopiedTile);
     for (int64_t tile = 0; tile < tiles; tile++) {
-      const Range some = share(vectors, tile, tiles);
-      sum_some<Across>(some.end - some.begin, rows, count, some.begin * W, a.tap_offsets, taps, direct.start[0], direct.bounds,
-                       to + some.begin * stride, stride);
+      const Range some = share(columns, tile, tiles);
+      t.at = some.begin * W;
+      sum_copies(some.end - some.begin, t, to + some.begin * stride);
+    }
+  }
+
+  void sum_plain(int64_t count, int64_t left, int64_t columns, float* to) const {
+    DepthwiseColumns t{rows, count, a.tap_offsets, {0, a.kernel[2]}, 0, direct.start[0], direct.bounds};
+    if (*a.unbounded != 0) [[unlikely]] {
+      for (t.at = 0; t.at < columns; t.at++) {
+        t.inside = steps_within(left + t.at * a.stride[2], a.dilation[2], a.in_size[2], a.kernel[2]);
+        sum_columns<1>(t, to + t.at);
+      }
+      return;
+    }
+    const int64_t vectors = ceil_div(columns, W), parts = ceil_div(vectors, kColumnsTile);
+    for (int64_t part = 0; part < parts; part++) {
+      const Range some = share(vectors, part, parts);
+      t.at = some.begin * W;
+      sum_some_columns(some.end - some.begin, t, to + some.begin * W);
     }
   }
 
@@ -402,8 +342,9 @@ struct Part {
             copy_row(slice, row, left, scratch_row(d, row));
         for (int64_t h = height.begin; h < height.end; h++) {
           const int64_t row = top + h * a.dilation[1];
-          const float* x = in_place ? reinterpret_cast<const float*>(source_row(slice, row)) : scratch_row(d, row);
-          rows[met++] = {x, weights + (d * a.kernel[1] + h) * a.kernel[2] * unit};
+          const float* x = in_place ? reinterpret_cast<const float*>(source_row(slice, row, channel)) : scratch_row(d, row);
+          const float* of_row = weights + (d * a.kernel[1] + h) * a.inputs * a.kernel[2] * unit;
+          for (int64_t i = 0; i < a.inputs; i++) rows[met++] = {x + i * a.row_floats, of_row + i * a.kernel[2] * unit};
         }
       }
       missing = larger(missing, top + a.span);
@@ -421,14 +362,14 @@ struct Part {
 template <class T, bool Across>
 void convolve(const DepthwiseArgs& a) {
   const int64_t vectors = Across ? ceil_div(a.channels, W) : a.channels, whole = a.channels / W;  // vectors without a lane to spare
-  const int64_t together = a.direct ? 2 : 1, groups = ceil_div(vectors, together);
-  const int64_t items = a.batch * a.out_size[0] * a.row_parts * a.column_parts * groups;
+  const int64_t together = a.direct ? 2 : 1, sets = ceil_div(vectors, together);
+  const int64_t items = a.batch * a.out_size[0] * a.row_parts * a.column_parts * sets;
 #pragma omp parallel num_threads(a.threads) if (a.threads > 1)
   {
     const Range mine = share(items, omp_get_thread_num(), omp_get_num_threads());
     Part<T, Across> part(a, a.scratch + omp_get_thread_num() * a.thread_bytes);
     for (int64_t item = mine.begin; item < mine.end; item++) {
-      int64_t rest = item / groups;
+      int64_t rest = item / sets;
       const Range tiles = share(a.tiles, rest % a.column_parts, a.column_parts);
       const Range columns = a.direct
                                 ? Range{share(a.out_size[2], tiles.begin, a.tiles).begin, share(a.out_size[2], tiles.end - 1, a.tiles).end}
@@ -436,8 +377,8 @@ void convolve(const DepthwiseArgs& a) {
       rest /= a.column_parts;
       const Range rows = share(a.out_size[1], rest % a.row_parts, a.row_parts);
       rest /= a.row_parts;
-      const int64_t end = least(vectors, (item % groups + 1) * together);
-      for (int64_t vector = item % groups * together, count; vector < end; vector += count) {
+      const int64_t end = least(vectors, (item % sets + 1) * together);
+      for (int64_t vector = item % sets * together, count; vector < end; vector += count) {
         count = vector + together <= whole ? together : 1;
         part.select(rest / a.out_size[0], vector, count);
         part.run(rest % a.out_size[0], rows, columns, tiles);

@@ -27,6 +27,7 @@ struct DepthwiseOp {
 
 constexpr int depthwise_max_ops = 8;
 constexpr int depthwise_tile(int64_t lanes) { return lanes == 16 ? 14 : 7; }  // columns of two vectors of channels, in registers
+constexpr int depthwise_most_taps = 3;                                        // of a run
 
 // What a tap of a row of the kernel meets: outputs [begin, end) of a tile, the first of the tile at `offset` from where its first tap
 // does, in elements.
@@ -35,16 +36,23 @@ struct DepthwiseTap {
   int32_t begin, end;
 };
 
+// Taps of a row, in copies: each meets the column that the one before meets for the next output.
+struct DepthwiseRun {
+  int64_t offset;     // of the first one, in the scratch
+  int64_t tap, taps;  // the first, and how many
+};
+
 struct DepthwiseArgs {
   DType dtype, output_dtype;  // of x, and of the output: the same, unless x is codes
   bool across;                // vectors go across channels, which are neighbours in both; else along columns
   int64_t batch, channels;    // of the output
-  int64_t multiplier;         // channel c of the output reads channel c / multiplier of x
+  int64_t inputs, outputs;    // channels of a group: channel c of the output reads those of group c / outputs
   int64_t in_size[3], out_size[3], kernel[3], stride[3], dilation[3], padding[3];
   DepthwiseMap in_map, out_map;
 
   const void* x = nullptr;
-  const float* weights = nullptr;    // across: [vector of channels][tap][lane], else [channel][tap]
+  // [slice and row of the kernel][input][tap of the row] of each vector of channels, [lane] innermost, or of each channel
+  const float* weights = nullptr;
   const float* unbounded = nullptr;  // behind them: not 0 if a weight is NaN or infinite
   const float* bias = nullptr;
   void* output = nullptr;
@@ -62,10 +70,13 @@ struct DepthwiseArgs {
   int64_t tiles;
   const DepthwiseTap* taps = nullptr;   // the taps of a row for each kind of tile
   const int32_t* tile_kinds = nullptr;  // the kind of each tile
-  // Else the rows of x that a row of outputs reads, `span` of them, lie in the scratch, each with the columns that a part reads: those
-  // of a multiple of the stride lie together, the next ones `phase` floats on.
+  // Else the rows of x that a row of outputs reads, `span` of them, lie in the scratch, each once for each input of a group, with the
+  // columns that a part reads: those of a multiple of the stride lie together, the next ones `phase` floats on.
   int64_t span, phase, row_floats;
-  const int64_t* tap_offsets = nullptr;  // of each tap of a row, in the scratch
+  const int64_t* tap_offsets = nullptr;       // of each tap of a row, in the scratch
+  const DepthwiseRun* single_taps = nullptr;  // across: the same, and
+  const DepthwiseRun* runs = nullptr;         // the taps of a row in run_count runs
+  int64_t run_count, apart;                   // apart: floats from the weights of a tap to those of the next one of a run
   int threads = 1;
   std::byte* scratch = nullptr;  // thread_bytes a thread: the rows of x, the results, as many of an operand, what a row meets
   int64_t thread_bytes;

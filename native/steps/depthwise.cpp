@@ -71,10 +71,13 @@ Depthwise::Depthwise(const TensorDesc& x, const Dims& weights, bool has_bias, co
   if (x.format.block > 1 && x.format.block != vector_lanes())
     throw std::invalid_argument("a depthwise convolution works on blocks of " + std::to_string(vector_lanes()) + " channels: " + x.str());
   const size_t axes = x.shape.size() - 2;
-  if (x.shape[1] < 1 || output.shape[1] % x.shape[1])
-    throw std::invalid_argument("a depthwise convolution has a multiple of its input's channels");
-  if (weights.size() != axes + 2 || weights[0] != output.shape[1] || weights[1] != 1)
-    throw std::invalid_argument("a depthwise convolution needs weights (O, 1, *kernel)");
+  if (weights.size() != axes + 2 || weights[0] != output.shape[1] || weights[1] < 1)
+    throw std::invalid_argument("a grouped convolution needs weights (O, C / groups, *kernel)");
+  if (x.shape[1] < 1 || x.shape[1] % weights[1] || output.shape[1] % (x.shape[1] / weights[1]))
+    throw std::invalid_argument("a grouped convolution has channels of whole groups: " + x.str() + " and " + output.str() + ", " +
+                                std::to_string(weights[1]) + " channels of x a group");
+  if (weights[1] > 1 && (on_codes || !is_across(x.format)))
+    throw std::invalid_argument("a convolution of groups of several channels takes floats, channels_last or blocked: " + x.str());
   if (stride.size() != axes || padding_l.size() != axes || padding_r.size() != axes || dilation.size() != axes)
     throw std::invalid_argument("a depthwise convolution needs stride, padding and dilation for each spatial axis");
   if (post_ops.size() > depthwise_max_ops) throw std::invalid_argument("a depthwise convolution takes eight post-ops at most");
@@ -90,7 +93,8 @@ Depthwise::Depthwise(const TensorDesc& x, const Dims& weights, bool has_bias, co
   args_.across = is_across(x.format);
   args_.batch = x.shape[0];
   args_.channels = output.shape[1];
-  args_.multiplier = output.shape[1] / x.shape[1];
+  args_.inputs = weights[1];
+  args_.outputs = output.shape[1] / (x.shape[1] / weights[1]);
   args_.in_map = map_of(x, x.shape[1]);
   args_.out_map = map_of(output, output.shape[1]);
   for (size_t i = 0; i < 3; i++) {
@@ -134,17 +138,18 @@ Depthwise::Depthwise(const TensorDesc& x, const Dims& weights, bool has_bias, co
 // How the work is cut. Where rows are copied, those that a row of outputs reads stay in the first level cache (32 KB) with the results;
 // narrower parts copy the columns between them twice.
 void Depthwise::plan(int64_t threads) {
-  constexpr int64_t cache = 24 << 10, narrowest = 28, line_bytes = 4 << 10;
+  constexpr int64_t cache = 24 << 10, line_bytes = 4 << 10;
+  const int64_t narrowest = args_.inputs > 1 ? 14 : 28;
   const int64_t lanes = vector_lanes(), unit = args_.across ? lanes : 1, width = args_.out_size[2], step = args_.stride[2];
   const int64_t reach = (args_.kernel[2] - 1) * args_.dilation[2];
   const int64_t tile = fitting_tile();
-  args_.direct = args_.across && args_.dtype == DType::f32 && args_.multiplier == 1 && tile >= 3;
+  args_.direct = args_.across && args_.dtype == DType::f32 && args_.inputs * args_.outputs == 1 && tile >= 3;
   args_.tiles = ceil_div(width, std::max<int64_t>(tile, 1));
   args_.span = (args_.kernel[1] - 1) * args_.dilation[1] + 1;
   int64_t columns = args_.ops ? 128 : 4096;
   if (!args_.direct) {
-    require_floats(args_.kernel[0], args_.span, step * unit);
-    columns = std::max(cache / (args_.kernel[0] * args_.span * step * unit * 4) - reach / step, narrowest * lanes / unit);
+    require_floats(args_.kernel[0], args_.span, args_.inputs * step * unit);
+    columns = std::max(cache / (args_.kernel[0] * args_.span * args_.inputs * step * unit * 4) - reach / step, narrowest * lanes / unit);
   }
   columns = std::min(width, columns);
   args_.column_parts = std::min(ceil_div(width, columns), args_.direct ? args_.tiles : width);
@@ -155,18 +160,20 @@ void Depthwise::plan(int64_t threads) {
   args_.line_rows = std::min(std::max<int64_t>(line_bytes / (args_.line_pitch * 4), 1), args_.out_size[1]);
   if (!args_.direct) {
     args_.phase = round_up(args_.line_pitch + reach / step * unit, lanes);
-    require_floats(args_.kernel[0] * args_.span, step, args_.phase);
+    require_floats(args_.kernel[0] * args_.span, args_.inputs * step, args_.phase);
     args_.row_floats = step * args_.phase;
     for (int64_t tap = 0; tap < args_.kernel[2]; tap++) {
       const int64_t column = tap * args_.dilation[2];
       tap_offsets_.push_back(column % step * args_.phase + column / step * unit);
     }
   }
-  if (args_.direct) plan_taps();
-  const int64_t vectors = ceil_div(args_.channels, unit), items = args_.batch * args_.out_size[0] * args_.column_parts * vectors;
+  args_.direct ? plan_taps() : plan_runs();
+  const int64_t vectors = ceil_div(args_.channels, unit);
+  const int64_t items = args_.batch * args_.out_size[0] * args_.column_parts * vectors;
   args_.row_parts = threads == 1 ? 1 : std::min(args_.out_size[1], ceil_div(4 * threads, items));
-  const int64_t floats = args_.kernel[0] * args_.span * args_.row_floats + 3 * args_.line_rows * args_.line_pitch;
-  args_.thread_bytes = round_up(floats * 4 + args_.kernel[0] * args_.kernel[1] * 2 * static_cast<int64_t>(sizeof(void*)), 64);
+  const int64_t floats = args_.kernel[0] * args_.span * args_.inputs * args_.row_floats + 3 * args_.line_rows * args_.line_pitch;
+  const int64_t rows = args_.kernel[0] * args_.kernel[1] * args_.inputs;
+  args_.thread_bytes = round_up(floats * 4 + rows * 2 * static_cast<int64_t>(sizeof(void*)), 64);
   scratchpad_bytes = threads * args_.thread_bytes + 63;
 }
 
@@ -203,6 +210,18 @@ void Depthwise::plan_taps() {
   }
 }
 
+// The taps of a row that meet copies, one by one and in runs.
+void Depthwise::plan_runs() {
+  const int64_t step = args_.stride[2], dilation = args_.dilation[2], kernel = args_.kernel[2];
+  const int64_t apart = step % dilation ? kernel : step / dilation;  // from tap to tap of a run
+  for (int64_t tap = 0; tap < kernel; tap++) single_taps_.push_back({tap_offsets_[tap], tap, 1});
+  for (int64_t first = 0; first < std::min(apart, kernel); first++)
+    for (int64_t tap = first; tap < kernel; tap += depthwise_most_taps * apart)
+      runs_.push_back({tap_offsets_[tap], tap, std::min<int64_t>(ceil_div(kernel - tap, apart), depthwise_most_taps)});
+  args_.apart = apart * vector_lanes();
+  args_.run_count = static_cast<int64_t>(runs_.size());
+}
+
 void Depthwise::run(const Run& run, StepState*) const {
   if (elements_ == 0) return;
   DepthwiseArgs args = args_;
@@ -217,6 +236,8 @@ void Depthwise::run(const Run& run, StepState*) const {
     if (args.op[i].binary) args.op[i].operand = in_place_[i] ? args.output : *slot++;
   if (!scales_.empty()) args.scales = scales_.data();
   args.tap_offsets = tap_offsets_.data();
+  args.single_taps = single_taps_.data();
+  args.runs = runs_.data();
   args.taps = taps_.data();
   args.tile_kinds = tile_kinds_.data();
   const auto scratch = reinterpret_cast<uintptr_t>(run.scratchpad);
@@ -232,7 +253,7 @@ int64_t Depthwise::packed_bytes() const { return codes_ ? codes_->packed_bytes()
 std::string Depthwise::packed_key() const {
   if (codes_) return codes_->packed_key();
   return "depthwise" + std::to_string(args_.across ? vector_lanes() : 1) + ";" + std::to_string(args_.channels) + "," +
-         std::to_string(taps());
+         std::to_string(args_.inputs) + "," + std::to_string(taps() / args_.inputs) + "," + std::to_string(args_.kernel[2]);
 }
 
 void Depthwise::pack(DType dtype, const void* source, void* packed) const {
@@ -244,8 +265,10 @@ void Depthwise::pack(DType dtype, const void* source, void* packed) const {
   auto* to = static_cast<float*>(packed);
   bool unbounded = false;
   std::fill(to, to + packed_channels() * count, 0.0f);
+  const int64_t width = args_.kernel[2], rows = count / args_.inputs / width;
   for (int64_t c = 0; c < args_.channels; c++) {
     for (int64_t tap = 0; tap < count; tap++) {
+      const int64_t input = tap / (rows * width), row = tap / width % rows;
       float weight;
       if (dtype == DType::s8) {
         weight = static_cast<const int8_t*>(source)[c * count + tap];
@@ -256,7 +279,7 @@ void Depthwise::pack(DType dtype, const void* source, void* packed) const {
         std::memcpy(&weight, &bits, sizeof weight);
       }
       unbounded |= !std::isfinite(weight);
-      to[(c / unit * count + tap) * unit + c % unit] = weight;
+      to[(c / unit * count + (row * args_.inputs + input) * width + tap % width) * unit + c % unit] = weight;
     }
   }
   to[packed_channels() * count] = unbounded;

@@ -16,7 +16,7 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 std::optional<DepthwiseCodes> DepthwiseCodes::of(const DepthwiseArgs& args, int32_t zero_point, int64_t threads) {
   const bool lies = args.across && args.in_map.lane == 1 && args.out_map.lane == 1 && args.in_map.block_stride == 0;
   const bool is_flat = args.kernel[0] == 1 && args.stride[0] == 1 && args.padding[0] == 0;
-  if (!is_code(args.dtype) || !lies || !is_flat || args.multiplier != 1) return std::nullopt;
+  if (!is_code(args.dtype) || !lies || !is_flat || args.outputs != 1) return std::nullopt;
   DepthwiseCodes made;
   DepthwiseCodesArgs& own = made.args_;
   own.common = args;

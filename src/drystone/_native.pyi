@@ -380,7 +380,7 @@ class Winograd(Step):
 
 class Depthwise(Step):
     """
-    Convolution of as many groups as channels, by the own kernel. Slots: as Convolution's.
+    Convolution in groups of a channel or a few, by the own kernel. Slots: as Convolution's.
     """
 
     def __init__(self, x: TensorDesc, weights: Sequence[int], has_bias: bool, output: TensorDesc, stride: Sequence[int], padding_l: Sequence[int], padding_r: Sequence[int], dilation: Sequence[int], post_ops: Sequence[tuple[str, float, float, TensorDesc | None]], weight_scales: Sequence[float] = []) -> None: ...

@@ -1,4 +1,4 @@
-"""The depthwise convolution against float64: over one to three axes, in each format, at each remainder of its vectors and tiles."""
+"""Depthwise and grouped convolutions against float64: over one to three axes, in each format, at each remainder of vectors and tiles."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from drystone.native import Depthwise, PostOp, TensorDesc
 pytestmark = pytest.mark.skipif(native.isa() == "none", reason="no native kernels")
 
 FORMATS = ("plain", "channels_last", native.blocked().name)
+ACROSS = FORMATS[1:]  # where vectors go across channels
 Sides = tuple[int, ...]
 
 
@@ -24,7 +25,7 @@ def reference(
 ) -> torch.Tensor:
     padded = F.pad(x, [side for pair in zip(reversed(before), reversed(after), strict=True) for side in pair])
     convolution = (F.conv1d, F.conv2d, F.conv3d)[x.ndim - 3]
-    return convolution(padded, weight, bias, groups=x.shape[1], **options)
+    return convolution(padded, weight, bias, groups=x.shape[1] // weight.shape[1], **options)
 
 
 def convolved(
@@ -115,6 +116,42 @@ def test_several_outputs_a_channel(channels: int, outputs: int, format: str) -> 
     check(*convolved(integers(2, channels, 7, 9), weight, bias, format=format, before=(1, 1), stride=2))
 
 
+# Within a vector, of a vector, of more, and of numbers that fit none.
+@pytest.mark.parametrize("format", ACROSS)
+@pytest.mark.parametrize(
+    ("groups", "inputs", "outputs"),
+    [(1, 3, 20), (2, 2, 2), (9, 2, 2), (32, 2, 2), (5, 3, 3), (8, 4, 4), (9, 4, 4), (6, 8, 8), (3, 16, 16), (2, 17, 17), (4, 12, 12),
+     (6, 4, 2), (6, 2, 4), (3, 5, 13), (2, 8, 32), (7, 4, 16)],
+)  # fmt: skip
+def test_groups(groups: int, inputs: int, outputs: int, format: str) -> None:
+    weight, bias = integers(groups * outputs, inputs, 3, 3, seed=1), integers(groups * outputs, seed=2)
+    for stride in (1, 2):
+        check(*convolved(integers(2, groups * inputs, 5, 9), weight, bias, format=format, before=(1, 1), stride=stride))
+
+
+@pytest.mark.parametrize("format", ACROSS)
+@pytest.mark.parametrize("width", [*range(1, 35), 120])
+def test_widths_of_groups(width: int, format: str) -> None:
+    weight, ops = integers(24, 4, 5, seed=1), [("relu", 0.0, 0.0, None), ("mul", 0.0, 0.0, dense((1, 1, 1), "plain"))]
+    got, want = convolved(integers(1, 24, width), weight, format=format, before=(2,), ops=ops, operands=[torch.tensor([3.0])])
+    check(got, want.relu() * 3)
+
+
+@pytest.mark.parametrize("format", ACROSS)
+@pytest.mark.parametrize("dilation", [1, 2, 3])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("kernel", [1, 2, 3, 4, 5, 7])
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_steps_of_groups(axes: int, kernel: int, stride: int, dilation: int, format: str) -> None:
+    side = dilation * (kernel - 1) + 1
+    for size, before, after in ((side, 0, 0), (side + 4, 1, 0), (1, side, side + 1)):
+        if axes == 3 and kernel > 4:
+            continue
+        x, weight = integers(1, 20, *((size,) * axes)), integers(20, 4, *((kernel,) * axes), seed=1)
+        sides = {"before": (before,) * axes, "after": (after,) * axes}
+        check(*convolved(x, weight, format=format, stride=stride, dilation=dilation, **sides))
+
+
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("threads", [1, 2])
 def test_every_way_to_cut_the_work(threads: int, format: str) -> None:
@@ -136,6 +173,15 @@ def test_bfloat16(channels: int, format: str) -> None:
     x, weight = normal(1, channels, 9, 20, dtype=torch.bfloat16), normal(channels, 1, 3, 3, dtype=torch.bfloat16, seed=1)
     for stride in (1, 2):
         got, want = convolved(x, weight, normal(channels, seed=2), format=format, before=(1, 1), stride=stride)
+        torch.testing.assert_close(got, want.bfloat16(), rtol=2**-7, atol=1e-5)
+
+
+@pytest.mark.parametrize("format", ACROSS)
+@pytest.mark.parametrize("group", [2, 4, 16])
+def test_bfloat16_in_groups(group: int, format: str) -> None:
+    x, weight = normal(1, 48, 9, 20, dtype=torch.bfloat16), normal(48, group, 3, 3, dtype=torch.bfloat16, seed=1)
+    for stride in (1, 2):
+        got, want = convolved(x, weight, normal(48, seed=2), format=format, before=(1, 1), stride=stride)
         torch.testing.assert_close(got, want.bfloat16(), rtol=2**-7, atol=1e-5)
 
 
@@ -193,6 +239,20 @@ def test_specials(value: float, where: str, format: str) -> None:
     assert_same_specials(got, want.view(got.shape))
 
 
+@pytest.mark.parametrize("format", ACROSS)
+@pytest.mark.parametrize("where", ["x", "weight"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_specials_in_groups(value: float, where: str, format: str) -> None:
+    """They reach the outputs of their group whose taps meet them."""
+    x, weight = integers(1, 20, 6, 40), integers(20, 4, 3, 5, seed=1)
+    (x if where == "x" else weight)[0, 1, 2, 3] = value
+    got, _ = convolved(x, weight, format=format, before=(1, 2), stride=2)
+    taps = F.unfold(F.pad(torch.arange(240.0).view(1, 1, 6, 40) + 1, (2, 2, 1, 1)), (3, 5), stride=2)[0].long()  # 0: outside
+    values = torch.cat([torch.zeros(20, 1), x.flatten(2)[0]], 1)[:, taps]  # (C, taps, positions)
+    products = values.view(5, 1, 4, *taps.shape) * weight.view(5, 4, 4, taps.shape[0], 1)
+    assert_same_specials(got, products.where(taps > 0, 0.0).sum((2, 3)).view(got.shape))
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize(("channels", "kernel"), [(1024, (31,)), (1024, (3,)), (512, (3, 3)), (256, (3, 5))])
 def test_columns_a_power_of_two_apart(channels: int, kernel: Sides, stride: int) -> None:
@@ -228,9 +288,11 @@ def test_refusals() -> None:
             Depthwise(**{**given, **changes})
 
     refuse("size that follows", padding_r=[1, 2])
-    refuse("weights", weights=[16, 16, 3, 3])
+    refuse("weights", weights=[8, 1, 3, 3])
+    refuse("whole groups", weights=[16, 3, 3, 3])
+    refuse("channels_last or blocked", x=dense((1, 16, 8, 8), "plain"), output=dense((1, 16, 8, 8), "plain"), weights=[16, 2, 3, 3])
     refuse("each spatial axis", stride=[1])
-    refuse("multiple of its input's channels", output=dense((1, 24, 8, 8), "channels_last"))
+    refuse("whole groups", weights=[24, 1, 3, 3], output=dense((1, 24, 8, 8), "channels_last"))
     refuse("positive", dilation=[0, 1])
     refuse("keeps the batch, format and dtype", output=dense((1, 16, 8, 8), "plain"))
     refuse("eight post-ops", post_ops=[("relu", 0.0, 0.0, None)] * 9)

@@ -1,4 +1,4 @@
-"""Which kernels a depthwise convolution may go by: the own one over any axes, oneDNN's for images alone."""
+"""Which kernels a depthwise or grouped convolution may go by: the own one over any axes, oneDNN's depthwise ones for images alone."""
 
 from __future__ import annotations
 
@@ -45,11 +45,17 @@ def test_every_format_is_offered(axes: int) -> None:
 
 @pytest.mark.parametrize(
     ("changed", "reason"),
-    [({"groups": 1}, "single channels"), ({"groups": 16}, "single channels"), ({"dtype": torch.float64}, "float64")],
+    [({"groups": 1}, "one group"), ({"groups": 2, "channels": 64}, "a group has more"), ({"dtype": torch.float64}, "float64")],
 )
 def test_refusals(changed: dict[str, Any], reason: str) -> None:
     refusal = Depthwise().refuses(conv_node(**changed))
     assert refusal is not None and reason in refusal
+
+
+def test_small_groups_go_across_channels() -> None:
+    node = conv_node(groups=8)
+    assert Depthwise().refuses(node) is None
+    assert [layout.output for layout in Depthwise().layouts(node)] == [CHANNELS_LAST, native.blocked().name]
 
 
 def test_long_epilogue_is_refused() -> None:

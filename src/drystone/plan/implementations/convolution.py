@@ -139,7 +139,7 @@ def _codes_reason(node: Node) -> str | None:
 
 def _has_own_kernel(node: Node) -> bool:
     """Whether the own depthwise kernel computes it."""
-    return isinstance(node.op, Conv) and Depthwise().refuses(node) is None
+    return isinstance(node.op, Conv) and _is_depthwise(node) and Depthwise().refuses(node) is None
 
 
 def _is_depthwise(node: Node) -> bool:

@@ -1,4 +1,4 @@
-"""conv with as many groups as channels by the own kernel, in each format whose blocks fill a vector."""
+"""conv of groups of few channels by the own kernel, in each format whose blocks fill a vector."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ MAX_EPILOGUE = 8
 
 
 class Depthwise(Implementation):
-    """Direct convolution of each channel by itself, over one to three axes. Rows are copied into the first level cache with their
-    padding, where every tap of a register tile is at a constant offset."""
+    """Direct convolution of each channel by itself, or of groups of no more channels than a vector has, over one to three axes."""
 
     op = Conv
     name = "drystone_depthwise"
@@ -24,9 +23,10 @@ class Depthwise(Implementation):
 
     def layouts(self, node: Node) -> list[Layout]:
         rank = len(node.output.shape)
+        formats = (CHANNELS_LAST, native.blocked().name, *([PLAIN] if _group_inputs(node) == 1 else []))
         return [
             Layout(tuple(None if v.is_constant else format if len(v.shape) == rank else PLAIN for v in node.inputs), format)
-            for format in (CHANNELS_LAST, native.blocked().name, PLAIN)
+            for format in formats
             if format in formats_of(node.inputs[0])
         ]
 
@@ -49,15 +49,23 @@ class Depthwise(Implementation):
 
 
 def _reason(node: Node) -> str | None:
-    """Why the node is no depthwise convolution by constant weights, or None."""
+    """Why the node is no convolution of small groups by constant weights, or None."""
     op, x, weight = node.of(Conv), node.inputs[0], node.inputs[1]
     if not weight.is_constant or (op.has_bias and not node.inputs[2].is_constant):
         return "the weight or the bias is not a constant"
-    if op.groups == 1 or op.groups != x.shape[1]:
-        return "the groups are not single channels"
+    if op.groups == 1:
+        return "there is one group"
+    if _group_inputs(node) > native.blocked().block:
+        return f"a group has more than {native.blocked().block} channels"
     codes = {value.quantisation is not None for value in (x, weight)}
+    if True in codes and _group_inputs(node) > 1:
+        return "the groups of codes are not single channels"
     if len(codes) > 1 or (codes == {False} and not x.dtype == weight.dtype == node.output.dtype):
         return "x, the weight and the output are not of one dtype"
     if len(node.epilogue) > MAX_EPILOGUE:
         return f"the depthwise convolution takes {MAX_EPILOGUE} instructions after it at most"
     return None
+
+
+def _group_inputs(node: Node) -> int:
+    return node.inputs[1].shape[1]
