@@ -13,7 +13,7 @@ from torch import nn
 from drystone.capture.isolated import Copier
 
 # What nn.Module itself keeps of a module: dicts of children, tensors and hooks, which a copy needs for itself.
-_MACHINERY = frozenset(vars(nn.Module()))
+MACHINERY = frozenset(vars(nn.Module()))
 
 
 class Replacement(Protocol):
@@ -45,7 +45,7 @@ def copy_tree(
         if module in stateful:
             for holder in (made._buffers, vars(made)):
                 for name, value in holder.items():
-                    if name not in _MACHINERY and not isinstance(value, (nn.Module, MethodType)):
+                    if name not in MACHINERY and not isinstance(value, (nn.Module, MethodType)):
                         holder[name] = copier.copy(value)
         for name, child in made._modules.items():
             made._modules[name] = None if child is None else visit(child)
@@ -78,7 +78,7 @@ def _watch(made: nn.Module, changed: Callable[[str], None]) -> None:
     kind = type(made)
 
     def set_attribute(self: nn.Module, name: str, value: Any) -> None:
-        if not unchanged(getattr(self, name, _MACHINERY), value):
+        if not unchanged(getattr(self, name, MACHINERY), value):
             changed(name)
         kind.__setattr__(self, name, value)
 
@@ -104,7 +104,7 @@ def _shallow(module: nn.Module) -> nn.Module:
     """Another object of the same class with the same attributes. copy.copy would run what the class does when unpickled."""
     made: nn.Module = object.__new__(type(module))
     for name, value in vars(module).items():
-        vars(made)[name] = copy.copy(value) if name in _MACHINERY else value
+        vars(made)[name] = copy.copy(value) if name in MACHINERY else value
     for ancestor in type(module).__mro__:
         slots = vars(ancestor).get("__slots__", ())
         for name in [slots] if isinstance(slots, str) else slots:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import fx
 
 from drystone import native
 from drystone.errors import InputError
@@ -72,3 +73,13 @@ def _described(x: Tensor) -> native.TensorDesc:
 
 
 cached_attention = torch.ops.drystone.cached_attention.default
+_LAYER = [argument.name for argument in cached_attention._schema.arguments].index("layer")
+
+
+def arguments_of_layer(call: fx.Node, further: int) -> tuple[Any, ...]:
+    """The arguments of a traced call; of attention over a cache those of a layer that is so much further on."""
+    if call.target is not cached_attention:
+        return call.args
+    before, layer, after = call.args[:_LAYER], call.args[_LAYER], call.args[_LAYER + 1 :]
+    assert isinstance(layer, int)
+    return (*before, layer + further, *after)

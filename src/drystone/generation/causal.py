@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
@@ -43,15 +44,25 @@ def optimize_causal(model: Any, options: Options) -> Any:
         say("capturing")
         source: Any = source_kind(model, options)
         try:
-            programs = Programs(Preparer(), source, options, source.capture(), source.sizes(1, 1, 1))
-            fast = _named(kind, model)(model, source, programs)
-            say("comparing with the model")
-            _compare(fast, model, options)
+            return _prepared(kind, model, source, options, say)
         except (CaptureError, UnsupportedError) as error:
             if options.strict:
                 raise
             warn(f"{type(model).__name__} generates without programs: {first_line(error)}")
             return _named(EagerModule, model)(model)
+
+
+def _prepared(kind: Any, model: Any, source: Any, options: Options, say: Callable[[str], None]) -> Any:
+    programs = Programs(Preparer(), source, options, source.capture(), source.sizes(1, 1, 1))
+    fast = _named(kind, model)(model, source, programs)
+    say("comparing with the model")
+    try:
+        _compare(fast, model, options)
+    except UnsupportedError:
+        if source.stack is None:
+            raise
+        source.stack = None  # the layers that were not traced may be others after all
+        return _prepared(kind, model, source, options, say)
     return fast
 
 

@@ -12,13 +12,15 @@ from drystone.capture.alone import alone
 from drystone.capture.export import Captured
 from drystone.capture.export import capture as capture_module
 from drystone.capture.kept_modules import names_of
+from drystone.capture.repeated import Stack, shorten, stack_of, written_out
 from drystone.capture.signature import Signature
 from drystone.errors import CaptureError, DrystoneError, UnsupportedError
 from drystone.factories import on_cpu
 from drystone.generation.attention import Traced, traced
+from drystone.generation.cached_attention import arguments_of_layer
 from drystone.generation.decoder import CHUNKS
 from drystone.generation.pages import Layer, Pages, Rows, Sequence
-from drystone.generation.step import Step, position_limit
+from drystone.generation.step import Step, decoder_layers, position_limit
 from drystone.graph.cache_pages import pages_for
 from drystone.graph.graph import Graph
 from drystone.graph.ops import Linear
@@ -41,6 +43,7 @@ class CausalSource(Source):
         self.limit = position_limit(model)
         self.positions = self.limit + CHUNKS[-1]  # of a sequence, at most, with what its last chunk is filled up with
         self.layers: list[Layer] = []
+        self.stack: Stack | None = stack_of(model, decoder_layers(model))  # whose layers are not all traced
         self._symbolic: SymbolicCapture
 
     def sizes(self, batch: int, count: int, kept: int) -> Sizes:
@@ -63,15 +66,37 @@ class CausalSource(Source):
 
     def capture(self) -> list[Named]:
         """Raises ``CaptureError`` or ``UnsupportedError`` if the model can't be served, and says why."""
-        step = self.step()
-        self.layers = _layers(step)
-        tensors, varies, _rows = self.example()
-        captured = capture_module(step, tuple(tensors), None, dict(zip(step.inputs, varies, strict=True)))
+        captured = self._captured()
         # A size of 1 is one as any other to what is traced with distinct ones: it compares no two of them.
         self._symbolic = SymbolicCapture(captured, self._graph, least=1)
         float32, kept = self.options.float32_modules, self.options.kept_modules
         self._named = [names_of(self.model, modules) for modules in (float32, kept)]
         return [(name.removeprefix("model."), tensor) for name, tensor in captured.originals]
+
+    def _captured(self) -> Captured:
+        try:
+            captured = self._traced()
+        except (CaptureError, UnsupportedError):
+            if self.stack is None:
+                raise
+            captured = None
+        if captured is None:
+            self.stack = None
+            captured = self._traced()
+            assert captured is not None
+        return captured
+
+    def _traced(self) -> Captured | None:
+        """None where the layers of the stack turn out to differ."""
+        step, stack = self.step(), self.stack
+        if stack:
+            shorten(step.model, stack)
+            step.layers = stack.traced
+        found = _layers(step)
+        self.layers = [found[stack.like(layer)] for layer in range(stack.count)] if stack else found
+        tensors, varies, _rows = self.example()
+        captured = capture_module(step, tuple(tensors), None, dict(zip(step.inputs, varies, strict=True)))
+        return written_out(captured, stack, self.model, "model", arguments_of_layer) if stack else captured
 
     def graph_for(self, sizes: Sizes, tensors: list[torch.Tensor]) -> tuple[Graph, Signature]:
         with on_cpu():
