@@ -29,12 +29,11 @@ import psutil
 import torch
 import typer
 from rich.console import Console
-from rich.progress import track
+from soak import described, draw_memory, sampled
 
 import drystone
 from drystone.tools.bench.environment import environment
 from drystone.tools.bench.results import write_json
-from serving import SAMPLE_SECONDS, slope_of
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 QUESTIONS = ["What is the capital of France?", "Name three colours.", "Why is the sky blue?", "What is two plus two?"]
@@ -142,16 +141,13 @@ class Clients:
 
 
 def soak(minutes: float, clients: int, tuning: str) -> dict[str, Any]:
-    memory: list[tuple[float, float]] = []
     with Server(tuning) as server:
         work = Clients(server)
         began = time.monotonic()
         threads = [threading.Thread(target=work.run, args=(seed, began + 60 * minutes)) for seed in range(clients)]
         for thread in threads:
             thread.start()
-        for _ in track(range(max(1, int(60 * minutes / SAMPLE_SECONDS))), "soak", transient=True):
-            time.sleep(SAMPLE_SECONDS)
-            memory.append((time.monotonic() - began, server.megabytes()))
+        memory = sampled(minutes, server.megabytes)
         for thread in threads:
             thread.join()
         seconds = time.monotonic() - began
@@ -163,8 +159,7 @@ def soak(minutes: float, clients: int, tuning: str) -> dict[str, Any]:
         "lost": work.counts["sent"] - sum(ends.values()),
         "tokens_a_second": round(work.tokens / seconds, 1),
         "first_token_seconds": round(statistics.median(work.first), 3) if work.first else None,
-        "megabytes_an_hour": slope_of(memory, minutes),
-        "memory_mb": [[round(at, 1), round(size, 1)] for at, size in memory],
+        **described(memory, minutes),
     }
 
 
@@ -196,9 +191,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, axis = plt.subplots(figsize=(5, 3.4))
-    axis.plot([at / 60 for at, _ in found["memory_mb"]], [size for _, size in found["memory_mb"]])
-    axis.set(title=f"the server: {found['megabytes_an_hour']} MB an hour", xlabel="minutes", ylabel="resident MB")
-    axis.set_ylim(0, 1.2 * max(size for _, size in found["memory_mb"]))
+    draw_memory(axis, found, "the server")
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 

@@ -46,11 +46,11 @@ from drystone.tools.bench.results import write_json
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from semantic_search import LONGEST, SentenceEmbedder
+from soak import described, draw_memory, sampled
 
 Request = Callable[[], tuple[torch.Tensor, ...]]
 TOKENS, VOCABULARY = 32, 30000
 BATCH = 8
-SAMPLE_SECONDS = 2.0  # between two looks at the memory
 
 
 def encoder(tuning: Any) -> nn.Module:
@@ -158,7 +158,6 @@ def soak(minutes: float, tuning: Any, clients: int = 8) -> dict[str, Any]:
     kinds, process = list(BAD), psutil.Process()
     counts: Counter[str] = Counter()
     lock = threading.Lock()
-    memory: list[tuple[float, float]] = []
     took: list[float] = []
     began = time.monotonic()
     end = began + 60 * minutes
@@ -195,9 +194,7 @@ def soak(minutes: float, tuning: Any, clients: int = 8) -> dict[str, Any]:
         threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
         for thread in threads:
             thread.start()
-        for _ in track(range(max(1, int(60 * minutes / SAMPLE_SECONDS))), "soak", transient=True):
-            time.sleep(SAMPLE_SECONDS)
-            memory.append((time.monotonic() - began, process.memory_info().rss / 1e6))
+        memory = sampled(minutes, lambda: float(process.memory_info().rss / 1e6))
         for thread in threads:
             thread.join()
     return {
@@ -205,16 +202,9 @@ def soak(minutes: float, tuning: Any, clients: int = 8) -> dict[str, Any]:
         "clients": clients,
         "counts": dict(counts),
         "lost": counts["sent"] - sum(count for name, count in counts.items() if name != "sent"),
-        "megabytes_an_hour": slope_of(memory, minutes),
-        "memory_mb": [[round(at, 1), round(size, 1)] for at, size in memory],
+        **described(memory, minutes),
         **{f"p{percent}_ms": round(value, 3) for percent, value in percentiles(took).items()},
     }
-
-
-def slope_of(memory: list[tuple[float, float]], minutes: float) -> float:
-    """Megabytes an hour, of megabytes at seconds, after the first tenth of the time."""
-    later = [point for point in memory if point[0] > 6 * minutes] or memory
-    return round(statistics.linear_regression(*zip(*later, strict=True)).slope * 3600, 2) if len(later) > 1 else 0.0
 
 
 def show(results: dict[str, Any], console: Console) -> None:
@@ -262,10 +252,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
         axis.margins(y=0.5)
         axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.1))
     if soaked:
-        axis = axes[0][-1]
-        axis.plot([at / 60 for at, _ in soaked["memory_mb"]], [size for _, size in soaked["memory_mb"]])
-        axis.set(title=f"soak: {soaked['megabytes_an_hour']} MB an hour", xlabel="minutes", ylabel="resident MB")
-        axis.set_ylim(0, 1.2 * max(size for _, size in soaked["memory_mb"]))
+        draw_memory(axes[0][-1], soaked, "soak")
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 
