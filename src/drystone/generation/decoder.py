@@ -30,6 +30,12 @@ def cut(length: int) -> tuple[int, ...]:
     return tuple(sorted(best[length][1], reverse=True))
 
 
+@cache
+def _all(count: int) -> torch.Tensor:
+    """The positions that are kept, where all are."""
+    return torch.arange(count)
+
+
 class Decoder:
     """The programs of a model, by the sizes of a step."""
 
@@ -53,7 +59,7 @@ class Decoder:
         count = ids.shape[1]
         rows.reserve(count)
         pages, lengths = rows.tables()
-        logits = self.run(ids.contiguous(), positions.contiguous(), torch.arange(count), lengths, pages, *more)
+        logits = self.run(ids.contiguous(), positions.contiguous(), _all(count), lengths, pages, *more)
         rows.advance(count)
         return logits
 

@@ -257,6 +257,8 @@ class Rows:
         self.sequences = list(sequences)
         self._addresses = np.zeros((0, 0, 0), dtype=np.int64)
         self._seen: list[tuple[Sequence, int]] = []
+        self._lengths = np.zeros(0, dtype=np.int64)
+        self._tensors = torch.from_numpy(self._lengths), torch.from_numpy(self._addresses)
 
     def reserve(self, count: int) -> None:
         for sequence in self.sequences:
@@ -280,15 +282,18 @@ class Rows:
             used.add(index)
 
     def tables(self) -> tuple[Tensor, Tensor]:
-        """``pages`` (layers, rows, capacity) and ``lengths`` (rows), both int64, as ``drystone::cached_attention`` takes them."""
-        lengths = torch.from_numpy(np.array([sequence.length for sequence in self.sequences], dtype=np.int64))
-        if len(self.sequences) == 1:
-            return self.sequences[0].table[:, None], lengths
-        if self._addresses.shape[1] != len(self.sequences):
+        """``pages`` (layers, rows, capacity) and ``lengths`` (rows), both int64, as ``drystone::cached_attention`` takes them.
+
+        They are written anew by the next call.
+        """
+        if len(self._lengths) != len(self.sequences):
+            self._lengths = np.zeros(len(self.sequences), dtype=np.int64)
             self._addresses = np.stack([sequence._addresses for sequence in self.sequences], 1)
-        else:
-            for row, (sequence, seen) in enumerate(zip(self.sequences, self._seen, strict=True)):
-                if seen != (sequence, sequence.version):
-                    self._addresses[:, row] = sequence._addresses
-        self._seen = [(sequence, sequence.version) for sequence in self.sequences]
-        return torch.from_numpy(self._addresses), lengths
+            self._seen = [(sequence, sequence.version) for sequence in self.sequences]
+            self._tensors = torch.from_numpy(self._addresses), torch.from_numpy(self._lengths)
+        for row, (sequence, (seen, version)) in enumerate(zip(self.sequences, self._seen, strict=True)):
+            self._lengths[row] = sequence.length
+            if seen is not sequence or version != sequence.version:
+                self._addresses[:, row] = sequence._addresses
+                self._seen[row] = sequence, sequence.version
+        return self._tensors

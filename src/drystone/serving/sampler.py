@@ -55,7 +55,7 @@ class Sampler:
         if self._samples:
             token = torch.multinomial(torch.softmax(scores, dim=-1), 1, generator=self._random)
         else:
-            token = highest(scores)[:, None]
+            token = torch.from_numpy(highest(scores))[:, None]
         if self._processors:
             self._ids = torch.cat([self._ids, token], dim=1)
         return int(token)
