@@ -13,6 +13,7 @@ import torch
 import drystone
 from agreement import relative_error
 from drystone import native
+from drystone.generation.bans import bans_of
 from drystone.generation.loop import highest
 from drystone.graph.groups import Kind, dequantised, quantised
 
@@ -64,6 +65,10 @@ def both(model: Any, fast: Any, ids: torch.Tensor, **how: Any) -> tuple[torch.Te
         {"num_return_sequences": 3, "do_sample": True},
         {"repetition_penalty": 1.3, "no_repeat_ngram_size": 2},
         {"prompt_lookup_num_tokens": 3},
+        {"do_sample": False, "min_new_tokens": 9, "suppress_tokens": [7, 63, 250]},
+        {"do_sample": False, "min_length": 25, "begin_suppress_tokens": [81, 5], "repetition_penalty": 1.1},
+        {"do_sample": False, "min_length": 25, "begin_suppress_tokens": list(range(2, 90))},
+        {"do_sample": True, "suppress_tokens": [7, 63]},
     ],
     ids=lambda how: "-".join(how),
 )
@@ -311,10 +316,39 @@ def test_encoder_decoder_models(name: str) -> None:
         pytest.skip("this version of transformers makes its masks itself there, or its attention")
     model, inputs = encoder_decoder(name)
     fast = drystone.optimize(model, tuning="estimate")
-    for how in ({"num_beams": 1}, {"num_beams": 3}):
+    for how in ({"num_beams": 1}, {"num_beams": 3}, {"min_new_tokens": 9, "suppress_tokens": [7, 63]}):
         want, got = (each.generate(**inputs, max_new_tokens=12, do_sample=False, **how) for each in (model, fast))
         assert got.tolist() == want.tolist()
     assert fast.prepared_encoder is not None and fast.explain().steps
+
+
+def test_what_an_encoder_decoder_model_returns_of_its_scores() -> None:
+    model, inputs = encoder_decoder("Whisper")
+    how = {"return_dict_in_generate": True, "output_scores": True, "max_new_tokens": 5, "do_sample": False}
+    want, got = (each.generate(**inputs, **how) for each in (model, drystone.optimize(model, tuning="estimate")))
+    assert type(got) is type(want) and got.sequences.tolist() == want.sequences.tolist()
+    for mine, others in zip(got.scores, want.scores, strict=True):
+        torch.testing.assert_close(mine, others, rtol=1e-4, atol=1e-4)
+
+
+def test_bans_are_what_the_processors_do() -> None:
+    from transformers.generation import logits_process as processors
+
+    eos = torch.tensor([1, 4])
+    each = [
+        processors.MinLengthLogitsProcessor(7, eos),
+        processors.MinNewTokensLengthLogitsProcessor(4, 5, 3),
+        processors.SuppressTokensLogitsProcessor([2, 9, 11]),
+        processors.SuppressTokensAtBeginLogitsProcessor([0, 5], 6),
+    ]
+    for length in range(4, 11):
+        scores = torch.randn(2, 12)
+        want, got = scores, scores.clone()
+        for processor, ban in zip(each, bans_of(each) or [], strict=True):
+            want = processor(torch.zeros(2, length, dtype=torch.int64), want)
+            ban.apply(length, got.numpy())
+        assert torch.equal(got, want)
+    assert bans_of([each[0], processors.TopKLogitsWarper(3)]) is None and bans_of([]) == []
 
 
 @pytest.mark.parametrize("weights", ["int8", "int4"])

@@ -72,14 +72,26 @@ class EncoderDecoderModule(GenerativeModule):
         assert isinstance(source, DecoderSource)
         return Pages(source.layers, source.source_positions, dtype)
 
+    looped = frozenset({"encoder_outputs", "attention_mask", "use_cache", "cache_position"})
+
+    def begin(self, cache: Cache, ids: torch.Tensor, config: Any, call: dict[str, Any]) -> tuple[torch.Tensor, None]:
+        self._read_source(cache, call)
+        return self.step(cache, ids[:, cache.get_seq_length() :], None, None, 1), None
+
+    def _read_source(self, cache: Cache, call: dict[str, Any]) -> torch.Tensor | None:
+        """Fill the cache of cross-attention, if it is not: gives the encoder's result then."""
+        if cache.cross is not None:
+            return None
+        hidden = self._encoded(call)
+        of_text = self._model.main_input_name == "input_ids"
+        cache.cross = self._source_rows(cache, hidden, call.get("attention_mask") if of_text else None)
+        return hidden
+
     def _answer(self, kwargs: dict[str, Any], cache: Cache | None) -> Any:
         self.check()
         cache = Cache(self) if cache is None else cache
         with torch.no_grad():
-            hidden = self._encoded(kwargs) if cache.cross is None else None
-            if hidden is not None:
-                of_text = self._model.main_input_name == "input_ids"
-                cache.cross = self._source_rows(cache, hidden, kwargs.get("attention_mask") if of_text else None)
+            hidden = self._read_source(cache, kwargs)
             logits = self.step(cache, kwargs["decoder_input_ids"], None, None)
         kept: dict[str, Any] = {self._argument: None if kwargs.get("use_cache") is False else cache}
         outputs = Seq2SeqLMOutput(logits=logits, encoder_last_hidden_state=hidden, **kept)

@@ -13,12 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria, StoppingCriteriaList
-from transformers.generation.utils import GenerateDecoderOnlyOutput
+from transformers.generation.utils import GenerateDecoderOnlyOutput, GenerateEncoderDecoderOutput
 
+from drystone.generation.bans import bans_of
 from drystone.generation.cache import Cache
-
-# What the model is called with, beside its cache. A call with more is left to transformers.
-_SERVED = {"attention_mask", "position_ids", "use_cache", "logits_to_keep", "cache_position"}
 
 
 def sample(
@@ -34,7 +32,7 @@ def sample(
 ) -> Any:
     """The result of ``_sample``, token by token the same; None where it is left to that."""
     cache, config = model_kwargs.pop(argument, None), generation_config
-    more = {name for name, value in model_kwargs.items() if value is not None and name not in _SERVED}
+    more = {name for name, value in model_kwargs.items() if value is not None and name not in fast.looped}
     if not isinstance(cache, Cache) or more or synced_gpus or not served(config):
         return None
     returns_more = config.return_dict_in_generate
@@ -44,27 +42,20 @@ def sample(
     pad = config._pad_token_tensor
     batch = input_ids.shape[0]
     unfinished, some_ended = np.ones(batch, dtype=bool), False
-    as_they_are = not config.do_sample and len(logits_processor) == 0 and scores is None and raw_logits is None
+    bans = None if config.do_sample or scores is not None or raw_logits is not None else bans_of(logits_processor)
     asked_from, ending = endings(stopping_criteria)
-    mask, positions = model_kwargs.get("attention_mask"), model_kwargs.get("position_ids")
-
-    new = input_ids
-    covered = mask.shape[1] if mask is not None else getattr(config, "_mask_length", input_ids.shape[1])
-    if covered == input_ids.shape[1]:  # the whole text, of which the cache may hold the beginning
-        new = input_ids[:, cache.get_seq_length() :]
-    if positions is None and mask is not None:
-        positions = (mask.long().cumsum(-1) - 1).clamp_(min=0)
-    if positions is not None:
-        positions = positions[:, -new.shape[1] :]
     fast.check()
-    logits = fast.step(cache, new, mask, positions, 1)
+    logits, positions = fast.begin(cache, input_ids, config, model_kwargs)
     last = np.full((batch, 1), cache.get_seq_length() - 1) if positions is None else positions[:, -1:].numpy()
     place, token = np.array(np.broadcast_to(last, (batch, 1)), dtype=np.int64), np.empty((batch, 1), dtype=np.int64)
     place_tensor, token_tensor = torch.from_numpy(place), torch.from_numpy(token)
     text = _Text(input_ids)
     while True:
-        if as_they_are:
-            tokens = highest(logits)[:, -1]
+        if bans is not None:
+            numbers = _numbers(logits)[:, -1]
+            for ban in bans:
+                ban.apply(text.length, numbers)
+            tokens = np.asarray(numbers.argmax(-1), dtype=np.int64)
         else:
             next_logits = logits[:, -1].float()
             next_scores = logits_processor(text.ids(), next_logits.clone() if raw_logits is not None else next_logits)
@@ -94,7 +85,10 @@ def sample(
     sequences = text.ids().clone(memory_format=torch.contiguous_format)
     if not returns_more:
         return sequences
-    found: dict[str, Any] = {"sequences": sequences, "scores": scores, "logits": raw_logits, argument: cache}
+    found: dict[str, Any] = {"sequences": sequences, "scores": scores, "logits": raw_logits}
+    if cache.cross:  # Whisper would take its cache apart
+        return GenerateEncoderDecoderOutput(**found)
+    found[argument] = cache
     return GenerateDecoderOnlyOutput(**found)
 
 
@@ -131,8 +125,12 @@ def endings(criteria: StoppingCriteriaList) -> tuple[int, set[int]]:
 
 def highest(scores: torch.Tensor) -> NDArray[np.int64]:
     """The index of the first highest of each row: NumPy finds it in a tenth of torch's time."""
-    numbers = (scores if scores.dtype == torch.float32 else scores.float()).numpy()
-    return np.asarray(numbers.argmax(-1), dtype=np.int64)
+    return np.asarray(_numbers(scores).argmax(-1), dtype=np.int64)
+
+
+def _numbers(scores: torch.Tensor) -> NDArray[np.float32]:
+    found: NDArray[np.float32] = (scores if scores.dtype == torch.float32 else scores.float()).numpy()
+    return found
 
 
 def served(config: Any) -> bool:

@@ -107,6 +107,25 @@ class GenerativeModule(ModuleProxy):
         """Raises ``WeightsChangedError`` where the model's weights are others than those that are packed."""
         self._programs.originals.check()
 
+    # What generation in our loop may be given beside the cache. With more it is left to transformers.
+    looped = frozenset({"attention_mask", "position_ids", "use_cache", "logits_to_keep", "cache_position"})
+
+    def begin(self, cache: Cache, ids: torch.Tensor, config: Any, call: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Logits of the last of the tokens ``ids`` (B, T), of which the cache may hold the first, and positions of the new ones.
+
+        ``call``: of ``looped``, what the model is given.
+        """
+        mask, positions = call.get("attention_mask"), call.get("position_ids")
+        new = ids
+        covered = mask.shape[1] if mask is not None else getattr(config, "_mask_length", ids.shape[1])
+        if covered == ids.shape[1]:  # the whole text
+            new = ids[:, cache.get_seq_length() :]
+        if positions is None and mask is not None:
+            positions = (mask.long().cumsum(-1) - 1).clamp_(min=0)
+        if positions is not None:
+            positions = positions[:, -new.shape[1] :]
+        return self.step(cache, new, mask, positions, 1), positions
+
     def step(
         self,
         cache: Cache,
