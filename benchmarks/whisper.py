@@ -1,7 +1,8 @@
-"""30 seconds of sound to text by a model of Whisper base's shape with random weights: the real-time factor, in turn.
+"""30 seconds of sound to text by a model of Whisper base's shape with random weights: the real-time factor.
 
 The encoder once, then so many tokens greedily (real speech has about 100 in 30 seconds), in drystone, by the model itself, and in
-CTranslate2, on which faster-whisper stands, where it is installed: on the same weights.
+CTranslate2, on which faster-whisper stands, where it is installed: on the same weights. Each in a process of its own, in turn: with
+CTranslate2 in it, a process runs torch and drystone a third slower.
 
     python benchmarks/whisper.py --json whisper.json
 """
@@ -10,20 +11,24 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 import drystone
 from drystone.tools.bench.environment import environment
+from drystone.tools.bench.results import write_json
 
 SECONDS = 30  # of sound
 FRAMES = 3000  # that the model makes of them
@@ -44,6 +49,14 @@ SPECIAL = {
 END, PROMPT = 50257, [50258, 50259, 50359, 50363]
 
 Run = Callable[[], None]
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "float32": {},
+    "bfloat16": {"dtype": torch.bfloat16},
+    "int8 weights": {"weights": "int8"},
+    "int8": {"weights": "int8", "activations": "int8"},
+}
+CONTENDERS = ("eager, float32", *(f"drystone, {name}" for name in OPTIONS), "CTranslate2, float32", "CTranslate2, int8")
 
 
 def base() -> Any:
@@ -89,6 +102,30 @@ def in_ctranslate2(model: Any, features: torch.Tensor, tokens: int, kind: str, t
     return run
 
 
+def made(name: str, tokens: int, threads: int) -> Run:
+    engine, kind = name.split(", ")
+    model, features = base(), torch.randn(1, 80, FRAMES, generator=torch.Generator().manual_seed(0))
+    if engine == "CTranslate2":
+        return in_ctranslate2(model, features, tokens, kind, threads)
+    return generates(model if engine == "eager" else drystone.optimize(model, **OPTIONS[kind]), features, tokens)
+
+
+def serve(connection: Connection, name: str, tokens: int, threads: int) -> None:
+    """Sends None once it is prepared, or what went wrong; then the seconds of a run for each message."""
+    torch.set_num_threads(threads)
+    try:
+        run = made(name, tokens, threads)
+        run()
+    except Exception as error:  # of another library, or its absence
+        connection.send(f"{type(error).__name__}: {error}")
+        return
+    connection.send(None)
+    while connection.recv():
+        began = time.perf_counter()
+        run()
+        connection.send(time.perf_counter() - began)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=100)
@@ -96,42 +133,32 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", type=Path, help="where the results go")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    console, model, features = Console(), base(), torch.randn(1, 80, FRAMES)
-    makers: dict[str, Callable[[], Run]] = {
-        "eager, float32": lambda: generates(model, features, arguments.tokens),
-        **{
-            f"drystone, {name}": lambda options=options: generates(drystone.optimize(model, **options), features, arguments.tokens)
-            for name, options in (("float32", {}), ("bfloat16", {"dtype": torch.bfloat16}), ("int8", {"weights": "int8"}))
-        },
-        **{
-            f"CTranslate2, {kind}": lambda kind=kind: in_ctranslate2(model, features, arguments.tokens, kind, arguments.threads)
-            for kind in ("float32", "int8")
-        },
-    }
-    runs: dict[str, Run] = {}
-    for name, make in makers.items():
-        try:
-            runs[name] = make()
-            runs[name]()  # prepares
-        except Exception as error:  # of another library, or its absence
+    console, context = Console(), multiprocessing.get_context("spawn")
+    ends: dict[str, Connection] = {}
+    for name in track(CONTENDERS, "preparing", transient=True):
+        end, other = context.Pipe()
+        context.Process(target=serve, args=(other, name, arguments.tokens, arguments.threads), daemon=True).start()
+        other.close()
+        if problem := end.recv():
             if name.startswith("drystone"):
-                raise
-            runs.pop(name, None)
-            console.print(f"{name}: {type(error).__name__}: {error}")
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(arguments.rounds):
-        for name, run in runs.items():
-            began = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - began)
+                raise SystemExit(f"{name}: {problem}")
+            console.print(f"{name}: {problem}")
+        else:
+            ends[name] = end
+    times: dict[str, list[float]] = {name: [] for name in ends}
+    for _ in track(range(arguments.rounds), "measuring", transient=True):
+        for name, end in ends.items():
+            end.send(True)
+            times[name].append(end.recv())
+    for end in ends.values():
+        end.send(False)
     table = Table("", "seconds", "times real time")
     for name, found in times.items():
         table.add_row(name, f"{statistics.median(found):.2f}", f"{SECONDS / statistics.median(found):.1f}")
     console.print(table)
     if arguments.json:
         document = {"threads": arguments.threads, "tokens": arguments.tokens, "environment": environment(), "seconds": times}
-        arguments.json.write_text(json.dumps(document, indent=1) + "\n")
+        write_json(arguments.json, document)
 
 
 if __name__ == "__main__":
