@@ -16,6 +16,7 @@ import datetime
 import json
 import os
 import re
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -39,7 +40,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 RUNS = "runs.json"
 QUICKSTART = "quickstart.txt"
 # Measured by benchmarks/<name>.py, into <name>.json.
-SCRIPTS = ("tuning", "serving", "language_models")
+SCRIPTS = ("tuning", "serving", "language_models", "whisper")
 NOT_YET = "Not measured yet."
 PAGES = ("README.md", "docs/measurements.md", "docs/tuning.md")
 
@@ -192,9 +193,7 @@ def filled(text: str) -> str:
 
 
 def written(name: str) -> str:
-    """What stands in the block called ``name``: a part, ``headline``, ``overview``, ``quickstart``, ``first_results``, ``runs``,
-    ``language_models``, ``perplexity``, ``nearest_sentences``, or ``tuning_`` and a group of settings, or ``serving_`` and a part.
-    """
+    """What stands in the block called ``name``: a part, one of ``blocks``, ``tuning_`` and a group, ``serving_`` and a part."""
     if name in PARTS:
         return model_table(name) if PARTS[name].of_models else operator_table(name)
     if name.startswith("tuning_"):
@@ -208,6 +207,7 @@ def written(name: str) -> str:
         "first_results": first_results,
         "runs": run_table,
         "language_models": language_models_table,
+        "whisper": whisper_table,
         "perplexity": perplexity_table,
         "nearest_sentences": nearest_sentences_table,
     }
@@ -401,6 +401,21 @@ def language_models_table() -> str:
         *(f"{cpu}: {what}" for cpu in measured for what in ("prefill, tokens/s", "ms a token", "of reading's rate")),
     ]
     rows = [[*key, *(cell for cpu in measured for cell in by_cpu.get(cpu, [""] * 3))] for key, by_cpu in cells.items()]
+    return table(header, rows)
+
+
+def whisper_table() -> str:
+    """A row for each contender; of each CPU the seconds for 30 seconds of sound, and how many times real time that is."""
+    measured = measured_by("whisper")
+    if not measured:
+        return NOT_YET
+    cells: dict[str, dict[str, list[str]]] = {}
+    for cpu, file in measured.items():
+        for name, seconds in file["seconds"].items():
+            median = statistics.median(seconds)
+            cells.setdefault(name, {})[cpu] = [f"{median:.2f}", f"{file['sound_seconds'] / median:.1f}"]
+    header = ["", *(f"{cpu}: {what}" for cpu in measured for what in ("seconds", "times real time"))]
+    rows = [[name, *(cell for cpu in measured for cell in by_cpu.get(cpu, [""] * 2))] for name, by_cpu in cells.items()]
     return table(header, rows)
 
 

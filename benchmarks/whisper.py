@@ -157,7 +157,8 @@ def main() -> None:
         table.add_row(name, f"{statistics.median(found):.2f}", f"{SECONDS / statistics.median(found):.1f}")
     console.print(table)
     if arguments.json:
-        document = {"threads": arguments.threads, "tokens": arguments.tokens, "environment": environment(), "seconds": times}
+        document = {"threads": arguments.threads, "tokens": arguments.tokens, "sound_seconds": SECONDS}
+        document |= {"environment": environment(), "seconds": times}
         write_json(arguments.json, document)
 
 
