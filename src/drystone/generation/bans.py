@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers.generation.logits_process import (
+    LogitsProcessorList,
     MinLengthLogitsProcessor,
     MinNewTokensLengthLogitsProcessor,
     SuppressTokensAtBeginLogitsProcessor,
@@ -23,7 +24,7 @@ from transformers.generation.logits_process import (
 
 @dataclass(frozen=True)
 class Ban:
-    """Of ``tokens``, while a text has ``begin`` to ``end`` tokens."""
+    """Of ``tokens``, while a text has ``begin`` to ``end`` tokens. A processor itself."""
 
     begin: int
     end: int
@@ -34,16 +35,22 @@ class Ban:
         if self.begin <= length < self.end:
             scores[:, self.tokens[self.tokens < scores.shape[-1]]] = -np.inf
 
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        scores = scores.clone()
+        self.apply(input_ids.shape[-1], scores.numpy())
+        return scores
+
+
+def lightened(processors: Iterable[Any]) -> LogitsProcessorList:
+    """The same with bans in the place of processors that are no more."""
+    return LogitsProcessorList([_ban_of(processor) or processor for processor in processors])
+
 
 def bans_of(processors: Iterable[Any]) -> list[Ban] | None:
     """What these processors do; None if one of them does something else."""
-    bans = []
-    for processor in processors:
-        ban = _ban_of(processor)
-        if ban is None:
-            return None
-        bans.append(ban)
-    return bans
+    found = lightened(processors)
+    bans = [processor for processor in found if isinstance(processor, Ban)]
+    return bans if len(bans) == len(found) else None
 
 
 def _ban_of(processor: Any) -> Ban | None:

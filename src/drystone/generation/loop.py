@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria, StoppingCriteriaList
 from transformers.generation.utils import GenerateDecoderOnlyOutput, GenerateEncoderDecoderOutput
 
-from drystone.generation.bans import bans_of
+from drystone.generation.bans import bans_of, lightened
 from drystone.generation.cache import Cache
 
 
@@ -42,7 +42,8 @@ def sample(
     pad = config._pad_token_tensor
     batch = input_ids.shape[0]
     unfinished, some_ended = np.ones(batch, dtype=bool), False
-    bans = None if config.do_sample or scores is not None or raw_logits is not None else bans_of(logits_processor)
+    processors: Any = lightened(logits_processor)
+    bans = None if config.do_sample or scores is not None or raw_logits is not None else bans_of(processors)
     asked_from, ending = endings(stopping_criteria)
     fast.check()
     logits, positions = fast.begin(cache, input_ids, config, model_kwargs)
@@ -55,10 +56,10 @@ def sample(
             numbers = _numbers(logits)[:, -1]
             for ban in bans:
                 ban.apply(text.length, numbers)
-            tokens = np.asarray(numbers.argmax(-1), dtype=np.int64)
+            tokens = _first_highest(numbers)
         else:
             next_logits = logits[:, -1].float()
-            next_scores = logits_processor(text.ids(), next_logits.clone() if raw_logits is not None else next_logits)
+            next_scores = processors(text.ids(), next_logits.clone() if raw_logits is not None else next_logits)
             if scores is not None:
                 scores += (next_scores,)
             if raw_logits is not None:
@@ -86,7 +87,7 @@ def sample(
     if not returns_more:
         return sequences
     found: dict[str, Any] = {"sequences": sequences, "scores": scores, "logits": raw_logits}
-    if cache.cross:  # Whisper would take its cache apart
+    if cache.cross is not None:  # Whisper would take its cache apart
         return GenerateEncoderDecoderOutput(**found)
     found[argument] = cache
     return GenerateDecoderOnlyOutput(**found)
@@ -125,7 +126,11 @@ def endings(criteria: StoppingCriteriaList) -> tuple[int, set[int]]:
 
 def highest(scores: torch.Tensor) -> NDArray[np.int64]:
     """The index of the first highest of each row: NumPy finds it in a tenth of torch's time."""
-    return np.asarray(_numbers(scores).argmax(-1), dtype=np.int64)
+    return _first_highest(_numbers(scores))
+
+
+def _first_highest(numbers: NDArray[np.float32]) -> NDArray[np.int64]:
+    return np.asarray(numbers.argmax(-1), dtype=np.int64)
 
 
 def _numbers(scores: torch.Tensor) -> NDArray[np.float32]:

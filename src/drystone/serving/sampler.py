@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from drystone.errors import InputError, UnsupportedError
+from drystone.generation.bans import lightened
 from drystone.generation.loop import highest
 
 # Of transformers' GenerationMode.
@@ -24,7 +25,7 @@ class Sampler:
             config, unknown = model._prepare_generation_config(None, **options)
             config.max_length = len(prompt) + most
             model._prepare_special_tokens(config, True, device="cpu")
-            self._processors = model._get_logits_processor(config, len(prompt), device="cpu", model_kwargs={})
+            self._processors: Any = lightened(model._get_logits_processor(config, len(prompt), device="cpu", model_kwargs={}))
         except (TypeError, ValueError) as error:
             raise InputError(f"GenerationPool: {error}") from error
         if unknown:
