@@ -91,7 +91,9 @@ class _Writer:
     def __init__(self, captured: Captured, stack: Stack, model: nn.Module, within: str, arguments: Arguments) -> None:
         self.program, self.stack, self.model, self.arguments = captured.program, stack, model, arguments
         self.within, self.path = f"{within}.", f"{within}.{stack.path}."
-        self.targets = {name: target for name, (target, _) in captured.constants.items()}  # of placeholders
+        targets = {name: target for name, (target, _) in captured.constants.items()}
+        self.targets = {node: targets[node.name] for node in self.program.graph.nodes if node.name in targets}  # of placeholders
+        self.tensors = {target: node for node, target in self.targets.items()}
         starts = stack.first, stack.first + stack.period
         layers = {node: self.layer(node) for node in self.program.graph.nodes}
         self.first, self.second = (
@@ -111,6 +113,10 @@ class _Writer:
         """Of the layer that has the module or tensor of this name, or -1."""
         number = name.removeprefix(self.path).split(".")[0]
         return int(number) if name.startswith(self.path) and number.isdigit() else -1
+
+    def owner(self, node: fx.Node) -> int:
+        """The layer that has the tensor which a placeholder stands for, or -1."""
+        return self.number(self.targets.get(node, ""))
 
     def renamed(self, name: str, further: int) -> str:
         """The same of a layer that is so much further on."""
@@ -144,13 +150,13 @@ class _Writer:
             return type(one) is type(other) and bool(one == other)
         if one in self.kin:
             return self.kin[one] is other
-        numbered = self.number(self.targets.get(one.name, "")) >= 0
+        owned = self.owner(one) >= 0
         if one is other:
-            return not numbered
+            return not owned
         if isinstance(one.meta.get("val"), NUMBERS):
             return str(one.meta["val"]) == str(other.meta.get("val"))
-        if numbered:
-            as_expected = self.targets.get(other.name) == self.renamed(self.targets[one.name], self.stack.period)
+        if owned:
+            as_expected = self.targets.get(other) == self.renamed(self.targets[one], self.stack.period)
         else:
             as_expected = one not in own and other in own  # what the unit before gives
         if as_expected and _of_one_shape(one, other):
@@ -171,13 +177,13 @@ class _Writer:
                     return made[node]
                 if node in own:
                     return before[self.kin[node]]
-                return self.tensor(node, further) if self.number(self.targets.get(node.name, "")) >= 0 else node
+                return self.tensor(node, further) if self.owner(node) >= 0 else node
 
             for node in self.second:
                 with graph.inserting_before(end):
                     made[node] = graph.node_copy(node, of_copy)
                 made[node].name = self.name_of(node, further)
-                made[node].args = fx.map_arg(self.arguments(node, further), of_copy)
+                made[node].args = self.arguments(made[node], further)
                 stacked = (node.meta.get("nn_module_stack") or {}).items()
                 made[node].meta["nn_module_stack"] = {key: (self.renamed(name, further), kind) for key, (name, kind) in stacked}
             now = made
@@ -195,14 +201,13 @@ class _Writer:
 
     def tensor(self, placeholder: fx.Node, further: int) -> fx.Node:
         """The placeholder of the same tensor of a layer that is so much further on."""
-        program, target = self.program, self.renamed(self.targets[placeholder.name], further)
-        known = {self.targets[name]: name for name in self.targets}
-        if target in known:
-            return next(node for node in program.graph.find_nodes(op="placeholder") if node.name == known[target])
+        program, target = self.program, self.renamed(self.targets[placeholder], further)
+        if target in self.tensors:
+            return self.tensors[target]
         with program.graph.inserting_after(placeholder):
             made = program.graph.node_copy(placeholder)
         made.name = made.target = self.name_of(placeholder, further)
-        self.targets[made.name] = target
+        self.targets[made], self.tensors[target] = target, made
         specs = program.graph_signature.input_specs
         index = next(i for i, spec in enumerate(specs) if getattr(spec.arg, "name", "") == placeholder.name)
         spec = specs[index]
