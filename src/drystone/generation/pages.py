@@ -256,9 +256,9 @@ class Rows:
     def __init__(self, sequences: Listed[Sequence]) -> None:
         self.sequences = list(sequences)
         self._addresses = np.zeros((0, 0, 0), dtype=np.int64)
-        self._seen: list[tuple[Sequence, int]] = []
+        self._seen: list[tuple[Sequence, int] | None] = []  # what the addresses of each row are of
         self._lengths = np.zeros(0, dtype=np.int64)
-        self._tensors = torch.from_numpy(self._lengths), torch.from_numpy(self._addresses)
+        self._tensors = torch.from_numpy(self._addresses), torch.from_numpy(self._lengths)
 
     def reserve(self, count: int) -> None:
         for sequence in self.sequences:
@@ -286,14 +286,15 @@ class Rows:
 
         They are written anew by the next call.
         """
-        if len(self._lengths) != len(self.sequences):
-            self._lengths = np.zeros(len(self.sequences), dtype=np.int64)
-            self._addresses = np.stack([sequence._addresses for sequence in self.sequences], 1)
-            self._seen = [(sequence, sequence.version) for sequence in self.sequences]
+        count = len(self.sequences)
+        if len(self._lengths) != count:
+            layers, capacity = self.sequences[0]._addresses.shape
+            self._lengths, self._addresses = np.empty(count, dtype=np.int64), np.empty((layers, count, capacity), dtype=np.int64)
+            self._seen = [None] * count
             self._tensors = torch.from_numpy(self._addresses), torch.from_numpy(self._lengths)
-        for row, (sequence, (seen, version)) in enumerate(zip(self.sequences, self._seen, strict=True)):
+        for row, sequence in enumerate(self.sequences):
             self._lengths[row] = sequence.length
-            if seen is not sequence or version != sequence.version:
+            if self._seen[row] != (sequence, sequence.version):
                 self._addresses[:, row] = sequence._addresses
                 self._seen[row] = sequence, sequence.version
         return self._tensors
