@@ -19,7 +19,7 @@ import re
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -42,6 +42,7 @@ QUICKSTART = "quickstart.txt"
 # Measured by benchmarks/<name>.py, into <name>.json.
 SCRIPTS = ("tuning", "serving", "language_models", "whisper")
 NOT_YET = "Not measured yet."
+Cells = dict[tuple[str, ...], dict[str, list[str]]]  # of a table: by what a row is of, by CPU
 PAGES = ("README.md", "docs/measurements.md", "docs/tuning.md")
 
 
@@ -328,18 +329,14 @@ def overview() -> str:
 
 def first_results() -> str:
     """A row for each model: seconds until each contender's first output, on each CPU."""
-    seconds: dict[str, dict[str, list[str]]] = {}
+    seconds: Cells = {}
     measured = [cpu for cpu in cpus() if any(models(cpu, part) for part in PREPARED)]
     for cpu in measured:
         for result in (result for part in PREPARED for result in models(cpu, part)):
             outcomes = {outcome.contender: outcome for outcome in result.outcomes if outcome.ok}
             cells = [f"{outcomes[name].prepare_seconds:.1f}" if name in outcomes else "-" for name in STARTERS]
-            seconds.setdefault(result.model, {})[cpu] = cells
-    header = ["model", *(f"{cpu}: {name}" for cpu in measured for name in STARTERS)]
-    missing = ["" for _ in STARTERS]
-    return table(
-        header, [[name, *(cell for cpu in measured for cell in by_cpu.get(cpu, missing))] for name, by_cpu in seconds.items()]
-    )
+            seconds.setdefault((result.model,), {})[cpu] = cells
+    return cpu_table(["model"], measured, STARTERS, seconds)
 
 
 def measured_by(script: str) -> dict[str, dict[str, Any]]:
@@ -373,14 +370,12 @@ def serving_table(part: str) -> str:
     measured = {cpu: file[part] for cpu, file in measured_by("serving").items() if part in file}
     if not measured:
         return NOT_YET
-    cells: dict[tuple[str, str, str], dict[str, list[str]]] = {}
+    cells: Cells = {}
     for cpu, found in measured.items():
         for row in found:
             key = (row["model"], str(row["clients"]), row["pool"])
             cells.setdefault(key, {})[cpu] = [f"{row['per_second']:.1f}", f"{row['p50_ms']:.1f}", f"{row['p99_ms']:.1f}"]
-    header = ["model", "clients", "pool", *(f"{cpu}: {what}" for cpu in measured for what in ("a second", "p50, ms", "p99, ms"))]
-    rows = [[*key, *(cell for cpu in measured for cell in by_cpu.get(cpu, [""] * 3))] for key, by_cpu in cells.items()]
-    return table(header, rows)
+    return cpu_table(["model", "clients", "pool"], measured, ("a second", "p50, ms", "p99, ms"), cells)
 
 
 def language_models_table() -> str:
@@ -388,20 +383,14 @@ def language_models_table() -> str:
     measured = measured_by("language_models")
     if not measured:
         return NOT_YET
-    cells: dict[tuple[str, str], dict[str, list[str]]] = {}
+    cells: Cells = {}
     for cpu, file in measured.items():
         for kind in file["arguments"]["kinds"]:
             for name, found in file[kind]["contenders"].items():
                 limit = file[kind]["limit_milliseconds"] / found["milliseconds_a_token"]
                 shown = [f"{found['prefill_tokens_a_second']:.0f}", f"{found['milliseconds_a_token']:.1f}", number(limit)]
                 cells.setdefault((kind, name), {})[cpu] = shown
-    header = [
-        "weights",
-        "",
-        *(f"{cpu}: {what}" for cpu in measured for what in ("prefill, tokens/s", "ms a token", "of reading's rate")),
-    ]
-    rows = [[*key, *(cell for cpu in measured for cell in by_cpu.get(cpu, [""] * 3))] for key, by_cpu in cells.items()]
-    return table(header, rows)
+    return cpu_table(["weights", ""], measured, ("prefill, tokens/s", "ms a token", "of reading's rate"), cells)
 
 
 def whisper_table() -> str:
@@ -409,14 +398,12 @@ def whisper_table() -> str:
     measured = measured_by("whisper")
     if not measured:
         return NOT_YET
-    cells: dict[str, dict[str, list[str]]] = {}
+    cells: Cells = {}
     for cpu, file in measured.items():
         for name, seconds in file["seconds"].items():
             median = statistics.median(seconds)
-            cells.setdefault(name, {})[cpu] = [f"{median:.2f}", f"{file['sound_seconds'] / median:.1f}"]
-    header = ["", *(f"{cpu}: {what}" for cpu in measured for what in ("seconds", "times real time"))]
-    rows = [[name, *(cell for cpu in measured for cell in by_cpu.get(cpu, [""] * 2))] for name, by_cpu in cells.items()]
-    return table(header, rows)
+            cells.setdefault((name,), {})[cpu] = [f"{median:.2f}", f"{file['sound_seconds'] / median:.1f}"]
+    return cpu_table([""], measured, ("seconds", "times real time"), cells)
 
 
 def perplexity_table() -> str:
@@ -433,14 +420,12 @@ def nearest_sentences_table() -> str:
     measured = measured_by("nearest_sentences")
     if not measured:
         return NOT_YET
-    cells: dict[tuple[str, str], dict[str, list[str]]] = {}
+    cells: Cells = {}
     for cpu, file in measured.items():
         for found in file["results"]:
             shown = [f"{found['recall']:.3f}", f"{found['mean_cosine']:.4f}", f"{found['least_cosine']:.4f}"]
             cells.setdefault((found["engine"], found["recipe"]), {})[cpu] = shown
-    header = ["engine", "recipe", *(f"{cpu}: {what}" for cpu in measured for what in ("nearest found", "mean cosine", "least"))]
-    rows = [[*key, *(cell for cpu in measured for cell in by_cpu.get(cpu, [""] * 3))] for key, by_cpu in cells.items()]
-    return table(header, rows)
+    return cpu_table(["engine", "recipe"], measured, ("nearest found", "mean cosine", "least"), cells)
 
 
 def run_table() -> str:
@@ -457,6 +442,14 @@ def run_table() -> str:
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def cpu_table(labels: Sequence[str], measured: Collection[str], columns: Sequence[str], cells: Cells) -> str:
+    """A row for each key of ``cells``, under ``labels``; ``columns`` of each CPU, empty where it has none."""
+    header = [*labels, *(f"{cpu}: {column}" for cpu in measured for column in columns)]
+    return table(
+        header, [[*key, *(cell for cpu in measured for cell in of.get(cpu, [""] * len(columns)))] for key, of in cells.items()]
+    )
 
 
 def number(value: float | None) -> str:
