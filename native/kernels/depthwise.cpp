@@ -1,7 +1,7 @@
 // Depthwise convolution over one to three axes: each channel by a kernel of its own, with bias and epilogue; and convolution in groups of
-// a few channels, which is the same of copies. float32, and bfloat16 and
-// codes that are computed in float32; channels_last, blocked and plain; any kernel, stride, dilation and padding. Sums of products of codes
-// are exact there up to 514 taps, which is when they leave 24 bits, and scaled before they are stored.
+// a few channels, which is the same of copies. float32, and bfloat16 and codes that are computed in float32; channels_last, blocked and
+// plain (groups of several channels: not plain, not codes); any kernel, stride, dilation and padding. Sums of products of codes are exact
+// there up to 514 taps, which is when they leave 24 bits, and scaled before they are stored.
 //
 // Vectors of channels in float32 are read where they lie. A register tile is 14 neighbouring outputs (AVX2: 7) of two vectors, to which
 // each tap adds its weights times what it meets in memory; taps that meet the border leave outputs of the tile out. All sums are over
