@@ -24,6 +24,7 @@
 
 #include <omp.h>
 
+#include "kernels/claims.h"
 #include "kernels/gemm_codes_tile.h"
 #include "kernels/gemm_dot.h"
 #include "kernels/gemm_groups.h"
@@ -42,6 +43,7 @@ constexpr int W = kFloats;
 constexpr int kStrip = kTile.vectors * W;  // columns
 constexpr int64_t kNear = 6144;            // bytes ahead, where weights are fetched as they are read
 constexpr int64_t kNearOfRow = 1536;       // and where a single row reads them
+static_assert(sizeof(Claims::Line) == gemm_claims_bytes);
 constexpr int kTileFloats = kTile.rows * kStrip, kAmxTileFloats = kAmxTile.rows * kStrip;
 
 GemmTileFunction tile_function(const GemmArgs& a, int64_t rows, int64_t vectors) {
@@ -73,8 +75,14 @@ inline const char* weights_from(const GemmArgs& a, int64_t strip, int64_t k) {
   return a.groups.bits ? weights + k / a.groups.group * strip_vectors(a, strip) * W * a.groups.column_bytes() : weights;
 }
 
+// How many strips a thread claims at once: enough for a stream of memory to get going.
+int64_t claimed_strips(const GemmArgs& a) {
+  constexpr int64_t stream = 32 << 10;
+  const char* first = strip_weights(a, 0, 0);
+  return larger(1, stream / (strip_weights(a, 1, 0) - first));
+}
+
 Repairs repairs_of(const GemmArgs& a, int64_t strip, Range k) {
-  if (!a.repairs.starts) return {};
   const uint32_t* starts = a.repairs.starts + strip * (ceil_div(a.k, chunk_k(a)) + 1);
   const uint32_t begin = starts[k.begin / chunk_k(a)], end = starts[ceil_div(k.end, chunk_k(a))];
   return {end - begin, a.repairs.steps + begin, k.begin / step_k(a), a.repairs.weights + static_cast<int64_t>(begin) * kStrip * 4};
@@ -145,97 +153,136 @@ struct Part {
   float* results;        // split_k > 1: where its sums stay, [row][strip columns], else null
 };
 
-void compute(const GemmArgs& a, const Part& part) {
-  const Codes codes(a, part.rows, part.for_codes);
-  Finish finish(a, codes);
-  const bool on_codes = gemm_on_codes(a.arithmetic);
-  alignas(64) float tile[kAmxTileFloats], first[kStrip];
-  const int64_t step = step_k(a), element = gemm_element_bytes(a);
-  const int64_t row_total = part.rows.end - part.rows.begin, strip_total = part.strips.end - part.strips.begin;
-  const int64_t row_parts = ceil_div(row_total, a.block_m), strip_parts = ceil_div(strip_total, a.block_strips);
-  const int64_t padded_n = ceil_div(a.n, kStrip) * kStrip;
-  const bool coded = a.groups.bits > 0, rounds = gemm_rounds_x(a.arithmetic);
-  bool warm = false;
+// A part's rows times its strips.
+class Product {
+ public:
+  Product(const GemmArgs& a, const Part& part) : a(a), part(part), codes(a, part.rows, part.for_codes), finish(a, codes) {}
+  Product(const Product&) = delete;
 
-  for (int64_t mp = 0; mp < row_parts; mp++) {
-    const Range within = row_block(a, row_total, mp, row_parts), rows{part.rows.begin + within.begin, part.rows.begin + within.end};
-    const int64_t count = rows.end - rows.begin, blocks = row_blocks(a, count);
-    for (int64_t np = 0; np < strip_parts; np++) {
-      const Range some = share(strip_total, np, strip_parts), strips{part.strips.begin + some.begin, part.strips.begin + some.end};
-      for (int64_t k = part.k.begin; k < part.k.end; k += a.block_k) {
-        const Range depth{k, least(part.k.end, k + a.block_k)};
-        const int64_t padded = ceil_div(depth.end - depth.begin, chunk_k(a)) * chunk_k(a), steps = ceil_div(depth.end - depth.begin, step);
-        char* packed = part.packed + count * (k - part.k.begin) * element;
-        if (np == 0 && rounds) {
-          for (int64_t b = 0; b < blocks; b++) {
-            const Range block = row_block(a, count, b, blocks);
-            round_rows(a, {rows.begin + block.begin, rows.begin + block.end}, depth, packed + block.begin * padded * element);
-          }
-        } else if (np == 0) {
-          pack_rows(a, rows, depth, codes, packed);
-        }
-        const bool opens = k == part.k.begin, closes = depth.end == part.k.end;
-        const bool in_registers = coded && !rounds && blocks == 1 && element == 4;
-        const bool scaled =
-            in_registers && opens && closes && scale_for_groups(a.groups, packed, count, depth.begin, depth.end, part.x_sums);
-
-        for (int64_t strip = strips.begin; strip < strips.end; strip++) {
-          const int64_t columns = strip_columns(a, strip), vectors = strip_vectors(a, strip), width = vectors * W;
-          if (opens)
-            for (int64_t i = 0; i < width; i++) {
-              const int64_t column = strip * kStrip + i;
-              first[i] = part.k.begin > 0 ? 0.0f : on_codes ? codes.start(a, column) : a.bias && i < columns ? a.bias[column] : 0.0f;
-            }
-          const char* weights = strip_weights(a, strip, k);
-          const Repairs repairs = repairs_of(a, strip, depth);
-          const char* next = strip + 1 < strips.end ? weights_from(a, strip + 1, k)
-                             : !closes              ? weights_from(a, strips.begin, depth.end)
-                             : np + 1 < strip_parts ? weights_from(a, strips.end, part.k.begin)
-                                                    : weights_from(a, part.strips.begin, part.k.begin);
-          const Ahead ahead = ahead_of(a, vectors, steps, blocks);
-          if (coded && !rounds && !in_registers) {
-            decode_strip(a.groups, a.arithmetic, weights, vectors, depth.begin, depth.end, reinterpret_cast<char*>(part.for_codes));
-            weights = reinterpret_cast<const char*>(part.for_codes);
-          }
-          for (int64_t b = 0; b < blocks; b++) {
-            const Range block = row_block(a, count, b, blocks);
-            const int64_t height = block.end - block.begin, row = rows.begin + block.begin;
-            const bool near = !coded && (blocks == 1 || !warm);
-            float* sums = part.sums + ((strip - strips.begin) * count + block.begin) * kStrip;
-            GemmTile t{};
-            t.rows = height;
-            t.x = packed + block.begin * padded * element;
-            t.weights = weights;
-            t.steps = steps;
-            t.repairs = repairs;
-            t.start = opens ? first : sums;
-            t.start_stride = opens ? 0 : width;
-            t.sums = closes ? tile : sums;
-            t.sums_stride = width;
-            const bool one_row = height == 1 && !on_amx(a), fetched = !one_row || a.arithmetic == GemmArithmetic::bf16_widened;
-            t.ahead = near ? weights + (one_row ? kNearOfRow : kNear) : next + b * (steps / 4) * ahead.lines * 64;
-            t.ahead_lines = !near ? (b < ahead.blocks ? ahead.lines : 0) : fetched ? 4 * vectors * kVectorBytes / 64 : 0;
-            warm = true;
-            if (closes && part.results) {
-              t.sums = part.results + row * padded_n + strip * kStrip;
-              t.sums_stride = padded_n;
-            }
-            if (closes && !part.results) finish.fetch(row, height, strip * kStrip, columns);
-            if (rounds)
-              rounded_tile(a.arithmetic, a.groups, height, vectors)(t, a.groups, depth.begin, depth.end);
-            else if (scaled)
-              multiply_scaled(t, vectors, a.groups, depth.begin, depth.end, part.x_sums);
-            else if (in_registers)
-              groups_tile(a.groups, height, vectors)(t, a.groups, depth.begin, depth.end);
-            else
-              tile_function(a, height, vectors)(t);
-            if (closes && !part.results) finish.run(tile, width, row, height, strip * kStrip, columns);
-          }
+  // All of the part, block by block.
+  void run() {
+    const int64_t row_total = part.rows.end - part.rows.begin, strip_total = part.strips.end - part.strips.begin;
+    const int64_t row_parts = ceil_div(row_total, a.block_m), strip_parts = ceil_div(strip_total, a.block_strips);
+    for (int64_t mp = 0; mp < row_parts; mp++) {
+      const Range within = row_block(a, row_total, mp, row_parts), rows{part.rows.begin + within.begin, part.rows.begin + within.end};
+      for (int64_t np = 0; np < strip_parts; np++) {
+        const Range some = share(strip_total, np, strip_parts), strips{part.strips.begin + some.begin, part.strips.begin + some.end};
+        for (int64_t k = part.k.begin; k < part.k.end; k += a.block_k) {
+          const Range depth{k, least(part.k.end, k + a.block_k)};
+          if (np == 0) pack(rows, depth);
+          const char* after = depth.end < part.k.end ? weights_from(a, strips.begin, depth.end)
+                              : np + 1 < strip_parts ? weights_from(a, strips.end, part.k.begin)
+                                                     : weights_from(a, part.strips.begin, part.k.begin);
+          multiply(rows, strips, depth, after);
         }
       }
     }
   }
-}
+
+  // All of the part's rows, which are a block, times runs of strips as they are claimed.
+  void run(const Claims& claims, int64_t own) {
+    pack(part.rows, part.k);
+    for (Range strips = claims.take(own); strips.begin < strips.end; strips = claims.take(own))
+      multiply(part.rows, strips, part.k, weights_from(a, least(strips.end, ceil_div(a.n, kStrip) - 1), part.k.begin));
+  }
+
+ private:
+  const GemmArgs& a;
+  const Part& part;
+  const Codes codes;
+  Finish finish;
+  const bool on_codes = gemm_on_codes(a.arithmetic), coded = a.groups.bits > 0, rounds = gemm_rounds_x(a.arithmetic);
+  bool warm = false;                     // whether a strip was read, and so the next one fetched
+  bool scaled = false;                   // whether packed rows are for multiply_scaled()
+  alignas(64) float first[kStrip] = {};  // what sums of a strip begin with
+  alignas(64) float tile[kAmxTileFloats];
+
+  char* packed_rows(Range rows, int64_t k) const {
+    return part.packed + (rows.end - rows.begin) * (k - part.k.begin) * gemm_element_bytes(a);
+  }
+  // As packed: in whole chunks.
+  int64_t padded(Range depth) const { return ceil_div(depth.end - depth.begin, chunk_k(a)) * chunk_k(a); }
+  // Whether codes of weights are decoded as they are multiplied.
+  bool in_registers(int64_t blocks) const { return coded && !rounds && blocks == 1 && gemm_element_bytes(a) == 4; }
+
+  void pack(Range rows, Range depth) {
+    const int64_t count = rows.end - rows.begin, blocks = row_blocks(a, count);
+    char* packed = packed_rows(rows, depth.begin);
+    if (!rounds) pack_rows(a, rows, depth, codes, packed);
+    for (int64_t b = 0; rounds && b < blocks; b++) {
+      const Range block = row_block(a, count, b, blocks);
+      round_rows(a, {rows.begin + block.begin, rows.begin + block.end}, depth,
+                 packed + block.begin * padded(depth) * gemm_element_bytes(a));
+    }
+    scaled = in_registers(blocks) && depth.begin == part.k.begin && depth.end == part.k.end &&
+             scale_for_groups(a.groups, packed, count, depth.begin, depth.end, part.x_sums);
+  }
+
+  void begin_sums(int64_t strip, int64_t columns, int64_t width) {
+    if (part.k.begin > 0 || !(on_codes || a.bias)) return;
+    const int64_t column = strip * kStrip;
+    if (on_codes)
+      for (int64_t i = 0; i < width; i++) first[i] = codes.start(a, column + i);
+    else
+      for (int64_t i = 0; i < width; i++) first[i] = i < columns ? a.bias[column + i] : 0.0f;
+  }
+
+  // `after`: the weights that are read after these.
+  void multiply(Range rows, Range strips, Range depth, const char* after) {
+    const int64_t count = rows.end - rows.begin, blocks = row_blocks(a, count), steps = ceil_div(depth.end - depth.begin, step_k(a));
+    const int64_t row_bytes = padded(depth) * gemm_element_bytes(a);
+    char* const packed = packed_rows(rows, depth.begin);
+    const bool opens = depth.begin == part.k.begin, closes = depth.end == part.k.end, decodes = in_registers(blocks);
+    const bool fetches = !rounds && !decodes;  // the tile, what is ahead
+
+    for (int64_t strip = strips.begin; strip < strips.end; strip++) {
+      const int64_t columns = strip_columns(a, strip), vectors = strip_vectors(a, strip), width = vectors * W;
+      if (opens) begin_sums(strip, columns, width);
+      const char* weights = strip_weights(a, strip, depth.begin);
+      const char* next = !fetches ? nullptr : strip + 1 < strips.end ? weights_from(a, strip + 1, depth.begin) : after;
+      const Ahead ahead = fetches ? ahead_of(a, vectors, steps, blocks) : Ahead{};
+      if (coded && fetches) {
+        decode_strip(a.groups, a.arithmetic, weights, vectors, depth.begin, depth.end, reinterpret_cast<char*>(part.for_codes));
+        weights = reinterpret_cast<const char*>(part.for_codes);
+      }
+      for (int64_t b = 0; b < blocks; b++) {
+        const Range block = row_block(a, count, b, blocks);
+        const int64_t height = block.end - block.begin, row = rows.begin + block.begin;
+        const bool near = !coded && (blocks == 1 || !warm);
+        float* sums = part.sums + ((strip - strips.begin) * count + block.begin) * kStrip;
+        GemmTile t{};
+        t.rows = height;
+        t.x = packed + block.begin * row_bytes;
+        t.weights = weights;
+        t.steps = steps;
+        if (a.repairs.starts) t.repairs = repairs_of(a, strip, depth);
+        t.start = opens ? first : sums;
+        t.start_stride = opens ? 0 : width;
+        t.sums = closes ? tile : sums;
+        t.sums_stride = width;
+        const bool one_row = height == 1 && !on_amx(a), fetched = !one_row || a.arithmetic == GemmArithmetic::bf16_widened;
+        t.ahead = near ? weights + (one_row ? kNearOfRow : kNear) : next + b * (steps / 4) * ahead.lines * 64;
+        t.ahead_lines = !near ? (b < ahead.blocks ? ahead.lines : 0) : fetched ? 4 * vectors * kVectorBytes / 64 : 0;
+        warm = true;
+        if (closes && part.results) {
+          const int64_t padded_n = ceil_div(a.n, kStrip) * kStrip;
+          t.sums = part.results + row * padded_n + strip * kStrip;
+          t.sums_stride = padded_n;
+        }
+        if (closes && !part.results) finish.fetch(row, height, strip * kStrip, columns);
+        if (rounds)
+          rounded_tile(a.arithmetic, a.groups, height, vectors)(t, a.groups, depth.begin, depth.end);
+        else if (scaled)
+          multiply_scaled(t, vectors, a.groups, depth.begin, depth.end, part.x_sums);
+        else if (decodes)
+          groups_tile(a.groups, height, vectors)(t, a.groups, depth.begin, depth.end);
+        else
+          tile_function(a, height, vectors)(t);
+        if (closes && !part.results) finish.run(tile, width, row, height, strip * kStrip, columns);
+      }
+    }
+  }
+};
 
 // The sums that the parts of k left, added up in their order, tile by tile.
 template <class Sum>
@@ -265,6 +312,9 @@ void gemm(const GemmArgs& a) {
   const int64_t parts = a.split_m * a.split_n * a.split_k, strips = ceil_div(a.n, kStrip), blocks = row_blocks(a, a.m);
   const int64_t chunks = ceil_div(a.k, chunk_k(a));
   float* results = a.split_k > 1 ? reinterpret_cast<float*>(a.scratch + parts * a.part_bytes) : nullptr;
+  // Where each part has all rows as one block, and all of k, its strips are any thread's.
+  const bool claimed = a.split_n > 1 && a.split_m * a.split_k == 1 && a.block_m >= a.m && a.block_k >= a.k;
+  const Claims claims(reinterpret_cast<Claims::Line*>(a.scratch + parts * a.part_bytes), strips, claimed_strips(a), claimed ? parts : 0);
 #pragma omp parallel num_threads(a.threads) if (a.threads > 1)
   {
     const int64_t team = omp_get_num_threads();
@@ -283,7 +333,8 @@ void gemm(const GemmArgs& a) {
       part.for_codes = scratch + a.rows_bytes + a.sums_bytes;
       part.x_sums = reinterpret_cast<float*>(part.for_codes);
       part.results = results ? results + k_part * a.m * strips * kStrip : nullptr;
-      compute(a, part);
+      Product product(a, part);
+      claimed ? product.run(claims, i) : product.run();
     }
     if (on_amx(a)) close_tiles();
     if (results) {

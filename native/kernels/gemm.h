@@ -94,6 +94,7 @@ struct GemmRepairs {
 };
 
 constexpr int gemm_max_ops = 8;
+constexpr int64_t gemm_claims_bytes = 64;
 
 struct GemmArgs {
   GemmArithmetic arithmetic;  // of codes: not bf16_widened
@@ -118,7 +119,7 @@ struct GemmArgs {
   int64_t split_m, split_n, split_k;
   int64_t block_m, block_strips, block_k;
   int threads = 1;
-  std::byte* scratch = nullptr;  // part_bytes a part, then split_k times the padded results if split_k > 1
+  std::byte* scratch = nullptr;  // part_bytes a part, then split_k times the padded results if split_k > 1, else gemm_claims_bytes a part
   // Of a part: its packed rows, then the sums of a block, then what Codes need (gemm_codes.h), or a strip of weights in groups.
   int64_t rows_bytes, sums_bytes, part_bytes;
 

@@ -240,8 +240,9 @@ void Gemm::plan(int64_t threads) {
   if (args_.dynamic.by != GemmDynamic::By::none) args_.part_bytes += round_up(part_blocks * tile_rows * 8, 64);
   if (args_.has_patches) args_.part_bytes += round_up(args_.block_k, 64);
   if (args_.groups.bits && !gemm_rounds_x(args_.arithmetic)) args_.part_bytes += args_.block_k * strip() * element;
-  const int64_t results_bytes = args_.split_k > 1 ? args_.split_k * args_.m * strips * strip() * 4 : 0;
-  scratchpad_bytes = args_.split_m * args_.split_n * args_.split_k * args_.part_bytes + results_bytes + 63;
+  const int64_t parts = args_.split_m * args_.split_n * args_.split_k;
+  const int64_t results_bytes = args_.split_k > 1 ? args_.split_k * args_.m * strips * strip() * 4 : parts * gemm_claims_bytes;
+  scratchpad_bytes = parts * args_.part_bytes + results_bytes + 63;
 }
 
 void Gemm::run(const Run& run, StepState*) const {
