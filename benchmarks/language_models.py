@@ -1,9 +1,10 @@
-"""Times prefill and decode of a Llama-like model with random weights, in drystone, by the model itself and in llama.cpp, in turn.
+"""Times prefill and decode of a Llama-like model with random weights, by drystone, itself and other engines, in turn.
 
     python benchmarks/language_models.py --json language_models.json
 
-llama.cpp (packages ``gguf`` and ``xllamacpp``, where they are installed) has the same weights, as F32, F16, Q8_0 and Q4_0.
-It rounds what the last two are multiplied by to int8, as drystone does where it is asked to (``activations="int8"``).
+llama.cpp (packages ``gguf`` and ``xllamacpp``) has the same weights, as F32, F16, Q8_0 and Q4_0, and OpenVINO (``openvino-genai``)
+the last three; ONNX Runtime (``onnxruntime-genai``) rounds them itself. Those that are not installed are named. All round what
+weights of 8 and 4 bits are multiplied by to int8, as drystone does where it is asked to (``activations="int8"``).
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def main() -> None:
     results |= {"environment": environment(), "transformers": transformers.__version__}
     for kind in asked.kinds:
         contenders = ["drystone", *(["drystone_rounded"] if "weights" in WEIGHTS[kind] else ["eager"] if kind == "float32" else [])]
-        contenders += ["llama.cpp"] if asked.rows == 1 else []
+        contenders += ["llama.cpp", "openvino", "onnxruntime"]
         lengths = Lengths(asked.prompt, asked.generate, asked.rows)
         results[kind] = measure(model, kind, ids, lengths, contenders, asked.rounds)
         prepared = results[kind]["contenders"]["drystone"]["prepared_seconds"]
@@ -54,6 +55,8 @@ def main() -> None:
         for name, found in results[kind]["contenders"].items():
             prefill, token = found["prefill_tokens_a_second"], found["milliseconds_a_token"]
             print(f"  {name:20} prefill {prefill:6.0f} tokens/s, decode {token:6.1f} ms a token of {asked.rows} rows")
+        for name, reason in results[kind]["failed"].items():
+            print(f"  {name:20} {reason}")
     if asked.json:
         asked.json.write_text(json.dumps(results, indent=1) + "\n")
 

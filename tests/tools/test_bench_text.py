@@ -79,12 +79,18 @@ def test_a_contender_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> Non
     assert found["failed"] == {"eager": "ValueError: not today"} and [*found["contenders"]] == ["eager_static"]
 
 
-@pytest.mark.skipif(not all(map(find_spec, ("gguf", "xllamacpp"))), reason="gguf and xllamacpp are not installed")
-def test_llama_cpp() -> None:
-    ids, gpt = (
-        torch.randint(3, 256, (1, 8)),
-        transformers.GPT2LMHeadModel(transformers.GPT2Config(n_embd=32, n_layer=1, n_head=2)).eval(),
-    )
-    found = measure(llama(), "int8", ids, Lengths(8, 4), ["llama.cpp"], 1)
-    assert found["contenders"]["llama.cpp"]["milliseconds_a_token"] > 0, found["failed"]
-    assert "of a Llama" in measure(gpt, "int8", ids, Lengths(8, 4), ["llama.cpp"], 1)["failed"]["llama.cpp"]
+@pytest.mark.parametrize(
+    ("name", "packages"),
+    [("llama.cpp", ("gguf", "xllamacpp")), ("openvino", ("gguf", "openvino_genai")), ("onnxruntime", ("onnxruntime_genai",))],
+)
+def test_other_engines(name: str, packages: tuple[str, ...]) -> None:
+    if missing := [package for package in packages if find_spec(package) is None]:
+        pytest.skip(f"{', '.join(missing)} not installed")
+    ids = torch.randint(3, 256, (2, 8))
+    gpt = transformers.GPT2LMHeadModel(transformers.GPT2Config(n_embd=32, n_layer=1, n_head=2)).eval()
+    for rows in (1, 2):
+        found = measure(llama(), "int8", ids[:rows], Lengths(8, 4, rows), [name], 1)
+        assert name in found["contenders"], found["failed"]
+    assert "of a Llama" in measure(gpt, "int8", ids[:1], Lengths(8, 4), [name], 1)["failed"][name]
+    if name == "openvino":
+        assert "not in float32" in measure(llama(), "float32", ids[:1], Lengths(8, 4), [name], 1)["failed"][name]

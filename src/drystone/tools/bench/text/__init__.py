@@ -1,1 +1,1 @@
-"""``drystone bench … --generate 64``: a causal language model's prefill and decode, beside the model's own and llama.cpp's."""
+"""``drystone bench … --generate 64``: a causal language model's prefill and decode, beside its own and other engines'."""

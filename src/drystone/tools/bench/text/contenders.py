@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,11 @@ from typing import Any
 import torch
 
 from drystone.conductor import optimize
+
+from . import gguf_file, onnxruntime_genai
+from .llama_cpp import open_llama_cpp
+from .openvino_genai import open_openvino
+from .peer import Open, Peer, by_lengths
 
 #: What drystone is asked for, by the name of the weights.
 WEIGHTS: dict[str, dict[str, Any]] = {
@@ -59,8 +65,7 @@ def _by_generate(model: Any, lengths: Lengths, **how: Any) -> Contender:
         return time.perf_counter() - began
 
     def times(ids: torch.Tensor) -> tuple[float, float]:
-        first, all = seconds(ids, 1), seconds(ids, lengths.generate)
-        return first, (all - first) / (lengths.generate - 1)
+        return by_lengths(partial(seconds, ids), lengths.generate)
 
     return Contender(times)
 
@@ -95,20 +100,50 @@ def inductor(model: Any, weights: str, lengths: Lengths, threads: int, stack: Ex
     return _by_generate(compiled, lengths, cache_implementation="static", disable_compile=True)
 
 
+def _peer(open: Open, written: Callable[[Path], Path], lengths: Lengths, threads: int, stack: ExitStack) -> Contender:
+    """``written``: the model in a folder, as the engine reads it."""
+    path = written(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+    peer = Peer(open, path, threads, lengths.rows, lengths.prompt + lengths.generate + 64)
+    stack.callback(peer.close)
+    return Contender(lambda ids: peer.times(ids.tolist(), lengths.generate))
+
+
+def _require_llama(model: Any, weights: str, served: dict[str, str], *packages: str) -> None:
+    if missing := [name for name in packages if find_spec(name) is None]:
+        raise ValueError(f"not installed: {', '.join(missing)}")
+    if model.config.model_type != "llama":
+        raise ValueError("its weights are written of a Llama")
+    if weights not in served:
+        raise ValueError(f"it is served in {', '.join(served)}, not in {weights}")
+
+
+def _in_gguf(model: Any, weights: str) -> Callable[[Path], Path]:
+    def written(folder: Path) -> Path:
+        gguf_file.write(model, folder / "model.gguf", gguf_file.KINDS[weights])
+        return folder / "model.gguf"
+
+    return written
+
+
 def llama_cpp(model: Any, weights: str, lengths: Lengths, threads: int, stack: ExitStack) -> Contender:
     """The same weights written as GGUF: F32, F16, Q8_0 or Q4_0. It rounds what the last two are multiplied by to int8."""
-    from .llama_cpp import KINDS, LlamaCpp, write
+    _require_llama(model, weights, gguf_file.KINDS, "gguf", "xllamacpp")
+    return _peer(open_llama_cpp, _in_gguf(model, weights), lengths, threads, stack)
 
-    missing = [name for name in ("gguf", "xllamacpp") if find_spec(name) is None]
-    if missing:
-        raise ValueError(f"not installed: {', '.join(missing)}")
-    if model.config.model_type != "llama" or lengths.rows > 1:
-        raise ValueError("its weights are written for one text of a Llama")
-    file = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model.gguf"
-    write(model, file, KINDS[weights])
-    peer = LlamaCpp(file, threads, lengths.prompt + lengths.generate + 64)
-    stack.callback(peer.close)
-    return Contender(lambda ids: peer.times(ids[0].tolist(), lengths.generate))
+
+def openvino(model: Any, weights: str, lengths: Lengths, threads: int, stack: ExitStack) -> Contender:
+    """The same file as llama.cpp's, but for F32, which it does not read."""
+    served = {kind: name for kind, name in gguf_file.KINDS.items() if name != "F32"}
+    _require_llama(model, weights, served, "gguf", "openvino_genai")
+    return _peer(open_openvino, _in_gguf(model, weights), lengths, threads, stack)
+
+
+def onnxruntime(model: Any, weights: str, lengths: Lengths, threads: int, stack: ExitStack) -> Contender:
+    """Its exporter's weights, rounded by itself; it rounds what those of 8 and 4 bits are multiplied by to int8."""
+    kinds = onnxruntime_genai.KINDS
+    _require_llama(model, weights, kinds, "onnxruntime_genai")
+    export = partial(onnxruntime_genai.export, model, kind=kinds.get(weights, ""))
+    return _peer(onnxruntime_genai.open_onnxruntime, export, lengths, threads, stack)
 
 
 CONTENDERS: dict[str, Prepare] = {
@@ -118,9 +153,11 @@ CONTENDERS: dict[str, Prepare] = {
     "eager_static": eager_static,
     "inductor": inductor,
     "llama.cpp": llama_cpp,
+    "openvino": openvino,
+    "onnxruntime": onnxruntime,
 }
 #: Beside drystone where nothing is said: torch.compile takes minutes.
-DEFAULTS = ("eager", "eager_static", "llama.cpp")
+DEFAULTS = ("eager", "eager_static", "llama.cpp", "openvino", "onnxruntime")
 
 
 def read_bytes(model: Any, weights: str) -> float:

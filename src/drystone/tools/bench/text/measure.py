@@ -1,4 +1,4 @@
-"""The measurement: contenders in one process, and llama.cpp in another, prepared one after the other and then timed in turn."""
+"""The measurement: contenders in one process, other engines each in its own; they are prepared, then timed in turn."""
 
 from __future__ import annotations
 
