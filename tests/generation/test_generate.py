@@ -322,9 +322,10 @@ def test_encoder_decoder_models(name: str) -> None:
     assert fast.prepared_encoder is not None and fast.explain().steps
 
 
-def test_what_an_encoder_decoder_model_returns_of_its_scores() -> None:
+@pytest.mark.parametrize("beams", [1, 3])
+def test_what_an_encoder_decoder_model_returns_of_its_scores(beams: int) -> None:
     model, inputs = encoder_decoder("Whisper")
-    how = {"return_dict_in_generate": True, "output_scores": True, "max_new_tokens": 5, "do_sample": False}
+    how = {"return_dict_in_generate": True, "output_scores": True, "max_new_tokens": 5, "do_sample": False, "num_beams": beams}
     want, got = (each.generate(**inputs, **how) for each in (model, drystone.optimize(model, tuning="estimate")))
     assert type(got) is type(want) and got.sequences.tolist() == want.sequences.tolist()
     for mine, others in zip(got.scores, want.scores, strict=True):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+from transformers.utils import ModelOutput
+
 from drystone.generation.cache import Cache
 from drystone.generation.loop import sample
 from drystone.generation.step import cache_argument
@@ -36,15 +38,26 @@ def front_of(fast: Any, model: Any) -> Any:
             return None
         return kind._prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs)
 
+    def without_cross(result: Any) -> Any:
+        """``result`` without a cache of two parts: Whisper would take it apart, row by row."""
+        cache = result.get(argument) if isinstance(result, ModelOutput) else None
+        if not isinstance(cache, Cache) or cache.cross is None:
+            return result
+        return type(result)(**{name: value for name, value in result.items() if name != argument})
+
     def own_sample(self: Any, input_ids: Any, *args: Any, **kwargs: Any) -> Any:
         result = sample(fast, argument, input_ids, *args, **kwargs)
-        return kind._sample(self, input_ids, *args, **kwargs) if result is None else result
+        return without_cross(kind._sample(self, input_ids, *args, **kwargs) if result is None else result)
+
+    def beam_search(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return without_cross(kind._beam_search(self, *args, **kwargs))
 
     body: dict[str, Any] = {
         "__call__": call,
         "forward": forward,
         "_prepare_cache_for_generation": prepare_cache,
         "_sample": own_sample,
+        "_beam_search": beam_search,
         "__module__": kind.__module__,
         "__qualname__": kind.__qualname__,
     }

@@ -86,11 +86,8 @@ def sample(
     sequences = text.ids().clone(memory_format=torch.contiguous_format)
     if not returns_more:
         return sequences
-    found: dict[str, Any] = {"sequences": sequences, "scores": scores, "logits": raw_logits}
-    if cache.cross is not None:  # Whisper would take its cache apart
-        return GenerateEncoderDecoderOutput(**found)
-    found[argument] = cache
-    return GenerateDecoderOnlyOutput(**found)
+    found: dict[str, Any] = {"sequences": sequences, "scores": scores, "logits": raw_logits, argument: cache}
+    return (GenerateDecoderOnlyOutput if cache.cross is None else GenerateEncoderDecoderOutput)(**found)
 
 
 class _Text:
