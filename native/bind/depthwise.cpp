@@ -6,6 +6,7 @@
 #include <nanobind/stl/vector.h>
 
 #include "bind/bind.h"
+#include "steps/direct.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -25,6 +26,17 @@ void bind_depthwise(nb::module_& m) {
                        },
                        "x"_a, "weights"_a, "has_bias"_a, "output"_a, "stride"_a, "padding_l"_a, "padding_r"_a, "dilation"_a, "post_ops"_a,
                        "weight_scales"_a = std::vector<float>()));
+  bind_packing(
+      nb::class_<Direct, Step>(m, "Direct",
+                               "Convolution in groups of whole vectors of channels, by the own kernel: float32, one or two spatial "
+                               "axes, relu or clamp after it. Slots: as Convolution's, without operands.")
+          .def(
+              "__init__",
+              [](Direct* self, const TensorDesc& x, const Dims& weights, bool has_bias, const TensorDesc& output, const Dims& stride,
+                 const Dims& padding_l, const Dims& padding_r, const Dims& dilation, const std::vector<PostOpTuple>& post_ops) {
+                new (self) Direct(x, weights, has_bias, output, stride, padding_l, padding_r, dilation, post_ops_of(post_ops));
+              },
+              "x"_a, "weights"_a, "has_bias"_a, "output"_a, "stride"_a, "padding_l"_a, "padding_r"_a, "dilation"_a, "post_ops"_a));
 }
 
 }  // namespace drystone

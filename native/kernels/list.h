@@ -21,6 +21,7 @@
   KERNEL(void, winograd_gradient, WinogradGradientArgs) \
   KERNEL(void, depthwise, DepthwiseArgs)                \
   KERNEL(void, depthwise_codes, DepthwiseCodesArgs)     \
+  KERNEL(void, direct, DirectArgs)                      \
   KERNEL(void, gemm, GemmArgs)                          \
   KERNEL(bool, guard, GuardArgs)                        \
   KERNEL(void, attention, AttentionArgs)                \

@@ -78,8 +78,6 @@ Depthwise::Depthwise(const TensorDesc& x, const Dims& weights, bool has_bias, co
                                 std::to_string(weights[1]) + " channels of x a group");
   if (weights[1] > 1 && (on_codes || !is_across(x.format)))
     throw std::invalid_argument("a convolution of groups of several channels takes floats, channels_last or blocked: " + x.str());
-  if (stride.size() != axes || padding_l.size() != axes || padding_r.size() != axes || dilation.size() != axes)
-    throw std::invalid_argument("a depthwise convolution needs stride, padding and dilation for each spatial axis");
   if (post_ops.size() > depthwise_max_ops) throw std::invalid_argument("a depthwise convolution takes eight post-ops at most");
 
   if (static_cast<int64_t>(weight_scales.size()) != (on_codes ? weights[0] : 0))
@@ -97,21 +95,7 @@ Depthwise::Depthwise(const TensorDesc& x, const Dims& weights, bool has_bias, co
   args_.outputs = output.shape[1] / (x.shape[1] / weights[1]);
   args_.in_map = map_of(x, x.shape[1]);
   args_.out_map = map_of(output, output.shape[1]);
-  for (size_t i = 0; i < 3; i++) {
-    const bool given = i >= 3 - axes;
-    const size_t axis = given ? i - (3 - axes) : 0;
-    args_.in_size[i] = in.size[i];
-    args_.out_size[i] = out.size[i];
-    args_.kernel[i] = given ? weights[2 + axis] : 1;
-    args_.stride[i] = given ? stride[axis] : 1;
-    args_.dilation[i] = given ? dilation[axis] : 1;
-    args_.padding[i] = given ? padding_l[axis] : 0;
-    if (args_.kernel[i] < 1 || args_.stride[i] < 1 || args_.dilation[i] < 1 || args_.padding[i] < 0 || (given && padding_r[axis] < 0))
-      throw std::invalid_argument("a depthwise convolution needs positive kernels, strides and dilations, and no negative padding");
-    const int64_t room = in.size[i] + args_.padding[i] + (given ? padding_r[axis] : 0) - args_.dilation[i] * (args_.kernel[i] - 1) - 1;
-    if (room < 0 || out.size[i] != room / args_.stride[i] + 1)
-      throw std::invalid_argument("the output of a convolution does not have the size that follows from its input");
-  }
+  set_windows(args_, "a depthwise convolution", in, out, weights, stride, padding_l, padding_r, dilation);
   args_.low = -std::numeric_limits<float>::infinity();
   args_.high = std::numeric_limits<float>::infinity();
   for (const PostOp& op : post_ops) {

@@ -393,6 +393,21 @@ class Depthwise(Step):
 
     def pack(self, dtype: DType, source: int, packed: int) -> None: ...
 
+class Direct(Step):
+    """
+    Convolution in groups of whole vectors of channels, by the own kernel: float32, one or two spatial axes, relu or clamp after it. Slots: as Convolution's, without operands.
+    """
+
+    def __init__(self, x: TensorDesc, weights: Sequence[int], has_bias: bool, output: TensorDesc, stride: Sequence[int], padding_l: Sequence[int], padding_r: Sequence[int], dilation: Sequence[int], post_ops: Sequence[tuple[str, float, float, TensorDesc | None]]) -> None: ...
+
+    @property
+    def packed_bytes(self) -> int: ...
+
+    @property
+    def packed_key(self) -> str: ...
+
+    def pack(self, dtype: DType, source: int, packed: int) -> None: ...
+
 def group_weights(dtype: DType, weights: int, n: int, k: int, bits: int, group: int, codes: int, scales: int) -> None:
     """
     Round weights (n, k) to codes of 4 or 8 bits, by the float16 scales of groups that err least. All are addresses.

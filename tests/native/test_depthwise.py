@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from layout import dense, instruction, integers, lay, normal, outcome, place, read, run, strided
+from convolving import Sides, check, convolved, reference
+from layout import dense, instruction, integers, lay, normal, outcome, strided
 
 from agreement import assert_same_specials
 from drystone import native
@@ -17,54 +18,6 @@ pytestmark = pytest.mark.skipif(native.isa() == "none", reason="no native kernel
 
 FORMATS = ("plain", "channels_last", native.blocked().name)
 ACROSS = FORMATS[1:]  # where vectors go across channels
-Sides = tuple[int, ...]
-
-
-def reference(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, before: Sides, after: Sides, **options: Any
-) -> torch.Tensor:
-    padded = F.pad(x, [side for pair in zip(reversed(before), reversed(after), strict=True) for side in pair])
-    convolution = (F.conv1d, F.conv2d, F.conv3d)[x.ndim - 3]
-    return convolution(padded, weight, bias, groups=x.shape[1] // weight.shape[1], **options)
-
-
-def convolved(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None = None,
-    *,
-    format: str,
-    before: Sides = (),
-    after: Sides = (),
-    stride: int = 1,
-    dilation: int = 1,
-    ops: list[PostOp] | None = None,
-    operands: list[torch.Tensor] | None = None,
-    held: torch.Tensor | None = None,
-    threads: int = 2,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the kernel gives, and the same in float64 before ``ops``. ``held`` is what the output's memory holds before."""
-    axes = x.ndim - 2
-    before, after = before or (0,) * axes, after or before or (0,) * axes
-    wide = None if bias is None else bias.double()
-    want = reference(x.double(), weight.double(), wide, before, after, stride=stride, dilation=dilation)
-    source, buffer = lay(x, format)
-    target = dense(want.shape, format, x.dtype)
-    steps = [stride] * axes, list(before), list(after), [dilation] * axes
-    step = Depthwise(source, list(weight.shape), bias is not None, target, *steps, ops or [])
-    packed = torch.full((step.packed_bytes // 4,), float("nan"))
-    step.pack(native.DTYPES[weight.dtype], weight.contiguous().data_ptr(), packed.data_ptr())
-    given = [buffer, packed, *([] if bias is None else [bias])]
-    if held is None and not operands:
-        return outcome(step, target, *given, threads=threads), want
-    out = place(torch.zeros(want.shape) if held is None else held, target)
-    run(step, *given, out, *(operands or []), threads=threads)
-    return read(target, out), want
-
-
-def check(*results: torch.Tensor) -> None:
-    got, want = results
-    assert torch.equal(got.double(), want)
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -10,6 +10,7 @@ from drystone.plan.implementations.attention import Attention, CachedAttention
 from drystone.plan.implementations.base import Implementation, Layout
 from drystone.plan.implementations.convolution import ActivationApart, OneDnnConvolution
 from drystone.plan.implementations.depthwise import Depthwise
+from drystone.plan.implementations.direct import Direct
 from drystone.plan.implementations.dynamic_linear import DynamicGemm
 from drystone.plan.implementations.elements import ELEMENTS
 from drystone.plan.implementations.gemm import Gemm, GroupedGemm, GroupedRows
@@ -25,13 +26,15 @@ from drystone.plan.implementations.rotary import Rotary
 from drystone.plan.implementations.windows import WINDOWS
 from drystone.plan.implementations.winograd import Winograd
 
+_WINOGRAD = Winograd(tile=4), Winograd(tile=2)
+
 IMPLEMENTATIONS: list[Implementation] = [
     *(OneDnnConvolution(op) for op in (Conv, ConvTranspose)),
     ActivationApart(Conv),
     ImplicitGemm(),
     Depthwise(),
-    Winograd(tile=4),
-    Winograd(tile=2),
+    *_WINOGRAD,
+    Direct(_WINOGRAD),
     Gemm(narrow=True),
     Gemm(),
     DynamicGemm(),

@@ -35,7 +35,9 @@ class Layout:
 
 
 # Steps that multiply by a weight which they pack; and all that packs weights.
-WeightStep = native.Convolution | native.Depthwise | native.Linear | native.Winograd | native.Gemm | native.ImplicitGemm
+WeightStep = (
+    native.Convolution | native.Depthwise | native.Direct | native.Linear | native.Winograd | native.Gemm | native.ImplicitGemm
+)
 Packing = WeightStep | native.RecurrentWeights
 
 # A step's operand: input i of the node, its output i, or constant memory made by the implementation (packed weights).
