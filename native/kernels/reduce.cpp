@@ -73,6 +73,23 @@ void sum_codes(const ReduceArgs& args, double* totals, int64_t start, Range rows
   for (int64_t j = 0; j < count; j++) totals[j] = (totals[j] - zero) * static_cast<double>(q.scale);
 }
 
+// As sum_columns below, of one vector of float32, whose rows follow each other: what a block of channels is.
+void sum_vectors(double* totals, const float* from, int64_t rows) {
+  constexpr int64_t abreast = 8;
+  for (int64_t begin = 0; begin < rows; begin += depth * abreast) {
+    const int64_t end = least(begin + depth * abreast, rows);
+    Floats sums[abreast] = {};
+    int64_t row = begin;
+    for (; row + abreast <= end; row += abreast) {
+#pragma GCC unroll 8
+      for (int64_t i = 0; i < abreast; i++) sums[i] += load<kFloats>(from + (row + i) * kFloats);
+    }
+    for (; row < end; row++) sums[0] += load<kFloats>(from + row * kFloats);
+    for (const Floats& sum : sums)
+      for (int j = 0; j < kFloats; j++) totals[j] += sum[j];
+  }
+}
+
 // `count` outputs side by side, over some rows. Narrow rows that follow each other in memory, as blocks of channels do, are read
 // several at once: `abreast` of them fill the width.
 void sum_columns(const ReduceArgs& args, double* totals, int64_t start, Range rows, int64_t count) {
@@ -84,6 +101,9 @@ void sum_columns(const ReduceArgs& args, double* totals, int64_t start, Range ro
     const auto sum = args.input_dtype == DType::u8 ? sum_codes<uint8_t> : sum_codes<int8_t>;
     return sum(args, totals, start, rows, count, abreast);
   }
+  if (adjacent && count == kFloats && args.input_dtype == DType::f32)
+    return sum_vectors(totals, static_cast<const float*>(args.input) + start + offset_of(args.reduced, rows.begin, 0),
+                       rows.end - rows.begin);
   for (int64_t begin = rows.begin; begin < rows.end; begin += depth * abreast) {
     const int64_t end = least(begin + depth * abreast, rows.end);
     for (int64_t j = 0; j < abreast * count; j++) sums[j] = 0.0f;
