@@ -3,7 +3,7 @@
 // A register tile is a few neighbouring outputs of up to three vectors of channels. A tap adds for each input of the group its weights, one
 // vector after the other, times the input of each output, which is broadcast: 4 outputs of 3 vectors take 7 loads for 12 products (AVX2).
 // So that taps are constant offsets, the rows of x that some rows of outputs read are copied for a group, channels innermost, with zeros
-// for the padding at both ends; each number is used for all outputs of its group. Threads share the rows of all groups.
+// for the padding at both ends; each number is used for all outputs of its group. Threads share the rows of all groups out as they go.
 // Zeros stand for the padding, so what a weight that is NaN or infinite would make of them is not computed: such weights (pack() says so)
 // take their outputs one by one, by the taps that lie in the image.
 #include "kernels/direct.h"
@@ -11,6 +11,7 @@
 #include <omp.h>
 
 #include "kernels/block.h"
+#include "kernels/claims.h"
 #include "kernels/vector_math.h"
 
 namespace drystone::DRYSTONE_ISA {
@@ -18,6 +19,7 @@ namespace drystone::DRYSTONE_ISA {
 namespace {
 
 constexpr int W = kFloats;
+static_assert(sizeof(Claims::Line) == direct_claims_bytes);
 
 // Outputs of a tile of so many vectors: sums, a vector's weights and an input fill the registers.
 constexpr int outputs_of(int vectors) { return W == 16 || vectors == 1 ? 8 : vectors == 2 ? 6 : 4; }
@@ -191,16 +193,19 @@ class Part {
 }  // namespace
 
 void direct(const DirectArgs& a) {
-  const int64_t height = a.out_size[1], total = a.batch * a.groups * height;
+  const int64_t height = a.out_size[1];
+  const Claims claims(reinterpret_cast<Claims::Line*>(a.scratch + a.threads * a.thread_bytes), a.batch * a.groups * height, a.band,
+                      a.threads);
 #pragma omp parallel num_threads(a.threads) if (a.threads > 1)
   {
     const int64_t thread = omp_get_thread_num();
-    const Range rows = share(total, thread, omp_get_num_threads());
-    for (int64_t row = rows.begin; row < rows.end;) {
-      const int64_t group = row / height, end = least(rows.end, (group + 1) * height);
-      const Part part(a, a.scratch + thread * a.thread_bytes, group / a.groups, group % a.groups);
-      part.run(row - group * height, end - group * height);
-      row = end;
+    for (Range rows = claims.take(thread); rows.begin < rows.end; rows = claims.take(thread)) {
+      for (int64_t row = rows.begin; row < rows.end;) {
+        const int64_t group = row / height, end = least(rows.end, (group + 1) * height);
+        const Part part(a, a.scratch + thread * a.thread_bytes, group / a.groups, group % a.groups);
+        part.run(row - group * height, end - group * height);
+        row = end;
+      }
     }
   }
 }

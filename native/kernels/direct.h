@@ -14,6 +14,7 @@ struct DirectMap {
 
 // Vectors of channels of the output that are summed together.
 constexpr int direct_vectors = 3;
+constexpr int64_t direct_claims_bytes = 64;
 
 struct DirectArgs {
   int64_t batch, groups;
@@ -32,7 +33,7 @@ struct DirectArgs {
   // The rows of x that `band` rows of outputs read are copied with their padding, `columns` of them.
   int64_t band, columns;
   int threads = 1;
-  std::byte* scratch = nullptr;  // thread_bytes a thread
+  std::byte* scratch = nullptr;  // thread_bytes a thread, then direct_claims_bytes a thread
   int64_t thread_bytes;
 };
 

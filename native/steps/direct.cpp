@@ -58,17 +58,19 @@ Direct::Direct(const TensorDesc& x, const Dims& weights, bool has_bias, const Te
   args_.out_map = map_of(output, out);
   implementation = kernel_name("direct");
 
-  // Copies stay in the second level cache with the weights of a group.
-  constexpr int64_t cache = 48 << 10, most = 16 << 20;
+  // Copies stay in the second level cache with the weights of a group; threads have some eight bands each, to share them out evenly.
+  constexpr int64_t cache = 48 << 10, most = 16 << 20, fewest = 4;
   const int64_t span = (args_.kernel[1] - 1) * args_.dilation[1] + 1;
   args_.columns = (args_.out_size[2] - 1) * args_.stride[2] + (args_.kernel[2] - 1) * args_.dilation[2] + 1;
   const int64_t row_bytes = args_.columns * args_.inputs * 4;
-  args_.band = std::clamp<int64_t>((cache / row_bytes - span) / args_.stride[1] + 1, 1, std::max<int64_t>(args_.out_size[1], 1));
+  const int64_t height = std::max<int64_t>(args_.out_size[1], 1), rows = args_.batch * groups * height;
+  const int64_t share = threads_ == 1 ? height : std::min(height, std::max<int64_t>(rows / (8 * threads_), fewest));
+  args_.band = std::max<int64_t>(std::min((cache / row_bytes - span) / args_.stride[1] + 1, share), 1);
   const int64_t copied = (args_.band - 1) * args_.stride[1] + span;
   if (static_cast<double>(copied) * row_bytes > most) refuse("whose kernel or stride reaches so far needs too much memory for copies");
   const int64_t pointers = args_.kernel[1] * 2 * static_cast<int64_t>(sizeof(void*));
   args_.thread_bytes = (copied * row_bytes + pointers + 63) / 64 * 64;
-  scratchpad_bytes = threads_ * args_.thread_bytes + 63;
+  scratchpad_bytes = threads_ * (args_.thread_bytes + direct_claims_bytes) + 63;
 }
 
 void Direct::run(const Run& run, StepState*) const {
