@@ -181,8 +181,9 @@ class Product {
 
   // All of the part's rows, which are a block, times runs of strips as they are claimed.
   void run(const Claims& claims, int64_t own) {
-    pack(part.rows, part.k);
-    for (Range strips = claims.take(own); strips.begin < strips.end; strips = claims.take(own))
+    Range strips = claims.take(own);
+    if (strips.begin < strips.end) pack(part.rows, part.k);
+    for (; strips.begin < strips.end; strips = claims.take(own))
       multiply(part.rows, strips, part.k, weights_from(a, least(strips.end, ceil_div(a.n, kStrip) - 1), part.k.begin));
   }
 
