@@ -26,12 +26,14 @@ void multiply_rounded(const GemmTile& t, const Groups& kind, int64_t begin, int6
     const char* group = group_at(kind, t.weights, Vectors, index);
     const char* from = group + Vectors * kFloats * kind.header_bytes();
     const char* codes = x + sizeof(RoundedGroup);
-    const auto head = [&](int r) -> const RoundedGroup& { return *reinterpret_cast<const RoundedGroup*>(x + r * x_bytes); };
+    RoundedGroup head[Rows];
     Sum sum[Rows][Vectors];
 #pragma GCC unroll 16
-    for (int r = 0; r < Rows; r++)
+    for (int r = 0; r < Rows; r++) {
+      __builtin_memcpy(&head[r], x + r * x_bytes, sizeof head[r]);
 #pragma GCC unroll 4
-      for (int v = 0; v < Vectors; v++) sum[r][v] = Sum{} + head(r).start;
+      for (int v = 0; v < Vectors; v++) sum[r][v] = Sum{} + head[r].start;
+    }
     for (int64_t word = 0; word < words; word++, from += Vectors * kVectorBytes, codes += 32 / Bits) {
 #pragma GCC unroll 4
       for (int line = 0; line < Vectors * kVectorBytes / 64; line++) __builtin_prefetch(from + kGroupsAhead + line * 64, 0, 2);
@@ -48,11 +50,11 @@ void multiply_rounded(const GemmTile& t, const Groups& kind, int64_t begin, int6
     for (int v = 0; v < Vectors; v++) {
       const Lanes scale = numbers_of(kind, group, v);
 #pragma GCC unroll 16
-      for (int r = 0; r < Rows; r++) total[r][v] += __builtin_convertvector(sum[r][v], Lanes) * head(r).scale * scale;
+      for (int r = 0; r < Rows; r++) total[r][v] += __builtin_convertvector(sum[r][v], Lanes) * head[r].scale * scale;
       if (!kind.minima) continue;
       const Lanes minimum = numbers_of(kind, group + apart, v);
 #pragma GCC unroll 16
-      for (int r = 0; r < Rows; r++) total[r][v] += minimum * head(r).sum;
+      for (int r = 0; r < Rows; r++) total[r][v] += minimum * head[r].sum;
     }
   }
 #pragma GCC unroll 16
