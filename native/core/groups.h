@@ -17,6 +17,7 @@ struct Groups {
   int64_t group = 0;         // a multiple of unit(), or all of k
 
   constexpr int64_t unit() const { return 32 / bits; }  // codes in a word
+  // Units to hold a group; by constants, as tiles ask for it each time.
   constexpr int64_t words() const { return bits == 4 ? (group + 7) / 8 : (group + 3) / 4; }
   constexpr float zero() const { return static_cast<float>(1 << (bits - 1)); }
   constexpr int64_t header_bytes() const { return size_of(dtype) * (minima ? 2 : 1); }  // of a column and group: scale and minimum

@@ -235,11 +235,14 @@ class Product {
     char* const packed = packed_rows(rows, depth.begin);
     const bool opens = depth.begin == part.k.begin, closes = depth.end == part.k.end, decodes = in_registers(blocks);
     const bool fetches = !rounds && !decodes;  // the tile, what is ahead
+    const bool repaired = a.repairs.starts;
 
     for (int64_t strip = strips.begin; strip < strips.end; strip++) {
       const int64_t columns = strip_columns(a, strip), vectors = strip_vectors(a, strip), width = vectors * W;
       if (opens) begin_sums(strip, columns, width);
       const char* weights = strip_weights(a, strip, depth.begin);
+      Repairs repairs;
+      if (repaired) repairs = repairs_of(a, strip, depth);
       const char* next = !fetches ? nullptr : strip + 1 < strips.end ? weights_from(a, strip + 1, depth.begin) : after;
       const Ahead ahead = fetches ? ahead_of(a, vectors, steps, blocks) : Ahead{};
       if (coded && fetches) {
@@ -256,7 +259,7 @@ class Product {
         t.x = packed + block.begin * row_bytes;
         t.weights = weights;
         t.steps = steps;
-        if (a.repairs.starts) t.repairs = repairs_of(a, strip, depth);
+        if (repaired) t.repairs = repairs;
         t.start = opens ? first : sums;
         t.start_stride = opens ? 0 : width;
         t.sums = closes ? tile : sums;
@@ -315,7 +318,8 @@ void gemm(const GemmArgs& a) {
   float* results = a.split_k > 1 ? reinterpret_cast<float*>(a.scratch + parts * a.part_bytes) : nullptr;
   // Where each part has all rows as one block, and all of k, its strips are any thread's.
   const bool claimed = a.split_n > 1 && a.split_m * a.split_k == 1 && a.block_m >= a.m && a.block_k >= a.k;
-  const Claims claims(reinterpret_cast<Claims::Line*>(a.scratch + parts * a.part_bytes), strips, claimed_strips(a), claimed ? parts : 0);
+  const Claims claims(reinterpret_cast<Claims::Line*>(a.scratch + parts * a.part_bytes), strips, claimed ? claimed_strips(a) : 0,
+                      claimed ? parts : 0);
 #pragma omp parallel num_threads(a.threads) if (a.threads > 1)
   {
     const int64_t team = omp_get_num_threads();

@@ -140,9 +140,8 @@ def openvino(model: Any, weights: str, lengths: Lengths, threads: int, stack: Ex
 
 def onnxruntime(model: Any, weights: str, lengths: Lengths, threads: int, stack: ExitStack) -> Contender:
     """Its exporter's weights, rounded by itself; it rounds what those of 8 and 4 bits are multiplied by to int8."""
-    kinds = onnxruntime_genai.KINDS
-    _require_llama(model, weights, kinds, "onnxruntime_genai")
-    export = partial(onnxruntime_genai.export, model, kind=kinds.get(weights, ""))
+    _require_llama(model, weights, onnxruntime_genai.KINDS, "onnxruntime_genai")
+    export = partial(onnxruntime_genai.export, model, kind=onnxruntime_genai.KINDS[weights])
     return _peer(onnxruntime_genai.open_onnxruntime, export, lengths, threads, stack)
 
 
