@@ -13,8 +13,7 @@ using namespace nb::literals;
 namespace drystone {
 
 void bind_onednn(nb::module_& m) {
-  cap_onednn_isa();
-  engine();  // made before there are threads and forks
+  start_onednn();
   // What oneDNN refuses, the planner does without: the same exception as for our own steps.
   nb::register_exception_translator([](const std::exception_ptr& thrown, void*) {
     try {

@@ -26,13 +26,20 @@ dnnl::stream& stream() {
   return own;
 }
 
-void cap_onednn_isa() {
+static void cap_isa() {
   switch (level()) {
     case Level::none:
     case Level::avx2: dnnl::set_max_cpu_isa(dnnl::cpu_isa::avx2_vnni); break;
     case Level::avx512: dnnl::set_max_cpu_isa(dnnl::cpu_isa::avx512_core_fp16); break;
     case Level::amx: break;
   }
+}
+
+void start_onednn() {
+  cap_isa();
+  const memory::desc one({1}, memory::data_type::f32, memory::format_tag::a);
+  float from = 0, to;
+  PackedDesc(one).pack(one, &from, &to);
 }
 
 std::string onednn_version() {

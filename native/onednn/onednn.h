@@ -19,8 +19,9 @@ namespace drystone {
 const dnnl::engine& engine();
 dnnl::stream& stream();  // one a thread
 
-// Caps oneDNN at our own ISA; called once, before the first primitive.
-void cap_onednn_isa();
+// Caps oneDNN at our own ISA, and runs a first primitive: what oneDNN makes at that, a child forked meanwhile would wait for without end.
+// Called once, before there are threads and forks.
+void start_onednn();
 std::string onednn_version();
 
 dnnl::memory::data_type onednn_dtype(DType dtype);

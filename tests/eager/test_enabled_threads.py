@@ -142,7 +142,8 @@ try:
             torch.empty(5 << 20)
             F.conv3d(torch.ones(1, 8, 8, 8, size), weight, padding=1)
             os._exit(0)
-        assert os.waitpid(child, 0)[1] == 0, "a child hangs"
+        ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert ended == 0, f"a child ended with {ended}, where {-signal.SIGALRM} is one that hangs"
 finally:
     stop = True
     for thread in threads:
