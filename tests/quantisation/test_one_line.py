@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import nn
@@ -9,6 +11,7 @@ from torch import nn
 import drystone
 from drystone import native
 from drystone.errors import CaptureError, InputError, ShapeError, UnsupportedError
+from drystone.sources import quantised
 
 pytest.importorskip("torchao")
 pytestmark = pytest.mark.skipif(native.isa() == "none", reason="torch computes everything")
@@ -48,6 +51,24 @@ def test_one_line() -> None:
     assert [step.dtype for step in told.steps if step.module == "conv"] == ["uint8"]
     with pytest.raises(ShapeError):
         fast(torch.zeros(2, 3, 12, 12))
+
+
+@pytest.mark.parametrize(
+    ("races", "chosen"),
+    [([(1.0, 2.0)], "estimated"), ([(1.0, 1.2), (1.0, 1.1)], "measured"), ([(1.0, 1.2), (1.0, 0.9)], "floats")],
+)
+def test_the_race_with_floats(races: list[tuple[float, float]], chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seconds of codes and of floats: where they are close, both are planned by measuring."""
+    left = list(races)
+    monkeypatch.setattr(quantised, "_race", lambda *_: left.pop(0))
+    x = samples()[0]
+    with pytest.warns(drystone.DrystoneWarning, match="run in floats") if chosen == "floats" else nullcontext():
+        told = drystone.optimize(Net(), x, dtype=torch.int8, calibration=samples(), tuning=1.0).explain()
+    assert not left
+    assert (told.quantisation is None) == (chosen == "floats")
+    if chosen != "floats":
+        assert told.floats is not None and told.floats.estimated == (chosen == "estimated")
+        assert ("planned by estimates" in str(told)) == (chosen == "estimated")
 
 
 class Words(nn.Module):

@@ -29,12 +29,19 @@ def observer_of(*values: torch.Tensor) -> object:
     observer = recipes._torchao().histogram(dtype=torch.uint8, eps=2**-12)
     for value in values:
         observer(value)
+    observer.count()
     return observer
+
+
+def test_infinities_are_left_out() -> None:
+    infinite = torch.tensor([float("inf"), -float("inf")])
+    seen: Any = observer_of(infinite, torch.cat([torch.linspace(-1, 2, 100), infinite]), torch.empty(0))
+    assert (float(seen.min_val), float(seen.max_val), float(seen.histogram.sum())) == (-1.0, 2.0, 100.0)
 
 
 def test_ranges_of_one_histogram() -> None:
     torch.manual_seed(0)
-    seen = observer_of(torch.rand(100_000), torch.tensor([-0.5, 100.0]))
+    seen = observer_of(*torch.rand(20, 100_000), torch.tensor([-0.5, 100.0]))
     ends = {recipe.name: tuple(float(end) for end in recipe.chosen(seen)) for recipe in STATIC if recipe.chosen}
     assert ends["range"] == (-0.5, 100.0)
     assert -0.5 <= ends["percentile"][0] < 0.1 and 0.9 < ends["percentile"][1] < 1.2

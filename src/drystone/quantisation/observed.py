@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from drystone.graph.quantisation import Dynamic, Quantisation
+from drystone.graph.quantisation import Dynamic
 from drystone.quantisation.noise import Results, Run, is_layer, module_of, outputs_of
 from drystone.quantisation.samples import Call
 
@@ -79,6 +79,9 @@ class Observed:
                     self.outputs.append(outputs)
             if number == 0:
                 self._put(dict.fromkeys(self._weights, nn.Identity()))
+        for observer in self._observers.values():
+            if isinstance(observer, self._torchao.HistogramObserver):
+                observer.count()
 
     def _put(self, modules: dict[str, nn.Module]) -> None:
         for name, module in modules.items():
@@ -113,8 +116,8 @@ class Observed:
             ends = observer.quant_min, observer.quant_max
             return _Rounds(Dynamic(*ends, float(observer.eps), symmetric=False).rounded)
         scale, zero_point = observer.calculate_qparams()
-        codes, ends = Quantisation((float(scale),), int(zero_point)), (observer.quant_min, observer.quant_max)
-        return _Rounds(lambda x: codes.rounded(x.float(), *ends).to(x.dtype))
+        codes = float(scale), int(zero_point), observer.quant_min, observer.quant_max
+        return _Rounds(lambda x: torch.fake_quantize_per_tensor_affine(x.float(), *codes).to(x.dtype))
 
     def keep(self, layers: Collection[fx.Node]) -> Edges:
         """Let products read floats. Gives what ``restore`` takes."""

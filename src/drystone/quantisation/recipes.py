@@ -29,8 +29,8 @@ from drystone.spinner import Say
 
 # Samples on which errors are measured; and on which recipes are compared.
 MEASURED, COMPARED = 6, 2
-# Of a tensor's numbers, as many are enough for a histogram, with the least and the greatest.
-COUNTED = 1 << 15
+# Of a tensor's numbers, as many of each call are enough for a histogram.
+COUNTED = 1 << 13
 # The largest weight of 7 bits.
 NARROW = 64
 # The share of numbers that a percentile leaves out at each end.
@@ -96,12 +96,29 @@ class _Torchao:
             from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
         class Sampled(observers.HistogramObserver):  # type: ignore[misc]
-            """Sees some of the numbers of large tensors: counting all takes as long as the model's products."""
+            """Holds some of the numbers of each call until all calls are over. To count all of them, in a histogram that grows with
+            its range, takes as long as the model's products."""
+
+            def __init__(self, *args: Any, **kwargs: Any) -> None:
+                super().__init__(*args, **kwargs)
+                self.held: list[torch.Tensor] = []
 
             def forward(self, x: torch.Tensor) -> torch.Tensor:
-                step = x.numel() // COUNTED | 1  # odd, so that it meets all columns
-                super().forward(x if step == 1 else torch.cat([x.flatten()[::step], *(end.view(1) for end in x.aminmax())]))
+                finite = x.detach()
+                if x.numel() and not all(end.isfinite() for end in x.aminmax()):
+                    finite = finite[x.isfinite()]
+                if finite.numel():
+                    low, high = finite.aminmax()
+                    self.min_val.copy_(torch.min(self.min_val, low))
+                    self.max_val.copy_(torch.max(self.max_val, high))
+                    step = finite.numel() // COUNTED | 1  # odd, so that it meets all columns
+                    self.held.append(finite.flatten()[::step].float().clone())
                 return x
+
+            def count(self) -> None:
+                if self.held:
+                    numbers, self.held = torch.cat(self.held), []
+                    self.histogram = torch.histc(numbers, self.bins, float(self.min_val), float(self.max_val))
 
         self.x86, self.observers, self.prepare, self.convert = x86, observers, prepare_pt2e, convert_pt2e
         self.histogram = Sampled

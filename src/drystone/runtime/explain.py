@@ -66,6 +66,14 @@ class Quantisation:
     kept: list[str]
 
 
+@dataclass
+class Floats:
+    """The program of floats that was raced with one of codes. ``estimated``: its plan was, as that was clear enough."""
+
+    milliseconds: float
+    estimated: bool
+
+
 Level = Literal["summary", "modules", "steps"]
 
 # Modules that take a smaller share of the time are not shown.
@@ -93,7 +101,7 @@ class Explanation:
     quantised: list[str] = field(default_factory=list)  # which weights are codes of few bits, in words
     rounding: Rounding | None = None
     quantisation: Quantisation | None = None
-    float_milliseconds: float | None = None  # of the program of floats, where it was raced with this one
+    floats: Floats | None = None  # where one was raced with this program
 
     @property
     def microseconds(self) -> float:
@@ -174,8 +182,9 @@ class Explanation:
                 f"int8 by the recipe {found.recipe!r} from {found.samples} samples: relative error {found.error:.3g}, "
                 f"signal to noise {found.signal_to_noise['']:.1f} dB{kept}."
             )
-        if self.float_milliseconds is not None:
-            lines.append(f"The program of floats takes {self.float_milliseconds:.3f} ms.")
+        if self.floats is not None:
+            planned = ", planned by estimates," if self.floats.estimated else ""
+            lines.append(f"The program of floats{planned} takes {self.floats.milliseconds:.3f} ms.")
         return lines
 
     def _summary(self) -> list[str]:
