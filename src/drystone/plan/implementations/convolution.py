@@ -37,10 +37,6 @@ class OneDnnConvolution(Implementation):
         self.op = op
 
     def refuses(self, node: Node) -> str | None:
-        if not node.inputs[1].is_constant:
-            return "the weight is not a constant"
-        if node.of(Convolution).has_bias and not node.inputs[2].is_constant:
-            return "the bias is not a constant"
         if len(node.output.shape) == 5 and _has_own_kernel(node):
             return "oneDNN's kernels for volumes take five to forty times as long as the own one where channels are groups"
         if node.inputs[0].quantisation is not None and self.op is ConvTranspose:

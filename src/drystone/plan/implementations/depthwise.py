@@ -49,10 +49,8 @@ class Depthwise(Implementation):
 
 
 def _reason(node: Node) -> str | None:
-    """Why the node is no convolution of small groups by constant weights, or None."""
+    """Why the node is no convolution of small groups, or None."""
     op, x, weight = node.of(Conv), node.inputs[0], node.inputs[1]
-    if not weight.is_constant or (op.has_bias and not node.inputs[2].is_constant):
-        return "the weight or the bias is not a constant"
     if op.groups == 1:
         return "there is one group"
     if _group_inputs(node) > native.blocked().block:

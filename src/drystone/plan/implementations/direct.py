@@ -49,10 +49,8 @@ class Direct(Implementation):
 
 
 def _reason(node: Node) -> str | None:
-    """Why the node is no convolution in groups of whole vectors by constant weights, or None."""
+    """Why the node is no convolution in groups of whole vectors, or None."""
     op, x, weight = node.of(Conv), node.inputs[0], node.inputs[1]
-    if not weight.is_constant or (op.has_bias and not node.inputs[2].is_constant):
-        return "the weight or the bias is not a constant"
     if any(value.dtype != torch.float32 or value.quantisation is not None for value in (x, weight, node.output)):
         return "the direct convolution is one of float32"
     if len(x.shape) > 4:

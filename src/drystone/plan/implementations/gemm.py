@@ -60,12 +60,8 @@ class GroupedGemm(PackedLinear):
         return Implementation.refuses(self, node) or self._own_reason(node)
 
     def _own_reason(self, node: Node) -> str | None:
-        op = node.of(QuantisedLinear)
-        if self.rounds_x and not op.may_round_x:
+        if self.rounds_x and not node.of(QuantisedLinear).may_round_x:
             return 'x is not rounded without activations="int8"'
-        constants = [*op.weight_of(node.inputs), *([] if (bias := op.bias(node.inputs)) is None else [bias])]
-        if not all(value.is_constant for value in constants):
-            return "the weight or the bias is not a constant"
         return too_long(node)
 
     def step(

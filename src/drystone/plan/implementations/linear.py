@@ -88,18 +88,14 @@ class OneDnnLinear(PackedLinear):
         chain: list[native.PostOp],
         coded: CodedWeight,
     ) -> native.Linear:
-        step = native.Linear(self.inner_product, x, output.shape[1], _has_bias(node), output, chain, *coded)
+        step = native.Linear(self.inner_product, x, output.shape[1], node.of(WeightProduct).has_bias, output, chain, *coded)
         if step.implementation.startswith(("ref", "gemm:ref")):
             raise ValueError("oneDNN has only its reference implementation")
         return step
 
 
 def _reason(node: Node) -> str | None:
-    """Why the node is no linear layer of floats on constant weights, or None."""
-    if not node.inputs[1].is_constant:
-        return "the weight is not a constant"
-    if _has_bias(node) and not node.inputs[2].is_constant:
-        return "the bias is not a constant"
+    """Why the node is no linear layer of floats, or None."""
     if node.output.numel == 0 or node.inputs[1].numel == 0:
         return "a linear layer without elements"
     if node.inputs[1].quantisation is not None:
@@ -107,10 +103,6 @@ def _reason(node: Node) -> str | None:
     if node.inputs[0].dtype != node.inputs[1].dtype and not stored_narrow(node):
         return "x and the weight are not of one dtype"
     return float_reason(node)
-
-
-def _has_bias(node: Node) -> bool:
-    return node.of(WeightProduct).has_bias
 
 
 def stored_narrow(node: Node) -> bool:

@@ -83,8 +83,6 @@ def _shape_reason(node: Node) -> str | None:
     op, x, weight = node.of(Conv), node.inputs[0], node.inputs[1]
     if node.accurate:
         return "strict accuracy keeps the order of the arithmetic"
-    if not weight.is_constant or (op.has_bias and not node.inputs[2].is_constant):
-        return "the weight or the bias is not a constant"
     codes = [value.quantisation is not None for value in (x, weight)]
     if codes[0] != codes[1] or (codes[0] and len(x.shape) != 4):
         return "Winograd's convolution of codes is that of images by weights of codes"
