@@ -1,11 +1,10 @@
-// What the depthwise convolution reads: maps of one to three spatial axes (missing ones in front have size 1), packed weights, an epilogue
-// and a plan of the work.
+// What the depthwise convolution reads: maps of one to three spatial axes, packed weights, an epilogue and a plan of the work.
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
 
 #include "kernels/pointwise.h"
+#include "kernels/spatial.h"
 
 namespace drystone {
 
@@ -42,12 +41,11 @@ struct DepthwiseRun {
   int64_t tap, taps;  // the first, and how many
 };
 
-struct DepthwiseArgs {
+struct DepthwiseArgs : ConvolutionAxes {
   DType dtype, output_dtype;  // of x, and of the output: the same, unless x is codes
   bool across;                // vectors go across channels, which are neighbours in both; else along columns
   int64_t batch, channels;    // of the output
   int64_t inputs, outputs;    // channels of a group: channel c of the output reads those of group c / outputs
-  int64_t in_size[3], out_size[3], kernel[3], stride[3], dilation[3], padding[3];
   DepthwiseMap in_map, out_map;
 
   const void* x = nullptr;

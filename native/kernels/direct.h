@@ -1,9 +1,9 @@
-// What the direct convolution in groups reads: maps of one or two spatial axes (a missing one in front has size 1), packed weights, and a
-// plan of the work.
+// What the direct convolution in groups reads: maps of one or two spatial axes, packed weights, and a plan of the work.
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
+
+#include "kernels/spatial.h"
 
 namespace drystone {
 
@@ -16,10 +16,9 @@ struct DirectMap {
 constexpr int direct_vectors = 3;
 constexpr int64_t direct_claims_bytes = 64;
 
-struct DirectArgs {
+struct DirectArgs : ConvolutionAxes {
   int64_t batch, groups;
   int64_t inputs, outputs;  // channels of a group, whole vectors of them
-  int64_t in_size[3], out_size[3], kernel[3], stride[3], dilation[3], padding[3];
   DirectMap in_map, out_map;
 
   const float* x = nullptr;

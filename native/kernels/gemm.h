@@ -2,10 +2,10 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
 
 #include "core/groups.h"
 #include "kernels/pointwise.h"
+#include "kernels/spatial.h"
 
 namespace drystone {
 
@@ -79,10 +79,9 @@ struct GemmDynamic {
 };
 
 // Rows of x that are what the kernel of a convolution meets in images (channels last), one an output position: k counts rows of the
-// kernel, columns of it, channels. Sizes and strides are of rows, then columns of the image.
-struct GemmPatches {
+// kernel, columns of it, channels. Images have rows and columns, the last two axes.
+struct GemmPatches : ConvolutionAxes {
   int64_t channels, image, line, pixel;  // of x, and from one to the next in elements
-  int64_t in_size[2], out_size[2], kernel[2], stride[2], dilation[2], padding[2];
 };
 
 // Of codes_pairs: what packing took from fours of k of a strip, as [four][column][4] in whole strips, and which fours these are. Those of

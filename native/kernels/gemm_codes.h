@@ -115,24 +115,24 @@ class Codes {
   const uint8_t* patch(const GemmArgs& a, int64_t row, Range k) const {
     const GemmPatches& p = a.patches;
     auto* to = reinterpret_cast<uint8_t*>(memory_);
-    const int64_t column = row % p.out_size[1], line = row / p.out_size[1] % p.out_size[0], image = row / p.out_size[1] / p.out_size[0];
-    const int64_t top = line * p.stride[0] - p.padding[0], left = column * p.stride[1] - p.padding[1];
+    const int64_t column = row % p.out_size[2], line = row / p.out_size[2] % p.out_size[1], image = row / p.out_size[2] / p.out_size[1];
+    const int64_t top = line * p.stride[1] - p.padding[1], left = column * p.stride[2] - p.padding[2];
     // Neighbouring taps whose pixels are neighbours are one run.
-    const int64_t taps = p.dilation[1] == 1 && p.pixel == p.channels ? p.kernel[1] : 1, length = taps * p.channels;
+    const int64_t taps = p.dilation[2] == 1 && p.pixel == p.channels ? p.kernel[2] : 1, length = taps * p.channels;
     const auto fill = static_cast<uint8_t>(a.x_dtype == DType::s8 ? a.zero ^ 0x80 : a.zero);
     const int64_t first = k.begin / length;
-    int64_t tap_line = first * taps / p.kernel[1], tap_column = first * taps % p.kernel[1];
+    int64_t tap_line = first * taps / p.kernel[2], tap_column = first * taps % p.kernel[2];
     for (int64_t at = first * length; at < k.end; at += length) {
-      const int64_t y = top + tap_line * p.dilation[0], x = left + tap_column * p.dilation[1];
+      const int64_t y = top + tap_line * p.dilation[1], x = left + tap_column * p.dilation[2];
       tap_column += taps;
-      if (tap_column == p.kernel[1]) {
+      if (tap_column == p.kernel[2]) {
         tap_column = 0;
         tap_line++;
       }
       const int64_t from = larger(k.begin - at, 0), until = least(k.end - at, length);
-      const bool inside = y >= 0 && y < p.in_size[0];
+      const bool inside = y >= 0 && y < p.in_size[1];
       const int64_t begin = inside ? least(larger(-x * p.channels, from), until) : until;
-      const int64_t end = inside ? larger(least((p.in_size[1] - x) * p.channels, until), begin) : until;
+      const int64_t end = inside ? larger(least((p.in_size[2] - x) * p.channels, until), begin) : until;
       const auto* source = static_cast<const uint8_t*>(a.x) + image * p.image + y * p.line + x * p.pixel;
       if (begin > from) __builtin_memset(to, fill, begin - from);
       copy_bytes(to + (begin - from), source + begin, end - begin);

@@ -95,7 +95,7 @@ Depthwise::Depthwise(const TensorDesc& x, const Dims& weights, bool has_bias, co
   args_.outputs = output.shape[1] / (x.shape[1] / weights[1]);
   args_.in_map = map_of(x, x.shape[1]);
   args_.out_map = map_of(output, output.shape[1]);
-  set_windows(args_, "a depthwise convolution", in, out, weights, stride, padding_l, padding_r, dilation);
+  set_axes(args_, "a depthwise convolution", in, out, weights, stride, padding_l, padding_r, dilation);
   args_.low = -std::numeric_limits<float>::infinity();
   args_.high = std::numeric_limits<float>::infinity();
   for (const PostOp& op : post_ops) {

@@ -41,7 +41,7 @@ Direct::Direct(const TensorDesc& x, const Dims& weights, bool has_bias, const Te
   const int64_t groups = x.shape[1] / weights[1];
   if (groups < 1 || x.shape[1] % weights[1] || weights[0] % groups || weights[1] % vector_lanes() || weights[0] / groups % vector_lanes())
     refuse("has groups of whole vectors of " + std::to_string(vector_lanes()) + " channels" + both);
-  set_windows(args_, op_name, in, out, weights, stride, padding_l, padding_r, dilation);
+  set_axes(args_, op_name, in, out, weights, stride, padding_l, padding_r, dilation);
   args_.low = -std::numeric_limits<float>::infinity();
   args_.high = std::numeric_limits<float>::infinity();
   if (post_ops.size() > 1) refuse("takes one post-op at most");

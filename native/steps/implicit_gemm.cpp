@@ -2,9 +2,13 @@
 
 #include <stdexcept>
 
+#include "steps/spatial.h"
+
 namespace drystone {
 
 namespace {
+
+constexpr char op_name[] = "an implicit GEMM";
 
 void require(bool holds, const std::string& what) {
   if (!holds) throw std::invalid_argument(what);
@@ -59,38 +63,21 @@ Geometry geometry_of(const TensorDesc& x, const Dims& weights, const TensorDesc&
   require(output.rank() == x.rank() && output.shape[0] == x.shape[0] && weights.size() == x.shape.size() && weights[0] == output.shape[1] &&
               weights[1] == x.shape[1],
           "an implicit GEMM needs weights (O, C, *kernel) of one group, and an output of its batch and channels");
-  for (const Dims* given : {&stride, &padding_l, &padding_r, &dilation})
-    require(static_cast<int64_t>(given->size()) == axes, "an implicit GEMM needs stride, padding and dilation for each spatial axis");
+  const SpatialView in = spatial_view(x, op_name, true);
   GemmPatches p{};
+  set_axes(p, op_name, in, spatial_view(output, op_name, true), weights, stride, padding_l, padding_r, dilation);
   p.channels = x.shape[1];
-  p.image = x.strides[0];
-  p.line = axes == 2 ? x.strides[2] : 0;
-  p.pixel = x.strides[axes + 1];
-  int64_t taps = 1;
-  for (int64_t i = 0; i < 2; i++) {
-    const int64_t axis = i - (2 - axes);
-    const bool is = axis >= 0;
-    p.in_size[i] = is ? x.shape[2 + axis] : 1;
-    p.out_size[i] = is ? output.shape[2 + axis] : 1;
-    p.kernel[i] = is ? weights[2 + axis] : 1;
-    p.stride[i] = is ? stride[axis] : 1;
-    p.dilation[i] = is ? dilation[axis] : 1;
-    p.padding[i] = is ? padding_l[axis] : 0;
-    const int64_t after = is ? padding_r[axis] : 0;
-    require(p.kernel[i] > 0 && p.stride[i] > 0 && p.dilation[i] > 0 && p.padding[i] >= 0 && after >= 0,
-            "an implicit GEMM needs positive kernels, strides and dilations, and no negative padding");
-    const int64_t room = p.in_size[i] + p.padding[i] + after - p.dilation[i] * (p.kernel[i] - 1) - 1;
-    require(room >= 0 && p.out_size[i] == room / p.stride[i] + 1,
-            "the output of a convolution does not have the size that follows from its input");
-    taps *= p.kernel[i];
-  }
-  const TensorDesc rows = TensorDesc::dense(x.dtype, Format::plain, {x.shape[0] * p.out_size[0] * p.out_size[1], taps * p.channels});
+  p.image = in.batch_stride;
+  p.line = in.stride[1];
+  p.pixel = in.stride[2];
+  const int64_t positions = x.shape[0] * p.out_size[1] * p.out_size[2], taps = p.kernel[1] * p.kernel[2];
+  const TensorDesc rows = TensorDesc::dense(x.dtype, Format::plain, {positions, taps * p.channels});
   return {rows.quantised(x.scale, x.zero_point), p};
 }
 
 // Where each position meets itself alone, rows lie as they are.
 bool is_pointwise(const GemmPatches& p) {
-  for (int i = 0; i < 2; i++)
+  for (int i = 1; i < 3; i++)
     if (p.kernel[i] != 1 || p.stride[i] != 1 || p.padding[i] != 0 || p.in_size[i] != p.out_size[i]) return false;
   return true;
 }

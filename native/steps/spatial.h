@@ -50,27 +50,25 @@ inline SpatialArgs spatial_args(const TensorDesc& input, const SpatialView& in, 
   };
 }
 
-// The sizes, kernel, stride, dilation and padding of a convolution's arguments, of three axes; missing ones in front have size 1. weights:
-// (O, C / groups, *kernel). Throws std::invalid_argument for what does not fit together.
-template <class Args>
-void set_windows(Args& args, const std::string& op, const SpatialView& in, const SpatialView& out, const Dims& weights, const Dims& stride,
-                 const Dims& padding_l, const Dims& padding_r, const Dims& dilation) {
+// weights: (O, C / groups, *kernel). Throws std::invalid_argument for what does not fit together.
+inline void set_axes(ConvolutionAxes& to, const std::string& op, const SpatialView& in, const SpatialView& out, const Dims& weights,
+                     const Dims& stride, const Dims& padding_l, const Dims& padding_r, const Dims& dilation) {
   const size_t axes = weights.size() - 2;
   if (stride.size() != axes || padding_l.size() != axes || padding_r.size() != axes || dilation.size() != axes)
     throw std::invalid_argument(op + " needs stride, padding and dilation for each spatial axis");
   for (size_t i = 0; i < 3; i++) {
     const bool given = i >= 3 - axes;
     const size_t axis = given ? i - (3 - axes) : 0;
-    args.in_size[i] = in.size[i];
-    args.out_size[i] = out.size[i];
-    args.kernel[i] = given ? weights[2 + axis] : 1;
-    args.stride[i] = given ? stride[axis] : 1;
-    args.dilation[i] = given ? dilation[axis] : 1;
-    args.padding[i] = given ? padding_l[axis] : 0;
-    if (args.kernel[i] < 1 || args.stride[i] < 1 || args.dilation[i] < 1 || args.padding[i] < 0 || (given && padding_r[axis] < 0))
+    to.in_size[i] = in.size[i];
+    to.out_size[i] = out.size[i];
+    to.kernel[i] = given ? weights[2 + axis] : 1;
+    to.stride[i] = given ? stride[axis] : 1;
+    to.dilation[i] = given ? dilation[axis] : 1;
+    to.padding[i] = given ? padding_l[axis] : 0;
+    if (to.kernel[i] < 1 || to.stride[i] < 1 || to.dilation[i] < 1 || to.padding[i] < 0 || (given && padding_r[axis] < 0))
       throw std::invalid_argument(op + " needs positive kernels, strides and dilations, and no negative padding");
-    const int64_t room = in.size[i] + args.padding[i] + (given ? padding_r[axis] : 0) - args.dilation[i] * (args.kernel[i] - 1) - 1;
-    if (room < 0 || out.size[i] != room / args.stride[i] + 1)
+    const int64_t room = in.size[i] + to.padding[i] + (given ? padding_r[axis] : 0) - to.dilation[i] * (to.kernel[i] - 1) - 1;
+    if (room < 0 || out.size[i] != room / to.stride[i] + 1)
       throw std::invalid_argument("the output of a convolution does not have the size that follows from its input");
   }
 }
