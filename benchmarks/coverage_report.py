@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ def write(path: Path, data: dict[str, Any]) -> None:
 def render() -> None:
     """Write the page out of the files that are there."""
     sections = [HEAD]
-    for name, section in (("operators", operators), ("models", transformers), ("timm", timm)):
+    for name, section in SECTIONS.items():
         path = RESULTS / f"coverage_{name}.json"
         if path.exists():
             sections.append(section(json.loads(path.read_text())))
@@ -77,29 +79,9 @@ def operators(data: dict[str, Any]) -> str:
     )
 
 
-def transformers(data: dict[str, Any]) -> str:
-    return _architectures(
-        data,
-        "Models",
-        f"architectures of transformers {data['environment']['packages']['transformers']}, small",
-        "These models are so small that the time between the arithmetic is most of it.",
-        "Their configurations do not come small by the names of their fields, or need what is not there.",
-    )
-
-
-def timm(data: dict[str, Any]) -> str:
-    return _architectures(
-        data,
-        "Models of timm",
-        f"families of timm {data['environment']['packages']['timm']}, a small model of each at its own picture size",
-        "",
-        "",
-    )
-
-
-def _architectures(data: dict[str, Any], title: str, what: str, remark: str, unbuilt: str) -> str:
-    """A row an architecture, and what its segments are, over all of them. ``remark`` ends the introduction, ``unbuilt`` says why
-    some were not built."""
+def architectures(data: dict[str, Any], title: str, what: str, remark: str = "", unbuilt: str = "") -> str:
+    """A row an architecture, and what its segments are, over all of them. ``what`` takes versions by package, ``remark`` ends the
+    introduction, ``unbuilt`` says why some were not built."""
     built = [row for row in data["rows"] if row["status"] != "not built"]
     segments: Counter[tuple[str, str]] = Counter()
     holders: dict[tuple[str, str], set[str]] = {}
@@ -131,7 +113,8 @@ def _architectures(data: dict[str, Any], title: str, what: str, remark: str, unb
     headings = ["architecture", "captured", "error", "segments", "seconds", "runs", *["eager / drystone"] * timed, "reason"]
     return (
         f"## {title}\n\n"
-        f"{len(built)} {what}, random weights, batch 1, {count} thread{'s' * (count > 1)}: "
+        f"{len(built)} {what.format_map(data['environment']['packages'])}, "
+        f"random weights, batch 1, {count} thread{'s' * (count > 1)}: "
         + ", ".join(f"{number} {status}" for status, number in sorted(total.items()))
         + ". *error*: relative L2 against float64, the largest of any output. *segments*: operators that torch runs. *seconds*: "
         f"of preparation. {planned} {remark}".rstrip()
@@ -144,6 +127,23 @@ def _architectures(data: dict[str, Any], title: str, what: str, remark: str, unb
         )
         + (f"\n### Not built\n\n{unbuilt}\n\n" + _table(["architecture", "reason"], missing) if missing else "")
     )
+
+
+SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "operators": operators,
+    "models": partial(
+        architectures,
+        title="Models",
+        what="architectures of transformers {transformers}, small",
+        remark="These models are so small that the time between the arithmetic is most of it.",
+        unbuilt="Their configurations do not come small by the names of their fields, or need what is not there.",
+    ),
+    "timm": partial(
+        architectures,
+        title="Models of timm",
+        what="families of timm {timm}, a small model of each at its own picture size",
+    ),
+}
 
 
 if __name__ == "__main__":
