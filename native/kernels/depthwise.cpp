@@ -194,40 +194,22 @@ struct Part {
 
   // A row of results from the copies of `count` rows of x; the first tap of the first result is at column `left`.
   void sum(int64_t count, int64_t left, int64_t columns, float* to, int64_t stride) const {
-    if constexpr (!Across) return sum_plain(count, left, columns, to);
     DepthwiseCopied t{rows, count, a.runs, a.run_count, a.apart, 0, stride, direct.start[0], direct.bounds};
     if (*a.unbounded != 0) [[unlikely]] {
       for (int64_t i = 0; i < columns; i++) {
         const Range inside = steps_within(left + i * a.stride[2], a.dilation[2], a.in_size[2], a.kernel[2]);
         t.runs = a.single_taps + inside.begin;
         t.run_count = inside.end - inside.begin;
-        t.at = i * W;
-        sum_copied<1>(t, to + i * stride);
+        t.at = i * unit;
+        sum_copies<Across>(1, t, to + i * (Across ? stride : 1));
       }
       return;
     }
-    const int64_t tiles = ceil_div(columns, kCopiedTile);
+    const int64_t results = Across ? columns : ceil_div(columns, W), tiles = ceil_div(results, kCopiedTile<Across>);
     for (int64_t tile = 0; tile < tiles; tile++) {
-      const Range some = share(columns, tile, tiles);
+      const Range some = share(results, tile, tiles);
       t.at = some.begin * W;
-      sum_copies(some.end - some.begin, t, to + some.begin * stride);
-    }
-  }
-
-  void sum_plain(int64_t count, int64_t left, int64_t columns, float* to) const {
-    DepthwiseColumns t{rows, count, a.tap_offsets, {0, a.kernel[2]}, 0, direct.start[0], direct.bounds};
-    if (*a.unbounded != 0) [[unlikely]] {
-      for (t.at = 0; t.at < columns; t.at++) {
-        t.inside = steps_within(left + t.at * a.stride[2], a.dilation[2], a.in_size[2], a.kernel[2]);
-        sum_columns<1>(t, to + t.at);
-      }
-      return;
-    }
-    const int64_t vectors = ceil_div(columns, W), parts = ceil_div(vectors, kColumnsTile);
-    for (int64_t part = 0; part < parts; part++) {
-      const Range some = share(vectors, part, parts);
-      t.at = some.begin * W;
-      sum_some_columns(some.end - some.begin, t, to + some.begin * W);
+      sum_copies<Across>(some.end - some.begin, t, to + some.begin * stride);
     }
   }
 

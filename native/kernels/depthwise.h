@@ -71,9 +71,8 @@ struct DepthwiseArgs : ConvolutionAxes {
   // Else the rows of x that a row of outputs reads, `span` of them, lie in the scratch, each once for each input of a group, with the
   // columns that a part reads: those of a multiple of the stride lie together, the next ones `phase` floats on.
   int64_t span, phase, row_floats;
-  const int64_t* tap_offsets = nullptr;       // of each tap of a row, in the scratch
-  const DepthwiseRun* single_taps = nullptr;  // across: the same, and
-  const DepthwiseRun* runs = nullptr;         // the taps of a row in run_count runs
+  const DepthwiseRun* single_taps = nullptr;  // the taps of a row, in their order, and
+  const DepthwiseRun* runs = nullptr;         // in run_count runs, which are single taps unless across
   int64_t run_count, apart;                   // apart: floats from the weights of a tap to those of the next one of a run
   int threads = 1;
   std::byte* scratch = nullptr;  // thread_bytes a thread: the rows of x, the results, as many of an operand, what a row meets

@@ -172,37 +172,16 @@ __attribute__((noinline)) void sum_copied(const DepthwiseCopied& t, float* to) {
   store_tile(sum, t.bounds, to, t.stride, 0);
 }
 
-constexpr int kCopiedTile = kFloats == 16 ? 14 : 11;
-
-template <int Outputs = kCopiedTile>
-inline void sum_copies(int64_t outputs, const DepthwiseCopied& t, float* to) {
-  if (outputs == Outputs) return sum_copied<Outputs>(t, to);
-  if constexpr (Outputs > 1) sum_copies<Outputs - 1>(outputs, t, to);
-}
-
-constexpr int kColumnsTile = 14;
-
-struct DepthwiseColumns {
-  const DepthwiseRow* rows;
-  int64_t row_count;
-  const int64_t* taps;  // where each of a row lies
-  Range inside;         // the taps that are taken
-  int64_t at;           // of the first output's first tap in a row
-  Lanes start;
-  DepthwiseBounds bounds;
-};
-
-// `Vectors` of neighbouring columns.
+// `Vectors` of neighbouring columns of a channel, whose runs are single taps.
 template <int Vectors>
-__attribute__((noinline)) void sum_columns(const DepthwiseColumns& t, float* to) {
+__attribute__((noinline)) void sum_columns(const DepthwiseCopied& t, float* to) {
   Lanes sum[Vectors][1];
 #pragma GCC unroll 14
   for (int i = 0; i < Vectors; i++) sum[i][0] = t.start;
-  const Range inside = t.inside;
   for (const DepthwiseRow *row = t.rows, *end = row + t.row_count; row < end; row++) {
-    for (int64_t k = inside.begin; k < inside.end; k++) {
-      const float* x = row->x + t.at + t.taps[k];
-      const Lanes weight = all(row->weights[k]);
+    for (const DepthwiseRun *run = t.runs, *last = run + t.run_count; run < last; run++) {
+      const float* x = row->x + t.at + run->offset;
+      const Lanes weight = all(row->weights[run->tap]);
 #pragma GCC unroll 14
       for (int i = 0; i < Vectors; i++) sum[i][0] += weight * load<kFloats>(x + i * kFloats);
     }
@@ -210,10 +189,16 @@ __attribute__((noinline)) void sum_columns(const DepthwiseColumns& t, float* to)
   store_tile(sum, t.bounds, to, kFloats, 0);
 }
 
-template <int Vectors = kColumnsTile>
-inline void sum_some_columns(int64_t vectors, const DepthwiseColumns& t, float* to) {
-  if (vectors == Vectors) return sum_columns<Vectors>(t, to);
-  if constexpr (Vectors > 1) sum_some_columns<Vectors - 1>(vectors, t, to);
+template <bool Across>
+constexpr int kCopiedTile = !Across || kFloats == 16 ? 14 : 11;
+
+template <bool Across, int Results = kCopiedTile<Across>>
+inline void sum_copies(int64_t results, const DepthwiseCopied& t, float* to) {
+  if (results == Results) {
+    if constexpr (Across) return sum_copied<Results>(t, to);
+    return sum_columns<Results>(t, to);
+  }
+  if constexpr (Results > 1) sum_copies<Across, Results - 1>(results, t, to);
 }
 
 }  // namespace drystone::DRYSTONE_ISA

@@ -146,10 +146,6 @@ void Depthwise::plan(int64_t threads) {
     args_.phase = round_up(args_.line_pitch + reach / step * unit, lanes);
     require_floats(args_.kernel[0] * args_.span, args_.inputs * step, args_.phase);
     args_.row_floats = step * args_.phase;
-    for (int64_t tap = 0; tap < args_.kernel[2]; tap++) {
-      const int64_t column = tap * args_.dilation[2];
-      tap_offsets_.push_back(column % step * args_.phase + column / step * unit);
-    }
   }
   args_.direct ? plan_taps() : plan_runs();
   const int64_t vectors = ceil_div(args_.channels, unit);
@@ -197,11 +193,16 @@ void Depthwise::plan_taps() {
 // The taps of a row that meet copies, one by one and in runs.
 void Depthwise::plan_runs() {
   const int64_t step = args_.stride[2], dilation = args_.dilation[2], kernel = args_.kernel[2];
-  const int64_t apart = step % dilation ? kernel : step / dilation;  // from tap to tap of a run
-  for (int64_t tap = 0; tap < kernel; tap++) single_taps_.push_back({tap_offsets_[tap], tap, 1});
+  const int64_t unit = args_.across ? vector_lanes() : 1;
+  for (int64_t tap = 0; tap < kernel; tap++) {
+    const int64_t column = tap * dilation;
+    single_taps_.push_back({column % step * args_.phase + column / step * unit, tap, 1});
+  }
+  const int64_t most = args_.across ? depthwise_most_taps : 1;
+  const int64_t apart = !args_.across ? 1 : step % dilation ? kernel : step / dilation;  // from tap to tap of a run
   for (int64_t first = 0; first < std::min(apart, kernel); first++)
-    for (int64_t tap = first; tap < kernel; tap += depthwise_most_taps * apart)
-      runs_.push_back({tap_offsets_[tap], tap, std::min<int64_t>(ceil_div(kernel - tap, apart), depthwise_most_taps)});
+    for (int64_t tap = first; tap < kernel; tap += most * apart)
+      runs_.push_back({single_taps_[tap].offset, tap, std::min(ceil_div(kernel - tap, apart), most)});
   args_.apart = apart * vector_lanes();
   args_.run_count = static_cast<int64_t>(runs_.size());
 }
@@ -219,7 +220,6 @@ void Depthwise::run(const Run& run, StepState*) const {
   for (int i = 0; i < args.ops; i++)
     if (args.op[i].binary) args.op[i].operand = in_place_[i] ? args.output : *slot++;
   if (!scales_.empty()) args.scales = scales_.data();
-  args.tap_offsets = tap_offsets_.data();
   args.single_taps = single_taps_.data();
   args.runs = runs_.data();
   args.taps = taps_.data();

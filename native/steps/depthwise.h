@@ -42,7 +42,6 @@ class Depthwise final : public Step {
   std::optional<DepthwiseCodes> codes_;  // in integers
   std::vector<float> scales_;            // of codes
   std::vector<bool> in_place_;           // for each post-op: whether its operand is what the output holds already
-  std::vector<int64_t> tap_offsets_;
   std::vector<DepthwiseRun> single_taps_, runs_;
   std::vector<DepthwiseTap> taps_;
   std::vector<int32_t> tile_kinds_;
