@@ -22,6 +22,20 @@ def reference(
     return convolution(padded, weight, bias, groups=x.shape[1] // weight.shape[1], **options)
 
 
+def within(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, *, before: tuple[int, int], stride: int
+) -> torch.Tensor:
+    """The reference of one image by the taps that lie in it: its padding is no zero that an infinite weight makes NaN."""
+    inputs, *kernel = weight.shape[1:]
+    sides = [before[1]] * 2 + [before[0]] * 2
+    inside = F.unfold(F.pad(torch.ones_like(x[:, :1]), sides), kernel, stride=stride)[0] > 0  # (taps, positions)
+    groups = x.shape[1] // inputs
+    met = F.unfold(F.pad(x, sides), kernel, stride=stride).view(groups, 1, inputs, *inside.shape)
+    products = (met * weight.view(groups, -1, inputs, len(inside), 1)).where(inside, 0.0)
+    want = products.sum((2, 3)).view_as(reference(x, weight, None, before, before, stride=stride))
+    return want if bias is None else want + bias[:, None, None]
+
+
 def convolved(
     x: torch.Tensor,
     weight: torch.Tensor,

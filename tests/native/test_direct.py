@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from convolving import Sides, check, convolved
+from convolving import Sides, check, convolved, within
 from layout import dense, integers, lay, outcome, strided
 
 from agreement import assert_same_specials
@@ -89,11 +89,7 @@ def test_specials(value: float, where: str, format: str) -> None:
     x, weight, bias = integers(1, 2 * LANES, 6, 40), integers(2 * LANES, LANES, 3, 5, seed=1), integers(2 * LANES, seed=2)
     (x if where == "x" else weight)[0, 1, 2, 3] = value
     got, _ = convolved(x, weight, bias, format=format, before=(1, 2), stride=2, kind=Direct)
-    want = F.conv2d(x, weight, bias, 2, (1, 2), groups=2)
-    taps = F.unfold(F.pad(torch.ones(1, 1, 6, 40), (2, 2, 1, 1)), (3, 5), stride=2)[0]  # 0: outside
-    met = F.unfold(F.pad(x.view(2, LANES, 6, 40), (2, 2, 1, 1)), (3, 5), stride=2).view(2, 1, LANES, *taps.shape)
-    products = (met * weight.view(2, LANES, LANES, -1, 1)).where(taps > 0, 0.0)
-    assert_same_specials(got, (products.sum((2, 3)).view(2 * LANES, -1) + bias[:, None]).view(want.shape))
+    assert_same_specials(got, within(x, weight, bias, before=(1, 2), stride=2))
 
 
 @pytest.mark.parametrize("format", FORMATS)
