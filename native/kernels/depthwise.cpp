@@ -95,7 +95,7 @@ struct Part {
       for (int64_t l = 0; l < lanes; l++) scales[l] = a.scales[channel + l];
       direct.bounds.scale = Across ? load<W>(scales) : all(scales[0]);
       direct.bounds.bias = direct.start[0];
-      direct.start[0] = Lanes{};
+      direct.start[0] = Floats{};
     }
     direct.rows = rows;
     direct.mask = first_lanes(lanes);
@@ -106,7 +106,7 @@ struct Part {
   }
 
   // What is at an address of x: of codes, their distances from the zero point.
-  Lanes values(const T* from) const {
+  Floats values(const T* from) const {
     if constexpr (sizeof(T) == 1) return load<W>(from) - a.zero;
     return load<W>(from);
   }
@@ -285,9 +285,9 @@ struct Part {
     }
     const bool blocked = a.out_map.block % W == 0;  // what pads a block is zero
     for (int64_t j = 0; j < columns; j++) {
-      const Lanes x = load<W>(from + j * W);
+      const Floats x = load<W>(from + j * W);
       if constexpr (sizeof(To) == 4) {
-        blocked ? store<W>(to + j * apart, direct.mask ? x : Lanes{}) : store_some(to + j * apart, x, direct.mask);
+        blocked ? store<W>(to + j * apart, direct.mask ? x : Floats{}) : store_some(to + j * apart, x, direct.mask);
       } else {
         To each[W];
         store_as(each, x, q);

@@ -12,7 +12,6 @@
 
 namespace drystone::DRYSTONE_ISA {
 
-using Lanes = Floats;
 using Mask = Vector<int32_t, kFloats>;
 
 // The first lanes of a vector: all bits of theirs are set.
@@ -24,11 +23,11 @@ inline Mask first_lanes(int64_t lanes) {
 
 // Memory behind them is not touched.
 #ifdef __AVX512F__
-inline Lanes load_some(const float* from, Mask mask) { return (Lanes)_mm512_maskz_loadu_ps(_mm512_movepi32_mask((__m512i)mask), from); }
-inline void store_some(float* to, Lanes x, Mask mask) { _mm512_mask_storeu_ps(to, _mm512_movepi32_mask((__m512i)mask), (__m512)x); }
+inline Floats load_some(const float* from, Mask mask) { return (Floats)_mm512_maskz_loadu_ps(_mm512_movepi32_mask((__m512i)mask), from); }
+inline void store_some(float* to, Floats x, Mask mask) { _mm512_mask_storeu_ps(to, _mm512_movepi32_mask((__m512i)mask), (__m512)x); }
 #else
-inline Lanes load_some(const float* from, Mask mask) { return (Lanes)_mm256_maskload_ps(from, (__m256i)mask); }
-inline void store_some(float* to, Lanes x, Mask mask) { _mm256_maskstore_ps(to, (__m256i)mask, (__m256)x); }
+inline Floats load_some(const float* from, Mask mask) { return (Floats)_mm256_maskload_ps(from, (__m256i)mask); }
+inline void store_some(float* to, Floats x, Mask mask) { _mm256_maskstore_ps(to, (__m256i)mask, (__m256)x); }
 #endif
 
 // A row of the kernel, and the row of x or of the scratch that it meets.
@@ -40,11 +39,11 @@ struct DepthwiseRow {
 // Between what results are kept. A NaN is.
 struct DepthwiseBounds {
   int count;  // 0: not at all, 1: from low up, 3: after scale and bias
-  Lanes low, high, scale = {}, bias = {};
+  Floats low, high, scale = {}, bias = {};
 };
 
 template <int Tile, int Vectors>
-__attribute__((always_inline)) inline void store_tile(const Lanes (&sum)[Tile][Vectors], const DepthwiseBounds& bounds, float* to,
+__attribute__((always_inline)) inline void store_tile(const Floats (&sum)[Tile][Vectors], const DepthwiseBounds& bounds, float* to,
                                                       int64_t stride, int64_t apart) {
   const auto each = [&](auto bounded) __attribute__((always_inline)) {
 #pragma GCC unroll 14
@@ -52,14 +51,14 @@ __attribute__((always_inline)) inline void store_tile(const Lanes (&sum)[Tile][V
 #pragma GCC unroll 2
       for (int v = 0; v < Vectors; v++) store<kFloats>(to + v * apart, bounded(sum[t][v]));
   };
-  const Lanes low = bounds.low, high = bounds.high;
-  if (bounds.count == 0) return each([](Lanes x) { return x; });
-  if (bounds.count == 1) return each([=](Lanes x) { return most_or(low, x); });
+  const Floats low = bounds.low, high = bounds.high;
+  if (bounds.count == 0) return each([](Floats x) { return x; });
+  if (bounds.count == 1) return each([=](Floats x) { return most_or(low, x); });
   if (bounds.count == 3) {
-    const Lanes scale = bounds.scale, bias = bounds.bias;
-    return each([=](Lanes x) { return least_or(high, most_or(low, fma(x, scale, bias))); });
+    const Floats scale = bounds.scale, bias = bounds.bias;
+    return each([=](Floats x) { return least_or(high, most_or(low, fma(x, scale, bias))); });
   }
-  each([=](Lanes x) { return least_or(high, most_or(low, x)); });
+  each([=](Floats x) { return least_or(high, most_or(low, x)); });
 }
 
 // A tile of one or two vectors of channels that are read where they lie.
@@ -70,7 +69,7 @@ struct DepthwiseDirect {
   int64_t step;                                // from the column of an output to the next one's
   int64_t in_apart, weights_apart, out_apart;  // from vector to vector
   int64_t stride;                              // between results
-  Lanes start[2];
+  Floats start[2];
   DepthwiseBounds bounds;
   Mask mask;
 };
@@ -78,7 +77,7 @@ struct DepthwiseDirect {
 // Taps leave out the outputs for which their column lies outside. Some: of a vector that is not whole.
 template <int Tile, int Vectors, bool Some>
 void sum_direct(const DepthwiseDirect& d, const DepthwiseTap* taps, float* to) {
-  Lanes sum[Tile][Vectors];
+  Floats sum[Tile][Vectors];
 #pragma GCC unroll 14
   for (int t = 0; t < Tile; t++)
 #pragma GCC unroll 2
@@ -89,7 +88,7 @@ void sum_direct(const DepthwiseDirect& d, const DepthwiseTap* taps, float* to) {
     const float* weights = d.rows[r].weights;
     for (int64_t k = 0; k < d.width; k++, weights += kFloats) {
       const float* x = d.rows[r].x + d.at + taps[k].offset;
-      Lanes weight[Vectors];
+      Floats weight[Vectors];
 #pragma GCC unroll 2
       for (int v = 0; v < Vectors; v++) weight[v] = load<kFloats>(weights + v * d.weights_apart);
       const auto add = [&](int t) __attribute__((always_inline)) {
@@ -131,21 +130,21 @@ struct DepthwiseCopied {
   int64_t apart;   // floats from the weights of a tap to those of the next one of a run
   int64_t at;      // of the first output's first tap in a row
   int64_t stride;  // between results
-  Lanes start;
+  Floats start;
   DepthwiseBounds bounds;
 };
 
 template <int Taps, int Outputs>
-__attribute__((always_inline)) inline void add_run(Lanes (&sum)[Outputs][1], const DepthwiseCopied& t, const DepthwiseRun& run) {
+__attribute__((always_inline)) inline void add_run(Floats (&sum)[Outputs][1], const DepthwiseCopied& t, const DepthwiseRun& run) {
   const int64_t at = t.at + run.offset, tap = run.tap * kFloats, apart = t.apart;
   for (const DepthwiseRow *row = t.rows, *end = row + t.row_count; row < end; row++) {
     const float *x = row->x + at, *weights = row->weights + tap;
-    Lanes weight[Taps];
+    Floats weight[Taps];
 #pragma GCC unroll 3
     for (int k = 0; k < Taps; k++) weight[k] = load<kFloats>(weights + k * apart);
 #pragma GCC unroll 16
     for (int c = 0; c < Outputs + Taps - 1; c++) {
-      const Lanes met = load<kFloats>(x + c * kFloats);
+      const Floats met = load<kFloats>(x + c * kFloats);
 #pragma GCC unroll 3
       for (int k = 0; k < Taps; k++)
         if (c >= k && c - k < Outputs) multiply_add(sum[c - k][0], weight[k], met);
@@ -157,7 +156,7 @@ __attribute__((always_inline)) inline void add_run(Lanes (&sum)[Outputs][1], con
 template <int Outputs>
 __attribute__((noinline)) void sum_copied(const DepthwiseCopied& t, float* to) {
   static_assert(depthwise_most_taps == 3);
-  Lanes sum[Outputs][1];
+  Floats sum[Outputs][1];
 #pragma GCC unroll 14
   for (int i = 0; i < Outputs; i++) sum[i][0] = t.start;
   for (const DepthwiseRun *run = t.runs, *end = run + t.run_count; run < end; run++) {
@@ -175,13 +174,13 @@ __attribute__((noinline)) void sum_copied(const DepthwiseCopied& t, float* to) {
 // `Vectors` of neighbouring columns of a channel, whose runs are single taps.
 template <int Vectors>
 __attribute__((noinline)) void sum_columns(const DepthwiseCopied& t, float* to) {
-  Lanes sum[Vectors][1];
+  Floats sum[Vectors][1];
 #pragma GCC unroll 14
   for (int i = 0; i < Vectors; i++) sum[i][0] = t.start;
   for (const DepthwiseRow *row = t.rows, *end = row + t.row_count; row < end; row++) {
     for (const DepthwiseRun *run = t.runs, *last = run + t.run_count; run < last; run++) {
       const float* x = row->x + t.at + run->offset;
-      const Lanes weight = all(row->weights[run->tap]);
+      const Floats weight = all(row->weights[run->tap]);
 #pragma GCC unroll 14
       for (int i = 0; i < Vectors; i++) sum[i][0] += weight * load<kFloats>(x + i * kFloats);
     }

@@ -303,7 +303,7 @@ void add_up(const GemmArgs& a, const float* results, Range tiles) {
         const float* from = results + r * padded_n + strip * kStrip + c;
         Sum sum = (Sum)load<W>(from);
         for (int64_t part = 1; part < a.split_k; part++) sum += (Sum)load<W>(from + part * a.m * padded_n);
-        store<W>(tile + (r - rows.begin) * width + c, (Lanes)sum);
+        store<W>(tile + (r - rows.begin) * width + c, (Floats)sum);
       }
     }
     finish.run(tile, width, rows.begin, rows.end - rows.begin, strip * kStrip, strip_columns(a, strip));
@@ -345,7 +345,7 @@ void gemm(const GemmArgs& a) {
     if (results) {
 #pragma omp barrier
       const Range tiles = share(strips * blocks, omp_get_thread_num(), team);
-      gemm_on_codes(a.arithmetic) ? add_up<Vector<int32_t, W>>(a, results, tiles) : add_up<Lanes>(a, results, tiles);
+      gemm_on_codes(a.arithmetic) ? add_up<Vector<int32_t, W>>(a, results, tiles) : add_up<Floats>(a, results, tiles);
     }
   }
 }

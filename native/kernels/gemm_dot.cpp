@@ -18,11 +18,11 @@ namespace drystone::DRYSTONE_ISA {
 namespace {
 
 struct Dot {
-  using Sum = Lanes;
+  using Sum = Floats;
   static constexpr int step_bytes = 4;
 
   template <int Rows, int Vectors>
-  __attribute__((always_inline)) static inline void step(const char* x, const char* w, Lanes (&sum)[Rows][Vectors]) {
+  __attribute__((always_inline)) static inline void step(const char* x, const char* w, Floats (&sum)[Rows][Vectors]) {
     __m512i weight[Vectors];
 #pragma GCC unroll 4
     for (int j = 0; j < Vectors; j++) weight[j] = _mm512_loadu_si512(w + j * kVectorBytes);
@@ -32,7 +32,7 @@ struct Dot {
       __builtin_memcpy(&pair, x + r * kChunkBytes, sizeof pair);
       const __m512bh both = (__m512bh)_mm512_set1_epi32(pair);
 #pragma GCC unroll 4
-      for (int j = 0; j < Vectors; j++) sum[r][j] = (Lanes)_mm512_dpbf16_ps((__m512)sum[r][j], both, (__m512bh)weight[j]);
+      for (int j = 0; j < Vectors; j++) sum[r][j] = (Floats)_mm512_dpbf16_ps((__m512)sum[r][j], both, (__m512bh)weight[j]);
     }
   }
 };

@@ -21,21 +21,21 @@ struct Code;
 template <>
 struct Code<8> {
   static constexpr float zero = 128, less = 0;
-  static inline Lanes at(const Words& words, int i) { return __builtin_convertvector((Vector<int32_t, W>)(words >> 8 * i & 255), Lanes); }
+  static inline Floats at(const Words& words, int i) { return __builtin_convertvector((Vector<int32_t, W>)(words >> 8 * i & 255), Floats); }
 };
 
 template <>
 struct Code<4> {
 #ifdef __AVX512F__
   static constexpr float zero = 8, less = 8;
-  static inline Lanes at(const Words& words, int i) {
-    const Lanes table = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7};
-    return (Lanes)_mm512_maskz_permutexvar_ps(0xffff, (__m512i)(words >> group_bit(4, i)), (__m512)table);
+  static inline Floats at(const Words& words, int i) {
+    const Floats table = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7};
+    return (Floats)_mm512_maskz_permutexvar_ps(0xffff, (__m512i)(words >> group_bit(4, i)), (__m512)table);
   }
 #else
   static constexpr float zero = 8, less = 0;
-  static inline Lanes at(const Words& words, int i) {
-    return __builtin_convertvector((Vector<int32_t, W>)(words >> group_bit(4, i) & 15), Lanes);
+  static inline Floats at(const Words& words, int i) {
+    return __builtin_convertvector((Vector<int32_t, W>)(words >> group_bit(4, i) & 15), Floats);
   }
 #endif
 };
@@ -43,7 +43,7 @@ struct Code<4> {
 // What a group's columns have in common: weight = scale * Code::at() + offset.
 template <int Bits, int Vectors>
 struct Scales {
-  Lanes scale[Vectors], offset[Vectors];
+  Floats scale[Vectors], offset[Vectors];
 
   __attribute__((always_inline)) inline void read(const Groups& kind, const char* group) {
     const int64_t apart = Vectors * W * size_of(kind.dtype);
@@ -86,7 +86,7 @@ void multiply_groups(const GemmTile& t, const Groups& kind, int64_t begin, int64
   constexpr int unit = 32 / Bits;
   // Few rows leave registers for several sums: less rounding, and no wait for the one before.
   constexpr int sets = Rows * Vectors * 2 <= kTile.rows * kTile.vectors ? 2 : 1;
-  Lanes sums[sets][Rows][Vectors] = {};
+  Floats sums[sets][Rows][Vectors] = {};
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; r++)
 #pragma GCC unroll 4
@@ -103,7 +103,7 @@ void multiply_groups(const GemmTile& t, const Groups& kind, int64_t begin, int64
                              for (int v = 0; v < Vectors; v++) word[v] = load_raw<W>(reinterpret_cast<const uint32_t*>(words) + v * W);
 #pragma GCC unroll 8
                              for (int i = 0; i < unit; i++) {
-                               Lanes weight[Vectors];
+                               Floats weight[Vectors];
 #pragma GCC unroll 4
                                for (int v = 0; v < Vectors; v++)
                                  weight[v] = Code<Bits>::at(word[v], i) * scales.scale[v] + scales.offset[v];
@@ -131,7 +131,7 @@ void multiply_in_place(const GemmTile& t, const Groups& kind, int64_t begin, int
   constexpr int sets = Rows * Vectors >= 6 ? 1 : Rows * Vectors >= 3 ? 2 : 4;
   const int64_t header = Vectors * W * kind.header_bytes(), apart = Vectors * W * size_of(kind.dtype),
                 groups = group_count(kind, begin, end);
-  Lanes total[Rows][Vectors];
+  Floats total[Rows][Vectors];
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; r++)
 #pragma GCC unroll 4
@@ -141,19 +141,19 @@ void multiply_in_place(const GemmTile& t, const Groups& kind, int64_t begin, int
     const char* group = group_at(kind, t.weights, Vectors, index);
     const int64_t first = index * kind.group, from = larger(begin, first), to = least(end, first + kind.group);
     const char* words = group + header + (from - first) / unit * Vectors * kVectorBytes;
-    Lanes sums[sets][Rows][Vectors] = {};
+    Floats sums[sets][Rows][Vectors] = {};
     for (int64_t k = from; k < to; k += unit, words += Vectors * kVectorBytes) {
 #pragma GCC unroll 4
       for (int line = 0; line < Vectors * kVectorBytes / 64; line++) __builtin_prefetch(words + kGroupsAhead + line * 64, 0, 2);
       const char* x = t.x + (k - begin) / 16 * (Rows * kChunkBytes) + (k - begin) % 16 * 4;
 #pragma GCC unroll 8
       for (int i = 0; i < unit; i++) {
-        Lanes weight[Vectors];
+        Floats weight[Vectors];
 #pragma GCC unroll 4
         for (int v = 0; v < Vectors; v++) {
           const Words word = load_raw<W>(reinterpret_cast<const uint32_t*>(words) + v * W);
           const Words code = group_bit(Bits, i) == top ? word >> top : word & mask << group_bit(Bits, i);
-          weight[v] = __builtin_convertvector((Vector<int32_t, W>)code, Lanes);
+          weight[v] = __builtin_convertvector((Vector<int32_t, W>)code, Floats);
         }
 #pragma GCC unroll 16
         for (int r = 0; r < Rows; r++) {
@@ -165,8 +165,8 @@ void multiply_in_place(const GemmTile& t, const Groups& kind, int64_t begin, int
     }
 #pragma GCC unroll 4
     for (int v = 0; v < Vectors; v++) {
-      const Lanes scale = numbers_of(kind, group, v);
-      const Lanes offset = kind.minima ? numbers_of(kind, group + apart, v) : scale * -Code<Bits>::zero;
+      const Floats scale = numbers_of(kind, group, v);
+      const Floats offset = kind.minima ? numbers_of(kind, group + apart, v) : scale * -Code<Bits>::zero;
 #pragma GCC unroll 16
       for (int r = 0; r < Rows; r++) {
 #pragma GCC unroll 4
@@ -202,8 +202,8 @@ GroupsTileFunction tile_of_groups(int64_t rows, int64_t vectors) {
 }
 
 // Two bfloat16 in a float's place, the first in its low half.
-inline Words pair_of(const Lanes& first, const Lanes& second) {
-  const auto rounded = [](const Lanes& v) {
+inline Words pair_of(const Floats& first, const Floats& second) {
+  const auto rounded = [](const Floats& v) {
     const Words bits = (Words)v;
     return (bits & 0x7fffffff) > 0x7f800000 ? bits | 0x400000 : bits + 0x7fff + (bits >> 16 & 1);
   };
@@ -218,7 +218,7 @@ void decode(const Groups& kind, bool narrow, const char* strip, int64_t begin, i
 #pragma GCC unroll 4
                              for (int v = 0; v < Vectors; v++) {
                                const Words word = load_raw<W>(reinterpret_cast<const uint32_t*>(words) + v * W);
-                               Lanes weight[unit];
+                               Floats weight[unit];
 #pragma GCC unroll 8
                                for (int i = 0; i < unit; i++) weight[i] = Code<Bits>::at(word, i) * scales.scale[v] + scales.offset[v];
                                if (narrow) {

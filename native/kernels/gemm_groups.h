@@ -15,16 +15,16 @@ inline const char* group_at(const Groups& kind, const char* strip, int64_t vecto
   return strip + index * vectors * kFloats * kind.column_bytes();
 }
 
-inline Lanes load_half(const char* from) {
+inline Floats load_half(const char* from) {
 #ifdef __AVX512F__
-  return (Lanes)_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+  return (Floats)_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
 #else
-  return (Lanes)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+  return (Floats)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
 #endif
 }
 
 // Vector v of a group's scales, or minima.
-inline Lanes numbers_of(const Groups& kind, const char* from, int v) {
+inline Floats numbers_of(const Groups& kind, const char* from, int v) {
   return kind.dtype == DType::f16 ? load_half(from + v * kFloats * 2) : load<kFloats>(reinterpret_cast<const float*>(from) + v * kFloats);
 }
 

@@ -15,7 +15,7 @@ void multiply_rounded(const GemmTile& t, const Groups& kind, int64_t begin, int6
   using Word = typename Math::template Word<Bits>;
   const int64_t x_bytes = RoundedGroup::bytes(kind), words = kind.words(), apart = Vectors * kFloats * size_of(kind.dtype);
   const int64_t last = ceil_div(end, kind.group);
-  Lanes total[Rows][Vectors];
+  Floats total[Rows][Vectors];
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; r++)
 #pragma GCC unroll 4
@@ -48,11 +48,11 @@ void multiply_rounded(const GemmTile& t, const Groups& kind, int64_t begin, int6
     }
 #pragma GCC unroll 4
     for (int v = 0; v < Vectors; v++) {
-      const Lanes scale = numbers_of(kind, group, v);
+      const Floats scale = numbers_of(kind, group, v);
 #pragma GCC unroll 16
-      for (int r = 0; r < Rows; r++) total[r][v] += __builtin_convertvector(sum[r][v], Lanes) * head[r].scale * scale;
+      for (int r = 0; r < Rows; r++) total[r][v] += __builtin_convertvector(sum[r][v], Floats) * head[r].scale * scale;
       if (!kind.minima) continue;
-      const Lanes minimum = numbers_of(kind, group + apart, v);
+      const Floats minimum = numbers_of(kind, group + apart, v);
 #pragma GCC unroll 16
       for (int r = 0; r < Rows; r++) total[r][v] += minimum * head[r].sum;
     }

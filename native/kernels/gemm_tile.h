@@ -15,8 +15,6 @@
 
 namespace drystone::DRYSTONE_ISA {
 
-using Lanes = Vector<float, kFloats>;
-
 // Steps whose x is multiplied once more, by weights that make up for what the others lack.
 struct Repairs {
   int64_t count = 0;
@@ -107,7 +105,7 @@ void multiply_tile(const GemmTile& t) {
 #pragma GCC unroll 4
     for (int j = 0; j < Vectors; j++) {
       const Sum start = (Sum)load<kFloats>(t.start + r * t.start_stride + j * kFloats);
-      store<kFloats>(t.sums + r * t.sums_stride + j * kFloats, (Lanes)(sum[r][j] + start));
+      store<kFloats>(t.sums + r * t.sums_stride + j * kFloats, (Floats)(sum[r][j] + start));
     }
 }
 

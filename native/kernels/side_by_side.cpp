@@ -22,7 +22,6 @@ namespace drystone::DRYSTONE_ISA {
 namespace {
 
 constexpr int W = kFloats, kRows = side_by_side_tile(W).rows, kStrip = side_by_side_tile(W).positions, kVectors = kStrip / W;
-using Lanes = Vector<float, W>;
 
 int64_t window_of(const SideBySideArgs& a) { return a.window_depth * a.window_height * a.window_width; }
 int64_t rows_of(const SideBySideArgs& a) { return a.out_channels * (a.transposed ? window_of(a) : 1); }
@@ -103,13 +102,13 @@ void collect_windows(const SideBySideArgs& a, const Strip& strip, float* to) {
 
 // sums [row][kStrip], which hold what is added to.
 void multiply(const float* w, const float* x, int64_t summands, float* sums) {
-  Lanes sum[kRows][kVectors];
+  Floats sum[kRows][kVectors];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; r++)
 #pragma GCC unroll 3
     for (int j = 0; j < kVectors; j++) sum[r][j] = load<W>(sums + r * kStrip + j * W);
   for (int64_t k = 0; k < summands; k++, w += kRows, x += kStrip) {
-    Lanes v[kVectors];
+    Floats v[kVectors];
 #pragma GCC unroll 3
     for (int j = 0; j < kVectors; j++) v[j] = load<W>(x + j * W);
 #pragma GCC unroll 8

@@ -36,7 +36,7 @@ struct Floating {
   void transform_inputs(int64_t first, int64_t tiles, Range items, int64_t tap, float* v) const;
   void transform_outputs(int64_t first, int64_t tiles, int64_t begin, int64_t vectors, const float* products, int64_t stride) const;
 
-  using Sum = Lanes;
+  using Sum = Floats;
   static constexpr int together = 1;
   static constexpr bool unrolls = true;
   static constexpr int64_t run = 64;  // float32 sums of sums stay more accurate
@@ -73,10 +73,10 @@ void Floating<m>::transform_outputs(int64_t first, int64_t tiles, int64_t begin,
     for (int64_t vector = 0; vector < vectors; vector++) {
       const float* from = products + (vector * tiles + t) * W;
       const int64_t c = begin + vector * W;
-      const Lanes bias = a.bias ? load<W>(a.bias + c) : Lanes{};
+      const Floats bias = a.bias ? load<W>(a.bias + c) : Floats{};
       float* to = static_cast<float*>(a.output) + offset(a.out_map, at, c);
       if (columns == m) fetch_tile<m>(to + m * a.out_map.column, rows, a.out_map);
-      Lanes sums[m * m], y[m * m];
+      Floats sums[m * m], y[m * m];
       transform_back<m, Transform<m>>(from, stride, sums);
       if (all_finite<m>(sums)) [[likely]] {
 #pragma GCC unroll 16

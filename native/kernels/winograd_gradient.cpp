@@ -53,19 +53,20 @@ void transform_gradients(const WinogradGradientArgs& g, const Block& block, int6
       const float* from = g.gradient + offset(a.out_map, at, vector * W);
       if (columns == kTile) fetch_tile<kTile>(from + kTile * a.out_map.column, rows, a.out_map);
       float* to = g.gradients + (vector * all + t) * W;
-      Lanes half[6][kTile];
+      Floats half[6][kTile];
 #pragma GCC unroll 4
       for (int j = 0; j < kTile; j++) {
-        Lanes y[kTile], s[6];
+        Floats y[kTile], s[6];
 #pragma GCC unroll 4
-        for (int i = 0; i < kTile; i++) y[i] = i < rows && j < columns ? load<W>(from + i * a.out_map.row + j * a.out_map.column) : Lanes{};
+        for (int i = 0; i < kTile; i++)
+          y[i] = i < rows && j < columns ? load<W>(from + i * a.out_map.row + j * a.out_map.column) : Floats{};
         Transform<kTile>::gradient(y, s);
 #pragma GCC unroll 6
         for (int i = 0; i < 6; i++) half[i][j] = s[i];
       }
 #pragma GCC unroll 6
       for (int i = 0; i < 6; i++) {
-        Lanes s[6];
+        Floats s[6];
         Transform<kTile>::gradient(half[i], s);
 #pragma GCC unroll 6
         for (int j = 0; j < 6; j++) store<W>(to + (i * 6 + j) * stride, s[j]);
@@ -77,10 +78,10 @@ void transform_gradients(const WinogradGradientArgs& g, const Block& block, int6
 // kRows input channels times `Vectors` vectors of output channels, z_stride apart, summed over tiles.
 template <int Vectors>
 void multiply(const float* v, const float* z, int64_t z_stride, int64_t tiles, float* to, int64_t to_stride, bool opens) {
-  Lanes sum[kRows][Vectors] = {};
+  Floats sum[kRows][Vectors] = {};
 #pragma GCC unroll 2
   for (int64_t t = 0; t < tiles; t++, v += W, z += W) {
-    Lanes lanes[Vectors];
+    Floats lanes[Vectors];
 #pragma GCC unroll 2
     for (int j = 0; j < Vectors; j++) lanes[j] = load<W>(z + j * z_stride);
 #pragma GCC unroll 8

@@ -17,7 +17,7 @@ inline void fetch_tile(const T* from, int64_t rows, const WinogradMap& map) {
 template <int m>
 inline void transform_input(const float* in, int64_t row, int64_t column, float* v, int64_t stride) {
   transform_tile<m, Transform<m>>([&](int i, int j) { return load<kFloats>(in + i * row + j * column); },
-                                  [&](int i, int j, const Lanes& x) { store<kFloats>(v + (i * (m + 2) + j) * stride, x); });
+                                  [&](int i, int j, const Floats& x) { store<kFloats>(v + (i * (m + 2) + j) * stride, x); });
 }
 
 // Where the inputs of a tile begin, and whether all of them exist; known: whether any does.
@@ -52,7 +52,7 @@ inline void transform_patch(const WinogradArgs& a, const Patch& patch, int64_t c
     for (int j = 0; j < n; j++) {
       const int64_t h = top + i, w = left + j;
       const bool exists = patch.known && h >= 0 && h < a.in_height && w >= 0 && w < a.in_width;
-      store<W>(padded + (i * n + j) * W, exists ? load<W>(in + h * map.row + w * map.column) : Lanes{});
+      store<W>(padded + (i * n + j) * W, exists ? load<W>(in + h * map.row + w * map.column) : Floats{});
     }
   }
   transform_input<m>(padded, n * W, W, to, stride);
