@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +27,7 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 import drystone
 from drystone.tools.bench.environment import environment
 from drystone.tools.bench.results import write_json
+from drystone.tools.bench.text.peer import Peer
 
 SECONDS = 30  # of sound
 FRAMES = 3000  # that the model makes of them
@@ -110,20 +109,17 @@ def made(name: str, tokens: int, threads: int) -> Run:
     return generates(model if engine == "eager" else drystone.optimize(model, **OPTIONS[kind]), features, tokens)
 
 
-def serve(connection: Connection, name: str, tokens: int, threads: int) -> None:
-    """Sends None once it is prepared, or what went wrong; then the seconds of a run for each message."""
+def timed(name: str, tokens: int, threads: int) -> Callable[[], float]:
+    """Of each run the seconds."""
     torch.set_num_threads(threads)
-    try:
-        run = made(name, tokens, threads)
-        run()
-    except Exception as error:  # of another library, or its absence
-        connection.send(f"{type(error).__name__}: {error}")
-        return
-    connection.send(None)
-    while connection.recv():
+    run = made(name, tokens, threads)
+
+    def seconds() -> float:
         began = time.perf_counter()
         run()
-        connection.send(time.perf_counter() - began)
+        return time.perf_counter() - began
+
+    return seconds
 
 
 def main() -> None:
@@ -133,25 +129,26 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", type=Path, help="where the results go")
     arguments = parser.parse_args()
-    console, context = Console(), multiprocessing.get_context("spawn")
-    ends: dict[str, Connection] = {}
+    console = Console()
+    peers: dict[str, Peer] = {}
     for name in track(CONTENDERS, "preparing", transient=True):
-        end, other = context.Pipe()
-        context.Process(target=serve, args=(other, name, arguments.tokens, arguments.threads), daemon=True).start()
-        other.close()
-        if problem := end.recv():
+        peer = Peer(timed, name, arguments.tokens, arguments.threads)
+        try:
+            peer()
+        except Exception as error:  # of another library, or its absence
+            peer.close()
+            problem = f"{name}: {type(error).__name__}: {error}"
             if name.startswith("drystone"):
-                raise SystemExit(f"{name}: {problem}")
-            console.print(f"{name}: {problem}")
+                raise SystemExit(problem) from None
+            console.print(problem)
         else:
-            ends[name] = end
-    times: dict[str, list[float]] = {name: [] for name in ends}
+            peers[name] = peer
+    times: dict[str, list[float]] = {name: [] for name in peers}
     for _ in track(range(arguments.rounds), "measuring", transient=True):
-        for name, end in ends.items():
-            end.send(True)
-            times[name].append(end.recv())
-    for end in ends.values():
-        end.send(False)
+        for name, peer in peers.items():
+            times[name].append(peer())
+    for peer in peers.values():
+        peer.close()
     table = Table("", "seconds", "times real time")
     for name, found in times.items():
         table.add_row(name, f"{statistics.median(found):.2f}", f"{SECONDS / statistics.median(found):.1f}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from importlib.util import find_spec
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 from drystone.cli import application
 from drystone.tools.bench.text.contenders import CONTENDERS, Lengths, read_bytes
 from drystone.tools.bench.text.measure import measure
+from drystone.tools.bench.text.peer import Peer
 from drystone.tools.bench.text.results import TextFile
 
 transformers = pytest.importorskip("transformers")
@@ -77,6 +79,18 @@ def test_a_contender_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(CONTENDERS, "eager", fails)
     found = measure(llama(), "float32", torch.ones(1, 8, dtype=torch.int64), Lengths(8, 4), ["eager", "eager_static"], 1)
     assert found["failed"] == {"eager": "ValueError: not today"} and [*found["contenders"]] == ["eager_static"]
+
+
+def test_a_peer_says_what_goes_wrong() -> None:
+    second, wrong = Peer(itemgetter, 1), Peer(int, "one")
+    assert second("ab") == "b"
+    with pytest.raises(IndexError):
+        second("a")
+    assert second("cd") == "d"
+    with pytest.raises(ValueError, match="'one'"):
+        wrong("ab")
+    second.close()
+    wrong.close()
 
 
 @pytest.mark.parametrize(

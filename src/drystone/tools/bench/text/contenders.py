@@ -20,7 +20,7 @@ from drystone.conductor import optimize
 from . import gguf_file, onnxruntime_genai
 from .llama_cpp import open_llama_cpp
 from .openvino_genai import open_openvino
-from .peer import Open, Peer, by_lengths
+from .peer import Open, Peer, by_lengths, silently
 
 #: What drystone is asked for, by the name of the weights.
 WEIGHTS: dict[str, dict[str, Any]] = {
@@ -103,9 +103,9 @@ def inductor(model: Any, weights: str, lengths: Lengths, threads: int, stack: Ex
 def _peer(open: Open, written: Callable[[Path], Path], lengths: Lengths, threads: int, stack: ExitStack) -> Contender:
     """``written``: the model in a folder, as the engine reads it."""
     path = written(Path(stack.enter_context(tempfile.TemporaryDirectory())))
-    peer = Peer(open, path, threads, lengths.rows, lengths.prompt + lengths.generate + 64)
+    peer = Peer(silently, open, path, threads, lengths.rows, lengths.prompt + lengths.generate + 64)
     stack.callback(peer.close)
-    return Contender(lambda ids: peer.times(ids.tolist(), lengths.generate))
+    return Contender(lambda ids: peer(ids.tolist(), lengths.generate))
 
 
 def _require_llama(model: Any, weights: str, served: dict[str, str], *packages: str) -> None:
