@@ -50,6 +50,39 @@ inline void store_low_bytes(void* to, Ints x, Ints y) {
 #endif
 }
 
+#ifndef __AVX512F__
+// Codes of two vectors at once as `encoded` gives them, of numbers that are not NaN: what is too large for a code is cut where integers
+// are narrowed, which takes half of the instructions.
+template <class Code>
+class Narrow {
+ public:
+  Narrow(const Affine& q, float lowest, float highest)
+      : inverse_(all(q.inverse)),
+        zero_points_(_mm256_set1_epi16(static_cast<int16_t>(q.zero_point))),
+        lowest_(_mm_set1_epi8(static_cast<char>(lowest))),
+        highest_(_mm_set1_epi8(static_cast<char>(highest))) {}
+
+  void store(Code* to, Floats x, Floats y) const {
+    const Floats most = all(32767.0f);
+    const __m256i pairs =
+        _mm256_packs_epi32((__m256i)nearest(least_or(most, x * inverse_)), (__m256i)nearest(least_or(most, y * inverse_)));
+    const __m256i words = _mm256_permute4x64_epi64(_mm256_adds_epi16(pairs, zero_points_), 0xd8);
+    const __m128i low = _mm256_castsi256_si128(words), high = _mm256_extracti128_si256(words, 1);
+    __m128i codes;
+    if constexpr (Code(-1) < Code(0))
+      codes = _mm_min_epi8(_mm_max_epi8(_mm_packs_epi16(low, high), lowest_), highest_);
+    else
+      codes = _mm_min_epu8(_mm_max_epu8(_mm_packus_epi16(low, high), lowest_), highest_);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), codes);
+  }
+
+ private:
+  Floats inverse_;
+  __m256i zero_points_;
+  __m128i lowest_, highest_;
+};
+#endif
+
 // The first `lanes` low bytes of a vector.
 inline void store_low_bytes(void* to, Ints x, int64_t lanes) {
   if (lanes >= kFloats) return store_low_bytes(to, x);

@@ -93,7 +93,7 @@ inline void copy_bytes(uint8_t* to, const uint8_t* from, int64_t count) {
   for (int64_t i = 0; i < count; i++) to[i] = from[i];
 }
 
-// Of one part of the work. Memory: 8 bytes a row if dynamic, or else as many as a block of k has if there are patches.
+// Of one part of the work. Memory: 8 bytes a row if dynamic, or else for patches the packed bytes of a tile's rows.
 class Codes {
  public:
   Codes(const GemmArgs& a, Range rows, std::byte* memory) : first_(rows.begin), constant_{1.0f, a.zero}, memory_(memory) {
@@ -111,14 +111,23 @@ class Codes {
 
   const RowCodes& of(int64_t row) const { return each_ ? each_[row - first_] : constant_; }
 
-  // The part `k` of what row `row` meets, put together in memory.
-  const uint8_t* patch(const GemmArgs& a, int64_t row, Range k) const {
+  uint8_t* for_patches() const { return reinterpret_cast<uint8_t*>(memory_); }
+
+  // Puts together the part `k` of what row `row` meets.
+  static void patch(const GemmArgs& a, int64_t row, Range k, uint8_t* to) {
     const GemmPatches& p = a.patches;
-    auto* to = reinterpret_cast<uint8_t*>(memory_);
     const int64_t column = row % p.out_size[2], line = row / p.out_size[2] % p.out_size[1], image = row / p.out_size[2] / p.out_size[1];
     const int64_t top = line * p.stride[1] - p.padding[1], left = column * p.stride[2] - p.padding[2];
     // Neighbouring taps whose pixels are neighbours are one run.
     const int64_t taps = p.dilation[2] == 1 && p.pixel == p.channels ? p.kernel[2] : 1, length = taps * p.channels;
+    const auto* x_image = static_cast<const uint8_t*>(a.x) + image * p.image;
+    const bool whole = k.begin == 0 && k.end == a.k && taps == p.kernel[2];
+    if (whole && top >= 0 && top + (p.kernel[1] - 1) * p.dilation[1] < p.in_size[1] && left >= 0 && left + taps <= p.in_size[2]) {
+      const uint8_t* source = x_image + top * p.line + left * p.pixel;
+      const int64_t apart = p.dilation[1] * p.line;
+      for (int64_t i = 0; i < p.kernel[1]; i++) copy_bytes(to + i * length, source + i * apart, length);
+      return;
+    }
     const auto fill = static_cast<uint8_t>(a.x_dtype == DType::s8 ? a.zero ^ 0x80 : a.zero);
     const int64_t first = k.begin / length;
     int64_t tap_line = first * taps / p.kernel[2], tap_column = first * taps % p.kernel[2];
@@ -133,13 +142,12 @@ class Codes {
       const bool inside = y >= 0 && y < p.in_size[1];
       const int64_t begin = inside ? least(larger(-x * p.channels, from), until) : until;
       const int64_t end = inside ? larger(least((p.in_size[2] - x) * p.channels, until), begin) : until;
-      const auto* source = static_cast<const uint8_t*>(a.x) + image * p.image + y * p.line + x * p.pixel;
+      const uint8_t* source = x_image + y * p.line + x * p.pixel;
       if (begin > from) __builtin_memset(to, fill, begin - from);
       copy_bytes(to + (begin - from), source + begin, end - begin);
       if (until > end) __builtin_memset(to + (end - from), fill, until - end);
       to += until - from;
     }
-    return reinterpret_cast<const uint8_t*>(memory_);
   }
 
   // What sums begin with, in the place of a float: of rows that have one zero point, what that adds to them.
@@ -147,20 +155,25 @@ class Codes {
 
   // Sums of products (int32, in the place of floats) become what they stand for, plus bias and what is added. Columns from `column` on, of
   // which `columns` are there. Where codes are made of it and there is no more to do, they are stored at once: true.
-  bool decode(const GemmArgs& a, float* tile, int64_t width, int64_t row, int64_t rows, int64_t column, int64_t columns) const {
-    const auto decode_with = [&](auto addend) { return decode(a, tile, width, row, rows, column, columns, addend); };
-    if (!a.adds) return decode_with([](int64_t, int64_t, int64_t) { return Floats{}; });
+  bool decode(const GemmArgs& a, float* sums, int64_t width, int64_t row, int64_t rows, int64_t column, int64_t columns) const {
+    const Tile tile{sums, width, row, rows, column, columns};
+    if (!a.adds) return decode(a, tile, Nothing{});
     const GemmOp& op = a.op[0];
     const auto rows_of = [&]<class T>(const T* first) { return Addend<T>{first + row * op.row_stride + column, op.row_stride, op.affine}; };
-    if (op.dtype == DType::u8) return decode_with(rows_of(static_cast<const uint8_t*>(op.operand)));
-    if (op.dtype == DType::s8) return decode_with(rows_of(static_cast<const int8_t*>(op.operand)));
-    return decode_with(rows_of(static_cast<const float*>(op.operand)));
+    if (op.dtype == DType::u8) return decode(a, tile, rows_of(static_cast<const uint8_t*>(op.operand)));
+    if (op.dtype == DType::s8) return decode(a, tile, rows_of(static_cast<const int8_t*>(op.operand)));
+    return decode(a, tile, rows_of(static_cast<const float*>(op.operand)));
   }
 
  private:
-  // What is added to a tile.
+  // What is added to a tile; `finite`: for sure.
+  struct Nothing {
+    static constexpr bool finite = true;
+    Floats operator()(int64_t, int64_t, int64_t) const { return Floats{}; }
+  };
   template <class T>
   struct Addend {
+    static constexpr bool finite = sizeof(T) == 1;
     const T* first;
     int64_t stride;
     Affine q;
@@ -179,71 +192,92 @@ class Codes {
     }
   };
 
+  // Sums of products of a tile, its first row and column in the whole, and how many of these are there.
+  struct Tile {
+    float* sums;
+    int64_t width, row, rows, column, columns;
+  };
+
   template <class Added>
-  bool decode(const GemmArgs& a, float* tile, int64_t width, int64_t row, int64_t rows, int64_t column, int64_t columns,
-              Added added) const {
-    const auto store_to = [&]<class Code>(Code* output) {
-      // Bounds of results are bounds of their codes.
-      const Affine q = a.output_affine;
-      const auto bound = [&](float x) {
-        const float code = __builtin_rintf(x * q.inverse) + q.zero_point;
-        return clamp(code, lowest_of<Code>, lowest_of<Code> + 255.0f);
-      };
-      const float lowest = a.bounded ? bound(a.low) : lowest_of<Code>, highest = a.bounded ? bound(a.high) : lowest_of<Code> + 255.0f;
-      const Decoded decoded(*this, a, tile, width, row, column, columns);
-      const auto codes = [&](int64_t r, int64_t c) { return encoded(decoded(r, c) + added(r, c, columns), q, lowest, highest); };
-      for (int64_t r = 0; r < rows; r++) {
-        Code* to = output + (row + r) * a.output_stride + column;
-        int64_t c = 0;
-        for (; c + 2 * kFloats <= columns; c += 2 * kFloats) store_low_bytes(to + c, codes(r, c), codes(r, c + kFloats));
-        for (; c < columns; c += kFloats) store_low_bytes(to + c, codes(r, c), columns - c);
-      }
-      return true;
-    };
+  bool decode(const GemmArgs& a, const Tile& tile, Added added) const {
     const bool ends = a.ops == 0 || a.adds;
-    if (ends && a.output_dtype == DType::u8) return store_to(static_cast<uint8_t*>(a.output));
-    if (ends && a.output_dtype == DType::s8) return store_to(static_cast<int8_t*>(a.output));
+    if (ends && a.output_dtype == DType::u8) return encode(a, tile, static_cast<uint8_t*>(a.output), added);
+    if (ends && a.output_dtype == DType::s8) return encode(a, tile, static_cast<int8_t*>(a.output), added);
     const Floats low = all(a.bounded ? a.low : -infinity), high = all(a.bounded ? a.high : infinity);
-    const Decoded decoded(*this, a, tile, width, row, column, columns);
-    for (int64_t r = 0; r < rows; r++)
-      for (int64_t c = 0; c < width; c += kFloats)
-        store<kFloats>(tile + r * width + c, least_or(high, most_or(low, decoded(r, c) + added(r, c, columns))));
+    const RowCodes* each = each_ ? each_ + (tile.row - first_) : nullptr;
+    for (int64_t c = 0; c < tile.width; c += kFloats) {
+      const Column column(a, tile.column + c, tile.columns - c);
+      for (int64_t r = 0; r < tile.rows; r++) {
+        float* at = tile.sums + r * tile.width + c;
+        store<kFloats>(at, least_or(high, most_or(low, column(at, each, r) + added(r, c, tile.columns))));
+      }
+    }
     return false;
   }
 
-  // Vectors of a tile as numbers, with the bias.
-  class Decoded {
-   public:
-    Decoded(const Codes& codes, const GemmArgs& a, const float* tile, int64_t width, int64_t row, int64_t column, int64_t columns)
-        : tile_(tile), width_(width), scales_(a.scales + column), weight_sums_(a.weight_sums + column), bias_(kZeros) {
-      if (codes.each_) each_ = codes.each_ + (row - codes.first_);
-      if (!a.bias) return;
-      bias_ = a.bias + column;
-      if (columns % kFloats == 0) return;
-      for (int64_t c = 0; c < width; c++) rest_[c] = c < columns ? bias_[c] : 0.0f;
-      bias_ = rest_;
-    }
-    Decoded(const Decoded&) = delete;
-
-    Floats operator()(int64_t r, int64_t c) const {
-      Ints sum = (Ints)load<kFloats>(tile_ + r * width_ + c);
-      Floats scale = load<kFloats>(scales_ + c);
-      if (each_) {
-        sum -= each_[r].zero * load_raw<kFloats>(weight_sums_ + c);
-        scale *= each_[r].scale;
+  template <class Code, class Added>
+  bool encode(const GemmArgs& a, const Tile& tile, Code* output, Added added) const {
+    // Bounds of results are bounds of their codes.
+    const Affine q = a.output_affine;
+    const auto bound = [&](float x) {
+      const float code = __builtin_rintf(x * q.inverse) + q.zero_point;
+      return clamp(code, lowest_of<Code>, lowest_of<Code> + 255.0f);
+    };
+    const float lowest = a.bounded ? bound(a.low) : lowest_of<Code>, highest = a.bounded ? bound(a.high) : lowest_of<Code> + 255.0f;
+    const int64_t stride = a.output_stride, rows = tile.rows, width = tile.width, columns = tile.columns;
+    const RowCodes* each = each_ ? each_ + (tile.row - first_) : nullptr;
+    for (int64_t c = 0; c < columns; c += 2 * kFloats) {
+      const int64_t there = columns - c;
+      const Column one(a, tile.column + c, there), other(a, tile.column + c + kFloats, there - kFloats);
+      const float* sums = tile.sums + c;
+      Code* to = output + tile.row * stride + tile.column + c;
+#ifndef __AVX512F__
+      if (there >= 2 * kFloats && !each && Added::finite && one.finite() && other.finite()) {
+        const Narrow<Code> narrow(q, lowest, highest);
+        for (int64_t r = 0; r < rows; r++, sums += width, to += stride)
+          narrow.store(to, one(sums) + added(r, c, columns), other(sums + kFloats) + added(r, c + kFloats, columns));
+        continue;
       }
-      return fma(__builtin_convertvector(sum, Floats), scale, load<kFloats>(bias_ + c));
+#endif
+      for (int64_t r = 0; r < rows; r++, sums += width, to += stride) {
+        store_low_bytes(to, encoded(one(sums, each, r) + added(r, c, columns), q, lowest, highest), there);
+        if (there <= kFloats) continue;
+        store_low_bytes(to + kFloats, encoded(other(sums + kFloats, each, r) + added(r, c + kFloats, columns), q, lowest, highest),
+                        there - kFloats);
+      }
+    }
+    return true;
+  }
+
+  // Turns sums of a vector of columns into numbers, with the bias; `there`: how many of them are.
+  struct Column {
+    Floats scale, bias = {};
+    Ints weight_sums;
+
+    Column(const GemmArgs& a, int64_t column, int64_t there) {
+      if (there <= 0) return;
+      scale = load<kFloats>(a.scales + column);
+      weight_sums = load_raw<kFloats>(a.weight_sums + column);
+      if (!a.bias) return;
+      float rest[kFloats] = {};
+      for (int64_t i = 0; i < there && there < kFloats; i++) rest[i] = a.bias[column + i];
+      bias = load<kFloats>(there < kFloats ? rest : a.bias + column);
     }
 
-   private:
-    static constexpr float kZeros[4 * kFloats] = {};
-    const float* tile_;
-    int64_t width_;
-    const float* scales_;
-    const int32_t* weight_sums_;
-    const float* bias_;
-    const RowCodes* each_ = nullptr;
-    float rest_[4 * kFloats];
+#ifndef __AVX512F__
+    // Whether no result is NaN, nor becomes it where a number is added.
+    bool finite() const {
+      const Floats most = all(0x1p90f);
+      return _mm256_movemask_ps((__m256)((scale < most) & (absolute(bias) < most))) == 0xff;
+    }
+#endif
+
+    Floats operator()(const float* sums) const { return fma(__builtin_convertvector((Ints)load<kFloats>(sums), Floats), scale, bias); }
+    Floats operator()(const float* sums, const RowCodes* each, int64_t row) const {
+      if (!each) return (*this)(sums);
+      const Ints sum = (Ints)load<kFloats>(sums);
+      return fma(__builtin_convertvector(sum - each[row].zero * weight_sums, Floats), scale * each[row].scale, bias);
+    }
   };
 
   int64_t first_;

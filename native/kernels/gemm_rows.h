@@ -79,6 +79,25 @@ inline void pack_bytes(const uint8_t* from, int64_t count, char* to, int64_t str
 }
 
 template <class To>
+void pack_bytes_as(const GemmArgs& a, const uint8_t* x, int64_t count, char* to, int64_t stride) {
+  const uint8_t flip = a.x_dtype == DType::s8 ? 0x80 : 0;
+  if constexpr (sizeof(To) == 1)
+    pack_bytes(x, count, to, stride, flip);
+  else
+    pack_row_of_codes<To>(x, count, to, stride, flip, [=](uint8_t code) { return static_cast<uint8_t>(code ^ flip); });
+}
+
+// Rows that are patches: first all of them are put together, so that none is read while it is being written, then packed in whole chunks,
+// as weights of 0 meet what is left of the last one.
+template <class To>
+void pack_patches(const GemmArgs& a, Range rows, Range k, const Codes& codes, char* to, int64_t stride) {
+  const int64_t bytes = ceil_div(k.end - k.begin, chunk_k(a)) * chunk_k(a);
+  uint8_t* const memory = codes.for_patches();
+  for (int64_t row = rows.begin; row < rows.end; row++) Codes::patch(a, row, k, memory + (row - rows.begin) * bytes);
+  for (int64_t i = 0; i < rows.end - rows.begin; i++) pack_bytes_as<To>(a, memory + i * bytes, bytes, to + i * kChunkBytes, stride);
+}
+
+template <class To>
 void pack_codes(const GemmArgs& a, int64_t row, Range k, const Codes& codes, char* to, int64_t stride) {
   const int64_t depth = k.end - k.begin, offset = row * a.x_stride + k.begin;
   if (a.dynamic.by != GemmDynamic::By::none) {
@@ -87,28 +106,29 @@ void pack_codes(const GemmArgs& a, int64_t row, Range k, const Codes& codes, cha
     return pack_row_of_codes<To>(static_cast<const uint16_t*>(a.x) + offset, depth, to, stride, uint16_t{0},
                                  [=](uint16_t x) { return encode(from_bf16(x)); });
   }
-  const uint8_t* x = a.has_patches ? codes.patch(a, row, k) : static_cast<const uint8_t*>(a.x) + offset;
-  const uint8_t flip = a.x_dtype == DType::s8 ? 0x80 : 0;
-  if constexpr (sizeof(To) == 1)
-    pack_bytes(x, depth, to, stride, flip);
-  else
-    pack_row_of_codes<To>(x, depth, to, stride, flip, [=](uint8_t code) { return static_cast<uint8_t>(code ^ flip); });
+  pack_bytes_as<To>(a, static_cast<const uint8_t*>(a.x) + offset, depth, to, stride);
 }
 
 // Row blocks of `rows`, each [chunk][row][64 bytes].
 inline void pack_rows(const GemmArgs& a, Range rows, Range k, const Codes& codes, char* to) {
   const int64_t count = rows.end - rows.begin, blocks = row_blocks(a, count), depth = k.end - k.begin;
   const int64_t chunks = ceil_div(depth, chunk_k(a));
+  const bool wide_codes = a.arithmetic == GemmArithmetic::codes_wide;
   for (int64_t b = 0; b < blocks; b++) {
     const Range block = row_block(a, count, b, blocks);
     const int64_t stride = (block.end - block.begin) * kChunkBytes;
+    if (a.has_patches) {
+      const Range patched{rows.begin + block.begin, rows.begin + block.end};
+      wide_codes ? pack_patches<int16_t>(a, patched, k, codes, to, stride) : pack_patches<uint8_t>(a, patched, k, codes, to, stride);
+      to += chunks * stride;
+      continue;
+    }
     for (int64_t r = block.begin; r < block.end; r++, to += kChunkBytes) {
       const int64_t row = rows.begin + r, offset = row * a.x_stride + k.begin;
       const auto* wide = static_cast<const float*>(a.x) + offset;
       const auto* narrow = static_cast<const uint16_t*>(a.x) + offset;
       if (gemm_on_codes(a.arithmetic))
-        a.arithmetic == GemmArithmetic::codes_wide ? pack_codes<int16_t>(a, row, k, codes, to, stride)
-                                                   : pack_codes<uint8_t>(a, row, k, codes, to, stride);
+        wide_codes ? pack_codes<int16_t>(a, row, k, codes, to, stride) : pack_codes<uint8_t>(a, row, k, codes, to, stride);
       else if (a.x_dtype == DType::f32)
         pack_row<float>(depth, to, stride, [=](int64_t i) { return wide[i]; });
       else if (gemm_x_bytes(a.arithmetic) == 4)

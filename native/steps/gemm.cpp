@@ -238,7 +238,7 @@ void Gemm::plan(int64_t threads) {
   args_.sums_bytes = k_blocks > 1 ? args_.block_m * args_.block_strips * strip() * 4 : 0;
   args_.part_bytes = args_.rows_bytes + args_.sums_bytes;
   if (args_.dynamic.by != GemmDynamic::By::none) args_.part_bytes += round_up(part_blocks * tile_rows * 8, 64);
-  if (args_.has_patches) args_.part_bytes += round_up(args_.block_k, 64);
+  if (args_.has_patches) args_.part_bytes += tile_rows * round_up(args_.block_k, 64);
   if (args_.groups.bits && !gemm_rounds_x(args_.arithmetic)) args_.part_bytes += args_.block_k * strip() * element;
   const int64_t parts = args_.split_m * args_.split_n * args_.split_k;
   const int64_t results_bytes = args_.split_k > 1 ? args_.split_k * args_.m * strips * strip() * 4 : parts * gemm_claims_bytes;

@@ -87,6 +87,34 @@ def test_epilogue(other: Affine | torch.dtype | None, kernel: int) -> None:
     assert (memory[:, 33:] == 77).all()
 
 
+@pytest.mark.parametrize("dtype", [U8, S8])
+@pytest.mark.parametrize("bounded", [False, True])
+def test_results_that_no_code_stands_for(dtype: torch.dtype, bounded: bool) -> None:
+    """Beyond all codes they are the last ones, what is no number is code 0: beside each other, and apart."""
+    source, target = Affine(U8, 0.5, 7), Affine(dtype, 0.25, 5)
+    large = torch.tensor([1e38, -1e38, 1e10, -1e10, 9000.0, -9000.0, 100.0, -100.0]).repeat(4)
+    infinite = torch.tensor([float("inf"), -float("inf"), float("nan"), 1.0]).repeat(5)
+    bias = torch.cat([large, infinite])
+    x, weight = codes(1, 9, 5, 5, dtype=U8), codes(len(bias), 9, 1, 1, dtype=S8, seed=1)
+    real = F.conv2d(x.double() - 7, weight.double()) * 0.5 + bias.double()[:, None, None]
+    ops: list[PostOp] = [("relu", 0.0, 0.0, None)] if bounded else []
+    output = target.desc(real.shape, "channels_last")
+    step = ImplicitGemm(
+        source.desc(x.shape, "channels_last"),
+        list(weight.shape),
+        True,
+        output,
+        [1, 1],
+        [0, 0],
+        [0, 0],
+        [1, 1],
+        ops,
+        [1.0] * len(bias),
+    )
+    got = outcome(step, output, place(x, source.desc(x.shape, "channels_last")), packed(step, weight), bias)
+    target.assert_codes(got, real.relu() if bounded else real)
+
+
 def test_refusals() -> None:
     x, y = AFFINES[0].desc((1, 8, 4, 4), "channels_last"), dense((1, 8, 4, 4), "channels_last")
     one, none = [1, 1], [0, 0]
