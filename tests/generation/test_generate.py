@@ -197,6 +197,43 @@ def test_bad_input(model: Any, fast: Any) -> None:
         fast(text(3, 9), **{argument(model): cache})
 
 
+WHOLE = torch.ones(2, 9, dtype=torch.int64)
+
+
+@pytest.mark.parametrize(
+    ("ids", "more", "says"),
+    [
+        (text(2, 9).float(), {}, "expected whole numbers"),
+        (text(1, 0), {}, "has no tokens"),
+        (text(2, 9), {"attention_mask": WHOLE[:, 1:]}, r"of shape \(2, 8\), and the new tokens of \(2, 9\)|has 8 columns"),
+        (text(2, 9), {"attention_mask": WHOLE[[0, 0, 0]]}, r"of shape \(3, 9\), and the new tokens of \(2, 9\)|has 3 rows"),
+        (text(2, 9), {"attention_mask": torch.stack([WHOLE[0], 0 * WHOLE[0]])}, "hides all tokens of a row"),
+    ],
+)
+def test_texts_that_are_none(fast: Any, ids: torch.Tensor, more: dict[str, Any], says: str) -> None:
+    with pytest.raises(drystone.InputError, match=says):
+        fast.generate(ids, **more, max_new_tokens=2, do_sample=False)
+
+
+def test_a_cache_of_the_whole_text(model: Any, fast: Any) -> None:
+    """The last token has to be computed again for what follows it."""
+    ids, cache = text(1, 70), drystone.Cache(fast)
+    fast(ids, **{argument(model): cache})
+    for held in (ids, ids[:, :50]):
+        with pytest.raises(drystone.InputError, match=r"holds 70 tokens, and the text has no more: shorten the cache with crop"):
+            fast.generate(held, max_new_tokens=2, do_sample=False, **{argument(model): cache})
+    cache.crop(-1)
+    got = fast.generate(ids, max_new_tokens=4, do_sample=False, **{argument(model): cache})
+    assert got.tolist() == model.generate(ids, max_new_tokens=4, do_sample=False).tolist()
+
+
+@pytest.mark.parametrize("how", [{"do_sample": False}, {"num_beams": 2}], ids=["greedy", "beams"])
+def test_tokens_in_int32(model: Any, fast: Any, how: dict[str, Any]) -> None:
+    want, got = both(model, fast, text(2, 9).int(), **how)
+    assert got.tolist() == want.tolist() and got.dtype is want.dtype
+    torch.testing.assert_close(fast(text(2, 9).int()).logits, fast(text(2, 9)).logits, rtol=0, atol=0)
+
+
 def test_copies(model: Any, fast: Any, tmp_path: Any) -> None:
     """Of a cache there are some, of the module none: an error says what to do."""
     cache = drystone.Cache(fast)

@@ -95,7 +95,7 @@ class _Text:
 
     def __init__(self, ids: torch.Tensor) -> None:
         self.length = ids.shape[1]
-        self._memory = np.array(ids.numpy())
+        self._memory = np.array(ids.numpy(), dtype=np.int64)
 
     def append(self, tokens: NDArray[np.int64]) -> None:
         if self.length == self._memory.shape[1]:

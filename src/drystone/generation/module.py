@@ -138,17 +138,30 @@ class GenerativeModule(ModuleProxy):
 
         ``mask`` (B, past and T) is 0 where a row is padded at the left, or None. ``keep``: logits of the last so many tokens, or of
         those with these indices; None or 0: of all. Raises ``InputError`` for what the model has no positions for, for padding
-        elsewhere, and for the cache of another model.
+        elsewhere, for sizes and dtypes that don't go together, and for the cache of another model or of the whole text.
         """
         batch, count = ids.shape
         past = cache.get_seq_length()
         if cache.pages not in self._pages.values():
             raise InputError("the cache is another model's; make one with drystone.Cache(fast), or leave it out")
+        if not count:
+            raise InputError(
+                f"the cache holds {past} tokens, and the text has no more: shorten the cache with crop(), or leave it out"
+                if past
+                else "the text has no tokens; give one at least"
+            )
+        ids = _numbered("the tokens", ids)
+        if mask is not None and mask.shape[0] not in (1, batch):
+            raise InputError(f"attention_mask has {mask.shape[0]} rows, and the call has {batch}")
+        leads = None if mask is None else _leads(mask.expand(batch, -1), past, count)
         if positions is None:
             positions = torch.arange(past, past + count)[None]
-        if positions.shape[0] != batch:
-            positions = positions.expand(batch, count)
-        leads = None if mask is None else _leads(mask, past, count)
+        elif tuple(positions.shape) not in ((1, count), (batch, count)):
+            raise InputError(
+                f"position_ids, or the attention_mask that they are made of, are of shape {tuple(positions.shape)}, "
+                f"and the new tokens of {(batch, count)}"
+            )
+        positions = _numbered("position_ids", positions).expand(batch, count)
         if count > 1 and (most := int(positions[:, -1].max())) >= self._limit:
             raise InputError(f"the text has {most + 1} positions, and the model has {self._limit}; shorten it")
         cache.begin(batch)
@@ -243,6 +256,15 @@ def padded_left(mask: torch.Tensor) -> bool:
     return bool((rows[:, -1:] & (rows[:, 1:] >= rows[:, :-1])).all()) if mask.shape[1] > 1 else bool(rows.all())
 
 
+def _numbered(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """In int64, as programs read it."""
+    if tensor.dtype is torch.int64:
+        return tensor
+    if tensor.dtype not in (torch.int32, torch.int16, torch.int8, torch.uint8):
+        raise InputError(f"{name}: expected whole numbers, as int64 or int32, got {tensor.dtype}")
+    return tensor.long()
+
+
 def _leads(mask: torch.Tensor, past: int, count: int) -> list[int] | None:
     """For each row how many of the new tokens are padding; None where none is."""
     if mask.shape[1] not in (past + count, count):
@@ -250,6 +272,8 @@ def _leads(mask: torch.Tensor, past: int, count: int) -> list[int] | None:
     new = mask[:, -count:] != 0
     if bool(new.all()):
         return None
+    if not bool(new.any(1).all()):
+        raise InputError("attention_mask hides all tokens of a row; leave the row out")
     if not padded_left(new):
         raise InputError(
             "attention_mask hides tokens that are not the first of a row: pad at the left, as tokenizer.padding_side = 'left' does"
