@@ -425,3 +425,17 @@ def test_what_is_not_served_runs_as_before() -> None:
     assert got.tolist() == want.tolist()
     with pytest.raises((drystone.UnsupportedError, drystone.CaptureError)):
         drystone.optimize(model, tuning="estimate", strict=True)
+
+
+def test_products_that_round_x_are_compared_within_it() -> None:
+    """A number's last bit may be a step of the codes there."""
+    torchao = pytest.importorskip("torchao.quantization")
+    model = llama(initializer_range=0.1)
+    torchao.quantize_(model, torchao.Int8DynamicActivationInt8WeightConfig())
+    fast = drystone.optimize(model, tuning="estimate", strict=True)
+    ids = text(2, 21)
+    assert 0 < relative_error(fast(ids).logits, model(ids).logits) < 0.1
+    model = llama(initializer_range=0.1)
+    torchao.quantize_(model, torchao.Int8WeightOnlyConfig())
+    fast = drystone.optimize(model, tuning="estimate", activations="int8", strict=True)
+    assert 0 < relative_error(fast(ids).logits, model(ids).logits) < 0.1

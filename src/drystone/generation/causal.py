@@ -10,6 +10,7 @@ from torch import nn
 
 from drystone.capture.export import check_model
 from drystone.capture.parts import first_line
+from drystone.checkpoints.dynamic import DynamicLayer
 from drystone.errors import CaptureError, UnsupportedError, warn
 from drystone.factories import on_cpu
 from drystone.generation.cache import Cache
@@ -27,7 +28,7 @@ T = TypeVar("T")
 
 # Tokens of the text on which programs are compared with the model.
 COMPARED = 6
-# The relative error of logits that is put down to rounded weights: real models' is a tenth of it, another computation's about 1.
+# The relative error of logits that is put down to rounded weights, or x: real models' is a tenth of it, that of other sums about 1.
 ROUNDING = {"int8": 0.1, "int4": 0.5}
 
 
@@ -84,13 +85,18 @@ class _Logits(nn.Module):
         return logits
 
 
+def _rounds(model: nn.Module, options: Options) -> bool:
+    """Whether products round x to int8, where the last bit of a number may be a step of the codes."""
+    return options.activations is not None or any(isinstance(module, DynamicLayer) for module in model.modules())
+
+
 def _compare(fast: Any, model: Any, options: Options) -> None:
     """Raises ``UnsupportedError`` where the programs of a short text and of a token after it give something else than the model."""
     vocabulary = model.get_input_embeddings().weight.shape[0]
     ids = torch.arange(COMPARED).mul_(7919).remainder_(vocabulary)[None]
     cache: dict[str, Any] = {cache_argument(model): Cache(fast)}
     got = [fast(**fast.example_call(part), **cache).logits[:, -1:] for part in (ids[:, :-1], ids[:, -1:])]
-    least = ROUNDING.get(str(options.weights), 0.0)
+    least = max(ROUNDING.get(str(options.weights), 0.0), ROUNDING["int8"] if _rounds(model, options) else 0.0)
     differs = difference(torch.cat(got, 1), _Logits(model, len(got)), (), fast.example_call(ids), options.dtype, least=least)
     if differs:
         raise UnsupportedError(f"its programs' logits differ from its own {differs}")
