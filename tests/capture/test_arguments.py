@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 import drystone
 from drystone.errors import InputError
@@ -212,3 +213,25 @@ def test_the_keys_of_dicts_may_come_in_another_order() -> None:
     torch.testing.assert_close(fast(named={"q": b, "p": a}, batch=given), want)
     with pytest.raises(InputError, match=r"structured.*'batch' is"):
         fast({"x": x, "inner": [{"a": a, "c": b}, None]}, named={"p": a, "q": b})
+
+
+class Unnamed(list[Any]):
+    """A container that torch takes apart without names for what it holds, as it does transformers 4's outputs."""
+
+
+pytree.register_pytree_node(Unnamed, lambda held: (list(held), None), lambda held, _: Unnamed(held))
+
+
+class First(nn.Module):
+    def forward(self, held: Unnamed) -> torch.Tensor:
+        return torch.relu(held[0])
+
+
+def test_a_container_without_names() -> None:
+    model, x = First().eval(), torch.randn(3)
+    want = model(Unnamed([x]))
+    drystone.optimize_(model, tuning="estimate")
+    with torch.inference_mode(), pytest.warns(drystone.DrystoneWarning, match="can't be captured"):
+        assert torch.equal(model(Unnamed([x])), want)
+    with pytest.raises(InputError, match="1: expected a tensor on the CPU"):
+        drystone.optimize(First().eval(), (Unnamed([x, x.to("meta")]),))

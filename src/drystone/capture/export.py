@@ -32,7 +32,7 @@ from drystone.capture.isolated import can_be_isolated, users_hooks
 from drystone.capture.mutation import functionalize, read_by
 from drystone.capture.scalars import correct_scalars
 from drystone.capture.settled import Settled, settle
-from drystone.capture.signature import InputLeaf, OutputLeaf, Signature, inner_specs, is_array, no_tensor
+from drystone.capture.signature import InputLeaf, OutputLeaf, Signature, inner_specs, is_array, labelled_leaves, no_tensor
 from drystone.capture.state import HIDDEN, Result, State, Tensor
 from drystone.capture.torchscript import Interpreter
 from drystone.errors import CaptureError, DrystoneError, InputError, UnsupportedError
@@ -237,14 +237,13 @@ def check_model(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
             raise CaptureError(f"the model's {name!r} is on {tensor.device}; move the model to the CPU with model.cpu()")
         if not has_memory(tensor):
             raise CaptureError(f"the model's {name!r} has no memory for its elements: {REMEDY}")
-    for path, leaf in pytree.tree_flatten_with_path((args, kwargs))[0]:
+    for label, leaf in labelled_leaves(args, kwargs):
         if isinstance(leaf, torch.Tensor) and leaf.device.type != "cpu":
-            name = pytree.keystr(path[1:])
-            raise InputError(f"example input {name}: expected a tensor on the CPU, got one on {leaf.device}")
+            raise InputError(f"example input {label}: expected a tensor on the CPU, got one on {leaf.device}")
         if isinstance(leaf, torch.Tensor) and not has_memory(leaf):
-            raise InputError(f"example input {pytree.keystr(path[1:])} has no memory for its elements: {REMEDY}")
+            raise InputError(f"example input {label} has no memory for its elements: {REMEDY}")
         if is_array(leaf):
-            raise no_tensor(pytree.keystr(path[1:]), leaf)
+            raise no_tensor(label, leaf)
 
 
 def describe(program: ExportedProgram, parameters: inspect.Signature, state: State | None = None) -> Captured:

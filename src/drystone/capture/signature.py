@@ -117,9 +117,9 @@ class Signature:
 
     def _other_structure(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> InputError:
         """What is missing, what was not in the example, and what is inside of it another."""
-        for path, leaf in pytree.tree_flatten_with_path((args, kwargs))[0]:
+        for label, leaf in labelled_leaves(args, kwargs):
             if is_array(leaf):
-                return no_tensor(pytree.keystr(path[1:]), leaf)
+                return no_tensor(label, leaf)
         args_spec, kwargs_spec = inner_specs(self.in_spec)
         by_position, by_name = self._arranged(args, kwargs)
         names = list(self.parameters.parameters)
@@ -153,6 +153,14 @@ def _form_of(item: Any) -> Any:
     if isinstance(item, (tuple, list)):
         return (type(item), *map(_form_of, item))
     return (type(item), item if isinstance(item, (bool, int, str)) else repr(item) if isinstance(item, float) else None)
+
+
+def labelled_leaves(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Each leaf of a call with its place in it: by number, where a container tells torch no names, as transformers 4's outputs."""
+    try:
+        return [(pytree.keystr(path[1:]), leaf) for path, leaf in pytree.tree_flatten_with_path((args, kwargs))[0]]
+    except ValueError:
+        return [(str(number), leaf) for number, leaf in enumerate(pytree.tree_leaves((args, kwargs)))]
 
 
 def is_array(value: Any) -> bool:

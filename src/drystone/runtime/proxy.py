@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from drystone import forks
+from drystone.capture.signature import labelled_leaves
 from drystone.errors import DrystoneError, InputError, UnsupportedError, WeightsReplacedError, warn
 from drystone.memory import REMEDY, has_memory
 
@@ -230,8 +231,7 @@ def checked_tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch
     grad = torch.is_grad_enabled()
     for tensor in tensors:
         if not tensor.is_cpu or (grad and tensor.requires_grad) or not has_memory(tensor):
-            paths = pytree.tree_flatten_with_path((args, kwargs))[0]
-            label = next(pytree.keystr(path[1:]) for path, leaf in paths if leaf is tensor)
+            label = next(label for label, leaf in labelled_leaves(args, kwargs) if leaf is tensor)
             error = refusal(label, tensor, grad)
             assert error is not None
             raise error
