@@ -310,7 +310,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_architectures(name: str) -> None:
-    if OLD and name in ("GptOssForCausal", "GPT2LMHead", "BloomForCausal", "MptForCausal", "FalconForCausal with ALiBi"):
+    if OLD and name.startswith(("GptOss", "GPT2", "Bloom", "Mpt", "Falcon")):
         pytest.skip("this version of transformers decides on numbers in tensors there, or has other attention")
     torch.manual_seed(0)
     others, name = ARCHITECTURES[name], name.partition(" ")[0]
@@ -439,3 +439,13 @@ def test_products_that_round_x_are_compared_within_it() -> None:
     torchao.quantize_(model, torchao.Int8WeightOnlyConfig())
     fast = drystone.optimize(model, tuning="estimate", activations="int8", strict=True)
     assert 0 < relative_error(fast(ids).logits, model(ids).logits) < 0.1
+
+
+def test_a_full_static_cache_in_compiled_calls() -> None:
+    """Plans are measured while the cache has room for one token; the counter of its tokens must not go on meanwhile."""
+    model = llama()
+    want = model.generate(text(1, 9), max_new_tokens=4, do_sample=False)
+    torch.compiler.reset()
+    model.forward = torch.compile(model.forward, backend="drystone")
+    got = model.generate(text(1, 9), max_new_tokens=4, do_sample=False, cache_implementation="static", disable_compile=True)
+    assert got.tolist() == want.tolist()
