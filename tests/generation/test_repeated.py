@@ -15,6 +15,7 @@ from drystone.generation.step import decoder_layers
 from drystone.options import Options
 
 transformers = pytest.importorskip("transformers")
+OLD = int(transformers.__version__.partition(".")[0]) < 5
 
 SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "vocab_size": 100, "max_position_embeddings": 256}
 NARROW = {"num_key_value_heads": 2, "num_hidden_layers": 6}
@@ -38,6 +39,8 @@ def model_of(name: str, **others: Any) -> Any:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_are_those_of_all_layers_traced(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if OLD and name.startswith(("GPT2", "Mixtral", "OPT")):
+        pytest.skip("this version of transformers decides on numbers in tensors there, or makes a mask itself")
     others, stack = MODELS[name]
     model = model_of(name, **others)
     assert stack_of(model, decoder_layers(model)) == stack
