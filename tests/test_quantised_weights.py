@@ -191,7 +191,12 @@ def test_a_model_that_is_not_captured_whole_is_refused() -> None:
 
 def test_options_out_of_range() -> None:
     model, x = nn.Linear(64, 8).eval(), torch.randn(2, 64)
-    for wrong in ({"weights": "int2"}, {"weights": "int4", "group_size": 48}, {"weights": "int8", "keep": ["head"]}):
+    for wrong in (
+        {"weights": "int2"},
+        {"weights": "int4", "group_size": 48},
+        {"group_size": 64},
+        {"weights": "int8", "keep": ["head"]},
+    ):
         with pytest.raises(drystone.InputError, match=r"weights|group_size|keep"):
             drystone.optimize(model, x, **wrong)  # type: ignore[arg-type]
     with pytest.raises(drystone.InputError, match="activations: expected one of None, 'int8'"):

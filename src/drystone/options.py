@@ -138,6 +138,8 @@ def check_options(
             raise InputError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {given!r}")
     if weights not in (None, "int8", "int4") and not gguf.is_path(weights):
         raise InputError(f"weights: expected None, 'int8', 'int4' or the path of a .gguf file, got {weights!r}")
+    if group_size != 32 and weights not in ("int8", "int4"):
+        raise InputError(f'group_size={group_size} is of weights that are quantised here; give weights="int8" or "int4" too')
     if isinstance(dynamic_shapes, str) and dynamic_shapes != "auto":
         raise InputError(f"dynamic_shapes: expected None, 'auto' or what torch.export takes, got {dynamic_shapes!r}")
     seconds = isinstance(tuning, (int, float)) and not isinstance(tuning, bool) and tuning > 0

@@ -54,6 +54,13 @@ def test_logits_are_those_of_all_layers_traced(name: str, monkeypatch: pytest.Mo
     assert torch.equal(got, drystone.optimize(model, tuning="estimate")(IDS).logits)
 
 
+@pytest.mark.skipif(OLD, reason="this version of transformers loops over experts, which no capture follows")
+def test_experts_that_stay_floats_are_named() -> None:
+    model = model_of("MixtralForCausalLM", **{**NARROW, "num_hidden_layers": 1}, num_local_experts=4)
+    with pytest.warns(drystone.DrystoneWarning, match=r"experts keep their weights as they are, \d\d% of the model's"):
+        drystone.optimize(model, weights="int8", tuning="estimate")
+
+
 def test_layers_that_differ_are_seen() -> None:
     def stack(change: Any) -> Stack | None:
         model = model_of("LlamaForCausalLM", **NARROW)

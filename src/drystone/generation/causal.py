@@ -16,10 +16,12 @@ from drystone.factories import on_cpu
 from drystone.generation.cache import Cache
 from drystone.generation.encoder_decoder import DecoderSource
 from drystone.generation.encoder_module import EncoderDecoderModule
+from drystone.generation.experts import share_of_experts
 from drystone.generation.module import EagerModule, GenerativeModule
 from drystone.generation.source import CausalSource
 from drystone.generation.step import cache_argument
 from drystone.options import Options
+from drystone.passes.quantise_weights import BITS
 from drystone.preparer import Preparer, Programs
 from drystone.sources.parted import difference
 from drystone.spinner import spinner
@@ -45,7 +47,10 @@ def optimize_causal(model: Any, options: Options) -> Any:
         say("capturing")
         source: Any = source_kind(model, options)
         try:
-            return _prepared(kind, model, source, options, say)
+            fast = _prepared(kind, model, source, options, say)
+            if options.weights in BITS and (share := share_of_experts(model)):
+                warn(f"weights={options.weights!r}: experts keep their weights as they are, {share:.0%} of the model's")
+            return fast
         except (CaptureError, UnsupportedError) as error:
             if options.strict:
                 raise

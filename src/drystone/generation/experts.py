@@ -57,6 +57,14 @@ def experts(module: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weigh
     return weighted.view(hidden_states.shape[0], chosen, -1).sum(dim=1).to(hidden_states.dtype)
 
 
+def share_of_experts(model: Any) -> float:
+    """How much of the model's weights is experts'."""
+    held = {id(weight): weight.numel() for weight in model.parameters()}
+    modules = [module for module in model.modules() if hasattr(module, "has_gate") and hasattr(module, "is_transposed")]
+    of_experts = {id(weight): weight.numel() for module in modules for weight in module.parameters()}
+    return sum(of_experts.values()) / max(sum(held.values()), 1)
+
+
 def choose_experts(config: Any) -> None:
     """Have modules of this configuration use ``experts``, where this version of transformers lets them."""
     if hasattr(config, "_experts_implementation"):
