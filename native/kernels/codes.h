@@ -39,17 +39,6 @@ inline void store_low_bytes(void* to, Ints x) {
 }
 #endif
 
-// Of two vectors, one after the other.
-inline void store_low_bytes(void* to, Ints x, Ints y) {
-#ifdef __AVX512F__
-  store_low_bytes(to, x);
-  store_low_bytes(static_cast<char*>(to) + kFloats, y);
-#else
-  const __m256i words = _mm256_packus_epi32((__m256i)(x & 0xff), (__m256i)(y & 0xff)), sorted = _mm256_permute4x64_epi64(words, 0xd8);
-  _mm_storeu_si128(static_cast<__m128i*>(to), _mm_packus_epi16(_mm256_castsi256_si128(sorted), _mm256_extracti128_si256(sorted, 1)));
-#endif
-}
-
 #ifndef __AVX512F__
 // Codes of two vectors at once as `encoded` gives them, of numbers that are not NaN: what is too large for a code is cut where integers
 // are narrowed, which takes half of the instructions.

@@ -251,17 +251,21 @@ class Codes {
 
   // Turns sums of a vector of columns into numbers, with the bias; `there`: how many of them are.
   struct Column {
-    Floats scale, bias = {};
-    Ints weight_sums;
+    Floats scale = {}, bias = {};
+    Ints weight_sums = {};
 
     Column(const GemmArgs& a, int64_t column, int64_t there) {
       if (there <= 0) return;
       scale = load<kFloats>(a.scales + column);
       weight_sums = load_raw<kFloats>(a.weight_sums + column);
       if (!a.bias) return;
+      const float* from = a.bias + column;
       float rest[kFloats] = {};
-      for (int64_t i = 0; i < there && there < kFloats; i++) rest[i] = a.bias[column + i];
-      bias = load<kFloats>(there < kFloats ? rest : a.bias + column);
+      if (there < kFloats) {
+        for (int64_t i = 0; i < there; i++) rest[i] = from[i];
+        from = rest;
+      }
+      bias = load<kFloats>(from);
     }
 
 #ifndef __AVX512F__

@@ -269,6 +269,18 @@ def test_refusals_of_optimize(model: Any) -> None:
         drystone.optimize(llama().train())
 
 
+def test_weights_without_a_reader_run_as_before() -> None:
+    torchao = pytest.importorskip("torchao.quantization")
+    model = llama(num_hidden_layers=1)
+    torchao.quantize_(model, torchao.Float8WeightOnlyConfig())
+    with pytest.warns(drystone.DrystoneWarning, match=r"without programs: its weight 'model.*q_proj.weight' is of the type Float8"):
+        fast = drystone.optimize(model)
+    want, got = both(model, fast, text(1, 9), do_sample=False)
+    assert got.tolist() == want.tolist()
+    with pytest.raises(drystone.UnsupportedError, match="Float8"):
+        drystone.optimize(model, strict=True)
+
+
 def test_changed_weights_are_noticed() -> None:
     model = llama(num_hidden_layers=1)
     fast = drystone.optimize(model, tuning="estimate")

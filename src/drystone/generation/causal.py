@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from drystone.capture.export import check_model
 from drystone.capture.parts import first_line
@@ -39,14 +40,18 @@ def optimize_causal(model: Any, options: Options) -> Any:
 
     Raises ``CaptureError`` for a model in training mode, or one that is not on the CPU.
     """
-    check_model(model, (), {})
+    unread = _unread_weight(model)
+    if unread is None:
+        check_model(model, (), {})
     kind, source_kind = (
         (EncoderDecoderModule, DecoderSource) if model.config.is_encoder_decoder else (GenerativeModule, CausalSource)
     )
     with on_cpu(), spinner("preparing") as say:
         say("capturing")
-        source: Any = source_kind(model, options)
         try:
+            if unread is not None:
+                raise UnsupportedError(unread)
+            source: Any = source_kind(model, options)
             fast = _prepared(kind, model, source, options, say)
             if options.weights in BITS and (share := share_of_experts(model)):
                 warn(f"weights={options.weights!r}: experts keep their weights as they are, {share:.0%} of the model's")
@@ -56,6 +61,15 @@ def optimize_causal(model: Any, options: Options) -> Any:
                 raise
             warn(f"{type(model).__name__} generates without programs: {first_line(error)}")
             return _named(EagerModule, model)(model)
+
+
+def _unread_weight(model: Any) -> str | None:
+    """Names a weight in a form of torchao's or another package's that has no reader here."""
+    for name, weight in model.named_parameters():
+        kind = type(weight.data).__name__
+        if is_traceable_wrapper_subclass(weight):
+            return f"its weight {name!r} is of the type {kind}, which is not read"
+    return None
 
 
 def _prepared(kind: Any, model: Any, source: Any, options: Options, say: Callable[[str], None]) -> Any:
