@@ -306,12 +306,15 @@ class Programs(ProgramTable[tuple[int, Sizes], Prepared]):
         """``model`` is timed beside the program, where there is one. ``known``: what the program took in autotuning."""
         ours = eager = None
         if model and budget:
+            # State stays as it is: a counter that went on would leave its cache at last.
+            copies = {} if state is None else {index: torch.empty_like(tensors[index]) for index in state.written}
 
             def call() -> None:
                 outputs = program(tensors)
-                if state is not None:  # which stays as it is: a counter that went on would leave its cache at last
+                if state is not None:
                     own = {id(output) for output in outputs}
-                    state.write([tensor if id(tensor) in own else torch.empty_like(tensor) for tensor in tensors], outputs)
+                    written = [tensor if id(tensor) in own else copies.get(i, tensor) for i, tensor in enumerate(tensors)]
+                    state.write(written, outputs)
 
             ours, eager = against_eager(call, model, budget, model.renew, known)
         count = EXPLAINED_RUNS if model and (ours or 0.0) < AUTOTUNE_SECONDS else 1

@@ -66,9 +66,9 @@ def optimize_causal(model: Any, options: Options) -> Any:
 def _unread_weight(model: Any) -> str | None:
     """Names a weight in a form of torchao's or another package's that has no reader here."""
     for name, weight in model.named_parameters():
-        kind = type(weight.data).__name__
-        if is_traceable_wrapper_subclass(weight):
-            return f"its weight {name!r} is of the type {kind}, which is not read"
+        held = weight.data  # without the type of a parameter
+        if is_traceable_wrapper_subclass(held):
+            return f"its weight {name!r} is of the type {type(held).__name__}, which is not read"
     return None
 
 

@@ -59,10 +59,9 @@ def experts(module: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weigh
 
 def share_of_experts(model: Any) -> float:
     """How much of the model's weights is experts'."""
-    held = {id(weight): weight.numel() for weight in model.parameters()}
     modules = [module for module in model.modules() if hasattr(module, "has_gate") and hasattr(module, "is_transposed")]
-    of_experts = {id(weight): weight.numel() for module in modules for weight in module.parameters()}
-    return sum(of_experts.values()) / max(sum(held.values()), 1)
+    of_experts = {weight for module in modules for weight in module.parameters()}
+    return sum(weight.numel() for weight in of_experts) / sum(weight.numel() for weight in model.parameters())
 
 
 def choose_experts(config: Any) -> None:

@@ -50,16 +50,8 @@ class Quantisation:
     def codes(self, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """``x`` rounded to the nearest code, ties to even, within ``dtype``. As torch does it."""
         limits = torch.iinfo(dtype)
-        return self._nearest(x, limits.min, limits.max).to(dtype)
-
-    def rounded(self, x: torch.Tensor, low: int, high: int) -> torch.Tensor:
-        """What the codes of ``x`` from ``low`` to ``high`` stand for, in the dtype of ``x``."""
-        return self._nearest(x, low, high).sub_(self.zero_point).mul_(self._factor(self.scales, x.dim(), x.dtype))
-
-    def _nearest(self, x: torch.Tensor, low: int, high: int) -> torch.Tensor:
-        """Codes in the dtype of ``x``, in memory of their own."""
         inverse = self._factor(tuple(1.0 / scale for scale in self.scales), x.dim(), x.dtype)
-        return (x * inverse).round_().add_(self.zero_point).clamp_(low, high)
+        return (x * inverse).round_().add_(self.zero_point).clamp_(limits.min, limits.max).to(dtype)
 
     @staticmethod
     def _factor(scales: tuple[float, ...], rank: int, dtype: torch.dtype) -> torch.Tensor | float:

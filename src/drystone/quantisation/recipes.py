@@ -104,16 +104,19 @@ class _Torchao:
                 self.held: list[torch.Tensor] = []
 
             def forward(self, x: torch.Tensor) -> torch.Tensor:
-                finite = x.detach()
-                if x.numel() and not all(end.isfinite() for end in x.aminmax()):
-                    finite = finite[x.isfinite()]
-                if finite.numel():
-                    low, high = finite.aminmax()
-                    self.min_val.copy_(torch.min(self.min_val, low))
-                    self.max_val.copy_(torch.max(self.max_val, high))
-                    step = finite.numel() // COUNTED | 1  # odd, so that it meets all columns
-                    self.held.append(finite.flatten()[::step].float().clone())
+                self.hold(x.detach())
                 return x
+
+            def hold(self, x: torch.Tensor) -> None:
+                if not x.numel():
+                    return
+                low, high = x.aminmax()
+                if not bool(low.isfinite() & high.isfinite()):
+                    return self.hold(x[x.isfinite()])
+                self.min_val.copy_(torch.min(self.min_val, low))
+                self.max_val.copy_(torch.max(self.max_val, high))
+                step = x.numel() // COUNTED | 1  # odd, so that it meets all columns
+                self.held.append(x.flatten()[::step].float().clone())
 
             def count(self) -> None:
                 if self.held:
